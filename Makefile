@@ -1,0 +1,32 @@
+# make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
+# make test   the test suite
+# Both make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
+PYTHON ?= python3
+VENV   ?= .venv
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
+READY   = $(VENV)/.ready
+DEMO   ?= demo
+
+.PHONY: test demo lint clean
+
+$(READY): setup.py pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); medi2i needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.13" >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -r requirements.txt
+	CC=true $(PIP) install -q --no-build-isolation "chainer==7.8.1" "chainercv==0.13.1"
+	$(PIP) install -q --no-build-isolation -e ".[test]"
+	touch $@
+
+test: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest
+
+demo: $(READY)
+	$(VENV)/bin/python -m medi2i.tools.demo --out $(DEMO) $(if $(CT),--ct "$(CT)")
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""What both applications use, and nothing else."""

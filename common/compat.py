@@ -1,0 +1,163 @@
+"""The only module that imports chainer and chainercv; everything else imports them from here.
+
+``from medi2i.common.compat import chainer, F, L``
+
+Chainer 7.8.1 (2022) and ChainerCV 0.13.1 predate NumPy 2 and Python 3.12. Each patch below is one function that says
+what it mends and for which versions; ``tests/common/test_compat.py`` has a test for each that fails without it.
+"""
+import contextlib
+import sys
+import types
+import warnings
+from importlib import metadata
+
+import numpy
+
+CHAINER_VERSIONS = ("7.8.1",)
+CHAINERCV_VERSIONS = ("0.13.1",)
+
+
+def check_version(name, known):
+    """Refuse a version of ``name`` for which the patches below were never tried. Raises ImportError."""
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise ImportError(f"{name} is not installed; medi2i needs {name}=={known[-1]} (see README, Install)") from None
+    if found not in known:
+        raise ImportError(f"{name} {found} is installed; medi2i knows {name} {', '.join(known)}: "
+                          f"pip install --no-build-isolation {name}=={known[-1]}")
+
+
+def restore_numpy_names():
+    """NumPy >= 1.24 has no ``float``, NumPy >= 2 no ``sctypes``.
+
+    ``chainer.functions.resize_images`` and ``as_strided`` use them when they run, not only when imported.
+    """
+    if "float" not in vars(numpy):
+        numpy.float = float
+    if "sctypes" not in vars(numpy):
+        numpy.sctypes = {
+            "int": [numpy.int8, numpy.int16, numpy.int32, numpy.int64],
+            "uint": [numpy.uint8, numpy.uint16, numpy.uint32, numpy.uint64],
+            "float": [numpy.float16, numpy.float32, numpy.float64, numpy.longdouble],
+            "complex": [numpy.complex64, numpy.complex128, numpy.clongdouble],
+            "others": [bool, object, bytes, str, numpy.void],
+        }
+
+
+@contextlib.contextmanager
+def stand_in(name, **content):
+    """While the block runs, ``import name`` gives an empty module with ``content``, and nothing is left behind."""
+    missing = object()
+    before = sys.modules.get(name, missing)
+    module = types.ModuleType(name)
+    vars(module).update(content)
+    sys.modules[name] = module
+    try:
+        yield module
+    finally:
+        if before is missing:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
+@contextlib.contextmanager
+def numpy_distutils():
+    """``numpy.distutils`` is gone from Python 3.12 and from NumPy 2; Chainer imports it to look at macOS's BLAS."""
+    with stand_in("numpy.distutils") as parent, stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as m:
+        parent.system_info = m
+        had = vars(numpy).get("distutils")
+        numpy.distutils = parent
+        try:
+            yield
+        finally:
+            # Chainer looks `numpy.distutils.system_info` up again only on macOS, at import.
+            if had is None:
+                del numpy.distutils
+            else:
+                numpy.distutils = had
+
+
+def pkg_resources():
+    """``pkg_resources`` is gone from setuptools >= 81; Chainer and ChainerCV import it.
+
+    Chainer asks it which CuPy is installed, to warn of new ones: the stand-in knows none, because which CuPy fits is
+    for this project to say. ChainerCV asks it for its own version.
+    """
+    class DistributionNotFound(Exception):
+        pass
+
+    class VersionConflict(Exception):
+        pass
+
+    def require(*requirements):
+        raise DistributionNotFound(*requirements)
+
+    def get_distribution(name):
+        return types.SimpleNamespace(version=metadata.version(name))
+
+    return stand_in("pkg_resources", DistributionNotFound=DistributionNotFound, VersionConflict=VersionConflict,
+                    require=require, get_distribution=get_distribution)
+
+
+def _import_chainer():
+    with warnings.catch_warnings(), numpy_distutils(), pkg_resources():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import chainer
+        import chainer.functions
+        import chainer.links
+        import chainer.training.extensions
+    return chainer
+
+
+def mend_deconvolution_backward(function_class):
+    """``Deconvolution2DFunction.backward`` gives arrays where shapes are due when its input needs no gradient.
+
+    Chainer 7.8.1, NumPy path: the first layer of a decoder fails, and so does WGAN-GP's second order.
+    """
+    original = function_class._set_cover_all
+
+    def _set_cover_all(self, x_shape, w_shape):
+        original(self, getattr(x_shape, "shape", x_shape), getattr(w_shape, "shape", w_shape))
+
+    function_class._set_cover_all = _set_cover_all
+
+
+def stub_chainercv_extension():
+    """ChainerCV's one C extension (box suppression on a GPU) does not compile on Python >= 3.11; nothing here uses it.
+
+    Without a stand-in not even ``import chainercv`` works.
+    """
+    name = "chainercv.utils.bbox._nms_gpu_post"
+    module = types.ModuleType(name)
+
+    def _nms_gpu_post(*args, **kwargs):
+        raise RuntimeError("chainercv was installed without its C extension _nms_gpu_post")
+
+    module._nms_gpu_post = _nms_gpu_post
+    sys.modules.setdefault(name, module)
+
+
+def __getattr__(name):
+    """``from medi2i.common.compat import chainercv`` imports it on first use: most commands never need it."""
+    if name != "chainercv":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_version("chainercv", CHAINERCV_VERSIONS)
+    stub_chainercv_extension()
+    with warnings.catch_warnings(), pkg_resources():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import chainercv
+    globals()["chainercv"] = chainercv
+    return chainercv
+
+
+check_version("chainer", CHAINER_VERSIONS)
+restore_numpy_names()
+chainer = _import_chainer()
+mend_deconvolution_backward(chainer.functions.connection.deconvolution_2d.Deconvolution2DFunction)
+
+F = chainer.functions
+L = chainer.links

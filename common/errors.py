@@ -1,0 +1,42 @@
+"""One way to tell a user what is wrong: raise UserError anywhere, and ``run`` turns it into one line and a status."""
+import os
+import signal
+import sys
+
+
+class UserError(ValueError):
+    """Something the user can put right. The text names the file or option, what is wrong and what would be right."""
+
+
+def run(command, argv=None):
+    """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
+
+    With ``--debug`` among the arguments (or MEDI2I_DEBUG=1) the traceback is shown instead.
+    Only what a user can cause is caught: UserError, and what the operating system says of files.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
+    try:
+        return command(argv) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (UserError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def one_line(error):
+    """The message of an exception in one line, with the file first where the operating system names one."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = f"out of memory ({error}); a smaller --batch_size or crop would help"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""CuPy kernels, each beside its NumPy twin."""

@@ -1,0 +1,1 @@
+"""Paired image-to-image translation (pix2pix)."""

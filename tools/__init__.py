@@ -1,0 +1,1 @@
+"""Commands for people. They import the rest and are not imported by it."""
