@@ -1,0 +1,125 @@
+"""How far an image is from the truth: pure functions of arrays in the image's own unit (HU for CT).
+
+Every function takes two arrays of one shape, (H, W) or (C, H, W), and an optional boolean mask (H, W): True where
+pixels count (padding is no tissue and does not). Sums are made in float64.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+SSIM_SIGMA = 1.5  # Wang et al. 2004: Gaussian weights, sigma 1.5, population covariance
+SSIM_WIDTH = 11   # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of values [lower, upper] with a name; PSNR and SSIM are only told together with theirs."""
+    name: str
+    lower: float
+    upper: float
+
+    def __post_init__(self):
+        if not self.upper > self.lower:
+            raise ValueError(f"window {self.name}: upper {self.upper:g} must be above lower {self.lower:g}")
+
+    @property
+    def range(self) -> float:
+        """The data range L of PSNR and SSIM."""
+        return float(self.upper) - float(self.lower)
+
+    def __str__(self):
+        return f"{self.name} {self.lower:g}…{self.upper:g}"
+
+    def clip(self, array):
+        return np.clip(np.asarray(array, dtype=np.float64), self.lower, self.upper)
+
+
+FULL = Window("full", -1024, 2000)
+WINDOWS = {window.name: window for window in (
+    FULL, Window("soft", -160, 240), Window("brain", 0, 80), Window("lung", -1350, 150), Window("bone", -500, 1300))}
+
+
+def rmse(image, truth, mask=None) -> float:
+    """Root of the mean squared difference."""
+    return float(np.sqrt(np.mean(_difference(image, truth, mask) ** 2)))
+
+
+def mae(image, truth, mask=None) -> float:
+    """Mean absolute difference."""
+    return float(np.mean(np.abs(_difference(image, truth, mask))))
+
+
+def bias(image, truth, mask=None) -> float:
+    """Mean of image - truth: positive where the image is too bright."""
+    return float(np.mean(_difference(image, truth, mask)))
+
+
+def psnr(image, truth, window: Window, mask=None) -> float:
+    """10·log10(L² / mean squared difference) in dB, both images clipped to the window, L its width; inf when equal."""
+    error = np.mean(_difference(window.clip(image), window.clip(truth), mask) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(window.range ** 2 / error))
+
+
+def ssim(image, truth, window: Window, mask=None) -> float:
+    """Mean structural similarity (Wang et al. 2004), both images clipped to the window, L its width.
+
+    Channels are averaged. The mean leaves out a border of half a filter, and what the mask leaves out.
+    """
+    first, second = window.clip(_channels(image)), window.clip(_channels(truth))
+    _same_shape(first, second)
+    if min(first.shape[1:]) < SSIM_WIDTH:
+        raise ValueError(f"SSIM needs images of at least {SSIM_WIDTH}×{SSIM_WIDTH} pixels, "
+                         f"not {first.shape[2]}×{first.shape[1]}")
+    border = SSIM_WIDTH // 2
+    inside = (slice(border, -border), slice(border, -border))
+    keep = np.ones(first.shape[1:], dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    keep = keep[inside]
+    if not keep.any():
+        return float("nan")
+    means = []
+    for a, b in zip(first, second, strict=True):
+        _, similarity = structural_similarity(a, b, data_range=window.range, gaussian_weights=True, sigma=SSIM_SIGMA,
+                                              use_sample_covariance=False, full=True)
+        means.append(similarity[inside][keep].mean())
+    return float(np.mean(means))
+
+
+def dice(labels, truth, label: int, mask=None) -> float:
+    """2·|A ∩ B| / (|A| + |B|) of the pixels that carry `label`; nan where neither image has it."""
+    common, first, second = _overlap(labels, truth, label, mask)
+    return float("nan") if first + second == 0 else 2 * common / (first + second)
+
+
+def iou(labels, truth, label: int, mask=None) -> float:
+    """|A ∩ B| / |A ∪ B| of the pixels that carry `label`; nan where neither image has it."""
+    common, first, second = _overlap(labels, truth, label, mask)
+    return float("nan") if first + second == 0 else common / (first + second - common)
+
+
+def _overlap(labels, truth, label, mask):
+    first, second = np.asarray(labels) == label, np.asarray(truth) == label
+    _same_shape(first, second)
+    if mask is not None:
+        first, second = first & mask, second & mask
+    return int(np.sum(first & second)), int(np.sum(first)), int(np.sum(second))
+
+
+def _difference(image, truth, mask):
+    image, truth = np.asarray(image, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    _same_shape(image, truth)
+    difference = image - truth
+    if mask is None:
+        return difference
+    mask = np.broadcast_to(np.asarray(mask, dtype=bool), difference.shape)
+    return difference[mask] if mask.any() else np.array([np.nan])
+
+
+def _channels(array):
+    array = np.asarray(array)
+    return array[np.newaxis] if array.ndim == 2 else array
+
+
+def _same_shape(first, second):
+    if first.shape != second.shape:
+        raise ValueError(f"image of shape {first.shape} against a truth of shape {second.shape}")
