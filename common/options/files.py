@@ -1,0 +1,59 @@
+"""The ``args`` file beside the weights: all options as flat JSON, ours or the released codes'."""
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from medi2i.common.errors import UserError
+from medi2i.common.options.old_spellings import fold_json
+from medi2i.common.options.paired import PairedOptions
+from medi2i.common.options.unpaired import UnpairedOptions
+from medi2i.common.version import VERSION
+
+APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}
+
+
+def options_to_dict(options):
+    """All options as a dict that JSON can hold, with the application and the version that wrote it."""
+    return {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
+
+
+def options_from_dict(values, source="args"):
+    """Options from the content of an ``args`` file. Names that are not known are passed over. Raises UserError."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: not an args file; it must hold one JSON object of options")
+    application = values.get("application")
+    if application is None:  # a released file does not say; only CycleGAN has two cycle weights
+        application = "cyclegan" if "lambda_A" in values else "pix2pix"
+    if application not in APPLICATIONS:
+        raise UserError(f"{source}: application {application!r} is unknown; it can be {', '.join(APPLICATIONS)}")
+    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
+        raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
+    cls = APPLICATIONS[application]
+    known = {field.name for field in dataclasses.fields(cls)}
+    try:
+        return cls(**{name: value for name, value in fold_json(values).items() if name in known})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def load_args(path):
+    """The options saved in the file ``path`` (or in a run folder's ``args``): PairedOptions or UnpairedOptions."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "args"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it should be the args file that training writes beside its weights")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); it should be the args file that training writes") from None
+    return options_from_dict(values, str(path))
+
+
+def save_args(options, path):
+    """Write ``options`` as JSON, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,173 @@
+"""From a dataclass of options to a command line: parser, help and checked values."""
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+
+from medi2i.common.errors import UserError
+
+
+def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
+           low=None, high=None):
+    """A dataclass field that is also a command-line option.
+
+    The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
+    (``--name`` and ``--no-name``). ``nargs`` as in argparse, values then are lists. ``choices`` and the range
+    ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike.
+    ``choices_text`` is what ``--help`` says in place of a long list of choices.
+    """
+    metadata = dict(flags=flags, type=type, nargs=nargs, choices=choices, choices_text=choices_text, help=help,
+                    metavar=metavar, low=low, high=high)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def redefault(group, name, default):
+    """The option ``name`` of another group with another default: applications differ in these."""
+    return dataclasses.field(default=default, metadata=group.__dataclass_fields__[name].metadata)
+
+
+def derived(help=""):
+    """A field that the program fills in and saves; it has no command-line option."""
+    return dataclasses.field(default=None, metadata=dict(flags=None, help=help))
+
+
+class Checked:
+    """Base of all option groups: values are checked when the object is made. Raises UserError."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, checked(field, getattr(self, field.name)))
+
+
+def checked(field, value):
+    """``value`` with the field's type, or UserError with the option's name and what is allowed."""
+    rule = field.metadata
+    if rule["flags"] is None or value is None:
+        return value
+    name = "--" + field.name
+    if rule["nargs"] is not None:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{name}: {value!r} is one value where a list is needed")
+        if isinstance(rule["nargs"], int) and len(value) != rule["nargs"]:
+            raise UserError(f"{name}: {len(value)} values {list(value)}; it takes {rule['nargs']}")
+        return [_checked_one(name, rule, item) for item in value]
+    return _checked_one(name, rule, value)
+
+
+def _checked_one(name, rule, value):
+    if value is None:
+        return None
+    kind = rule["type"]
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{name}: {value!r} is not true or false")
+        return value
+    try:
+        converted = kind(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: {value!r} is not {_KIND_NAMES.get(kind, kind.__name__)}") from None
+    if kind is int and converted != float(value):
+        raise UserError(f"{name}: {value!r} is not a whole number")
+    if rule["choices"] is not None and converted not in rule["choices"]:
+        close = difflib.get_close_matches(str(converted), [str(c) for c in rule["choices"]], 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"{name}: {converted!r} is unknown{hint}; it can be "
+                        + ", ".join(str(c) or "''" for c in rule["choices"]))
+    if rule["low"] is not None and not converted >= rule["low"]:
+        raise UserError(f"{name}: {converted} is out of range; it must be at least {rule['low']}")
+    if rule["high"] is not None and not converted <= rule["high"]:
+        raise UserError(f"{name}: {converted} is out of range; it must be at most {rule['high']}")
+    return converted
+
+
+_KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors in this project's one line and numbers like -1e-3 taken as values."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def error(self, message):
+        print(f"error: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def build_parser(cls, prog=None, description=None):
+    """An argparse parser for the options dataclass ``cls``; options not given are absent from its result."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     usage="%(prog)s [options]")
+    groups = {_title(base): None for base in cls.__mro__ if dataclasses.is_dataclass(base) and base is not cls}
+    for title in groups:
+        groups[title] = parser.add_argument_group(title)
+    for field in dataclasses.fields(cls):
+        if field.metadata["flags"] is not None:
+            _add_option(groups[_group_title(cls, field.name)], field)
+    for alias in getattr(cls, "OLD_SPELLINGS", ()):
+        alias.add_to(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _title(group):
+    return group.__doc__.strip().splitlines()[0].rstrip(".")
+
+
+def _group_title(cls, name):
+    """The title of the group that defines ``name`` first: a default changed further down does not move an option."""
+    return next(_title(base) for base in reversed(cls.__mro__) if name in base.__dict__.get("__annotations__", {}))
+
+
+def _add_option(group, field):
+    rule = field.metadata
+    names = [*(f for f in rule["flags"] if not f.startswith("--")), "--" + field.name,
+             *(f for f in rule["flags"] if f.startswith("--"))]
+    text = rule["help"].replace("%", "%%")
+    if rule["type"] is bool:
+        group.add_argument(*names, dest=field.name, action="store_true", help=f"{text} [{_shown(field)}]")
+        group.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+        return
+    if rule["choices"] is not None:
+        text += ": " + (rule["choices_text"] or ", ".join(str(c) or "''" for c in rule["choices"]))
+    metavar = rule["metavar"] or {int: "N", float: "X", str: "TEXT"}.get(rule["type"], "VALUE")
+    group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=f"{text} [{_shown(field)}]")
+
+
+def _shown(field):
+    value = default_of(field)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None or value == "":
+        return "none"
+    shown = " ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+    return shown.replace("%", "%%")
+
+
+def default_of(field):
+    """The default of a dataclass field."""
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
+
+
+def parse(cls, argv, prog=None, description=None):
+    """The options of a command line: given there, else in the file of ``-a/--argfile``, else the default.
+
+    Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
+    """
+    from medi2i.common.options.files import load_args
+
+    given = vars(build_parser(cls, prog, description).parse_args(argv))
+    given.pop("debug", None)
+    for alias in getattr(cls, "OLD_SPELLINGS", ()):
+        alias.fold(given)
+    if given.get("argfile"):
+        base = load_args(given["argfile"])
+        if not isinstance(base, cls):
+            raise UserError(f"--argfile: {given['argfile']} is of another application; "
+                            f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote")
+        return dataclasses.replace(base, **given)
+    return cls(**given)

@@ -1,0 +1,66 @@
+"""The options of pix2pix."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medi2i.common.options import shared
+from medi2i.common.options.machinery import Checked, option
+from medi2i.common.options.old_spellings import OLD_SPELLINGS
+
+
+@dataclass
+class PairOptions(Checked):
+    """Pairs of images."""
+
+    train: str = option("__train__", "-t", metavar="FILE", help="list of pairs, tab-separated, relative to the root; "
+                        "__train__: the folders trainA and trainB")
+    val: str = option("__test__", metavar="FILE", help="list of pairs to validate with; __test__: testA and testB")
+    from_col: list = option([0], "-c1", type=int, nargs="+", low=0, help="input columns of the lists")
+    to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")
+    fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
+    btoa: bool = option(False, type=bool, help="translate from B to A")
+    imgtype_out: str = option(None, choices=shared.kinds.IMAGE_KINDS, help="kind of the output images, where another")
+    class_num: int = option(0, "-cn", type=int, low=0, help="output images hold classes 0 to this minus 1")
+    class_weight: list = option(None, type=float, nargs="+", low=0, help="weight of each class in the losses")
+
+
+@dataclass
+class PairedLossOptions(Checked):
+    """Loss terms of paired training."""
+
+    lambda_rec_l1: float = option(10, "-l1", type=float, low=0, help="weight of the mean absolute difference")
+    lambda_rec_l2: float = option(0, "-l2", type=float, low=0, help="weight of the mean squared difference")
+    lambda_rec_ce: float = option(0, "-lce", type=float, low=0, help="weight of the focal cross entropy (classes)")
+    lambda_dice: float = option(0, "-ldice", type=float, low=0, help="weight of the Dice loss (classes)")
+    lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
+    lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
+    focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")
+    loss_ksize: int = option(1, "-lk", type=int, low=1, help="average pooling before the differences are taken")
+    dis_warmup: int = option(-1, type=int, low=-1, help="iteration from which the adversarial loss counts")
+
+
+@dataclass
+class PairedTrainingOptions(shared.TrainingOptions):
+    """Training."""
+
+    model_dis: str = option(None, "-md", metavar="FILE", help="discriminator weights to start from")
+    weight_decay_norm: str = option("l2", "-wn", choices=("l1", "l2"), help="norm of the weight decay")
+
+
+@dataclass
+class PairedPictureOptions(shared.PictureOptions):
+    """Logs and pictures."""
+
+    display_interval: int = option(100, type=int, low=1, help="iterations between two lines of the log")
+    nvis: int = option(3, type=int, low=0, help="number of images in a picture")
+    vis_random: bool = option(False, "-vr", type=bool, help="pictures of random images, not always the same")
+    parameter_statistics: bool = option(False, "-ps", type=bool, help="log statistics of the weights")
+
+
+@dataclass
+class PairedOptions(shared.FileOptions, shared.ImageOptions, PairOptions, shared.AugmentationOptions,
+                    PairedTrainingOptions, shared.GeneratorOptions, shared.DiscriminatorOptions,
+                    PairedLossOptions, shared.RegularisationOptions, PairedPictureOptions):
+    """All options of pix2pix."""
+
+    APPLICATION: ClassVar[str] = "pix2pix"
+    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS

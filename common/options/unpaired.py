@@ -1,0 +1,89 @@
+"""The options of CycleGAN."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medi2i.common.options import kinds, shared
+from medi2i.common.options.machinery import Checked, option, redefault
+from medi2i.common.options.old_spellings import OLD_SPELLINGS
+
+
+@dataclass
+class DomainOptions(Checked):
+    """Two domains of images."""
+
+    imgtype_b: str = option(None, choices=kinds.IMAGE_KINDS, help="kind of the images of domain B, where another")
+    slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                               help="only slices between these positions in mm")
+    forceSpacing: float = option(-1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is")
+
+
+@dataclass
+class UnpairedLossOptions(Checked):
+    """Loss terms of unpaired training."""
+
+    lambda_A: float = option(10, "-lcA", type=float, low=0, help="weight of the cycle X, Y, X")
+    lambda_B: float = option(10, "-lcB", type=float, low=0, help="weight of the cycle Y, X, Y")
+    lambda_Az: float = option(1, "-lcAz", type=float, low=0, help="weight of the autoencoder X, Z, X")
+    lambda_Bz: float = option(1, "-lcBz", type=float, low=0, help="weight of the autoencoder Y, Z, Y")
+    lambda_dis_x: float = option(1, "-lx", type=float, low=0, help="weight of the adversarial loss in X")
+    lambda_dis_y: float = option(1, "-ly", type=float, low=0, help="weight of the adversarial loss in Y")
+    lambda_dis_z: float = option(0, "-lz", type=float, low=0, help="weight of the adversarial loss of the latent")
+    lambda_identity_x: float = option(0, "-lix", type=float, low=0, help="weight of the perceptual loss X to Y")
+    lambda_identity_y: float = option(0, "-liy", type=float, low=0, help="weight of the perceptual loss Y to X")
+    perceptual_layer: str = option("conv1_2", "-pl", help="layer of VGG16 for the perceptual loss",
+                                   choices=("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3",
+                                            "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"))
+    lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
+    lambda_air: float = option(0, "-la", type=float, low=0, help="weight of air that becomes tissue, or the reverse")
+    air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
+    lambda_domain: float = option(0.1, "-ld", type=float, low=0, help="weight of leaving the own domain as it is")
+    lambda_idempotence: float = option(0, "-lidm", type=float, low=0, help="weight of translating twice as once")
+    tv_method: str = option("usual", "-tm", choices=("abs", "sobel", "usual"), help="form of the total variation")
+
+
+@dataclass
+class UnpairedTrainingOptions(shared.TrainingOptions):
+    """Training."""
+
+    epoch: int = redefault(shared.TrainingOptions, "epoch", 50)
+    iteration: int = option(None, type=int, low=1, help="stop after so many iterations")
+    learning_freq_d: int = option(1, "-lfd", type=int, low=1, help="iterations between two discriminator updates")
+
+
+@dataclass
+class UnpairedGeneratorOptions(shared.GeneratorOptions):
+    """Generator."""
+
+    gen_basech: int = redefault(shared.GeneratorOptions, "gen_basech", 32)
+    gen_norm: str = redefault(shared.GeneratorOptions, "gen_norm", "instance")
+    gen_up: str = redefault(shared.GeneratorOptions, "gen_up", "unpool")
+    unet: str = redefault(shared.GeneratorOptions, "unet", "none")
+    single_encoder: bool = option(False, "-senc", type=bool, help="one encoder for both domains")
+
+
+@dataclass
+class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
+    """Discriminator."""
+
+    dis_norm: str = redefault(shared.DiscriminatorOptions, "dis_norm", "instance")
+    dis_pretrained: str = option("", "-dp", choices=kinds.PRETRAINED, help="discriminator trained on ImageNet")
+    dis_pretrained_lr_ratio: float = option(0, "-dpr", type=float, low=0, help="its relative learning rate")
+
+
+@dataclass
+class UnpairedPictureOptions(shared.PictureOptions):
+    """Logs and pictures."""
+
+    nvis_A: int = option(3, type=int, low=0, help="number of images of domain A in a picture")
+    nvis_B: int = option(3, type=int, low=0, help="number of images of domain B in a picture")
+    output_analysis: bool = option(False, "-oa", type=bool, help="write maps of every loss term at conversion")
+
+
+@dataclass
+class UnpairedOptions(shared.FileOptions, shared.ImageOptions, DomainOptions, shared.AugmentationOptions,
+                      UnpairedTrainingOptions, UnpairedGeneratorOptions, UnpairedDiscriminatorOptions,
+                      UnpairedLossOptions, shared.RegularisationOptions, UnpairedPictureOptions):
+    """All options of CycleGAN."""
+
+    APPLICATION: ClassVar[str] = "cyclegan"
+    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
