@@ -45,7 +45,7 @@ class Clip:
             return values.copy()
         unit = np.clip(values, self.lower, self.upper)
         unit -= self.lower
-        unit *= 2.0 / self.width
+        unit /= self.width / 2.0  # not times 2/width: the ends must be -1 and 1 exactly
         unit -= 1.0
         return unit
 
