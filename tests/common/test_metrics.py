@@ -3,9 +3,10 @@ import math
 
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
+
 from medi2i.common import metrics
 from medi2i.common.metrics import FULL, WINDOWS, Window
-from skimage.metrics import structural_similarity
 
 
 def images(shape=(13, 17)):

@@ -1,0 +1,1 @@
+"""Measuring converted images against the truth: matching files, tables, intervals, pictures."""

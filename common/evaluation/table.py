@@ -1,0 +1,104 @@
+"""The results as a table for people, and as CSV and JSON for programs."""
+import csv
+import json
+import math
+import os
+
+from medi2i.common.evaluation.measure import ALL
+
+DIGITS = {"rmse": 2, "mae": 2, "bias": 2, "psnr": 2, "ssim": 4, "dice": 4, "iou": 4}
+
+
+def text_table(rows, summary, unit: str, series: str = ALL) -> str:
+    """One line a row, mean ± standard deviation over the slices; for the first metric the interval of the mean too."""
+    names = list(dict.fromkeys(name for _, _, name in summary))
+    first = names[0]
+    head = ["", *(_heading(name, unit) for name in names)]
+    head.insert(2, f"95 % interval of {_label(first)}")
+    lines = [head]
+    for row in rows:
+        cells = [row.name]
+        for name in names:
+            one = summary[row.name, series, name]
+            digits = DIGITS[name.partition(" ")[0]]
+            cells.append(_number(one.mean, digits) + ("" if math.isnan(one.sd) else f" ± {one.sd:.{digits}f}"))
+            if name == first:
+                cells.append("-" if math.isnan(one.low) else
+                             f"{_number(one.low, digits)} … {_number(one.high, digits)}")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                               for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+                     for line in lines)
+
+
+def describe_windows(windows, unit: str) -> str:
+    """The windows of PSNR and SSIM and their data ranges, in words."""
+    return "PSNR and SSIM: both images clipped to " + ", ".join(
+        f"{window.name} = {window.lower:g}…{window.upper:g}{unit and ' ' + unit} (data range {window.range:g})"
+        for window in windows)
+
+
+def write_slices_csv(path, records):
+    """One line a row and slice: row, series, slice, metrics."""
+    names = list(records[0].values)
+    _write_csv(path, ["row", "series", "slice", *names],
+               ([record.row, record.series, record.slice, *(record.values[name] for name in names)]
+                for record in records))
+
+
+def write_summary_csv(path, summary, windows):
+    """One line a row, series and metric: count, mean, sd, interval, and the window where the metric has one."""
+    ranges = {window.name: window for window in windows}
+
+    def lines():
+        for (row, series, name), one in summary.items():
+            window = ranges.get(name.partition(" ")[2])
+            yield [row, series, name, *((window.lower, window.upper) if window else ("", "")),
+                   one.count, one.mean, one.sd, one.low, one.high]
+    _write_csv(path, ["row", "series", "metric", "window_lower", "window_upper", "slices", "mean", "sd",
+                      "interval_low", "interval_high"], lines())
+
+
+def write_json(path, content):
+    """Write JSON; what is not a finite number becomes a string (inf, nan), which JSON has no number for."""
+    _write(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+
+
+def _write_csv(path, head, lines):
+    with open(f"{path}.tmp", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(lines)
+    os.replace(f"{path}.tmp", path)
+
+
+def _write(path, text):
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.tmp", path)
+
+
+def _number(value, digits):
+    return str(value) if math.isinf(value) else "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _label(name):
+    metric, _, window = name.partition(" ")
+    return (metric.upper() if metric in ("rmse", "mae", "psnr", "ssim") else metric) + (f" {window}" if window else "")
+
+
+def _heading(name, unit):
+    metric = name.partition(" ")[0]
+    told = "dB" if metric == "psnr" else unit if metric in ("rmse", "mae", "bias") else ""
+    return _label(name) + (f" / {told}" if told else "")
