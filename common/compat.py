@@ -118,10 +118,13 @@ def mend_deconvolution_backward(function_class):
     Chainer 7.8.1, NumPy path: the first layer of a decoder fails, and so does WGAN-GP's second order.
     """
     original = function_class._set_cover_all
+    if hasattr(original, "original"):
+        return
 
     def _set_cover_all(self, x_shape, w_shape):
         original(self, getattr(x_shape, "shape", x_shape), getattr(w_shape, "shape", w_shape))
 
+    _set_cover_all.original = original
     function_class._set_cover_all = _set_cover_all
 
 

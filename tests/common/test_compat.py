@@ -1,0 +1,120 @@
+"""Each patch of compat.py: what it mends works, and does not without it."""
+import ast
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from medi2i.common import compat
+from medi2i.common.compat import F, L, chainer, chainercv
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_numpy_float_resize_images(monkeypatch):
+    x = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
+    expected = [[0, 0.5, 1, 1.5, 2], [1.5, 2, 2.5, 3, 3.5], [3, 3.5, 4, 4.5, 5]]
+    np.testing.assert_allclose(F.resize_images(x, (3, 5)).array[0, 0], expected, atol=1e-6)
+    monkeypatch.delattr(np, "float")
+    with pytest.raises(AttributeError):
+        F.resize_images(x, (3, 5))
+    compat.restore_numpy_names()
+    assert F.resize_images(x, (3, 5)).shape == (1, 1, 3, 5)
+
+
+def test_numpy_sctypes_as_strided_backward(monkeypatch):
+    if "sctypes" not in vars(np):
+        pytest.fail("restore_numpy_names did not run")
+    x = chainer.Variable(np.arange(4, dtype=np.float32))
+
+    def backward():
+        x.cleargrad()
+        F.sum(F.as_strided(x, (2, 2), (1, 1), 0)).backward()
+        return x.grad.tolist()
+
+    assert backward() == [1, 2, 1, 0]
+    monkeypatch.delattr(np, "sctypes")
+    with pytest.raises(AttributeError):
+        backward()
+    compat.restore_numpy_names()
+    assert backward() == [1, 2, 1, 0]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12) and np.__version__ < "2", reason="numpy.distutils is there")
+def test_numpy_distutils():
+    without = python("import sys; from medi2i.common import errors\nimport numpy.distutils.system_info")
+    assert "ModuleNotFoundError" in without.stderr
+    assert python("from medi2i.common import compat").returncode == 0
+
+
+@pytest.mark.parametrize("module", ["chainer", "chainercv"])
+def test_pkg_resources_may_be_absent(module):
+    """As with setuptools >= 81. The stand-in is gone after the import."""
+    result = python("import sys; sys.modules['pkg_resources'] = None\n"
+                    f"from medi2i.common.compat import {module}\n"
+                    f"assert {module}.__version__ == '{metadata.version(module)}'\n"
+                    "assert sys.modules['pkg_resources'] is None")
+    assert result.returncode == 0, result.stderr
+    blocked = python("import sys, numpy; sys.modules['pkg_resources'] = None\n"
+                     "from medi2i.common import compat; import chainer._environment_check as c; import importlib\n"
+                     "import contextlib\nwith compat.numpy_distutils(): importlib.reload(c)")
+    assert "pkg_resources" in blocked.stderr
+
+
+def test_deconvolution_backward_without_gradient_of_its_input(monkeypatch):
+    link = L.Deconvolution2D(2, 3, 4, stride=2, pad=1)
+    x = np.ones((1, 2, 3, 5), np.float32)  # a bare array: no gradient is asked for
+    link.cleargrads()
+    F.sum(link(x)).backward()
+    # each weight meets every input pixel whose output place exists: 3 x 5 less what the padding cuts off
+    np.testing.assert_array_equal(link.W.grad[0, 0], np.outer([2, 3, 3, 2], [4, 5, 5, 4]))
+    function = type(link(x).creator)
+    monkeypatch.setattr(function, "_set_cover_all", function._set_cover_all.original)
+    with pytest.raises(ValueError):
+        F.sum(link(x)).backward()
+
+
+def test_chainercv_works_without_its_extension():
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    assert chainercv.transforms.resize(image, (6, 8)).shape == (1, 6, 8)
+    with pytest.raises(RuntimeError, match="C extension"):
+        sys.modules["chainercv.utils.bbox._nms_gpu_post"]._nms_gpu_post()
+    without = python("from medi2i.common import compat\nwith compat.pkg_resources():\n    import chainercv")
+    assert "_nms_gpu_post" in without.stderr
+
+
+def test_unknown_versions_are_refused(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "8.0.0")
+    with pytest.raises(ImportError, match=r"chainer 8\.0\.0 is installed; medi2i knows chainer 7\.8\.1"):
+        compat.check_version("chainer", compat.CHAINER_VERSIONS)
+
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    with pytest.raises(ImportError, match=r"chainer is not installed; medi2i needs chainer==7\.8\.1"):
+        compat.check_version("chainer", compat.CHAINER_VERSIONS)
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def test_nothing_else_imports_chainer():
+    sources = [p for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools", "benchmarks", "tests")
+               for p in (ROOT / folder).rglob("*.py")]
+    assert ROOT / "common" / "compat.py" in sources
+    offenders = [str(path.relative_to(ROOT)) for path in sources
+                 if path != ROOT / "common" / "compat.py"
+                 and {name.split(".")[0] for name in imported_modules(path)} & {"chainer", "chainercv", "chainermn"}]
+    assert offenders == []
