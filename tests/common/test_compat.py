@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from medi2i.common import compat
 from medi2i.common.compat import F, L, chainer, chainercv
 

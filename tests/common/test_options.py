@@ -3,6 +3,7 @@ import dataclasses
 import json
 
 import pytest
+
 from medi2i.common.errors import UserError
 from medi2i.common.options import (
     PairedOptions,
