@@ -102,7 +102,8 @@ def build_parser(cls, prog=None, description=None):
     """An argparse parser for the options dataclass ``cls``; options not given are absent from its result."""
     parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      usage="%(prog)s [options]")
-    groups = {_title(base): None for base in cls.__mro__ if dataclasses.is_dataclass(base) and base is not cls}
+    bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
+    groups = {_title(base): None for base in [*bases[1:], cls]}
     for title in groups:
         groups[title] = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):

@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Make images of random shapes to try the programs on.
+
+  python tools/make_shapes.py -o data/shapes --size 64 --num 200
+
+`pairs`: trainA holds rectangles, trainB the ellipses in their places, under equal names (testA, testB likewise).
+`labels`: trainA holds noisy pictures of rectangles, ellipses and triangles, trainB their class numbers 0…3
+(0 is the background), for training with `-cn 4`.
+`textures`: trainA holds brown shapes, trainB striped ones; nothing in A belongs to anything in B.
+train.txt and test.txt list the pairs.
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medi2i.common.errors import UserError, run
+from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.datasets import shapes
+
+BROWN = (0.55, 0.33, 0.16)
+MEADOW = (0.35, 0.6, 0.25)
+
+
+@dataclass
+class ShapesOptions(Checked):
+    """What to make"""
+    out: str = option("data/shapes", "-o", metavar="FOLDER", help="new folder for the images and lists")
+    make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
+    size: list = option([64], nargs="+", type=int, low=16, metavar="PX", help="width, or height and width, in pixels")
+    num: int = option(200, "-n", type=int, low=1, help="training images")
+    num_test: int = option(40, type=int, low=0, help="test images")
+    shapes: int = option(3, type=int, low=1, help="most shapes in an image")
+    noise: float = option(0.05, type=float, low=0, high=1, help="standard deviation of the noise in `labels`, of 0…1")
+    grey: bool = option(False, type=bool, help="one channel instead of three")
+    imgtype: str = option("png", "-it", choices=["png", "jpg"], help="kind of the images (class numbers are PNG)")
+    seed: int = option(0, type=int, low=0, help="the same seed makes the same images")
+
+
+def command(argv):
+    options = parse(ShapesOptions, argv, prog="make_shapes", description=__doc__.splitlines()[0])
+    if len(options.size) > 2:
+        raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
+    if options.make == "labels" and options.imgtype == "jpg":
+        raise UserError("--imgtype: jpg would blur class numbers; --make labels needs png")
+    size = (options.size[0], options.size[-1])
+    out = new_folder(options.out)
+    make = {"pairs": pair, "labels": picture_and_labels, "textures": textures}[options.make]
+    for phase, count in (("train", options.num), ("test", options.num_test)):
+        names = []
+        for number in range(count):
+            # one generator for each image: the first images do not depend on how many there are
+            generator = np.random.default_rng([options.seed, phase == "test", number])
+            name = f"{number + 1:05d}.{options.imgtype}"
+            for domain, image in zip("AB", make(generator, size, options), strict=True):
+                save(out / f"{phase}{domain}" / name, image, options.grey)
+            names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
+        (out / f"{phase}.txt").write_text("".join(names), encoding="utf-8")
+    print(f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
+          "(trainA trainB testA testB; train.txt test.txt)")
+
+
+def pair(generator, size, options):
+    """Rectangles, and the ellipses that fit into them: two pictures (3, H, W)."""
+    drawn = [shapes.random_shape(generator, size, rotate=False) for _ in range(_number(generator, options))]
+    return tuple(shapes.paint(size, drawn, [kind] * len(drawn)) for kind in (shapes.RECTANGLE, shapes.ELLIPSE))
+
+
+def picture_and_labels(generator, size, options):
+    """A noisy picture (3, H, W) and its class numbers, uint8 (H, W)."""
+    count = _number(generator, options)
+    drawn = [shapes.random_shape(generator, size, rotate=True) for _ in range(count)]
+    kinds = [shapes.CLASSES[index] for index in generator.integers(len(shapes.CLASSES), size=count)]
+    noise = generator.normal(0, options.noise, (1, *size))
+    return shapes.paint(size, drawn, kinds) + noise, shapes.label(size, drawn, kinds)
+
+
+def textures(generator, size, options):
+    """A meadow with brown shapes and another with striped ones: two pictures (3, H, W)."""
+    pictures = []
+    for domain in "AB":
+        drawn = [shapes.random_shape(generator, size, rotate=True) for _ in range(_number(generator, options))]
+        texture = np.reshape(BROWN, (3, 1, 1)) if domain == "A" else shapes.stripes(size, generator)
+        picture = np.broadcast_to(np.reshape(MEADOW, (3, 1, 1)), (3, *size))
+        for shape in drawn:
+            cover = shape.coverage(size, shapes.ELLIPSE)
+            picture = picture * (1 - cover) + texture * cover
+        pictures.append(picture)
+    return tuple(pictures)
+
+
+def save(path, image, grey=False):
+    """Write class numbers (uint8) as they are, a picture (3, H, W) in 0…1 as 8 bit."""
+    path.parent.mkdir(exist_ok=True)
+    if image.dtype != np.uint8:
+        values = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        image = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+        if grey and image.ndim == 3:
+            Image.fromarray(image).convert("L").save(path, quality=95)
+            return
+    Image.fromarray(image).save(path, quality=95)
+
+
+def new_folder(path) -> Path:
+    """Make the folder. Raises UserError where it is there already and not empty: images of two sets would mix."""
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"--out: {path} is not empty; give a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _number(generator, options):
+    return int(generator.integers(1, options.shapes + 1))
+
+
+def main(argv=None):
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

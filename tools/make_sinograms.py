@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Make random images and their sinograms, to learn reconstruction from (AUTOMAP).
+
+  python tools/make_sinograms.py -o data/sinograms --size 128 --num 1000
+
+trainA and testA hold sinograms, trainB and testB the images they are of; train.txt and test.txt list the pairs.
+The Radon transform is scikit-image's: `size` angles from 0 to 180 degrees, each with `size` rays, one pixel apart, so
+that a sinogram has the size of its image. Rows are rays, columns angles.
+"""
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from skimage.transform import radon
+
+from medi2i.common.errors import run
+from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.datasets import shapes
+from medi2i.tools.make_shapes import new_folder
+
+PNG_TOP = 65535
+
+
+@dataclass
+class SinogramOptions(Checked):
+    """What to make"""
+    out: str = option("data/sinograms", "-o", metavar="FOLDER", help="new folder for the images and lists")
+    size: int = option(128, type=int, low=16, metavar="PX", help="width and height of image and sinogram")
+    num: int = option(1000, "-n", type=int, low=1, help="training images")
+    num_test: int = option(100, type=int, low=0, help="test images")
+    shapes: int = option(4, type=int, low=1, help="most shapes in an image")
+    imgtype: str = option("png", "-it", choices=["png", "npy"],
+                          help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled")
+    seed: int = option(0, type=int, low=0, help="the same seed makes the same images")
+
+
+def command(argv):
+    options = parse(SinogramOptions, argv, prog="make_sinograms", description=__doc__.splitlines()[0])
+    out = new_folder(options.out)
+    for phase, count in (("train", options.num), ("test", options.num_test)):
+        for domain in "AB":
+            (out / f"{phase}{domain}").mkdir()
+        names = []
+        for number in range(count):
+            image = random_image(np.random.default_rng([options.seed, phase == "test", number]), options.size,
+                                 options.shapes)
+            name = f"{number + 1:05d}.{options.imgtype}"
+            save(out / f"{phase}A" / name, sinogram(image), float(options.size))
+            save(out / f"{phase}B" / name, image, 1.0)
+            names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
+        (out / f"{phase}.txt").write_text("".join(names), encoding="utf-8")
+    print(f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} pixels "
+          "(trainA trainB testA testB; train.txt test.txt)")
+
+
+def random_image(generator: np.random.Generator, size: int, most: int) -> np.ndarray:
+    """Shapes (float (H, W), 0…1) on a black disc: the Radon transform sees nothing outside the inscribed circle."""
+    count = int(generator.integers(1, most + 1))
+    drawn = [shapes.random_shape(generator, (size, size), rotate=True) for _ in range(count)]
+    kinds = [shapes.CLASSES[index] for index in generator.integers(len(shapes.CLASSES), size=count)]
+    image = shapes.paint((size, size), drawn, kinds)[0]
+    rows, columns = np.indices((size, size)) - size // 2
+    return np.where(rows ** 2 + columns ** 2 <= (size // 2 - 1) ** 2, image, 0.0)
+
+
+def sinogram(image: np.ndarray) -> np.ndarray:
+    """Line integrals (rays, angles) in pixels of a square image (H, H), as many angles as rows."""
+    angles = np.arange(len(image)) * (180.0 / len(image))
+    return radon(image, theta=angles, circle=True)
+
+
+def save(path, array, top: float):
+    """npy: float32 as it is; png: 16 bit, `top` becomes 65535."""
+    if path.suffix == ".npy":
+        np.save(path, array.astype(np.float32), allow_pickle=False)
+    else:
+        Image.fromarray(np.rint(np.clip(array / top, 0, 1) * PNG_TOP).astype(np.uint16)).save(path)
+
+
+def main(argv=None):
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
