@@ -1,0 +1,139 @@
+"""Images of any size through a network that wants multiples: pad and crop back, or overlapping tiles with blending.
+
+A tile sees zeros where its neighbour's pixels would be, so what the network says near a tile's inner edges is wrong, as
+far in as its receptive field reaches. Those margins are thrown away; between them neighbouring tiles are blended
+linearly. With a margin of the receptive field's radius the result is the whole image's, up to rounding, as long as
+every layer is local (instance and layer normalisation and attention are not: they look at all they are given).
+"""
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Where a tile lies in the image that the network is meant to see; all in pixels of its input.
+
+    Layers that depend on the position need it: corner-aligned upsampling maps a row by its place in the whole image.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def padded_size(size, multiple):
+    """The smallest multiple of ``multiple`` that is not below ``size``."""
+    return -(-size // multiple) * multiple
+
+
+def pad(x, height, width):
+    """``x`` (…, H, W) enlarged to (…, height, width) as evenly as possible: the array, and the image's (top, left).
+
+    The picture is mirrored outwards (air stays air, a cut body does not end in a step); where it is too small for that,
+    its last row or column is repeated. Raises ValueError if the image is larger than what is asked for.
+    """
+    top, left = (height - x.shape[-2]) // 2, (width - x.shape[-1]) // 2
+    if height < x.shape[-2] or width < x.shape[-1]:
+        raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} cannot be padded to {height}x{width}")
+    for axis, before, total in ((-2, top, height), (-1, left, width)):
+        size = x.shape[axis]
+        after = total - size - before
+        if before or after:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (before, after)
+            x = np.pad(x, widths, mode="reflect" if max(before, after) < size else "edge")
+    return x, (top, left)
+
+
+def pad_to_multiple(x, multiple):
+    """``pad`` to the next multiples of ``multiple``."""
+    return pad(x, padded_size(x.shape[-2], multiple), padded_size(x.shape[-1], multiple))
+
+
+def run_whole(function, x, multiple=1):
+    """``function`` on ``x`` (N, C, H, W), padded to multiples of ``multiple``; its result (N, C', H, W), cropped."""
+    height, width = x.shape[-2:]
+    padded, (top, left) = pad_to_multiple(x, multiple)
+    y = _same_size(padded, function(padded))
+    return np.ascontiguousarray(y[..., top:top + height, left:left + width])
+
+
+def run_tiled(function, x, tile, margin, multiple=1, blend=0):
+    """``function(x, frame)`` on overlapping tiles of ``x`` (N, C, H, W); their blended results (N, C', H, W).
+
+    tile: side of the squares, a multiple of ``multiple``; ``margin`` pixels at each inner edge are thrown away and at
+    least ``blend`` more are shared with the neighbour. ``frame`` says where in the padded image the tile lies.
+    Raises ValueError if a tile is too small for its margins (the message names the smallest that would do).
+    """
+    height, width = x.shape[-2:]
+    padded, (top, left) = pad_to_multiple(x, multiple)
+    rows = spans(padded.shape[-2], tile, margin, multiple, blend)
+    columns = spans(padded.shape[-1], tile, margin, multiple, blend)
+    result = None
+    for row in rows:
+        for column in columns:
+            part = np.ascontiguousarray(padded[..., row.start:row.stop, column.start:column.stop])
+            y = _same_size(part, function(part, Frame(row.start, column.start, *padded.shape[-2:])))
+            if result is None:
+                result = np.zeros((*y.shape[:-2], *padded.shape[-2:]), np.float32)
+            # Pixels of the margins are not multiplied by 0 but left out: 0 times an infinity would be kept as NaN.
+            a, b = row.inner
+            c, d = column.inner
+            weight = row.weight[a:b, None] * column.weight[c:d]
+            result[..., row.start + a:row.start + b, column.start + c:column.start + d] += weight * y[..., a:b, c:d]
+    return np.ascontiguousarray(result[..., top:top + height, left:left + width])
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One tile along one axis: it reads [start, stop); ``weight`` (float32) says how much each position counts."""
+
+    start: int
+    stop: int
+    weight: np.ndarray
+
+    @property
+    def inner(self):
+        """First and last + 1 of the positions, counted from ``start``, that count at all."""
+        counts = np.flatnonzero(self.weight)
+        return int(counts[0]), int(counts[-1]) + 1
+
+
+def spans(length, tile, margin, multiple=1, blend=0):
+    """The tiles along an axis of ``length`` positions: list of Span whose weights add up to 1 everywhere.
+
+    They start at multiples of ``multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
+    """
+    if length % multiple or tile % multiple:
+        raise ValueError(f"length {length} and tile {tile} must be multiples of {multiple}")
+    if tile >= length:
+        return [Span(0, length, np.ones(length, np.float32))]
+    step = (tile - 2 * margin - blend) // multiple * multiple
+    if step < 1:
+        raise ValueError(f"a tile of {tile} is all overlap; "
+                         f"it must be at least {smallest_tile(margin, multiple, blend)}")
+    starts = [*range(0, length - tile, step), length - tile]
+    positions = np.arange(length)
+    table = np.zeros((len(starts), length))
+    for row, start in zip(table, starts, strict=True):
+        # How far inside its trusted part a tile sees each position; the image's own ends are no inner edges.
+        rise = positions - (start + margin) + 1 if start else np.full(length, tile)
+        fall = start + tile - margin - positions if start + tile < length else np.full(length, tile)
+        row[start:start + tile] = np.minimum(rise, fall).clip(0, tile)[start:start + tile]
+    table /= table.sum(0)
+    return [Span(start, start + tile, row[start:start + tile].astype(np.float32))
+            for row, start in zip(table, starts, strict=True)]
+
+
+def smallest_tile(margin, multiple=1, blend=0):
+    """The smallest tile that moves on by at least one multiple."""
+    return padded_size(2 * margin + blend + multiple, multiple)
+
+
+def _same_size(x, y):
+    if y.shape[-2:] != x.shape[-2:]:
+        raise ValueError(f"the network made {y.shape[-2]}x{y.shape[-1]} out of {x.shape[-2]}x{x.shape[-1]}; "
+                         "its result must have the size of its input")
+    return y

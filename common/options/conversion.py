@@ -1,0 +1,138 @@
+"""The options of both convert.py: which network, which images, where to, how.
+
+What the network is stands in the ``args`` file beside its weights. Training options are still parsed, so that command
+lines written for the released codes run; where there is no ``args`` file they say what the network is.
+"""
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medi2i.common.errors import UserError
+from medi2i.common.options import kinds
+from medi2i.common.options.machinery import Checked, build_parser, option
+from medi2i.common.options.old_spellings import OLD_SPELLINGS
+from medi2i.common.options.paired import PairedOptions
+from medi2i.common.options.unpaired import UnpairedOptions
+
+STRUCTURE = ("none", "numbers", "maps")
+
+
+@dataclass
+class NetworkFiles(Checked):
+    """Network."""
+
+    model_gen: str = option(None, "--load_models", "-m", metavar="FILE",
+                            help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
+                                 "folder (its best or last epoch), or 'identity'")
+    argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
+    gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
+                      "default: the first GPU if there is one, else the CPU")
+    batch_size: int = option(1, "-b", type=int, low=1, help="images that go through the network together")
+    tile: int = option(None, type=int, low=8, help="side in pixels of overlapping tiles, for images too large for the "
+                       "memory; default: whole images")
+    tile_overlap: int = option(None, type=int, low=0, help="pixels of a tile's inner edges that are thrown away; "
+                               "default: as far as the network looks, so that tiles equal the whole image")
+
+
+@dataclass
+class InputOptions(Checked):
+    """Images."""
+
+    root: list = option(["data"], "-R", "-i", nargs="+", metavar="PATH", help="folders or files to convert")
+    val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root")
+    from_col: list = option(None, "-c1", type=int, nargs="+", low=0,
+                            help="columns of the list that are inputs; default: as in training")
+    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, help="kind of the images; auto: what is found")
+    fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
+    crop_width: int = option(None, "-cw", type=int, low=1, help="convert only the middle of so many columns, the rest "
+                             "is the source's; default: all")
+    crop_height: int = option(None, "-ch", type=int, low=1, help="the same for rows")
+    clipA: list = option(None, "-ca", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                         help="values (HU) of domain A that are -1 and 1; default: as in training")
+    clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                         help="values (HU) of domain B that are -1 and 1; default: as in training")
+
+
+@dataclass
+class OutputOptions(Checked):
+    """Output."""
+
+    out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
+    imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, help="kind of the converted images; default: as in "
+                              "training, else the input's own")
+    resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")
+    force: bool = option(False, type=bool, help="overwrite converted images that are there (inputs never are)")
+    strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")
+    workers: int = option(2, type=int, low=1, help="threads that read, and as many that write, while the network runs")
+    structure: str = option("numbers", choices=STRUCTURE, help="compare the edges of input and output: a table and "
+                            "warnings, or these and maps")
+    structure_warn: float = option(0.3, type=float, low=0, high=2, metavar="X",
+                                   help="warn of images whose edges change more than this (1 - correlation)")
+
+
+@dataclass
+class DomainConversionOptions(Checked):
+    """Two domains of images."""
+
+    slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                               help="only slices between these positions in mm; default: all")
+    forceSpacing: float = option(None, "-fs", type=float, help="pixel size in mm that the network works at; "
+                                 "-1: as it is; default: as in training")
+    output_analysis: bool = option(False, "-oa", type=bool, help="write maps of the cycle, perceptual, gradient, air, "
+                                   "discriminator and total-variation terms as pictures and npy")
+    air_threshold: float = option(None, "-at", type=float, help="air is at or below this, in [-1, 1]; "
+                                  "default: as in training")
+
+
+@dataclass
+class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions):
+    """All options of pix2pix/convert.py."""
+
+    APPLICATION: ClassVar[str] = "pix2pix"
+    TRAINING: ClassVar[type] = PairedOptions
+    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+
+
+@dataclass
+class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOptions, OutputOptions):
+    """All options of cyclegan/convert.py."""
+
+    APPLICATION: ClassVar[str] = "cyclegan"
+    TRAINING: ClassVar[type] = UnpairedOptions
+    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+
+
+def parse_conversion(cls, argv, prog=None, description=None):
+    """A command line of convert.py -> (options of class ``cls``, dict of the training options that were given).
+
+    A run folder may stand alone, without ``-m``. Raises UserError for a value that is not allowed.
+    """
+    parser = build_parser(cls, prog, description)
+    parser.usage = "%(prog)s [RUN] [options]"
+    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="a run folder: its best or last epoch")
+    own = {field.name for field in dataclasses.fields(cls)}
+    for field in dataclasses.fields(cls.TRAINING):
+        if field.name not in own and field.metadata["flags"] is not None:
+            _add_hidden(parser, field)
+    given = vars(parser.parse_args(argv))
+    given.pop("debug", None)
+    run = given.pop("run")
+    for alias in cls.OLD_SPELLINGS:
+        alias.fold(given)
+    if run is not None:
+        if given.get("model_gen") is not None:
+            raise UserError(f"--model_gen: {given['model_gen']} and the run folder {run} are both given; one is enough")
+        given["model_gen"] = run
+    training = {name: value for name, value in given.items() if name not in own}
+    return cls(**{name: value for name, value in given.items() if name in own}), training
+
+
+def _add_hidden(parser, field):
+    rule = field.metadata
+    names = ["--" + field.name, *rule["flags"]]
+    if rule["type"] is bool:
+        parser.add_argument(*names, dest=field.name, action="store_true", help=argparse.SUPPRESS)
+        parser.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+    else:
+        parser.add_argument(*names, dest=field.name, nargs=rule["nargs"], help=argparse.SUPPRESS)

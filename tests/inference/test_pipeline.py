@@ -1,0 +1,86 @@
+"""Order, batches, skipped inputs and errors of the conversion pipeline."""
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference.pipeline import Job, run
+
+
+class Log:
+    """Jobs numbered 0, 1, …; job i loads an image of constant i, and notes what happens to it."""
+
+    def __init__(self, count, bad=(), wide=()):
+        self.collected, self.written, self.reasons, self.batches = [], [], [], []
+        self.lock = threading.Lock()
+        self.jobs = [Job(lambda i=i: self.load(i, i in bad, i in wide), lambda y, i=i: self.collect(i, y),
+                         lambda error, i=i: self.reasons.append((i, str(error)))) for i in range(count)]
+
+    def load(self, i, bad, wide):
+        time.sleep(0.01 if i % 3 == 0 else 0)
+        if bad:
+            raise UserError(f"file {i} is bad")
+        return np.full((1, 2, 5 if wide else 3), i, np.float32)
+
+    def collect(self, i, y):
+        self.collected.append((i, None if y is None else float(y.mean())))
+        return [] if y is None else [lambda: self.write(i)]
+
+    def write(self, i):
+        with self.lock:
+            self.written.append(i)
+
+    def network(self, x):
+        self.batches.append(x.shape)
+        return x * 2
+
+
+def test_results_come_in_order_and_all_are_written():
+    log, seen = Log(17, bad=(4,), wide=(7, 8)), []
+    run(log.jobs, log.network, batch_size=3, workers=3, progress=seen.append)
+    assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]
+    assert sorted(log.written) == [i for i in range(17) if i != 4]
+    assert log.reasons == [(4, "file 4 is bad")]
+    assert sum(seen) == 17
+    assert {shape[1:] for shape in log.batches} == {(1, 2, 3), (1, 2, 5)}
+    assert log.batches[0] == (3, 1, 2, 3) and max(shape[0] for shape in log.batches) == 3
+
+
+def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written():
+    log = Log(9)
+
+    def network(x):
+        if x.mean() == 4:
+            raise MemoryError("too large")
+        return x
+    with pytest.raises(MemoryError):
+        run(log.jobs, network, batch_size=1, workers=2)
+    assert set(log.written) <= {0, 1, 2, 3}
+    assert [i for i, _ in log.collected] == [0, 1, 2, 3]
+
+
+def test_an_error_while_writing_is_raised():
+    def write():
+        raise PermissionError("disk is read-only")
+    job = Job(lambda: np.zeros((1, 2, 2), np.float32), lambda y: [write], lambda error: None)
+    with pytest.raises(PermissionError):
+        run([job] * 3, lambda x: x, batch_size=1, workers=1)
+
+
+def test_reading_goes_on_while_the_network_runs():
+    loaded, states = [], []
+
+    def load(i):
+        loaded.append(i)
+        return np.zeros((1, 2, 2), np.float32)
+
+    def network(x):
+        deadline = time.monotonic() + 5
+        while len(loaded) < min(6, len(states) + 3) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        states.append(len(loaded))
+        return x
+    run([Job(lambda i=i: load(i), lambda y: [], lambda e: None) for i in range(6)], network, batch_size=1, workers=2)
+    assert states[0] >= 3 and states[1] >= 4
