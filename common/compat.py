@@ -64,7 +64,7 @@ def stand_in(name, **content):
 
 @contextlib.contextmanager
 def numpy_distutils():
-    """``numpy.distutils`` is gone from Python 3.12 and from NumPy 2; Chainer imports it to look at macOS's BLAS."""
+    """``numpy.distutils`` is gone on Python >= 3.12; Chainer imports it to look at macOS's BLAS."""
     with stand_in("numpy.distutils") as parent, stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as m:
         parent.system_info = m
         had = vars(numpy).get("distutils")
