@@ -1,0 +1,282 @@
+"""One DICOM file: bytes -> parsed header, with every reason why it cannot be used as a CT or MR image.
+
+Nothing here guesses. A file is found by what is in it (the DICM mark, PS3.10 §7.1), it is parsed strictly, and what
+cannot be trusted is refused with a reason that a person can act on. Values in a header come from outside: every one
+is checked before use.
+"""
+
+import io
+import math
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from stat import S_ISREG
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from medi2i.common.errors import UserError
+
+MAX_PIXELS = 1 << 26
+"""Largest Rows × Columns accepted by default (8192²): a corrupted header must not ask for all memory."""
+
+VOLUME_MODALITIES = ("CT", "MR", "PT")
+
+# What pydicom and the codecs raise on damaged data. There is no common base class: parsing is spread over struct,
+# zlib, NumPy and C.
+PARSE_ERRORS = (
+    InvalidDicomError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+DIRECTORY = "1.2.840.10008.1.3.10"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+LOSSY_SYNTAXES = frozenset(
+    {
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.93",
+        "1.2.840.10008.1.2.4.203",
+    }
+)
+"""JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K without the lossless promise."""
+
+# pydicom warns about each odd value of a header (there are many in real files); what matters is reported by our own
+# checks.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
+
+
+class Unreadable(UserError):
+    """A file that cannot be used. ``reason`` is the text without the file's name."""
+
+    def __init__(self, path: Path | str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        return Unreadable, (self.path, self.reason)
+
+
+def load(path: Path | str, max_pixels: int = MAX_PIXELS) -> FileDataset:
+    """Parse a file with its pixel data still encoded.
+
+    Raises Unreadable for what is not DICOM, is damaged, or would unpack to far more than ``max_pixels`` allows.
+    """
+    path = Path(path)
+    data = _bytes(path, max_pixels)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
+        str(dataset.file_meta.get("TransferSyntaxUID", ""))
+        # A value that runs past the end of the file makes pydicom drop all it has read; the header alone tells that
+        # it happened.
+        lost = not dataset and len(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)) > 0
+    except PARSE_ERRORS as error:
+        raise Unreadable(path, f"damaged DICOM header ({short(error)})") from error
+    if lost:
+        raise Unreadable(path, "cut off in the middle of its pixel data")
+    return dataset
+
+
+def _bytes(path: Path, max_pixels: int) -> bytes:
+    try:
+        status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise Unreadable(path, "not a regular file")
+        if status.st_size == 0:
+            raise Unreadable(path, "empty file")
+        with path.open("rb") as file:
+            head = file.read(132)
+            if head[128:132] != b"DICM":
+                raise Unreadable(path, _why_not_dicom(head))
+            data = head + file.read()
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
+    if DEFLATED.encode() in data[:2048]:
+        _refuse_bomb(path, data, limit=8 * max_pixels)
+    return data
+
+
+def _why_not_dicom(head: bytes) -> str:
+    group, element = struct.unpack("<HH", head[:4]) if len(head) >= 4 else (0, 0)
+    if group in (2, 8) and element < 0x100:
+        return "DICOM without the file header of PS3.10 (no DICM mark at byte 128; DCMTK's dcmconv adds one)"
+    return "not DICOM (no DICM mark at byte 128)"
+
+
+def _refuse_bomb(path: Path, data: bytes, limit: int) -> None:
+    """A deflated data set may unpack to a thousand times its size: look how far it goes before pydicom unpacks it
+    whole."""
+    if len(data) < 144 or data[132:136] != b"\x02\x00\x00\x00":
+        raise Unreadable(path, "damaged DICOM header (deflated, without the length of its file meta group)")
+    start = 144 + struct.unpack("<I", data[140:144])[0]
+    try:
+        size = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], limit + 1))
+    except zlib.error as error:
+        raise Unreadable(path, f"damaged deflated data ({error})") from error
+    if size > limit:
+        raise Unreadable(path, f"unpacks to more than {limit} bytes; a larger --max-pixels would allow it")
+
+
+def short(error: Exception, length: int = 100) -> str:
+    """The first line of an exception's text."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# --- values of a header, checked ------------------------------------------------------------------------------------
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """A value as one line of text; several values joined by a backslash as in the file; "" where absent or damaged."""
+    try:
+        value = dataset.get(keyword)
+    except PARSE_ERRORS:
+        return ""
+    if value is None:
+        return ""
+    parts = [value] if isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__") else list(value)
+    return "\\".join(str(part).strip() for part in parts).replace("\n", " ").strip("\0 ")
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly ``count`` finite numbers, or None where they are absent, fewer, more, or not numbers."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            return None
+        parts = [value] if isinstance(value, int | float | str) else list(value)
+        values = tuple(float(part) for part in parts)
+    except PARSE_ERRORS:
+        return None
+    return values if len(values) == count and all(math.isfinite(v) for v in values) else None
+
+
+def whole(dataset: Dataset, keyword: str) -> int | None:
+    """One whole number, or None."""
+    value = numbers(dataset, keyword, 1)
+    return int(value[0]) if value is not None and value[0] == int(value[0]) else None
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; an empty list where it is absent or damaged."""
+    try:
+        value = dataset.get(keyword)
+        return [item for item in value if isinstance(item, Dataset)] if value else []
+    except PARSE_ERRORS:
+        return []
+
+
+def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset:
+    """The item of a functional group macro for one frame of an enhanced image: per frame first, else shared, else the
+    data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16)."""
+    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
+    holders = per_frame[frame : frame + 1] + items(dataset, "SharedFunctionalGroupsSequence")[:1]
+    for holder in holders:
+        found = items(holder, macro)
+        if found:
+            return found[0]
+    return dataset
+
+
+def syntax_uid(dataset: Dataset) -> UID:
+    return UID(text(dataset.file_meta, "TransferSyntaxUID"))
+
+
+def frame_count(dataset: Dataset) -> int:
+    """Frames the header declares: 1 where NumberOfFrames is absent or empty."""
+    count = whole(dataset, "NumberOfFrames")
+    return 1 if count is None else count
+
+
+def is_lossy(dataset: Dataset) -> bool:
+    """True if the pixels were compressed with loss at any time (PS3.3 C.7.6.1.1.5), or are now."""
+    return text(dataset, "LossyImageCompression") == "01" or str(syntax_uid(dataset)) in LOSSY_SYNTAXES
+
+
+# --- is it an image we can use? -------------------------------------------------------------------------------------
+
+
+def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...], localizers: bool = False) -> None:
+    """Raise Unreadable for what is DICOM but not a grey CT, MR or PT image: directories, reports, RT objects,
+    localizers, colour."""
+    sop_class = text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
+    name = UID(sop_class).name if sop_class else "no SOP class"
+    if sop_class == DIRECTORY or "DirectoryRecordSequence" in dataset:
+        raise Unreadable(path, "DICOMDIR: a directory, not an image")
+    modality = text(dataset, "Modality")
+    if modality not in modalities:
+        raise Unreadable(path, f"modality {modality or 'missing'} ({name}); looking for {', '.join(modalities)}")
+    has_pixels = any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+    if not has_pixels:
+        cut = "; the file is cut off or holds no image" if "Rows" in dataset else ""
+        raise Unreadable(path, f"no PixelData ({name}{cut})")
+    if "PixelData" not in dataset:
+        raise Unreadable(path, "floating-point pixel data: a parametric map, not an acquired image")
+    if sop_class.startswith(SECONDARY_CAPTURE) and numbers(dataset, "ImageOrientationPatient", 6) is None:
+        raise Unreadable(path, f"{name} without a position in the patient: a screen picture")
+    if "LOCALIZER" in text(dataset, "ImageType").upper().split("\\") and not localizers:
+        raise Unreadable(path, "LOCALIZER: an overview for planning, not a slice")
+    samples = whole(dataset, "SamplesPerPixel")
+    photometric = text(dataset, "PhotometricInterpretation")
+    if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Unreadable(
+            path,
+            f"colour or unknown pixels ({photometric or 'no PhotometricInterpretation'}, "
+            f"SamplesPerPixel {samples}); grey MONOCHROME images are needed",
+        )
+
+
+def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int) -> None:
+    """Raise Unreadable where Rows, Columns, bits or frames make no sense, before anything is allocated for them."""
+    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+    if not rows or not columns or rows < 0 or columns < 0:
+        raise Unreadable(path, f"Rows {rows} and Columns {columns}: no image size")
+    if rows * columns > max_pixels:
+        raise Unreadable(path, f"declares {rows}×{columns} pixels, more than --max-pixels {max_pixels}")
+    allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
+    if allocated not in (8, 16, 32):
+        raise Unreadable(path, f"BitsAllocated {allocated}; 8, 16 or 32 are supported")
+    if stored is None or not 1 <= stored <= allocated:
+        raise Unreadable(path, f"BitsStored {stored} does not fit BitsAllocated {allocated}")
+    if whole(dataset, "PixelRepresentation") not in (0, 1):
+        raise Unreadable(
+            path, f"PixelRepresentation {text(dataset, 'PixelRepresentation') or 'missing'}; 0 or 1 is needed"
+        )
+    frames = frame_count(dataset)
+    if frames < 1:
+        raise Unreadable(path, f"NumberOfFrames {frames}")
+    syntax = syntax_uid(dataset)
+    if not syntax.is_transfer_syntax:
+        raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
+    if syntax.is_encapsulated:
+        return
+    expected = rows * columns * frames * (allocated // 8)
+    data = dataset.PixelData or b""
+    surplus = data[expected:]
+    if len(data) < expected or (surplus.strip(b"\0") or len(surplus) > max(columns * allocated // 8, 2)):
+        raise Unreadable(
+            path,
+            f"PixelData holds {len(data)} bytes where Rows {rows} × Columns {columns} × {frames} frame(s) × "
+            f"{allocated // 8} byte(s) need {expected}: "
+            + ("cut off" if len(data) < expected else "Rows, Columns or NumberOfFrames are wrong"),
+        )

@@ -1,0 +1,144 @@
+"""Reading: a frame of a DICOM file as HU, with everything a caller may want to know about it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medi2i.datasets import dicom_file as file
+from medi2i.datasets import dicom_pixels as pixels
+from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom_series import Series, SliceRef, describe
+
+
+@dataclass
+class DicomImage:
+    """One frame. ``hu`` (H, W) float32 in HU for CT, modality units else; ``mask`` (H, W) bool, True on padding, or
+    None.
+
+    ``stored`` are the integers of the file, ``header`` the data set without pixels, ``slope``/``intercept`` what
+    leads from stored to hu, ``where`` the place in the patient, ``lossy`` whether the pixels ever lost something to
+    compression.
+    """
+
+    path: Path
+    frame: int
+    hu: np.ndarray
+    mask: np.ndarray | None
+    header: Dataset
+    stored: np.ndarray
+    slope: float
+    intercept: float
+    where: SliceRef
+    lossy: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def modality(self) -> str:
+        return self.where.modality
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """(between rows, between columns) in mm."""
+        return self.where.spacing
+
+
+def read(
+    path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES, max_pixels: int = MAX_PIXELS
+) -> DicomImage:
+    """Read one frame of one file as HU. Raises Unreadable (a UserError) with the file and the reason."""
+    return next(iter_frames(path, [frame], modalities=modalities, max_pixels=max_pixels))
+
+
+def iter_frames(
+    path: Path | str,
+    frames: Iterable[int] | None = None,
+    *,
+    modalities: tuple[str, ...] = VOLUME_MODALITIES,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[DicomImage]:
+    """Yield several frames (default: all) of a file that is parsed once. Raises Unreadable."""
+    path = Path(path)
+    try:
+        dataset, count = open_image(path, modalities, max_pixels)
+        header = _without_pixels(dataset)
+        for frame in range(count) if frames is None else frames:
+            if not 0 <= frame < count:
+                raise Unreadable(path, f"no frame {frame}: the file has {count}")
+            yield _image(path, dataset, header, frame, count, pixels.decode(path, dataset, frame))
+    except Unreadable:
+        raise
+    except file.PARSE_ERRORS as error:
+        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {file.short(error)})") from error
+
+
+def _without_pixels(dataset: Dataset) -> Dataset:
+    header = Dataset()
+    tags = list(dataset.keys())  # iterating the data set itself would convert every value
+    header.update({tag: dataset.get_item(tag) for tag in tags if tag.group != 0x7FE0})
+    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    header.file_meta = dataset.file_meta
+    return header
+
+
+def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int) -> tuple[Dataset, int]:
+    """Parse and check the header of an image; returns the data set and the number of its frames. Raises Unreadable."""
+    dataset = file.load(path, max_pixels)
+    file.refuse_others(path, dataset, modalities)
+    file.check_pixel_description(path, dataset, max_pixels)
+    return dataset, file.frame_count(dataset)
+
+
+def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: int, stored: np.ndarray) -> DicomImage:
+    notes = pixels.check_stored(path, dataset, stored)
+    rescale = pixels.rescale_of(path, dataset, frame)
+    hu = pixels.to_modality(dataset, stored, rescale)
+    if not np.isfinite(hu).all():
+        raise Unreadable(
+            path,
+            f"RescaleSlope {rescale.slope:g} and RescaleIntercept {rescale.intercept:g} give infinite values",
+        )
+    mask = pixels.padding_mask(dataset, stored)
+    where = describe(path, dataset, frame, frames)
+    if where.modality == "CT":
+        if not rescale.declared:
+            notes.append("no RescaleSlope and RescaleIntercept: stored values are taken as HU")
+        elif rescale.kind not in ("", "HU", "US"):
+            notes.append(f"RescaleType {rescale.kind}: values are not HU")
+    if file.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        notes.append("MONOCHROME1: shown inverted, values kept")
+    if mask is not None:
+        tissue = hu[~mask]
+        hu[mask] = pixels.AIR_HU if where.modality == "CT" or not tissue.size else tissue.min()
+    return DicomImage(
+        path=path,
+        frame=frame,
+        hu=hu,
+        mask=mask,
+        header=header,
+        stored=stored,
+        slope=rescale.slope,
+        intercept=rescale.intercept,
+        where=where,
+        lossy=file.is_lossy(dataset),
+        warnings=tuple(notes) + where.warnings,
+    )
+
+
+def load_volume(series: Series, with_mask: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+    """The slices of a series as float32 (D, H, W), and the padding mask (bool) or None. Each file is parsed once."""
+    volume = np.empty((len(series.slices), *series.shape), np.float32)
+    mask = None
+    places: dict[Path, list[tuple[int, int]]] = {}
+    for index, item in enumerate(series.slices):
+        places.setdefault(item.path, []).append((index, item.frame))
+    for path, wanted in places.items():
+        images = iter_frames(path, [frame for _, frame in wanted], modalities=(series.modality,))
+        for (index, _), image in zip(wanted, images, strict=True):
+            volume[index] = image.hu
+            if with_mask and image.mask is not None:
+                mask = np.zeros(volume.shape, bool) if mask is None else mask
+                mask[index] = image.mask
+    return volume, mask
