@@ -1,0 +1,99 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.datasets.lists import Row, find_files, locate_list, matches, number_key, read_list, walk
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def relative(folder, files):
+    return [file.relative_to(folder).as_posix() for file in files]
+
+
+def test_files_sort_by_the_number_made_of_their_digits():
+    names = ["s10.png", "s9.png", "b1.png", "a2.png", "1_05.png", "none.png"]
+    assert sorted(names, key=number_key) == ["none.png", "b1.png", "a2.png", "s9.png", "s10.png", "1_05.png"]
+    assert sorted(["p10/1.png", "p9/2.png", "3.png"], key=number_key) == ["3.png", "p9/2.png", "p10/1.png"]
+
+
+def test_walk_goes_into_sub_folders_and_passes_over_hidden_things(tmp_path):
+    touch(tmp_path, "p2/2.png", "p2/1.png", "p10/deep/1.png", ".hidden/1.png", "p2/.DS_Store")
+    assert relative(tmp_path, walk(tmp_path)) == ["p2/1.png", "p2/2.png", "p10/deep/1.png"]
+
+
+def test_linked_folder_that_holds_itself_ends(tmp_path):
+    touch(tmp_path, "a/1.png")
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    assert relative(tmp_path, walk(tmp_path)) == ["a/1.png"]
+
+
+def test_pattern():
+    assert matches("x_axial_1.png", "*_axial*") and matches("x_axial_1.png", "axial")
+    assert not matches("x_axial_1.png", "axial*") and not matches("x.png", "Y")
+    assert matches("anything", None)
+
+
+def test_kind_is_found_and_notes_do_not_count(tmp_path):
+    touch(tmp_path, "2.png", "10.PNG", "README.txt", "table.csv")
+    kind, files = find_files(tmp_path)
+    assert kind == "png" and relative(tmp_path, files) == ["2.png", "10.PNG"]
+    assert relative(tmp_path, find_files(tmp_path, "csv")[1]) == ["table.csv"]
+    assert relative(tmp_path, find_files(tmp_path, "png", "1*")[1]) == ["10.PNG"]
+
+
+def test_dicom_is_known_by_its_content(tmp_path):
+    (tmp_path / "1.2.840.99").write_bytes(bytes(128) + b"DICM")
+    touch(tmp_path, "IM2", "notes.txt")
+    kind, files = find_files(tmp_path)
+    assert kind == "dcm" and relative(tmp_path, files) == ["IM2", "1.2.840.99"]
+
+
+@pytest.mark.parametrize(("names", "kind", "pattern", "words"), [
+    ([], "auto", None, "empty"),
+    (["a.doc", "b"], "auto", None, "no images among its 2 files"),
+    (["a.png", "b.jpg"], "auto", None, "1 jpg, 1 png.*--imgtype"),
+    (["a.png"], "dcm", None, "no dcm images.*1 png"),
+    (["a.png"], "png", "zz*", "--fn_pattern"),
+    (["a.nii"], "nii", None, "'nii' cannot be read"),
+])
+def test_folders_without_images(tmp_path, names, kind, pattern, words):
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=words):
+        find_files(tmp_path, kind, pattern)
+
+
+def test_missing_folder(tmp_path):
+    touch(tmp_path, "file")
+    with pytest.raises(UserError, match="no such folder"):
+        find_files(tmp_path / "none")
+    with pytest.raises(UserError, match="not a folder"):
+        find_files(tmp_path / "file")
+
+
+def test_list_file(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_bytes("\ufeff# a comment\r\ntrainA/a 1.dcm\ttrainB/a 1.dcm\r\n\r\nx\ty\tz\r\n".encode())
+    assert read_list(path) == [Row(2, ("trainA/a 1.dcm", "trainB/a 1.dcm")), Row(4, ("x", "y", "z"))]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n# nothing\n", b"\xff\xfe\x80"])
+def test_list_file_without_rows(tmp_path, content):
+    (tmp_path / "pairs.txt").write_bytes(content)
+    with pytest.raises(UserError, match="pairs.txt"):
+        read_list(tmp_path / "pairs.txt")
+
+
+def test_list_is_looked_for_here_then_in_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "root/a.txt", "root/b.txt", "b.txt")
+    assert locate_list("a.txt", "root") == Path("root/a.txt")
+    assert locate_list("b.txt", "root") == Path("b.txt")
+    with pytest.raises(UserError, match="c.txt"):
+        locate_list("c.txt", "root")
