@@ -1,0 +1,143 @@
+"""The blocks all networks are built from: CBR (convolution, normalisation, activation), ResBlock, fully connected."""
+import numpy
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.networks.activations import activation as activation_of
+from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, convolution
+from medi2i.common.networks.norms import normalization
+from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
+
+
+def depth_to_space(x):
+    """(N, 4C, H, W) → (N, C, 2H, 2W), channel 2·dy + dx of each four going to row dy, column dx of its 2×2 square."""
+    return F.depth2space(x, 2)
+
+
+def double_bilinear(x):
+    """(N, C, H, W) → (N, C, 2H, 2W), bilinear with the corner pixels on the corner pixels."""
+    return F.resize_images(x, (2 * x.shape[2], 2 * x.shape[3]))
+
+
+def double_nearest(x):
+    """(N, C, H, W) → (N, C, 2H, 2W), each pixel becoming a 2×2 square."""
+    return F.unpooling_2d(x, 2, 2, cover_all=False)
+
+
+def _unchanged(x):
+    return x
+
+
+_POOLINGS = {
+    SampleKind.MAXPOOL: lambda x: F.max_pooling_2d(x, 2, 2),
+    SampleKind.AVGPOOL: lambda x: F.average_pooling_2d(x, 2, 2),
+}
+_UPSAMPLINGS = {
+    SampleKind.RESIZE: double_bilinear,
+    SampleKind.PIXEL_SHUFFLE: depth_to_space,
+    SampleKind.UNPOOL: double_nearest,
+}
+
+
+class CBR(chainer.Chain):
+    """Convolution c1, normalisation n1, activation and a change of size, optionally a second convolution c2 with n2.
+
+    (N, in_ch, H, W) → (N, out_ch, H', W'). The order is that of the released code: c1, n1, (activation if there is a
+    c2), pooling, (c2, n2), dropout, activation, (+ skip of the input), upsampling.
+    A transposed convolution is never separable. Its ``_res`` kind, where the released code has shapes that do not fit,
+    doubles the shortcut by repeating pixels.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, ksize: int, pad: int, norm: Norm, sample: Sampling,
+                 activation: Activation, dropout: float, style: ConvStyle):
+        super().__init__()
+        kind, second = sample.kind, sample.second
+        if kind is SampleKind.NONE_7:
+            ksize, pad = 7, 3
+        self.in_ch, self.out_ch, self.sample, self.norm, self.dropout = in_ch, out_ch, sample, norm, dropout
+        self.activation_kind = activation
+        self.activation = activation_of(activation)
+        self.pool = _POOLINGS.get(kind, _unchanged)
+        self.upsample = _UPSAMPLINGS.get(kind, _unchanged)
+        inner = 4 * out_ch if kind is SampleKind.PIXEL_SHUFFLE else out_ch
+        with self.init_scope():
+            if kind is SampleKind.DECONV:
+                self.c1 = Convolution(in_ch, inner, ksize, 2, pad, style, transposed=True)
+            else:
+                self.c1 = convolution(in_ch, inner, ksize, 2 if kind is SampleKind.DOWN else 1, pad, style)
+            self.n1 = normalization(norm, inner)
+            if second is not Second.NONE:
+                self.c2 = convolution(inner, inner, 3, 1, 1, style)
+                self.n2 = normalization(norm, inner)
+            if second is Second.RESIDUAL:
+                self.skip = (SeparableConvolution(in_ch, inner, 3, 2, 1, style.padding) if sample.halves else
+                             SeparableConvolution(in_ch, inner, 1, 1, 0, style.padding))
+
+    def forward(self, x):
+        second = self.sample.second
+        h = self.n1(self.c1(x))
+        h = self.pool(h if second is Second.NONE else self.activation(h))
+        if second is not Second.NONE:
+            h = self.n2(self.c2(h))
+        if self.dropout > 0:
+            h = F.dropout(h, ratio=self.dropout)
+        h = self.activation(h)
+        if second is Second.RESIDUAL:
+            shortcut = self.skip(x)
+            h = h + (double_nearest(shortcut) if self.sample.kind is SampleKind.DECONV else shortcut)
+        return self.upsample(h)
+
+    def describe(self) -> str:
+        """One line: channels, kernel, change of size, normalisation, activation."""
+        return (f"CBR {self.in_ch} -> {self.out_ch}, {self.c1.ksize}x{self.c1.ksize}, {self.sample.name}, "
+                f"{self.norm.value}, {self.activation_kind.value}")
+
+
+class ResBlock(chainer.Chain):
+    """x + norm1(c1(activation(norm0(c0(x))))), both convolutions 3×3; the shape stays (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, channels: int, norm: Norm, activation: Activation, style: ConvStyle):
+        super().__init__()
+        self.channels, self.norm, self.activation_kind = channels, norm, activation
+        self.activation = activation_of(activation)
+        with self.init_scope():
+            self.c0 = convolution(channels, channels, 3, 1, 1, style)
+            self.c1 = convolution(channels, channels, 3, 1, 1, style)
+            self.norm0 = normalization(norm, channels)
+            self.norm1 = normalization(norm, channels)
+
+    def forward(self, x):
+        return x + self.norm1(self.c1(self.activation(self.norm0(self.c0(x)))))
+
+    def describe(self) -> str:
+        """One line: channels, normalisation, activation."""
+        return f"ResBlock {self.channels}, {self.norm.value}, {self.activation_kind.value}"
+
+
+class FullyConnected(chainer.Chain):
+    """Linear ``l0``, then an activation: (N, …) → (N, out_size). ``in_size`` None: known once the first input is."""
+
+    def __init__(self, in_size: int | None, out_size: int, activation: Activation):
+        super().__init__()
+        self.in_size, self.out_size, self.activation_kind = in_size, out_size, activation
+        self.activation = activation_of(activation)
+        with self.init_scope():
+            self.l0 = L.Linear(in_size, out_size)
+
+    def forward(self, x):
+        return self.activation(self.l0(x))
+
+    def describe(self) -> str:
+        """One line: sizes and activation."""
+        size = self.in_size if self.l0.W.array is None else self.l0.W.shape[1]
+        return f"Linear {size or '?'} -> {self.out_size}, {self.activation_kind.value}"
+
+
+def cast_in(x, link: chainer.Link):
+    """``x`` in the dtype of the weights of ``link``, so that fp16 networks take fp32 images."""
+    dtype = next(p.dtype for p in link.params() if p.ndim != 1 and p.dtype is not None)
+    return x if x.dtype == dtype else F.cast(x, dtype)
+
+
+def cast_out(x):
+    """fp16 as fp32, so that sums over images in a loss do not overflow; anything else unchanged."""
+    return F.cast(x, numpy.float32) if x.dtype == numpy.float16 else x

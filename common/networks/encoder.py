@@ -1,0 +1,87 @@
+"""The encoder: image → skips and deepest feature."""
+from medi2i.common.compat import F, L
+from medi2i.common.networks.attention import Attention
+from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, cast_in
+from medi2i.common.networks.network import Network
+from medi2i.common.networks.pretrained import pretrained_features
+from medi2i.common.networks.spec import Activation, EncoderSpec, SampleKind, Sampling, Second, Unet
+
+KEEP = Sampling(SampleKind.NONE, Second.NONE)
+
+
+class Encoder(Network):
+    """(N, in_ch, H, W) in [-1, 1] → list [skip_0 … skip_{n-1}, e], then the latent vector (N, latent_dim) if asked.
+
+    skip_i: (N, skip_ch or chs[i], H/2^i, W/2^i), shallowest first, none at all with Unet.NONE; e: (N, chs[-1],
+    H/2^(n-1), W/2^(n-1)). Children: l0… AUTOMAP layers (Zhu et al., arXiv 1704.08841), c0 d1 d2… levels (or base, a
+    pretrained network), s0 s1… skip convolutions, r0 r1… residual blocks, a attention, latent.
+    Raises UserError for an image whose size does not divide as often as the levels need.
+    """
+
+    def __init__(self, spec: EncoderSpec):
+        super().__init__(spec)
+        pad = (spec.ksize - 1) // 2
+        deepest = spec.chs[-1]
+        with self.init_scope():
+            if spec.fc_layers:
+                pixels = spec.in_ch * spec.size[0] * spec.size[1]
+                self.fc_names = self.add_all("l", [FullyConnected(pixels, pixels, spec.fc_activation)
+                                                   for _ in range(spec.fc_layers)])
+            else:
+                self.fc_names = ()
+            if spec.pretrained is not None:
+                self.base = pretrained_features(spec.pretrained)
+                self.level_names = ()
+            else:
+                first_style = spec.conv.with_separable(False)
+                first = CBR(spec.in_ch, spec.chs[0], 3, 1, spec.norm, spec.first, spec.activation, 0, first_style)
+                deeper = [CBR(before, after, spec.ksize, pad, spec.norm, spec.down, spec.activation, spec.dropout,
+                              spec.conv)
+                          for before, after in zip(spec.chs, spec.chs[1:], strict=False)]
+                self.level_names = self.add_all("c", [first]) + self.add_all("d", deeper, start=1)
+            self.skip_names = ()
+            if spec.unet is Unet.CONV:
+                # ReLU whatever the activation of the rest: so the released weights were trained.
+                self.skip_names = self.add_all("s", [
+                    CBR(ch, spec.skip_ch, 3, 1, spec.norm, KEEP, Activation.RELU, 0, spec.conv.with_separable(False))
+                    for ch in spec.chs])
+            self.res_names = self.add_all("r", [ResBlock(deepest, spec.norm, spec.activation, spec.conv)
+                                                for _ in range(spec.res_blocks)])
+            if spec.attention:
+                self.a = Attention(deepest)
+            if spec.latent_dim > 0:
+                in_size = None if spec.size is None else deepest * (spec.size[0] // spec.factor) * (
+                    spec.size[1] // spec.factor)
+                self.latent = L.Linear(in_size, spec.latent_dim)
+        self.order = (*self.fc_names, *(("base",) if spec.pretrained is not None else self.level_names),
+                      *self.skip_names, *self.res_names, *(("a",) if spec.attention else ()),
+                      *(("latent",) if spec.latent_dim > 0 else ()))
+
+    def forward(self, x):
+        spec = self.spec
+        self.check_size(x.shape[2:])
+        h = cast_in(x, self)
+        for name in self.fc_names:
+            h = F.reshape(self[name](h), x.shape)
+        levels = self.base(h) if spec.pretrained is not None else self._levels(h)
+        if spec.unet is Unet.NONE:
+            skips = []
+        elif spec.unet is Unet.CONV:
+            skips = [self[name](level) for name, level in zip(self.skip_names, levels, strict=True)]
+        else:
+            skips = list(levels)
+        h = levels[-1]
+        for name in self.res_names:
+            h = self[name](h)
+        if spec.attention:
+            h = self.a(h)
+        if spec.latent_dim > 0:
+            return [*skips, h, self.latent(h)]
+        return [*skips, h]
+
+    def _levels(self, h):
+        levels = []
+        for name in self.level_names:
+            h = self[name](h)
+            levels.append(h)
+        return levels

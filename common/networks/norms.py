@@ -1,0 +1,78 @@
+"""Normalisations of (N, C, H, W) images, each with the parameter names of the released files."""
+import numpy
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.networks.spec import Norm
+
+BATCH_EPS = 2e-5
+BATCH_DECAY = 0.9
+FEATURE_EPS = 1e-8
+
+
+class Unchanged(chainer.Link):
+    """No normalisation."""
+
+    def forward(self, x):
+        return x
+
+
+class FeatureNormalization(chainer.Link):
+    """x / sqrt(mean of x² over the channels + 1e-8), pixel by pixel (Karras et al., arXiv 1710.10196, 4.2)."""
+
+    def forward(self, x):
+        # Squares of fp16 values overflow above 256, and 1e-8 is nothing there.
+        wide = F.cast(x, numpy.float32) if x.dtype == numpy.float16 else x
+        scale = F.rsqrt(F.mean(wide * wide, axis=1, keepdims=True) + FEATURE_EPS)
+        return F.cast(wide * F.broadcast_to(scale, wide.shape), x.dtype)
+
+
+class InstanceNormalization(chainer.Link):
+    """(x − mean) / sqrt(variance + 2e-5) per sample and channel, at test time too; no learned scale or shift.
+
+    avg_mean, avg_var (C,) and N are in the released files, where nothing reads them; they are kept so that the files
+    are the same, and left as they are.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.avg_mean = numpy.zeros(channels, dtype=_statistics_dtype())
+        self.avg_var = numpy.ones(channels, dtype=_statistics_dtype())
+        self.N = 0
+        for name in ("avg_mean", "avg_var", "N"):
+            self.register_persistent(name)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        xp = chainer.backend.get_array_module(x)
+        dtype = numpy.float32 if x.dtype == numpy.float16 else x.dtype
+        with chainer.using_device(chainer.backend.get_device_from_array(getattr(x, "array", x))):
+            gamma, beta = xp.ones(n * c, dtype=dtype), xp.zeros(n * c, dtype=dtype)
+        # Each (sample, channel) becomes a channel of one image: the means over a batch of one are those wanted.
+        y = F.batch_normalization(F.reshape(x, (1, n * c, h, w)), gamma, beta, eps=BATCH_EPS)
+        return F.reshape(y, x.shape)
+
+
+def _statistics_dtype():
+    return chainer.get_dtype(None, map_mixed16=numpy.float32)
+
+
+def normalization(kind: Norm, channels: int) -> chainer.Link:
+    """The link for images of ``channels`` channels.
+
+    batch: eps 2e-5, running statistics with decay 0.9, without (BATCH) or with (BATCH_AFFINE) scale and shift.
+    rbatch: batch renormalisation with shift only (Ioffe, arXiv 1702.03275).
+    group: one group, so mean and variance over (C, H, W), with scale and shift per channel.
+    layer: over (C, H, W) as well. In the released code it fails on images, so there are no files to be equal to.
+    """
+    if kind is Norm.NONE:
+        return Unchanged()
+    if kind is Norm.FEATURE:
+        return FeatureNormalization()
+    if kind is Norm.INSTANCE:
+        return InstanceNormalization(channels)
+    if kind in (Norm.GROUP, Norm.LAYER):
+        return L.GroupNormalization(1, channels)
+    if kind is Norm.BATCH_RENORM:
+        return L.BatchRenormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False)
+    affine = kind is Norm.BATCH_AFFINE
+    return L.BatchNormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=affine, use_beta=affine)

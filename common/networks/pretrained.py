@@ -1,0 +1,163 @@
+"""Encoders and discriminators made of the first layers of VGG16 or ResNet50, and the loader of their weights.
+
+VGG16: Simonyan and Zisserman, arXiv 1409.1556. ResNet50: He et al., arXiv 1512.03385 (stride in the first 1×1).
+"""
+import re
+import zipfile
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.errors import UserError
+from medi2i.common.networks.spec import Pretrained, PretrainedSpec
+
+VGG16_LAYERS = (2, 2, 3, 3, 3)
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+RESNET50_LAYERS = (3, 4, 6, 3)
+RESNET50_WIDTHS = (64, 256, 512, 1024, 2048)
+WIDTHS = {Pretrained.VGG16: VGG16_WIDTHS, Pretrained.RESNET50: RESNET50_WIDTHS}
+SOURCES = {
+    Pretrained.VGG16: "chainercv.links.VGG16(pretrained_model='imagenet') downloads it, or convert "
+                      "VGG_ILSVRC_16_layers.caffemodel with chainer.links.VGG16Layers.convert_caffemodel_to_npz",
+    Pretrained.RESNET50: "convert ResNet-50-model.caffemodel with "
+                         "chainer.links.ResNet50Layers.convert_caffemodel_to_npz",
+}
+
+
+def three_channels(x, wanted: int = 3):
+    """Grey (N, 1, H, W) repeated to three channels; three channels as they are. Raises UserError for any other."""
+    if x.shape[1] == wanted:
+        return x
+    if x.shape[1] != 1:
+        raise UserError(f"{x.shape[1]} channels: a network trained on ImageNet takes 1 (grey) or 3 (colour)")
+    return F.broadcast_to(x, (x.shape[0], wanted, *x.shape[2:]))
+
+
+class _Features(chainer.Chain):
+    """Common part: levels, and running statistics while frozen."""
+
+    # Fully connected ends of the whole networks, which released files of such encoders hold and nothing here uses.
+    unused_in_files = re.compile(r"fc\d*/[Wb]")
+
+    def __init__(self, spec: PretrainedSpec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, x):
+        if not self.spec.frozen:
+            return self.levels(three_channels(x))
+        with chainer.using_config("train", False):
+            return self.levels(three_channels(x))
+
+    def describe(self) -> str:
+        """One line: the network and the channels of each level."""
+        frozen = ", frozen" if self.spec.frozen else ""
+        return f"{type(self).__name__} {' '.join(str(w) for w in self.spec.widths)}{frozen}"
+
+
+class VGG16Features(_Features):
+    """(N, 1 or 3, H, W) → [conv1_2, conv2_2, conv3_3, conv4_3, conv5_3] as far as there are widths, after ReLU.
+
+    Level i has H/2^i × W/2^i pixels. Children conv1_1, conv1_2, … as in ``chainer.links.VGG16Layers``.
+    """
+
+    def __init__(self, spec: PretrainedSpec):
+        super().__init__(spec)
+        names, before = [], 3
+        with self.init_scope():
+            for block, width in enumerate(spec.widths, start=1):
+                names.append(tuple(f"conv{block}_{i}" for i in range(1, VGG16_LAYERS[block - 1] + 1)))
+                for name in names[-1]:
+                    setattr(self, name, L.Convolution2D(before, width, 3, 1, 1))
+                    before = width
+        self.block_names = tuple(names)
+
+    def levels(self, x):
+        """The list of levels, shallowest first."""
+        levels = []
+        for i, names in enumerate(self.block_names):
+            x = F.max_pooling_2d(x, 2, 2) if i else x
+            for name in names:
+                x = F.relu(self[name](x))
+            levels.append(x)
+        return levels
+
+
+class ResNet50Features(_Features):
+    """(N, 1 or 3, H, W) → [conv1, res2, res3, res4, res5] as far as there are widths.
+
+    Level i has H/2^(i+1) × W/2^(i+1) pixels. Children conv1, bn1, res2, … as in ``chainer.links.ResNet50Layers``.
+    """
+
+    def __init__(self, spec: PretrainedSpec):
+        super().__init__(spec)
+        block = L.model.vision.resnet.BuildingBlock
+        before = spec.widths[0]
+        names = []
+        with self.init_scope():
+            self.conv1 = L.Convolution2D(3, before, 7, 2, 3)
+            self.bn1 = L.BatchNormalization(before)
+            for i, width in enumerate(spec.widths[1:]):
+                names.append(f"res{i + 2}")
+                setattr(self, names[-1], block(RESNET50_LAYERS[i], before, width // 4, width, 2 if i else 1))
+                before = width
+        self.block_names = tuple(names)
+
+    def levels(self, x):
+        """The list of levels, shallowest first."""
+        h = F.relu(self.bn1(self.conv1(x)))
+        levels = [h]
+        for i, name in enumerate(self.block_names):
+            h = self[name](h if i else F.max_pooling_2d(h, 3, 2))
+            levels.append(h)
+        return levels
+
+
+def pretrained_features(spec: PretrainedSpec) -> chainer.Chain:
+    """The feature layers, with random weights: ``load_pretrained`` fills them."""
+    return {Pretrained.VGG16: VGG16Features, Pretrained.RESNET50: ResNet50Features}[spec.kind](spec)
+
+
+def load_pretrained(link: chainer.Chain, path, option: str):
+    """Fill ``link`` (of ``pretrained_features``) from the npz file ``path``, which the user named with ``option``.
+
+    Layers of the file that ``link`` has not are passed over: the file holds the whole network. Names are those of
+    ``chainer.links.VGG16Layers``/``ResNet50Layers`` or, for VGG16, those of ChainerCV. Nothing is unpickled.
+    Raises UserError when there is no file, it is not such a file, or a layer is missing or of another shape.
+    """
+    kind = link.spec.kind
+    if not path:
+        raise UserError(f"{option}: the file with the ImageNet weights is not given; it should be an npz of the "
+                        f"layers of {type(link).__name__}. {SOURCES[kind]}")
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{option}: {path}: no such file; it should be an npz of the layers of {type(link).__name__}. "
+                        f"{SOURCES[kind]}")
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            found = {_chainer_name(name): file[name] for name in file.files if not name.startswith("fc")}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{option}: {path}: not a readable npz file ({error}). {SOURCES[kind]}") from None
+    expected = chainer.serializers.DictionarySerializer()
+    expected.save(link)
+    for name, array in expected.target.items():
+        if name not in found:
+            raise UserError(f"{option}: {path}: it has no {name}, so it is no file for {type(link).__name__}. "
+                            f"{SOURCES[kind]}")
+        if found[name].shape != array.shape:
+            raise UserError(f"{option}: {path}: {name} is {found[name].shape}; {type(link).__name__} has {array.shape}")
+    chainer.serializers.NpzDeserializer({name: found[name] for name in expected.target}).load(link)
+
+
+def _chainer_name(name: str) -> str:
+    """ChainerCV keeps each convolution of VGG16 one step further down: conv1_1/conv/W."""
+    return re.sub(r"^(conv\d_\d)/conv/", r"\1/", name)
+
+
+def load_options_weights(options, encoders, discriminators):
+    """Fill the pretrained part of each network from the file the options name. Raises UserError."""
+    for links, option in ((encoders, "gen_pretrained_weights"), (discriminators, "dis_pretrained_weights")):
+        for link in links:
+            if link.spec.pretrained is not None:
+                load_pretrained(link.base, getattr(options, option), "--" + option)

@@ -1,0 +1,243 @@
+"""What a network is made of: typed choices and explicit numbers, nothing read from a command line.
+
+``EncoderSpec``, ``DecoderSpec`` and ``DiscriminatorSpec`` hold everything their network needs; ``.build()`` gives the
+Chain. ``from_options`` makes them from the options of a run. Sizes are (height, width) in pixels.
+"""
+from dataclasses import dataclass, replace
+from enum import Enum
+
+
+class Norm(Enum):
+    """Normalisation after a convolution; see ``norms``."""
+
+    NONE = "none"
+    BATCH = "batch"
+    BATCH_AFFINE = "batch_aff"
+    LAYER = "layer"
+    BATCH_RENORM = "rbatch"
+    GROUP = "group"
+    FEATURE = "fnorm"
+    INSTANCE = "instance"
+
+
+class Activation(Enum):
+    """Pointwise function after a layer (``SOFTMAX`` works along the channels); see ``activations``."""
+
+    RELU = "relu"
+    LEAKY_RELU = "lrelu"
+    TANH = "tanh"
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+    NONE = "none"
+
+
+class SampleKind(Enum):
+    """How a block changes the size of its image."""
+
+    DOWN = "down"
+    NONE_7 = "none-7"
+    NONE = "none"
+    MAXPOOL = "maxpool"
+    AVGPOOL = "avgpool"
+    DECONV = "deconv"
+    RESIZE = "resize"
+    PIXEL_SHUFFLE = "pixsh"
+    UNPOOL = "unpool"
+
+
+HALVING = frozenset({SampleKind.DOWN, SampleKind.MAXPOOL, SampleKind.AVGPOOL})
+DOUBLING = frozenset({SampleKind.DECONV, SampleKind.RESIZE, SampleKind.PIXEL_SHUFFLE, SampleKind.UNPOOL})
+
+
+class Second(Enum):
+    """Whether a block has a second 3×3 convolution (``CONV``), and a shortcut beside both (``RESIDUAL``)."""
+
+    NONE = "none"
+    CONV = "conv"
+    RESIDUAL = "res"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One value of ``--gen_down``, ``--gen_up`` and their like, for instance ``avgpool_conv``."""
+
+    kind: SampleKind
+    second: Second
+
+    @property
+    def name(self) -> str:
+        """The name of this choice on the command line."""
+        return self.kind.value if self.second is Second.NONE else f"{self.kind.value}_{self.second.value}"
+
+    @property
+    def halves(self) -> bool:
+        """Height and width of the output are half those of the input."""
+        return self.kind in HALVING
+
+    @property
+    def doubles(self) -> bool:
+        """Height and width of the output are twice those of the input."""
+        return self.kind in DOUBLING
+
+
+SAMPLINGS = {s.name: s for s in (Sampling(kind, second) for kind in SampleKind for second in Second)}
+
+
+class Unet(Enum):
+    """What the encoder hands the decoder beside its deepest feature."""
+
+    NONE = "none"
+    CONV = "conv"
+    CONCAT = "concat"
+    ADD = "add"
+
+
+class Padding(Enum):
+    """Border of the images a convolution sees: zeros, as the released weights expect, or the mirrored image."""
+
+    ZERO = "zero"
+    REFLECT = "reflect"
+
+
+class Pretrained(Enum):
+    """An encoder or discriminator made of the first layers of a network trained on ImageNet."""
+
+    NONE = ""
+    VGG16 = "vgg"
+    RESNET50 = "resnet"
+
+
+@dataclass(frozen=True)
+class ConvStyle:
+    """How the convolutions of a network are made.
+
+    equalised: N(0, 1) weights, input scaled by sqrt(2 / in_ch) / ksize (Karras et al., arXiv 1710.10196, 4.1).
+    separable: depthwise, then pointwise (Chollet, arXiv 1610.02357).
+    squeeze: squeeze-excitation after convolutions to more than 15 channels (Hu et al., arXiv 1709.01507).
+    """
+
+    equalised: bool
+    separable: bool
+    squeeze: bool
+    padding: Padding
+
+    def with_separable(self, separable: bool) -> "ConvStyle":
+        """The same style, separable or not: the layers next to the images never are."""
+        return replace(self, separable=separable)
+
+
+@dataclass(frozen=True)
+class PretrainedSpec:
+    """Which pretrained layers: their kind, how many levels, and the channels of each level.
+
+    ``widths`` are those of the published weights unless a test builds a thin copy.
+    ``frozen``: batch statistics stay as they were trained (learning-rate ratio 0).
+    """
+
+    kind: Pretrained
+    widths: tuple[int, ...]
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Image (N, in_ch, H, W) → skips and the deepest feature (N, chs[-1], H/2^(n-1), W/2^(n-1)), n = len(chs)."""
+
+    in_ch: int
+    chs: tuple[int, ...]
+    ksize: int
+    first: Sampling
+    down: Sampling
+    norm: Norm
+    activation: Activation
+    unet: Unet
+    skip_ch: int
+    res_blocks: int
+    dropout: float
+    conv: ConvStyle
+    attention: bool
+    fc_layers: int
+    fc_activation: Activation
+    latent_dim: int
+    size: tuple[int, int] | None
+    pretrained: PretrainedSpec | None
+
+    @property
+    def factor(self) -> int:
+        """By how much the deepest feature is smaller than the image, in each direction."""
+        return downscaling(self.chs, self.down, self.pretrained)
+
+    def build(self):
+        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        from medi2i.common.networks.encoder import Encoder
+        return Encoder(self)
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """What an encoder of the same ``chs`` returned → image (N, out_ch, H, W)."""
+
+    out_ch: int
+    chs: tuple[int, ...]
+    ksize: int
+    last: Sampling
+    up: Sampling
+    full: Sampling
+    norm: Norm
+    activation: Activation
+    out_activation: Activation
+    unet: Unet
+    skip_ch: int
+    res_blocks: int
+    dropout: float
+    conv: ConvStyle
+    noise: float
+    latent_dim: int
+    feature_size: tuple[int, int] | None
+
+    @property
+    def joined_chs(self) -> tuple[int, ...]:
+        """Channels at each level once the skip has joined, shallowest first."""
+        extra = {Unet.NONE: lambda ch: ch, Unet.ADD: lambda ch: ch,
+                 Unet.CONCAT: lambda ch: 2 * ch, Unet.CONV: lambda ch: ch + self.skip_ch}[self.unet]
+        return tuple(extra(ch) for ch in self.chs)
+
+    def build(self):
+        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        from medi2i.common.networks.decoder import Decoder
+        return Decoder(self)
+
+
+@dataclass(frozen=True)
+class DiscriminatorSpec:
+    """Image (N, in_ch, H, W) → a map of judgements (N, out_ch, h, w), or (N, 1) with ``wasserstein``.
+
+    A ``wasserstein`` discriminator ends in fully connected layers: their size is that of the first image judged,
+    or of the weights loaded.
+    """
+
+    in_ch: int
+    out_ch: int
+    chs: tuple[int, ...]
+    ksize: int
+    first: Sampling
+    down: Sampling
+    norm: Norm
+    activation: Activation
+    dropout: float
+    conv: ConvStyle
+    attention: bool
+    wasserstein: bool
+    pretrained: PretrainedSpec | None
+
+    def build(self):
+        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        from medi2i.common.networks.discriminator import Discriminator
+        return Discriminator(self)
+
+
+def downscaling(chs, down: Sampling, pretrained: PretrainedSpec | None) -> int:
+    """Image size over size of the deepest feature. ResNet50 halves once more, in its very first layer."""
+    if pretrained is not None:
+        return 2 ** (len(chs) - (0 if pretrained.kind is Pretrained.RESNET50 else 1))
+    return 2 ** (len(chs) - 1) if down.halves else 1

@@ -1,0 +1,54 @@
+"""The networks of CycleGAN: two encoders, two decoders and the discriminators of both domains."""
+from dataclasses import dataclass
+
+from medi2i.common.compat import chainer
+from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, generator_channels
+from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.pretrained import load_options_weights
+
+
+@dataclass
+class Networks:
+    """X → Y is ``dec_y(enc_x(x))``, Y → X is ``dec_x(enc_y(y))``. With one shared encoder both names are one link.
+
+    ``dis_z`` judges the deepest feature; None where its loss has no weight.
+    """
+
+    enc_x: chainer.Chain
+    enc_y: chainer.Chain
+    dec_x: chainer.Chain
+    dec_y: chainer.Chain
+    dis_x: chainer.Chain
+    dis_y: chainer.Chain
+    dis_z: chainer.Chain | None
+
+    def as_dict(self) -> dict[str, chainer.Chain]:
+        """Name, as in file names, → network, for those there are."""
+        return {name: link for name, link in vars(self).items() if link is not None}
+
+    def translate(self, x):
+        """X → Y: (N, C, H, W) in [-1, 1] → the same."""
+        return self.dec_y(self.enc_x(x))
+
+    def translate_back(self, y):
+        """Y → X: (N, C, H, W) in [-1, 1] → the same."""
+        return self.dec_x(self.enc_y(y))
+
+
+def build(options) -> Networks:
+    """Networks with fresh weights; domain X has ``options.ch`` channels, domain Y ``options.out_ch``.
+
+    Weights of pretrained networks come from the files that the options name. Raises UserError.
+    """
+    with using_dtype(options.dtype):
+        enc_x = encoder_spec(options, options.ch).build()
+        enc_y = enc_x if options.single_encoder else encoder_spec(options, options.out_ch).build()
+        dec_x = decoder_spec(options, options.ch).build()
+        dec_y = decoder_spec(options, options.out_ch).build()
+        dis_x = discriminator_spec(options, options.ch).build()
+        dis_y = discriminator_spec(options, options.out_ch).build()
+        dis_z = None
+        if options.lambda_dis_z > 0:
+            dis_z = discriminator_spec(options, generator_channels(options)[-1]).build()
+    load_options_weights(options, encoders=[enc_x] if enc_x is enc_y else [enc_x, enc_y], discriminators=[dis_x, dis_y])
+    return Networks(enc_x, enc_y, dec_x, dec_y, dis_x, dis_y, dis_z)
