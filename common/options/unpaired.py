@@ -68,6 +68,7 @@ class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
     dis_norm: str = redefault(shared.DiscriminatorOptions, "dis_norm", "instance")
     dis_pretrained: str = option("", "-dp", choices=kinds.PRETRAINED, help="discriminator trained on ImageNet")
     dis_pretrained_lr_ratio: float = option(0, "-dpr", type=float, low=0, help="its relative learning rate")
+    dis_pretrained_weights: str = option(None, metavar="FILE", help="npz file with its ImageNet weights")
 
 
 @dataclass
