@@ -1,0 +1,30 @@
+"""Which device networks run on: ``--gpu``."""
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+
+
+def choose_device(gpu=None):
+    """A ``chainer.backend.Device``: GPU number ``gpu``, the CPU for -1, and for None the first GPU if there is one.
+
+    Raises UserError when a GPU is asked for that is not there.
+    """
+    count, why = gpu_count()
+    if gpu is None:
+        gpu = 0 if count else -1
+    if gpu < 0:
+        return chainer.get_device("@numpy")
+    if gpu >= count:
+        raise UserError(f"--gpu {gpu}: {why or f'there are {count} GPUs, numbered from 0'}; -g -1 uses the CPU")
+    return chainer.get_device(f"@cupy:{gpu}")
+
+
+def gpu_count():
+    """(number of usable GPUs, why there is none or "")."""
+    try:
+        import cupy
+    except ImportError as error:
+        return 0, f"CuPy cannot be imported ({error})"
+    # chainer.cuda.available is true wherever CuPy can be imported, with or without a GPU.
+    if not cupy.cuda.is_available():
+        return 0, "there is no GPU that CUDA can use"
+    return cupy.cuda.runtime.getDeviceCount(), ""

@@ -1,0 +1,115 @@
+"""When a training ends and with which words and status: epochs done, patience, time, bad losses, signals."""
+import math
+import time
+
+from medi2i.common.compat import chainer
+from medi2i.common.training.snapshot import serialize_json
+
+Extension = chainer.training.Extension
+
+
+class Ending:
+    """Stop trigger of the trainer. Extensions call ``stop``; the first reason counts.
+
+    Attributes: ``reason`` (None while nothing but the last epoch ends the training), ``status`` (of the process),
+    ``bad`` (the weights are not worth keeping).
+    """
+
+    def __init__(self, epochs, iterations=None):
+        self.epochs = epochs
+        self.iterations = iterations
+        self.reason = None
+        self.status = 0
+        self.bad = False
+
+    def stop(self, reason, status=0, bad=False):
+        """End the training after this iteration."""
+        if self.reason is None:
+            self.reason, self.status, self.bad = reason, status, bad
+
+    def complete(self, updater):
+        """Whether all epochs (or iterations) are done."""
+        enough = self.iterations is not None and updater.iteration >= self.iterations
+        return enough or updater.epoch >= self.epochs
+
+    def __call__(self, trainer):
+        return self.reason is not None or self.complete(trainer.updater)
+
+
+class LossGuard(Extension):
+    """Ends the training when a reported loss is NaN or infinite, or beyond ``limit`` (0: no limit).
+
+    On a GPU, looking at a loss makes the CPU wait for it, so trigger it every few iterations there.
+    """
+
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, ending, limit):
+        self.ending = ending
+        self.limit = limit
+
+    def __call__(self, trainer):
+        for name, value in trainer.observation.items():
+            value = scalar(value)
+            if math.isfinite(value) and not (self.limit and abs(value) > self.limit):
+                continue
+            what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
+            self.ending.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
+
+
+class TimeLimit(Extension):
+    """Ends the training once this process has trained for ``hours``."""
+
+    def __init__(self, ending, hours):
+        self.ending = ending
+        self.hours = hours
+        self.start = time.monotonic()
+
+    def initialize(self, trainer):
+        """Called by the trainer: the clock starts with the training."""
+        self.start = time.monotonic()
+
+    def __call__(self, trainer):
+        if time.monotonic() - self.start >= self.hours * 3600:
+            self.ending.stop(f"--max_hours {self.hours:g} are over")
+
+
+class Best(Extension):
+    """Keeps the weights of the epoch whose ``metric`` is best, and ends the training after ``patience`` epochs without
+    a better one (None: never).
+
+    metric: name of an observation; ``larger``: whether larger values are better.
+    keep(epoch, metric, value, previous_epoch): called for each new best epoch.
+    """
+
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, ending, metric, larger, patience, keep):
+        self.ending = ending
+        self.metric = metric
+        self.larger = larger
+        self.patience = patience
+        self.keep = keep
+        self.epoch = None
+        self.value = None
+
+    def __call__(self, trainer):
+        epoch = trainer.updater.epoch
+        value = scalar(trainer.observation[self.metric])
+        if math.isfinite(value) and (self.value is None or (value > self.value if self.larger else value < self.value)):
+            before, self.epoch, self.value = self.epoch, epoch, value
+            self.keep(epoch, self.metric, value, before)
+        elif self.patience is not None and epoch - (self.epoch or 0) >= self.patience:
+            self.ending.stop(f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
+                             f"for --patience {self.patience} epochs")
+
+    def serialize(self, serializer):
+        """Store or restore the best so far."""
+        self.epoch, self.value = serialize_json(serializer, "best", [self.epoch, self.value])
+
+
+def scalar(value):
+    """A reported value (Variable, array of one element on any device, number) as a Python float."""
+    if isinstance(value, chainer.Variable):
+        value = value.array
+    return float(value)

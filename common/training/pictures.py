@@ -1,0 +1,122 @@
+"""Grids of pictures as PNG: each panel an image in its own window, pixel for pixel."""
+import dataclasses
+import enum
+import os
+from pathlib import Path
+
+import numpy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DPI = 100
+SMALLEST, LARGEST = 160, 560  # a panel's longer side in the picture's pixels
+GAP, HEAD, SIDE = 6, 34, 22  # pixels between panels, above a row of titles, left of a row
+
+
+class Style(enum.Enum):
+    """How the numbers of an image become colours."""
+
+    VALUES = "gray"
+    DIFFERENCE = "RdBu_r"
+    LABELS = "tab20"
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """``image``: (H, W), or (3, H, W) for colour, in its own unit (HU, grey levels; labels: whole numbers).
+
+    ``low`` and ``high`` are the values shown black and white (blue and red for a difference).
+    """
+
+    image: numpy.ndarray
+    low: float
+    high: float
+    style: Style = Style.VALUES
+
+
+def difference(first, second, width):
+    """The panel of ``first - second`` (equal shapes, colour is averaged), full colour at a quarter of ``width``."""
+    minus = first - second
+    if minus.ndim == 3:
+        minus = minus.mean(axis=0)
+    return Panel(minus, -width / 4, width / 4, Style.DIFFERENCE)
+
+
+def plane(stack, colour=False):
+    """What of a (C, H, W) image is shown: all of a colour image of 3 channels, else the middle channel."""
+    return stack if colour and len(stack) == 3 else stack[len(stack) // 2]
+
+
+def window_of(images, clip, window=None):
+    """(low, high) to show ``images`` in: ``window`` if given, else the clip, else the smallest and largest value."""
+    if window is not None:
+        return tuple(window)
+    if clip.scales:
+        return clip.lower, clip.upper
+    low = min(float(numpy.nanmin(image)) for image in images)
+    high = max(float(numpy.nanmax(image)) for image in images)
+    if not numpy.isfinite([low, high]).all():
+        return 0.0, 1.0
+    return low, high if high > low else low + 1.0
+
+
+def draw_grid(path, rows, titles, labels):
+    """Write ``rows`` (lists of Panel, or None for an empty place) as a PNG.
+
+    ``titles``: one above each column; ``labels``: one left of each row, usually a file name.
+    """
+    sizes = [panel.image.shape[-2:] for row in rows for panel in row if panel is not None]
+    height, width = numpy.max(sizes, axis=0)
+    zoom = _zoom(max(height, width))
+    height, width = height * zoom, width * zoom
+    columns = max(len(row) for row in rows)
+    total_width = SIDE + columns * (width + GAP)
+    total_height = HEAD + len(rows) * (height + GAP)
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    for i, row in enumerate(rows):
+        top = HEAD + i * (height + GAP)
+        figure.text(SIDE / 2 / total_width, 1 - (top + height / 2) / total_height, _shortened(labels[i], height),
+                    rotation=90, ha="center", va="center", fontsize=7)
+        for j, panel in enumerate(row):
+            if panel is None:
+                continue
+            left = SIDE + j * (width + GAP)
+            place = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
+            axes = figure.add_axes(place)
+            axes.set_axis_off()
+            _show(axes, panel, zoom)
+    for j, title in enumerate(titles):
+        centre = SIDE + j * (width + GAP) + width / 2
+        figure.text(centre / total_width, 1 - HEAD / 2 / total_height, title, ha="center", va="center",
+                    fontsize=min(9, max(5, width / 22)))
+    save_figure(figure, path)
+
+
+def _zoom(longer):
+    if longer > LARGEST:
+        return LARGEST / longer
+    return max(1, -(-SMALLEST // longer))
+
+
+def _show(axes, panel, zoom):
+    image = numpy.asarray(panel.image, dtype=numpy.float64)
+    smoothing = "nearest" if zoom >= 1 and panel.style is not Style.LABELS else "auto"
+    if image.ndim == 3:
+        image = numpy.clip((image - panel.low) / (panel.high - panel.low), 0, 1)
+        axes.imshow(numpy.moveaxis(numpy.nan_to_num(image), 0, -1), interpolation=smoothing)
+    else:
+        axes.imshow(image, cmap=panel.style.value, vmin=panel.low, vmax=panel.high, interpolation=smoothing)
+
+
+def _shortened(text, pixels):
+    room = max(8, int(pixels / 5.5))
+    return text if len(text) <= room else "…" + text[-(room - 1):]
+
+
+def save_figure(figure, path):
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, path)

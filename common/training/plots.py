@@ -1,0 +1,86 @@
+"""Plots of the log: one PNG for each network and one for the validation."""
+import time
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from medi2i.common.compat import chainer
+from medi2i.common.training.log import read_log
+from medi2i.common.training.pictures import save_figure
+
+MAX_POINTS = 2000  # more would not be seen
+
+
+class Plots(chainer.training.Extension):
+    """Draws ``<folder>/<group>.png`` from the log, at most every ``seconds`` and at the end of the training."""
+
+    priority = chainer.training.PRIORITY_READER - 50  # after the log has written its line
+
+    def __init__(self, log_path, folder, seconds=60):
+        self.log_path = Path(log_path)
+        self.folder = Path(folder)
+        self.seconds = seconds
+        self._drawn = None
+
+    def __call__(self, trainer):
+        now = time.monotonic()
+        if self._drawn is None or now - self._drawn >= self.seconds:
+            self._drawn = now
+            draw_all(read_log(self.log_path), self.folder)
+
+    def finalize(self):
+        """Called by the trainer when training ends, however it ends."""
+        draw_all(read_log(self.log_path), self.folder)
+
+
+def draw_all(entries, folder):
+    """One picture for each group of ``entries`` (see ``grouped``) in ``folder``. Returns the paths."""
+    paths = []
+    for group, curves in grouped(entries).items():
+        paths.append(Path(folder) / f"{group}.png")
+        draw(group, curves, paths[-1])
+    return paths
+
+
+def grouped(entries):
+    """{group: {label: (iterations, values)}}: ``dis/loss_fake`` is the curve loss_fake of the group dis.
+
+    All learning rates make one group. Names without a slash (epoch, iteration, …) are left out.
+    """
+    groups = {}
+    for entry in entries:
+        for name, value in entry.items():
+            group, slash, label = name.partition("/")
+            if not slash:
+                continue
+            if label == "learning_rate":
+                group, label = label, group
+            xs, ys = groups.setdefault(group, {}).setdefault(label, ([], []))
+            xs.append(entry["iteration"])
+            ys.append(float(value))
+    return groups
+
+
+def draw(title, curves, path):
+    """Write the curves {label: (iterations, values)} as a PNG; a logarithmic axis where values span 100 times."""
+    figure = Figure(figsize=(7, 4.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    largest = smallest = None
+    for label, (xs, ys) in sorted(curves.items()):
+        step = max(1, len(xs) // MAX_POINTS)
+        axes.plot(xs[::step], ys[::step], label=label, linewidth=1.2, marker="o" if len(xs) < 30 else None,
+                  markersize=3)
+        finite = [y for y in ys if abs(y) != float("inf") and y == y]
+        if finite:
+            largest = max(finite) if largest is None else max(largest, *finite)
+            smallest = min(finite) if smallest is None else min(smallest, *finite)
+    if smallest is not None and smallest > 0 and largest > 100 * smallest:
+        axes.set_yscale("log")
+    axes.set_xlabel("iteration")
+    axes.set_title(title)
+    axes.grid(True, alpha=0.3)
+    if curves:
+        axes.legend(fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,67 @@
+"""How far the training is: a bar with the time left on a terminal, a line now and then elsewhere."""
+import sys
+import time
+
+from tqdm import tqdm
+
+from medi2i.common.compat import chainer
+from medi2i.common.training.log import Log
+
+SECONDS = 5  # between two lines where there is no terminal
+
+
+class Progress(chainer.training.Extension):
+    """Shows iterations, the newest losses of the log, and the time left.
+
+    ``total``: iterations of the whole training. ``shown``: names of log entries to show, in order.
+    """
+
+    priority = chainer.training.PRIORITY_READER - 60  # after the log
+
+    def __init__(self, log: Log, total, shown, stream=None):
+        self.log = log
+        self.total = total
+        self.shown = shown
+        self.stream = stream or sys.stderr
+        self._bar = None
+        self._first = self._started = self._spoken = None
+
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration of this process."""
+        self._first = trainer.updater.iteration
+        self._started = self._spoken = time.monotonic()
+        if self.stream.isatty():
+            self._bar = tqdm(total=self.total, initial=self._first, file=self.stream, dynamic_ncols=True, unit="it")
+
+    def __call__(self, trainer):
+        updater = trainer.updater
+        entry = self.log.entry
+        if self._bar is not None:
+            self._bar.update(updater.iteration - self._bar.n)
+            if entry is not None:
+                self._bar.set_description(f"epoch {updater.epoch}", refresh=False)
+                self._bar.set_postfix_str(self._text(entry), refresh=False)
+            return
+        now = time.monotonic()
+        last = updater.iteration >= self.total
+        if entry is not None and updater.is_new_epoch and (last or now - self._spoken >= SECONDS):
+            self._spoken = now
+            left = (now - self._started) / (updater.iteration - self._first) * (self.total - updater.iteration)
+            print(f"epoch {updater.epoch} iteration {updater.iteration}/{self.total} {self._text(entry)} "
+                  f"left {duration(left)}", file=self.stream, flush=True)
+
+    def _text(self, entry):
+        return " ".join(f"{name} {entry[name]:.4g}" for name in self.shown if name in entry)
+
+    def finalize(self):
+        """Called by the trainer when training ends: closes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds):
+    """``seconds`` as h:mm:ss, or in days and hours when there are days."""
+    seconds = int(round(seconds))
+    if seconds >= 86400:
+        return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,204 @@
+"""Snapshots: the whole state of a training in one npz file, written whole or not at all.
+
+Chainer's own npz functions pickle ``None`` and unpickle what they read; these do neither.
+"""
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+
+FORMAT = 1
+_NONE = "none:"  # an entry of this name says that the value was None
+_NAME = re.compile(r"snapshot_(\d+)\.npz")
+
+
+class BrokenFile(Exception):
+    """An npz file that cannot be read back: truncated, damaged, or holding Python objects."""
+
+
+class Writer(chainer.serializer.Serializer):
+    """A Chainer serializer that fills the dict ``arrays`` (name -> NumPy array) and never pickles."""
+
+    def __init__(self, arrays, path=""):
+        self.arrays = arrays
+        self.path = path
+
+    def __getitem__(self, key):
+        return Writer(self.arrays, f"{self.path}{key.strip('/')}/")
+
+    def __call__(self, key, value):
+        name = self.path + key.lstrip("/")
+        if name in self.arrays or _NONE + name in self.arrays:
+            raise ValueError(f"{name} is serialised twice; each entry of a snapshot needs its own name")
+        if value is None:
+            self.arrays[_NONE + name] = numpy.zeros(0, numpy.uint8)
+            return value
+        array = numpy.asarray(chainer.backends.cuda.to_cpu(value) if isinstance(value, chainer.get_array_types()) else value)
+        if array.dtype.hasobject:
+            raise TypeError(f"{name}: {type(value).__name__} cannot be stored without pickling")
+        self.arrays[name] = array
+        return value
+
+
+class Reader(chainer.serializer.Deserializer):
+    """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there."""
+
+    def __init__(self, arrays, path=""):
+        self.arrays = arrays
+        self.path = path
+
+    def __getitem__(self, key):
+        return Reader(self.arrays, f"{self.path}{key.strip('/')}/")
+
+    def __call__(self, key, value):
+        name = self.path + key.lstrip("/")
+        if _NONE + name in self.arrays:
+            return None
+        stored = self.arrays[name]
+        if value is None:
+            return stored
+        if isinstance(value, chainer.get_array_types()):
+            if value.shape != stored.shape:
+                raise ValueError(f"{name} is {stored.shape} in the file and {value.shape} here")
+            if isinstance(value, numpy.ndarray):
+                numpy.copyto(value, stored)
+            else:
+                value.set(numpy.asarray(stored, dtype=value.dtype))
+            return value
+        return type(value)(stored[()])
+
+
+def serialize_json(serializer, key, value):
+    """Store or read back ``value``, anything JSON can hold: one more entry of a Chainer (de)serializer."""
+    if isinstance(serializer, chainer.serializer.Serializer):
+        serializer(key, numpy.frombuffer(json.dumps(value).encode("utf-8"), numpy.uint8))
+        return value
+    return json.loads(numpy.asarray(serializer(key, None), numpy.uint8).tobytes().decode("utf-8"))
+
+
+def write_npz(path, arrays):
+    """Write the dict ``arrays`` as an npz: a temporary file, fsync, rename. A kill leaves the old file or the new."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                    numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def read_npz(path):
+    """All arrays of an npz file, every checksum verified, nothing unpickled. Raises BrokenFile, or OSError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # ZipFile.read compares the checksum; numpy.load would trust what it gets.
+            return {name.removesuffix(".npy"):
+                    numpy.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+                    for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        raise BrokenFile(f"{path}: not a whole npz file ({error})") from None
+
+
+def sync_folder(folder):
+    """Make a rename in ``folder`` last through a loss of power, where the system can (POSIX)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def state_of(trainer):
+    """The state of a trainer as a dict of arrays: updater, extensions, triggers, single-precision master weights."""
+    arrays = {"format": numpy.asarray(FORMAT)}
+    writer = Writer(arrays)
+    trainer.serialize(writer["trainer"])
+    for name, rule in _master_rules(trainer.updater):
+        writer["master"](name, rule._fp32_param.array)
+    return arrays
+
+
+def restore(trainer, arrays, source):
+    """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError."""
+    if int(arrays.get("format", -1)) != FORMAT:
+        raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
+    try:
+        trainer.serialize(Reader(arrays)["trainer"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{source}: does not fit this training ({error}); "
+                        "was the args file or the data changed?") from None
+    for name, rule in _update_rules(trainer.updater):
+        master = arrays.get("master/" + name)
+        if master is not None:
+            rule._fp32_param = chainer.Parameter(master)
+            rule._fp32_param.to_device(_device_of(trainer.updater, name))
+
+
+def _update_rules(updater):
+    for name, optimizer in updater.get_all_optimizers().items():
+        for path, parameter in optimizer.target.namedparams():
+            if parameter.update_rule is not None:
+                yield f"{name}{path}", parameter.update_rule
+
+
+def _master_rules(updater):
+    # Chainer keeps a single-precision copy of half-precision weights but does not serialise it.
+    return [(name, rule) for name, rule in _update_rules(updater) if rule._fp32_param is not None]
+
+
+def _device_of(updater, name):
+    return updater.get_optimizer(name.split("/")[0]).target.device
+
+
+class SnapshotStore:
+    """The snapshots of one run: ``snapshot_<iteration>.npz`` in ``folder``, the ``keep`` newest of them."""
+
+    def __init__(self, folder, keep=2, warn=print):
+        self.folder = Path(folder)
+        self.keep = keep
+        self.warn = warn
+
+    def files(self):
+        """Paths of all snapshots, oldest first."""
+        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)] if self.folder.is_dir() else []
+        return sorted(found, key=iteration_of)
+
+    def write(self, trainer):
+        """Write a snapshot of ``trainer``, drop the oldest beyond ``keep``, and return the path."""
+        path = self.folder / f"snapshot_{trainer.updater.iteration:09d}.npz"
+        write_npz(path, state_of(trainer))
+        for old in self.files()[:-self.keep]:
+            old.unlink()
+        return path
+
+    def newest(self):
+        """(path, arrays) of the newest snapshot that can be read, or None.
+
+        One that cannot is renamed to ``….broken`` with a warning, and the one before it is taken.
+        """
+        for path in reversed(self.files()):
+            try:
+                return path, read_npz(path)
+            except BrokenFile as error:
+                path.replace(path.with_name(path.name + ".broken"))
+                self.warn(f"warning: {error}; taking the snapshot before it")
+        return None
+
+
+def iteration_of(path):
+    """The iteration in a snapshot's name."""
+    return int(_NAME.fullmatch(Path(path).name).group(1))
