@@ -1,0 +1,41 @@
+"""Loss terms as pure functions: arrays or Variables in, one float32 scalar Variable out.
+
+Images are (N, C, H, W) in [-1, 1] unless a function says otherwise. Weights of terms, reporting and random draws belong
+to the updaters. Half-precision values are cast to float32 first: a mean over an image overflows float16.
+"""
+from medi2i.common.losses.adversarial import (
+    gradient_penalty,
+    least_squares,
+    mean_answer,
+    sigmoid_weighted_least_squares,
+    tanh_weighted_least_squares,
+    weight_magnitude,
+)
+from medi2i.common.losses.perceptual import perceptual
+from medi2i.common.losses.reconstruction import (
+    air_mismatch,
+    channel_weight,
+    class_probabilities,
+    dice,
+    focal_cross_entropy,
+    fold_stack,
+    mean_absolute,
+    mean_square,
+    mean_squared,
+    unfold_stack,
+)
+from medi2i.common.losses.smoothness import (
+    TV_METHODS,
+    channel_variation,
+    gradient_consistency,
+    gradient_difference,
+    total_variation,
+)
+
+__all__ = [
+    "TV_METHODS", "air_mismatch", "channel_variation", "channel_weight", "class_probabilities", "dice",
+    "focal_cross_entropy", "fold_stack", "gradient_consistency", "gradient_difference", "gradient_penalty",
+    "least_squares", "mean_absolute", "mean_answer", "mean_square", "mean_squared", "perceptual",
+    "sigmoid_weighted_least_squares", "tanh_weighted_least_squares", "total_variation", "unfold_stack",
+    "weight_magnitude",
+]

@@ -1,0 +1,102 @@
+"""How far an image is from its truth, pixel by pixel or class by class."""
+import numpy
+
+from medi2i.common.compat import F, chainer
+from medi2i.common.losses.precision import in_float32
+
+PROBABILITY_FLOOR = 1e-7
+
+
+def channel_weight(weights, xp=numpy):
+    """The weights w_c of C channels as a float32 array (1, C, 1, 1); None stays None (all 1)."""
+    if weights is None:
+        return None
+    return xp.asarray(weights, dtype=numpy.float32).reshape(1, -1, 1, 1)
+
+
+def _weighted(values, weight):
+    return values if weight is None else values * F.broadcast_to(chainer.as_variable(weight), values.shape)
+
+
+def _pooled(y, t, ksize):
+    """Means over all ksize x ksize windows that lie inside the image, so that small shifts count less."""
+    if ksize == 1:
+        return y, t
+    return F.average_pooling_2d(y, ksize, 1, 0), F.average_pooling_2d(t, ksize, 1, 0)
+
+
+def mean_absolute(y, t, weight=None, ksize=1):
+    """mean(w_c |y - t|), after averaging both over ``ksize`` x ``ksize`` windows.
+
+    Args: y, t (N, C, H, W); weight: (1, C, 1, 1) or None, see :func:`channel_weight`.
+    """
+    y, t = _pooled(*in_float32(y, t), ksize)
+    return F.mean(_weighted(F.absolute(y - t), weight))
+
+
+def mean_squared(y, t, weight=None, ksize=1):
+    """mean(w_c (y - t)^2); arguments as in :func:`mean_absolute`."""
+    y, t = _pooled(*in_float32(y, t), ksize)
+    return F.mean(_weighted(F.square(y - t), weight))
+
+
+def mean_square(e):
+    """mean(e^2): what keeps the deepest feature small (``lambda_reg``). Any shape."""
+    return F.mean(F.square(in_float32(e)))
+
+
+def unfold_stack(y, stack):
+    """(N, stack*C, H, W) to (N*stack, C, H, W): the slices of a stack become images of their own."""
+    n, channels, height, width = y.shape
+    return F.reshape(y, (n * stack, channels // stack, height, width))
+
+
+def fold_stack(y, stack):
+    """The way back from :func:`unfold_stack`: (N*stack, C, H, W) to (N, stack*C, H, W)."""
+    n, channels, height, width = y.shape
+    return F.reshape(y, (n // stack, channels * stack, height, width))
+
+
+def class_probabilities(scores, stack=1):
+    """Scores (N, stack*classes, H, W) to probabilities (N*stack, classes, H, W): softmax over each slice's classes."""
+    return F.softmax(unfold_stack(in_float32(scores), stack), axis=1)
+
+
+def focal_cross_entropy(p, t, gamma, weight=None):
+    """mean(w_c (-t log p) (1 - p)^gamma), p and t clipped to [1e-7, 1 - 1e-7] (Lin et al., 2017, for many classes).
+
+    Args: p probabilities, t one-hot truth, both (N, C, H, W); gamma >= 0, where 0 is the plain cross entropy.
+    The mean is over all elements, not over pixels, as in the released code.
+    """
+    p, t = in_float32(p, t)
+    p = F.clip(p, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+    t = F.clip(t, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+    entropy = -t * F.log(p)
+    if gamma:
+        entropy = entropy * (1.0 - p) ** float(gamma)
+    return F.mean(_weighted(entropy, weight))
+
+
+def dice(p, t, weight=None):
+    """-(sum_c w_c) sum_c S_c, S_c = sum(p t) / sum(p^2 + t^2 + 1e-7), both sums over (N, H, W).
+
+    Without weights the factor is 1. With weights every class counts with their sum, not with its own: that is what the
+    released code computes (its golden arrays show it), so the weights steer this term against the others only.
+
+    Args: p probabilities, t one-hot truth, both (N, C, H, W); weight: see :func:`channel_weight`.
+    """
+    p, t = in_float32(p, t)
+    common = F.sum(p * t, axis=(0, 2, 3))
+    size = F.sum(F.square(p) + F.square(t) + PROBABILITY_FLOOR, axis=(0, 2, 3))
+    overlap = F.sum(common / size)
+    return -overlap if weight is None else -overlap * F.sum(chainer.as_variable(weight))
+
+
+def air_mismatch(x, y, threshold):
+    """mean(|x - y| where exactly one of x and y is <= threshold, else 0): air that becomes tissue, or the reverse.
+
+    Args: x, y (N, C, H, W) in [-1, 1]; threshold in [-1, 1]. Which pixels count is taken as constant.
+    """
+    x, y = in_float32(x, y)
+    differs = (x.array <= threshold) ^ (y.array <= threshold)
+    return F.mean(F.absolute(x - y) * differs.astype(x.dtype))

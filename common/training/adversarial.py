@@ -1,0 +1,127 @@
+"""What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state."""
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy
+
+from medi2i.common import losses
+from medi2i.common.compat import chainer
+from medi2i.common.training.eve import Eve
+from medi2i.common.training.loss_scale import LossScale
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One term of a loss: the name under which ``value`` is reported, and its weight in the sum.
+
+    ``value`` is a scalar Variable, or a number where there is nothing to differentiate.
+    """
+
+    name: str
+    weight: float
+    value: object
+
+
+def settings_from_options(cls, options):
+    """An instance of the dataclass ``cls`` whose every field is the option of the same name."""
+    return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Opponent:
+    """How a discriminator is asked and what its answers cost.
+
+    Args:
+        jitter: sd of the noise on the targets 0 and 1, drawn once a call; see ``random``.
+        least_squares: function (answer, target) of :mod:`medi2i.common.losses`, plain or weighted.
+        random: :class:`medi2i.common.training.randomness.RandomState`.
+    """
+
+    jitter: float
+    least_squares: Callable
+    random: object
+
+    def cost(self, answer, target):
+        """Least squares of ``answer`` to ``target`` plus N(0, jitter)."""
+        return self.least_squares(answer, target + self.random.normal(self.jitter))
+
+    def exact_cost(self, answer, target):
+        """Least squares of ``answer`` to ``target`` as it is; nothing is drawn."""
+        return self.least_squares(answer, target)
+
+
+class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
+    """Base of both updaters.
+
+    Args:
+        iterator: Chainer iterator, or a dict of them; "main" counts the epochs.
+        optimizers: dict name -> optimizer, set up; names are the networks'.
+        random: RandomState of this run; saved and restored with the updater.
+        device: Chainer device, its name or number, or None for where the networks are.
+    """
+
+    def __init__(self, iterator, optimizers: Mapping, random, device=None):
+        super().__init__(iterator, dict(optimizers), device=device, auto_new_epoch=False)
+        self.random = random
+        self.pools = {}
+        # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
+        half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
+        self.loss_scales = {} if half else None
+
+    def next_batch(self, name="main"):
+        """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
+        return self.converter(self.get_iterator(name).next(), self.input_device)
+
+    def with_noise(self, x, sigma):
+        """x + N(0, sigma), for an array x of any shape. No draw is made for sigma 0."""
+        if sigma == 0:
+            return x
+        return x + (self.random.normal_array(x.shape) * float(sigma)).astype(x.dtype, copy=False)
+
+    def minimise(self, names: Iterable[str], terms: Iterable[Term]):
+        """Report every term and take one step of the optimizers ``names``, in this order, on their weighted sum.
+
+        Terms of weight 0 are reported only. Nothing is done where no term has a weight.
+        """
+        names, terms = tuple(names), tuple(terms)
+        chainer.report({term.name: term.value for term in terms})
+        total = None
+        for term in terms:
+            if term.weight > 0 and isinstance(term.value, chainer.Variable):
+                value = float(term.weight) * term.value
+                total = value if total is None else total + value
+        if total is None:
+            return
+        optimizers = [self.get_optimizer(name) for name in names]
+        links = [optimizer.target for optimizer in optimizers]
+        for link in links:
+            link.cleargrads()
+        if self.loss_scales is None:
+            total.backward()
+        elif not self._backward_scaled(names, total, links):
+            return
+        for optimizer in optimizers:
+            if isinstance(optimizer, Eve):
+                optimizer.update(loss=total)
+            else:
+                optimizer.update()
+
+    def _backward_scaled(self, names, total, links):
+        scale = self.loss_scales.setdefault(names[0], LossScale())
+        total.backward(loss_scale=scale.value)
+        return scale.accept(links)
+
+    def penalty_term(self, name, dis, fake, real, weight):
+        """The gradient penalty of the critic ``dis``, reported with its weight under ``name``/loss_gp."""
+        penalty = losses.gradient_penalty(dis, real, fake, self.random.uniform_array(len(real)))
+        return Term(f"{name}/loss_gp", 1.0, float(weight) * penalty)
+
+    def serialize(self, serializer):
+        """Iterators, networks, optimizers and the iteration (Chainer's), pools, random state and loss scales."""
+        super().serialize(serializer)
+        self.random.serialize(serializer["random"])
+        for name, pool in self.pools.items():
+            pool.serialize(serializer["pool:" + name])
+        if self.loss_scales is not None:
+            for name in self.get_all_optimizers():
+                self.loss_scales.setdefault(name, LossScale()).serialize(serializer["loss_scale:" + name])

@@ -1,0 +1,100 @@
+"""All randomness of a training run in one object that is seeded once and saved with the run.
+
+The state is stored as plain integer and float arrays, so that reading a snapshot never unpickles anything.
+"""
+import numpy
+
+from medi2i.common.compat import chainer
+
+_WORD = (1 << 64) - 1
+
+
+class RandomState:
+    """A seeded source of random numbers that Chainer can serialise.
+
+    Chainer's dropout and the decoder's noise draw from NumPy's (or CuPy's) global state: :meth:`seed_global` seeds
+    that, too, and it is saved and restored together with this one.
+
+    Args:
+        seed: whole number >= 0. Same seed, same numbers.
+        xp: numpy or cupy; where arrays are drawn.
+    """
+
+    def __init__(self, seed, xp=numpy):
+        self.generator = numpy.random.Generator(numpy.random.PCG64(seed))
+        self.xp = xp
+
+    def seed_global(self):
+        """Seed NumPy's global state, and CuPy's on a GPU, from this generator."""
+        numpy.random.seed(self.integer(2 ** 32))
+        if self.xp is not numpy:
+            self.xp.random.seed(self.integer(2 ** 32))
+
+    def coin(self):
+        """True or False, with probability 1/2 each."""
+        return bool(self.generator.integers(2))
+
+    def integer(self, below):
+        """A whole number 0 <= n < below."""
+        return int(self.generator.integers(below))
+
+    def choice(self, below, count):
+        """``count`` different whole numbers 0 <= n < below, in random order, as a list."""
+        return [int(n) for n in self.generator.permutation(below)[:count]]
+
+    def normal(self, sd):
+        """One number from N(0, sd), a Python float. No draw is made for sd 0."""
+        return float(self.generator.normal(0.0, sd)) if sd > 0 else 0.0
+
+    def uniform_array(self, shape):
+        """float32 array of ``shape``, uniform in [0, 1)."""
+        return self.xp.asarray(self.generator.random(shape, dtype=numpy.float32))
+
+    def normal_array(self, shape):
+        """float32 array of ``shape`` from N(0, 1); on a GPU it is drawn there."""
+        if self.xp is numpy:
+            return self.generator.standard_normal(shape, dtype=numpy.float32)
+        return self.xp.random.standard_normal(shape, dtype=numpy.float32)
+
+    def serialize(self, serializer):
+        """Save or restore this generator and NumPy's global state through a Chainer serializer.
+
+        CuPy cannot tell its state. On a GPU saving therefore reseeds it, with a number that is saved: the run that goes
+        on and the run that resumes draw the same numbers from there.
+        """
+        if isinstance(serializer, chainer.Serializer):
+            if self.xp is not numpy:
+                device_seed = self.integer(2 ** 32)
+                self.xp.random.seed(device_seed)
+                serializer("device_seed", device_seed)
+            serializer("generator", _generator_words(self.generator))
+            _, keys, position, has_gauss, gauss = numpy.random.get_state()
+            serializer("numpy_keys", keys)
+            serializer("numpy_position", numpy.array([position, has_gauss], dtype=numpy.int64))
+            serializer("numpy_gauss", numpy.float64(gauss))
+            return
+        _restore_generator(self.generator, serializer("generator", None))
+        position, has_gauss = (int(n) for n in serializer("numpy_position", None))
+        keys = numpy.asarray(serializer("numpy_keys", None), dtype=numpy.uint32)
+        numpy.random.set_state(("MT19937", keys, position, has_gauss, float(serializer("numpy_gauss", None))))
+        if self.xp is not numpy:
+            self.xp.random.seed(int(serializer("device_seed", None)))
+
+
+def _generator_words(generator):
+    """The state of a PCG64 generator as six uint64: state and increment (128 bits each), and the spare 32-bit word."""
+    state = generator.bit_generator.state
+    inner = state["state"]
+    return numpy.array([inner["state"] >> 64, inner["state"] & _WORD, inner["inc"] >> 64, inner["inc"] & _WORD,
+                        state["has_uint32"], state["uinteger"]], dtype=numpy.uint64)
+
+
+def _restore_generator(generator, words):
+    words = [int(word) for word in words]
+    if len(words) != 6:
+        raise ValueError(f"the saved random state has {len(words)} words; it should have 6")
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": words[0] << 64 | words[1], "inc": words[2] << 64 | words[3]},
+        "has_uint32": words[4], "uinteger": words[5],
+    }

@@ -1,0 +1,57 @@
+"""Learning-rate schedules as functions of how far training has come.
+
+They keep no state of their own: a resumed run knows how far it is, so it has the same rate as one that never stopped.
+"""
+import math
+
+from medi2i.common.compat import chainer
+
+
+def cosine_factor(epoch, epochs, restarts):
+    """(1 + cos(pi s / S)) / 2, S = max(epochs // restarts, 1), s = epoch mod S (Loshchilov and Hutter, 2017).
+
+    From 1 towards 0, ``restarts`` times in ``epochs``; ``epoch`` is the number of epochs completed. (In the released
+    code the first epoch of each restart but the first ran at rate 0, because the end of one period overwrote the start
+    of the next; here it runs at the full rate.)
+    """
+    period = max(epochs // restarts, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (epoch % period) / period))
+
+
+def linear_factor(epoch_detail, epochs):
+    """1 for the first half of ``epochs``, then linear to 0. ``epoch_detail`` is the fraction of epochs seen."""
+    return min(1.0, max(0.0, 2.0 * (1.0 - epoch_detail / epochs)))
+
+
+class LearningRateSchedule(chainer.training.Extension):
+    """Trainer extension that sets the rate of several optimizers before training and after each iteration.
+
+    Args:
+        controls: list of :class:`medi2i.common.training.optimizers.RateControl`.
+        epochs: number of epochs of the whole run.
+        lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
+    """
+
+    trigger = 1, "iteration"
+    # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
+    priority = chainer.training.PRIORITY_READER
+    name = "learning_rate_schedule"
+
+    def __init__(self, controls, epochs, lr_drop):
+        self.controls = list(controls)
+        self.epochs = epochs
+        self.lr_drop = lr_drop
+
+    def factor(self, updater):
+        """The factor on the full rate for the next update."""
+        if self.lr_drop > 0:
+            return cosine_factor(updater.epoch, self.epochs, self.lr_drop)
+        return linear_factor(updater.epoch_detail, self.epochs)
+
+    def initialize(self, trainer):
+        self(trainer)
+
+    def __call__(self, trainer):
+        factor = self.factor(trainer.updater)
+        for control in self.controls:
+            control.set_factor(factor)

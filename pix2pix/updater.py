@@ -1,0 +1,124 @@
+"""One update of pix2pix (Isola et al., 2017, and the additions of Kaji and Kida, 2019)."""
+import dataclasses
+
+from medi2i.common import losses
+from medi2i.common.compat import F
+from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
+from medi2i.common.training.pool import HistoryPool
+
+_MISPAIR_FROM = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """What the update needs of :class:`medi2i.common.options.PairedOptions`; names and meaning are the options'."""
+
+    batch_size: int
+    stack: int
+    class_num: int
+    class_weight: list | None
+    noise: float
+    lambda_rec_l1: float
+    lambda_rec_l2: float
+    lambda_rec_ce: float
+    lambda_dice: float
+    lambda_dis: float
+    lambda_tv: float
+    lambda_reg: float
+    lambda_mispair: float
+    lambda_wgan_gp: float
+    focal_gamma: float
+    loss_ksize: int
+    dis_warmup: int
+    dis_jitter: float
+    dis_reg_weighting: float
+    dis_wgan: bool
+
+    @classmethod
+    def from_options(cls, options):
+        """The settings that ``options`` ask for."""
+        return settings_from_options(cls, options)
+
+
+class Pix2pixUpdater(AdversarialUpdater):
+    """Encoder and decoder first, with all their terms; then the discriminator, on the history pool.
+
+    Args:
+        iterator: gives pairs (x (C, H, W), t (C', H, W)) in [-1, 1]; with classes t is one-hot, slice by slice.
+        optimizers: dict with "enc_x", "dec_y" and, for an adversarial loss, "dis".
+        networks: object with ``enc_x``, ``dec_y`` and ``dis`` (None without adversarial loss).
+        settings: :class:`LossSettings`.
+        random, device: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+
+    Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
+    ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``, ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is
+    reported with its weight, as in the released code.
+    """
+
+    def __init__(self, iterator, optimizers, networks, settings, random, device=None):
+        super().__init__(iterator, optimizers, random, device)
+        self.networks = networks
+        self.settings = settings
+        least_squares = (losses.sigmoid_weighted_least_squares if settings.dis_reg_weighting > 0
+                         else losses.least_squares)
+        self.opponent = Opponent(settings.dis_jitter, least_squares, random)
+        if settings.lambda_dis > 0:
+            self.pools["xy"] = HistoryPool(50 * settings.batch_size, random)
+
+    def update_core(self):
+        x, t = self.next_batch()
+        latent, y = self.translate(x)
+        if self.settings.lambda_dis > 0 and self.iteration >= self.settings.dis_warmup:
+            fake = F.concat([x, y], axis=1)
+            self.minimise(("enc_x", "dec_y"), self.generator_terms(latent, y, t) + self.adversarial_terms(fake))
+            self.minimise(("dis",), self.discriminator_terms(x, t, fake.array))
+        else:
+            self.minimise(("enc_x", "dec_y"), self.generator_terms(latent, y, t))
+
+    def translate(self, x):
+        """The deepest feature of x (N, C, H, W), and its translation: (N, C', H, W), probabilities with classes."""
+        features = self.networks.enc_x(self.with_noise(x, self.settings.noise))
+        y = self.networks.dec_y(features)
+        if self.settings.class_num > 0:
+            stack = self.settings.stack
+            y = losses.fold_stack(losses.class_probabilities(y, stack), stack)
+        return features[-1], y
+
+    def generator_terms(self, latent, y, t):
+        """All terms of encoder and decoder but the adversarial one. y, t (N, C', H, W), latent of any shape."""
+        s = self.settings
+        weight = losses.channel_weight(s.class_weight, self.random.xp)
+        if s.class_num > 0:
+            y, t = losses.unfold_stack(y, s.stack), losses.unfold_stack(t, s.stack)
+        candidates = (
+            ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(latent)),
+            ("dec_y/loss_CE", s.lambda_rec_ce, lambda: losses.focal_cross_entropy(y, t, s.focal_gamma, weight)),
+            ("dec_y/loss_dice", s.lambda_dice, lambda: losses.dice(y, t, weight)),
+            ("dec_y/loss_L1", s.lambda_rec_l1, lambda: losses.mean_absolute(y, t, weight, s.loss_ksize)),
+            ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight, s.loss_ksize)),
+            ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),
+        )
+        return [Term(name, weighting, value()) for name, weighting, value in candidates if weighting > 0]
+
+    def adversarial_terms(self, fake):
+        """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""
+        answer = self.networks.dis(fake)
+        cost = -losses.mean_answer(answer) if self.settings.dis_wgan else self.opponent.cost(answer, 1.0)
+        return [Term("dec_y/loss_dis", self.settings.lambda_dis, cost)]
+
+    def discriminator_terms(self, x, t, fake):
+        """All terms of the discriminator. x, t and fake = [x, y] are arrays: no gradient flows into the generator."""
+        s, dis, pool = self.settings, self.networks.dis, self.pools["xy"]
+        real = self.random.xp.concatenate([x, t], axis=1)
+        old = pool.query(fake)
+        if s.dis_wgan:
+            return [Term("dis/loss_real", 0.5, -losses.mean_answer(dis(real))),
+                    Term("dis/loss_fake", 0.5, losses.mean_answer(dis(old))),
+                    self.penalty_term("dis", dis, old, real, s.lambda_wgan_gp)]
+        terms = [Term("dis/loss_real", 0.5, self.opponent.cost(dis(real), 1.0)),
+                 Term("dis/loss_fake", 0.5, self.opponent.cost(dis(old), 0.0))]
+        if s.lambda_mispair > 0 and len(pool) > _MISPAIR_FROM:
+            other = pool.sample(len(x))[:, :x.shape[1]]
+            answer = dis(self.random.xp.concatenate([other, t], axis=1))
+            terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.opponent.cost(answer, 0.0)))
+        return terms
