@@ -5,6 +5,7 @@ from typing import ClassVar
 from medi2i.common.options import shared
 from medi2i.common.options.machinery import Checked, option
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
+from medi2i.common.options.runs import RunOptions
 
 
 @dataclass
@@ -50,16 +51,21 @@ class PairedTrainingOptions(shared.TrainingOptions):
 class PairedPictureOptions(shared.PictureOptions):
     """Logs and pictures."""
 
-    display_interval: int = option(100, type=int, low=1, help="iterations between two lines of the log")
     nvis: int = option(3, type=int, low=0, help="number of images in a picture")
-    vis_random: bool = option(False, "-vr", type=bool, help="pictures of random images, not always the same")
-    parameter_statistics: bool = option(False, "-ps", type=bool, help="log statistics of the weights")
+
+
+@dataclass
+class PairedRunOptions(RunOptions):
+    """Runs: resuming, ending, checking."""
+
+    best_metric: str = option(None, choices=("RMSE", "MAE", "Dice"), help="validation metric that decides which epoch "
+                              "is best; default: RMSE, with classes Dice")
 
 
 @dataclass
 class PairedOptions(shared.FileOptions, shared.ImageOptions, PairOptions, shared.AugmentationOptions,
                     PairedTrainingOptions, shared.GeneratorOptions, shared.DiscriminatorOptions,
-                    PairedLossOptions, shared.RegularisationOptions, PairedPictureOptions):
+                    PairedLossOptions, shared.RegularisationOptions, PairedPictureOptions, PairedRunOptions):
     """All options of pix2pix."""
 
     APPLICATION: ClassVar[str] = "pix2pix"

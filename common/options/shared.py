@@ -138,9 +138,14 @@ class DiscriminatorOptions(Checked):
 class PictureOptions(Checked):
     """Logs and pictures."""
 
+    display_interval: int = option(100, type=int, low=1, help="iterations between two lines of the log")
+    parameter_statistics: bool = option(False, "-ps", type=bool, help="log statistics of the weights each epoch")
     vis_freq: int = option(None, "-vf", type=int, low=1, help="pictures every so many iterations; default: each epoch")
     vis_window: list = option(None, type=float, nargs=2, metavar=("LOW", "HIGH"),
                               help="values (HU) shown black and white in pictures; default: the clip")
+    vis_windowB: list = option(None, type=float, nargs=2, metavar=("LOW", "HIGH"),
+                               help="the same for outputs (domain B), where another window suits them")
+    vis_random: bool = option(False, "-vr", type=bool, help="pictures of random images, not always the same")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from typing import ClassVar
 from medi2i.common.options import kinds, shared
 from medi2i.common.options.machinery import Checked, option, redefault
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
+from medi2i.common.options.runs import RunOptions
 
 
 @dataclass
@@ -81,9 +82,18 @@ class UnpairedPictureOptions(shared.PictureOptions):
 
 
 @dataclass
+class UnpairedRunOptions(RunOptions):
+    """Runs: resuming, ending, checking."""
+
+    best_metric: str = option("cycle_MAE", choices=("cycle_MAE", "cycle_RMSE"), help="validation metric that decides "
+                              "which epoch is best: of both cycles, there is no truth to compare with")
+
+
+@dataclass
 class UnpairedOptions(shared.FileOptions, shared.ImageOptions, DomainOptions, shared.AugmentationOptions,
                       UnpairedTrainingOptions, UnpairedGeneratorOptions, UnpairedDiscriminatorOptions,
-                      UnpairedLossOptions, shared.RegularisationOptions, UnpairedPictureOptions):
+                      UnpairedLossOptions, shared.RegularisationOptions, UnpairedPictureOptions,
+                      UnpairedRunOptions):
     """All options of CycleGAN."""
 
     APPLICATION: ClassVar[str] = "cyclegan"

@@ -15,17 +15,18 @@ class Log(chainer.training.Extension):
     """Means of all observations since the line before, every ``interval`` iterations and at the end of each epoch.
 
     A line is ``{"epoch", "iteration", "elapsed_time" (s, all sessions of the run), <observation>: mean, …}``; values
-    are plain numbers, NaN and infinities as JSON strings. ``entry`` is the line just written (None in between),
+    are plain numbers, NaN and infinities as JSON strings. ``rates()`` gives more entries, as they are at that moment. ``entry`` is the line just written (None in between),
     ``lines`` how many there are. After ``serialize`` has restored an earlier state, ``initialize`` cuts the files back
     to it.
     """
 
-    priority = chainer.training.PRIORITY_READER
+    priority = 150  # before the schedule sets the next rate, after all that is observed
 
-    def __init__(self, folder, interval, warn=print):
+    def __init__(self, folder, interval, rates=dict, warn=print):
         self.path = Path(folder) / "log.jsonl"
         self.table = Table(Path(folder) / "log.csv")
         self.interval = interval
+        self.rates = rates
         self.warn = warn
         self.lines = 0
         self.entry = None
@@ -51,7 +52,8 @@ class Log(chainer.training.Extension):
         self.entry = None
         if updater.iteration % self.interval == 0 or updater.is_new_epoch:
             self.entry = {"epoch": updater.epoch, "iteration": updater.iteration,
-                          "elapsed_time": round(trainer.elapsed_time, 3), **self._means(), **learning_rates(updater)}
+                          "elapsed_time": round(trainer.elapsed_time, 3), **self._means(),
+                          **self.rates()}
             self._sums = {}
             self._append(self.entry)
 
@@ -112,18 +114,6 @@ def read_log(path):
             except json.JSONDecodeError:
                 break
     return entries
-
-
-def learning_rates(updater):
-    """{``<optimizer>/learning_rate``: value} of all optimizers: ``eta`` or ``alpha`` of the Adam family, else ``lr``."""
-    rates = {}
-    for name, optimizer in sorted(updater.get_all_optimizers().items()):
-        hyperparameter = vars(optimizer.hyperparam)
-        if "eta" in hyperparameter:
-            rates[f"{name}/learning_rate"] = float(hyperparameter["eta"]) * float(hyperparameter["alpha"])
-        elif "lr" in hyperparameter:
-            rates[f"{name}/learning_rate"] = float(hyperparameter["lr"])
-    return rates
 
 
 def _line(entry):

@@ -41,7 +41,8 @@ class Writer(chainer.serializer.Serializer):
         if value is None:
             self.arrays[_NONE + name] = numpy.zeros(0, numpy.uint8)
             return value
-        array = numpy.asarray(chainer.backends.cuda.to_cpu(value) if isinstance(value, chainer.get_array_types()) else value)
+        on_device = isinstance(value, chainer.get_array_types())
+        array = numpy.asarray(chainer.backends.cuda.to_cpu(value) if on_device else value)
         if array.dtype.hasobject:
             raise TypeError(f"{name}: {type(value).__name__} cannot be stored without pickling")
         self.arrays[name] = array

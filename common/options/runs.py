@@ -1,0 +1,23 @@
+"""The options of how a training runs: snapshots, resuming, when it ends, what it shows. None changes the networks."""
+from dataclasses import dataclass
+
+from medi2i.common.options.machinery import Checked, option
+
+
+@dataclass
+class RunOptions(Checked):
+    """Runs: resuming, ending, checking."""
+
+    resume: str = option(None, metavar="RUN", help="go on with the training in this run folder exactly where its "
+                         "newest snapshot is; needs no other option, but -e can extend it")
+    snapshot_minutes: float = option(5, type=float, low=0, help="minutes between two snapshots to resume from; "
+                                     "0: only by --snapshot_interval and at the end")
+    snapshot_interval: int = option(0, type=int, low=0, help="iterations between two snapshots; 0: only by time")
+    snapshot_keep: int = option(2, type=int, low=1, help="snapshots kept, the newest ones")
+    patience: int = option(None, type=int, low=1, help="end after so many epochs without a better --best_metric")
+    max_hours: float = option(None, type=float, low=0, help="end after so many hours, with a snapshot to resume from")
+    loss_limit: float = option(1e6, type=float, low=0, help="a loss beyond this ends the training; 0: no limit")
+    check: bool = option(False, type=bool, help="read all data, build everything, do one update, say how long the "
+                         "training would take, and make no run folder")
+    summary: bool = option(False, type=bool, help="print the layers of the networks before the training")
+    tensorboard: bool = option(False, type=bool, help="also write TensorBoard event files (needs tensorboardX)")

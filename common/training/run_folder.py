@@ -1,0 +1,103 @@
+"""The folder of one training run: made whole in one step, opened again to resume."""
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from medi2i.common.errors import UserError
+from medi2i.common.options import save_args
+
+try:
+    import fcntl
+except ImportError:  # Windows: two trainings in one folder are then the user's care
+    fcntl = None
+
+FOLDERS = ("plots", "vis", "snapshots")
+
+
+class RunFolder:
+    """``args``, ``command.txt``, weights, log, and the folders ``plots``, ``vis`` and ``snapshots``.
+
+    Holds a lock as long as it lives, so that two processes never train in one folder. Raises UserError if another does.
+    """
+
+    def __init__(self, path, resumed):
+        self.path = Path(path)
+        self.resumed = resumed
+        self.plots, self.vis, self.snapshots = (self.path / name for name in FOLDERS)
+        self._lock = _locked(self.path / ".lock")
+
+    @classmethod
+    def create(cls, out, options, command_line):
+        """A new folder ``<out>/<YYYYmmdd_HHMMSS>`` holding ``args`` and ``command.txt``; it appears complete."""
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new_", dir=out))
+        try:
+            temporary.chmod(0o755)
+            for name in FOLDERS:
+                (temporary / name).mkdir()
+            save_args(options, temporary / "args")
+            (temporary / "command.txt").write_text(shlex.join(command_line) + "\n", encoding="utf-8")
+            path = _renamed(temporary, out / time.strftime("%Y%m%d_%H%M%S"))
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return cls(path, resumed=False)
+
+    @classmethod
+    def open(cls, path, options, command_line):
+        """The existing folder of a run, whose ``args`` become ``options``."""
+        run = cls(path, resumed=True)
+        for folder in (run.plots, run.vis, run.snapshots):
+            folder.mkdir(exist_ok=True)
+        save_args(options, run.path / "args")
+        with open(run.path / "command.txt", "a", encoding="utf-8") as file:
+            file.write(shlex.join(command_line) + "\n")
+        return run
+
+    def write_best(self, epoch, metric, value):
+        """``best.json``: which epoch was best, by which metric; removed for epoch None."""
+        path = self.path / "best.json"
+        if epoch is None:
+            path.unlink(missing_ok=True)
+            return
+        temporary = path.with_name("best.json.tmp")
+        temporary.write_text(json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def close(self):
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _renamed(temporary, wanted):
+    for number in range(1, 1000):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+        if path.exists():
+            continue
+        with contextlib.suppress(FileExistsError):  # another training may have taken the name this moment
+            return temporary.rename(path)
+    raise UserError(f"{wanted}: a thousand runs of this second exist already; choose another --out")
+
+
+def _locked(path):
+    if fcntl is None:
+        return None
+    lock = open(path, "w")  # noqa: SIM115 it stays open as long as the run
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"{path.parent}: another process is training in this folder; "
+                        "wait for it, or stop it first") from None
+    except OSError:
+        lock.close()  # some network file systems have no locks
+        return None
+    return lock

@@ -1,0 +1,103 @@
+"""Weights in the released layout beside ``args``: ``enc_x50.npz dec_y50.npz dis50.npz`` and ``opt_enc_x50.npz`` …"""
+import re
+from pathlib import Path
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.inference.checkpoint import load_link, save_networks
+from medi2i.common.training.snapshot import BrokenFile, Reader, Writer, read_npz, write_npz
+
+_NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
+
+
+class WeightStore:
+    """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object."""
+
+    def __init__(self, folder, networks, optimizers):
+        self.folder = Path(folder)
+        self.networks = networks
+        self.optimizers = optimizers
+
+    def save(self, epoch):
+        """Write all networks and the state of all optimizers under the number ``epoch``."""
+        save_networks(self.folder, self.networks, epoch)
+        for name, optimizer in self.optimizers.items():
+            arrays = {}
+            optimizer.serialize(Writer(arrays))
+            write_npz(self.folder / f"opt_{name}{epoch}.npz", arrays)
+
+    def remove(self, epoch):
+        """Remove what ``save`` wrote for ``epoch``."""
+        for name in self._names():
+            (self.folder / f"{name}{epoch}.npz").unlink(missing_ok=True)
+
+    def remove_after(self, epoch):
+        """Remove weights of epochs later than ``epoch``: a resumed run makes them again."""
+        for path in self.folder.glob("*.npz"):
+            match = _NUMBERED.fullmatch(path.name)
+            if match and match["name"] in self._names() and int(match["epoch"]) > epoch:
+                path.unlink()
+
+    def _names(self):
+        return [*self.networks, *("opt_" + name for name in self.optimizers)]
+
+
+class SaveWeights(chainer.training.Extension):
+    """Saves the weights every ``interval`` epochs (never for interval <= 0)."""
+
+    priority = chainer.training.PRIORITY_EDITOR
+
+    def __init__(self, store, interval, ending):
+        self.store = store
+        self.interval = interval
+        self.ending = ending
+
+    def __call__(self, trainer):
+        updater = trainer.updater
+        if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
+            self.store.save(updater.epoch)
+
+    def regular(self, epoch):
+        """Whether the weights of ``epoch`` are kept whether or not they are the best."""
+        return self.interval > 0 and epoch % self.interval == 0
+
+
+def siblings(path, names):
+    """{name: file} of the networks saved together with ``path``: ``enc_x50.npz`` leads to ``dec_y50.npz`` …
+
+    Raises UserError when ``path`` is not named like one of ``names`` with an epoch. The files need not exist.
+    """
+    path = Path(path)
+    match = _NUMBERED.fullmatch(path.name)
+    if match is None or match["name"] not in names:
+        raise UserError(f"--model_gen/--model_dis: {path} is not named like {', '.join(f'{n}50.npz' for n in names)}")
+    return {name: path.with_name(f"{name}{match['epoch']}.npz") for name in names}
+
+
+def load_initial(path, networks, needed):
+    """Load weights to start from: those saved together with the file ``path``. Returns {name: file} of what was loaded.
+
+    networks: dict name -> link. needed: names without which there is nothing to start from; others are loaded if there.
+    """
+    files = siblings(path, list(networks))
+    loaded = {}
+    for name, file in files.items():
+        if name in needed or file.is_file():
+            load_link(file, networks[name])
+            loaded[name] = file
+    return loaded
+
+
+def load_optimizers(files, optimizers):
+    """Load the state of the optimizers saved beside the weights ``files`` (dict name -> file). Raises UserError."""
+    for name, file in files.items():
+        if name not in optimizers:
+            continue
+        path = Path(file).with_name("opt_" + Path(file).name)
+        if not path.is_file():
+            raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
+        try:
+            optimizers[name].serialize(Reader(read_npz(path)))
+        except (BrokenFile, KeyError, ValueError) as error:
+            raise UserError(f"{path}: not the state of this optimizer ({error}); "
+                            "leave --load_optimizer out to start afresh") from None
