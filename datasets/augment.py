@@ -1,0 +1,107 @@
+"""Random changes of training images: scale, rotation, flip, shift, noise (reference.md section 5).
+
+What is drawn is kept apart from how it is applied, so that both images of a pair get the same. Images are (C, H, W)
+in [-1, 1]; what lies outside of an image reads as -1, which is air in CT.
+"""
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image as Pillow
+
+OUTSIDE = -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far images may be changed. Flips and shifts happen only if ``translate`` (pixels) is above 0.
+
+    ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
+    Gaussian noise on the input image, in [-1, 1].
+    """
+
+    translate: int = 0
+    rotation: float = 0.0
+    scale: float = 0.0
+    noise: float = 0.0
+
+    def draw(self, rng):
+        """One ``Draw`` from the numpy Generator ``rng``.
+
+        Every variate is drawn, used or not: switching one of them on leaves the others as they were.
+        """
+        scale, rotation = rng.uniform(-1, 1, 2)
+        flip = rng.random() < 0.5
+        down, right = rng.integers(-self.translate, self.translate, 2, endpoint=True)
+        return Draw(scale=1.0 + self.scale * float(scale), degrees=self.rotation * float(rotation),
+                    flip=bool(flip) and self.translate > 0, down=int(down), right=int(right))
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One change, in this order: scale about the centre, rotate counter-clockwise as seen, flip left-right, shift."""
+
+    scale: float = 1.0
+    degrees: float = 0.0
+    flip: bool = False
+    down: int = 0
+    right: int = 0
+
+
+STILL = Draw()
+
+
+def apply(array, draw, size, *, nearest=False, outside=OUTSIDE):
+    """``array`` (C, H, W) changed by ``draw`` and cut to the centre ``size`` (h, w) -> (C, h, w), a new array.
+
+    Scale and rotation are one bilinear interpolation (``nearest``: none, for class numbers). Pixels that lie outside
+    of the image get ``outside``. The same draw and sizes treat any number of channels alike.
+    """
+    height, width = size
+    top = (array.shape[1] - height) // 2 - draw.down
+    left = (array.shape[2] - width) // 2 - draw.right
+    if draw.scale == 1 and draw.degrees == 0:
+        # The flip is about the image's centre and comes before the shift.
+        return _window(array[:, :, ::-1] if draw.flip else array, top, left, size, outside)
+    return _resample(array, draw, top, left, size, nearest, outside)
+
+
+def _window(array, top, left, size, outside):
+    height, width = size
+    if top >= 0 and left >= 0 and top + height <= array.shape[1] and left + width <= array.shape[2]:
+        return array[:, top:top + height, left:left + width].copy(order="C")
+    result = np.full((array.shape[0], height, width), outside, dtype=array.dtype)
+    rows = slice(max(top, 0), max(min(top + height, array.shape[1]), 0))
+    columns = slice(max(left, 0), max(min(left + width, array.shape[2]), 0))
+    part = array[:, rows, columns]
+    y, x = rows.start - top, columns.start - left
+    if part.size:
+        result[:, y:y + part.shape[1], x:x + part.shape[2]] = part
+    return result
+
+
+def _resample(array, draw, top, left, size, nearest, outside):
+    # Pillow's affine transform takes a third of the time of scipy.ndimage's and lets other threads run; ChainerCV's
+    # rotate and resize would interpolate twice. Coordinates are of pixel corners: the centre of H pixels is at H / 2.
+    height, width = size
+    centre_y, centre_x = array.shape[1] / 2, array.shape[2] / 2
+    angle = math.radians(draw.degrees)
+    cosine, sine = math.cos(angle) / draw.scale, math.sin(angle) / draw.scale
+    mirror = -1.0 if draw.flip else 1.0
+    # For the pixel (x, y) of the result: back over the shift and the flip, then rotated back about the centre.
+    x0, y0 = mirror * (left - centre_x), top - centre_y
+    matrix = (mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x,
+              mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y)
+    result = np.empty((array.shape[0], height, width), dtype=np.float32)
+    way = Pillow.Resampling.NEAREST if nearest else Pillow.Resampling.BILINEAR
+    for channel, plane in zip(result, array, strict=True):
+        picture = Pillow.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+        channel[...] = picture.transform((width, height), Pillow.Transform.AFFINE, matrix, way, fillcolor=outside)
+    return result
+
+
+def add_noise(array, sd, rng):
+    """``array`` plus Gaussian noise of standard deviation ``sd``, float32; not clipped, so that its mean is 0."""
+    if sd == 0:
+        return array
+    return array + np.float32(sd) * rng.standard_normal(array.shape, dtype=np.float32)

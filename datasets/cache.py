@@ -1,0 +1,86 @@
+"""Decoded images within a memory budget."""
+import collections
+import threading
+
+import numpy as np
+
+from medi2i.datasets.images import Image
+
+_INT16 = np.iinfo(np.int16)
+
+
+def compact(array):
+    """``array`` (float32) as int16 where that holds every value exactly, which CT in whole HU and most pictures allow.
+
+    Half the memory means twice the images in the budget. Otherwise the array itself.
+    """
+    if array.size and array.min() >= _INT16.min and array.max() <= _INT16.max:
+        integers = array.astype(np.int16)
+        if np.array_equal(integers, array):
+            return integers
+    return array
+
+
+class ImageCache:
+    """Images by key, least recently used dropped first, never more than ``megabytes`` of arrays (MB of 2**20 bytes).
+
+    Arrays are kept compact: they may come back as int16 instead of float32, with equal values, and are read-only.
+    May be used from several threads. Pickled without its content: each process fills its own.
+    """
+
+    def __init__(self, megabytes):
+        self.budget = int(megabytes * 2 ** 20)
+        self._empty()
+
+    def _empty(self):
+        self.used = 0
+        self.hits = 0
+        self.misses = 0
+        self._images = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        return {"budget": self.budget}
+
+    def __setstate__(self, state):
+        self.budget = state["budget"]
+        self._empty()
+
+    def __len__(self):
+        return len(self._images)
+
+    def get(self, key, read):
+        """The image of ``key``, from ``read()`` (-> Image) where it is not there. Errors of ``read`` are not kept."""
+        with self._lock:
+            image = self._images.get(key)
+            if image is not None:
+                self._images.move_to_end(key)
+                self.hits += 1
+                return image
+            self.misses += 1
+        # Read outside the lock: others go on meanwhile. Two threads may read one file at once; both get the same.
+        image = read()
+        image = Image(compact(image.array), image.mask, image.bits)
+        for array in (image.array, image.mask):
+            if array is not None:
+                array.flags.writeable = False
+        self._keep(key, image)
+        return image
+
+    def _keep(self, key, image):
+        size = memory(image)
+        if size > self.budget:
+            return
+        with self._lock:
+            if key in self._images:
+                return
+            self._images[key] = image
+            self.used += size
+            while self.used > self.budget:
+                _, oldest = self._images.popitem(last=False)
+                self.used -= memory(oldest)
+
+
+def memory(image):
+    """Bytes of the arrays of an image."""
+    return image.array.nbytes + (0 if image.mask is None else image.mask.nbytes)

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply
+
+
+def ramp(channels, height, width):
+    return np.arange(channels * height * width, dtype=np.float32).reshape(channels, height, width)
+
+
+def test_still_is_the_centre_crop():
+    image = ramp(2, 7, 10)
+    np.testing.assert_array_equal(apply(image, STILL, (7, 10)), image)
+    np.testing.assert_array_equal(apply(image, STILL, (4, 5)), image[:, 1:5, 2:7])
+
+
+def test_shift_moves_content_down_and_right_and_fills_with_air():
+    image = ramp(1, 3, 4)
+    np.testing.assert_array_equal(apply(image, Draw(down=1, right=-2), (3, 4)),
+                                  [[[-1, -1, -1, -1], [2, 3, -1, -1], [6, 7, -1, -1]]])
+    assert (apply(image, Draw(down=99), (3, 4)) == -1).all()
+    assert (apply(image, Draw(right=-99), (3, 4), outside=0) == 0).all()
+
+
+def test_crop_larger_than_the_image_is_filled():
+    np.testing.assert_array_equal(apply(ramp(1, 1, 2), STILL, (3, 4)),
+                                  [[[-1, -1, -1, -1], [-1, 0, 1, -1], [-1, -1, -1, -1]]])
+
+
+def test_flip_is_left_to_right_about_the_image_and_comes_before_the_shift():
+    image = ramp(1, 2, 5)
+    np.testing.assert_array_equal(apply(image, Draw(flip=True), (2, 5)), image[:, :, ::-1])
+    np.testing.assert_array_equal(apply(image, Draw(flip=True, right=1), (2, 3)), image[:, :, ::-1][:, :, 0:3])
+
+
+@pytest.mark.parametrize("size", [(5, 5), (6, 6)])
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_quarter_turns_are_counter_clockwise_and_exact(size, turns):
+    image = ramp(2, *size)
+    turned = apply(image, Draw(degrees=90.0 * turns), size)
+    np.testing.assert_allclose(turned, np.rot90(image, turns, axes=(1, 2)), atol=1e-4)
+    flipped = apply(image, Draw(degrees=90.0 * turns, flip=True), size)
+    np.testing.assert_allclose(flipped, np.rot90(image, turns, axes=(1, 2))[:, :, ::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("draw", [Draw(), Draw(flip=True), Draw(down=2, right=-1), Draw(flip=True, down=-1, right=3)])
+@pytest.mark.parametrize("size", [(7, 10), (5, 7), (4, 9)])
+def test_interpolation_and_slicing_agree(draw, size):
+    image = ramp(2, 7, 10)
+    nudged = Draw(1 + 1e-9, draw.degrees, draw.flip, draw.down, draw.right)
+    np.testing.assert_allclose(apply(image, nudged, size), apply(image, draw, size), atol=1e-4)
+
+
+def test_scale_2_interpolates_between_pixel_centres():
+    image = np.array([[[0, 4, 8, 12]]], dtype=np.float32).repeat(4, axis=1)
+    np.testing.assert_allclose(apply(image, Draw(scale=2.0), (4, 4))[0], [[3, 5, 7, 9]] * 4)
+
+
+def test_scale_half_fills_around():
+    result = apply(np.full((1, 8, 8), 5.0, dtype=np.float32), Draw(scale=0.5), (8, 8))[0]
+    expected = np.full((8, 8), -1.0)
+    expected[2:6, 2:6] = 5
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_corners_of_a_rotated_image_are_air():
+    result = apply(np.full((1, 21, 21), 0.5, dtype=np.float32), Draw(degrees=45.0), (21, 21))[0]
+    assert [result[0, 0], result[0, -1], result[-1, 0], result[-1, -1]] == [-1] * 4
+    assert result[10, 10] == 0.5
+
+
+def test_nearest_makes_no_new_class_numbers():
+    labels = np.random.default_rng(0).integers(0, 4, (1, 31, 23)).astype(np.float32)
+    result = apply(labels, Draw(scale=1.07, degrees=13.0), (31, 23), nearest=True, outside=0.0)
+    assert set(np.unique(result)) <= {0, 1, 2, 3}
+    assert not np.array_equal(result, labels)
+
+
+def test_the_given_image_is_never_returned_nor_changed():
+    image = ramp(1, 4, 4)
+    for draw in (STILL, Draw(flip=True), Draw(degrees=5.0)):
+        apply(image, draw, (4, 4))[...] = 99
+    np.testing.assert_array_equal(image, ramp(1, 4, 4))
+
+
+def test_draws_stay_within_their_ranges_and_reach_the_ends():
+    rng = np.random.default_rng(1)
+    draws = [Augmentation(translate=2, rotation=10, scale=0.2).draw(rng) for _ in range(600)]
+    assert {draw.down for draw in draws} == {draw.right for draw in draws} == {-2, -1, 0, 1, 2}
+    assert 250 < sum(draw.flip for draw in draws) < 350
+    degrees, scales = [draw.degrees for draw in draws], [draw.scale for draw in draws]
+    assert -10 <= min(degrees) < -9.5 and 9.5 < max(degrees) <= 10
+    assert 0.8 <= min(scales) < 0.81 and 1.19 < max(scales) <= 1.2
+
+
+def test_no_flip_and_no_shift_without_translation():
+    rng = np.random.default_rng(1)
+    assert {Augmentation().draw(rng) for _ in range(50)} == {STILL}
+
+
+def test_switching_rotation_on_leaves_the_other_draws():
+    with_rotation = Augmentation(translate=9, rotation=5).draw(np.random.default_rng(3))
+    without = Augmentation(translate=9).draw(np.random.default_rng(3))
+    assert (with_rotation.flip, with_rotation.down, with_rotation.right) == (without.flip, without.down, without.right)
+
+
+def test_noise_has_mean_0_and_its_standard_deviation():
+    image = np.full((1, 200, 201), 0.25, dtype=np.float32)
+    noisy = add_noise(image, 0.1, np.random.default_rng(0))
+    assert noisy.dtype == np.float32
+    assert abs(float(noisy.mean()) - 0.25) < 4 * 0.1 / np.sqrt(noisy.size)
+    assert abs(float(noisy.std()) - 0.1) < 0.002
+    assert add_noise(image, 0, np.random.default_rng(0)) is image
