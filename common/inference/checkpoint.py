@@ -1,0 +1,294 @@
+"""Weights of networks in npz files, by the released names: written whole or not at all, read whole or not at all.
+
+Nothing is ever unpickled. The ``args`` file of the run, beside the weights, describes the networks; no option is needed.
+"""
+import hashlib
+import json
+import os
+import re
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.inference.whole_generator import split_generator
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.network import padded
+from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.options import load_args
+
+DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
+BEST = "best.json"
+_NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
+_SHOWN = 3
+
+
+def arrays_of(link) -> dict[str, numpy.ndarray]:
+    """Every parameter and persistent value of ``link`` by its name in files (``c0/c1/c/W``), on the CPU.
+
+    What has no shape yet (a layer that waits for its first input) is None.
+    """
+    serializer = chainer.serializers.DictionarySerializer()
+    serializer.save(link)
+    return {name: None if array.dtype == object else array for name, array in serializer.target.items()}
+
+
+def write_arrays(path, arrays: dict[str, numpy.ndarray]):
+    """Write an npz file; ``path`` is either as it was before, or complete."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            numpy.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_link(path, link):
+    """Write one network to ``path``. Raises ValueError if some layer of it has no weights yet."""
+    arrays = arrays_of(link)
+    waiting = [name for name, array in arrays.items() if array is None]
+    if waiting:
+        raise ValueError(f"{path}: {waiting[0]} has no values before the network saw its first image")
+    write_arrays(path, arrays)
+
+
+def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
+    """Write ``{name}{epoch}.npz`` for each network, as the released codes do; returns the files."""
+    files = []
+    for name, link in networks.items():
+        files.append(Path(folder) / f"{name}{epoch}.npz")
+        save_link(files[-1], link)
+    return files
+
+
+def read_arrays(path) -> dict[str, numpy.ndarray]:
+    """The arrays of an npz file. Raises UserError if there is none, it is damaged, or it holds pickled objects."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it should be the npz file of a network")
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A bare .npy gives an array, which is no context manager; an empty file gives EOFError.
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable npz file of a network ({error})") from None
+
+
+def load_link(path, link):
+    """Fill ``link`` from the npz file ``path``: all of it or, with UserError naming parameters and shapes, nothing."""
+    load_arrays(read_arrays(path), link, str(path))
+
+
+def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
+    """Fill ``link`` from ``arrays``; ``source`` names them in the UserError when they do not fit."""
+    expected = arrays_of(link)
+    unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
+    arrays = {name: array for name, array in arrays.items()
+              if name in expected or not any(pattern.fullmatch(name.rsplit("base/", 1)[-1]) for pattern in unused)}
+    problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
+                for name in expected if name not in arrays]
+    problems += [f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
+                 for name in arrays if name not in expected]
+    problems += [f"{name} is {_shape(arrays[name])} in the file, {_shape(expected[name])} in the network"
+                 for name in expected if name in arrays and not _fits(arrays[name], expected[name])]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
+                        f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
+    chainer.serializers.NpzDeserializer(arrays).load(link)
+
+
+def _fits(array, expected):
+    if array.dtype.kind not in "fiu":
+        return False
+    return expected is None or array.shape == expected.shape
+
+
+def _shape(array):
+    return "of any shape" if array is None else "x".join(str(n) for n in array.shape) or "a number"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of a training: its ``args`` and the epochs whose whole generator is there.
+
+    ``best``: the epoch that ``best.json`` names, None without that file.
+    """
+
+    folder: Path
+    args: Path
+    epochs: tuple[int, ...]
+    best: int | None
+
+    def epoch(self, which) -> int:
+        """The number of ``which``: "last", "best" or a number. Raises UserError for one that is not there."""
+        if which == "best":
+            if self.best is None:
+                raise UserError(f"{self.folder}: it has no {BEST}, so no best epoch; the last one is {self.epochs[-1]}")
+            which = self.best
+        elif which == "last":
+            which = self.epochs[-1]
+        if which not in self.epochs:
+            raise UserError(f"{self.folder}: no weights of epoch {which}; there are those of "
+                            + ", ".join(str(n) for n in self.epochs))
+        return which
+
+
+def find_run(path) -> Run:
+    """The run at ``path``: its folder, a file in it, or a folder of runs, whose newest with weights is taken."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; it should be the folder of a training, or args in it")
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() or (folder / "args").is_file():
+        run = _run(folder, path if path.is_file() and path.suffix != ".npz" else folder / "args")
+        if run is None:
+            raise UserError(f"{folder}: no weights (enc_x50.npz dec_y50.npz) in this folder")
+        return run
+    runs = [_run(sub, sub / "args") for sub in sorted(folder.iterdir()) if (sub / "args").is_file()]
+    runs = [run for run in runs if run is not None]
+    if not runs:
+        raise UserError(f"{folder}: neither a training's folder (args, enc_x50.npz …) nor a folder of such folders")
+    return runs[-1]
+
+
+def _run(folder, args):
+    found = {}
+    for file in folder.glob("*.npz"):
+        match = _NUMBERED.fullmatch(file.name)
+        if match and match["epoch"]:
+            found.setdefault(int(match["epoch"]), set()).add(match["name"])
+    whole = [epoch for epoch, names in found.items()
+             if any(set(pair) <= names for pair in DIRECTIONS.values()) or any(n.startswith("gen") for n in names)]
+    if not whole:
+        return None
+    best = None
+    if (folder / BEST).is_file():
+        try:
+            best = int(json.loads((folder / BEST).read_text(encoding="utf-8"))["epoch"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / BEST}: not readable ({error}); it should hold epoch, metric and value") from None
+    return Run(folder, args, tuple(sorted(whole)), best)
+
+
+@dataclass
+class Generator:
+    """A translation ready to run: X → Y ("xy") or Y → X ("yx").
+
+    files: where the weights came from; sha256: hex digest of the contents of these files, one after the other.
+    Calling it takes and gives NumPy arrays (N, C, H, W) float32 in [-1, 1] (class scores before the softmax where the
+    run has classes), in test mode and without a graph. Heights and widths that the levels cannot halve are padded by
+    mirroring and cropped back; only fully connected layers insist on their size (UserError).
+    """
+
+    encoder: chainer.Chain
+    decoder: chainer.Chain
+    options: object
+    direction: str
+    files: tuple[Path, ...]
+    sha256: str
+    device: object = field(default_factory=lambda: chainer.get_device("@numpy"))
+
+    def to_device(self, device):
+        """Move the weights to ``device`` (of ``chainer.get_device``); returns self."""
+        self.device = chainer.get_device(device)
+        self.encoder.to_device(self.device)
+        self.decoder.to_device(self.device)
+        return self
+
+    def __call__(self, x: numpy.ndarray) -> numpy.ndarray:
+        height, width = x.shape[2:]
+        if fixed_size(self.options) is None:
+            x = padded(x, size_multiple(self.options))
+        with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
+              chainer.using_device(self.device)):
+            y = self.decoder(self.encoder(self.device.send(numpy.ascontiguousarray(x, numpy.float32))))
+        return chainer.get_device("@numpy").send(y.array)[:, :, :height, :width]
+
+
+def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32") -> Generator:
+    """The generator of a run.
+
+    model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
+        folder, or None for the run that ``args`` belongs to.
+    args: its ``args`` file (or folder); None: the one beside ``model``.
+    epoch: "last", "best" or a number, where ``model`` is not a file.
+    direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
+        else "xy".
+    dtype: number format to run in; fp16 weights are exact in fp32, which is much faster on a CPU.
+    Raises UserError naming the file and what would be right.
+    """
+    if model is None and args is None:
+        raise UserError("--model_gen, --argfile: one of them is needed to know which weights to use")
+    if model is None or Path(model).is_dir():
+        run = find_run(args if model is None else model)
+        args = run.args if args is None else args
+        number, folder, name = str(run.epoch(epoch)), run.folder, None
+        direction = direction or "xy"
+    else:
+        model = Path(model)
+        match = _NUMBERED.fullmatch(model.name)
+        if match is None or match["name"].startswith("dis"):
+            raise UserError(f"{model}: not the name of a generator's weights; enc_x50.npz, enc_y50.npz or gen_50.npz is")
+        args = model.parent / "args" if args is None else args
+        number, folder, name = match["epoch"], model.parent, match["name"]
+        direction = direction or _direction(name)
+    options = load_args(args)
+    files = _files(folder, name, number, direction, model)
+    encoder, decoder = build_generator(options, direction, args, dtype)
+    if len(files) == 1:
+        parts = split_generator(read_arrays(files[0]), arrays_of(encoder), arrays_of(decoder), str(files[0]))
+        sources = [str(files[0])] * 2
+    else:
+        parts, sources = [read_arrays(file) for file in files], [str(file) for file in files]
+    for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
+        load_arrays(arrays, link, source)
+    return Generator(encoder, decoder, options, direction, files, digest(files))
+
+
+def build_generator(options, direction: str = "xy", source="args", dtype: str = "fp32"):
+    """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors."""
+    if options.ch is None or options.out_ch is None:
+        raise UserError(f"{source}: it has no ch and out_ch, the channels of input and output; "
+                        "the args file that training writes beside the weights has them")
+    ch, out_ch = (options.ch, options.out_ch) if direction == "xy" else (options.out_ch, options.ch)
+    with using_dtype(dtype):
+        return encoder_spec(options, ch).build(), decoder_spec(options, out_ch).build()
+
+
+def digest(files) -> str:
+    """SHA-256 (hex) of the contents of ``files``, one after the other."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(Path(file).read_bytes())
+    return total.hexdigest()
+
+
+def _direction(name):
+    return "yx" if name in (*DIRECTIONS["yx"], "gen_f", "gen_yx") else "xy"
+
+
+def _files(folder, name, number, direction, model):
+    """The weight files: (encoder, decoder), or the one whole generator."""
+    if name is not None and name.startswith("gen"):
+        return (Path(model),)
+    files = tuple(folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
+    if name is None and not all(file.is_file() for file in files):
+        whole = sorted(folder.glob(f"gen*{number}.npz"))
+        whole = [f for f in whole if (m := _NUMBERED.fullmatch(f.name)) and m["epoch"] == number
+                 and _direction(m["name"]) == direction]
+        if whole:
+            return (whole[0],)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
+                        f"{direction[1].upper()} needs {files[0].name} and {files[1].name}")
+    return files

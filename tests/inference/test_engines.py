@@ -1,0 +1,93 @@
+"""Engines, and tiles through real generators: the same as the whole image inside the receptive field."""
+import numpy as np
+import pytest
+
+from medi2i.common.compat import F, chainer
+from medi2i.common.inference import tiling
+from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
+from medi2i.common.inference.framed import double_in_frame
+from medi2i.common.inference.receptive import reach
+from medi2i.common.inference.tiling import Frame
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.options import PairedOptions
+
+CPU = "@numpy"
+VARIANTS = [
+    {}, {"gen_up": "unpool"}, {"gen_up": "deconv", "unet": "concat"}, {"gen_up": "resize_conv", "gen_down": "avgpool"},
+    {"gen_up": "pixsh", "gen_down": "maxpool", "unet": "add"}, {"gen_up": "resize_res", "gen_down": "down_res"},
+    {"gen_up": "resize", "unet": "none", "pad": "reflect"},
+]
+
+
+def generator(**options):
+    options = PairedOptions(gen_chs=[3, 4, 8], gen_nblock=1, gen_activation="lrelu", **options)
+    specs = encoder_spec(options, 1), decoder_spec(options, 1)
+    np.random.seed(1)
+    engine = ChainerEngine(specs[0].build(), specs[1].build(), chainer.get_device(CPU))
+    return engine, reach(*specs), size_multiple(options)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_tiles_of_a_real_generator_equal_the_whole_image(options):
+    engine, seen, multiple = generator(**options)
+    assert seen.whole_image == ()
+    x = np.random.default_rng(2).normal(size=(1, 1, 125, 38)).astype(np.float32)
+    whole = tiling.run_whole(engine.run, x, multiple)
+    tile = tiling.smallest_tile(seen.radius, multiple, 8)
+    assert tile < 125
+    tiled = tiling.run_tiled(engine.run, x, tile, seen.radius, multiple, 8)
+    assert whole.std() > 0.01
+    np.testing.assert_allclose(tiled, whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_reach_is_an_upper_bound_and_not_far_off(options):
+    engine, seen, multiple = generator(**options)
+    x = np.random.default_rng(3).normal(size=(1, 1, 152, 104)).astype(np.float32)
+    moved = x.copy()
+    moved[0, 0, 76, 52] += 5
+    rows, columns = np.nonzero(engine.run(moved)[0, 0] != engine.run(x)[0, 0])
+    measured = max(76 - rows.min(), rows.max() - 76, 52 - columns.min(), columns.max() - 52)
+    assert seen.radius // 2 < measured <= seen.radius
+
+
+def test_without_its_frame_a_tile_is_stretched_by_corner_aligned_upsampling():
+    engine, seen, multiple = generator()
+    x = np.random.default_rng(2).normal(size=(1, 1, 125, 38)).astype(np.float32)
+    tile = tiling.smallest_tile(seen.radius, multiple, 8)
+    unplaced = tiling.run_tiled(lambda part, frame: engine.run(part), x, tile, seen.radius, multiple, 8)
+    assert np.abs(unplaced - tiling.run_whole(engine.run, x, multiple)).max() > 1e-3
+
+
+def test_layers_that_see_the_whole_image_are_named():
+    assert generator(gen_norm="instance")[1].whole_image == ("instance normalisation",)
+    assert generator(gen_attention=True)[1].whole_image == ("attention",)
+
+
+def test_upsampling_in_the_frame_of_the_whole_image_is_the_ordinary_one():
+    x = chainer.as_variable(np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype(np.float32))
+    y = double_in_frame(x, (2, 3, 10, 14), Frame(0, 0, 10, 14))
+    np.testing.assert_allclose(y.array, F.resize_images(x, (10, 14)).array, atol=1e-6)
+    assert y.dtype == np.float32
+
+
+def test_upsampling_of_a_part_is_that_part_of_the_whole():
+    x = chainer.as_variable(np.random.default_rng(0).normal(size=(1, 1, 12, 16)).astype(np.float32))
+    whole = F.resize_images(x, (24, 32)).array
+    part = double_in_frame(x[:, :, 4:10, 6:14], (1, 1, 12, 16), Frame(8, 12, 24, 32))
+    np.testing.assert_allclose(part.array[:, :, 2:-2, 2:-2], whole[:, :, 10:18, 14:26], atol=1e-6)
+
+
+def test_batch_statistics_are_left_alone_and_no_graph_is_kept():
+    engine, _, _ = generator()
+    before = engine.encoder.c0.n1.avg_mean.copy()
+    y = engine.run(np.ones((2, 1, 8, 8), np.float32))
+    assert isinstance(y, np.ndarray) and y.dtype == np.float32 and y.shape == (2, 1, 8, 8)
+    np.testing.assert_array_equal(engine.encoder.c0.n1.avg_mean, before)
+    assert chainer.config.train is True
+
+
+def test_identity():
+    x = np.ones((1, 2, 3, 4), np.float32)
+    np.testing.assert_array_equal(IdentityEngine().run(x), x)
