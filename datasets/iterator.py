@@ -1,0 +1,201 @@
+"""Batches for the Trainer: loaded ahead, the same for any number of workers, and exactly continued after a resume."""
+import collections
+import concurrent.futures
+import multiprocessing
+import time
+
+import numpy as np
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.datasets.loading import Plan, load_here, load_in_worker, start_worker
+
+BATCHES_AHEAD = 2
+
+
+class ImageIterator(chainer.dataset.Iterator):
+    """Iterates over a dataset whose ``load(index, rng)`` gives an example (medi2i.datasets.paired, .unpaired).
+
+    seed: the n-th example drawn has its own generator made of (seed, n), and the order of an epoch is made of
+    (seed, epoch). So batches depend neither on ``workers`` nor on what was loaded ahead, and the state to save is one
+    number: how many examples were drawn.
+    augment: False gives every example without its generator: centre crop, nothing random.
+    repeat: False ends after one epoch; the last batch may then be smaller. With True a batch may cross the border.
+    workers: how many load ahead; 0 loads in the caller. Threads share one cache; decoding and augmentation let other
+    threads run. ``processes`` takes processes instead (the dataset must be picklable and divides its cache by them).
+    Raises UserError for an empty dataset, and what ``load`` raises.
+    """
+
+    _pool = None  # Chainer finalises iterators whose __init__ failed, too
+
+    def __init__(self, dataset, batch_size, seed=0, *, shuffle=True, repeat=True, augment=True, workers=0,
+                 processes=False):
+        if len(dataset) == 0:
+            raise UserError("the data set is empty; there is nothing to iterate over")
+        if batch_size < 1:
+            raise UserError(f"--batch_size: {batch_size}; at least 1 would be right")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.plan = Plan(len(dataset), seed, shuffle, augment)
+        self._repeat = repeat
+        self._workers = workers
+        self._processes = processes and workers > 0
+        self.idle = IdleTime()
+        self._ahead = collections.deque()
+        self.reset()
+
+    @property
+    def repeat(self):
+        """Whether it goes on after an epoch."""
+        return self._repeat
+
+    def reset(self):
+        """Back to the beginning, with the same draws."""
+        self._go_to(0)
+        self.is_new_epoch = False
+        self._previous_epoch_detail = -1.0
+
+    def _go_to(self, drawn):
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+        self._drawn = drawn
+
+    @property
+    def epoch(self):
+        """Completed epochs."""
+        return self._drawn // len(self.dataset)
+
+    @property
+    def epoch_detail(self):
+        """Epochs, with the fraction of the one begun."""
+        return self._drawn / len(self.dataset)
+
+    @property
+    def previous_epoch_detail(self):
+        """``epoch_detail`` before the last batch; None before the first."""
+        return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
+
+    @property
+    def current_position(self):
+        """Examples drawn in the epoch begun."""
+        return self._drawn % len(self.dataset)
+
+    def __next__(self):
+        n = len(self.dataset)
+        if not self._repeat and self._drawn >= n:
+            raise StopIteration
+        count = self.batch_size if self._repeat else min(self.batch_size, n - self._drawn)
+        self._previous_epoch_detail = self.epoch_detail
+        self.idle.begins_waiting()
+        batch = self._take(count)
+        self.idle.ends_waiting()
+        before = self.epoch
+        self._drawn += count
+        self.is_new_epoch = self.epoch > before
+        return batch
+
+    next = __next__
+
+    def _take(self, count):
+        if self._workers == 0:
+            return [load_here(self.dataset, self.plan.example(self._drawn + i)) for i in range(count)]
+        self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
+        try:
+            batch = [self._ahead.popleft().result() for _ in range(count)]
+        except concurrent.futures.BrokenExecutor:
+            self.finalize()
+            raise UserError("--workers: a loading process died, perhaps of too little memory; "
+                            "a smaller --cache_mb or fewer workers would help") from None
+        except BaseException:
+            self._go_to(self._drawn)  # what is left of the queue no longer starts at the next example
+            raise
+        # Begin the next ones before the caller is busy with these.
+        self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), start=self._drawn + count)
+        return batch
+
+    def _load_ahead(self, wanted, start=None):
+        start = self._drawn if start is None else start
+        if self._pool is None:
+            self._pool = self._make_pool()
+        for number in range(start + len(self._ahead), start + wanted):
+            if not self._repeat and number >= len(self.dataset):
+                break
+            self._ahead.append(self._submit(self.plan.example(number)))
+
+    def _make_pool(self):
+        if not self._processes:
+            return concurrent.futures.ThreadPoolExecutor(self._workers, thread_name_prefix="medi2i-load")
+        # A forked child would inherit the GPU context and held locks of its parent; a spawned one does not.
+        context = multiprocessing.get_context("spawn")
+        return concurrent.futures.ProcessPoolExecutor(self._workers, mp_context=context, initializer=start_worker,
+                                                      initargs=(self.dataset, self._workers))
+
+    def _submit(self, example):
+        if self._processes:
+            return self._pool.submit(load_in_worker, example)
+        return self._pool.submit(load_here, self.dataset, example)
+
+    def finalize(self):
+        """End the workers. Iterating again would start new ones."""
+        if self._pool is not None:
+            self._go_to(self._drawn)
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def serialize(self, serializer):
+        """State for Chainer's serializers: numbers only. What was loaded ahead is loaded again.
+
+        Raises UserError if the state is of a dataset with another number of examples.
+        """
+        n = int(serializer("examples", len(self.dataset)))
+        if n != len(self.dataset):
+            raise UserError(f"--resume: the run was made with {n} examples, now there are {len(self.dataset)}; "
+                            f"resume it with the same data")
+        seed = int(serializer("seed", np.int64(self.plan.seed)))
+        drawn = int(serializer("drawn", np.int64(self._drawn)))
+        self.is_new_epoch = bool(serializer("is_new_epoch", self.is_new_epoch))
+        self._previous_epoch_detail = float(serializer("previous_epoch_detail", float(self._previous_epoch_detail)))
+        if isinstance(serializer, chainer.serializer.Deserializer):
+            self.plan = Plan(n, seed, self.plan.shuffle, self.plan.augment)
+            self._go_to(drawn)
+
+
+class IdleTime:
+    """How long the caller waited for images, as a share of its time since it got the first batch.
+
+    The first batch is not counted: there is nothing to load it behind.
+    """
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        """Forget all, as before the first batch."""
+        self.waited = 0.0
+        self.batches = 0
+        self._start = self._waiting_since = None
+
+    def begins_waiting(self):
+        """The caller asks for a batch."""
+        self._waiting_since = time.perf_counter()
+
+    def ends_waiting(self):
+        """The caller gets it."""
+        now = time.perf_counter()
+        if self._start is None:
+            self._start = now
+        else:
+            self.waited += now - self._waiting_since
+            self.batches += 1
+        self._end = now
+
+    @property
+    def seconds(self):
+        """From the first batch to the last, waiting included."""
+        return 0.0 if self._start is None else self._end - self._start
+
+    @property
+    def fraction(self):
+        """Waiting time / all time, 0 to 1; 0 before the second batch."""
+        return self.waited / self.seconds if self.batches else 0.0
