@@ -1,12 +1,10 @@
-"""Weights of networks in npz files, by the released names: written whole or not at all, read whole or not at all.
+"""The weights of a training, by the released file names (``enc_x50.npz dec_y50.npz gen_50.npz``), and their generator.
 
-Nothing is ever unpickled. The ``args`` file of the run, beside the weights, describes the networks; no option is needed.
+The ``args`` file beside the weights describes the networks; no option is needed to load them.
 """
 import hashlib
 import json
-import os
 import re
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.inference.link_files import arrays_of, load_arrays, load_link, read_arrays, save_link, save_networks
 from medi2i.common.inference.whole_generator import split_generator
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
 from medi2i.common.networks.network import padded
@@ -24,96 +23,9 @@ from medi2i.common.options import load_args
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
 BEST = "best.json"
 _NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
-_SHOWN = 3
 
-
-def arrays_of(link) -> dict[str, numpy.ndarray]:
-    """Every parameter and persistent value of ``link`` by its name in files (``c0/c1/c/W``), on the CPU.
-
-    What has no shape yet (a layer that waits for its first input) is None.
-    """
-    serializer = chainer.serializers.DictionarySerializer()
-    serializer.save(link)
-    return {name: None if array.dtype == object else array for name, array in serializer.target.items()}
-
-
-def write_arrays(path, arrays: dict[str, numpy.ndarray]):
-    """Write an npz file; ``path`` is either as it was before, or complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            numpy.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_link(path, link):
-    """Write one network to ``path``. Raises ValueError if some layer of it has no weights yet."""
-    arrays = arrays_of(link)
-    waiting = [name for name, array in arrays.items() if array is None]
-    if waiting:
-        raise ValueError(f"{path}: {waiting[0]} has no values before the network saw its first image")
-    write_arrays(path, arrays)
-
-
-def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
-    """Write ``{name}{epoch}.npz`` for each network, as the released codes do; returns the files."""
-    files = []
-    for name, link in networks.items():
-        files.append(Path(folder) / f"{name}{epoch}.npz")
-        save_link(files[-1], link)
-    return files
-
-
-def read_arrays(path) -> dict[str, numpy.ndarray]:
-    """The arrays of an npz file. Raises UserError if there is none, it is damaged, or it holds pickled objects."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; it should be the npz file of a network")
-    try:
-        with numpy.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    # A bare .npy gives an array, which is no context manager; an empty file gives EOFError.
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a readable npz file of a network ({error})") from None
-
-
-def load_link(path, link):
-    """Fill ``link`` from the npz file ``path``: all of it or, with UserError naming parameters and shapes, nothing."""
-    load_arrays(read_arrays(path), link, str(path))
-
-
-def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
-    """Fill ``link`` from ``arrays``; ``source`` names them in the UserError when they do not fit."""
-    expected = arrays_of(link)
-    unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
-    arrays = {name: array for name, array in arrays.items()
-              if name in expected or not any(pattern.fullmatch(name.rsplit("base/", 1)[-1]) for pattern in unused)}
-    problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
-                for name in expected if name not in arrays]
-    problems += [f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
-                 for name in arrays if name not in expected]
-    problems += [f"{name} is {_shape(arrays[name])} in the file, {_shape(expected[name])} in the network"
-                 for name in expected if name in arrays and not _fits(arrays[name], expected[name])]
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
-                        f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
-    chainer.serializers.NpzDeserializer(arrays).load(link)
-
-
-def _fits(array, expected):
-    if array.dtype.kind not in "fiu":
-        return False
-    return expected is None or array.shape == expected.shape
-
-
-def _shape(array):
-    return "of any shape" if array is None else "x".join(str(n) for n in array.shape) or "a number"
+__all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "find_run", "load_generator", "load_link",
+           "save_link", "save_networks"]
 
 
 @dataclass(frozen=True)
@@ -175,7 +87,7 @@ def _run(folder, args):
         try:
             best = int(json.loads((folder / BEST).read_text(encoding="utf-8"))["epoch"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / BEST}: not readable ({error}); it should hold epoch, metric and value") from None
+            raise UserError(f"{folder / BEST}: not readable ({error}); it should hold epoch and value") from None
     return Run(folder, args, tuple(sorted(whole)), best)
 
 
@@ -237,7 +149,7 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
         model = Path(model)
         match = _NUMBERED.fullmatch(model.name)
         if match is None or match["name"].startswith("dis"):
-            raise UserError(f"{model}: not the name of a generator's weights; enc_x50.npz, enc_y50.npz or gen_50.npz is")
+            raise UserError(f"{model}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
         args = model.parent / "args" if args is None else args
         number, folder, name = match["epoch"], model.parent, match["name"]
         direction = direction or _direction(name)

@@ -1,4 +1,6 @@
 """What encoder, decoder and discriminator share: numbered children, their order, and how they are shown."""
+import numpy
+
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 
@@ -62,3 +64,17 @@ def nearest_sizes(size, multiple: int) -> list[tuple[int, int]]:
     below = tuple(n // multiple * multiple for n in size)
     above = tuple(-(-n // multiple) * multiple for n in size)
     return [s for s in dict.fromkeys((below, above)) if min(s) > 0]
+
+
+def padded(x: numpy.ndarray, multiple: int) -> numpy.ndarray:
+    """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``; crop the result to undo.
+
+    An image too small to mirror is continued by its last row and column.
+    """
+    for axis in (2, 3):
+        missing = -x.shape[axis] % multiple
+        if missing:
+            width = [(0, 0)] * x.ndim
+            width[axis] = (0, missing)
+            x = numpy.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
+    return x

@@ -1,0 +1,100 @@
+"""One network, one npz file: written whole or not at all, read whole or not at all, and nothing is ever unpickled."""
+import os
+import zipfile
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+
+_SHOWN = 3  # of a misfit's many parameters
+
+
+def arrays_of(link) -> dict[str, numpy.ndarray]:
+    """Every parameter and persistent value of ``link`` by its name in files (``c0/c1/c/W``), on the CPU.
+
+    What has no shape yet (a layer that waits for its first input) is None.
+    """
+    serializer = chainer.serializers.DictionarySerializer()
+    serializer.save(link)
+    return {name: None if array.dtype == object else array for name, array in serializer.target.items()}
+
+
+def write_arrays(path, arrays: dict[str, numpy.ndarray]):
+    """Write an npz file; ``path`` is either as it was before, or complete."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            numpy.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_link(path, link):
+    """Write one network to ``path``. Raises ValueError if some layer of it has no weights yet."""
+    arrays = arrays_of(link)
+    waiting = [name for name, array in arrays.items() if array is None]
+    if waiting:
+        raise ValueError(f"{path}: {waiting[0]} has no values before the network saw its first image")
+    write_arrays(path, arrays)
+
+
+def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
+    """Write ``{name}{epoch}.npz`` for each network, as the released codes do; returns the files."""
+    files = []
+    for name, link in networks.items():
+        files.append(Path(folder) / f"{name}{epoch}.npz")
+        save_link(files[-1], link)
+    return files
+
+
+def read_arrays(path) -> dict[str, numpy.ndarray]:
+    """The arrays of an npz file. Raises UserError if there is none, it is damaged, or it holds pickled objects."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it should be the npz file of a network")
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A bare .npy gives an array, which is no context manager; an empty file gives EOFError.
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a readable npz file of a network ({error})") from None
+
+
+def load_link(path, link):
+    """Fill ``link`` from the npz file ``path``: all of it or, with UserError naming parameters and shapes, nothing."""
+    load_arrays(read_arrays(path), link, str(path))
+
+
+def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
+    """Fill ``link`` from ``arrays``; ``source`` names them in the UserError when they do not fit."""
+    expected = arrays_of(link)
+    unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
+    arrays = {name: array for name, array in arrays.items()
+              if name in expected or not any(pattern.fullmatch(name.rsplit("base/", 1)[-1]) for pattern in unused)}
+    problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
+                for name in expected if name not in arrays]
+    problems += [f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
+                 for name in arrays if name not in expected]
+    problems += [f"{name} is {_shape(arrays[name])} in the file, {_shape(expected[name])} in the network"
+                 for name in expected if name in arrays and not _fits(arrays[name], expected[name])]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
+                        f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
+    chainer.serializers.NpzDeserializer(arrays).load(link)
+
+
+def _fits(array, expected):
+    if array.dtype.kind not in "fiu":
+        return False
+    return expected is None or array.shape == expected.shape
+
+
+def _shape(array):
+    return "of any shape" if array is None else "x".join(str(n) for n in array.shape) or "a number"

@@ -1,0 +1,44 @@
+"""Options of the test run, and what tests of several folders need."""
+from pathlib import Path
+
+import pytest
+
+SHARED_PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
+KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--parity", metavar="DIR", default=None,
+                     help="folder of golden cases of the released codes (default: ../shared/parity, if it is there)")
+
+
+def parity_cases(config, kind):
+    """Folders of golden cases of ``kind`` "forward" or "step": those kept here, then those of ``--parity``.
+
+    A case is a folder with args and io.npz; a step case has its weights before and after.
+    """
+    given = config.getoption("--parity")
+    folders = [KEPT_PARITY, Path(given) if given else SHARED_PARITY]
+    found = []
+    if given and not any(Path(given).rglob("io.npz")):
+        raise pytest.UsageError(f"--parity {given}: no golden cases (folders with args and io.npz) there")
+    for folder in folders:
+        cases = sorted(path.parent for path in folder.rglob("io.npz") if (path.parent / "args").is_file())
+        found += [case for case in cases if (case / "enc_x_before.npz").is_file() == (kind == "step")]
+    return found
+
+
+def pytest_generate_tests(metafunc):
+    """``forward_case`` and ``step_case``: one test a case; one skipped test if ``--parity`` has none."""
+    for kind in ("forward", "step"):
+        name = f"{kind}_case"
+        if name not in metafunc.fixturenames:
+            continue
+        cases = parity_cases(metafunc.config, kind)
+        given = metafunc.config.getoption("--parity") or SHARED_PARITY
+        values = [pytest.param(case, id=("kept_" if KEPT_PARITY in case.parents else "") + case.name)
+                  for case in cases]
+        if all(KEPT_PARITY in case.parents for case in cases):
+            reason = f"no {kind} cases under {given}: give their folder with --parity DIR"
+            values.append(pytest.param(None, id="shared", marks=pytest.mark.skip(reason=reason)))
+        metafunc.parametrize(name, values)
