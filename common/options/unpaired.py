@@ -34,7 +34,11 @@ class UnpairedLossOptions(Checked):
     perceptual_layer: str = option("conv1_2", "-pl", help="layer of VGG16 for the perceptual loss",
                                    choices=("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3",
                                             "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"))
+    perceptual_weights: str = option(None, metavar="FILE", help="npz file with VGG16's ImageNet weights, for it")
     lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
+    lambda_gc_x: float = option(0, type=float, low=0, help="weight of edges lost from X to Y, whatever the contrast "
+                                "(gradient consistency, Hiasa et al., 2018)")
+    lambda_gc_y: float = option(0, type=float, low=0, help="the same from Y to X")
     lambda_air: float = option(0, "-la", type=float, low=0, help="weight of air that becomes tissue, or the reverse")
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
     lambda_domain: float = option(0.1, "-ld", type=float, low=0, help="weight of leaving the own domain as it is")

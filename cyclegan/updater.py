@@ -1,0 +1,223 @@
+"""One update of CycleGAN (Zhu et al., 2017, and the additions of Kaji and Kida, 2019)."""
+import dataclasses
+
+from medi2i.common import losses
+from medi2i.common.errors import UserError
+from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
+from medi2i.common.training.pool import HistoryPool
+
+_SLICE_KINDS = ("dcm", "auto", "nii")
+_GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """What the update needs of :class:`medi2i.common.options.UnpairedOptions`; names and meaning are the options'."""
+
+    batch_size: int
+    ch: int
+    out_ch: int
+    stack: int
+    imgtype: str
+    noise: float
+    lambda_reg: float
+    lambda_dis_z: float
+    lambda_Az: float
+    lambda_Bz: float
+    lambda_A: float
+    lambda_B: float
+    lambda_dis_y: float
+    lambda_dis_x: float
+    lambda_idempotence: float
+    lambda_domain: float
+    lambda_identity_x: float
+    lambda_identity_y: float
+    lambda_air: float
+    air_threshold: float
+    lambda_grad: float
+    lambda_gc_x: float
+    lambda_gc_y: float
+    lambda_tv: float
+    tv_method: str
+    tv_tau: float
+    learning_freq_d: int
+    dis_jitter: float
+    dis_reg_weighting: float
+    dis_wgan: bool
+    lambda_wgan_gp: float
+
+    @classmethod
+    def from_options(cls, options):
+        """The settings that ``options`` ask for. Raises UserError where a term does not fit the channels."""
+        settings = settings_from_options(cls, options)
+        if settings.ch != settings.out_ch:
+            settings._refuse_same_channel_terms()
+        return settings
+
+    def _refuse_same_channel_terms(self):
+        for name in ("lambda_domain", "lambda_idempotence", "lambda_identity_x", "lambda_identity_y", "lambda_air",
+                     "lambda_grad", "lambda_gc_x", "lambda_gc_y"):
+            if getattr(self, name) > 0:
+                raise UserError(f"--{name}: it compares images of both domains, which have {self.ch} and {self.out_ch} "
+                                f"channels; --{name} 0 would do")
+
+
+@dataclasses.dataclass(frozen=True)
+class Translated:
+    """A batch of both domains, its deepest features, and its translations: Variables but for x and y (arrays)."""
+
+    x: object
+    y: object
+    features_x: list
+    features_y: list
+    x_y: object
+    y_x: object
+
+
+class CycleganUpdater(AdversarialUpdater):
+    """Encoders and decoders first, with all their terms; then each discriminator, on its history pool.
+
+    Args:
+        iterators: dict "main" (domain A, called x) and "second" (domain B, called y); examples (C, H, W) in [-1, 1].
+        optimizers: dict with "enc_x", "dec_x", "enc_y", "dec_y", "dis_x", "dis_y" and, where its loss has a weight,
+            "dis_z". With one encoder for both domains there is no "enc_y".
+        networks: object with links of these names.
+        settings: :class:`LossSettings`.
+        random, device: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        features: callable for the perceptual loss, as
+            :class:`medi2i.common.training.perceptual_features.PerceptualFeatures`; None without that loss.
+
+    Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
+    ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,
+    ``loss_grad``, ``loss_gc``, ``loss_tv``; under dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under
+    dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
+    """
+
+    def __init__(self, iterators, optimizers, networks, settings, random, device=None, features=None):
+        super().__init__(iterators, optimizers, random, device)
+        self.networks = networks
+        self.settings = settings
+        self.features = features
+        least_squares = losses.tanh_weighted_least_squares if settings.dis_reg_weighting > 0 else losses.least_squares
+        self.opponent = Opponent(settings.dis_jitter, least_squares, random)
+        size = 50 * settings.batch_size
+        if settings.lambda_dis_y > 0:
+            self.pools["y"] = HistoryPool(size, random)
+        if settings.lambda_dis_x > 0:
+            self.pools["x"] = HistoryPool(size, random)
+
+    def update_core(self):
+        images = self.translate(self.next_batch("main"), self.next_batch("second"))
+        generators = [name for name in _GENERATORS if name in self.get_all_optimizers()]
+        self.minimise(generators, self.generator_terms(images))
+        old_y = self.pools["y"].query(images.x_y.array) if "y" in self.pools else None
+        old_x = self.pools["x"].query(images.y_x.array) if "x" in self.pools else None
+        if self.iteration % self.settings.learning_freq_d == 0:
+            if old_y is not None:
+                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old_y, images.y))
+            if old_x is not None:
+                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old_x, images.x))
+            if self.settings.lambda_dis_z > 0:
+                latent = (deepest_map(features).array for features in (images.features_x, images.features_y))
+                self.minimise(("dis_z",), self.discriminator_terms("dis_z", *latent, names=("loss_x", "loss_y")))
+
+    def translate(self, x, y):
+        """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into the other domain."""
+        features_x = self.networks.enc_x(self.with_noise(x, self.settings.noise))
+        features_y = self.networks.enc_y(self.with_noise(y, self.settings.noise))
+        x_y, y_x = self.networks.dec_y(features_x), self.networks.dec_x(features_y)
+        return Translated(x, y, features_x, features_y, x_y, y_x)
+
+    def generator_terms(self, images):
+        """All terms of encoders and decoders, in the released order."""
+        return [*self._latent_terms(images), *self._cycle_terms(images), *self._adversarial_terms(images),
+                *self._own_domain_terms(images), *self._likeness_terms(images), *self._smoothness_terms(images)]
+
+    def _latent_terms(self, images):
+        s, dis_z = self.settings, self.networks.dis_z
+        if s.lambda_reg > 0:
+            yield Term("enc_x/loss_reg", s.lambda_reg, losses.mean_square(images.features_x[-1]))
+            yield Term("enc_y/loss_reg", s.lambda_reg, losses.mean_square(images.features_y[-1]))
+        if s.lambda_dis_z > 0:
+            # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
+            z_x, z_y = deepest_map(images.features_x), deepest_map(images.features_y)
+            yield Term("enc_x/loss_adv", s.lambda_dis_z, self.cost_of(dis_z(z_x), 1.0))
+            yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(dis_z(z_y), 0.0))
+
+    def _cycle_terms(self, images):
+        s, n = self.settings, self.networks
+        yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(n.dec_x(images.features_x), images.x))
+        yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(n.dec_y(images.features_y), images.y))
+        yield Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(images.x_y)), images.x))
+        yield Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(images.y_x)), images.y))
+
+    def _adversarial_terms(self, images):
+        s, n = self.settings, self.networks
+        if s.lambda_dis_y > 0:
+            yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(n.dis_y(images.x_y), 1.0))
+        if s.lambda_dis_x > 0:
+            yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(n.dis_x(images.y_x), 1.0))
+
+    def _own_domain_terms(self, images):
+        s, n, x_y, y_x = self.settings, self.networks, images.x_y, images.y_x
+        if s.lambda_idempotence > 0:
+            yield Term("dec_x/loss_idem", s.lambda_idempotence, losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x))))
+            yield Term("dec_y/loss_idem", s.lambda_idempotence, losses.mean_absolute(x_y, n.dec_y(n.enc_x(x_y))))
+        if s.lambda_domain > 0:
+            yield Term("dec_x/loss_dom", s.lambda_domain, losses.mean_absolute(images.x, n.dec_x(n.enc_y(images.x))))
+            yield Term("dec_y/loss_dom", s.lambda_domain, losses.mean_absolute(images.y, n.dec_y(n.enc_x(images.y))))
+
+    def _likeness_terms(self, images):
+        """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
+        s = self.settings
+        pairs = (("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
+                 ("enc_y", "dec_x", images.y, images.y_x, s.lambda_identity_y, s.lambda_gc_y))
+        colour = s.ch == 3 and s.stack == 1
+        for encoder, _, image, translated, weight, _ in pairs:
+            if weight > 0:
+                distance = losses.perceptual(self.features, image, translated, colour)
+                yield Term(f"{encoder}/loss_id", 1e3 * weight, 1e-3 * distance)
+        for _, decoder, image, translated, _, _ in pairs:
+            if s.lambda_air > 0:
+                mismatch = losses.air_mismatch(image, translated, s.air_threshold)
+                yield Term(f"{decoder}/loss_air", s.lambda_air, mismatch)
+        for _, decoder, image, translated, _, _ in pairs:
+            if s.lambda_grad > 0:
+                yield Term(f"{decoder}/loss_grad", s.lambda_grad, losses.gradient_difference(image, translated))
+        for _, decoder, image, translated, _, weight in pairs:
+            if weight > 0:
+                yield Term(f"{decoder}/loss_gc", weight, losses.gradient_consistency(image, translated))
+
+    def _smoothness_terms(self, images):
+        s = self.settings
+        if s.lambda_tv > 0:
+            variation = losses.total_variation(images.x_y, s.tv_method, s.tv_tau)
+            if s.stack > 1 and s.imgtype in _SLICE_KINDS:
+                variation = variation + losses.channel_variation(images.x_y)
+            yield Term("dec_y/loss_tv", s.lambda_tv, variation)
+
+    def cost_of(self, answer, target):
+        """What a discriminator's answer costs a generator that wants ``target`` (0 or 1, exactly)."""
+        if self.settings.dis_wgan:
+            return losses.mean_answer(answer) if target == 0 else -losses.mean_answer(answer)
+        return self.opponent.exact_cost(answer, target)
+
+    def discriminator_terms(self, name, fake, real, names=("loss_fake", "loss_real")):
+        """All terms of the discriminator ``name``. fake (target 0) and real (1): arrays (N, C, H, W)."""
+        s, dis = self.settings, getattr(self.networks, name)
+        if s.dis_wgan:
+            critic = losses.mean_answer(dis(fake)) - losses.mean_answer(dis(real))
+            return [Term(f"{name}/loss_dis", 1.0, critic), self.penalty_term(name, dis, fake, real, s.lambda_wgan_gp)]
+        d_fake = dis(fake)
+        terms = [Term(f"{name}/{names[0]}", 0.5, self.opponent.cost(d_fake, 0.0))]
+        d_real = dis(real)
+        terms.append(Term(f"{name}/{names[1]}", 0.5, self.opponent.cost(d_real, 1.0)))
+        regularisation = 0.0
+        if s.dis_reg_weighting > 0:
+            regularisation = losses.weight_magnitude(d_real) + losses.weight_magnitude(d_fake)
+        return [*terms, Term(f"{name}/loss_reg", s.dis_reg_weighting, regularisation)]
+
+
+def deepest_map(features):
+    """The deepest feature of an encoder's list that is still an image (N, C, h, w): a latent vector is passed over."""
+    return next(feature for feature in reversed(features) if feature.ndim == 4)
