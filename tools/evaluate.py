@@ -10,17 +10,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medi2i.common.errors import UserError, run
 from medi2i.common.evaluation import files, measure, picture, table
 from medi2i.common.metrics import FULL, WINDOWS, Window
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
+from medi2i.datasets import images
 
 IDENTITY = "identity"
 SHOWN_MISSING = 5
-RANGES = {"jpg": 255, "bmp": 255}
 
 
 @dataclass
@@ -33,7 +31,7 @@ class EvaluateOptions(Checked):
     root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin")
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
-    imgtype: str | None = option(None, "-it", choices=sorted(set(files.SUFFIXES.values())),
+    imgtype: str | None = option(None, "-it", choices=list(images.KINDS),
                                  help="kind of the images [found out]")
     out: str = option("evaluation", "-o", metavar="FOLDER", help="where the tables and pictures go")
     bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
@@ -55,7 +53,7 @@ def command(argv):
     if not matching.slices:
         raise UserError(_nothing_matches(matching, truth))
     problems = report_problems(matching, {IDENTITY: inputs, "truth": truth, **converted})
-    unit = "HU" if next(iter(truth.files.values())).modality == "CT" else ""
+    unit = "HU" if truth.first.modality == "CT" else ""
     windows = [] if options.classes else choose_windows(options, matching.slices, unit)
     rows = choose_rows(options, converted, windows)
 
@@ -101,7 +99,7 @@ def listings(options):
         name, folder = (name, folder) if mark else (Path(text).name or text, text)
         if name in converted or name in (IDENTITY, "truth"):
             raise UserError(f"--converted: {text}: the name {name} is taken; give another as NAME={folder}")
-        converted[name] = files.list_folder(folder, options.imgtype)
+        converted[name] = files.list_folder(folder, options.imgtype or (truth.first.kind if options.classes else None))
     return inputs, truth, converted
 
 
@@ -162,9 +160,9 @@ def print_tables(matching, rows, summary, windows, unit):
           + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
     if windows:
         print(table.describe_windows(windows, unit))
-    print("\n" + table.text_table(rows, summary, unit))
+    print("\n" + table.text_tables(rows, summary, unit))
     for name in series if len(series) > 1 else []:
-        print(f"\nseries {name}:\n" + table.text_table(rows, summary, unit, name))
+        print(f"\nseries {name}:\n" + table.text_tables(rows, summary, unit, name))
 
 
 def write_pictures(out, slices, rows, records, window, unit):
@@ -178,7 +176,7 @@ def write_pictures(out, slices, rows, records, window, unit):
     for what, key in chosen.items():
         notes = {record.row: f"{first} {record.values[first]:.4g}{unit and ' ' + unit}" for record in records
                  if record.slice == key}
-        truth = by_key[key].truth.load()[0]
+        truth = by_key[key].truth.load().array
         shown = window or Window("truth", float(truth.min()), max(float(truth.max()), float(truth.min()) + 1))
         path = out / f"{what}.png"
         picture.comparison(path, f"{key} ({what} of {len(own)} by {first} of {rows[-1].name})",
@@ -193,18 +191,13 @@ def _full(options, slices, unit):
         if not upper > lower:
             raise UserError(f"--clip: {lower:g} {upper:g}: the first must be below the second")
         return Window(FULL.name, lower, upper)
-    if unit == "HU":
-        return FULL
-    values = [one.truth.load()[0] for one in slices]
-    lower, upper = float(min(array.min() for array in values)), float(max(array.max() for array in values))
-    kind = slices[0].truth.kind
-    if kind in RANGES or (kind in ("png", "tif") and lower >= 0 and upper <= 65535 and _whole_numbers(values)):
-        return Window(FULL.name, 0, 255 if upper <= 255 else 65535)
+    loaded = [one.truth.load() for one in slices]
+    bits = {one.bits for one in loaded}
+    if unit == "HU" or len(bits) == 1 and bits != {None}:
+        clip = images.default_clip(slices[0].truth.kind, loaded[0].bits)
+        return Window(FULL.name, clip.lower, clip.upper)
+    lower, upper = min(float(one.array.min()) for one in loaded), max(float(one.array.max()) for one in loaded)
     return Window(FULL.name, lower, upper if upper > lower else lower + 1)
-
-
-def _whole_numbers(arrays):
-    return all(bool(np.all(array == np.rint(array))) for array in arrays)
 
 
 def _shown_window(options, windows):

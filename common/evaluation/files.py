@@ -3,15 +3,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom, images
+from medi2i.datasets import dicom, images, lists
 
 DICOM = "dcm"
-RASTER = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".tif": "tif", ".tiff": "tif", ".bmp": "bmp", ".npy": "npy"}
-TABLES = {".csv": "csv", ".txt": "txt"}  # only where nothing else is: lists and logs look the same
-SUFFIXES = {**RASTER, **TABLES, ".dcm": DICOM, ".ima": DICOM}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image in its own unit: `array` float32 (H, W) or (C, H, W); `mask` bool (H, W), True where a pixel counts
+    (None: everywhere); `bits` 8 or 16 for unsigned pictures, else None."""
+    array: object
+    mask: object = None
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -23,19 +27,13 @@ class Found:
     series: str
     frame: int = 0
     modality: str = ""
+    spacing: tuple[float, float] | None = None
 
-    def load(self):
-        """The image in its own unit, float32 (H, W) or (C, H, W), and the mask (H, W) of pixels that count, or None."""
-        if self.kind == DICOM:
-            image = dicom.read(self.path, self.frame)
-            array, mask = image.hu, image.mask
-        else:
-            image = images.read_image(self.path, self.kind)
-            array, mask = image.array, image.mask
-        array = np.asarray(array, dtype=np.float32)
-        if not np.isfinite(array).all():
-            raise UserError(f"{self.path}: holds NaN or infinite values; an image to be measured must be finite")
-        return array[0] if array.ndim == 3 and len(array) == 1 else array, mask
+    def load(self) -> Loaded:
+        """Read the image. Raises Unreadable."""
+        image = images.read_image(self.path, self.kind, frame=self.frame)
+        array = image.array[0] if len(image.array) == 1 else image.array
+        return Loaded(array, None if image.mask is None else ~image.mask, image.bits)
 
 
 @dataclass
@@ -45,24 +43,41 @@ class Listing:
     skipped: list = field(default_factory=list)
 
     @property
-    def kind(self) -> str:
-        """The kind of the images (all of one listing have the same)."""
-        return next(iter(self.files.values())).kind if self.files else ""
+    def first(self) -> Found:
+        """Any of the images: kind and modality are the same for all."""
+        return next(iter(self.files.values()))
 
 
 def list_folder(folder, kind: str | None = None) -> Listing:
-    """All images of one kind below `folder`. Without `kind`: DICOM where there is any, else the most frequent kind."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; it should hold the images to be measured")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    if kind is None:
-        kind = _kind_of(paths)
-    listing = list_files(paths if kind == DICOM else [p for p in paths if SUFFIXES.get(p.suffix.lower()) == kind],
-                         folder, kind)
-    if not listing.files:
-        raise UserError(f"{folder}: no {kind} image among its {len(paths)} files; give another folder or --imgtype")
-    return listing
+    """All images of one kind below `folder`; without `kind`, of the only kind that is there. Raises UserError."""
+    kind, paths = lists.find_files(folder, kind or "auto")
+    return list_files(paths, Path(folder), kind)
+
+
+def list_pairs(list_file, root, from_col: int = 0, to_col: int = 1, kind: str | None = None) -> tuple[Listing, Listing]:
+    """Inputs and truths of a tab-separated list, both under the key of the input: its path as the list has it.
+
+    Raises UserError for a list that lacks a column, and for files that are not there.
+    """
+    root, list_file = Path(root), lists.locate_list(list_file, root)
+    rows = lists.read_list(list_file)
+    for row in rows:
+        if len(row.columns) <= max(from_col, to_col):
+            raise UserError(f"{list_file}: line {row.line} has {len(row.columns)} column(s); it needs input and truth, "
+                            "separated by a tab")
+    absent = [row.columns[column] for row in rows for column in (from_col, to_col)
+              if not (root / row.columns[column]).is_file()]
+    if absent:
+        raise UserError(f"{list_file}: {len(absent)} files are not there, the first {root / absent[0]}; "
+                        "paths count from --root")
+    sides = []
+    for column in (from_col, to_col):
+        keys = {}
+        for row in rows:  # several inputs may have one truth
+            keys.setdefault(root / row.columns[column], []).append(PurePosixPath(row.columns[from_col]).as_posix())
+        own = kind or images.kind_of(next(iter(keys))) or DICOM
+        sides.append(list_files(list(keys), root, own, keys))
+    return sides[0], sides[1]
 
 
 def list_files(paths, root, kind: str, keys=None) -> Listing:
@@ -73,39 +88,14 @@ def list_files(paths, root, kind: str, keys=None) -> Listing:
         return Listing({key: Found(key, path, kind, PurePosixPath(key).parent.as_posix())
                         for path in paths for key in keys[path]})
     scan = dicom.scan(paths)
-    frames = Counter(Path(ref.path) for series in scan.series for ref in series.slices)
-    names = _series_names(scan.series)
-    listing = Listing(skipped=[(Path(skipped.path), skipped.reason) for skipped in scan.skipped])
-    for series, name in zip(scan.series, names, strict=True):
+    scan.require_series()
+    listing = Listing(skipped=[(skipped.path, skipped.reason) for skipped in scan.skipped])
+    for series, name in zip(scan.series, _series_names(scan.series), strict=True):
         for ref in series.slices:
-            path = Path(ref.path)
-            for key in keys[path]:
-                key = f"{key}#{ref.frame + 1}" if frames[path] > 1 else key
-                listing.files[key] = Found(key, path, DICOM, name, ref.frame, series.modality)
+            for key in keys[ref.path]:
+                key = f"{key}#{ref.frame + 1}" if ref.frames > 1 else key
+                listing.files[key] = Found(key, ref.path, DICOM, name, ref.frame, series.modality, series.spacing)
     return listing
-
-
-def list_pairs(list_file, root, from_col: int = 0, to_col: int = 1, kind: str | None = None) -> tuple[Listing, Listing]:
-    """Inputs and truths of a tab-separated list, both under the key of the input (its path as the list has it)."""
-    list_file, root = Path(list_file), Path(root)
-    if not list_file.is_file():
-        raise UserError(f"{list_file}: no such list file")
-    rows = [line.split("\t") for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for number, row in enumerate(rows, start=1):
-        if len(row) <= max(from_col, to_col):
-            raise UserError(f"{list_file}: line {number} has {len(row)} columns; it needs input and truth, "
-                            "separated by a tab")
-    absent = [row[col] for row in rows for col in (from_col, to_col) if not (root / row[col]).is_file()]
-    if absent:
-        raise UserError(f"{list_file}: {len(absent)} files are not there, the first {root / absent[0]}; "
-                        "paths count from --root")
-    sides = []
-    for column in (from_col, to_col):
-        keys = {}
-        for row in rows:  # several inputs may have one truth
-            keys.setdefault(root / row[column], []).append(PurePosixPath(row[from_col]).as_posix())
-        sides.append(list_files(list(keys), root, kind or _kind_of(list(keys)), keys))
-    return sides[0], sides[1]
 
 
 @dataclass(frozen=True)
@@ -164,19 +154,8 @@ class _Lookup:
 
 def _stem(key):
     name, mark, frame = key.partition("#")
-    path = PurePosixPath(name)
-    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix() + mark + frame
-
-
-def _kind_of(paths):
-    counts = Counter(SUFFIXES.get(path.suffix.lower(), DICOM) for path in paths)
-    if counts[DICOM] and dicom.scan([p for p in paths if SUFFIXES.get(p.suffix.lower(), DICOM) == DICOM]).series:
-        return DICOM
-    for group in (RASTER, TABLES):
-        kinds = [(counts[kind], kind) for kind in sorted(set(group.values())) if counts[kind]]
-        if kinds:
-            return max(kinds)[1]
-    return DICOM
+    kind = images.kind_of(name)
+    return (images.name_without_suffix(name, kind) if kind else name) + mark + frame
 
 
 def _series_names(series):

@@ -30,22 +30,23 @@ class Record:
 
 def file_row(name: str, note: str) -> Row:
     """The images found for the slice under `name`, as they are."""
-    return Row(name, note, lambda one: one.images[name].load()[0])
+    return Row(name, note, lambda one: one.images[name].load().array)
 
 
 def without_bias(source: str, value: float, lower: float) -> Row:
     """The images of row `source` minus a known bias, not below `lower` (as every converted image is)."""
     return Row(f"{source} - {value:g}", f"{source} minus its known bias {value:g}, not below {lower:g}",
-               lambda one: np.maximum(one.images[source].load()[0] - np.float32(value), np.float32(lower)))
+               lambda one: np.maximum(one.images[source].load().array - np.float32(value), np.float32(lower)))
 
 
 def image_metrics(image, truth, windows, mask=None) -> dict:
-    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on."""
+    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small."""
     values = {"rmse": metrics.rmse(image, truth, mask), "mae": metrics.mae(image, truth, mask),
               "bias": metrics.bias(image, truth, mask)}
     for window in windows:
         values[f"psnr {window.name}"] = metrics.psnr(image, truth, window, mask)
-        values[f"ssim {window.name}"] = metrics.ssim(image, truth, window, mask)
+        small = min(truth.shape[-2:]) < metrics.SSIM_WIDTH
+        values[f"ssim {window.name}"] = float("nan") if small else metrics.ssim(image, truth, window, mask)
     return values
 
 
@@ -63,12 +64,14 @@ def label_metrics(labels, truth, classes: int, mask=None) -> dict:
 def measure(one, rows, measured) -> list[Record]:
     """The records of all `rows` on the slice `one`; `measured(image, truth, mask)` gives the metrics.
 
-    Pixels that the truth or the input marks as padding count in no row. Raises UserError where sizes differ.
+    Pixels that the truth or the first row (the input) marks as padding count in no row. Raises UserError where
+    sizes differ.
     """
-    truth, mask = one.truth.load()
-    for found in one.images.values():
-        other = found.load()[1]
-        mask = other if mask is None else mask if other is None else mask & other
+    loaded = one.truth.load()
+    truth, mask = loaded.array, loaded.mask
+    given = one.images[rows[0].name].load().mask
+    if given is not None and (mask is None or mask.shape == given.shape):
+        mask = given if mask is None else mask & given
     records = []
     for row in rows:
         image = row.image(one)

@@ -22,7 +22,7 @@ def comparison(path, title: str, images: dict, truth, window, unit: str, differe
     columns = len(images) + 1
     height, width = _grey(truth).shape
     panel_height = PANEL * height / width
-    figure = Figure(figsize=(PANEL * columns + 0.6, 2 * panel_height + 1.5), layout="constrained")
+    figure = Figure(figsize=(PANEL * columns + 0.6, 2 * panel_height + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
     unit = unit and f" {unit}"
@@ -31,13 +31,13 @@ def comparison(path, title: str, images: dict, truth, window, unit: str, differe
         shown = axis.imshow(_display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper,
                             interpolation="nearest")
         axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
-    figure.colorbar(shown, ax=axes[0, -1], shrink=0.9)
+    figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
         shown = axis.imshow(difference, cmap="RdBu_r", vmin=-difference_range, vmax=difference_range,
                             interpolation="nearest")
         axis.set_title(f"{name} - truth", fontsize=9)
-    bar = figure.colorbar(shown, ax=axes[1, -1], shrink=0.9, extend="both", location="left")
-    bar.set_label(f"difference{unit}")
+    bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
+    bar.set_label("difference" + (unit and f" /{unit}"))
     for axis in axes.flat:
         axis.set_axis_off()
     figure.savefig(path, dpi=110)

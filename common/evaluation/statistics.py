@@ -45,9 +45,10 @@ def _bootstrap(numbers, groups, generator, draws):
     members = [numbers[[group == name for group in groups]] for name in names]
     if len(members) == 1:
         return numbers[generator.integers(len(numbers), size=(draws, len(numbers)))].mean(axis=1)
-    means = np.empty(draws)
-    for draw in range(draws):
-        chosen = [members[index] for index in generator.integers(len(members), size=len(members))]
-        sample = np.concatenate([values[generator.integers(len(values), size=len(values))] for values in chosen])
-        means[draw] = sample.mean()
-    return means
+    chosen = generator.integers(len(members), size=(draws, len(members)))
+    sums, counts = np.empty(chosen.shape), np.empty(chosen.shape)
+    for index, values in enumerate(members):  # slices anew for every time that the series was drawn
+        drawn = chosen == index
+        picks = generator.integers(len(values), size=(int(drawn.sum()), len(values)))
+        sums[drawn], counts[drawn] = values[picks].sum(axis=1), len(values)
+    return sums.sum(axis=1) / counts.sum(axis=1)

@@ -9,9 +9,15 @@ from medi2i.common.evaluation.measure import ALL
 DIGITS = {"rmse": 2, "mae": 2, "bias": 2, "psnr": 2, "ssim": 4, "dice": 4, "iou": 4}
 
 
-def text_table(rows, summary, unit: str, series: str = ALL) -> str:
-    """One line a row, mean ± standard deviation over the slices; for the first metric the interval of the mean too."""
+def text_tables(rows, summary, unit: str, series: str = ALL) -> str:
+    """Errors with the interval of the first, then PSNR and SSIM, or Dice and IoU: mean ± standard deviation."""
     names = list(dict.fromkeys(name for _, _, name in summary))
+    blocks = [[name for name in names if name.partition(" ")[0] in block]
+              for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",))]
+    return "\n\n".join(_text_table(rows, summary, unit, series, block) for block in blocks if block)
+
+
+def _text_table(rows, summary, unit, series, names):
     first = names[0]
     head = ["", *(_heading(name, unit) for name in names)]
     head.insert(2, f"95 % interval of {_label(first)}")
@@ -95,7 +101,8 @@ def _number(value, digits):
 
 def _label(name):
     metric, _, window = name.partition(" ")
-    return (metric.upper() if metric in ("rmse", "mae", "psnr", "ssim") else metric) + (f" {window}" if window else "")
+    shown = metric.upper() if metric in ("rmse", "mae", "psnr", "ssim", "iou") else metric.capitalize()
+    return f"{shown} {window}" if window else shown
 
 
 def _heading(name, unit):
