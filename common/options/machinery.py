@@ -161,10 +161,7 @@ def parse(cls, argv, prog=None, description=None):
     """
     from medi2i.common.options.files import load_args
 
-    given = vars(build_parser(cls, prog, description).parse_args(argv))
-    given.pop("debug", None)
-    for alias in getattr(cls, "OLD_SPELLINGS", ()):
-        alias.fold(given)
+    given = given_values(cls, argv, prog, description)
     if given.get("argfile"):
         base = load_args(given["argfile"])
         if not isinstance(base, cls):
@@ -172,3 +169,12 @@ def parse(cls, argv, prog=None, description=None):
                             f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote")
         return dataclasses.replace(base, **given)
     return cls(**given)
+
+
+def given_values(cls, argv, prog=None, description=None):
+    """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
+    given = vars(build_parser(cls, prog, description).parse_args(argv))
+    given.pop("debug", None)
+    for alias in getattr(cls, "OLD_SPELLINGS", ()):
+        alias.fold(given)
+    return given

@@ -15,9 +15,9 @@ class Log(chainer.training.Extension):
     """Means of all observations since the line before, every ``interval`` iterations and at the end of each epoch.
 
     A line is ``{"epoch", "iteration", "elapsed_time" (s, all sessions of the run), <observation>: mean, …}``; values
-    are plain numbers, NaN and infinities as JSON strings. ``rates()`` gives more entries, as they are at that moment. ``entry`` is the line just written (None in between),
-    ``lines`` how many there are. After ``serialize`` has restored an earlier state, ``initialize`` cuts the files back
-    to it.
+    are plain numbers, NaN and infinities as JSON strings. ``rates()`` gives more entries, as they are at that moment.
+    ``entry`` is the line just written (None in between), ``lines`` how many there are. After ``serialize`` has restored
+    an earlier state, ``initialize`` cuts the files back to it.
     """
 
     priority = 150  # before the schedule sets the next rate, after all that is observed
@@ -39,7 +39,9 @@ class Log(chainer.training.Extension):
             self.warn(f"warning: {self.path}: {self.lines - len(entries)} lines are missing")
         entries = entries[:self.lines]
         self.lines = len(entries)
-        self.path.write_text("".join(_line(entry) for entry in entries), encoding="utf-8")
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(_line(entry) for entry in entries), encoding="utf-8")
+        os.replace(temporary, self.path)
         self.table.rewrite(entries)
 
     def __call__(self, trainer):

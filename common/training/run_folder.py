@@ -55,6 +55,9 @@ class RunFolder:
         run = cls(path, resumed=True)
         for folder in (run.plots, run.vis, run.snapshots):
             folder.mkdir(exist_ok=True)
+        for folder in (run.path, run.plots, run.vis, run.snapshots):
+            for unfinished in (*folder.glob("*.tmp"), *folder.glob(".*.tmp")):
+                unfinished.unlink()  # what a kill cut short
         save_args(options, run.path / "args")
         with open(run.path / "command.txt", "a", encoding="utf-8") as file:
             file.write(shlex.join(command_line) + "\n")

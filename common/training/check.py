@@ -1,0 +1,97 @@
+"""``--check``: a rehearsal that reads all data, does one update, and says what the training would cost."""
+import resource
+import sys
+import time
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError, one_line
+from medi2i.common.training.progress import duration
+from medi2i.common.training.validation import batches
+
+SHOWN_ERRORS = 10
+MIB = 2 ** 20
+
+
+def check(datasets, updater, networks, measure_batch, validation_images, options):
+    """Rehearse and print a report. Nothing is written.
+
+    datasets: dict name -> data set, all images of which are read.
+    measure_batch(): validates one batch of images; validation_images: how many there are.
+    Raises UserError, with all files that cannot be read, or a loss that is not finite.
+    """
+    for name, dataset in datasets.items():
+        print(f"{name:<12} {len(dataset)} examples read in {_timed(lambda d=dataset: read_all(d)):.1f} s, "
+              f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)")
+    for name, link in networks.items():
+        print(f"{name:<12} {sum(p.size for p in link.params() if p.array is not None):,} weights")
+
+    gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
+    first = _timed(lambda: _update(updater))
+    # Kernels are compiled in the first update on a GPU: only later ones tell the speed.
+    update = min(_timed(lambda: _update(updater)) for _ in range(3)) if gpu else first
+    observed = {}
+    if validation_images:
+        observed["validation"] = _timed(measure_batch)
+    per_epoch = len(updater.get_iterator("main").dataset) / options.batch_size
+    iterations = options.epoch * per_epoch
+    if getattr(options, "iteration", None) is not None:
+        iterations = min(iterations, options.iteration)
+    seconds = iterations * update
+    seconds += iterations / per_epoch * len(batches(validation_images, options.batch_size)) * observed.get("validation", 0)
+    print(f"{'update':<12} {update:.3g} s; validation {observed.get('validation', 0):.3g} s for each batch")
+    print(f"{'expected':<12} {duration(seconds)} for {options.epoch} epochs of {per_epoch:g} updates")
+    print(f"{'memory':<12} {(_peak() + _pool_growth(updater, gpu)) / MIB:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
+
+
+def read_all(dataset):
+    """Load every example, unaugmented. Raises UserError with all that fail (the first ten by name)."""
+    errors = []
+    for i in range(len(dataset)):
+        try:
+            dataset.load(i, None)
+        except (UserError, OSError) as error:
+            errors.append(one_line(error))
+    if errors:
+        more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
+        raise UserError(f"{len(errors)} of {len(dataset)} examples cannot be read: "
+                        + "; ".join(errors[:SHOWN_ERRORS]) + more)
+
+
+def _update(updater):
+    reporter = chainer.Reporter()
+    for name, optimizer in updater.get_all_optimizers().items():
+        reporter.add_observer(name, optimizer.target)
+    observation = {}
+    with reporter.scope(observation):
+        updater.update()
+    values = {name: float(chainer.as_array(value) if isinstance(value, chainer.Variable) else value)
+              for name, value in observation.items()}  # on a GPU this also waits for the update
+    for name, value in values.items():
+        if not abs(value) < float("inf"):
+            raise UserError(f"{name} is {value} in the very first update; look at the data's clip and the loss weights")
+
+
+def _timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _peak():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _pool_growth(updater, gpu):
+    """Bytes by which the history pools will still grow on the CPU."""
+    pools = [] if gpu else [pool for pool in updater.pools.values() if len(pool)]
+    return sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in pools)
+
+
+def _gpu_memory(updater):
+    import cupy
+
+    with chainer.using_device(updater.device):
+        taken = cupy.get_default_memory_pool().total_bytes()
+    growth = sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in updater.pools.values() if len(pool))
+    return f"; GPU {(taken + growth) / MIB:,.0f} MiB"

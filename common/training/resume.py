@@ -1,0 +1,43 @@
+"""The options of a command line that may begin with ``--resume RUN``."""
+import dataclasses
+
+from medi2i.common.errors import UserError
+from medi2i.common.options import load_args, parse
+from medi2i.common.options.machinery import default_of, given_values
+
+# What can change without the training being another one: where it runs, how far, what it shows. -e also stretches
+# the learning-rate schedule from here on.
+CHANGEABLE = ("epoch", "iteration", "gpu", "root", "workers", "cache_mb", "snapinterval", "snapshot_minutes",
+              "snapshot_interval", "snapshot_keep", "patience", "max_hours", "loss_limit", "display_interval",
+              "vis_freq", "vis_window", "vis_windowB", "vis_random", "nvis", "nvis_A", "nvis_B", "parameter_statistics",
+              "tensorboard")
+# What concerns the one command and not the run.
+MOMENTARY = ("resume", "check", "summary", "argfile")
+
+
+def training_options(cls, argv, description):
+    """Options of a training: (options, run folder to resume or None).
+
+    With ``--resume RUN`` the options are those in RUN's ``args``, with the changes that leave it the same training.
+    Raises UserError for any other change.
+    """
+    options = parse(cls, argv, description=description)
+    if options.resume is None:
+        return options, None
+    given = given_values(cls, argv)
+    if "argfile" in given:
+        raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
+    saved = load_args(options.resume)
+    if not isinstance(saved, cls):
+        raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")
+    for name in given:
+        if name not in CHANGEABLE and name not in MOMENTARY and getattr(options, name) != getattr(saved, name):
+            raise UserError(f"--{name}: cannot change in a resumed run, which has {getattr(saved, name)}; "
+                            "start a new run, with -m for the weights")
+    return dataclasses.replace(saved, **given), options.resume
+
+
+def lasting(options):
+    """``options`` as they are saved in the run folder, without what concerned the one command."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    return dataclasses.replace(options, **{name: default_of(fields[name]) for name in MOMENTARY})

@@ -1,0 +1,188 @@
+"""The trainer that both applications assemble: Chainer's, with everything a training of days needs."""
+import sys
+import time
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit
+from medi2i.common.training.log import Log
+from medi2i.common.training.plots import Plots
+from medi2i.common.training.progress import Progress, duration
+from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.schedules import LearningRateSchedule
+from medi2i.common.training.signals import SignalWatch
+from medi2i.common.training.snapshot import SnapshotStore, restore
+from medi2i.common.training.statistics import ParameterStatistics
+from medi2i.common.training.tensorboard import EventFiles
+from medi2i.common.training.weights import SaveWeights, WeightStore
+
+GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
+
+
+class Training:
+    """A Chainer trainer in a run folder, with log, plots, progress, weights, snapshots and all ways to end.
+
+    updater: of Chainer, with optimizers named as ``networks``.
+    networks: dict name -> link, as they are saved.
+    controls: dict name -> RateControl, the optimizers' learning rates.
+    options: PairedOptions or UnpairedOptions.
+    run: RunFolder.
+    shown: names of log entries for the progress bar.
+    """
+
+    def __init__(self, updater, networks, controls, options, run: RunFolder, shown):
+        self.updater = updater
+        self.options = options
+        self.run_folder = run
+        iterations = getattr(options, "iteration", None)
+        self.ending = Ending(options.epoch, iterations)
+        self.signals = SignalWatch()
+        self.weights = WeightStore(run.path, networks, updater.get_all_optimizers())
+        self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
+        self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
+        self.best = None
+        self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path))
+        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn)
+
+        on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
+        self.extend(LossGuard(self.ending, options.loss_limit),
+                    trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
+        self.extend(self.save_weights)
+        self.extend(self.log)
+        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop))
+        if options.max_hours is not None:
+            self.extend(TimeLimit(self.ending, options.max_hours))
+        if options.parameter_statistics:
+            self.extend(ParameterStatistics(networks, run.path / "parameters.csv"))
+        if options.tensorboard:
+            self.extend(EventFiles(self.log, run.path / "tensorboard"))
+        self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))
+        total = options.epoch * len(updater.get_iterator("main").dataset) / options.batch_size
+        total = -(-total // 1) if iterations is None else min(iterations, -(-total // 1))
+        self.extend(Progress(self.log, int(total), shown))
+        self.extend(Snapshots(self.store, self.ending, self.signals, options.snapshot_interval,
+                              options.snapshot_minutes))
+
+    def extend(self, extension, **kwargs):
+        """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
+        self.trainer.extend(extension, **kwargs)
+
+    def keep_best(self, metric, larger):
+        """Keep the weights of the epoch where the observation ``metric`` is best, and heed ``--patience``."""
+        self.best = Best(self.ending, metric, larger, self.options.patience, self._keep)
+        self.extend(self.best)
+
+    def _keep(self, epoch, metric, value, previous):
+        if not self.save_weights.regular(epoch):
+            self.weights.save(epoch)
+        self.run_folder.write_best(epoch, metric, value)
+        if previous is not None and not self.save_weights.regular(previous):
+            self.weights.remove(previous)
+
+    def run(self):
+        """Train, from the newest snapshot if the folder is a resumed one. Returns the status of the process.
+
+        Raises UserError when a loss went bad, naming the last good snapshot.
+        """
+        if self.run_folder.resumed:
+            self._resume()
+        print(f"training in {self.run_folder.path}", flush=True)
+        began = time.monotonic()
+        with self.signals:
+            self.trainer.run(show_loop_exception_msg=False)
+        return self._finish(time.monotonic() - began)
+
+    def _resume(self):
+        found = self.store.newest()
+        if found is None:
+            print(f"{self.run_folder.path}: no snapshot yet, so the training starts from its beginning", flush=True)
+        else:
+            path, arrays = found
+            restore(self.trainer, arrays, path)
+            print(f"resumed from {path}: epoch {self.updater.epoch}, iteration {self.updater.iteration}", flush=True)
+        self.weights.remove_after(self.updater.epoch)
+        best = self.best
+        self.run_folder.write_best(*((None, None, None) if best is None else (best.epoch, best.metric, best.value)))
+
+    def _finish(self, seconds):
+        updater, ending = self.updater, self.ending
+        if ending.bad:
+            files = self.store.files()
+            last = f"the last good snapshot is {files[-1]}" if files else "there is no snapshot yet"
+            raise UserError(f"{ending.reason}; {last}. A lower learning rate or another seed may help")
+        # The weights of an epoch that is not over carry its number; finishing it writes them again.
+        epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1
+        self.weights.save(epoch)
+        print(f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
+              f"weights: {self.run_folder.path} (epoch {epoch})")
+        if self.best is not None and self.best.epoch is not None:
+            print(f"best epoch {self.best.epoch}: {self.best.metric} {self.best.value:.6g}")
+        for name in sorted(updater._iterators):
+            idle = updater.get_iterator(name).idle
+            print(f"waited for images ({name}) {idle.fraction:.2%} of the time")
+        if not ending.complete(updater):
+            print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
+        self.run_folder.close()
+        return ending.status
+
+
+class Snapshots(chainer.training.Extension):
+    """Writes snapshots: every ``interval`` iterations, every ``minutes``, and when the training ends or is told to.
+
+    It comes last in an iteration: what it stores is the state from which the next iteration starts.
+    """
+
+    priority = -1000
+
+    def __init__(self, store, ending, signals, interval, minutes):
+        self.store = store
+        self.ending = ending
+        self.signals = signals
+        self.interval = interval
+        self.minutes = minutes
+        self._last = time.monotonic()
+
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration of this process."""
+        self._last = time.monotonic()
+
+    def __call__(self, trainer):
+        # Looked at only here, so that a signal can never end the loop behind a snapshot that is one iteration old.
+        received = self.signals.received
+        if received is not None:
+            self.ending.stop(f"{received.name} received", status=128 + received)
+        if self.ending.bad or not self._due(trainer):
+            return
+        bad = bad_parameter(trainer.updater)
+        if bad is not None:
+            self.ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
+            return
+        self.store.write(trainer)
+        self._last = time.monotonic()
+
+    def _due(self, trainer):
+        by_count = self.interval > 0 and trainer.updater.iteration % self.interval == 0
+        by_time = self.minutes > 0 and time.monotonic() - self._last >= self.minutes * 60
+        return by_count or by_time or self.ending(trainer)
+
+
+def bad_parameter(updater):
+    """The name of a parameter that is NaN or infinite somewhere, or None."""
+    for name, optimizer in sorted(updater.get_all_optimizers().items()):
+        for path, parameter in optimizer.target.namedparams():
+            if parameter.array is None:
+                continue
+            xp = chainer.backend.get_array_module(parameter.array)
+            if not bool(xp.isfinite(parameter.array).all()):
+                return name + path
+    return None
+
+
+def _rates(controls):
+    rates = {f"{name}/learning_rate": control.rate for name, control in sorted(controls.items())}
+    return {name: rate for name, rate in rates.items() if rate == rate}
+
+
+def warn(text):
+    """Show a warning that stops nothing."""
+    print(text, file=sys.stderr, flush=True)

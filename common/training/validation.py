@@ -1,0 +1,99 @@
+"""Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
+import contextlib
+
+import numpy
+
+from medi2i.common.compat import chainer
+
+
+class Validation(chainer.training.Extension):
+    """Reports ``measure()``, a dict name -> number, as ``validation/<name>`` at the end of each epoch.
+
+    Networks run in test mode: statistics of normalisations are used and not changed, nothing random is drawn.
+    """
+
+    priority = chainer.training.PRIORITY_WRITER
+
+    def __init__(self, measure):
+        self.measure = measure
+
+    def __call__(self, trainer):
+        if trainer.updater.is_new_epoch:
+            with inference_mode():
+                values = self.measure()
+            chainer.report({f"validation/{name}": value for name, value in values.items()})
+
+
+class ErrorSum:
+    """RMSE and MAE over all pixels of any number of images, summed in float64."""
+
+    def __init__(self):
+        self.squares = self.absolutes = 0.0
+        self.count = 0
+
+    def add(self, image, truth):
+        """Add two arrays of equal shape, in HU."""
+        if image.shape != truth.shape:
+            raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
+        difference = numpy.subtract(image, truth, dtype=numpy.float64)
+        self.squares += float(numpy.sum(difference ** 2))
+        self.absolutes += float(numpy.sum(numpy.abs(difference)))
+        self.count += difference.size
+
+    @property
+    def rmse(self):
+        """Root of the mean squared difference; NaN when nothing was added."""
+        return (self.squares / self.count) ** 0.5 if self.count else float("nan")
+
+    @property
+    def mae(self):
+        """Mean absolute difference; NaN when nothing was added."""
+        return self.absolutes / self.count if self.count else float("nan")
+
+
+class OverlapSum:
+    """Dice of each class and accuracy over all pixels of any number of label images."""
+
+    def __init__(self, classes):
+        self.both = numpy.zeros(classes, numpy.int64)
+        self.predicted = numpy.zeros(classes, numpy.int64)
+        self.true = numpy.zeros(classes, numpy.int64)
+
+    def add(self, labels, truth):
+        """Add two arrays of labels 0 … classes - 1, of equal shape."""
+        classes = len(self.both)
+        self.predicted += numpy.bincount(labels.ravel(), minlength=classes)
+        self.true += numpy.bincount(truth.ravel(), minlength=classes)
+        self.both += numpy.bincount(labels[labels == truth], minlength=classes)
+
+    @property
+    def dice(self):
+        """Mean over the classes that occur in either of 2 |A and B| / (|A| + |B|)."""
+        total = self.predicted + self.true
+        there = total > 0
+        return float(numpy.mean(2.0 * self.both[there] / total[there])) if there.any() else float("nan")
+
+    @property
+    def accuracy(self):
+        """Fraction of pixels with the right label."""
+        return float(self.both.sum() / self.true.sum()) if self.true.any() else float("nan")
+
+
+@contextlib.contextmanager
+def inference_mode():
+    """Context in which networks run as at conversion: test mode, no graph."""
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        yield
+
+
+def apply(function, images, device):
+    """``function`` (of links, (N, C, H, W) -> Variable) on a list of (C, H, W) arrays: NumPy float32 (N, C', H, W)."""
+    batch = numpy.stack([numpy.asarray(image, numpy.float32) for image in images])
+    with chainer.using_device(device), inference_mode():
+        output = function(device.send(batch))
+    return numpy.asarray(chainer.backends.cuda.to_cpu(chainer.as_array(output)), numpy.float32)
+
+
+def batches(count, size):
+    """Slices of at most ``size`` that together are range(count)."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
