@@ -6,8 +6,6 @@ and txt.
 import dataclasses
 import io
 import os
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from PIL import Image as Pillow
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom_file import Unreadable
+from medi2i.datasets.dicom_file import PARSE_ERRORS, Unreadable, short
 from medi2i.datasets.scaling import Clip
 
 SUFFIXES = {
@@ -84,14 +82,10 @@ def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
         return Image(np.asarray(image.hu, dtype=np.float32)[np.newaxis], image.mask)
     try:
         values, bits = _READERS[kind](path, labels)
-    except Unreadable:
+    except (Unreadable, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, KeyError, IndexError,
-            Pillow.DecompressionBombWarning, Pillow.DecompressionBombError, tifffile.TiffFileError) as error:
-        # Decoders raise all of these for damaged files; which one depends on where the damage is.
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        raise Unreadable(path, f"not a readable {kind} image ({_first_line(error)})") from None
+    except (*PARSE_ERRORS, SyntaxError, Pillow.DecompressionBombError, tifffile.TiffFileError) as error:
+        raise Unreadable(path, f"not a readable {kind} image ({short(error)})") from None
     array = _channels_first(path, values)
     if not np.isfinite(array).all():
         raise Unreadable(path, "holds NaN or infinite values; all values must be numbers")
@@ -104,10 +98,6 @@ def to_grey(array):
     """Luminance of (3, H, W) -> (1, H, W) float32 (ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B)."""
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.tensordot(weights, array, axes=1)[np.newaxis].astype(np.float32)
-
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _channels_first(path, values):
@@ -126,23 +116,25 @@ def _bits(dtype):
 
 
 def _read_pillow(path, labels):
-    with warnings.catch_warnings(), Pillow.open(path) as image:
-        warnings.simplefilter("error", Pillow.DecompressionBombWarning)
+    with Pillow.open(path) as image:
         if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and png_depth(path) == 16:
             raise Unreadable(path, "16-bit colour PNG cannot be read without loss; write it as TIFF")
-        if image.mode == "P":
-            image = image if labels else image.convert("RGB")
-        elif image.mode == "1":
-            image = image if labels else image.convert("L")
-        elif image.mode == "LA":
+        if image.mode == "LA":
             image = image.getchannel(0)
-        elif image.mode in ("RGBA", "CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX"):
+        elif image.mode == "1" and not labels:
+            image = image.convert("L")
+        elif colour_mode(image.mode, labels):
             image = image.convert("RGB")
         values = np.asarray(image)
     values = values.transpose(2, 0, 1) if values.ndim == 3 else values
     if image.mode == "I":  # how older Pillow opens 16-bit grey PNG
         return values, 16
     return values, _bits(values.dtype)
+
+
+def colour_mode(mode, labels):
+    """Whether a picture of this Pillow mode is read as three channels; a palette of ``labels`` is class numbers."""
+    return mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F") and not (mode == "P" and labels)
 
 
 def png_depth(path):
@@ -190,12 +182,9 @@ def _read_text(path, labels):
     text = path.read_text(encoding="utf-8-sig")
     for separator in ",;":
         text = text.replace(separator, " ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            return np.loadtxt(io.StringIO(text), dtype=np.float32, ndmin=2), None
-        except UserWarning:
-            raise Unreadable(path, "holds no numbers") from None
+    if not any(line.split("#")[0].strip() for line in text.splitlines()):
+        raise Unreadable(path, "holds no numbers")
+    return np.loadtxt(io.StringIO(text), dtype=np.float32, ndmin=2), None
 
 
 # Compressions that tifffile leaves to another package, and Pillow knows.
