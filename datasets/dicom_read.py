@@ -34,10 +34,17 @@ class DicomImage:
     where: SliceRef
     lossy: bool
     warnings: tuple[str, ...]
+    encoded_bytes: int = 0
+    raw_bytes: int = 0
 
     @property
     def modality(self) -> str:
         return self.where.modality
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """Size of the raw pixels over their size in the file; None where they are not compressed."""
+        return self.raw_bytes / self.encoded_bytes if 0 < self.encoded_bytes < self.raw_bytes else None
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -124,6 +131,8 @@ def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: in
         where=where,
         lossy=file.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
+        encoded_bytes=len(dataset.PixelData),
+        raw_bytes=stored.nbytes * frames,
     )
 
 

@@ -1,0 +1,291 @@
+"""Writing a derived DICOM image: HU -> a file that says what it is, from what it was made, and holds what was meant.
+
+A DerivedSeries is made once per source series and writes its slices. Every file is written whole or not at all, read
+back, and compared, before it gets its name.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medi2i.common.errors import UserError
+from medi2i.common.version import VERSION
+from medi2i.datasets import derived_header as headers
+from medi2i.datasets.derived_pixels import SAFE_CT, Encoded, Encoding, choose_encoding, decode, encode
+from medi2i.datasets.dicom_file import VOLUME_MODALITIES, text, whole
+from medi2i.datasets.dicom_read import DicomImage, read
+from medi2i.datasets.dicom_series import is_valid_uid
+from medi2i.datasets.outputs import check_target, whole_file
+
+IMPLEMENTATION_UID = headers.uid_from("medi2i", "implementation")
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written: ``clipped`` pixels left the range of the file, ``padded`` pixels are not tissue."""
+
+    path: Path
+    sop_uid: str
+    clipped_low: int
+    clipped_high: int
+    padded: int
+    range: tuple[float, float]
+
+    @property
+    def clipped(self) -> int:
+        return self.clipped_low + self.clipped_high
+
+
+class DerivedSeries:
+    """The series that a model (or a simulation) makes of a source series.
+
+    source: header of any slice of it (DicomImage.header). model_name, model_sha256: the file that did it and its hash.
+    description: SeriesDescription, and what was done. options: whatever else decides the pixels; it enters the UIDs,
+    so that the same source, model and options always give the same UIDs and different ones never. modality: of the
+    result (default: the source's). value_range: lowest and highest value expected (the model's clip); it decides the
+    stored type.
+    when: date of the series (default: SOURCE_DATE_EPOCH, else now); reruns with one ``when`` write identical files.
+    """
+
+    def __init__(
+        self,
+        source: Dataset,
+        *,
+        model_name: str,
+        model_sha256: str = "",
+        description: str,
+        options: Mapping[str, object] | str = "",
+        modality: str | None = None,
+        series_number: int | None = None,
+        value_range: tuple[float, float] | None = None,
+        when: datetime | None = None,
+    ):
+        self.modality = modality or text(source, "Modality")
+        if self.modality not in headers.STORAGE:
+            raise ValueError(f"modality {self.modality!r}; one of {', '.join(headers.STORAGE)} can be written")
+        self.description = description
+        self.value_range = value_range
+        self.when = when or _now()
+        self._entropy = (
+            model_name,
+            model_sha256,
+            description,
+            dict(options) if isinstance(options, Mapping) else options,
+            self.modality,
+        )
+        series = text(source, "SeriesInstanceUID")
+        anchor = (
+            series
+            if is_valid_uid(series)
+            else (
+                series,
+                text(source, "StudyInstanceUID"),
+                text(source, "SeriesNumber"),
+                text(source, "SeriesDescription"),
+                text(source, "SOPInstanceUID"),
+            )
+        )
+        self.uid = headers.uid_from("series", anchor, self._entropy)
+        number = whole(source, "SeriesNumber")
+        self.number = series_number if series_number is not None else (abs(number or 0) * 100 + 1) % 2**31
+        model = f"{model_name} (sha256 {model_sha256})" if model_sha256 else model_name
+        self.derivation = f"medi2i {VERSION}: {description}; by {model}; {headers.NOT_ACQUIRED}"
+
+    def write(
+        self,
+        out_path: Path | str,
+        source: DicomImage | Path | str,
+        hu: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        frame: int = 0,
+        sources: Iterable[DicomImage | Path | str] = (),
+        spacing: tuple[float, float] | None = None,
+        position: tuple[float, float, float] | None = None,
+        force: bool = False,
+        verify: bool = True,
+    ) -> WriteReport:
+        """Write one slice.
+
+        source: the image whose place this slice takes (``frame`` of it, if given as a path); it gives header and
+        geometry.
+        hu: (H, W) in HU for CT, in the modality's units else. mask: True on padding. sources: all images that went
+        in, if more than ``source`` (a stack). spacing: (row, column) mm and position: mm, where the grid differs from
+        the source's.
+        verify: read the file back and compare before it gets its name.
+        Raises UserError: existing file without ``force``, output over an input, NaN; ValueError: shapes that do not
+        fit.
+        """
+        out_path = Path(out_path)
+        image = source if isinstance(source, DicomImage) else read(source, frame)
+        inputs = [image, *(s if isinstance(s, DicomImage) else read(s, modalities=VOLUME_MODALITIES) for s in sources)]
+        check_target(out_path, [i.path for i in inputs], force)
+        hu = np.asarray(hu)
+        if hu.ndim != 2 or (hu.shape != image.hu.shape and spacing is None):
+            raise ValueError(
+                f"image of shape {hu.shape} for a source of {image.hu.shape}; another grid needs its spacing"
+            )
+        encoding = self.encoding_for(image)
+        try:
+            encoded = encode(hu, encoding, mask, whole(image.header, "PixelPaddingValue"))
+        except ValueError as error:
+            raise UserError(f"{image.path}: {error}; nothing was written") from error
+        dataset = self._dataset(image, inputs, encoded, encoding, spacing, position)
+        with whole_file(out_path, force) as temporary:
+            dataset.save_as(temporary, enforce_file_format=True)
+            if verify:
+                _verify(temporary, dataset.SOPInstanceUID, encoded, encoding, self.modality)
+        return WriteReport(
+            out_path, dataset.SOPInstanceUID, encoded.clipped_low, encoded.clipped_high, encoded.padded, encoding.range
+        )
+
+    def encoding_for(self, image: DicomImage) -> Encoding:
+        """How values are stored: as in the source where that holds ``value_range``, else in signed 16 bits."""
+        if image.modality != self.modality:
+            return SAFE_CT if self.modality == "CT" else Encoding(1.0, 0.0)
+        bits = min(int(image.header.BitsStored), 16)
+        own = Encoding(image.slope, image.intercept, bits, int(image.header.PixelRepresentation) == 1)
+        if (
+            int(image.header.BitsAllocated) == 32
+            or "ModalityLUTSequence" in image.header
+            or int(image.header.BitsAllocated) == 8
+        ):
+            own = Encoding(image.slope, image.intercept)
+        return choose_encoding(own, self.modality, self.value_range)
+
+    def _dataset(
+        self,
+        image: DicomImage,
+        inputs: list[DicomImage],
+        encoded: Encoded,
+        encoding: Encoding,
+        spacing: tuple[float, float] | None,
+        position: tuple[float, float, float] | None,
+    ) -> FileDataset:
+        header = headers.kept_of(image.header, image.frame, self.modality)
+        headers.complete(header, self.modality, image.header, image.frame)
+        date, time = self.when.strftime("%Y%m%d"), self.when.strftime("%H%M%S")
+        header.SOPClassUID = headers.STORAGE[self.modality]
+        header.SOPInstanceUID = self.uid_of(image, inputs)
+        header.SeriesInstanceUID = self.uid
+        header.SeriesNumber = self.number
+        header.SeriesDescription = _ascii(self.description, 64)
+        header.Modality = self.modality
+        header.SeriesDate = header.ContentDate = header.InstanceCreationDate = date
+        header.SeriesTime = header.ContentTime = header.InstanceCreationTime = time
+        header.ImageType = headers.image_type(image.header, self.modality)
+        header.DerivationDescription = _ascii(self.derivation, 1024)
+        sources = headers.source_images(
+            (
+                text(i.header, "SOPClassUID"),
+                text(i.header, "SOPInstanceUID"),
+                i.frame + 1 if i.where.frames > 1 else None,
+            )
+            for i in _unique(inputs)
+        )
+        if sources:
+            header.SourceImageSequence = sources
+        header.ContributingEquipmentSequence = headers.equipment(header, self.when, _ascii(self.derivation, 1024))
+        lossy = next((i for i in inputs if i.lossy), None)
+        headers.mark_lossy(
+            header, (lossy or image).header, lossy is not None, None if lossy is None else lossy.compression_ratio
+        )
+        if not headers.has_window_in_units(header):
+            for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
+                header.pop(keyword, None)
+        if image.where.frames > 1:
+            header.InstanceNumber = image.frame + 1
+        if spacing is not None:
+            header.PixelSpacing = [_decimal(v) for v in spacing]
+        if position is not None:
+            header.ImagePositionPatient = [_decimal(v) for v in position]
+        self._put_pixels(header, encoded, encoding, image)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.ImplementationClassUID = IMPLEMENTATION_UID
+        meta.ImplementationVersionName = f"MEDI2I_{VERSION}"[:16]
+        dataset = FileDataset(None, header, preamble=b"\0" * 128, file_meta=meta)
+        dataset.set_original_encoding(False, True, header.original_character_set)
+        return dataset
+
+    def _put_pixels(self, header: Dataset, encoded: Encoded, encoding: Encoding, image: DicomImage) -> None:
+        header.Rows, header.Columns = encoded.stored.shape
+        header.SamplesPerPixel = 1
+        header.PhotometricInterpretation = "MONOCHROME2"
+        if image.modality == self.modality and text(image.header, "PhotometricInterpretation") == "MONOCHROME1":
+            header.PhotometricInterpretation = "MONOCHROME1"
+        header.BitsAllocated, header.BitsStored, header.HighBit = 16, encoding.bits, encoding.bits - 1
+        header.PixelRepresentation = int(encoding.signed)
+        plain = encoding.slope == 1 and encoding.intercept == 0
+        if self.modality == "CT" or not plain or "RescaleSlope" in header:
+            header.RescaleSlope, header.RescaleIntercept = _decimal(encoding.slope), _decimal(encoding.intercept)
+            kind = text(header, "RescaleType")
+            header.RescaleType = (
+                kind if kind and image.modality == self.modality else "HU" if self.modality == "CT" else "US"
+            )
+        if encoded.padding_value is not None:
+            header.add_new("PixelPaddingValue", "SS" if encoding.signed else "US", encoded.padding_value)
+        header.add_new("PixelData", "OW", encoded.stored.astype("<i2" if encoding.signed else "<u2").tobytes())
+
+    def uid_of(self, image: DicomImage, inputs: Iterable[DicomImage] = ()) -> str:
+        """SOPInstanceUID: decided by the sources and the model. Broken sources share UIDs, so place and pixels count
+        too."""
+        return headers.uid_from(
+            "instance",
+            self._entropy,
+            [
+                (
+                    text(i.header, "SOPInstanceUID"),
+                    text(i.header, "SeriesInstanceUID"),
+                    i.frame,
+                    i.where.instance,
+                    i.where.position,
+                    sha256(np.ascontiguousarray(i.stored)).hexdigest(),
+                )
+                for i in _unique([image, *inputs])
+            ],
+        )
+
+
+def _unique(images: Iterable[DicomImage]) -> list[DicomImage]:
+    return list({(i.path, i.frame): i for i in images}.values())
+
+
+def _verify(path: Path, sop_uid: str, encoded: Encoded, encoding: Encoding, modality: str) -> None:
+    found = read(path, modalities=(modality,))
+    expected = decode(encoded, encoding)
+    tissue = np.ones(expected.shape, bool) if encoded.padding_value is None else encoded.stored != encoded.padding_value
+    mask = np.zeros(expected.shape, bool) if found.mask is None else found.mask
+    if (
+        text(found.header, "SOPInstanceUID") != sop_uid
+        or not np.array_equal(found.hu[tissue], expected[tissue])
+        or not np.array_equal(mask, ~tissue)
+    ):
+        raise UserError(f"{path}: reads back differently from what was written (a failing disk?)")
+
+
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now().replace(microsecond=0)
+
+
+def _ascii(value: str, length: int) -> str:
+    """Text that every character set of a file can hold, with the end cut off where it is too long for its VR."""
+    value = value.replace("\\", "/").encode("ascii", "replace").decode()
+    return value if len(value) <= length else value[: length - 3] + "..."
+
+
+def _decimal(value: float) -> str:
+    """A DS: at most 16 characters, as exact as they allow."""
+    value = float(value)
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return next(s for digits in range(17, 0, -1) if len(s := f"{value:.{digits}g}") <= 16)
