@@ -1,0 +1,70 @@
+"""A folder that is emptied again must never lose what others put there."""
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.tools.own_folder import OwnFolder
+
+
+def fill(folder, name, text="made"):
+    with folder.step(name) as path:
+        path.mkdir()
+        (path / "a.txt").write_text(text)
+
+
+def test_second_run_replaces_what_the_first_made_and_keeps_the_rest(tmp_path):
+    out = tmp_path / "demo"
+    fill(OwnFolder(out, "demo"), "data")
+    (out / "notes.txt").write_text("mine")
+    again = OwnFolder(out, "demo")
+    again.clear()
+    assert not (out / "data").exists()
+    fill(again, "data", "new")
+    assert (out / "data" / "a.txt").read_text() == "new" and (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_broke_off_is_cleared(tmp_path):
+    with pytest.raises(KeyboardInterrupt), OwnFolder(tmp_path / "demo", "demo").step("data") as path:
+        (path / "deep").mkdir(parents=True)
+        raise KeyboardInterrupt
+    again = OwnFolder(tmp_path / "demo", "demo")
+    again.clear()
+    assert not path.exists()
+    fill(again, "data")
+
+
+def test_foreign_files_in_a_step_stop_it_before_anything_is_deleted(tmp_path):
+    folder = OwnFolder(tmp_path, "demo")
+    fill(folder, "first")
+    fill(folder, "second")
+    (tmp_path / "second" / "b.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"second/b\.txt: was not made by demo"):
+        OwnFolder(tmp_path, "demo").clear()
+    assert (tmp_path / "first" / "a.txt").exists() and (tmp_path / "second" / "a.txt").exists()
+
+
+def test_a_folder_of_others_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="was not made by demo; give a new folder"):
+        OwnFolder(tmp_path, "demo")
+    with pytest.raises(UserError, match="is a file"):
+        OwnFolder(tmp_path / "thesis.txt", "demo")
+    fill(OwnFolder(tmp_path / "other", "quality"), "data")
+    with pytest.raises(UserError, match="was not made by demo"):
+        OwnFolder(tmp_path / "other", "demo")
+    assert OwnFolder(tmp_path / "empty", "demo").path == tmp_path / "empty"
+
+
+def test_a_step_does_not_write_into_a_folder_that_is_there(tmp_path):
+    folder = OwnFolder(tmp_path / "demo", "demo")
+    folder.clear()
+    (tmp_path / "demo" / "data").mkdir()
+    with pytest.raises(UserError, match="is in the way"), folder.step("data"):
+        raise AssertionError("the body must not run")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"maker": "demo", "steps": {"../x": []}, "under_way": null}',
+                                  '{"maker": "demo", "steps": {}, "under_way": ".."}'])
+def test_a_damaged_record_is_not_trusted(tmp_path, text):
+    (tmp_path / ".made-by.json").write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        OwnFolder(tmp_path, "demo")
