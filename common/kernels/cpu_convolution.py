@@ -1,0 +1,218 @@
+"""Convolution and its two gradients on the CPU by oneDNN, for float32 arrays.
+
+Images are (N, C, H, W) in name and (N, H, W, C) in memory ("channels last"). That is what Chainer's own convolution
+returns on the CPU, NumPy keeps it through every pointwise function, and of the layouts tried it is the quickest for
+nearly every layer of these networks: no copies between layers, 200 GFLOP/s on two cores with AVX-512.
+The layout is therefore a rule and not measured at run time, so that the same training gives the same numbers.
+Only weights change their layout, to the one oneDNN asks for; next to the images they are small.
+"""
+import functools
+from dataclasses import dataclass
+
+import numpy
+
+from medi2i.common.kernels import onednn
+
+PLANS = 1024
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution of images (N, C, H, W) to (N, C', H', W'), from ``shape`` to ``out_shape``.
+
+    weights: (C', C / groups, kh, kw). stride, pad (top and left), dilate: (vertical, horizontal), dilate 1 is dense.
+    """
+
+    shape: tuple
+    out_shape: tuple
+    weights: tuple
+    stride: tuple
+    pad: tuple
+    dilate: tuple
+    groups: int
+
+    @property
+    def pad_after(self):
+        """Padding at the bottom and right that the output's size needs; never below 0."""
+        return tuple(max(0, (out - 1) * s + (k - 1) * d + 1 - size - p)
+                     for out, s, k, d, size, p in zip(self.out_shape[2:], self.stride, self.weights[2:], self.dilate,
+                                                      self.shape[2:], self.pad, strict=True))
+
+    @property
+    def empty(self):
+        """Whether there is nothing to compute, which oneDNN does not take."""
+        return 0 in self.shape or 0 in self.out_shape or 0 in self.weights
+
+
+def last_strides(shape):
+    """Strides in elements of a dense (N, C, H, W) array with its channels last in memory."""
+    _, c, h, w = shape
+    return c * h * w, 1, w * c, c
+
+
+def first_strides(shape):
+    """Strides in elements of a dense array in the order of its axes."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def empty_images(shape):
+    """Uninitialised float32 (N, C, H, W), channels last in memory."""
+    n, c, h, w = shape
+    return numpy.empty((n, h, w, c), numpy.float32).transpose(0, 3, 1, 2)
+
+
+def channels_last(x):
+    """``x`` itself if its channels are last in memory and dense, else a copy that has them so."""
+    moved = x.transpose(0, 2, 3, 1)
+    if moved.flags.c_contiguous:
+        return x
+    if x.flags.c_contiguous and 0 not in x.shape:
+        y = empty_images(x.shape)
+        dnnl = onednn.library()
+        reorder = _to_channels_last(x.shape)
+        with dnnl.lock:
+            reorder.run(x.ctypes.data, y.ctypes.data)
+        return y
+    return numpy.ascontiguousarray(moved).transpose(0, 3, 1, 2)
+
+
+@functools.lru_cache(PLANS)
+def _to_channels_last(shape):
+    dnnl = onednn.library()
+    return dnnl.reorder(dnnl.descriptor(shape, first_strides(shape)), dnnl.descriptor(shape, last_strides(shape)))
+
+
+class _Weights:
+    """The weights of a plan: their plain layout, the primitive's own, and the way between them if it is needed."""
+
+    def __init__(self, dnnl, geometry, wanted, into):
+        shape = _grouped(geometry)
+        plain = dnnl.descriptor(shape, first_strides(shape))
+        self._reorder = None
+        if not dnnl.same(plain, wanted):
+            self._reorder = dnnl.reorder(plain, wanted) if into else dnnl.reorder(wanted, plain)
+            self._buffer = numpy.empty(dnnl.size(wanted), numpy.uint8)
+
+    def enter(self, weights):
+        """Address of the weights in the primitive's layout."""
+        if self._reorder is None:
+            return weights.ctypes.data
+        self._reorder.run(weights.ctypes.data, self._buffer.ctypes.data)
+        return self._buffer.ctypes.data
+
+    def address(self, weights):
+        """Where the primitive is to write."""
+        return weights.ctypes.data if self._reorder is None else self._buffer.ctypes.data
+
+    def leave(self, weights):
+        """Bring what the primitive wrote into ``weights``."""
+        if self._reorder is not None:
+            self._reorder.run(self._buffer.ctypes.data, weights.ctypes.data)
+
+
+def _grouped(geometry):
+    if geometry.groups == 1:
+        return geometry.weights
+    out_ch, *rest = geometry.weights
+    return geometry.groups, out_ch // geometry.groups, *rest
+
+
+def _forward_descriptor(dnnl, geometry, bias):
+    shapes = geometry.shape, geometry.out_shape
+    source, target = (dnnl.descriptor(shape, last_strides(shape)) for shape in shapes)
+    weights = dnnl.descriptor(_grouped(geometry))
+    made = dnnl.create(
+        "dnnl_convolution_forward_primitive_desc_create", dnnl.engine, onednn.FORWARD_TRAINING,
+        onednn.CONVOLUTION_DIRECT, source, weights, bias, target, *_window(geometry), None)
+    return made, source, weights, target
+
+
+def _window(geometry):
+    return (onednn.dims(geometry.stride), onednn.dims(d - 1 for d in geometry.dilate), onednn.dims(geometry.pad),
+            onednn.dims(geometry.pad_after))
+
+
+class _Forward:
+    def __init__(self, geometry, with_bias):
+        dnnl = onednn.library()
+        bias = dnnl.descriptor((geometry.weights[0],), (1,)) if with_bias else None
+        made, source, _, target = _forward_descriptor(dnnl, geometry, bias)
+        wanted = dnnl.wanted(made, onednn.WEIGHTS)
+        arguments = [(onednn.SRC, source), (onednn.WEIGHTS, wanted), (onednn.DST, target)]
+        if with_bias:
+            arguments.append((onednn.BIAS, bias))
+        self.primitive = onednn.Primitive(dnnl, made, arguments)
+        self.weights = _Weights(dnnl, geometry, wanted, into=True)
+
+
+class _BackwardData:
+    def __init__(self, geometry):
+        dnnl = onednn.library()
+        hint, source, weights, target = _forward_descriptor(dnnl, geometry, None)
+        made = dnnl.create(
+            "dnnl_convolution_backward_data_primitive_desc_create", dnnl.engine, onednn.CONVOLUTION_DIRECT, source,
+            weights, target, *_window(geometry), hint, None)
+        wanted = dnnl.wanted(made, onednn.WEIGHTS)
+        self.primitive = onednn.Primitive(
+            dnnl, made, [(onednn.DIFF_DST, target), (onednn.WEIGHTS, wanted), (onednn.DIFF_SRC, source)])
+        self.weights = _Weights(dnnl, geometry, wanted, into=True)
+
+
+class _BackwardWeights:
+    def __init__(self, geometry):
+        dnnl = onednn.library()
+        hint, source, weights, target = _forward_descriptor(dnnl, geometry, None)
+        made = dnnl.create(
+            "dnnl_convolution_backward_weights_primitive_desc_create", dnnl.engine, onednn.CONVOLUTION_DIRECT, source,
+            weights, None, target, *_window(geometry), hint, None)
+        wanted = dnnl.wanted(made, onednn.DIFF_WEIGHTS)
+        self.primitive = onednn.Primitive(
+            dnnl, made, [(onednn.SRC, source), (onednn.DIFF_DST, target), (onednn.DIFF_WEIGHTS, wanted)])
+        self.weights = _Weights(dnnl, geometry, wanted, into=False)
+
+
+_forward_plan = functools.lru_cache(PLANS)(_Forward)
+_backward_data_plan = functools.lru_cache(PLANS)(_BackwardData)
+_backward_weights_plan = functools.lru_cache(PLANS)(_BackwardWeights)
+
+
+def forward(x, weights, bias, geometry):
+    """The convolution of ``x`` plus ``bias`` ((C',) or None). Raises OnednnError where oneDNN cannot."""
+    dnnl = onednn.library()
+    x, weights = channels_last(x), numpy.ascontiguousarray(weights)
+    y = empty_images(geometry.out_shape)
+    plan = _forward_plan(geometry, bias is not None)
+    with dnnl.lock:
+        addresses = [x.ctypes.data, plan.weights.enter(weights), y.ctypes.data]
+        if bias is not None:
+            bias = numpy.ascontiguousarray(bias)
+            addresses.append(bias.ctypes.data)
+        plan.primitive.run(*addresses)
+    return y
+
+
+def backward_data(gy, weights, geometry):
+    """The gradient by the input: ``gy`` has ``out_shape``, the result ``shape``. Raises OnednnError."""
+    dnnl = onednn.library()
+    gy, weights = channels_last(gy), numpy.ascontiguousarray(weights)
+    gx = empty_images(geometry.shape)
+    plan = _backward_data_plan(geometry)
+    with dnnl.lock:
+        plan.primitive.run(gy.ctypes.data, plan.weights.enter(weights), gx.ctypes.data)
+    return gx
+
+
+def backward_weights(x, gy, geometry):
+    """The gradient by the weights, in their plain layout. Raises OnednnError."""
+    dnnl = onednn.library()
+    x, gy = channels_last(x), channels_last(gy)
+    gw = numpy.empty(geometry.weights, numpy.float32)
+    plan = _backward_weights_plan(geometry)
+    with dnnl.lock:
+        plan.primitive.run(x.ctypes.data, gy.ctypes.data, plan.weights.address(gw))
+        plan.weights.leave(gw)
+    return gw

@@ -1,0 +1,208 @@
+"""oneDNN through its C API: what Intel's iDeep was to Chainer, without a framework around it.
+
+The wheel ``onednn-cpu-gomp`` (Linux x86-64, needs only libgomp) brings ``libdnnl.so.3``; without it :func:`library`
+returns None and nothing here is used. Only what the kernels beside this module need is bound.
+Names and numbers: oneDNN 3.2, dnnl.h and dnnl_types.h.
+"""
+import ctypes
+import functools
+import threading
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from importlib import metadata
+
+DISTRIBUTION = "onednn-cpu-gomp"
+MAJOR = 3
+
+FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD = 64, 96, 128
+CONVOLUTION_DIRECT = 1
+ELTWISE_RELU = 32
+USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
+F32 = 3
+TAG_ANY = 1
+
+# Arguments of a primitive, and the query that tells which layout it wants for them.
+SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 17, 33, 41, 49, 50, 51, 52
+DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
+QUERY = {SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134}
+QUERY_IMPLEMENTATION = 8
+
+Dims = c_int64 * 12
+
+
+class OnednnError(RuntimeError):
+    """oneDNN refused a call; the caller falls back to Chainer's own code."""
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("arg", c_int), ("memory", c_void_p)]
+
+
+_SIGNATURES = {
+    "dnnl_engine_create": (POINTER(c_void_p), c_int, c_size_t),
+    "dnnl_stream_create": (POINTER(c_void_p), c_void_p, c_uint),
+    "dnnl_memory_create": (POINTER(c_void_p), c_void_p, c_void_p, c_void_p),
+    "dnnl_memory_set_data_handle": (c_void_p, c_void_p),
+    "dnnl_memory_desc_create_with_strides": (POINTER(c_void_p), c_int, Dims, c_int, Dims),
+    "dnnl_memory_desc_create_with_tag": (POINTER(c_void_p), c_int, Dims, c_int, c_int),
+    "dnnl_primitive_create": (POINTER(c_void_p), c_void_p),
+    "dnnl_primitive_execute": (c_void_p, c_void_p, c_int, c_void_p),
+    "dnnl_primitive_desc_query": (c_void_p, c_int, c_int, c_void_p),
+    "dnnl_convolution_forward_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, c_int, *[c_void_p] * 4, *[Dims] * 4, c_void_p),
+    "dnnl_convolution_backward_data_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 3, *[Dims] * 4, c_void_p, c_void_p),
+    "dnnl_convolution_backward_weights_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 4, *[Dims] * 4, c_void_p, c_void_p),
+    "dnnl_batch_normalization_forward_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_float, c_uint, c_void_p),
+    "dnnl_batch_normalization_backward_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_uint, c_void_p, c_void_p),
+    "dnnl_eltwise_forward_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, c_int, c_void_p, c_void_p, c_float, c_float, c_void_p),
+    "dnnl_eltwise_backward_primitive_desc_create":
+        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
+    "dnnl_matmul_primitive_desc_create": (POINTER(c_void_p), c_void_p, *[c_void_p] * 4, c_void_p),
+    "dnnl_reorder_primitive_desc_create": (POINTER(c_void_p), *[c_void_p] * 5),
+}
+
+
+class _Handle(c_void_p):
+    """A handle that oneDNN gave away, and the function that takes it back."""
+
+    def __del__(self):
+        destroy = getattr(self, "destroy", None)
+        if destroy is not None and self.value:
+            destroy(self)
+
+
+class Library:
+    """The library with one engine and one stream, both for the CPU. ``path``: of libdnnl.so.3."""
+
+    def __init__(self, path):
+        self._so = ctypes.CDLL(str(path))
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(self._so, name)
+            function.argtypes, function.restype = arguments, c_int
+        self._so.dnnl_primitive_desc_query_md.argtypes = (c_void_p, c_int, c_int)
+        self._so.dnnl_primitive_desc_query_md.restype = c_void_p
+        self._so.dnnl_memory_desc_equal.argtypes = (c_void_p, c_void_p)
+        self._so.dnnl_memory_desc_get_size.argtypes = (c_void_p,)
+        self._so.dnnl_memory_desc_get_size.restype = c_size_t
+        self._so.dnnl_version.restype = POINTER(c_int)
+        self.version = tuple(self._so.dnnl_version()[:3])
+        if self.version[0] != MAJOR:
+            raise OnednnError(f"{path} is oneDNN {self.version[0]}, not {MAJOR}")
+        self._destroyers = {}
+        for kind in ("engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc"):
+            destroy = getattr(self._so, f"dnnl_{kind}_destroy")
+            destroy.argtypes = (c_void_p,)
+            self._destroyers[kind] = destroy
+        self.engine = self.create("dnnl_engine_create", 1, 0)
+        self.stream = self.create("dnnl_stream_create", self.engine, 1)
+        self.execute = self._so.dnnl_primitive_execute
+        self.set_data_handle = self._so.dnnl_memory_set_data_handle
+        # Memory objects belong to their primitive, so one thread at a time.
+        self.lock = threading.Lock()
+
+    def create(self, name, *arguments):
+        """The handle that a creating function returns in its first argument. Raises OnednnError."""
+        handle = _Handle()
+        status = getattr(self._so, name)(byref(handle), *arguments)
+        if status:
+            raise OnednnError(f"{name}: status {status}")
+        handle.destroy = self._destroyers[_kind(name)]
+        return handle
+
+    def descriptor(self, shape, strides=None):
+        """Memory descriptor of a float32 array; ``strides`` in elements, None leaves the layout to oneDNN."""
+        if strides is None:
+            return self.create("dnnl_memory_desc_create_with_tag", len(shape), dims(shape), F32, TAG_ANY)
+        return self.create("dnnl_memory_desc_create_with_strides", len(shape), dims(shape), F32, dims(strides))
+
+    def reorder(self, source, target):
+        """A :class:`Primitive` that copies an array from one layout to another; run(source, target)."""
+        made = self.create("dnnl_reorder_primitive_desc_create", source, self.engine, target, self.engine, None)
+        return Primitive(self, made, ((SRC, source), (DST, target)))
+
+    def memory(self, descriptor):
+        """A memory object without data."""
+        return self.create("dnnl_memory_create", descriptor, self.engine, None)
+
+    def wanted(self, primitive_descriptor, argument):
+        """The layout that a primitive has chosen for an argument: a descriptor, owned by the primitive."""
+        return c_void_p(self._so.dnnl_primitive_desc_query_md(primitive_descriptor, QUERY[argument], 0))
+
+    def size(self, descriptor):
+        """Bytes that an array of this layout takes."""
+        return self._so.dnnl_memory_desc_get_size(descriptor)
+
+    def same(self, a, b):
+        """Whether two descriptors mean the same layout."""
+        return bool(self._so.dnnl_memory_desc_equal(a, b))
+
+    def implementation(self, primitive_descriptor):
+        """oneDNN's name of the code that was chosen, for instance ``brgconv:avx512_core``."""
+        text = c_char_p()
+        self._so.dnnl_primitive_desc_query(primitive_descriptor, QUERY_IMPLEMENTATION, 0, byref(text))
+        return text.value.decode()
+
+
+class Primitive:
+    """A primitive with its memory objects; ``run`` takes addresses in the order of ``arguments``.
+
+    arguments: pairs (argument number, memory descriptor).
+    """
+
+    def __init__(self, dnnl, primitive_descriptor, arguments):
+        self._dnnl = dnnl
+        # The layouts among ``arguments`` may be the descriptor's own.
+        self._descriptor = primitive_descriptor
+        self._handle = dnnl.create("dnnl_primitive_create", primitive_descriptor)
+        self._memories = [dnnl.memory(descriptor) for _, descriptor in arguments]
+        self._arguments = (_Argument * len(arguments))(
+            *[_Argument(number, memory) for (number, _), memory in zip(arguments, self._memories, strict=True)])
+        self._count = len(arguments)
+
+    def run(self, *addresses):
+        """Execute. Call with ``Library.lock`` held. Raises OnednnError."""
+        set_data_handle = self._dnnl.set_data_handle
+        for memory, address in zip(self._memories, addresses, strict=True):
+            set_data_handle(memory, address)
+        status = self._dnnl.execute(self._handle, self._dnnl.stream, self._count, self._arguments)
+        if status:
+            raise OnednnError(f"execution: status {status}")
+
+
+def _kind(name):
+    """What a creating function makes: ``dnnl_engine_create`` makes an engine."""
+    made = name.removeprefix("dnnl_").split("_create")[0]
+    return "primitive_desc" if made.endswith("_primitive_desc") else made
+
+
+def dims(values):
+    """A tuple of integers as oneDNN's array of dimensions."""
+    return Dims(*values)
+
+
+def find():
+    """Path of the library inside the installed wheel, None if it is not installed."""
+    try:
+        files = metadata.files(DISTRIBUTION) or ()
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == f"libdnnl.so.{MAJOR}":
+            return file.locate()
+    return None
+
+
+@functools.cache
+def library():
+    """The :class:`Library`, or None where the wheel is not installed or does not load."""
+    path = find()
+    if path is None:
+        return None
+    try:
+        return Library(path)
+    except (OSError, AttributeError, OnednnError):
+        return None
