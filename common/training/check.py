@@ -1,5 +1,4 @@
 """``--check``: a rehearsal that reads all data, does one update, and says what the training would cost."""
-import resource
 import sys
 import time
 
@@ -7,6 +6,11 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.training.progress import duration
 from medi2i.common.training.validation import batches
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 SHOWN_ERRORS = 10
 MIB = 2 ** 20
@@ -78,6 +82,8 @@ def _timed(function):
 
 
 def _peak():
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

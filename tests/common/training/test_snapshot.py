@@ -1,0 +1,166 @@
+"""Snapshots: read back exactly, never pickled, whole or passed over."""
+import os
+import pickle
+import zipfile
+
+import numpy
+import pytest
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.errors import UserError
+from medi2i.common.training.snapshot import (
+    BrokenFile,
+    Reader,
+    SnapshotStore,
+    Writer,
+    iteration_of,
+    read_npz,
+    restore,
+    serialize_json,
+    state_of,
+    write_npz,
+)
+
+
+class Everything:
+    """Holds one of each kind of value that Chainer's objects serialise."""
+
+    def __init__(self, number=0, text="", nothing=None, flag=False, array=None, facts=None):
+        self.values = {"number": number, "text": text, "nothing": nothing, "flag": flag, "ratio": number / 7}
+        self.array = numpy.zeros((3, 5), numpy.float32) if array is None else array
+        self.facts = facts
+
+    def serialize(self, serializer):
+        for name in self.values:
+            self.values[name] = serializer(name, self.values[name])
+        serializer["inner"]("array", self.array)
+        self.facts = serialize_json(serializer, "facts", self.facts)
+
+
+def test_all_kinds_of_values_come_back_with_their_types(tmp_path):
+    array = numpy.random.default_rng(0).normal(size=(3, 5)).astype(numpy.float32)
+    saved = Everything(2 ** 40, "Grüße", None, True, array, {"best": [3, 0.1], "none": None})
+    arrays = {}
+    saved.serialize(Writer(arrays))
+    write_npz(tmp_path / "a.npz", arrays)
+    found = Everything(nothing=5)
+    place = found.array
+    found.serialize(Reader(read_npz(tmp_path / "a.npz")))
+    assert found.values == saved.values
+    assert {name: type(value) for name, value in found.values.items()} == {
+        "number": int, "text": str, "nothing": type(None), "flag": bool, "ratio": float}
+    assert found.array is place and numpy.array_equal(found.array, array)
+    assert found.facts == saved.facts
+    numpy.load(tmp_path / "a.npz", allow_pickle=False)["inner/array"]
+
+
+def test_objects_are_refused_in_both_directions(tmp_path):
+    with pytest.raises(TypeError, match="x: object cannot be stored"):
+        Writer({})("x", object())
+    numpy.savez(tmp_path / "evil.npz", x=numpy.array([{"a": 1}], dtype=object))
+    with pytest.raises(BrokenFile, match="evil.npz"):
+        read_npz(tmp_path / "evil.npz")
+    with zipfile.ZipFile(tmp_path / "pickle.npz", "w") as archive:
+        archive.writestr("x.npy", pickle.dumps([1]))
+    with pytest.raises(BrokenFile):
+        read_npz(tmp_path / "pickle.npz")
+
+
+def test_a_name_is_used_once():
+    writer = Writer({})
+    writer["a"]("x", 1)
+    with pytest.raises(ValueError, match="a/x is serialised twice"):
+        writer["a"]("x", 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_a_damaged_file_is_noticed(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    write_npz(path, {"x": numpy.arange(1000)})
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-100], "flip": content, "empty": b"", "text": b"hello"}[damage])
+    with pytest.raises(BrokenFile, match="a.npz"):
+        read_npz(path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    write_npz(path, {"x": numpy.arange(3)})
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(handle))
+    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_npz(path, {"x": numpy.arange(5)})
+    assert len(synced) == 1  # the content was on the disk before the rename
+    assert list(read_npz(path)["x"]) == [0, 1, 2]
+
+
+def small_trainer(optimizer=None, dtype=numpy.float32):
+    """A trainer of one linear layer on four numbers."""
+    with chainer.using_config("dtype", dtype):
+        link = L.Linear(2, 1, initialW=numpy.array([[0.5, -0.25]]))
+    optimizer = optimizer or chainer.optimizers.Adam()
+    optimizer.setup(link)
+    data = [numpy.array(pair, dtype if dtype != chainer.mixed16 else numpy.float16) for pair in ((1, 2), (3, 4), (5, 6))]
+    iterator = chainer.iterators.SerialIterator(data, 1, shuffle=False)
+    updater = chainer.training.StandardUpdater(iterator, optimizer, loss_func=lambda x: F.sum(link(x) ** 2))
+    return chainer.training.Trainer(updater, (100, "epoch"))
+
+
+def advance(trainer, steps):
+    trainer._start_at = trainer._start_at or 0.0
+    for _ in range(steps):
+        trainer.updater.update()
+    return trainer.updater.get_optimizer("main").target.W.array
+
+
+@pytest.mark.parametrize("dtype", [numpy.float32, chainer.mixed16])
+def test_a_restored_trainer_goes_on_bit_for_bit(tmp_path, dtype):
+    def make():
+        optimizer = chainer.optimizers.Adam(alpha=0.0013)
+        if dtype == chainer.mixed16:
+            optimizer.use_fp32_update()
+        return small_trainer(optimizer, dtype)
+
+    straight = make()
+    advance(straight, 4)
+    write_npz(tmp_path / "s.npz", state_of(straight))
+    expected = advance(straight, 9).copy()
+    resumed = make()
+    restore(resumed, read_npz(tmp_path / "s.npz"), "s.npz")
+    assert resumed.updater.iteration == 4
+    assert numpy.array_equal(advance(resumed, 9), expected)
+    if dtype == chainer.mixed16:
+        masters = [t.updater.get_optimizer("main").target.W.update_rule._fp32_param.array for t in (straight, resumed)]
+        assert numpy.array_equal(*masters)
+
+
+def test_a_snapshot_of_another_network_is_refused():
+    trainer = small_trainer()
+    advance(trainer, 1)
+    arrays = state_of(trainer)
+    arrays["trainer/updater/model:main/W"] = numpy.zeros((3, 3), numpy.float32)
+    with pytest.raises(UserError, match=r"old.npz: does not fit .*\(3, 3\) in the file and \(1, 2\) here"):
+        restore(small_trainer(), arrays, "old.npz")
+    with pytest.raises(UserError, match="another version"):
+        restore(small_trainer(), {**arrays, "format": numpy.asarray(99)}, "old.npz")
+
+
+def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
+    warnings = []
+    store = SnapshotStore(tmp_path, keep=2, warn=warnings.append)
+    assert store.newest() is None
+    trainer = small_trainer()
+    for _ in range(4):
+        advance(trainer, 1)
+        store.write(trainer)
+    assert [iteration_of(path) for path in store.files()] == [3, 4]
+    newest = store.files()[-1]
+    newest.write_bytes(newest.read_bytes()[:-20])
+    path, arrays = store.newest()
+    assert iteration_of(path) == 3 and int(arrays["trainer/updater/iteration"]) == 3
+    assert len(warnings) == 1 and "snapshot_000000004.npz" in warnings[0]
+    assert (tmp_path / "snapshot_000000004.npz.broken").is_file()
+    assert [iteration_of(path) for path in store.files()] == [3]
