@@ -28,9 +28,9 @@ class ImageOptions(Checked):
     crop_height: int = option(None, "-ch", type=int, low=1, help="height of the training crop in pixels")
     grey: bool = option(False, type=bool, help="read colour images as grey; DICOM always is")
     clipA: list = option(None, "-ca", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                         help="input values (HU) that become -1 and 1; default by kind of image")
+                         help="values (HU) of domain A that become -1 and 1; default by kind of image")
     clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                         help="output values (HU) that become -1 and 1; default by kind of image")
+                         help="values (HU) of domain B that become -1 and 1; default by kind of image")
     stack: int = option(1, "--num_slices", "-ns", type=int, low=1, help="neighbouring slices that become channels")
     ch: int = derived("input channels")
     out_ch: int = derived("output channels")
@@ -43,6 +43,8 @@ class AugmentationOptions(Checked):
     random_translate: int = option(4, "-rt", type=int, low=0, help="largest shift in pixels; above 0 also flips")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")
     random_scale: float = option(0, "-rs", type=float, low=0, high=0.9, help="scale by 1 plus or minus up to this")
+    augment_noise: float = option(0, type=float, low=0, help="sd of Gaussian noise on the input images, in [-1, 1]; "
+                                  "all networks see it")
     noise: float = option(0, "-n", type=float, low=0, help="sd of Gaussian noise on the encoder's input, in [-1, 1]")
     noise_z: float = option(0, "-nz", type=float, low=0, help="sd of Gaussian noise on the deepest feature")
 

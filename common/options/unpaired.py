@@ -16,6 +16,7 @@ class DomainOptions(Checked):
     slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
                                help="only slices between these positions in mm")
     forceSpacing: float = option(-1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is")
+    clip_body: bool = option(False, type=bool, help="CT: what lies outside of the body (table, sheets) becomes air")
 
 
 @dataclass
