@@ -16,13 +16,14 @@ SHOWN_ERRORS = 10
 MIB = 2 ** 20
 
 
-def check(datasets, updater, networks, measure_batch, validation_images, options):
+def check(datasets, updater, networks, measure, options):
     """Rehearse and print a report. Nothing is written.
 
-    datasets: dict name -> data set, all images of which are read.
-    measure_batch(): validates one batch of images; validation_images: how many there are.
+    datasets: dict name -> data set (or None), all images of which are read.
+    measure(indices): validates these images of the data set "validation"; None without one.
     Raises UserError, with all files that cannot be read, or a loss that is not finite.
     """
+    datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
     for name, dataset in datasets.items():
         print(f"{name:<12} {len(dataset)} examples read in {_timed(lambda d=dataset: read_all(d)):.1f} s, "
               f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)")
@@ -33,18 +34,19 @@ def check(datasets, updater, networks, measure_batch, validation_images, options
     first = _timed(lambda: _update(updater))
     # Kernels are compiled in the first update on a GPU: only later ones tell the speed.
     update = min(_timed(lambda: _update(updater)) for _ in range(3)) if gpu else first
-    observed = {}
-    if validation_images:
-        observed["validation"] = _timed(measure_batch)
+    validation = 0.0
+    if measure is not None:
+        first_batch = range(min(options.batch_size, measure.count))
+        validation = _timed(lambda: measure(first_batch)) * len(batches(measure.count, options.batch_size))
     per_epoch = len(updater.get_iterator("main").dataset) / options.batch_size
     iterations = options.epoch * per_epoch
     if getattr(options, "iteration", None) is not None:
         iterations = min(iterations, options.iteration)
-    seconds = iterations * update
-    seconds += iterations / per_epoch * len(batches(validation_images, options.batch_size)) * observed.get("validation", 0)
-    print(f"{'update':<12} {update:.3g} s; validation {observed.get('validation', 0):.3g} s for each batch")
-    print(f"{'expected':<12} {duration(seconds)} for {options.epoch} epochs of {per_epoch:g} updates")
-    print(f"{'memory':<12} {(_peak() + _pool_growth(updater, gpu)) / MIB:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
+    seconds = iterations * update + iterations / per_epoch * validation
+    print(f"{'update':<12} {update:.3g} s; validation {validation:.3g} s each epoch")
+    print(f"{'expected':<12} {duration(seconds)} for {iterations:,.0f} updates, {per_epoch:g} in an epoch")
+    memory = (_peak() + _pool_growth(updater, gpu)) / MIB
+    print(f"{'memory':<12} {memory:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
 
 
 def read_all(dataset):

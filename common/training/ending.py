@@ -76,7 +76,7 @@ class TimeLimit(Extension):
 
 class Best(Extension):
     """Keeps the weights of the epoch whose ``metric`` is best, and ends the training after ``patience`` epochs without
-    a better one (None: never).
+    a better one (None: never). Looks at the end of each epoch.
 
     metric: name of an observation; ``larger``: whether larger values are better.
     keep(epoch, metric, value, previous_epoch): called for each new best epoch.
@@ -94,6 +94,8 @@ class Best(Extension):
         self.value = None
 
     def __call__(self, trainer):
+        if not trainer.updater.is_new_epoch:
+            return
         epoch = trainer.updater.epoch
         value = scalar(trainer.observation[self.metric])
         if math.isfinite(value) and (self.value is None or (value > self.value if self.larger else value < self.value)):

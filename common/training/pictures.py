@@ -53,10 +53,10 @@ def window_of(images, clip, window=None):
         return tuple(window)
     if clip.scales:
         return clip.lower, clip.upper
-    low = min(float(numpy.nanmin(image)) for image in images)
-    high = max(float(numpy.nanmax(image)) for image in images)
-    if not numpy.isfinite([low, high]).all():
+    finite = numpy.concatenate([image[numpy.isfinite(image)] for image in map(numpy.asarray, images)])
+    if not finite.size:
         return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
     return low, high if high > low else low + 1.0
 
 

@@ -56,7 +56,7 @@ class RunFolder:
         for folder in (run.plots, run.vis, run.snapshots):
             folder.mkdir(exist_ok=True)
         for folder in (run.path, run.plots, run.vis, run.snapshots):
-            for unfinished in (*folder.glob("*.tmp"), *folder.glob(".*.tmp")):
+            for unfinished in folder.glob("*.tmp"):
                 unfinished.unlink()  # what a kill cut short
         save_args(options, run.path / "args")
         with open(run.path / "command.txt", "a", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from medi2i.common.training.snapshot import Reader, Writer
 
 
 def trainer_at(epoch=0, iteration=0, **observation):
-    return types.SimpleNamespace(updater=types.SimpleNamespace(epoch=epoch, iteration=iteration),
+    return types.SimpleNamespace(updater=types.SimpleNamespace(epoch=epoch, iteration=iteration, is_new_epoch=True),
                                  observation=observation)
 
 

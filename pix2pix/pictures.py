@@ -1,0 +1,83 @@
+"""Pictures of pix2pix while it trains: rows of input, truth, output and difference."""
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import chainer
+from medi2i.common.training.pictures import Panel, Style, difference, draw_grid, plane, window_of
+from medi2i.common.training.validation import apply
+from medi2i.pix2pix.validation import labels_of
+
+
+class PairedPictures(chainer.training.Extension):
+    """Draws ``<folder>/<name>_<iteration>.png``: some pairs of a data set, unaugmented, as the networks see them now.
+
+    count: number of rows. window, window_out: (low, high) in HU for input and output; None: the clip.
+    colour: images of three channels are shown as red, green, blue.
+    seed: None for always the first, evenly spread pairs; a number for random ones (new ones in each picture).
+    """
+
+    def __init__(self, folder, name, dataset, translate, device, count, window=None, window_out=None,
+                 class_num=0, colour=False, seed=None):
+        self.folder = Path(folder)
+        self.name = name
+        self.dataset = dataset
+        self.translate = translate
+        self.device = device
+        self.count = min(count, len(dataset))
+        self.window = window
+        self.window_out = window_out if window_out is not None else window
+        self.class_num = class_num
+        self.colour = colour
+        self.seed = seed
+
+    def __call__(self, trainer):
+        iteration = trainer.updater.iteration
+        chosen = chosen_samples(len(self.dataset), self.count, self.seed, iteration)
+        if chosen:
+            self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
+
+    def draw(self, indices, path):
+        """Write the picture of these pairs."""
+        pairs = [self.dataset.load(i, None) for i in indices]
+        # One image at a time: a batch of pictures could need more memory than the training has.
+        outputs = numpy.concatenate([apply(self.translate, [x], self.device) for x, _ in pairs])
+        inputs = self.dataset.clip_in.from_unit(numpy.stack([x for x, _ in pairs]))
+        low, high = window_of(inputs, self.dataset.clip_in, self.window)
+        truths = numpy.stack([t for _, t in pairs])
+        if self.class_num > 0:
+            rows = self._label_rows(inputs, truths, outputs, low, high)
+            titles = [f"input\n{low:g} … {high:g}", "truth", "output", "wrong pixels"]
+        else:
+            rows, titles = self._rows(inputs, truths, outputs, low, high)
+        draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in indices])
+
+    def _rows(self, inputs, truths, outputs, low, high):
+        truths = self.dataset.clip_out.from_unit(truths)
+        outputs = self.dataset.clip_out.from_unit(outputs)
+        low_out, high_out = window_of(truths, self.dataset.clip_out, self.window_out)
+        rows = []
+        for x, t, y in zip(inputs, truths, outputs, strict=True):
+            truth, output = plane(t, self.colour), plane(y, self.colour)
+            rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, low_out, high_out),
+                         Panel(output, low_out, high_out), difference(output, truth, high_out - low_out)])
+        quarter = (high_out - low_out) / 4
+        return rows, [f"input\n{low:g} … {high:g}", f"truth\n{low_out:g} … {high_out:g}",
+                      f"output\n{low_out:g} … {high_out:g}", f"output − truth\n±{quarter:g} (blue to red)"]
+
+    def _label_rows(self, inputs, truths, outputs, low, high):
+        truths, outputs = labels_of(truths, self.class_num), labels_of(outputs, self.class_num)
+        rows = []
+        for x, t, y in zip(inputs, truths, outputs, strict=True):
+            truth, output = plane(t), plane(y)
+            rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, 0, 19, Style.LABELS),
+                         Panel(output, 0, 19, Style.LABELS), Panel((output != truth).astype(float), 0, 1)])
+        return rows
+
+
+def chosen_samples(length, count, seed, iteration):
+    """Indices of ``count`` samples out of ``length``: evenly spread, or random ones that depend on the iteration."""
+    count = min(count, length)
+    if seed is None:
+        return [i * length // count for i in range(count)]
+    return sorted(int(i) for i in numpy.random.default_rng([seed, iteration]).permutation(length)[:count])

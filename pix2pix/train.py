@@ -1,0 +1,107 @@
+"""Train pix2pix: translation of images from pairs of input and output.
+
+    python pix2pix/train.py -R noisy -t pairs_train.txt --val pairs_val.txt
+    python pix2pix/train.py -i data/ldct
+    python pix2pix/train.py --resume result/20260101_120000
+"""
+import sys
+
+from medi2i.common.device import choose_device
+from medi2i.common.errors import run
+from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.summary import summary_text
+from medi2i.common.options import PairedOptions
+from medi2i.common.training.check import check
+from medi2i.common.training.randomness import RandomState
+from medi2i.common.training.resume import lasting, training_options
+from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.setup import make_optimizers, workspace
+from medi2i.common.training.trainer import Training
+from medi2i.common.training.validation import Validation
+from medi2i.common.training.weights import load_initial, load_optimizers
+from medi2i.datasets import paired
+from medi2i.datasets.iterator import ImageIterator
+from medi2i.pix2pix import net
+from medi2i.pix2pix.pictures import PairedPictures
+from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
+from medi2i.pix2pix.validation import PairedMeasure
+
+SHOWN = ("dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_CE", "dec_y/loss_dice", "dec_y/loss_dis", "validation/RMSE",
+         "validation/Dice")
+
+
+def command(argv):
+    """One training. Returns the status of the process; raises UserError."""
+    # options
+    options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
+    device = choose_device(options.gpu)
+    device.use()
+    workspace(device)
+    random = RandomState(options.seed, device.xp)
+    random.seed_global()
+
+    # data
+    train = paired.build(options, "train", multiple=size_multiple(options))
+    options = paired.complete(options, train)
+    val = paired.build(options, "val", multiple=size_multiple(options))
+
+    # networks
+    networks = net.build(options)
+    links = networks.as_dict()
+    generator = {name: link for name, link in links.items() if name != "dis"}
+    loaded = {}
+    if resumed is None and options.model_gen is not None:
+        loaded |= load_initial(options.model_gen, generator, generator)
+    if resumed is None and options.model_dis is not None:
+        loaded |= load_initial(options.model_dis, {"dis": networks.dis}, ["dis"])
+    if options.summary:
+        print(summary_text(links, options, train.size))
+    for link in links.values():
+        link.to_device(device)
+
+    # optimizers
+    optimizers, controls = make_optimizers(links, options)
+    if options.load_optimizer:
+        load_optimizers(loaded, optimizers)
+
+    # updater
+    iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers)
+    updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device)
+    measure = None if val is None else PairedMeasure(val, networks.translate, device, options.batch_size,
+                                                     options.class_num)
+    if options.check:
+        check({"training": train, "validation": val}, updater, links, measure, options)
+        iterator.finalize()
+        return 0
+
+    # trainer
+    command_line = ["pix2pix/train.py", *argv]
+    folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
+              else RunFolder.open(resumed, lasting(options), command_line))
+    training = Training(updater, links, controls, options, folder, SHOWN)
+
+    # extensions
+    if measure is not None:
+        training.extend(Validation(measure))
+        metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
+        training.keep_best(f"validation/{metric}", larger=metric == "Dice")
+    when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
+    colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
+    for name, dataset in (("val", val), ("train", train)):
+        if dataset is None:
+            continue
+        training.extend(PairedPictures(folder.vis, name, dataset, networks.translate, device, options.nvis,
+                                       options.vis_window, options.vis_windowB, options.class_num, colour,
+                                       options.seed if options.vis_random else None), trigger=when)
+
+    # run
+    return training.run()
+
+
+def main(argv=None):
+    """Entry point of ``medi2i-pix2pix-train``."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

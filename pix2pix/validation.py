@@ -1,0 +1,60 @@
+"""Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
+import numpy
+
+from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
+
+
+class PairedMeasure:
+    """Measures ``translate`` (links; (N, C, H, W) -> Variable, in [-1, 1]) on all pairs of ``dataset``.
+
+    Called, it gives {"RMSE", "MAE"} in HU (or the images' unit), and where input and output have equal channels the
+    same of doing nothing as ``RMSE_identity``, ``MAE_identity``. With ``class_num`` > 0: {"Dice", "accuracy"}.
+    """
+
+    def __init__(self, dataset, translate, device, batch_size, class_num=0):
+        self.dataset = dataset
+        self.translate = translate
+        self.device = device
+        self.batch_size = batch_size
+        self.class_num = class_num
+
+    @property
+    def count(self):
+        """How many pairs there are."""
+        return len(self.dataset)
+
+    def __call__(self, indices=None):
+        """The measures over the pairs ``indices``, by default all."""
+        indices = range(len(self.dataset)) if indices is None else indices
+        if self.class_num > 0:
+            return self._overlap(indices)
+        own, nothing = ErrorSum(), ErrorSum()
+        for inputs, truths, outputs in self._batches(indices):
+            truth = self.dataset.clip_out.from_unit(truths)
+            own.add(self.dataset.clip_out.from_unit(outputs), truth)
+            if inputs.shape == truths.shape:
+                nothing.add(self.dataset.clip_in.from_unit(inputs), truth)
+        result = {"RMSE": own.rmse, "MAE": own.mae}
+        if nothing.count:
+            result.update(RMSE_identity=nothing.rmse, MAE_identity=nothing.mae)
+        return result
+
+    def _overlap(self, indices):
+        total = OverlapSum(self.class_num)
+        for _, truths, outputs in self._batches(indices):
+            total.add(labels_of(outputs, self.class_num), labels_of(truths, self.class_num))
+        return {"Dice": total.dice, "accuracy": total.accuracy}
+
+    def _batches(self, indices):
+        indices = list(indices)
+        for batch in batches(len(indices), self.batch_size):
+            pairs = [self.dataset.load(indices[i], None) for i in batch]
+            inputs = numpy.stack([pair[0] for pair in pairs])
+            truths = numpy.stack([pair[1] for pair in pairs])
+            yield inputs, truths, apply(self.translate, inputs, self.device)
+
+
+def labels_of(scores, class_num):
+    """Scores or one-hot (N, stack·classes, H, W), slice by slice, to labels (N, stack, H, W)."""
+    n, channels, height, width = scores.shape
+    return scores.reshape(n, channels // class_num, class_num, height, width).argmax(axis=2)
