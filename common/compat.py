@@ -6,6 +6,7 @@ Chainer 7.8.1 (2022) and ChainerCV 0.13.1 predate NumPy 2 and Python 3.12. Each 
 what it mends and for which versions; ``tests/common/test_compat.py`` has a test for each that fails without it.
 """
 import contextlib
+import importlib
 import sys
 import types
 import warnings
@@ -144,17 +145,21 @@ def stub_chainercv_extension():
 
 
 def __getattr__(name):
-    """``from medi2i.common.compat import chainercv`` imports it on first use: most commands never need it."""
-    if name != "chainercv":
+    """``from medi2i.common.compat import chainercv`` imports it on first use: most commands never need it.
+
+    ``gradient_check`` (for tests) likewise: it comes with ``chainer.testing``, which asks for ``pkg_resources`` again.
+    """
+    if name not in ("chainercv", "gradient_check"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    check_version("chainercv", CHAINERCV_VERSIONS)
-    stub_chainercv_extension()
+    if name == "chainercv":
+        check_version("chainercv", CHAINERCV_VERSIONS)
+        stub_chainercv_extension()
     with warnings.catch_warnings(), pkg_resources():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
-        import chainercv
-    globals()["chainercv"] = chainercv
-    return chainercv
+        module = importlib.import_module("chainercv" if name == "chainercv" else "chainer.gradient_check")
+    globals()[name] = module
+    return module
 
 
 check_version("chainer", CHAINER_VERSIONS)
