@@ -73,8 +73,12 @@ class OwnFolder:
 def _is_record(record):
     """Whether it has the form that `_save` writes; a step is a plain name, so nothing outside can be meant."""
     return (isinstance(record, dict) and isinstance(record.get("maker"), str) and isinstance(record.get("steps"), dict)
-            and all(Path(name).name == name and isinstance(known, list) for name, known in record["steps"].items())
-            and (record.get("under_way") is None or Path(str(record["under_way"])).name == record["under_way"]))
+            and all(_is_name(name) and isinstance(known, list) for name, known in record["steps"].items())
+            and (record.get("under_way") is None or _is_name(record["under_way"])))
+
+
+def _is_name(name):
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _files(folder):
