@@ -1,5 +1,6 @@
 """Decoded images within a memory budget."""
 import collections
+import functools
 import threading
 
 import numpy as np
@@ -38,6 +39,12 @@ class ImageCache:
         self.misses = 0
         self._images = collections.OrderedDict()
         self._lock = threading.Lock()
+
+    @staticmethod
+    @functools.cache
+    def shared(megabytes):
+        """The one cache of this process with this budget: data sets that use it keep to the budget together."""
+        return ImageCache(megabytes)
 
     def __getstate__(self):
         return {"budget": self.budget}

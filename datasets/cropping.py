@@ -1,0 +1,42 @@
+"""Which part of the images training sees."""
+import math
+
+from medi2i.common.errors import UserError
+
+STEP = 16  # the default crop is a multiple of it
+
+
+def choose_crop(smallest, height=None, width=None, translate=0, multiple=1):
+    """(height, width) of the crop for images of at least ``smallest`` (H, W).
+
+    What is not given is the largest multiple of 16 that leaves room for ``translate`` pixels on both sides (without
+    that room where the image is too small for both). ``multiple``: what the network needs both to be divisible by.
+    Raises UserError, with the largest crop that works, for one that does not fit.
+    """
+    return (_side("crop_height", height, smallest[0], translate, multiple),
+            _side("crop_width", width, smallest[1], translate, multiple))
+
+
+def _side(option, given, available, translate, multiple):
+    step = math.lcm(STEP, multiple)
+    if given is None:
+        with_room = (available - 2 * translate) // step * step
+        crop = with_room if with_room > 0 else available // step * step
+        if crop == 0:
+            raise UserError(f"--{option}: the smallest image has {available} pixels there, fewer than {step}"
+                            + _works(available, multiple))
+        return crop
+    if given > available:
+        raise UserError(f"--{option}: {given} is larger than the smallest image, which has {available} pixels there"
+                        + _works(available, multiple))
+    if given % multiple:
+        raise UserError(f"--{option}: {given} is not a multiple of {multiple}, as this network needs"
+                        + _works(available, multiple))
+    return given
+
+
+def _works(available, multiple):
+    largest = available // multiple * multiple
+    if largest == 0:
+        return f"; this network needs at least {multiple}: a network with fewer levels would be right"
+    return f"; the largest crop that works is {largest}"

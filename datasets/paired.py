@@ -1,0 +1,154 @@
+"""Pairs of images for pix2pix: files -> (input, output) in [-1, 1] (reference.md section 5)."""
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets.augment import STILL, Augmentation, add_noise, apply
+from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.cropping import choose_crop
+from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
+from medi2i.datasets.images import DICOM_CLIP
+from medi2i.datasets.pairs import FOLDERS, find_pairs
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.sources import stacks
+
+log = logging.getLogger(__name__)
+
+
+class PairedDataset:
+    """Examples (x, t): float32 (in_channels, H, W) and (out_channels, H, W), both in [-1, 1].
+
+    Channels are the slices of a stack in order, each with its columns in order. With ``class_num`` t is one-hot, 0 and
+    1, with class_num channels for each slice.
+    """
+
+    def __init__(self, pairs, domain_in, domain_out, *, stack, size, augmentation):
+        self.pairs = pairs
+        self.domain_in = domain_in
+        self.domain_out = domain_out
+        self.stack = stack
+        self.size = size
+        self.augmentation = augmentation
+        self.windows = stacks(pairs, stack)
+        if not self.windows:
+            raise UserError(f"--stack: {stack} neighbours are needed and no series has so many images")
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, index):
+        return self.load(index, None)
+
+    @property
+    def in_channels(self):
+        """Channels of x."""
+        return self.stack * len(self.pairs[0].inputs) * self.domain_in.channels
+
+    @property
+    def out_channels(self):
+        """Channels of t."""
+        per_slice = self.domain_out.class_num or len(self.pairs[0].outputs) * self.domain_out.channels
+        return self.stack * per_slice
+
+    @property
+    def clip_in(self):
+        """The ``Clip`` of x."""
+        return self.domain_in.clip
+
+    @property
+    def clip_out(self):
+        """The ``Clip`` of t."""
+        return self.domain_out.clip
+
+    def members(self, index):
+        """The ``Pair`` of each slice of example ``index``."""
+        return [self.pairs[position] for position in self.windows[index]]
+
+    def name(self, index):
+        """What example ``index`` is called: its middle slice's file, below the root, without suffix."""
+        return self.members(index)[self.stack // 2].name
+
+    def load(self, index, rng=None):
+        """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
+        members = self.members(index)
+        draw = STILL if rng is None else self.augmentation.draw(rng)
+        x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
+        x = apply(x, draw, self.size)
+        if rng is not None:
+            x = add_noise(x, self.augmentation.noise, rng)
+        class_num = self.domain_out.class_num
+        if class_num:
+            labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
+            labels = apply(labels, draw, self.size, nearest=True, outside=0.0)
+            return x, np.concatenate([one_hot(plane[np.newaxis], class_num) for plane in labels])
+        t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
+        return x, apply(t, draw, self.size)
+
+    def share_cache(self, processes):
+        """Called in each of several worker processes: together they keep to the budget."""
+        self.domain_in.cache.budget //= processes
+
+
+def build(options, phase="train", *, multiple=1, cache=None):
+    """The ``PairedDataset`` of PairedOptions for "train" or "val".
+
+    None for "val" where ``--val`` is left at its default and there are no folders testA and testB. ``multiple``: what
+    the network needs the crop to be divisible by. ``cache``: an ImageCache to share between data sets; by default all
+    of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before the next call, so that
+    validation gets the clips and the crop of training. Raises UserError.
+    """
+    name = {"train": options.train, "val": options.val}[phase]
+    root = Path(options.root)
+    if phase == "val" and name in FOLDERS and not any((root / folder).is_dir() for folder in FOLDERS[name]):
+        log.warning("%s: neither %s nor %s: there will be no validation", root, *FOLDERS[name])
+        return None
+    if options.class_num and len(options.from_col if options.btoa else options.to_col) > 1:
+        raise UserError("--class_num: classes come from one column; --to_col should name one")
+    if options.class_num == 1:
+        raise UserError("--class_num: 1 class leaves nothing to tell apart; 2 or more, or 0 for images")
+    kind_out = options.imgtype_out or options.imgtype
+    pairs = find_pairs(root, name, kinds=(options.imgtype, kind_out), from_col=options.from_col, to_col=options.to_col,
+                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0)
+    cache = ImageCache.shared(options.cache_mb) if cache is None else cache
+    option_in, option_out = ("clipB", "clipA") if options.btoa else ("clipA", "clipB")
+    domain_in = _domain([source for pair in pairs for source in pair.inputs], options, option_in, cache)
+    domain_out = _domain([source for pair in pairs for source in pair.outputs], options, option_out, cache,
+                         options.class_num)
+    sizes = [pair.inputs[0].shape[1:] for pair in pairs]
+    size = choose_crop(tuple(map(min, zip(*sizes, strict=True))), options.crop_height, options.crop_width,
+                       options.random_translate, multiple)
+    augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
+                                options.augment_noise)
+    dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
+                            augmentation=augmentation if phase == "train" else Augmentation())
+    if options.class_num:
+        domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
+    for side, known, found in (("input", options.ch, dataset.in_channels),
+                               ("output", options.out_ch, dataset.out_channels)):
+        if phase == "val" and known is not None and known != found:
+            raise UserError(f"--val: the {side} images have {found} channel(s), those of training {known}; "
+                            f"--grey would make both grey")
+    return dataset
+
+
+def _domain(sources, options, option, cache, class_num=0):
+    if class_num:
+        return Domain(Clip(), 1, cache, class_num)
+    return Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
+                  choose_channels(sources, options.grey), cache)
+
+
+def complete(options, dataset):
+    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
+
+    Clips stay as they are where values are not scaled.
+    """
+    decided = {"ch": dataset.in_channels, "out_ch": dataset.out_channels,
+               "crop_height": dataset.size[0], "crop_width": dataset.size[1]}
+    clips = (dataset.clip_out, dataset.clip_in) if options.btoa else (dataset.clip_in, dataset.clip_out)
+    decided.update({option: [clip.lower, clip.upper]
+                    for option, clip in zip(("clipA", "clipB"), clips, strict=True) if clip.scales})
+    return dataclasses.replace(options, **decided)

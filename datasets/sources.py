@@ -1,0 +1,150 @@
+"""From files to sources: the images that can be used, described by their headers, and those that cannot, with why."""
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets import dicom
+from medi2i.datasets.dicom_file import Unreadable
+from medi2i.datasets.headers import read_header
+from medi2i.datasets.images import kind_of, name_without_suffix
+from medi2i.datasets.lists import find_files
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One image of a file. Plain values only, so that it crosses processes.
+
+    ``name``: path below the root without its suffix, with ``#frame`` where a file has several. ``shape``: (C, H, W).
+    ``group`` and ``place`` are of the series: neighbours in a stack share the group and follow each other by place.
+    ``height``: mm along the axis of the body that is closest to the slices' normal (for axial slices, patient z).
+    """
+
+    path: Path
+    name: str
+    kind: str
+    shape: tuple[int, int, int]
+    bits: int | None = None
+    frame: int = 0
+    group: str = ""
+    place: int = 0
+    height: float | None = None
+    spacing: tuple[float, float] | None = None
+    modality: str = ""
+    stamp: int = 0
+
+
+@dataclasses.dataclass
+class Sources:
+    """``by_path``: the images of each file (several for multi-frame DICOM). ``skipped``: path -> why it is not used."""
+
+    by_path: dict[Path, list[Source]]
+    skipped: dict[Path, str]
+
+    @property
+    def all(self):
+        """All images, in the order of their files."""
+        return [source for sources in self.by_path.values() for source in sources]
+
+    def warn(self, where):
+        """Log how many files were skipped, and which."""
+        if self.skipped:
+            log.warning("%s: %d file(s) skipped:\n%s", where, len(self.skipped),
+                        "\n".join(f"  {path}: {reason}" for path, reason in self.skipped.items()))
+
+
+def sources_in(folder, kind="auto", pattern=None, labels=False):
+    """All images of one kind below ``folder``, in the order of ``lists.number_key``: ``Sources``.
+
+    Warns of files that cannot be read. Raises UserError for folders without any image that can.
+    """
+    kind, files = find_files(folder, kind, pattern)
+    found = describe(files, folder, kind, labels)
+    if not found.by_path:
+        some = "; ".join(f"{path.name}: {reason}" for path, reason in list(found.skipped.items())[:3])
+        raise UserError(f"{folder}: none of the {len(files)} {kind} file(s) can be read ({some})")
+    found.warn(folder)
+    return found
+
+
+def describe(files, root, kind=None, labels=False):
+    """``Sources`` of ``files`` below ``root``; each file once. Without ``kind`` every file's name decides."""
+    files = list(dict.fromkeys(Path(file) for file in files))
+    kinds = {file: kind or kind_of(file) or "dcm" for file in files}
+    images = _dicom_sources([file for file in files if kinds[file] == "dcm"], root)
+    for file in files:
+        if kinds[file] == "dcm":
+            continue
+        try:
+            header = read_header(file, kinds[file], labels)
+        except Unreadable as error:
+            images.skipped[file] = error.reason
+            continue
+        images.by_path[file] = [Source(file, _name(file, root, kinds[file]), kinds[file], header.shape, header.bits,
+                                       group=str(file.parent), stamp=_stamp(file))]
+    by_path = {file: images.by_path[file] for file in files if file in images.by_path}
+    groups = {}
+    for file, (source, *_) in by_path.items():
+        if source.kind != "dcm":  # neighbours of plain files are those in their folder, in the given order
+            place = groups[source.group] = groups.get(source.group, -1) + 1
+            by_path[file] = [dataclasses.replace(source, place=place)]
+    return Sources(by_path, {file: images.skipped[file] for file in files if file in images.skipped})
+
+
+def _dicom_sources(files, root):
+    if not files:
+        return Sources({}, {})
+    scan = dicom.scan(files, progress=True)
+    by_path = {}
+    for number, series in enumerate(scan.series):
+        for note in series.warnings:
+            log.info("%s (%s): %s", series.slices[0].path.parent, series.description, note)
+        for place, item in enumerate(series.slices):
+            name = _name(item.path, root, "dcm")
+            by_path.setdefault(item.path, []).append(Source(
+                item.path, f"{name}#{item.frame}" if item.frames > 1 else name, "dcm", (1, *item.shape), None,
+                item.frame, f"{number} {item.series_uid}", place, _height(item), item.spacing, item.modality,
+                _stamp(item.path)))
+    for sources in by_path.values():
+        sources.sort(key=lambda source: source.frame)
+    return Sources(by_path, {item.path: item.reason for item in scan.skipped})
+
+
+def _height(item):
+    """Position along the normal, which is turned to the positive side: for axial slices this is z, head up."""
+    if item.height is None:
+        return None
+    normal = item.normal
+    return item.height if normal[np.argmax(np.abs(normal))] > 0 else -item.height
+
+
+def _name(file, root, kind):
+    relative = file.relative_to(root) if file.is_relative_to(root) else file
+    return name_without_suffix(relative.as_posix(), kind)
+
+
+def _stamp(file):
+    return file.stat().st_mtime_ns
+
+
+def stacks(images, size):
+    """Windows of ``size`` neighbours: a list of tuples of positions in ``images`` (each with ``group`` and ``place``).
+
+    Windows never cross from one group to another. Groups smaller than ``size`` give none, with a warning.
+    """
+    groups = {}
+    for position, image in enumerate(images):
+        groups.setdefault(image.group, []).append(position)
+    windows = []
+    for name, positions in groups.items():
+        if size > 1:
+            positions.sort(key=lambda position: images[position].place)
+        if len(positions) < size:
+            log.warning("--stack: series %s has %d image(s), fewer than the stack of %d: left out",
+                        name, len(positions), size)
+        windows.extend(tuple(positions[start:start + size]) for start in range(len(positions) - size + 1))
+    return windows if size > 1 else sorted(windows)

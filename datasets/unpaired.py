@@ -1,0 +1,142 @@
+"""Images of one domain for CycleGAN: files -> one image in [-1, 1] (reference.md section 5)."""
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets.augment import STILL, Augmentation, add_noise, apply
+from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.cropping import choose_crop
+from medi2i.datasets.domain import Domain, choose_channels, choose_clip
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.sources import sources_in, stacks
+
+log = logging.getLogger(__name__)
+
+DICOM_CLIP = Clip(-1024, 176)  # HU: base -1024, width 1200, the released CycleGAN's
+FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
+
+
+class UnpairedDataset:
+    """Examples x: float32 (channels, H, W) in [-1, 1]. Channels are the slices of a stack, in order."""
+
+    def __init__(self, sources, domain, *, stack, size, augmentation):
+        self.sources = sources
+        self.domain = domain
+        self.stack = stack
+        self.size = size
+        self.augmentation = augmentation
+        self.windows = stacks(sources, stack)
+        if not self.windows:
+            raise UserError(f"--stack: {stack} neighbours are needed and no series has so many images")
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, index):
+        return self.load(index, None)
+
+    @property
+    def channels(self):
+        """Channels of an example."""
+        return self.stack * self.domain.channels
+
+    in_channels = out_channels = channels
+
+    @property
+    def clip(self):
+        """The ``Clip`` of the images."""
+        return self.domain.clip
+
+    clip_in = clip_out = clip
+
+    def members(self, index):
+        """The ``Source`` of each slice of example ``index``."""
+        return [self.sources[position] for position in self.windows[index]]
+
+    def name(self, index):
+        """What example ``index`` is called: its middle slice's file, below the domain's folder, without suffix."""
+        return self.members(index)[self.stack // 2].name
+
+    def load(self, index, rng=None):
+        """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
+        draw = STILL if rng is None else self.augmentation.draw(rng)
+        x = apply(np.concatenate([self.domain.unit(source) for source in self.members(index)]), draw, self.size)
+        return x if rng is None else add_noise(x, self.augmentation.noise, rng)
+
+    def share_cache(self, processes):
+        """Called in each of several worker processes: together they keep to the budget."""
+        self.domain.cache.budget //= processes
+
+
+def build(options, domain, phase="train", *, multiple=1, cache=None):
+    """The ``UnpairedDataset`` of UnpairedOptions: ``domain`` "A" or "B", ``phase`` "train" or "val".
+
+    Every DICOM series is a volume of its own, wherever its files lie; slices are read when they are needed. None for
+    "val" where there is no folder testA (testB). The two domains may differ in kind, clip and size: a crop that is not
+    given is chosen for each. ``multiple``: what the network needs the crop to be divisible by. ``cache``: an
+    ImageCache to share; by default all data sets of one process share one with ``--cache_mb``. Fill ``options`` in
+    with ``complete`` before validation is built. Raises UserError.
+    """
+    folder = Path(options.root) / FOLDERS[domain, phase]
+    if phase == "val" and not folder.is_dir():
+        log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
+        return None
+    kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
+    sources = sources_in(folder, kind).all
+    spacing = options.forceSpacing if options.forceSpacing > 0 else None
+    _refuse_what_needs_geometry(sources, options, spacing)
+    if options.slice_range is not None:
+        sources = _within(sources, *options.slice_range, folder)
+    option = f"clip{domain}"
+    side = Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
+                  choose_channels(sources, options.grey),
+                  ImageCache.shared(options.cache_mb) if cache is None else cache,
+                  spacing=spacing, body=options.clip_body)
+    smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
+    size = choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple)
+    augmentation = Augmentation()
+    if phase == "train":
+        augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
+                                    options.augment_noise)
+    dataset = UnpairedDataset(sources, side, stack=options.stack, size=size, augmentation=augmentation)
+    known = options.ch if domain == "A" else options.out_ch
+    if phase == "val" and known is not None and known != dataset.channels:
+        raise UserError(f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "
+                        f"--grey would make both grey")
+    return dataset
+
+
+def _refuse_what_needs_geometry(sources, options, spacing):
+    for source in sources:
+        if options.slice_range is not None and source.height is None:
+            raise UserError(f"--slice_range: {source.path} has no position in mm; only DICOM slices with "
+                            f"ImagePositionPatient have")
+        if spacing is not None and source.spacing is None:
+            raise UserError(f"--forceSpacing: {source.path} has no pixel size in mm; only DICOM with PixelSpacing has")
+        if options.clip_body and source.modality != "CT":
+            raise UserError(f"--clip_body: {source.path} is no CT; the body is found by its HU")
+
+
+def _within(sources, lowest, highest, folder):
+    heights = [source.height for source in sources]
+    kept = [source for source in sources if lowest <= source.height <= highest]
+    if not kept:
+        raise UserError(f"--slice_range: no slice of {folder} lies between {lowest:g} and {highest:g} mm; "
+                        f"they lie between {min(heights):g} and {max(heights):g}")
+    return kept
+
+
+def complete(options, dataset_a, dataset_b):
+    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
+
+    The crop is filled in only if it is the same for both domains; clips stay as they are where values are not scaled.
+    """
+    decided = {"ch": dataset_a.channels, "out_ch": dataset_b.channels}
+    if dataset_a.size == dataset_b.size:
+        decided.update(crop_height=dataset_a.size[0], crop_width=dataset_a.size[1])
+    decided.update({option: [dataset.clip.lower, dataset.clip.upper]
+                    for option, dataset in (("clipA", dataset_a), ("clipB", dataset_b)) if dataset.clip.scales})
+    return dataclasses.replace(options, **decided)
