@@ -8,8 +8,8 @@ from medi2i.common.networks.spec import DecoderSpec, Norm, Unet
 class Decoder(Network):
     """[skip_0 … skip_{n-1}, e(, latent)] → (N, out_ch, H, W).
 
-    Children: latent (if the encoder has one), r0 r1… residual blocks, ua1 … ua{n} levels from the deepest up, each on
-    its skip joined with what came from below, ul the last layer.
+    Children: latent_fc (if the encoder has one), r0 r1… residual blocks, ua1 … ua{n} levels from the deepest up, each
+    on its skip joined with what came from below, ul the last layer.
     While training, Gaussian noise of standard deviation ``spec.noise`` is added to e; it is drawn from the global
     generator of NumPy or CuPy, as dropout is.
     """
@@ -21,7 +21,7 @@ class Decoder(Network):
         with self.init_scope():
             if spec.latent_dim > 0:
                 height, width = spec.feature_size
-                self.latent = L.Linear(spec.latent_dim, spec.chs[-1] * height * width)
+                self.latent_fc = L.Linear(spec.latent_dim, spec.chs[-1] * height * width)
             self.res_names = self.add_all("r", [ResBlock(spec.chs[-1], spec.norm, spec.activation, spec.conv)
                                                 for _ in range(spec.res_blocks)])
             levels = [CBR(joined[i], spec.chs[i - 1], spec.ksize, pad, spec.norm, spec.up, spec.activation,
@@ -30,7 +30,7 @@ class Decoder(Network):
                               spec.conv))
             self.level_names = self.add_all("ua", levels, start=1)
             self.ul = CBR(joined[0], spec.out_ch, 3, 1, Norm.NONE, spec.last, spec.out_activation, 0, spec.conv)
-        self.order = (*(("latent",) if spec.latent_dim > 0 else ()), *self.res_names, *self.level_names, "ul")
+        self.order = (*(("latent_fc",) if spec.latent_dim > 0 else ()), *self.res_names, *self.level_names, "ul")
 
     def forward(self, features):
         spec = self.spec
@@ -38,7 +38,7 @@ class Decoder(Network):
         skips, rest = features[:n_skips], features[n_skips:]
         h = cast_in(rest[0], self)
         if spec.latent_dim > 0:
-            h = F.reshape(self.latent(cast_in(rest[1], self)), (len(h), spec.chs[-1], *spec.feature_size))
+            h = F.reshape(self.latent_fc(cast_in(rest[1], self)), (len(h), spec.chs[-1], *spec.feature_size))
         if spec.noise > 0 and chainer.config.train:
             xp = chainer.backend.get_array_module(h)
             h = h + (spec.noise * xp.random.standard_normal(h.shape)).astype(h.dtype)

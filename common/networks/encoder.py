@@ -14,7 +14,7 @@ class Encoder(Network):
 
     skip_i: (N, skip_ch or chs[i], H/2^i, W/2^i), shallowest first, none at all with Unet.NONE; e: (N, chs[-1],
     H/2^(n-1), W/2^(n-1)). Children: l0… AUTOMAP layers (Zhu et al., arXiv 1704.08841), c0 d1 d2… levels (or base, a
-    pretrained network), s0 s1… skip convolutions, r0 r1… residual blocks, a attention, latent.
+    pretrained network), s0 s1… skip convolutions, r0 r1… residual blocks, a attention, latent_fc.
     Raises UserError for an image whose size does not divide as often as the levels need.
     """
 
@@ -52,10 +52,10 @@ class Encoder(Network):
             if spec.latent_dim > 0:
                 in_size = None if spec.size is None else deepest * (spec.size[0] // spec.factor) * (
                     spec.size[1] // spec.factor)
-                self.latent = L.Linear(in_size, spec.latent_dim)
+                self.latent_fc = L.Linear(in_size, spec.latent_dim)
         self.order = (*self.fc_names, *(("base",) if spec.pretrained is not None else self.level_names),
                       *self.skip_names, *self.res_names, *(("a",) if spec.attention else ()),
-                      *(("latent",) if spec.latent_dim > 0 else ()))
+                      *(("latent_fc",) if spec.latent_dim > 0 else ()))
 
     def forward(self, x):
         spec = self.spec
@@ -76,7 +76,7 @@ class Encoder(Network):
         if spec.attention:
             h = self.a(h)
         if spec.latent_dim > 0:
-            return [*skips, h, self.latent(h)]
+            return [*skips, h, self.latent_fc(h)]
         return [*skips, h]
 
     def _levels(self, h):
