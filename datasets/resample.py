@@ -53,4 +53,4 @@ def _interpolate(array, positions, axis):
     below = np.minimum(np.floor(positions).astype(int), max(last - 1, 0))
     share = np.expand_dims((positions - below).astype(np.float32), tuple(range(1, array.ndim - axis)))
     low, high = array.take(below, axis), array.take(np.minimum(below + 1, last), axis)
-    return low + share * (high - low)
+    return low * (1 - share) + high * share  # exact where a new centre is an old one
