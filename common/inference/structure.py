@@ -85,11 +85,10 @@ def _local_change(a, b, neighbourhood):
     return (1 - agreement.clip(-1, 1)) * strongest / (strongest + floor)
 
 
-def summary(found):
-    """Mean and largest edge change over many images: the dict for a report. ``found``: list of (name, Structure)."""
-    if not found:
+def summary(changes):
+    """Mean and largest edge change over many images: the dict for a report. ``changes``: name -> ``Structure.change``."""
+    if not changes:
         return {}
-    changes = np.array([structure.change for _, structure in found])
-    worst = int(changes.argmax())
-    return {"images": len(found), "mean_edge_change": round(float(changes.mean()), 4),
-            "largest_edge_change": round(float(changes[worst]), 4), "largest_in": found[worst][0]}
+    worst = max(sorted(changes), key=changes.get)
+    return {"images": len(changes), "mean_edge_change": round(sum(changes.values()) / len(changes), 4),
+            "largest_edge_change": round(changes[worst], 4), "largest_in": worst}

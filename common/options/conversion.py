@@ -1,7 +1,7 @@
 """The options of both convert.py: which network, which images, where to, how.
 
 What the network is stands in the ``args`` file beside its weights. Training options are still parsed, so that command
-lines written for the released codes run; where there is no ``args`` file they say what the network is.
+lines written for the released codes run; those that would make another network are refused.
 """
 import argparse
 import dataclasses
@@ -43,7 +43,8 @@ class InputOptions(Checked):
     val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root")
     from_col: list = option(None, "-c1", type=int, nargs="+", low=0,
                             help="columns of the list that are inputs; default: as in training")
-    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, help="kind of the images; auto: what is found")
+    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, help="kind of the images; auto: what is found, and "
+                          "among several the training's")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
     crop_width: int = option(None, "-cw", type=int, low=1, help="convert only the middle of so many columns, the rest "
                              "is the source's; default: all")
@@ -61,6 +62,8 @@ class OutputOptions(Checked):
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
     imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, help="kind of the converted images; default: as in "
                               "training, else the input's own")
+    modality: str = option(None, choices=("CT", "MR", "PT"), help="modality of the DICOM images that are written, "
+                           "where another than the input's (CT for MR to CT)")
     resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")
     force: bool = option(False, type=bool, help="overwrite converted images that are there (inputs never are)")
     strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")

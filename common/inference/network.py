@@ -1,0 +1,121 @@
+"""From the options of a conversion to something that converts: weights, device, whole images or tiles."""
+import dataclasses
+import logging
+from pathlib import Path
+
+from medi2i.common.device import choose_device
+from medi2i.common.errors import UserError
+from medi2i.common.inference import tiling
+from medi2i.common.inference.checkpoint import Generator, find_run, load_generator
+from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
+from medi2i.common.inference.receptive import reach
+from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.options import load_args
+
+log = logging.getLogger(__name__)
+
+IDENTITY = "identity"
+BLEND = 16  # pixels that neighbouring tiles share beyond their margins
+# What the args file decides; the command line may repeat it, not change it.
+DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "skipdim", "latent_dim", "pad", "gen_chs",
+           "gen_ndown", "gen_basech", "gen_nblock", "gen_ksize", "gen_sample", "gen_down", "gen_up", "gen_norm",
+           "gen_activation", "gen_out_activation", "gen_attention", "gen_fc", "gen_fc_activation",
+           "gen_pretrained_encoder", "single_encoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The network of a conversion. ``trained``: the options it was trained with; ``generator`` None is the identity."""
+
+    generator: Generator | None
+    trained: object
+    name: str
+    sha256: str
+    direction: str
+
+    @property
+    def description(self):
+        """For the report: what the weights are, by name and hash."""
+        return {"name": self.name, "sha256": self.sha256, "direction": self.direction}
+
+
+def load_model(options, given, application):
+    """The Model that PairedConversionOptions or UnpairedConversionOptions name.
+
+    ``given``: training options on the command line, checked against the args file. ``application``: the class of
+    options it must have been trained with. Raises UserError.
+    """
+    if options.model_gen == IDENTITY:
+        trained = load_args(options.argfile) if options.argfile else application(**given)
+        _check_application(trained, application, options.argfile)
+        return Model(None, trained, IDENTITY, "", "xy")
+    if options.model_gen is None and options.argfile is None:
+        raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
+    epoch = "last"
+    if options.model_gen is None or Path(options.model_gen).is_dir():
+        epoch = "last" if find_run(options.model_gen or options.argfile).best is None else "best"
+    generator = load_generator(options.model_gen, options.argfile, epoch=epoch)
+    _check_application(generator.options, application, options.argfile or options.model_gen)
+    _check_given(given, generator.options, options.argfile or generator.files[0].parent / "args")
+    name = "+".join(file.name for file in generator.files)
+    return Model(generator, generator.options, name, generator.sha256, generator.direction)
+
+
+def _check_application(trained, application, source):
+    if not isinstance(trained, application):
+        other = trained.APPLICATION
+        raise UserError(f"{source}: was trained by {other}, not {application.APPLICATION}; "
+                        f"{other}/convert.py would be right")
+
+
+def _check_given(given, trained, source):
+    """Options of the network on the command line must be those of the args file."""
+    if not given:
+        return
+    checked = type(trained)(**given)
+    for name in DECIDED:
+        if name in given and getattr(checked, name) != getattr(trained, name):
+            raise UserError(f"--{name}: {getattr(checked, name)} is not what the network was trained with "
+                            f"({getattr(trained, name)} in {source}); leave it out")
+
+
+def engine_of(model, gpu) -> Engine:
+    """The Engine that runs ``model`` on GPU number ``gpu`` (-1: CPU, None: the first GPU if there is one)."""
+    device = choose_device(gpu)
+    if model.generator is None:
+        return IdentityEngine()
+    return ChainerEngine(model.generator.encoder, model.generator.decoder, device)
+
+
+def network_of(model, engine, tile=None, overlap=None):
+    """``engine`` for images of any size: (N, C, H, W) -> (N, C', H, W), padded to what the network needs.
+
+    tile: side of tiles in pixels, None for whole images. overlap: pixels at their inner edges that are thrown away,
+    None for the receptive field. Raises UserError for a network that cannot be tiled.
+    """
+    if model.generator is None:
+        return engine.run
+    if fixed_size(model.trained) is not None:
+        if tile is not None:
+            raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
+        return engine.run
+    multiple = size_multiple(model.trained)
+    if tile is None:
+        return lambda x: tiling.run_whole(engine.run, x, multiple)
+    margin, blend = _margin(model, engine, overlap), BLEND
+    side = tiling.padded_size(tile, multiple)
+    if side < tiling.smallest_tile(margin, multiple, blend):
+        raise UserError(f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
+                        f"{tiling.smallest_tile(margin, multiple, blend)} would do, or a smaller --tile_overlap")
+    return lambda x: tiling.run_tiled(engine.run, x, side, margin, multiple, blend)
+
+
+def _margin(model, engine, overlap):
+    found = reach(model.generator.encoder.spec, model.generator.decoder.spec)
+    if found.whole_image:
+        log.warning("--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
+                    " and ".join(found.whole_image))
+    elif overlap is not None and overlap < found.radius:
+        log.warning("--tile_overlap: the network looks %d pixels far; with %d, tiles will differ from the whole image",
+                    found.radius, overlap)
+    return found.radius if overlap is None else overlap

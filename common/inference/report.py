@@ -1,0 +1,100 @@
+"""``conversion.json``: what was converted, by which model, with which options, and what became of each file."""
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+from medi2i.common.errors import UserError
+from medi2i.common.version import VERSION
+
+NAME = "conversion.json"
+WRITE_EVERY_SECONDS = 10.0
+WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
+
+
+class Report:
+    """The state of one conversion, on disk from the first moment and always a whole file.
+
+    ``model`` and ``settings`` are dicts of what decides the content of the results; ``resume`` compares them.
+    The file holds no times, so that converting the same files again gives the same bytes. Threads may share it.
+    """
+
+    def __init__(self, folder, model, settings):
+        self.path = Path(folder) / NAME
+        self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "state": "running",
+                        "counts": {}, "files": {}}
+        self._lock = threading.Lock()
+        self._written_at = 0.0
+
+    def resume(self):
+        """Take over the files of an earlier run. Raises UserError if it had another model or other options."""
+        if not self.path.exists():
+            return
+        try:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            files = dict(old["files"])
+            comparable = [(key, old[key]) for key in ("model", "settings")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path}: not a readable report ({error}); without --resume choose another --out, or "
+                            "--force") from None
+        for key, value in comparable:
+            other = _first_difference(value, self.content[key])
+            if other is not None:
+                raise UserError(f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
+                                "--out, or --force to convert everything again")
+        self.content["files"] = files
+
+    def earlier(self, key):
+        """The top-level entry ``key`` of an earlier report here of the same model and settings, else None."""
+        try:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in ("model", "settings"))
+        return old.get(key) if same else None
+
+    def begun_by_resume(self, name):
+        """What the earlier run says about a file: its dict, or None."""
+        with self._lock:
+            return self.content["files"].get(name)
+
+    def note(self, name, status, **details):
+        """Set the entry of one file; written to disk now and then."""
+        with self._lock:
+            self.content["files"][name] = {"status": status, **details}
+            if time.monotonic() - self._written_at > WRITE_EVERY_SECONDS:
+                self._write()
+
+    def edge_changes(self):
+        """name -> change of edges, of the files for which it is known."""
+        with self._lock:
+            return {name: entry["structure"]["edge_change"] for name, entry in self.content["files"].items()
+                    if "structure" in entry}
+
+    def write(self, state="running", **more):
+        """Write the file now; ``more`` becomes top-level entries."""
+        with self._lock:
+            self.content.update(state=state, **more)
+            self._write()
+
+    def _write(self):
+        files = self.content["files"]
+        counts = {}
+        for entry in files.values():
+            counts[entry["status"]] = counts.get(entry["status"], 0) + 1
+        self.content["counts"] = dict(sorted(counts.items()))
+        ordered = {**self.content, "files": dict(sorted(files.items()))}
+        temporary = self.path.with_name(f".{NAME}.tmp")
+        temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)
+        self._written_at = time.monotonic()
+
+
+def _first_difference(old, new):
+    """The name of the first entry in which two dicts differ, with both values; None if they are equal."""
+    new = json.loads(json.dumps(new))
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            return f"{key} ({old.get(key)}; now {new.get(key)})"
+    return None

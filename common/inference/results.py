@@ -1,0 +1,159 @@
+"""Where a result goes, and how it is written: DICOM as a derived series, classes as labels, all else as it came."""
+import dataclasses
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets.derived import DerivedSeries
+from medi2i.datasets.dicom_file import VOLUME_MODALITIES
+from medi2i.datasets.dicom_read import MAX_PIXELS, open_image
+from medi2i.datasets.images import KINDS, SUFFIXES, default_clip, name_without_suffix, write_image
+from medi2i.datasets.scaling import Clip
+
+COLOUR_KINDS = ("jpg", "png", "tif", "bmp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What a DICOM result says of how it was made.
+
+    options: all that decides the pixels beside the model; it enters the UIDs. when: date of all series of this run.
+    """
+
+    model_name: str
+    model_sha256: str
+    description: str
+    options: dict
+    modality: str | None
+    when: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What results look like.
+
+    kind: of the files, None for the input's own. clip: the values that -1 and 1 stand for, None for the default of the
+    kind of image (``dicom_clip`` for DICOM). classes: above 0, results are class scores, written as probabilities (npy)
+    and labels (png). images: results of one slice.
+    """
+
+    kind: str | None
+    clip: Clip | None
+    dicom_clip: Clip
+    classes: int = 0
+    images: int = 1
+
+    def kind_for(self, source):
+        """The kind in which the result of ``source`` is written. Raises UserError where that cannot be."""
+        kind = self.kind or source.kind
+        if kind == "dcm" and source.kind != "dcm":
+            raise UserError(f"--imgtype_out dcm: {source.name} is no DICOM file, so there is no patient, position or "
+                            "study to write; --imgtype_out npy, tif or png would do")
+        if kind not in KINDS:
+            raise UserError(f"--imgtype_out: {kind!r} cannot be written; it can be {', '.join(KINDS)}")
+        return kind
+
+    def clip_for(self, kind, bits):
+        """The Clip of results of ``kind`` with ``bits`` (as in ``Image``)."""
+        return self.clip or (self.dicom_clip if kind == "dcm" else default_clip(kind, bits))
+
+    def names(self, source):
+        """The files of a result, below the output folder: tuple of text with / between folders."""
+        kind = self.kind_for(source) if not self.classes else None
+        stem = name_without_suffix(source.name, source.kind)
+        frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
+        if self.classes:
+            return f"{stem}{frame}.npy", f"{stem}{frame}.png"
+        suffix = source.name[len(stem):] if kind == source.kind else SUFFIXES[kind][0]
+        numbers = [""] if self.images == 1 else [f"_{i + 1}" for i in range(self.images)]
+        return tuple(f"{stem}{frame}{number}{suffix}" for number in numbers)
+
+
+class Results:
+    """Writes the results of one conversion of ``volumes`` below ``folder``; existing files only with ``force``."""
+
+    def __init__(self, folder, form: Format, provenance: Provenance, volumes, force):
+        self.folder, self.form, self.provenance, self.force = Path(folder), form, provenance, force
+        self._uids = Counter(volume.series.uid for volume in volumes if volume.series is not None)
+        self._series = {}
+
+    def paths(self, source):
+        """The files that the result of ``source`` will have."""
+        return tuple(self.folder / PurePosixPath(name) for name in self.form.names(source))
+
+    def begin(self, volume):
+        """Get ready for the slices of a volume: a DICOM series gets its new UID from its first slice."""
+        if volume.series is None or self.form.classes or self.form.kind_for(volume.sources[0]) != "dcm":
+            return
+        first = volume.series.slices[0]
+        header, _ = open_image(first.path, VOLUME_MODALITIES, MAX_PIXELS)
+        about, clip = self.provenance, self.form.clip_for("dcm", None)
+        # Several volumes of one UID (two sizes, two echoes) must not become one.
+        part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None
+        self._series[id(volume)] = [DerivedSeries(
+            header, model_name=about.model_name, model_sha256=about.model_sha256,
+            description=" ".join(filter(None, (volume.series.description, about.description, number))),
+            options={**about.options, "output": number, "part": part}, modality=about.modality,
+            value_range=(clip.lower, clip.upper) if clip.scales else None, when=about.when)
+            for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])]
+
+    def write(self, volume, source, unit, middle, inputs):
+        """Write the result ``unit`` (C, h, w) in [-1, 1] of ``source``, whose ``Slice`` is ``middle``.
+
+        inputs: the Slices that went in. Returns details for the report. Raises UserError, OSError.
+        """
+        paths = self.paths(source)
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if self.form.classes:
+            return self._write_classes(paths, unit, middle)
+        kind = self.form.kind_for(source)
+        bits = middle.bits if kind == source.kind else 8
+        clip = self.form.clip_for(kind, bits)
+        parts = np.split(clip.from_unit(unit), self.form.images)
+        if kind == "dcm":
+            return self._write_dicom(volume, paths, parts, clip, middle, inputs)
+        saturated = 0
+        for path, part in zip(paths, parts, strict=True):
+            around = _as_channels(middle.values, len(part)) if kind == source.kind else clip.lower or 0.0
+            saturated += write_image(path, middle.placement.back(part, around), kind, bits=bits)
+        return {"clipped": saturated} if saturated else {}
+
+    def _write_dicom(self, volume, paths, parts, clip, middle, inputs):
+        image, mask = middle.images[0], middle.mask
+        around = middle.values
+        if self.provenance.modality not in (None, image.modality) and not middle.placement.whole:
+            # Values of another modality around the crop would be lies: nothing is known there.
+            outside = middle.placement.back(np.zeros((1, middle.placement.height, middle.placement.width)), 1.0)[0] > 0
+            mask, around = outside if mask is None else mask | outside, clip.lower
+        sources = [image for one in inputs for image in one.images]
+        clipped, uids = 0, []
+        for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
+            hu = middle.placement.back(part, around)[0]
+            written = series.write(path, image, hu, mask=mask, sources=sources, force=self.force)
+            clipped += written.clipped
+            uids.append(written.sop_uid)
+        return {"sop_uid": uids if len(uids) > 1 else uids[0], **({"clipped": clipped} if clipped else {})}
+
+    def _write_classes(self, paths, scores, middle):
+        probabilities = softmax(scores)
+        background = np.zeros((len(scores), 1, 1), np.float32)
+        background[0] = 1
+        probabilities = middle.placement.back(probabilities, background)
+        labels = probabilities.argmax(0)
+        write_image(paths[0], probabilities, "npy")
+        write_image(paths[1], labels, "png", bits=8 if self.form.classes <= 256 else 16)
+        return {"pixels_of_class": np.bincount(labels.ravel(), minlength=self.form.classes).tolist()}
+
+
+def softmax(scores):
+    """(C, H, W) scores -> probabilities of the classes, adding up to 1 along the first axis."""
+    shifted = np.exp(scores - scores.max(0))
+    return shifted / shifted.sum(0)
+
+
+def _as_channels(values, count):
+    """The source's values with ``count`` channels, to stand around a crop."""
+    return values if len(values) == count else values.mean(0, keepdims=True)

@@ -1,0 +1,52 @@
+"""What both convert.py share in the way from a command line to a Plan."""
+import logging
+import sys
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference.network import Model
+from medi2i.common.networks.sizes import fixed_size
+from medi2i.datasets.scaling import Clip
+
+
+def show_warnings():
+    """Warnings of the program as lines on stderr."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for level in (logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+
+
+def clip_of(options, trained, name):
+    """The Clip ``name`` ("clipA", "clipB"): of this command line, else of the training, else None."""
+    for source in (options, trained):
+        given = getattr(source, name)
+        if given is not None and list(given) != [None, None]:
+            return Clip(*given)
+    return None
+
+
+def crop_of(options, model: Model):
+    """((rows or None, columns or None) of the crop, (H, W) that the network insists on or None)."""
+    fixed = fixed_size(model.trained) if model.generator is not None else None
+    return (options.crop_height, options.crop_width), fixed
+
+
+def per_slice(channels, stack, model: Model):
+    """Channels of one slice of the input; None for any. Raises UserError where the args file contradicts itself."""
+    if model.generator is None:
+        return None
+    if channels % stack:
+        raise UserError(f"{model.name}: args says {channels} channels and stacks of {stack}, which do not fit")
+    return channels // stack
+
+
+def pixel_settings(options, model, *, clip_in, clip_out, more):
+    """All that decides the pixels of a result beside the model, for the report and for DICOM's UIDs."""
+    return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
+            "crop": [options.crop_height, options.crop_width], "tile": options.tile,
+            "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
+            **more}
+
+
+def shown(clip):
+    """A Clip as JSON."""
+    return None if clip is None else [clip.lower, clip.upper]

@@ -1,0 +1,192 @@
+"""One slice on its way: file -> HU -> [-1, 1] on the network's grid, and back onto the source's grid."""
+import dataclasses
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets import dicom
+from medi2i.datasets.body import clip_to_body
+from medi2i.datasets.dicom import DicomImage
+from medi2i.datasets.domain import PADDING
+from medi2i.datasets.images import default_clip, read_image, to_grey
+from medi2i.datasets.resample import resample, resample_back, resample_mask, resampled_size
+from medi2i.datasets.scaling import Clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How images become the network's input.
+
+    clip: values that are -1 and 1, None for the default of the kind of image (``dicom_clip`` for DICOM). channels: of
+    one slice, None for any. crop: (rows, columns) in the middle that are converted, None for all. spacing: pixel size
+    in mm to resample to, None for the source's own. fixed: the only (H, W) that the network takes, or None. body: what
+    lies outside of the body becomes air (CT).
+    """
+
+    clip: Clip | None
+    dicom_clip: Clip
+    channels: int | None
+    crop: tuple[int | None, int | None] = (None, None)
+    spacing: float | None = None
+    fixed: tuple[int, int] | None = None
+    body: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the network's image lies in the source: resampled to ``grid`` (H, W), then cropped from (top, left).
+
+    spacing: (row, column) mm of the source and pixel size in mm of the network's grid; None where they are the same.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    spacing: tuple[tuple[float, float], float] | None = None
+
+    @property
+    def window(self):
+        """The crop as an index into (C, H, W) of the grid."""
+        return slice(None), slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    @property
+    def whole(self):
+        """Nothing of the image lies outside of the crop."""
+        return (self.height, self.width) == self.grid
+
+    def back(self, result, around):
+        """``result`` (C, height, width) on the source's grid; outside of the crop it is ``around`` (C or 1, H, W)."""
+        if self.spacing is None:
+            whole = np.array(np.broadcast_to(around, (len(result), *self.size)), np.float32)
+            whole[self.window] = result
+            return whole
+        source_spacing, spacing = self.spacing
+        on_grid = np.zeros((len(result), *self.grid), np.float32)
+        on_grid[self.window] = result
+        converted = resample_back(on_grid, spacing, source_spacing, self.size)
+        if self.whole:
+            return converted
+        inside = np.zeros((1, *self.grid), np.float32)
+        inside[self.window] = 1
+        # Pixels interpolated from both sides of the crop's edge are the source's, too.
+        covered = resample_back(inside, spacing, source_spacing, self.size) > 0.9999
+        return np.where(covered, converted, around).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU).
+
+    ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``; ``images``
+    are the DICOM images read, one of each column.
+    """
+
+    unit: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray | None
+    bits: int | None
+    placement: Placement
+    images: tuple[DicomImage, ...] = ()
+
+
+def load_slice(source, preparation):
+    """Read and prepare one ``inputs.Source``. Raises UserError naming the file."""
+    if source.kind == "dcm":
+        images = tuple(dicom.read(path, source.frame) for path in source.paths)
+        columns, masks = [image.hu[np.newaxis] for image in images], [image.mask for image in images]
+        bits, spacing = None, images[0].spacing
+    else:
+        read = [read_image(path, source.kind) for path in source.paths]
+        images, columns, masks = (), [image.array for image in read], [image.mask for image in read]
+        bits, spacing = read[0].bits, None
+    sizes = {array.shape[1:] for array in columns}
+    if len(sizes) > 1:
+        raise UserError(f"{source.paths[0]}: its columns have different sizes {sorted(sizes)}; they must be equal")
+    placement = place(source.paths[0], columns[0].shape[1:], spacing, preparation)
+    clip = preparation.clip or (preparation.dicom_clip if source.kind == "dcm" else default_clip(source.kind, bits))
+    if preparation.body and any(image.modality != "CT" for image in images):
+        raise UserError(f"{source.paths[0]}: is no CT; the network was trained with --clip_body, which needs HU")
+    shown = [clip_to_body(array[0])[np.newaxis] for array in columns] if preparation.body else columns
+    unit = np.concatenate([to_unit(array, one, clip, placement) for array, one in zip(shown, masks, strict=True)])
+    unit = _match_channels(source.paths[0], unit, len(columns), preparation)
+    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, images)
+
+
+def to_unit(array, mask, clip, placement):
+    """(C, H, W) of a file -> [-1, 1] on the network's grid, padding at -1: the same steps as in training."""
+    if placement.spacing is not None:
+        array = resample(array, *placement.spacing)
+        mask = None if mask is None else resample_mask(mask, *placement.spacing)
+    unit = clip.to_unit(array)
+    if mask is not None:
+        unit[:, mask] = PADDING
+    return unit
+
+
+def _match_channels(path, unit, columns, preparation):
+    """Colour as grey where the network was trained so, grey as colour; UserError if the channels still do not fit."""
+    wanted = len(unit) if preparation.channels is None else preparation.channels
+    if len(unit) != wanted and wanted == columns and len(unit) == 3 * columns:
+        return np.concatenate([to_grey(part) for part in np.split(unit, columns)])
+    if len(unit) != wanted and wanted == 3 * columns and len(unit) == columns:
+        return unit.repeat(3, axis=0)
+    if len(unit) != wanted:
+        raise UserError(f"{path}: {columns} file(s) with {len(unit)} channel(s) for a network that takes {wanted}")
+    return unit
+
+
+def place(path, size, spacing, preparation):
+    """The Placement of an image of ``size`` (H, W) with ``spacing`` (row, column) in mm or None. Raises UserError."""
+    grid, spacings = tuple(size), None
+    if preparation.spacing is not None:
+        if spacing is None:
+            raise UserError(f"{path}: says no pixel size, which --forceSpacing needs; "
+                            "--forceSpacing -1 would do without")
+        grid, spacings = resampled_size(size, spacing, preparation.spacing), (tuple(spacing), preparation.spacing)
+    wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
+    if any(crop > n for crop, n in zip(wanted, grid, strict=True)):
+        raise UserError(f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
+                        f"{wanted[0]}x{wanted[1]}; leave these out to convert whole images")
+    if preparation.fixed is not None and tuple(wanted) != tuple(preparation.fixed):
+        height, width = preparation.fixed
+        crop = f"; --crop_height {height} --crop_width {width} would convert its middle" if (
+            height <= grid[0] and width <= grid[1]) else ""
+        raise UserError(f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
+                        f"takes exactly {height}x{width}{crop}")
+    return Placement(tuple(size), grid, (grid[0] - wanted[0]) // 2, (grid[1] - wanted[1]) // 2, *wanted, spacings)
+
+
+class SliceCache:
+    """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe."""
+
+    def __init__(self, load, limit):
+        self._load, self._limit = load, limit
+        self._entries = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, index):
+        """The slice, or the UserError or OSError that reading it raised."""
+        with self._lock:
+            entry = self._entries.setdefault(index, _Entry())
+            while len(self._entries) > self._limit:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if entry.value is None:
+                try:
+                    entry.value = self._load(index)
+                except (UserError, OSError) as error:
+                    entry.value = error
+        if isinstance(entry.value, Exception):
+            raise entry.value
+        return entry.value
+
+
+class _Entry:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.value = None

@@ -1,0 +1,62 @@
+"""Convert images with a trained pix2pix: files, folders or a list; DICOM to DICOM, every other kind to its own.
+
+    python pix2pix/convert.py RUN -R data/ldct/testA -o converted
+    python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pairs_val.txt -o converted
+"""
+import sys
+
+from medi2i.common.errors import UserError, run
+from medi2i.common.inference import setup
+from medi2i.common.inference.conversion import Plan, convert
+from medi2i.common.inference.inputs import find_inputs
+from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.results import Format
+from medi2i.common.inference.slices import Preparation
+from medi2i.common.inference.stacks import Combine
+from medi2i.common.options import PairedOptions
+from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
+from medi2i.datasets.images import DICOM_CLIP
+
+
+def command(argv):
+    """``pix2pix/convert.py`` with the arguments ``argv``; returns the status."""
+    options, given = parse_conversion(PairedConversionOptions, argv, "medi2i-pix2pix-convert", __doc__)
+    setup.show_warnings()
+    model = load_model(options, given, PairedOptions)
+    if model.direction == "yx":
+        raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
+    return convert(plan_of(options, model))
+
+
+def plan_of(options, model):
+    """The Plan of a conversion by ``model`` (``inference.network.Model``). Raises UserError."""
+    trained = model.trained
+    option_in, option_out = ("clipB", "clipA") if trained.btoa else ("clipA", "clipB")
+    clip_in, clip_out = setup.clip_of(options, trained, option_in), setup.clip_of(options, trained, option_out)
+    from_col, to_col = (trained.to_col, trained.from_col) if trained.btoa else (trained.from_col, trained.to_col)
+    columns = options.from_col or from_col
+    stack, images, classes = trained.stack, 1 if trained.class_num else len(to_col), trained.class_num
+    if model.generator is None:
+        stack, images, classes, clip_out = 1, 1, 0, clip_in
+    if options.val is None:
+        columns = columns[:1]
+    crop, fixed = setup.crop_of(options, model)
+    inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
+                         list_file=options.val, columns=columns, exclude=options.out)
+    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more={"columns": columns})
+    return Plan(
+        options=options, model=model.description, settings=settings,
+        network=network_of(model, engine_of(model, options.gpu), options.tile, options.tile_overlap),
+        preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed),
+        form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
+        stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
+        compare_edges=not classes and not trained.gen_fc)
+
+
+def main(argv=None):
+    """Entry point; returns the status of the process."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
