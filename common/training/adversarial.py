@@ -1,4 +1,5 @@
 """What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state."""
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
@@ -8,6 +9,7 @@ from medi2i.common import losses
 from medi2i.common.compat import chainer
 from medi2i.common.training.eve import Eve
 from medi2i.common.training.loss_scale import LossScale
+from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,15 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
 
     def serialize(self, serializer):
         """Iterators, networks, optimizers and the iteration (Chainer's), pools, random state and loss scales."""
-        super().serialize(serializer)
+        optimizers = self.get_all_optimizers()
+        reading = isinstance(serializer, chainer.Deserializer)
+        with missing_states_allowed(optimizers.values()) if reading else contextlib.nullcontext():
+            super().serialize(serializer)
+        for name, optimizer in optimizers.items():
+            serialize_float32_copies(serializer["float32:" + name], optimizer)
         self.random.serialize(serializer["random"])
         for name, pool in self.pools.items():
             pool.serialize(serializer["pool:" + name])
         if self.loss_scales is not None:
-            for name in self.get_all_optimizers():
+            for name in optimizers:
                 self.loss_scales.setdefault(name, LossScale()).serialize(serializer["loss_scale:" + name])

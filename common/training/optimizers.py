@@ -25,7 +25,9 @@ def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l
 
     Args:
         name: SGD and Momentum (both momentum SGD, 0.9), AdaDelta (which has no learning rate: ``learning_rate`` does
-            not count), AdaGrad, Adam and AdaBound (beta1 = 0.1), RMSprop, NesterovAG, Eve (beta1 = 0.1).
+            not count), AdaGrad, Adam and AdaBound (beta1 = 0.1), RMSprop, NesterovAG (as Chainer has it:
+            v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g, where the paper has the v before that), Eve
+            (beta1 = 0.1).
         link: Chain or Link.
         learning_rate: alpha of the Adam family, else lr.
         weight_decay: decoupled from the gradient for the Adam family (Loshchilov and Hutter, 2019): each step also

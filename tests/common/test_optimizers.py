@@ -1,0 +1,240 @@
+"""Optimizers against their papers' formulas, written here once more in NumPy with float64."""
+import numpy
+import pytest
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.options.kinds import OPTIMIZERS
+from medi2i.common.training.optimizers import RateControl, make_controls, make_optimizer
+
+STEPS = 5
+RATE = 0.01
+START = numpy.array([0.5, -1.0, 2.0, 0.01])
+
+
+def gradients():
+    """One gradient a step: large, tiny, of changing sign."""
+    return numpy.random.RandomState(1).randn(STEPS, 4) * numpy.array([1, 1e-3, 30, 0.1])
+
+
+LOSSES = [3.0, 2.0, 2.5, 2.499, 0.1]
+
+
+def momentum(decay=lambda p: 0):
+    # Polyak, 1964: v = mu v - lr g; p = p + v.
+    p, v = START.copy(), 0
+    for g in gradients():
+        v = 0.9 * v - RATE * (g + decay(p))
+        p = p + v
+    return p
+
+
+def nesterov():
+    # Chainer's form, which the released codes ran: the paper (Bengio et al., 2013) has the v of the step before.
+    p, v = START.copy(), 0
+    for g in gradients():
+        v = 0.9 * v - RATE * g
+        p = p + 0.9 ** 2 * v - (1 + 0.9) * RATE * g
+    return p
+
+
+def adagrad():
+    # Duchi et al., 2011.
+    p, h = START.copy(), 0
+    for g in gradients():
+        h = h + g * g
+        p = p - RATE * g / (numpy.sqrt(h) + 1e-8)
+    return p
+
+
+def rmsprop():
+    # Tieleman and Hinton, 2012.
+    p, h = START.copy(), 0
+    for g in gradients():
+        h = 0.99 * h + 0.01 * g * g
+        p = p - RATE * g / (numpy.sqrt(h) + 1e-8)
+    return p
+
+
+def adadelta():
+    # Zeiler, 2012, algorithm 1.
+    p, square, moved = START.copy(), 0, 0
+    for g in gradients():
+        square = 0.95 * square + 0.05 * g * g
+        step = -numpy.sqrt((moved + 1e-6) / (square + 1e-6)) * g
+        moved = 0.95 * moved + 0.05 * step * step
+        p = p + step
+    return p
+
+
+def adam(decay=0.0, eta=1.0):
+    # Kingma and Ba, 2015, the efficient form of section 2; the decay of Loshchilov and Hutter, 2019.
+    p, m, v = START.copy(), 0, 0
+    for t, g in enumerate(gradients(), start=1):
+        m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
+        alpha = RATE * numpy.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        p = p - eta * (alpha * m / (numpy.sqrt(v) + 1e-8) + decay * p)
+    return p
+
+
+def adabound(decay=0.0):
+    # Luo et al., 2019: the step per element is held between bounds that meet at the final rate 0.1.
+    p, m, v = START.copy(), 0, 0
+    for t, g in enumerate(gradients(), start=1):
+        m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
+        alpha = RATE * numpy.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        lower, upper = 0.1 * (1 - 1 / (0.001 * t + 1)), 0.1 * (1 + 1 / (0.001 * t))
+        p = p - numpy.clip(alpha / (numpy.sqrt(v) + 1e-8), lower, upper) * m - decay * p
+    return p
+
+
+def eve(decay=0.0):
+    # Koushik and Hayashi, arXiv 1611.01505v3, algorithm 1 with f* = 0, c = 10, beta3 = 0.999.
+    p, m, v, d, last = START.copy(), 0, 0, 1.0, None
+    for t, (g, loss) in enumerate(zip(gradients(), LOSSES, strict=True), start=1):
+        if t > 1:
+            d = 0.999 * d + 0.001 * min(max(abs(loss - last) / min(loss, last), 0.1), 10)
+        last = loss
+        m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
+        p = p - RATE / d * (m / (1 - 0.1 ** t)) / (numpy.sqrt(v / (1 - 0.999 ** t)) + 1e-8) - decay * p
+    return p
+
+
+def one_parameter():
+    link = chainer.Link()
+    with link.init_scope():
+        link.p = chainer.Parameter(START.astype(numpy.float32))
+    return link
+
+
+def step(optimizer, gradient, loss):
+    optimizer.target.p.grad = gradient.astype(numpy.float32)
+    if type(optimizer).__name__ == "Eve":
+        optimizer.update(loss=numpy.array(loss, numpy.float32))
+    else:
+        optimizer.update()
+
+
+def run(name, weight_decay=0.0, norm="l2"):
+    optimizer = make_optimizer(name, one_parameter(), RATE, weight_decay, norm)
+    for gradient, loss in zip(gradients(), LOSSES, strict=True):
+        step(optimizer, gradient, loss)
+    return optimizer.target.p.array
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("SGD", momentum), ("Momentum", momentum), ("NesterovAG", nesterov), ("AdaGrad", adagrad), ("RMSprop", rmsprop),
+    ("AdaDelta", adadelta), ("Adam", adam), ("AdaBound", adabound), ("Eve", eve),
+])
+def test_formula(name, expected):
+    assert run(name) == pytest.approx(expected(), rel=1e-5, abs=1e-6)
+
+
+def test_every_option_has_an_optimizer():
+    for name in OPTIMIZERS:
+        make_optimizer(name, one_parameter(), RATE, 0.0)
+    with pytest.raises(ValueError, match="AdamX.*Adam"):
+        make_optimizer("AdamX", one_parameter(), RATE, 0.0)
+
+
+@pytest.mark.parametrize("name, expected", [("Adam", adam), ("AdaBound", adabound), ("Eve", eve)])
+def test_weight_decay_of_the_adam_family_is_decoupled(name, expected):
+    for norm in ("l1", "l2"):  # the norm is the others'
+        assert run(name, 0.1, norm) == pytest.approx(expected(0.1), rel=1e-5, abs=1e-6)
+
+
+def test_weight_decay_of_the_others_joins_the_gradient():
+    assert run("SGD", 0.1) == pytest.approx(momentum(lambda p: 0.1 * p), rel=1e-5, abs=1e-6)
+    assert run("SGD", 0.1, "l1") == pytest.approx(momentum(lambda p: 0.1 * numpy.sign(p)), rel=1e-5, abs=1e-6)
+    with pytest.raises(ValueError, match="l3"):
+        run("SGD", 0.1, "l3")
+
+
+def test_eve_slows_down_while_the_loss_jumps_and_counts_a_loss_below_its_least_as_a_jump():
+    optimizer = make_optimizer("Eve", one_parameter(), RATE, 0.0)
+    for loss in (1.0, 1000.0, -5.0):
+        step(optimizer, gradients()[0], loss)
+    feedback = 1.0
+    for _ in range(2):
+        feedback = 0.999 * feedback + 0.001 * 10
+    assert float(optimizer.feedback) == pytest.approx(feedback)
+    with pytest.raises(ValueError, match="loss"):
+        optimizer.update()
+
+
+def test_eve_takes_a_loss_function_as_others_do():
+    link = L.Linear(2, 1)
+    optimizer = make_optimizer("Eve", link, RATE, 0.0)
+    x = numpy.ones((3, 2), numpy.float32)
+    before = link.W.array.copy()
+    optimizer.update(lambda: F.sum(F.square(link(x))))
+    assert optimizer.t == 1 and (link.W.array != before).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_saved_and_restored_exactly_and_without_pickle(tmp_path, name):
+    optimizer = make_optimizer(name, one_parameter(), RATE, 1e-3)
+    for i in range(2):
+        step(optimizer, gradients()[i], LOSSES[i])
+    chainer.serializers.save_npz(str(tmp_path / "opt.npz"), optimizer)
+    assert all(a.dtype != object for a in numpy.load(tmp_path / "opt.npz", allow_pickle=False).values())
+    other = make_optimizer(name, one_parameter(), RATE, 1e-3)
+    other.target.p.array[:] = optimizer.target.p.array
+    chainer.serializers.load_npz(str(tmp_path / "opt.npz"), other)
+    for i in range(2, STEPS):
+        step(optimizer, gradients()[i], LOSSES[i])
+        step(other, gradients()[i], LOSSES[i])
+    assert (other.target.p.array == optimizer.target.p.array).all()
+
+
+def test_float16_parameters_keep_a_float32_copy():
+    link = chainer.Link()
+    with link.init_scope():
+        link.p = chainer.Parameter(numpy.ones(1, numpy.float16))
+    for fp32_update, expected in ((False, 1.0), (True, 0.99)):
+        link.p.array[:] = 1
+        optimizer = make_optimizer("SGD", link, 1.0, 0.0, fp32_update=fp32_update)
+        optimizer.momentum = 0.0
+        for _ in range(100):  # steps of 1e-4 are lost in float16 near 1
+            link.p.grad = numpy.full(1, 1e-4, numpy.float16)
+            optimizer.update()
+        assert float(link.p.array[0]) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdaBound", "Eve", "Momentum", "RMSprop"])
+def test_factor_scales_every_step(name):
+    def moved(factor):
+        optimizer = make_optimizer(name, one_parameter(), RATE, 0.0)
+        control = RateControl(name, optimizer)
+        control.set_factor(factor)
+        assert control.rate == pytest.approx(RATE * factor)
+        step(optimizer, gradients()[0], 1.0)
+        return optimizer.target.p.array - START
+    assert moved(0.25) == pytest.approx(moved(1) / 4, rel=1e-3, abs=1e-7)
+    assert abs(moved(0)).max() < 1e-9 + numpy.finfo(numpy.float32).eps
+
+
+def test_adadelta_has_no_rate():
+    control = RateControl("AdaDelta", make_optimizer("AdaDelta", one_parameter(), RATE, 0.0))
+    control.set_factor(0.5)
+    assert numpy.isnan(control.rate)
+    with pytest.raises(ValueError, match="AdaDelta"):
+        control.slow_down(control.optimizer.target, 0.5)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_a_pretrained_part_learns_more_slowly(name):
+    link = chainer.Chain()
+    with link.init_scope():
+        link.base, link.slow, link.rest = one_parameter(), one_parameter(), one_parameter()
+    optimizer = make_optimizer(name, link, RATE, 0.0)
+    control = make_controls(name, {"enc_x": optimizer})["enc_x"]
+    control.slow_down(link.base, 0)
+    control.slow_down(link.slow, 0.1)
+    control.set_factor(0.5)
+    for child in link.children():
+        child.p.grad = gradients()[0].astype(numpy.float32)
+    optimizer.update()
+    base, slow, rest = (child.p.array - START.astype(numpy.float32) for child in (link.base, link.slow, link.rest))
+    assert (base == 0).all()
+    assert slow == pytest.approx(rest * 0.1, rel=1e-2, abs=1e-6)
+    assert abs(rest).min() > 1e-6
