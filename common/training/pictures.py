@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import numpy
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image as Pillow
 
 DPI = 100
 SMALLEST, LARGEST = 160, 560  # a panel's longer side in the picture's pixels
@@ -68,7 +70,7 @@ def draw_grid(path, rows, titles, labels):
     sizes = [panel.image.shape[-2:] for row in rows for panel in row if panel is not None]
     height, width = numpy.max(sizes, axis=0)
     zoom = _zoom(max(height, width))
-    height, width = height * zoom, width * zoom
+    height, width = round(height * zoom), round(width * zoom)
     columns = max(len(row) for row in rows)
     total_width = SIDE + columns * (width + GAP)
     total_height = HEAD + len(rows) * (height + GAP)
@@ -81,11 +83,8 @@ def draw_grid(path, rows, titles, labels):
         for j, panel in enumerate(row):
             if panel is None:
                 continue
-            left = SIDE + j * (width + GAP)
-            place = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
-            axes = figure.add_axes(place)
-            axes.set_axis_off()
-            _show(axes, panel, zoom)
+            pixels = _scaled(_colours(panel), (height, width), smooth=zoom < 1)
+            figure.figimage(pixels, xo=SIDE + j * (width + GAP), yo=total_height - top - height, origin="upper")
     for j, title in enumerate(titles):
         centre = SIDE + j * (width + GAP) + width / 2
         figure.text(centre / total_width, 1 - HEAD / 2 / total_height, title, ha="center", va="center",
@@ -99,14 +98,20 @@ def _zoom(longer):
     return max(1, -(-SMALLEST // longer))
 
 
-def _show(axes, panel, zoom):
+def _colours(panel):
+    """(H, W, 3) uint8."""
     image = numpy.asarray(panel.image, dtype=numpy.float64)
-    smoothing = "nearest" if zoom >= 1 and panel.style is not Style.LABELS else "auto"
+    unit = numpy.clip((numpy.nan_to_num(image) - panel.low) / (panel.high - panel.low), 0, 1)
     if image.ndim == 3:
-        image = numpy.clip((image - panel.low) / (panel.high - panel.low), 0, 1)
-        axes.imshow(numpy.moveaxis(numpy.nan_to_num(image), 0, -1), interpolation=smoothing)
-    else:
-        axes.imshow(image, cmap=panel.style.value, vmin=panel.low, vmax=panel.high, interpolation=smoothing)
+        return numpy.rint(numpy.moveaxis(unit, 0, -1) * 255).astype(numpy.uint8)
+    if panel.style is Style.VALUES:
+        return numpy.repeat(numpy.rint(unit * 255).astype(numpy.uint8)[..., None], 3, axis=2)
+    return colormaps[panel.style.value](unit, bytes=True)[..., :3]
+
+
+def _scaled(pixels, size, smooth):
+    how = Pillow.Resampling.BOX if smooth else Pillow.Resampling.NEAREST
+    return numpy.asarray(Pillow.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _shortened(text, pixels):

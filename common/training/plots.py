@@ -23,9 +23,13 @@ class Plots(chainer.training.Extension):
         self.seconds = seconds
         self._drawn = None
 
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration."""
+        self._drawn = time.monotonic()
+
     def __call__(self, trainer):
         now = time.monotonic()
-        if self._drawn is None or now - self._drawn >= self.seconds:
+        if now - self._drawn >= self.seconds:
             self._drawn = now
             draw_all(read_log(self.log_path), self.folder)
 
@@ -64,9 +68,9 @@ def grouped(entries):
 
 def draw(title, curves, path):
     """Write the curves {label: (iterations, values)} as a PNG; a logarithmic axis where values span 100 times."""
-    figure = Figure(figsize=(7, 4.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(7, 4.2), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0.1, 0.12, 0.87, 0.8))
     largest = smallest = None
     for label, (xs, ys) in sorted(curves.items()):
         step = max(1, len(xs) // MAX_POINTS)
@@ -82,5 +86,5 @@ def draw(title, curves, path):
     axes.set_title(title)
     axes.grid(True, alpha=0.3)
     if curves:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper right")  # "best" would look at every point
     save_figure(figure, path)

@@ -4,6 +4,7 @@ import dataclasses
 from medi2i.common.errors import UserError
 from medi2i.common.options import load_args, parse
 from medi2i.common.options.machinery import default_of, given_values
+from medi2i.common.training.tensorboard import summary_writer
 
 # What can change without the training being another one: where it runs, how far, what it shows. -e also stretches
 # the learning-rate schedule from here on.
@@ -22,6 +23,8 @@ def training_options(cls, argv, description):
     Raises UserError for any other change.
     """
     options = parse(cls, argv, description=description)
+    if options.tensorboard:
+        summary_writer()  # now, not when the data are read
     if options.resume is None:
         return options, None
     given = given_values(cls, argv)

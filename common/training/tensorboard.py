@@ -4,27 +4,18 @@ from medi2i.common.errors import UserError
 
 
 class EventFiles(chainer.training.Extension):
-    """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``folder``.
-
-    Raises UserError if tensorboardX is not installed.
-    """
+    """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``folder``."""
 
     priority = chainer.training.PRIORITY_READER - 10  # after the log
 
     def __init__(self, log, folder):
-        try:
-            import tensorboardX
-        except ImportError as error:
-            raise UserError(f"--tensorboard: tensorboardX cannot be imported ({error}); "
-                            "pip install 'medi2i[tensorboard]'") from None
         self.log = log
         self.folder = folder
-        self._make = tensorboardX.SummaryWriter
         self._writer = None
 
     def initialize(self, trainer):
         """Called by the trainer before the first iteration: hides what a resumed run writes again."""
-        self._writer = self._make(str(self.folder), purge_step=trainer.updater.iteration + 1)
+        self._writer = summary_writer()(str(self.folder), purge_step=trainer.updater.iteration + 1)
 
     def __call__(self, trainer):
         entry = self.log.entry
@@ -39,3 +30,13 @@ class EventFiles(chainer.training.Extension):
         """Called by the trainer when training ends."""
         if self._writer is not None:
             self._writer.close()
+
+
+def summary_writer():
+    """tensorboardX's SummaryWriter. Raises UserError if it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(f"--tensorboard: tensorboardX cannot be imported ({error}); "
+                        "pip install 'medi2i[tensorboard]'") from None
+    return SummaryWriter

@@ -2,6 +2,8 @@
 import sys
 import time
 
+import numpy
+
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit
@@ -88,7 +90,8 @@ class Training:
             self._resume()
         print(f"training in {self.run_folder.path}", flush=True)
         began = time.monotonic()
-        with self.signals:
+        # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
+        with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
             self.trainer.run(show_loop_exception_msg=False)
         return self._finish(time.monotonic() - began)
 

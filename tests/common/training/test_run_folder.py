@@ -70,7 +70,8 @@ def test_weights_and_optimizers_come_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "dec_y12.npz", "dis12.npz", "enc_x12.npz", "opt_dec_y12.npz", "opt_dis12.npz", "opt_enc_x12.npz"]
     found, fresh = networks(1)
-    loaded = load_initial(tmp_path / "dec_y12.npz", {name: found[name] for name in ("enc_x", "dec_y")}, ["enc_x", "dec_y"])
+    generator = {name: found[name] for name in ("enc_x", "dec_y")}
+    loaded = load_initial(tmp_path / "dec_y12.npz", generator, generator)
     assert sorted(loaded) == ["dec_y", "enc_x"]
     assert numpy.array_equal(found["enc_x"].W.array, links["enc_x"].W.array)
     assert not numpy.array_equal(found["dis"].W.array, links["dis"].W.array)

@@ -103,7 +103,7 @@ def small_trainer(optimizer=None, dtype=numpy.float32):
         link = L.Linear(2, 1, initialW=numpy.array([[0.5, -0.25]]))
     optimizer = optimizer or chainer.optimizers.Adam()
     optimizer.setup(link)
-    data = [numpy.array(pair, dtype if dtype != chainer.mixed16 else numpy.float16) for pair in ((1, 2), (3, 4), (5, 6))]
+    data = [numpy.array(pair, link.W.dtype) for pair in ((1, 2), (3, 4), (5, 6))]
     iterator = chainer.iterators.SerialIterator(data, 1, shuffle=False)
     updater = chainer.training.StandardUpdater(iterator, optimizer, loss_func=lambda x: F.sum(link(x) ** 2))
     return chainer.training.Trainer(updater, (100, "epoch"))
