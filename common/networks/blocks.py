@@ -15,7 +15,10 @@ def depth_to_space(x):
 
 def double_bilinear(x):
     """(N, C, H, W) → (N, C, 2H, 2W), bilinear with the corner pixels on the corner pixels."""
-    return F.resize_images(x, (2 * x.shape[2], 2 * x.shape[3]))
+    size = 2 * x.shape[2], 2 * x.shape[3]
+    if x.dtype == numpy.float16:  # resize_images takes float32 only
+        return F.cast(F.resize_images(F.cast(x, numpy.float32), size), x.dtype)
+    return F.resize_images(x, size)
 
 
 def double_nearest(x):

@@ -27,9 +27,8 @@ class EveRule(chainer.optimizer.UpdateRule):
         m += (1 - hp.beta1) * (grad - m)
         v += (1 - hp.beta2) * (grad * grad - v)
         correction = 1 - math.pow(hp.beta1, self.t), 1 - math.pow(hp.beta2, self.t)
-        xp = param.device.xp
         rate = hp.alpha / self.parent.feedback.astype(param.dtype)
-        step = rate * (m / correction[0]) / (xp.sqrt(v / correction[1]) + hp.eps)
+        step = rate * (m / correction[0]) / (param.device.xp.sqrt(v / correction[1]) + hp.eps)
         param.data -= hp.eta * (step + hp.weight_decay_rate * param.data)
 
 

@@ -20,7 +20,7 @@ _ADAM_FAMILY = ("Adam", "AdaBound", "Eve")
 _NO_RATE = ("AdaDelta",)
 
 
-def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l2", fp32_update=False):
+def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l2"):
     """An optimizer set up on ``link``.
 
     Args:
@@ -34,7 +34,9 @@ def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l
             takes ``eta * weight_decay`` of the parameter. Else it is added to the gradient, times the parameter
             ("l2") or times its sign ("l1").
         weight_decay_norm: "l1" or "l2".
-        fp32_update: keep float32 copies of float16 parameters and update those.
+
+    float16 parameters are updated through float32 copies: their own steps would be lost in rounding, and the squares
+    of their gradients that Adam keeps would be 0.
 
     Raises ValueError for a name that is not known.
     """
@@ -43,8 +45,7 @@ def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l
     if weight_decay_norm not in ("l1", "l2"):
         raise ValueError(f"weight decay norm {weight_decay_norm!r} is unknown; it can be l1, l2")
     optimizer = _MAKERS[name](learning_rate)
-    if fp32_update:
-        optimizer.use_fp32_update()
+    optimizer.use_fp32_update()
     optimizer.setup(link)
     if weight_decay > 0:
         if name in _ADAM_FAMILY:

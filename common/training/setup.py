@@ -12,7 +12,7 @@ def make_optimizers(links, options):
     optimizers = {
         name: make_optimizer(options.optimizer, link,
                              discriminator_rate if name.startswith("dis") else generator_rate, options.weight_decay,
-                             getattr(options, "weight_decay_norm", "l2"), fp32_update=options.dtype == "mixed16")
+                             getattr(options, "weight_decay_norm", "l2"))
         for name, link in links.items()}
     controls = make_controls(options.optimizer, optimizers)
     for name, link in links.items():
