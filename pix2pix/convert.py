@@ -5,6 +5,7 @@
 """
 import sys
 
+from medi2i.common.device import choose_device
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference import setup
 from medi2i.common.inference.conversion import Plan, convert
@@ -30,7 +31,7 @@ def command(argv):
 
 def plan_of(options, model):
     """The Plan of a conversion by ``model`` (``inference.network.Model``). Raises UserError."""
-    trained = model.trained
+    trained, device = model.trained, choose_device(options.gpu)
     option_in, option_out = ("clipB", "clipA") if trained.btoa else ("clipA", "clipB")
     clip_in, clip_out = setup.clip_of(options, trained, option_in), setup.clip_of(options, trained, option_out)
     from_col, to_col = (trained.to_col, trained.from_col) if trained.btoa else (trained.from_col, trained.to_col)
@@ -46,7 +47,7 @@ def plan_of(options, model):
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more={"columns": columns})
     return Plan(
         options=options, model=model.description, settings=settings,
-        network=network_of(model, engine_of(model, options.gpu), options.tile, options.tile_overlap),
+        network=network_of(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap),
         preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed),
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",

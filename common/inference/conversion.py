@@ -46,9 +46,9 @@ class Plan:
 
 def convert(plan: Plan) -> int:
     """Run a conversion, tell how it went on stderr, and return the status of the process. Raises UserError."""
-    options, inputs = plan.options, plan.inputs
-    out = prepare_folder(options.out, inputs)
-    report = Report(out, plan.model, plan.settings)
+    options, inputs, out = plan.options, plan.inputs, Path(plan.options.out)
+    refuse_input_folders(out, inputs)
+    report = Report(out, plan.model, plan.settings, [*options.root, *([options.val] if options.val else [])])
     when = _date_of(report, options)
     provenance = Provenance(plan.model["name"], plan.model["sha256"], plan.description, plan.settings,
                             options.modality, when)
@@ -56,27 +56,30 @@ def convert(plan: Plan) -> int:
     pending = _pending(results, inputs, options)
     if options.resume:
         report.resume()
+    make_folder(out)
     report.content["series_date"] = when.strftime("%Y-%m-%d %H:%M:%S")
     for item in inputs.skipped:
         report.note(item.name, SKIPPED, reason=item.reason)
     return _Run(plan, out, report, results, pending).run()
 
 
-def prepare_folder(out, inputs):
-    """Make the output folder. Raises UserError if it is an input's own, or cannot be written."""
-    out = Path(out)
+def refuse_input_folders(out, inputs):
+    """UserError if the folder ``out`` is one in which images to convert lie."""
     folders = {os.path.realpath(source.paths[0].parent) for source in inputs.sources}
     if os.path.realpath(out) in folders:
         raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
+
+
+def make_folder(out):
+    """Make the output folder. Raises UserError if that cannot be, or nothing can be written into it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(f"--out: {out} is a file; it should be a folder") from None
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder") from None
     except OSError as error:
         raise UserError(f"--out: {out} cannot be made ({error.strerror})") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise UserError(f"--out: no permission to write into {out}")
-    return out
 
 
 def _date_of(report, options):
@@ -137,6 +140,9 @@ class _Run:
                 pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
                              workers=self.options.workers)
             state = "complete"
+        except MemoryError as error:
+            raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
+                            "--batch_size") from error
         finally:
             self._finish(state)
         return self._summary(time.perf_counter() - started)

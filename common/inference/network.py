@@ -3,7 +3,6 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from medi2i.common.device import choose_device
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
 from medi2i.common.inference.checkpoint import Generator, find_run, load_generator
@@ -25,13 +24,17 @@ DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "sk
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The network of a conversion. ``trained``: the options it was trained with; ``generator`` None is the identity."""
+    """The network of a conversion; ``generator`` None is the identity.
+
+    trained: the options it was trained with, of the file ``args`` (None: beside the weights). direction: "xy" or "yx".
+    """
 
     generator: Generator | None
     trained: object
     name: str
     sha256: str
     direction: str
+    args: Path | None = None
 
     @property
     def description(self):
@@ -58,7 +61,7 @@ def load_model(options, given, application):
     _check_application(generator.options, application, options.argfile or options.model_gen)
     _check_given(given, generator.options, options.argfile or generator.files[0].parent / "args")
     name = "+".join(file.name for file in generator.files)
-    return Model(generator, generator.options, name, generator.sha256, generator.direction)
+    return Model(generator, generator.options, name, generator.sha256, generator.direction, options.argfile)
 
 
 def _check_application(trained, application, source):
@@ -79,30 +82,27 @@ def _check_given(given, trained, source):
                             f"({getattr(trained, name)} in {source}); leave it out")
 
 
-def engine_of(model, gpu) -> Engine:
-    """The Engine that runs ``model`` on GPU number ``gpu`` (-1: CPU, None: the first GPU if there is one)."""
-    device = choose_device(gpu)
-    if model.generator is None:
-        return IdentityEngine()
-    return ChainerEngine(model.generator.encoder, model.generator.decoder, device)
+def engine_of(generator, device) -> Engine:
+    """The Engine that runs ``generator`` (None: the identity) on ``device`` (of ``chainer.get_device``)."""
+    return IdentityEngine() if generator is None else ChainerEngine(generator.encoder, generator.decoder, device)
 
 
-def network_of(model, engine, tile=None, overlap=None):
-    """``engine`` for images of any size: (N, C, H, W) -> (N, C', H, W), padded to what the network needs.
+def network_of(generator, engine, tile=None, overlap=None):
+    """``engine`` for images of any size: (N, C, H, W) -> (N, C', H, W), padded to what ``generator`` needs.
 
     tile: side of tiles in pixels, None for whole images. overlap: pixels at their inner edges that are thrown away,
     None for the receptive field. Raises UserError for a network that cannot be tiled.
     """
-    if model.generator is None:
+    if generator is None:
         return engine.run
-    if fixed_size(model.trained) is not None:
+    if fixed_size(generator.options) is not None:
         if tile is not None:
             raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
         return engine.run
-    multiple = size_multiple(model.trained)
+    multiple = size_multiple(generator.options)
     if tile is None:
         return lambda x: tiling.run_whole(engine.run, x, multiple)
-    margin, blend = _margin(model, engine, overlap), BLEND
+    margin, blend = _margin(generator, overlap), BLEND
     side = tiling.padded_size(tile, multiple)
     if side < tiling.smallest_tile(margin, multiple, blend):
         raise UserError(f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
@@ -110,8 +110,8 @@ def network_of(model, engine, tile=None, overlap=None):
     return lambda x: tiling.run_tiled(engine.run, x, side, margin, multiple, blend)
 
 
-def _margin(model, engine, overlap):
-    found = reach(model.generator.encoder.spec, model.generator.decoder.spec)
+def _margin(generator, overlap):
+    found = reach(generator.encoder.spec, generator.decoder.spec)
     if found.whole_image:
         log.warning("--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
                     " and ".join(found.whole_image))

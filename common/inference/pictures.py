@@ -1,5 +1,6 @@
 """Pictures of maps: panels side by side, each with its colour bar."""
 import dataclasses
+import threading
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +11,7 @@ from medi2i.datasets.outputs import whole_file
 COLUMNS = 4
 SIDE = 3.4  # inches of a panel
 DPI = 110
+_lock = threading.Lock()  # matplotlib's font and text caches are not made for threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,17 @@ class Panel:
 
 
 def draw_maps(path, panels):
-    """Write the panels as one PNG, four in a row. The same panels give the same bytes."""
+    """Write the panels as one PNG, four in a row. The same panels give the same bytes. Threads may call it."""
+    with _lock, whole_file(path, force=True) as temporary:
+        _figure(panels).savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _figure(panels):
     rows = -(-len(panels) // COLUMNS)
     columns = min(len(panels), COLUMNS)
     aspect = panels[0].values.shape[0] / panels[0].values.shape[1]
-    figure = Figure(figsize=(columns * SIDE, rows * (0.35 + SIDE * 0.82 * min(max(aspect, 0.4), 2.5))), dpi=DPI,
-                    layout="constrained")
+    height = rows * (0.35 + SIDE * 0.82 * min(max(aspect, 0.4), 2.5))
+    figure = Figure(figsize=(columns * SIDE, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
@@ -39,5 +46,4 @@ def draw_maps(path, panels):
         axes.set_axis_off()
         bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
         bar.ax.tick_params(labelsize=7)
-    with whole_file(path, force=True) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return figure

@@ -10,20 +10,22 @@ from medi2i.common.version import VERSION
 
 NAME = "conversion.json"
 WRITE_EVERY_SECONDS = 10.0
+COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
 
 
 class Report:
     """The state of one conversion, on disk from the first moment and always a whole file.
 
-    ``model`` and ``settings`` are dicts of what decides the content of the results; ``resume`` compares them.
+    ``model`` and ``settings`` are dicts of what decides the content of the results, ``inputs`` the files and folders
+    given; ``resume`` compares them.
     The file holds no times, so that converting the same files again gives the same bytes. Threads may share it.
     """
 
-    def __init__(self, folder, model, settings):
+    def __init__(self, folder, model, settings, inputs):
         self.path = Path(folder) / NAME
-        self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "state": "running",
-                        "counts": {}, "files": {}}
+        self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "inputs": {"given": inputs},
+                        "state": "running", "counts": {}, "files": {}}
         self._lock = threading.Lock()
         self._written_at = 0.0
 
@@ -34,7 +36,7 @@ class Report:
         try:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             files = dict(old["files"])
-            comparable = [(key, old[key]) for key in ("model", "settings")]
+            comparable = [(key, old[key]) for key in COMPARED]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}: not a readable report ({error}); without --resume choose another --out, or "
                             "--force") from None
@@ -51,7 +53,7 @@ class Report:
             old = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in ("model", "settings"))
+        same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in COMPARED)
         return old.get(key) if same else None
 
     def begun_by_resume(self, name):

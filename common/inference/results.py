@@ -10,6 +10,7 @@ from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES
 from medi2i.datasets.dicom_read import MAX_PIXELS, open_image
 from medi2i.datasets.images import KINDS, SUFFIXES, default_clip, name_without_suffix, write_image
+from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
 
 COLOUR_KINDS = ("jpg", "png", "tif", "bmp")
@@ -118,7 +119,7 @@ class Results:
         saturated = 0
         for path, part in zip(paths, parts, strict=True):
             around = _as_channels(middle.values, len(part)) if kind == source.kind else clip.lower or 0.0
-            saturated += write_image(path, middle.placement.back(part, around), kind, bits=bits)
+            saturated += _write_plain(path, middle.placement.back(part, around), kind, bits)
         return {"clipped": saturated} if saturated else {}
 
     def _write_dicom(self, volume, paths, parts, clip, middle, inputs):
@@ -146,6 +147,15 @@ class Results:
         write_image(paths[0], probabilities, "npy")
         write_image(paths[1], labels, "png", bits=8 if self.form.classes <= 256 else 16)
         return {"pixels_of_class": np.bincount(labels.ravel(), minlength=self.form.classes).tolist()}
+
+
+def _write_plain(path, values, kind, bits):
+    """As ``write_image``; one channel of npy becomes (H, W), which is how it usually comes."""
+    if kind == "npy" and len(values) == 1:
+        with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
+            np.save(file, values[0])
+        return 0
+    return write_image(path, values, kind, bits=bits)
 
 
 def softmax(scores):

@@ -86,7 +86,7 @@ def _local_change(a, b, neighbourhood):
 
 
 def summary(changes):
-    """Mean and largest edge change over many images: the dict for a report. ``changes``: name -> ``Structure.change``."""
+    """Mean and largest edge change of many images: a dict for a report. ``changes``: name -> ``Structure.change``."""
     if not changes:
         return {}
     worst = max(sorted(changes), key=changes.get)

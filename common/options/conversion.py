@@ -84,6 +84,8 @@ class DomainConversionOptions(Checked):
                                  "-1: as it is; default: as in training")
     output_analysis: bool = option(False, "-oa", type=bool, help="write maps of the cycle, perceptual, gradient, air, "
                                    "discriminator and total-variation terms as pictures and npy")
+    perceptual_weights: str = option(None, metavar="FILE", help="npz file with VGG16's ImageNet weights for the "
+                                     "perceptual maps; default: as in training")
     air_threshold: float = option(None, "-at", type=float, help="air is at or below this, in [-1, 1]; "
                                   "default: as in training")
 

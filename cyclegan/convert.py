@@ -1,0 +1,86 @@
+"""Convert images with a trained CycleGAN, in either direction; DICOM to DICOM, every other kind to its own.
+
+    python cyclegan/convert.py RUN -R data/mr -o converted
+    python cyclegan/convert.py -m RUN/enc_y50.npz -R data/ct -o converted_back
+"""
+import sys
+
+from medi2i.common.device import choose_device
+from medi2i.common.errors import UserError, run
+from medi2i.common.inference import setup
+from medi2i.common.inference.analysis import load_analysis
+from medi2i.common.inference.conversion import Plan, convert
+from medi2i.common.inference.inputs import find_inputs
+from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.results import Format
+from medi2i.common.inference.slices import Preparation
+from medi2i.common.inference.stacks import Combine
+from medi2i.common.options import UnpairedOptions
+from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
+from medi2i.datasets.unpaired import DICOM_CLIP
+
+
+def command(argv):
+    """``cyclegan/convert.py`` with the arguments ``argv``; returns the status."""
+    options, given = parse_conversion(UnpairedConversionOptions, argv, "medi2i-cyclegan-convert", __doc__)
+    setup.show_warnings()
+    return convert(plan_of(options, load_model(options, given, UnpairedOptions)))
+
+
+def plan_of(options, model):
+    """The Plan of a conversion by ``model`` (``inference.network.Model``). Raises UserError."""
+    trained, generator, device = model.trained, model.generator, choose_device(options.gpu)
+    forward = model.direction == "xy"
+    option_in, option_out = ("clipA", "clipB") if forward else ("clipB", "clipA")
+    clip_in, clip_out = setup.clip_of(options, trained, option_in), setup.clip_of(options, trained, option_out)
+    kind_in, kind_out = _kinds(trained, forward)
+    stack = trained.stack
+    if generator is None:
+        stack, clip_out, kind_out = 1, clip_in, None
+    spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
+    crop, fixed = setup.crop_of(options, model)
+    inputs = find_inputs(options.root, kind=options.imgtype, preferred=kind_in, pattern=options.fn_pattern,
+                         list_file=options.val, columns=(options.from_col or [0])[:1], exclude=options.out,
+                         slice_range=options.slice_range)
+    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out,
+                                    more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
+
+    def any_size(translation):
+        return network_of(translation, engine_of(translation, device), options.tile, options.tile_overlap)
+
+    return Plan(
+        options=options, model=model.description, settings=settings, network=any_size(generator),
+        preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch if forward else trained.out_ch, stack,
+                                                                     model),
+                                crop, spacing=spacing if spacing > 0 else None, fixed=fixed,
+                                body=trained.clip_body and generator is not None),
+        form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP),
+        stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
+        description="CycleGAN A to B" if forward else "CycleGAN B to A",
+        analysis=_analysis(options, model, any_size, device))
+
+
+def _kinds(trained, forward):
+    """(kind of the inputs, of the results or None for the inputs' own) as in training."""
+    kind_a, kind_b = trained.imgtype, trained.imgtype_b or trained.imgtype
+    kind_in, kind_out = (kind_a, kind_b) if forward else (kind_b, kind_a)
+    return kind_in, kind_out if kind_out not in (kind_in, "auto") else None
+
+
+def _analysis(options, model, any_size, device):
+    if not options.output_analysis:
+        return None
+    if model.generator is None:
+        raise UserError("--output_analysis: the identity has no networks to analyse with")
+    threshold = model.trained.air_threshold if options.air_threshold is None else options.air_threshold
+    return load_analysis(model, any_size, device, air_threshold=threshold,
+                         perceptual_weights=options.perceptual_weights or model.trained.perceptual_weights)
+
+
+def main(argv=None):
+    """Entry point; returns the status of the process."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
