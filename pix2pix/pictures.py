@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.pictures import Panel, Style, difference, draw_grid, plane, window_of
+from medi2i.common.training.pictures import Panel, Style, chosen_samples, difference, draw_grid, plane, window_of
 from medi2i.common.training.validation import apply
 from medi2i.pix2pix.validation import labels_of
 
@@ -73,11 +73,3 @@ class PairedPictures(chainer.training.Extension):
             rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, 0, 19, Style.LABELS),
                          Panel(output, 0, 19, Style.LABELS), Panel((output != truth).astype(float), 0, 1)])
         return rows
-
-
-def chosen_samples(length, count, seed, iteration):
-    """Indices of ``count`` samples out of ``length``: evenly spread, or random ones that depend on the iteration."""
-    count = min(count, length)
-    if seed is None:
-        return [i * length // count for i in range(count)]
-    return sorted(int(i) for i in numpy.random.default_rng([seed, iteration]).permutation(length)[:count])

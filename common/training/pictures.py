@@ -83,8 +83,8 @@ def draw_grid(path, rows, titles, labels):
         for j, panel in enumerate(row):
             if panel is None:
                 continue
-            pixels = _scaled(_colours(panel), (height, width), smooth=zoom < 1)
-            figure.figimage(pixels, xo=SIDE + j * (width + GAP), yo=total_height - top - height, origin="upper")
+            pixels = _scaled(_colours(panel), zoom)
+            figure.figimage(pixels, xo=SIDE + j * (width + GAP), yo=total_height - top - len(pixels), origin="upper")
     for j, title in enumerate(titles):
         centre = SIDE + j * (width + GAP) + width / 2
         figure.text(centre / total_width, 1 - HEAD / 2 / total_height, title, ha="center", va="center",
@@ -109,9 +109,10 @@ def _colours(panel):
     return colormaps[panel.style.value](unit, bytes=True)[..., :3]
 
 
-def _scaled(pixels, size, smooth):
-    how = Pillow.Resampling.BOX if smooth else Pillow.Resampling.NEAREST
-    return numpy.asarray(Pillow.fromarray(pixels).resize((size[1], size[0]), how))
+def _scaled(pixels, zoom):
+    height, width = pixels.shape[:2]
+    how = Pillow.Resampling.BOX if zoom < 1 else Pillow.Resampling.NEAREST
+    return numpy.asarray(Pillow.fromarray(pixels).resize((round(width * zoom), round(height * zoom)), how))
 
 
 def _shortened(text, pixels):
@@ -125,3 +126,11 @@ def save_figure(figure, path):
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png")
     os.replace(temporary, path)
+
+
+def chosen_samples(length, count, seed, iteration):
+    """Indices of ``count`` samples out of ``length``: evenly spread, or random ones that depend on the iteration."""
+    count = min(count, length)
+    if seed is None:
+        return [i * length // count for i in range(count)]
+    return sorted(int(i) for i in numpy.random.default_rng([seed, iteration]).permutation(length)[:count])

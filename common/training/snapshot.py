@@ -50,18 +50,28 @@ class Writer(chainer.serializer.Serializer):
 
 
 class Reader(chainer.serializer.Deserializer):
-    """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there."""
+    """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there.
 
-    def __init__(self, arrays, path=""):
+    Asked with None for an entry that is not there, it gives None: so Chainer asks for the state of an optimizer that
+    has not made a step. ``unread()`` tells what was never asked for.
+    """
+
+    def __init__(self, arrays, path="", read=None):
         self.arrays = arrays
         self.path = path
+        self.read = set() if read is None else read
 
     def __getitem__(self, key):
-        return Reader(self.arrays, f"{self.path}{key.strip('/')}/")
+        return Reader(self.arrays, f"{self.path}{key.strip('/')}/", self.read)
+
+    def unread(self):
+        """Names of entries that nothing has asked for, sorted."""
+        return sorted(set(self.arrays) - self.read)
 
     def __call__(self, key, value):
         name = self.path + key.lstrip("/")
-        if _NONE + name in self.arrays:
+        self.read.update((name, _NONE + name))
+        if _NONE + name in self.arrays or (value is None and name not in self.arrays):
             return None
         stored = self.arrays[name]
         if value is None:
@@ -137,8 +147,11 @@ def restore(trainer, arrays, source):
     """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError."""
     if int(arrays.get("format", -1)) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
+    reader = Reader({name: array for name, array in arrays.items() if name.removeprefix(_NONE).startswith("trainer/")})
     try:
-        trainer.serialize(Reader(arrays)["trainer"])
+        trainer.serialize(reader["trainer"])
+        if reader.unread():
+            raise ValueError(f"it has {reader.unread()[0]}, which has no place here")
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: does not fit this training ({error}); "
                         "was the args file or the data changed?") from None

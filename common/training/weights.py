@@ -97,7 +97,10 @@ def load_optimizers(files, optimizers):
         if not path.is_file():
             raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
         try:
-            optimizers[name].serialize(Reader(read_npz(path)))
+            reader = Reader(read_npz(path))
+            optimizers[name].serialize(reader)
+            if reader.unread():
+                raise ValueError(f"it has {reader.unread()[0]}")
         except (BrokenFile, KeyError, ValueError) as error:
             raise UserError(f"{path}: not the state of this optimizer ({error}); "
                             "leave --load_optimizer out to start afresh") from None

@@ -1,0 +1,110 @@
+"""Train CycleGAN: translation between two domains of images without pairs.
+
+    python cyclegan/train.py -R data -it dcm -sr -100 100
+    python cyclegan/train.py --resume result/20260101_120000
+"""
+import sys
+
+from medi2i.common.device import choose_device
+from medi2i.common.errors import run
+from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.summary import summary_text
+from medi2i.common.options import UnpairedOptions
+from medi2i.common.training.check import check
+from medi2i.common.training.perceptual_features import PerceptualFeatures
+from medi2i.common.training.randomness import RandomState
+from medi2i.common.training.resume import lasting, training_options
+from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.setup import make_optimizers, workspace
+from medi2i.common.training.trainer import Training
+from medi2i.common.training.validation import Validation
+from medi2i.common.training.weights import load_initial, load_optimizers
+from medi2i.cyclegan import net
+from medi2i.cyclegan.pictures import UnpairedPictures
+from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
+from medi2i.cyclegan.validation import CycleMeasure
+from medi2i.datasets import unpaired
+from medi2i.datasets.iterator import ImageIterator
+
+SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
+
+
+def command(argv):
+    """One training. Returns the status of the process; raises UserError."""
+    # options
+    options, resumed = training_options(UnpairedOptions, argv, __doc__.splitlines()[0])
+    device = choose_device(options.gpu)
+    device.use()
+    workspace(device)
+    random = RandomState(options.seed, device.xp)
+    random.seed_global()
+
+    # data
+    multiple = size_multiple(options)
+    train = [unpaired.build(options, domain, "train", multiple=multiple) for domain in "AB"]
+    options = unpaired.complete(options, *train)
+    val = [unpaired.build(options, domain, "val", multiple=multiple) for domain in "AB"]
+
+    # networks
+    networks = net.build(options)
+    links = networks.as_dict()
+    loaded = {}
+    if resumed is None and options.model_gen is not None:
+        loaded = load_initial(options.model_gen, links, [name for name in links if not name.startswith("dis")])
+    features = None
+    if options.lambda_identity_x > 0 or options.lambda_identity_y > 0:
+        features = PerceptualFeatures.load(options.perceptual_weights, options.perceptual_layer)
+        features.to_device(device)
+    if options.summary:
+        print(summary_text(links, options, train[0].size))
+    for link in links.values():
+        link.to_device(device)
+
+    # optimizers
+    trained = {name: link for name, link in links.items() if not (name == "enc_y" and options.single_encoder)}
+    optimizers, controls = make_optimizers(trained, options)
+    if options.load_optimizer:
+        load_optimizers(loaded, optimizers)
+
+    # updater: with one seed, domains of equal size would always meet in the same pairs
+    iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers)
+                 for name, dataset, seed in (("main", train[0], options.seed), ("second", train[1], options.seed + 1))}
+    updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
+                              features)
+    measure = None
+    if val != [None, None]:
+        measure = CycleMeasure(*val, networks, device, options.batch_size)
+    if options.check:
+        check({"training A": train[0], "training B": train[1], "validation A": val[0], "validation B": val[1]},
+              updater, links, measure, options)
+        updater.finalize()
+        return 0
+
+    # trainer
+    command_line = ["cyclegan/train.py", *argv]
+    folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
+              else RunFolder.open(resumed, lasting(options), command_line))
+    training = Training(updater, links, controls, options, folder, SHOWN)
+
+    # extensions
+    if measure is not None:
+        training.extend(Validation(measure))
+        training.keep_best(f"validation/{options.best_metric}", larger=False)
+    when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
+    for name, datasets in (("val", val), ("train", train)):
+        training.extend(UnpairedPictures(
+            folder.vis, name, datasets, [dataset.clip for dataset in train], networks, device,
+            (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB), options.stack == 1,
+            options.seed if options.vis_random else None), trigger=when)
+
+    # run
+    return training.run()
+
+
+def main(argv=None):
+    """Entry point of ``medi2i-cyclegan-train``."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
