@@ -1,0 +1,76 @@
+"""Images small enough to lie inside a page, exact to the stored step.
+
+An image becomes unsigned 16-bit numbers q with value = offset + step·q. Each q is predicted from its neighbours (the
+median edge detector of JPEG-LS, ISO/IEC 14495-1 A.4.2), the differences are folded to unsigned (0, -1, 1, -2 → 0, 1, 2,
+3), high bytes and low bytes are laid apart, deflated (zlib) and written as base64. viewer.js does the way back.
+"""
+import base64
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+TOP = 65535
+
+
+@dataclass(frozen=True)
+class Scale:
+    """value = offset + step·q for q = 0…65535."""
+    offset: float
+    step: float
+
+    @classmethod
+    def of(cls, lower: float, upper: float, whole: bool) -> "Scale":
+        """For values in [lower, upper]; with `whole` numbers the step is 1 where that is enough."""
+        if whole and upper - lower <= TOP:
+            return cls(float(np.floor(lower)), 1.0)
+        return cls(float(lower), float(upper - lower) / TOP or 1.0)
+
+    def quantise(self, array) -> np.ndarray:
+        """uint16 of the same shape; values outside the scale go to its ends."""
+        steps = (np.asarray(array, dtype=np.float64) - self.offset) / self.step
+        return np.clip(np.rint(steps), 0, TOP).astype(np.uint16)
+
+
+def pack(q: np.ndarray) -> bytes:
+    """Compress uint16 (H, W)."""
+    q = q.astype(np.int32)
+    error = (q - _prediction(q)) & TOP
+    error = np.where(error > TOP // 2, error - TOP - 1, error)  # differences are modulo 2^16, the short way round
+    folded = np.where(error >= 0, 2 * error, -2 * error - 1).astype(np.uint16)
+    return zlib.compress((folded >> 8).astype(np.uint8).tobytes() + (folded & 255).astype(np.uint8).tobytes(), 6)
+
+
+def unpack(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """The way back, pixel by pixel as the page does it: for tests."""
+    height, width = shape
+    raw = np.frombuffer(zlib.decompress(data), dtype=np.uint8).astype(np.int64).reshape(2, height, width)
+    folded = raw[0] * 256 + raw[1]
+    error = np.where(folded % 2 == 0, folded // 2, -(folded + 1) // 2)
+    q = np.zeros((height + 1, width + 1), dtype=np.int64)
+    for row in range(1, height + 1):
+        for column in range(1, width + 1):
+            a, b, c = q[row, column - 1], q[row - 1, column], q[row - 1, column - 1]
+            predicted = min(a, b) if c >= max(a, b) else max(a, b) if c <= min(a, b) else a + b - c
+            q[row, column] = (predicted + error[row - 1, column - 1]) % (TOP + 1)
+    return q[1:, 1:].astype(np.uint16)
+
+
+def text(data: bytes) -> str:
+    """base64, as it stands in the page."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def shrink(array, factor: int) -> np.ndarray:
+    """Mean over factor × factor pixels of (H, W) or (C, H, W); rows and columns that are left over are dropped."""
+    array = np.asarray(array)
+    height, width = (length // factor * factor for length in array.shape[-2:])
+    blocks = array[..., :height, :width].reshape(*array.shape[:-2], height // factor, factor, width // factor, factor)
+    return blocks.mean(axis=(-3, -1), dtype=np.float64).astype(np.float32)
+
+
+def _prediction(q):
+    padded = np.pad(q, ((1, 0), (1, 0)))
+    left, above, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    low, high = np.minimum(left, above), np.maximum(left, above)
+    return np.where(corner >= high, low, np.where(corner <= low, high, left + above - corner))
