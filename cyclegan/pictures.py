@@ -1,24 +1,24 @@
 """Pictures of CycleGAN while it trains: x, x → y, x → y → x, x → z → x, and the mirror rows of y."""
 from pathlib import Path
 
-import numpy
-
 from medi2i.common.compat import chainer
-from medi2i.common.training.pictures import Panel, chosen_samples, draw_grid, plane, window_of
+from medi2i.common.training.pictures import Panel, chosen_samples, draw_grid, plane, range_text, window_of
 from medi2i.common.training.validation import apply
 
-TITLES = ["x\n(y)", "x → y\n(y → x)", "x → y → x\n(y → x → y)", "x → z → x\n(y → z → y)"]
+TITLES = ["x → y\n(y → x)", "x → y → x\n(y → x → y)", "x → z → x\n(y → z → y)"]
 
 
 class UnpairedPictures(chainer.training.Extension):
     """Draws ``<folder>/<name>_<iteration>.png``: some images of both domains, unaugmented.
 
-    datasets, counts, windows: of domain x and y; a data set may be None, a window (low, high) in HU too: the clip.
+    datasets, clips, counts, windows, modalities (as in DICOM): of domain x and y. A data set may be None; so may a
+    window (low, high) in HU, for the clip.
     An image is shown in the window of the domain it is in, a translated one in that of the domain it went to.
     seed: None for always the same, evenly spread images; a number for random ones (new ones in each picture).
     """
 
-    def __init__(self, folder, name, datasets, clips, networks, device, counts, windows, colour=False, seed=None):
+    def __init__(self, folder, name, datasets, clips, networks, device, counts, windows, modalities=("", ""),
+                 colour=False, seed=None):
         self.folder = Path(folder)
         self.name = name
         self.datasets = datasets
@@ -27,6 +27,7 @@ class UnpairedPictures(chainer.training.Extension):
         self.device = device
         self.counts = counts
         self.windows = (windows[0], windows[1] if windows[1] is not None else windows[0])
+        self.modalities = modalities
         self.colour = colour
         self.seed = seed
 
@@ -42,20 +43,22 @@ class UnpairedPictures(chainer.training.Extension):
         n = self.networks
         paths = ((n.translate, lambda x: n.translate_back(n.translate(x)), lambda x: n.dec_x(n.enc_x(x))),
                  (n.translate_back, lambda y: n.translate(n.translate_back(y)), lambda y: n.dec_y(n.enc_y(y))))
-        rows, labels = [], []
-        for side, (letter, indices) in enumerate(zip("xy", chosen, strict=True)):
+        found = []  # (side, name, [(side of the domain it is in, image in HU) for each column])
+        for side, indices in enumerate(chosen):
             for i in indices:
                 image = self.datasets[side].load(i, None)
                 outputs = [apply(function, [image], self.device)[0] for function in paths[side]]
-                rows.append(self._row(side, [image, *outputs]))
-                labels.append(f"{letter}: {self.datasets[side].name(i)}")
-        draw_grid(path, rows, TITLES, labels)
+                sides = (side, 1 - side, side, side)
+                images = [(s, self.clips[s].from_unit(x)) for s, x in zip(sides, [image, *outputs], strict=True)]
+                found.append((side, self.datasets[side].name(i), images))
+        windows = [self._window(side, found) for side in (0, 1)]
+        rows = [[Panel(plane(image, self.colour), *windows[s]) for s, image in images] for _, _, images in found]
+        own = "\n".join(f"{letter}: {range_text(*windows[side], self.modalities[side])}"
+                        for side, letter in enumerate("xy"))
+        draw_grid(path, rows, [own, *TITLES], [f"{'xy'[side]}: {name}" for side, name, _ in found])
 
-    def _row(self, side, images):
-        """Panels of [image, translated, cycle, autoencoded]: the second one is of the other domain."""
-        sides = [side, 1 - side, side, side]
-        values = [self.clips[s].from_unit(image) for s, image in zip(sides, images, strict=True)]
-        own = window_of(values[:1], self.clips[side], self.windows[side])
-        other = window_of(values[1:2], self.clips[1 - side], self.windows[1 - side])
-        return [Panel(numpy.asarray(plane(value, self.colour)), *(own if s == side else other))
-                for s, value in zip(sides, values, strict=True)]
+    def _window(self, side, found):
+        """One window for all images in a domain; that of its own images, not of what networks make of others."""
+        there = [image for _, _, images in found for s, image in images if s == side]
+        originals = [images[0][1] for s, _, images in found if s == side]
+        return window_of(originals or there, self.clips[side], self.windows[side])

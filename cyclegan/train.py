@@ -94,7 +94,8 @@ def command(argv):
     for name, datasets in (("val", val), ("train", train)):
         training.extend(UnpairedPictures(
             folder.vis, name, datasets, [dataset.clip for dataset in train], networks, device,
-            (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB), options.stack == 1,
+            (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB),
+            [dataset.sources[0].modality for dataset in train], options.stack == 1,
             options.seed if options.vis_random else None), trigger=when)
 
     # run

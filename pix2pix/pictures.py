@@ -4,7 +4,16 @@ from pathlib import Path
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.pictures import Panel, Style, chosen_samples, difference, draw_grid, plane, window_of
+from medi2i.common.training.pictures import (
+    Panel,
+    Style,
+    chosen_samples,
+    difference,
+    draw_grid,
+    plane,
+    range_text,
+    window_of,
+)
 from medi2i.common.training.validation import apply
 from medi2i.pix2pix.validation import labels_of
 
@@ -47,7 +56,7 @@ class PairedPictures(chainer.training.Extension):
         truths = numpy.stack([t for _, t in pairs])
         if self.class_num > 0:
             rows = self._label_rows(inputs, truths, outputs, low, high)
-            titles = [f"input\n{low:g} … {high:g}", "truth", "output", "wrong pixels"]
+            titles = [f"input\n{self._range(low, high)}", "truth", "output", "wrong pixels"]
         else:
             rows, titles = self._rows(inputs, truths, outputs, low, high)
         draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in indices])
@@ -61,9 +70,12 @@ class PairedPictures(chainer.training.Extension):
             truth, output = plane(t, self.colour), plane(y, self.colour)
             rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, low_out, high_out),
                          Panel(output, low_out, high_out), difference(output, truth, high_out - low_out)])
-        quarter = (high_out - low_out) / 4
-        return rows, [f"input\n{low:g} … {high:g}", f"truth\n{low_out:g} … {high_out:g}",
-                      f"output\n{low_out:g} … {high_out:g}", f"output − truth\n±{quarter:g} (blue to red)"]
+        shown, quarter = self._range(low_out, high_out, "outputs"), (high_out - low_out) / 4
+        return rows, [f"input\n{self._range(low, high)}", f"truth\n{shown}", f"output\n{shown}",
+                      f"output − truth\nblue {-quarter:g}, red {quarter:g}"]
+
+    def _range(self, low, high, side="inputs"):
+        return range_text(low, high, vars(self.dataset.pairs[0])[side][0].modality)
 
     def _label_rows(self, inputs, truths, outputs, low, high):
         truths, outputs = labels_of(truths, self.class_num), labels_of(outputs, self.class_num)

@@ -62,6 +62,11 @@ def window_of(images, clip, window=None):
     return low, high if high > low else low + 1.0
 
 
+def range_text(low, high, modality=""):
+    """What a window is called in a title; values of CT are HU."""
+    return f"{low:g} … {high:g}" + (" HU" if modality == "CT" else "")
+
+
 def draw_grid(path, rows, titles, labels):
     """Write ``rows`` (lists of Panel, or None for an empty place) as a PNG.
 
