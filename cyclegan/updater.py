@@ -64,7 +64,7 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
-    """A batch of both domains, its deepest features, and its translations: Variables but for x and y (arrays)."""
+    """A batch of both domains (arrays), what the encoders answered, and the translations."""
 
     x: object
     y: object
@@ -72,6 +72,11 @@ class Translated:
     features_y: list
     x_y: object
     y_x: object
+
+    def arrays(self):
+        """The same without the graph that made it."""
+        features = ([feature.array for feature in features] for features in (self.features_x, self.features_y))
+        return Translated(self.x, self.y, *features, self.x_y.array, self.y_x.array)
 
 
 class CycleganUpdater(AdversarialUpdater):
@@ -107,19 +112,28 @@ class CycleganUpdater(AdversarialUpdater):
             self.pools["x"] = HistoryPool(size, random)
 
     def update_core(self):
-        images = self.translate(self.next_batch("main"), self.next_batch("second"))
+        s = self.settings
+        made = self.update_generators(self.next_batch("main"), self.next_batch("second"))
+        old_y = self.pools["y"].query(made.x_y) if s.lambda_dis_y > 0 else None
+        old_x = self.pools["x"].query(made.y_x) if s.lambda_dis_x > 0 else None
+        if self.iteration % s.learning_freq_d == 0:
+            if s.lambda_dis_y > 0:
+                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old_y, made.y))
+            if s.lambda_dis_x > 0:
+                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old_x, made.x))
+            if s.lambda_dis_z > 0:
+                latents = deepest_map(made.features_x), deepest_map(made.features_y)
+                self.minimise(("dis_z",), self.discriminator_terms("dis_z", *latents, names=("loss_x", "loss_y")))
+
+    def update_generators(self, x, y):
+        """One step of encoders and decoders. Returns what they made, as arrays.
+
+        No Variable is returned, so that the graph's memory is free when the discriminators start.
+        """
+        images = self.translate(x, y)
         generators = [name for name in _GENERATORS if name in self.get_all_optimizers()]
         self.minimise(generators, self.generator_terms(images))
-        old_y = self.pools["y"].query(images.x_y.array) if "y" in self.pools else None
-        old_x = self.pools["x"].query(images.y_x.array) if "x" in self.pools else None
-        if self.iteration % self.settings.learning_freq_d == 0:
-            if old_y is not None:
-                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old_y, images.y))
-            if old_x is not None:
-                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old_x, images.x))
-            if self.settings.lambda_dis_z > 0:
-                latent = (deepest_map(features).array for features in (images.features_x, images.features_y))
-                self.minimise(("dis_z",), self.discriminator_terms("dis_z", *latent, names=("loss_x", "loss_y")))
+        return images.arrays()
 
     def translate(self, x, y):
         """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into the other domain."""

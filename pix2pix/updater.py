@@ -67,13 +67,21 @@ class Pix2pixUpdater(AdversarialUpdater):
 
     def update_core(self):
         x, t = self.next_batch()
+        adversarial = self.settings.lambda_dis > 0 and self.iteration >= self.settings.dis_warmup
+        fake = self.update_generator(x, t, adversarial)
+        if adversarial:
+            self.minimise(("dis",), self.discriminator_terms(x, t, fake))
+
+    def update_generator(self, x, t, adversarial):
+        """One step of encoder and decoder. Returns the pair [x, y] as an array.
+
+        No Variable is returned, so that the graph's memory is free when the discriminator starts.
+        """
         latent, y = self.translate(x)
-        if self.settings.lambda_dis > 0 and self.iteration >= self.settings.dis_warmup:
-            fake = F.concat([x, y], axis=1)
-            self.minimise(("enc_x", "dec_y"), self.generator_terms(latent, y, t) + self.adversarial_terms(fake))
-            self.minimise(("dis",), self.discriminator_terms(x, t, fake.array))
-        else:
-            self.minimise(("enc_x", "dec_y"), self.generator_terms(latent, y, t))
+        fake = F.concat([x, y], axis=1)
+        terms = self.generator_terms(latent, y, t)
+        self.minimise(("enc_x", "dec_y"), terms + self.adversarial_terms(fake) if adversarial else terms)
+        return fake.array
 
     def translate(self, x):
         """The deepest feature of x (N, C, H, W), and its translation: (N, C', H, W), probabilities with classes."""
