@@ -223,9 +223,12 @@ def _run_pool(
     try:
         with _pool(workers) as pool:
             futures = {pool.submit(task, paths[index]): index for index in indices}
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                bar.update()
+            try:
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.update()
+            finally:  # after an error nobody waits for the rest
+                pool.shutdown(wait=False, cancel_futures=True)
         return
     except BrokenProcessPool:
         pass

@@ -1,0 +1,264 @@
+"""The images of make_noisy: which files become which, and one image made noisy and written with its clean twin."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medi2i.common.errors import UserError
+from medi2i.common.options.machinery import Checked, option
+from medi2i.datasets import dicom, images, lists, noise
+from medi2i.datasets.derived import DerivedSeries
+from medi2i.datasets.derived_pixels import Encoding
+from medi2i.datasets.dicom_file import text
+from medi2i.datasets.outputs import whole_file
+
+LARGEST_HU = (-3000.0, 8000.0)
+"""What noisy HU must be able to hold where they may leave the source's range: clipping would shift the mean."""
+
+
+@dataclass
+class NoiseOptions(Checked):
+    """What to add"""
+
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
+    out: str = option("data/ldct", "-o", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
+    model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model")
+    counts: float = option(
+        100.0, "-n", "--n", type=float, low=0, help="poisson: mean counts added to the stored values"
+    )
+    sd: float = option(20.0, "-s", type=float, low=0, help="gaussian: standard deviation, HU in CT")
+    dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose")
+    photons: float = option(1e5, type=float, low=1, help="dose: photons a ray at full dose")
+    electronic: float = option(10.0, type=float, low=0, help="dose: electronic noise, standard deviation in photons")
+    views: int = option(None, type=int, low=8, help="dose: views over half a turn; default: 0.75 per pixel of width")
+    kernel: str = option("hann", choices=["hann", "ramp"], help="dose: reconstruction, hann is soft, ramp sharp")
+    bowtie: float = option(0.0, type=float, low=0, metavar="MM", help="dose: radius of the bow-tie filter's cylinder")
+    fan: float = option(
+        0.0, type=float, low=0, metavar="MM", help="dose: fan beam with the source at this distance; 0: parallel"
+    )
+    repeat: int = option(1, "-r", type=int, low=1, help="realisations of the noise for each image")
+    seed: int = option(
+        0, type=int, low=0, help="same seed and image: same noise, in any order, by any number of workers"
+    )
+    modality: list = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
+    imgtype: str = option("auto", "-it", choices=["auto", *images.SUFFIXES], help="kind of the images")
+    workers: int = option(None, "-j", type=int, low=1, help="processes; default: one per core")
+    gpu: int = option(None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any")
+    force: bool = option(False, type=bool, help="overwrite existing files")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image to make noisy: a frame of a file, the names (below trainA and trainB) and what its series becomes."""
+
+    path: Path
+    frame: int
+    frames: int
+    name: str
+    repeat: int
+    series: DerivedSeries | None = None
+    clean_series: DerivedSeries | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What happened to an image. ``problem`` is set where it was left out."""
+
+    name: str
+    saturated: int = 0
+    pixels: int = 0
+    problem: str = ""
+
+
+def dicom_tasks(root: Path, options: NoiseOptions) -> tuple[list[Task], list[dicom.Skipped]]:
+    """All CT slices below the root, in order of their series, and what was skipped."""
+    scan = dicom.scan(root, modalities=tuple(options.modality), decode=False, progress=True, workers=options.workers)
+    taken: set[str] = set()
+    tasks = []
+    for series in scan.require_series():
+        header = dicom.read(first_readable(series), modalities=tuple(options.modality)).header
+        clean = DerivedSeries(header, model_name="medi2i make_noisy", description="single frames of an enhanced image")
+        noisy = [series_for(header, options, repeat) for repeat in range(options.repeat)]
+        for item in series.slices:
+            name = name_of(item, root, taken)
+            tasks.extend(
+                Task(
+                    item.path,
+                    item.frame,
+                    item.frames,
+                    realisation(name, repeat, options.repeat),
+                    repeat,
+                    noisy[repeat],
+                    clean,
+                )
+                for repeat in range(options.repeat)
+            )
+    return tasks, scan.skipped
+
+
+def first_readable(series: dicom.Series) -> Path:
+    """The first file whose pixels decode; the last one tried raises its own reason."""
+    for path in series.paths[:-1]:
+        try:
+            dicom.read(path, modalities=(series.modality,))
+            return path
+        except dicom.Unreadable:
+            continue
+    return series.paths[-1]
+
+
+def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
+    """The file's place below the root, ending in .dcm, with the frame's number where there are several; never given
+    twice."""
+    place = item.path.relative_to(root) if root.is_dir() else Path(item.path.name)
+    base = images.name_without_suffix(place.as_posix(), "dcm")
+    base = f"{base}_f{item.frame + 1:04d}" if item.frames > 1 else base
+    name, number = f"{base}.dcm", 2
+    while name.casefold() in taken:  # IM1 and IM1.dcm; IM1 and im1 on a file system that knows no case
+        name, number = f"{base}_{number}.dcm", number + 1
+    taken.add(name.casefold())
+    return name
+
+
+def realisation(name: str, repeat: int, repeats: int) -> str:
+    return name if repeats == 1 else f"noise{repeat + 1:02d}/{name}"
+
+
+def series_for(header: Dataset, options: NoiseOptions, repeat: int) -> DerivedSeries:
+    """The noisy series: its description says what was done; all that decides the noise enters the UIDs."""
+    what, decisive = {
+        noise.POISSON: (f"Poisson noise n={options.counts:g}", {"n": options.counts}),
+        noise.UNBIASED: (f"Poisson noise n={options.counts:g}, mean kept", {"n": options.counts}),
+        noise.GAUSSIAN: (f"Gaussian noise sd={options.sd:g}", {"sd": options.sd}),
+        noise.DOSE: (
+            f"Simulated dose {options.dose:g}",
+            {
+                name: getattr(options, name)
+                for name in ("dose", "photons", "electronic", "views", "kernel", "bowtie", "fan")
+            },
+        ),
+    }[options.model]
+    within = options.model in (noise.POISSON, noise.UNBIASED)
+    modality = text(header, "Modality")
+    return DerivedSeries(
+        header,
+        model_name=f"medi2i make_noisy {options.model}",
+        description=what,
+        options={**decisive, "seed": options.seed, "repeat": repeat},
+        value_range=None if within or modality != "CT" else LARGEST_HU,
+    )
+
+
+def image_tasks(root: Path, kind: str, options: NoiseOptions) -> list[Task]:
+    """All images of a kind below the root, or the one that the root is. UserError for noise that needs HU."""
+    if options.model == noise.DOSE:
+        raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
+    files = [root] if root.is_file() else lists.find_files(root, kind)[1]
+    tasks, taken = [], set()
+    for path in files:
+        place = path.relative_to(root) if root.is_dir() else Path(path.name)
+        if images.kind_of(path) == "jpg":  # compressing noise again would change it
+            place = place.with_suffix(".png")
+        name, number = place.as_posix(), 2
+        while name.casefold() in taken:
+            name, number = f"{place.with_suffix('').as_posix()}_{number}{place.suffix}", number + 1
+        taken.add(name.casefold())
+        tasks.extend(
+            Task(path, 0, 1, realisation(name, repeat, options.repeat), repeat) for repeat in range(options.repeat)
+        )
+    return tasks
+
+
+# --- one image ------------------------------------------------------------------------------------------------------
+
+
+def add_noise(task: Task, out: Path, options: NoiseOptions, on_gpu: bool = False) -> Done:
+    """Write the noisy and the clean image of a task. An input that cannot be read is a problem of that image only."""
+    try:
+        return add_to_image(task, out, options) if task.series is None else add_to_dicom(task, out, options, on_gpu)
+    except dicom.Unreadable as error:
+        return Done(task.name, problem=error.reason)
+
+
+def add_to_dicom(task: Task, out: Path, options: NoiseOptions, on_gpu: bool) -> Done:
+    image = dicom.read(task.path, task.frame, modalities=tuple(options.modality))
+    rng = noise.generator_for(
+        options.seed,
+        task.repeat,
+        text(image.header, "SOPInstanceUID"),
+        str(task.frame),
+        np.ascontiguousarray(image.stored).tobytes(),
+    )
+    saturated = 0
+    if options.model in (noise.POISSON, noise.UNBIASED):
+        own = Encoding(
+            image.slope, image.intercept, int(image.header.BitsStored), int(image.header.PixelRepresentation) == 1
+        )
+        stored, saturated = noise.poisson(
+            image.stored, options.counts, rng, own.least, own.most, unbiased=options.model == noise.UNBIASED
+        )
+        values = stored * image.slope + image.intercept
+    elif options.model == noise.GAUSSIAN:
+        values = noise.gaussian(image.hu, options.sd, rng)
+    else:
+        values = image.hu + dose_noise(image, options, rng, on_gpu)
+    report = task.series.write(out / "trainA" / task.name, image, values, mask=image.mask, force=options.force)
+    clean = out / "trainB" / task.name
+    if task.frames > 1:
+        task.clean_series.write(clean, image, image.hu, mask=image.mask, force=options.force)
+    else:
+        copy_file(task.path, clean, options.force)
+    return Done(task.name, saturated + report.clipped, values.size)
+
+
+def dose_noise(image: dicom.DicomImage, options: NoiseOptions, rng: np.random.Generator, on_gpu: bool) -> np.ndarray:
+    """Noise in HU of a CT image. Raises Unreadable where the image does not say how large its pixels are."""
+    if image.modality != "CT":
+        raise dicom.Unreadable(image.path, "dose noise needs HU, so a CT image")
+    if image.spacing is None or abs(image.spacing[0] - image.spacing[1]) > 1e-3 * image.spacing[0]:
+        raise dicom.Unreadable(image.path, "dose noise needs square pixels of a known PixelSpacing")
+    dose = noise.Dose(
+        options.dose, options.photons, options.electronic, options.views, options.kernel, options.bowtie, options.fan
+    )
+    xp = np
+    if on_gpu:
+        import cupy as xp
+    try:
+        return noise.dose_noise(image.hu, image.spacing[0], dose, rng, xp)
+    except ValueError as error:
+        raise UserError(f"--fan: {error}") from error
+
+
+def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
+    image = images.read_image(task.path)
+    array, kind = image.array, images.kind_of(task.name)
+    rng = noise.generator_for(options.seed, task.repeat, np.ascontiguousarray(array).tobytes())
+    whole = image.bits is not None
+    least, most = (0, 2**image.bits - 1) if whole else (-np.inf, np.inf)
+    if options.model == noise.GAUSSIAN:
+        values, saturated = noise.gaussian(array, options.sd, rng), 0
+    else:
+        values, saturated = noise.poisson(
+            array, options.counts, rng, least, most, unbiased=options.model == noise.UNBIASED
+        )
+    for folder in ("trainA", "trainB"):
+        if (out / folder / task.name).exists() and not options.force:
+            raise UserError(f"{out / folder / task.name}: exists; --force would overwrite it")
+    saturated += images.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
+    if images.kind_of(task.path) == kind:
+        copy_file(task.path, out / "trainB" / task.name, options.force)
+    else:
+        images.write_image(out / "trainB" / task.name, array, kind, bits=image.bits)
+    return Done(task.name, saturated, values.size)
+
+
+def copy_file(source: Path, target: Path, force: bool) -> None:
+    """The clean image as it is, byte for byte."""
+    if target.exists() and os.path.samefile(source, target):
+        raise UserError(f"{target}: is an input; an output never takes its place")
+    with whole_file(target, force) as temporary:
+        shutil.copyfile(source, temporary)
