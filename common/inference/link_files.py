@@ -91,10 +91,13 @@ def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
 
 
 def _fits(array, expected):
-    if array.dtype.kind not in "fiu":
-        return False
-    return expected is None or array.shape == expected.shape
+    if expected is None:
+        return array.dtype.kind == "f"
+    return array.shape == expected.shape and numpy.can_cast(array.dtype, expected.dtype, "same_kind")
 
 
 def _shape(array):
-    return "of any shape" if array is None else "x".join(str(n) for n in array.shape) or "a number"
+    if array is None:
+        return "of any shape"
+    kind = "" if array.dtype.kind == "f" else f" {array.dtype}"
+    return ("x".join(str(n) for n in array.shape) or "a number") + kind

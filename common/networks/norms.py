@@ -52,6 +52,13 @@ class InstanceNormalization(chainer.Link):
         return F.reshape(y, x.shape)
 
 
+class BatchRenormalization(L.BatchRenormalization):
+    """Chainer's, which takes images of another dtype than its shift (mixed16) only when they are cast for it."""
+
+    def forward(self, x):
+        return F.cast(super().forward(F.cast(x, self.beta.dtype)), x.dtype)
+
+
 def _statistics_dtype():
     return chainer.get_dtype(None, map_mixed16=numpy.float32)
 
@@ -73,6 +80,6 @@ def normalization(kind: Norm, channels: int) -> chainer.Link:
     if kind in (Norm.GROUP, Norm.LAYER):
         return L.GroupNormalization(1, channels)
     if kind is Norm.BATCH_RENORM:
-        return L.BatchRenormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False)
+        return BatchRenormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False)
     affine = kind is Norm.BATCH_AFFINE
     return L.BatchNormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=affine, use_beta=affine)

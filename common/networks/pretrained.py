@@ -145,8 +145,10 @@ def load_pretrained(link: chainer.Chain, path, option: str):
         if name not in found:
             raise UserError(f"{option}: {path}: it has no {name}, so it is no file for {type(link).__name__}. "
                             f"{SOURCES[kind]}")
-        if found[name].shape != array.shape:
-            raise UserError(f"{option}: {path}: {name} is {found[name].shape}; {type(link).__name__} has {array.shape}")
+        there = found[name]
+        if there.shape != array.shape or not numpy.can_cast(there.dtype, array.dtype, "same_kind"):
+            raise UserError(f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
+                            f"{type(link).__name__} has {array.shape} {array.dtype}")
     chainer.serializers.NpzDeserializer({name: found[name] for name in expected.target}).load(link)
 
 

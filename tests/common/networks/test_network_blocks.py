@@ -1,0 +1,285 @@
+"""Exact values of the blocks: identity kernels, known sums, orders of pixels."""
+import math
+
+import numpy
+import pytest
+
+from medi2i.common.compat import chainer
+from medi2i.common.networks.attention import Attention, SpectralConvolution
+from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, depth_to_space, double_bilinear
+from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, SqueezeExcitation, reflect_pad
+from medi2i.common.networks.norms import normalization
+from medi2i.common.networks.spec import SAMPLINGS, Activation, ConvStyle, Norm, Padding
+
+PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)
+MIRRORED = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.REFLECT)
+RNG = numpy.random.default_rng(5)
+
+
+def image(*shape):
+    return RNG.standard_normal(shape).astype(numpy.float32)
+
+
+def cbr(sample, in_ch=1, out_ch=1, ksize=3, norm=Norm.NONE, activation=Activation.NONE, style=PLAIN, dropout=0.0):
+    return CBR(in_ch, out_ch, ksize, (ksize - 1) // 2, norm, SAMPLINGS[sample], activation, dropout, style)
+
+
+def make_identity(conv):
+    """Weights with which a convolution of as many outputs as inputs gives its input."""
+    conv.c.W.array[...] = 0
+    middle = conv.ksize // 2
+    for i in range(conv.out_ch):
+        conv.c.W.array[i, i % conv.in_ch, middle, middle] = 1
+
+
+def test_reflect_pad_mirrors_without_repeating_the_border():
+    x = numpy.arange(15, dtype=numpy.float32).reshape(1, 1, 3, 5)
+    expected = numpy.pad(x, ((0, 0), (0, 0), (2, 1), (2, 1)), mode="reflect")
+    numpy.testing.assert_array_equal(reflect_pad(chainer.Variable(x), 2, 1).array, expected)
+
+
+def test_reflect_pad_refuses_images_too_small_to_mirror():
+    with pytest.raises(ValueError, match="3x9 cannot mirror 3 pixels; it needs at least 4"):
+        reflect_pad(chainer.Variable(image(1, 1, 3, 9)), 3, 3)
+
+
+def test_padding_is_zero_unless_asked():
+    x = numpy.ones((1, 1, 5, 7), numpy.float32)
+    for style, corner, edge in ((PLAIN, 16, 28), (MIRRORED, 49, 49)):
+        block = cbr("none-7", style=style)
+        block.c1.c.W.array[...] = 1
+        y = block(x).array
+        # 7×7 ones over a 5×7 image of ones: rows 0..3 and columns 0..3 remain at a corner of the zero-padded one.
+        assert y[0, 0, 0, 0] == corner
+        assert y[0, 0, 0, 3] == edge
+
+
+@pytest.mark.parametrize("sample, expected", [
+    ("none", [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
+    ("down", [[1, 3], [9, 11]]),
+    ("maxpool", [[6, 8], [14, 16]]),
+    ("avgpool", [[3.5, 5.5], [11.5, 13.5]]),
+])
+def test_identity_kernel_shows_the_sampling(sample, expected):
+    x = numpy.arange(1, 17, dtype=numpy.float32).reshape(1, 1, 4, 4)
+    block = cbr(sample)
+    make_identity(block.c1)
+    numpy.testing.assert_array_equal(block(x).array[0, 0], expected)
+
+
+def test_unpool_repeats_each_pixel():
+    x = image(1, 1, 3, 2)
+    block = cbr("unpool")
+    make_identity(block.c1)
+    numpy.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def test_resize_keeps_the_corners_and_is_linear_between():
+    x = numpy.array([[0, 3], [6, 9]], dtype=numpy.float32).reshape(1, 1, 2, 2)
+    expected = numpy.add.outer(numpy.arange(4) * 2.0, numpy.arange(4) * 1.0)
+    numpy.testing.assert_allclose(double_bilinear(chainer.Variable(x)).array[0, 0], expected, atol=1e-6)
+
+
+def test_pixel_shuffle_takes_channels_row_by_row_for_one_output_channel():
+    x = numpy.array([1, 2, 3, 4], dtype=numpy.float32).reshape(1, 4, 1, 1)
+    numpy.testing.assert_array_equal(depth_to_space(chainer.Variable(x)).array[0, 0], [[1, 2], [3, 4]])
+
+
+def test_transposed_3x3_appends_a_mirrored_row_and_column():
+    x = image(1, 1, 3, 4)
+    block = cbr("deconv")
+    block.c1.c.W.array[...] = 0
+    block.c1.c.W.array[0, 0, 1, 1] = 1
+    y = block(x).array[0, 0]
+    assert y.shape == (6, 8)
+    numpy.testing.assert_array_equal(y[::2, ::2], x[0, 0])
+    # The last odd row is that before the last even one, which the transposed convolution left empty.
+    numpy.testing.assert_array_equal(y[5], y[3])
+    numpy.testing.assert_array_equal(y[:, 7], y[:, 5])
+
+
+def test_even_transposed_kernel_doubles_without_an_appended_row():
+    assert cbr("deconv", ksize=4)(image(1, 1, 3, 5)).shape == (1, 1, 6, 10)
+
+
+@pytest.mark.parametrize("sample", SAMPLINGS)
+@pytest.mark.parametrize("norm", [Norm.BATCH_AFFINE, Norm.INSTANCE])
+def test_every_sampling_changes_the_size_as_it_says(sample, norm):
+    kind = SAMPLINGS[sample]
+    block = cbr(sample, in_ch=2, out_ch=3, norm=norm, activation=Activation.RELU)
+    height, width = (6, 10) if kind.halves else (24, 40) if kind.doubles else (12, 20)
+    assert block(image(2, 2, 12, 20)).shape == (2, 3, height, width)
+
+
+def test_the_shortcut_is_added_after_the_activation_and_before_upsampling():
+    x = image(1, 1, 4, 6)
+    block = cbr("unpool_res", activation=Activation.RELU)
+    for conv in (block.c1, block.c2):
+        make_identity(conv)
+    block.skip.depthwise.W.array[...] = 1
+    block.skip.pointwise.W.array[...] = -2
+    expected = numpy.maximum(x, 0) - 2 * x
+    numpy.testing.assert_array_equal(block(x).array, expected.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def test_the_second_convolution_follows_activation_and_pooling():
+    x = -numpy.ones((1, 1, 4, 4), numpy.float32)
+    x[0, 0, 0, 0] = 8
+    block = cbr("avgpool_conv", activation=Activation.RELU)
+    for conv in (block.c1, block.c2):
+        make_identity(conv)
+    # relu first: (8 + 0 + 0 + 0) / 4; pooling first would give (8 - 3) / 4.
+    numpy.testing.assert_array_equal(block(x).array[0, 0], [[2, 0], [0, 0]])
+
+
+def test_deconv_res_is_twice_the_size_with_its_shortcut():
+    x = image(1, 1, 3, 5)
+    block = cbr("deconv_res")
+    block.c1.c.W.array[...] = 0
+    block.skip.depthwise.W.array[...] = 1
+    block.skip.pointwise.W.array[...] = 1
+    numpy.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def test_dropout_acts_while_training_only():
+    block = cbr("none", dropout=0.5)
+    make_identity(block.c1)
+    x = numpy.ones((1, 1, 31, 33), numpy.float32)
+    with chainer.using_config("train", False):
+        numpy.testing.assert_array_equal(block(x).array, x)
+    with chainer.using_config("train", True):
+        assert set(numpy.unique(block(x).array)) == {0.0, 2.0}
+
+
+def test_resblock_with_zero_weights_is_the_identity():
+    block = ResBlock(3, Norm.NONE, Activation.RELU, PLAIN)
+    block.c1.c.W.array[...] = 0
+    x = image(2, 3, 5, 7)
+    numpy.testing.assert_array_equal(block(x).array, x)
+
+
+def test_equalised_convolution_scales_its_input():
+    style = ConvStyle(equalised=True, separable=False, squeeze=False, padding=Padding.ZERO)
+    conv = Convolution(8, 2, 3, 1, 1, style, transposed=False)
+    conv.c.W.array[...] = 1
+    x = numpy.ones((1, 8, 5, 5), numpy.float32)
+    y = conv(x)
+    assert y.dtype == numpy.float32
+    assert y.array[0, 0, 2, 2] == pytest.approx(8 * 9 * math.sqrt(2 / 8) / 3, rel=1e-6)
+
+
+def test_initial_weights_have_the_variances_of_their_papers():
+    shape = (40, 60, 3)
+    plain = Convolution(*shape, 1, 1, PLAIN, transposed=False).c
+    equalised = Convolution(*shape, 1, 1, ConvStyle(True, False, False, Padding.ZERO), transposed=False).c
+    assert plain.W.array.std() == pytest.approx(math.sqrt(2 / (40 * 9)), rel=0.02)
+    assert equalised.W.array.std() == pytest.approx(1, rel=0.02)
+    assert not plain.b.array.any() and not equalised.b.array.any()
+
+
+def test_separable_convolution_is_depthwise_then_pointwise():
+    conv = SeparableConvolution(2, 1, 3, 1, 1, Padding.ZERO)
+    conv.depthwise.W.array[0] = 1
+    conv.depthwise.W.array[1] = 10
+    conv.pointwise.W.array[...] = 1
+    assert conv(numpy.ones((1, 2, 3, 3), numpy.float32)).array[0, 0, 1, 1] == 99
+    assert conv.depthwise.b is None
+
+
+def test_squeeze_excitation_scales_each_channel_by_its_weight():
+    block = SqueezeExcitation(32)
+    block.l1.W.array[...] = 0
+    block.l2.b.array[...] = numpy.linspace(-2, 2, 32)
+    x = image(2, 32, 3, 5)
+    weight = 1 / (1 + numpy.exp(-block.l2.b.array))
+    numpy.testing.assert_allclose(block(x).array, x * weight[None, :, None, None], rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels, squeezed", [(15, False), (16, True)])
+def test_squeeze_excitation_from_16_channels_on(channels, squeezed):
+    style = ConvStyle(equalised=False, separable=False, squeeze=True, padding=Padding.ZERO)
+    assert Convolution(2, channels, 3, 1, 1, style, transposed=False).squeezed is squeezed
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_instance_normalisation_is_per_sample_and_channel_always(train):
+    x = 3 * image(2, 3, 5, 7) + 4
+    norm = normalization(Norm.INSTANCE, 3)
+    with chainer.using_config("train", train):
+        y = norm(x).array
+    mean, var = x.mean(axis=(2, 3), keepdims=True), x.var(axis=(2, 3), keepdims=True)
+    numpy.testing.assert_allclose(y, (x - mean) / numpy.sqrt(var + 2e-5), atol=1e-5)
+    assert not norm.avg_mean.any() and norm.N == 0
+
+
+@pytest.mark.parametrize("kind", [Norm.GROUP, Norm.LAYER])
+def test_group_and_layer_normalise_over_all_channels(kind):
+    x = 3 * image(2, 3, 5, 7) + numpy.arange(3, dtype=numpy.float32)[None, :, None, None]
+    norm = normalization(kind, 3)
+    norm.beta.array[...] = 1
+    mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
+    numpy.testing.assert_allclose(norm(x).array, (x - mean) / numpy.sqrt(var + 1e-5) + 1, atol=1e-5)
+
+
+def test_feature_normalisation_gives_each_pixel_mean_square_one():
+    y = normalization(Norm.FEATURE, 5)(7 * image(2, 5, 3, 4)).array
+    numpy.testing.assert_allclose((y ** 2).mean(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, gamma, beta", [(Norm.BATCH, False, False), (Norm.BATCH_AFFINE, True, True),
+                                               (Norm.BATCH_RENORM, False, True)])
+def test_batch_norms_have_the_released_parameters(kind, gamma, beta):
+    norm = normalization(kind, 3)
+    names = {name for name, _ in norm.namedparams()}
+    assert names == {name for name, there in (("/gamma", gamma), ("/beta", beta)) if there}
+    assert (norm.eps, norm.decay) == (2e-5, 0.9)
+
+
+def test_rbatch_equals_batch_normalisation_at_test_time():
+    x = image(2, 3, 5, 7)
+    renorm, batch = normalization(Norm.BATCH_RENORM, 3), normalization(Norm.BATCH, 3)
+    for norm in (renorm, batch):
+        norm.avg_mean[...] = [0.5, -1, 2]
+        norm.avg_var[...] = [0.25, 4, 1]
+    with chainer.using_config("train", False):
+        numpy.testing.assert_allclose(renorm(x).array, batch(x).array, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_does_nothing_at_first_and_keeps_the_shape():
+    x = image(2, 16, 5, 7)
+    numpy.testing.assert_array_equal(Attention(16)(x).array, x)
+
+
+def test_attention_is_the_weighted_mean_over_pooled_positions():
+    block = Attention(8)
+    block.gamma.W.array[...] = 0.5
+    x = image(1, 8, 4, 6)
+    with chainer.using_config("train", False):
+        theta, phi, g, out = (conv.normalized_weight().array[:, :, 0, 0]
+                              for conv in (block.theta, block.phi, block.g, block.o_conv))
+        found = block(x).array[0].reshape(8, 24)
+    pixels = x[0].reshape(8, 24)
+    pooled = [(w @ pixels).reshape(-1, 2, 2, 3, 2).max(axis=(2, 4)).reshape(-1, 6) for w in (phi, g)]
+    for i in range(24):
+        score = numpy.exp((theta @ pixels[:, i]) @ pooled[0])
+        attended = pooled[1] @ (score / score.sum())
+        numpy.testing.assert_allclose(found[:, i], pixels[:, i] + 0.5 * (out @ attended), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_converges_to_one_and_moves_u_only_while_training():
+    conv = SpectralConvolution(6, 9)
+    u = conv.u.copy()
+    with chainer.using_config("train", False):
+        conv.normalized_weight()
+    numpy.testing.assert_array_equal(conv.u, u)
+    with chainer.using_config("train", True):
+        for _ in range(200):
+            weight = conv.normalized_weight().array
+    assert numpy.linalg.norm(weight.reshape(9, 6), ord=2) == pytest.approx(1, rel=1e-4)
+
+
+def test_fully_connected_waits_for_its_input_size():
+    layer = FullyConnected(None, 7, Activation.RELU)
+    assert layer.describe() == "Linear ? -> 7, relu"
+    assert layer(image(2, 3, 4, 5)).shape == (2, 7)
+    assert layer.describe() == "Linear 60 -> 7, relu"

@@ -1,0 +1,220 @@
+"""From options to networks: every combination that should work does, and the others are refused in words."""
+import numpy
+import pytest
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.inference.link_files import arrays_of
+from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
+from medi2i.common.networks.sizes import check_size, size_multiple
+from medi2i.common.networks.spec import (
+    SAMPLINGS,
+    Activation,
+    Norm,
+    Padding,
+    Pretrained,
+    SampleKind,
+    Sampling,
+    Second,
+    Unet,
+)
+from medi2i.common.options import PairedOptions, UnpairedOptions, kinds
+from medi2i.cyclegan import net as cyclegan_net
+from medi2i.pix2pix import net as pix2pix_net
+
+
+def paired(ch=1, out_ch=1, **given):
+    options = PairedOptions(**{"gen_chs": [4, 8], "dis_chs": [4, 8], "gen_nblock": 1, **given})
+    options.ch, options.out_ch = ch, out_ch
+    return options
+
+
+def unpaired(ch=1, out_ch=1, **given):
+    options = UnpairedOptions(**{"gen_chs": [4, 8], "dis_chs": [4, 8], "gen_nblock": 1, **given})
+    options.ch, options.out_ch = ch, out_ch
+    return options
+
+
+def zeros(*shape):
+    return numpy.zeros(shape, numpy.float32)
+
+
+@pytest.mark.parametrize("names, typed", [
+    (kinds.ACTIVATIONS, Activation), (kinds.NORMS, Norm), (kinds.UNETS, Unet), (kinds.PADS, Padding),
+    (kinds.PRETRAINED, Pretrained)])
+def test_options_and_typed_choices_are_the_same(names, typed):
+    assert sorted(names) == sorted(choice.value for choice in typed)
+
+
+def test_sampling_options_are_the_same():
+    assert set(kinds.SAMPLE) == set(SAMPLINGS)
+    assert SAMPLINGS["maxpool_res"] == Sampling(SampleKind.MAXPOOL, Second.RESIDUAL)
+    assert len(SAMPLINGS) == 27
+
+
+@pytest.mark.parametrize("sample", kinds.DOWN)
+@pytest.mark.parametrize("up", ["resize_res", "pixsh_conv"])
+def test_generators_of_every_kind_of_level(sample, up):
+    up = up if SAMPLINGS[sample].halves else "none_conv"
+    options = paired(2, 3, gen_down=sample, gen_up=up, unet="concat", gen_nblock=3)
+    networks = pix2pix_net.build(options)
+    assert networks.translate(zeros(1, 2, 12, 18)).shape == (1, 3, 12, 18)
+
+
+@pytest.mark.parametrize("up", kinds.UP)
+def test_generators_of_every_kind_of_upsampling(up):
+    down = "avgpool" if SAMPLINGS[up].doubles else "none"
+    assert pix2pix_net.build(paired(gen_down=down, gen_up=up)).translate(zeros(1, 1, 6, 10)).shape == (1, 1, 6, 10)
+
+
+@pytest.mark.parametrize("unet", kinds.UNETS)
+@pytest.mark.parametrize("chs", [[4], [4, 6, 5, 8]])
+def test_shallow_and_deep_generators_of_every_unet(unet, chs):
+    networks = pix2pix_net.build(paired(9, 2, gen_chs=chs, unet=unet, gen_nblock=0))
+    features = networks.enc_x(zeros(1, 9, 16, 24))
+    assert len(features) == (1 if unet == "none" else len(chs) + 1)
+    assert features[-1].shape == (1, chs[-1], 16 >> len(chs) - 1, 24 >> len(chs) - 1)
+    assert networks.dec_y(features).shape == (1, 2, 16, 24)
+
+
+@pytest.mark.parametrize("blocks, encoder, decoder", [(0, 0, 0), (1, 1, 0), (2, 1, 1), (5, 3, 2)])
+def test_residual_blocks_are_shared_out(blocks, encoder, decoder):
+    networks = pix2pix_net.build(paired(gen_nblock=blocks))
+    assert len(networks.enc_x.res_names) == encoder
+    assert len(networks.dec_y.res_names) == decoder
+
+
+def test_channels_double_from_the_base_unless_given():
+    options = PairedOptions(gen_basech=3, gen_ndown=4, dis_basech=2, dis_ndown=3)
+    assert encoder_spec(options, 1).chs == (3, 6, 12, 24)
+    assert discriminator_spec(options, 1).chs == (2, 4, 8)
+
+
+def test_two_automap_layers_have_names_of_their_own():
+    options = paired(2, gen_fc=2, crop_height=4, crop_width=6, gen_fc_activation="tanh", unet="none")
+    encoder = encoder_spec(options, 2).build()
+    arrays = arrays_of(encoder)
+    assert arrays["l0/l0/W"].shape == arrays["l1/l0/W"].shape == (48, 48)
+    assert encoder(zeros(3, 2, 4, 6))[-1].shape == (3, 8, 2, 3)
+    with pytest.raises(UserError, match="image of 4x8.*exactly 4x6"):
+        encoder(zeros(3, 2, 4, 8))
+
+
+def test_automap_without_a_size_is_refused():
+    with pytest.raises(UserError, match="--gen_fc: it needs the size"):
+        encoder_spec(paired(gen_fc=1), 1)
+
+
+def test_latent_vector():
+    networks = pix2pix_net.build(paired(latent_dim=7, crop_height=8, crop_width=12))
+    features = networks.enc_x(zeros(2, 1, 8, 12))
+    assert features[-1].shape == (2, 7) and features[-2].shape == (2, 8, 4, 6)
+    assert networks.dec_y(features).shape == (2, 1, 8, 12)
+    changed = [*features[:-1], features[-1] + 1]
+    assert abs(networks.dec_y(features).array - networks.dec_y(changed).array).max() > 1e-3
+
+
+def test_classes_turn_the_output_activation_off():
+    assert decoder_spec(paired(class_num=4, gen_out_activation="tanh"), 4).out_activation is Activation.NONE
+    assert decoder_spec(paired(gen_out_activation="tanh"), 4).out_activation is Activation.TANH
+
+
+def test_reflect_is_the_generators_padding():
+    options = paired(pad="reflect")
+    networks = pix2pix_net.build(options)
+    assert networks.enc_x.c0.c1.reflect and networks.dec_y.ul.c1.reflect and networks.enc_x.r0.c0.reflect
+    assert not networks.dis.c0.c1.reflect
+    zero = pix2pix_net.build(paired())
+    for a, b in zip(zero.enc_x.params(), networks.enc_x.params(), strict=True):
+        assert a.shape == b.shape  # the same weights fit both
+    assert not zero.enc_x.c0.c1.reflect
+
+
+@pytest.mark.parametrize("given, shape", [
+    ({}, (1, 1, 8, 9)), ({"dis_ksize": 3}, (1, 1, 5, 6)), ({"dis_ksize": 3, "dis_down": "maxpool_res"}, (1, 1, 5, 6)),
+    ({"dis_reg_weighting": 0.1}, (1, 2, 8, 9)), ({"dis_wgan": True}, (1, 1)), ({"dis_attention": True}, (1, 1, 8, 9)),
+    ({"dis_chs": [4]}, (1, 1, 12, 14)), ({"senet": True, "dis_chs": [4, 16]}, (1, 1, 8, 9)),
+    ({"spconv": True, "eqconv": True}, (1, 1, 8, 9)), ({"dis_norm": "rbatch", "dis_dropout": 0.5}, (1, 1, 8, 9))])
+def test_discriminators(given, shape):
+    discriminator = discriminator_spec(paired(**given), 3).build()
+    assert discriminator(zeros(1, 3, 19, 23)).shape == shape
+
+
+def test_squeeze_excitation_is_the_discriminators_alone():
+    networks = pix2pix_net.build(paired(senet=True, gen_chs=[16, 16], dis_chs=[16, 16]))
+    assert not any(block.squeezed for block in (networks.enc_x.d1.c1, networks.dec_y.ua1.c1))
+    assert all(block.squeezed for block in (networks.dis.c0.c1, networks.dis.c1.c1, networks.dis.csl.c1))
+    assert not networks.dis.cl.c1.squeezed
+
+
+def test_the_discriminator_of_pix2pix_judges_pairs():
+    assert pix2pix_net.build(paired(2, 3)).dis.spec.in_ch == 5
+    assert pix2pix_net.build(paired(lambda_dis=0)).dis is None
+    assert list(pix2pix_net.build(paired(lambda_dis=0)).as_dict()) == ["enc_x", "dec_y"]
+
+
+def test_the_networks_of_cyclegan():
+    networks = cyclegan_net.build(unpaired(1, 3, lambda_dis_z=1))
+    x, y = zeros(1, 1, 8, 12), zeros(1, 3, 8, 12)
+    assert networks.translate(x).shape == y.shape and networks.translate_back(y).shape == x.shape
+    assert (networks.dis_x.spec.in_ch, networks.dis_y.spec.in_ch, networks.dis_z.spec.in_ch) == (1, 3, 8)
+    assert networks.enc_x is not networks.enc_y
+    shared = cyclegan_net.build(unpaired(single_encoder=True))
+    assert shared.enc_x is shared.enc_y and shared.dis_z is None
+
+
+def test_noise_on_the_deepest_feature_while_training_only():
+    networks = pix2pix_net.build(paired(noise_z=0.5, gen_norm="none"))
+    features = networks.enc_x(zeros(1, 1, 8, 8))
+    with chainer.using_config("train", False):
+        numpy.testing.assert_array_equal(networks.dec_y(features).array, networks.dec_y(features).array)
+    with chainer.using_config("train", True):
+        assert abs(networks.dec_y(features).array - networks.dec_y(features).array).max() > 0
+
+
+def test_repr_shows_layers_and_sizes_in_the_order_they_run():
+    lines = repr(decoder_spec(paired(gen_nblock=3), 2).build()).splitlines()
+    assert lines == ["Decoder(",
+                     "  r0: ResBlock 8, batch_aff, relu",
+                     "  ua1: CBR 12 -> 4, 3x3, resize, batch_aff, relu",
+                     "  ua2: CBR 8 -> 8, 3x3, none, batch_aff, relu",
+                     "  ul: CBR 8 -> 2, 7x7, none-7, none, tanh",
+                     ")"]
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"gen_sample": "down"}, "--gen_sample: down changes the size"),
+    ({"gen_down": "none"}, "--gen_down none with --gen_up resize: output and input would differ"),
+    ({"gen_up": "none"}, "--gen_down down with --gen_up none"),
+    ({"gen_ksize": 4}, "--gen_ksize: 4 is even.*--gen_up resize; 3 or 5"),
+    ({"gen_attention": True, "gen_chs": [4, 7]}, "--gen_attention: 7 channels.*at least 8"),
+    ({"gen_pretrained_encoder": "vgg", "gen_chs": [1] * 6}, "--gen_pretrained_encoder vgg: it has 5 levels, 6"),
+    ({"latent_dim": 3}, "--latent_dim: it needs the size"),
+])
+def test_contradictions_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        pix2pix_net.build(paired(**given))
+
+
+def test_even_kernels_fit_down_and_deconv():
+    networks = pix2pix_net.build(paired(gen_ksize=4, gen_up="deconv"))
+    assert networks.translate(zeros(1, 1, 10, 14)).shape == (1, 1, 10, 14)
+
+
+@pytest.mark.parametrize("given, multiple", [
+    ({"gen_chs": [4]}, 1), ({"gen_chs": [4, 4, 4]}, 4), ({"gen_chs": [4, 4], "gen_down": "none", "gen_up": "none"}, 1),
+    ({"gen_pretrained_encoder": "vgg", "gen_chs": [1, 1, 1]}, 4),
+    ({"gen_pretrained_encoder": "resnet", "gen_chs": [1, 1, 1]}, 8)])
+def test_size_multiple(given, multiple):
+    assert size_multiple(paired(**given)) == multiple
+
+
+@pytest.mark.parametrize("size, would", [
+    ((9, 12), "8x12 or 12x12"), ((3, 16), "4x16 would work"), ((8, 17), "8x16 or 8x20")])
+def test_sizes_that_do_not_fit_are_refused_with_those_that_would(size, would):
+    options = paired(gen_chs=[4, 4, 4])
+    with pytest.raises(UserError, match=f"image of {size[0]}x{size[1]}.*multiples of 4; .*{would}"):
+        check_size(options, size)
+    with pytest.raises(UserError, match=would):
+        encoder_spec(options, 1).build()(zeros(1, 1, *size))
+    check_size(options, (8, 12))

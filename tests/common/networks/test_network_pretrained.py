@@ -1,0 +1,160 @@
+"""Encoders and discriminators with ImageNet layers, through the loader that real weights take."""
+import dataclasses
+
+import numpy
+import pytest
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.errors import UserError
+from medi2i.common.inference.link_files import arrays_of, load_link, save_link, write_arrays
+from medi2i.common.networks import pretrained
+from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
+from medi2i.common.networks.pretrained import (
+    RESNET50_WIDTHS,
+    VGG16_WIDTHS,
+    load_pretrained,
+    pretrained_features,
+    three_channels,
+)
+from medi2i.common.networks.spec import Pretrained, PretrainedSpec
+from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.cyclegan import net as cyclegan_net
+from medi2i.pix2pix import net as pix2pix_net
+
+THIN = {Pretrained.VGG16: (2, 3, 4, 5, 6), Pretrained.RESNET50: (3, 4, 8, 12, 16)}
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """VGG16 and ResNet50 with few channels: the same layers, in milliseconds."""
+    monkeypatch.setattr(pretrained, "WIDTHS", THIN)
+    monkeypatch.setitem(vars(__import__("medi2i.common.networks.from_options", fromlist=["WIDTHS"])), "WIDTHS", THIN)
+
+
+def features(kind, levels):
+    return pretrained_features(PretrainedSpec(kind, THIN[kind][:levels], frozen=True))
+
+
+def whole_file(path, kind, rename=lambda name: name):
+    """A file of all five levels and of fully connected layers, as the published ones are; returns the arrays."""
+    arrays = arrays_of(features(kind, 5))
+    rng = numpy.random.default_rng(1)
+    arrays = {name: 0.1 * rng.random(a.shape).astype(numpy.float32) if a.ndim else a for name, a in arrays.items()}
+    write_arrays(path, {**{rename(name): a for name, a in arrays.items()}, "fc6/W": numpy.zeros((3, 3), "f")})
+    return arrays
+
+
+@pytest.mark.parametrize("kind", [Pretrained.VGG16, Pretrained.RESNET50])
+def test_a_whole_network_fills_the_first_levels(tmp_path, kind):
+    arrays = whole_file(tmp_path / "weights.npz", kind)
+    link = features(kind, 3)
+    load_pretrained(link, tmp_path / "weights.npz", "--gen_pretrained_weights")
+    for name, found in arrays_of(link).items():
+        numpy.testing.assert_array_equal(found, arrays[name])
+
+
+def test_names_of_chainercv_are_understood(tmp_path):
+    arrays = whole_file(tmp_path / "w.npz", Pretrained.VGG16, lambda name: name.replace("/", "/conv/"))
+    link = features(Pretrained.VGG16, 2)
+    load_pretrained(link, tmp_path / "w.npz", "--gen_pretrained_weights")
+    numpy.testing.assert_array_equal(link.conv2_2.W.array, arrays["conv2_2/W"])
+
+
+def test_vgg_has_as_many_weights_as_published():
+    with chainer.using_config("dtype", numpy.float16):
+        link = pretrained_features(PretrainedSpec(Pretrained.VGG16, VGG16_WIDTHS, frozen=True))
+    assert sum(p.size for p in link.params()) == 14714688  # the convolutions of its configuration D
+
+
+def test_resnet_is_chainers_own(tmp_path):
+    theirs = L.model.vision.resnet.ResNetLayers(None, 50)
+    thin = features(Pretrained.RESNET50, 5)
+    assert {name for name, _ in thin.namedparams()} == {
+        name for name, _ in theirs.namedparams() if not name.startswith("/fc")}
+    link = pretrained_features(PretrainedSpec(Pretrained.RESNET50, RESNET50_WIDTHS[:2], frozen=True))
+    begin = ("conv1/", "bn1/", "res2/")
+    write_arrays(tmp_path / "theirs.npz", {name: a for name, a in arrays_of(theirs).items() if name.startswith(begin)})
+    load_pretrained(link, tmp_path / "theirs.npz", "--x")
+    x = numpy.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(numpy.float32)
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        first = F.max_pooling_2d(F.relu(theirs.bn1(theirs.conv1(x))), 3, 2)
+        expected, found = theirs.res2(first), link(x)
+    assert [level.shape[2] for level in found] == [8, 4]
+    numpy.testing.assert_allclose(found[1].array, expected.array, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path, message", [
+    (None, "--gen_pretrained_weights: the file with the ImageNet weights is not given.*VGG16"),
+    ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*convert"),
+    ("text.npz", "text.npz: not a readable npz"), ("pickle.npz", "pickle.npz: not a readable npz"),
+    ("other.npz", "it has no conv1_2/"),
+    ("wide.npz", r"conv1_1/W is \(64, 3, 3, 3\) float32; VGG16Features has \(2, 3, 3, 3\)")])
+def test_files_that_are_not_the_weights_are_refused(tmp_path, path, message):
+    (tmp_path / "text.npz").write_text("no")
+    numpy.savez(tmp_path / "pickle.npz", **{"conv1_1/W": numpy.array([{}], dtype=object)})
+    good = arrays_of(features(Pretrained.VGG16, 1))
+    write_arrays(tmp_path / "other.npz", {"conv1_1/W": good["conv1_1/W"], "conv1_1/b": good["conv1_1/b"]})
+    write_arrays(tmp_path / "wide.npz", {**good, "conv1_1/W": numpy.zeros((64, 3, 3, 3), "f")})
+    with pytest.raises(UserError, match=message):
+        load_pretrained(features(Pretrained.VGG16, 1), path and tmp_path / path, "--gen_pretrained_weights")
+
+
+def test_grey_is_repeated_and_other_channels_refused():
+    grey = chainer.Variable(numpy.arange(6, dtype="f").reshape(1, 1, 2, 3))
+    assert (three_channels(grey).array == grey.array).all() and three_channels(grey).shape == (1, 3, 2, 3)
+    with pytest.raises(UserError, match="9 channels.*1 .grey. or 3 .colour."):
+        three_channels(chainer.Variable(numpy.zeros((1, 9, 2, 2), "f")))
+
+
+@pytest.mark.parametrize("kind, levels", [("vgg", 3), ("resnet", 2), ("resnet", 5), ("vgg", 5)])
+@pytest.mark.parametrize("unet", ["conv", "add", "none"])
+def test_generators_with_a_pretrained_encoder(tmp_path, thin, kind, levels, unet):
+    whole_file(tmp_path / "w.npz", Pretrained(kind))
+    options = PairedOptions(gen_chs=[7] * levels, gen_pretrained_encoder=kind, unet=unet, gen_nblock=1,
+                            gen_pretrained_weights=str(tmp_path / "w.npz"), lambda_dis=0)
+    options.ch = options.out_ch = 1
+    networks = pix2pix_net.build(options)
+    assert networks.enc_x.spec.chs == THIN[Pretrained(kind)][:levels]
+    assert networks.translate(numpy.zeros((1, 1, 32, 64), "f")).shape == (1, 1, 32, 64)
+    options.gen_pretrained_weights = None
+    with pytest.raises(UserError, match="--gen_pretrained_weights"):
+        pix2pix_net.build(options)
+
+
+def test_a_pretrained_discriminator(tmp_path, thin):
+    arrays = whole_file(tmp_path / "w.npz", Pretrained.VGG16)
+    options = UnpairedOptions(gen_chs=[4, 4], dis_chs=[1, 1], gen_nblock=0, dis_pretrained="vgg",
+                              dis_pretrained_weights=str(tmp_path / "w.npz"))
+    options.ch = options.out_ch = 1
+    networks = cyclegan_net.build(options)
+    assert networks.dis_x(numpy.zeros((1, 1, 16, 24), "f")).shape == (1, 1, 10, 14)
+    numpy.testing.assert_array_equal(networks.dis_y.base.conv2_2.W.array, arrays["conv2_2/W"])
+
+
+def test_frozen_layers_keep_their_statistics():
+    for frozen in (True, False):
+        link = pretrained_features(PretrainedSpec(Pretrained.RESNET50, (3, 4), frozen))
+        before = link.bn1.avg_mean.copy()
+        with chainer.using_config("train", True):
+            link(numpy.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f"))
+        assert (link.bn1.avg_mean == before).all() == frozen
+
+
+def test_a_checkpoint_of_such_an_encoder_needs_no_imagenet_file(tmp_path, thin):
+    options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg")
+    encoder, again = encoder_spec(options, 1).build(), encoder_spec(options, 1).build()
+    arrays = {**arrays_of(encoder), "base/fc6/W": numpy.zeros((2, 2), "f"), "base/fc6/b": numpy.zeros(2, "f")}
+    write_arrays(tmp_path / "enc_x1.npz", arrays)  # the released code saves the fully connected end as well
+    load_link(tmp_path / "enc_x1.npz", again)
+    numpy.testing.assert_array_equal(again.base.conv2_1.W.array, encoder.base.conv2_1.W.array)
+    save_link(tmp_path / "enc_x2.npz", encoder)
+    load_link(tmp_path / "enc_x2.npz", again)
+
+
+def test_specs_say_what_the_decoder_must_double():
+    options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="resnet", crop_height=32, crop_width=16)
+    assert decoder_spec(options, 1).full.name == "resize"
+    assert decoder_spec(options, 1).feature_size == (8, 4)
+    assert encoder_spec(options, 1).pretrained == PretrainedSpec(Pretrained.RESNET50, (64, 256), frozen=True)
+    assert not dataclasses.replace(encoder_spec(options, 1).pretrained, frozen=False).frozen
+    assert discriminator_spec(PairedOptions(dis_chs=[2]), 1).pretrained is None
