@@ -18,7 +18,8 @@ def arrays_of(link) -> dict[str, numpy.ndarray]:
     """
     serializer = chainer.serializers.DictionarySerializer()
     serializer.save(link)
-    return {name: None if array.dtype == object else array for name, array in serializer.target.items()}
+    # Chainer keeps names in sets: sorted, equal networks give equal files and messages.
+    return {name: None if array.dtype == object else array for name, array in sorted(serializer.target.items())}
 
 
 def write_arrays(path, arrays: dict[str, numpy.ndarray]):
@@ -75,7 +76,7 @@ def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
     """Fill ``link`` from ``arrays``; ``source`` names them in the UserError when they do not fit."""
     expected = arrays_of(link)
     unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
-    arrays = {name: array for name, array in arrays.items()
+    arrays = {name: array for name, array in sorted(arrays.items())
               if name in expected or not any(pattern.fullmatch(name.rsplit("base/", 1)[-1]) for pattern in unused)}
     problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
                 for name in expected if name not in arrays]
