@@ -1,0 +1,149 @@
+"""Tiny CycleGAN trainings from the command line: two domains, two iterators, pools, exact resume."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from medi2i.common.inference.checkpoint import load_generator
+from medi2i.common.options import load_args
+from medi2i.common.training.log import read_log
+from medi2i.common.training.snapshot import iteration_of
+from medi2i.cyclegan.train import main
+
+SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis_A", "0",
+         "--nvis_B", "0"]
+NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Domain A: 5 grey pictures of stripes, 18×22; domain B: 7 npy images of blocks in HU, 20×17."""
+    root = tmp_path_factory.mktemp("domains")
+    random = numpy.random.default_rng(1)
+    for phase, counts in (("train", (5, 7)), ("test", (2, 3))):
+        for domain, count in zip("AB", counts, strict=True):
+            (root / f"{phase}{domain}").mkdir()
+            for i in range(count):
+                if domain == "A":
+                    image = numpy.tile(random.integers(0, 256, (18, 1)), (1, 22)).astype(numpy.uint8)
+                    Image.fromarray(image).save(root / f"{phase}A" / f"{i}.png")
+                else:
+                    image = numpy.kron(random.integers(-1000, 1000, (5, 5)), numpy.ones((4, 4)))[:, :17]
+                    numpy.save(root / f"{phase}B" / f"{i}.npy", image.astype(numpy.float32))
+    return root
+
+
+KINDS = ["-it", "png", "--imgtype_b", "npy", "-cb", "-1000", "1000", "-rt", "1"]
+
+
+def train(data, out, *argv, options=SMALL, status=0):
+    assert main(["-R", str(data), "-o", str(out), *KINDS, *options, *argv]) == status
+    (run,) = [path for path in Path(out).iterdir() if not path.name.startswith(".")]
+    return run
+
+
+def weights(run, epoch, names=NETWORKS):
+    found = {}
+    for name in names:
+        with numpy.load(run / f"{name}{epoch}.npz", allow_pickle=False) as file:
+            found.update({f"{name}/{key}": file[key].tobytes() for key in file.files})
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    return train(data, tmp_path_factory.mktemp("out"), "-e", "2", "--nvis_A", "2", "--nvis_B", "1", "--vis_windowB",
+                 "-500", "500", "--display_interval", "2")
+
+
+def test_a_run_leaves_all_networks_and_both_clips(finished):
+    best = json.loads((finished / "best.json").read_text())
+    assert {p.name for p in finished.glob("*.npz")} == {
+        f"{kind}{name}{epoch}.npz" for kind in ("", "opt_") for name in NETWORKS for epoch in {2, best["epoch"]}}
+    options = load_args(finished)
+    assert options.APPLICATION == "cyclegan" and (options.ch, options.out_ch) == (1, 1)
+    assert (options.clipA, options.clipB) == ([0, 255], [-1000, 1000])
+    entries = read_log(finished / "log.jsonl")
+    # Epochs are those of domain A
+    assert [(entry["epoch"], entry["iteration"]) for entry in entries] == [
+        (0, 2), (0, 4), (1, 5), (1, 6), (1, 8), (2, 10)]
+    assert {"dec_x/loss_cycle", "dec_y/loss_adv", "dis_x/loss_fake", "dis_y/loss_real"} <= set(entries[0])
+
+
+def test_each_cycle_is_compared_with_its_own_image_in_its_own_unit(finished, data):
+    forward, back = load_generator(finished, epoch=2), load_generator(finished, epoch=2, direction="yx")
+    x = [numpy.asarray(Image.open(data / "testA" / f"{i}.png"), numpy.float32)[1:17, 3:19] for i in range(2)]
+    y = [numpy.load(data / "testB" / f"{i}.npy")[2:18, 0:16] for i in range(3)]
+    unit = numpy.stack(x)[:, None] / 127.5 - 1
+    error_x = (back(forward(unit)) - unit) * 127.5
+    unit = numpy.stack(y)[:, None] / 1000
+    error_y = (forward(back(unit)) - unit) * 1000
+    entry = read_log(finished / "log.jsonl")[-1]
+    for name, error in (("x", error_x), ("y", error_y)):
+        assert entry[f"validation/cycle_MAE_{name}"] == pytest.approx(numpy.abs(error).mean(), rel=1e-4)
+        assert entry[f"validation/cycle_RMSE_{name}"] == pytest.approx(numpy.square(error).mean() ** 0.5, rel=1e-4)
+    assert entry["validation/cycle_MAE"] == pytest.approx(
+        (entry["validation/cycle_MAE_x"] + entry["validation/cycle_MAE_y"]) / 2)
+
+
+def test_pictures_show_both_domains(finished):
+    assert sorted(p.name for p in (finished / "vis").iterdir()) == [
+        f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (5, 10)]
+    picture = numpy.asarray(Image.open(finished / "vis" / "val_0000010.png").convert("RGB")).astype(int)
+    assert picture.shape == (34 + 3 * 166, 22 + 4 * 166, 3)  # two rows of A, one of B, four columns
+    first = picture[34:34 + 160, 22:22 + 160, 0][5::10, 5::10]
+    assert (first == first[:, :1]).all() and first.std() > 20  # the stripes of A
+    block = picture[34 + 2 * 166:34 + 2 * 166 + 160, 22:22 + 160, 0][5::10, 5::10]
+    # window -500 … 500 of domain B: much of -1000 … 1000 is black or white, and blocks are 4 pixels wide
+    assert {0, 255} <= set(block.ravel()) and (block[:, 0] == block[:, 3]).all()
+
+
+@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"]])
+def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
+    argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
+    straight = train(data, tmp_path / "straight", *argv)
+    out = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-m", "medi2i.cyclegan.train", "-R", str(data), "-o", str(out), *KINDS,
+                                *SMALL, *argv], stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while not any(iteration_of(p) >= 6 for p in out.glob("2*/snapshots/snapshot_*.npz")):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    run = next(out.glob("2*"))
+    newest = max((run / "snapshots").glob("snapshot_*.npz"), key=iteration_of)
+    assert iteration_of(newest) < 15
+    assert main(["--resume", str(run)]) == 0
+    names = (*NETWORKS, "dis_z") if "-lz" in extra else NETWORKS
+    assert weights(run, 3, names) == weights(straight, 3, names)
+    if "-senc" in extra:
+        with numpy.load(run / "enc_x3.npz") as x, numpy.load(run / "enc_y3.npz") as y:
+            assert all(numpy.array_equal(x[key], y[key]) for key in x.files)
+
+
+def test_iteration_ends_it_in_the_middle_of_an_epoch(data, tmp_path, finished):
+    run = train(data, tmp_path, "-e", "2", "--iteration", "3", "-m", str(finished / "dec_y2.npz"), "-lr", "0",
+                "-wd", "0")
+    assert read_log(run / "log.jsonl") == [] and (run / "enc_x1.npz").is_file()
+    with numpy.load(finished / "dis_x2.npz") as before, numpy.load(run / "dis_x1.npz") as after:
+        assert all(numpy.array_equal(before[key], after[key]) for key in before.files)
+
+
+def test_check_and_bad_input(data, tmp_path, capsys):
+    assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, "--check", "--summary"]) == 0
+    text = capsys.readouterr().out
+    assert "training A   5 examples" in text and "validation B 3 examples" in text and "for 250 updates" in text
+    for argv, said in ((["-lix", "1"], "--perceptual_weights"), (["-m", str(tmp_path / "enc_x9.npz")], "enc_x9.npz"),
+                       (["-R", str(tmp_path / "no")], "no"), (["-cw", "400"], "400")):
+        assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, *argv]) == 1
+        err = capsys.readouterr().err.strip()
+        assert err.startswith("error: ") and said in err and "\n" not in err
+    assert not (tmp_path / "out").exists()
