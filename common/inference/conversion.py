@@ -21,6 +21,8 @@ from medi2i.common.inference.structure_maps import write_maps
 
 log = logging.getLogger(__name__)
 
+LINES = 10  # of one kind on the terminal; conversion.json has all
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """All of one conversion. ``options``: PairedConversionOptions or UnpairedConversionOptions.
@@ -123,6 +125,8 @@ class _Run:
         self.pending = pending
         self.changes = report.edge_changes()
         self.written_now = 0
+        self.skipped = {item.name: item.reason for item in plan.inputs.skipped}
+        self.there = len(plan.inputs.sources) - sum(len(indices) for indices in pending.values())
         self.bar = None
 
     def run(self):
@@ -139,7 +143,7 @@ class _Run:
             with tqdm(total=total, desc="converting", unit="image", file=sys.stderr, disable=None) as self.bar:
                 pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
                              workers=self.options.workers)
-            state = "complete"
+            state = "complete" if self.written_now or self.there else "nothing converted"
         except MemoryError as error:
             raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
                             "--batch_size") from error
@@ -154,6 +158,9 @@ class _Run:
             if not wanted:
                 continue
             self.results.begin(volume)
+            if plan.stack > 1 and volume.series is not None:
+                for warning in volume.series.warnings:
+                    log.warning("%s ...: %s", volume.sources[0].label, warning)
             cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
             yield from stacks.jobs(
                 cache, len(volume.sources), plan.stack, plan.combine, wanted,
@@ -188,7 +195,7 @@ class _Run:
 
     def _compare(self, source, middle, y):
         found = structure.compare(middle.unit.mean(0), y.mean(0))
-        self.changes[source.label] = found.change
+        self.changes[source.label] = found.numbers()["edge_change"]
         if self.options.structure == "maps":
             write_maps(self._beside("structure", source), middle.unit.mean(0), y.mean(0), found)
         return found.numbers()
@@ -206,33 +213,28 @@ class _Run:
         for path in source.paths:
             reason = reason.removeprefix(f"{path}: ")
         self.report.note(source.label, SKIPPED, reason=reason)
+        self.skipped[source.label] = reason
+        self.bar.set_postfix(skipped=len(self.skipped), refresh=False)
         self.bar.update()
-        self.bar.write(f"skipped {source.label}: {reason}", file=sys.stderr)
 
     def _finish(self, state):
         found = structure.summary(self.changes)
         self.report.write(state, **({"structure": found} if found else {}))
 
     def _summary(self, seconds):
-        written = self.written_now
-        there = len(self.plan.inputs.sources) - sum(len(indices) for indices in self.pending.values())
-        skipped = {name: entry["reason"] for name, entry in self.report.content["files"].items()
-                   if entry["status"] == SKIPPED}
-        tell = self._tell
-        for item in self.plan.inputs.skipped:
-            tell(f"skipped {item.name}: {item.reason}")
+        written, there, skipped = self.written_now, self.there, self.skipped
+        if not written and not there:
+            name, reason = min(skipped.items())
+            others = f" (nor could the other {len(skipped) - 1} files be converted)" if len(skipped) > 1 else ""
+            raise UserError(f"{name}: {reason}{others}")
+        self._tell_some([f"skipped {name}: {reason}" for name, reason in sorted(skipped.items())])
         if self.changes:
             self._tell_structure()
-        if not written and not there:
-            name, reason = next(iter(skipped.items()))
-            raise UserError(f"{name}: {reason} (and none of the other {len(skipped) - 1} files could be converted)"
-                            if len(skipped) > 1 else f"{name}: {reason}")
-        rate = f", {self.written_now / seconds:.2f} images/s" if self.written_now else ""
-        tell(f"{written} written, {there} there already, {len(skipped)} skipped, in {self.out} "
-             f"({seconds:.1f} s{rate})")
+        rate = f", {written / seconds:.2f} images/s" if written else ""
+        self._tell(f"{written} written, {there} there already, {len(skipped)} skipped, in {self.out} "
+                   f"({seconds:.1f} s{rate})")
         if skipped and self.options.strict:
-            tell(f"error: --strict: {len(skipped)} file(s) skipped, listed in {self.report.path}")
-            return 1
+            raise UserError(f"--strict: {len(skipped)} file(s) skipped, listed in {self.report.path}")
         return 0
 
     def _tell_structure(self):
@@ -241,11 +243,15 @@ class _Run:
         changed = [(change, name) for name, change in self.changes.items() if change > limit]
         self._tell(f"edges: mean change {found['mean_edge_change']:.3f}, largest {found['largest_edge_change']:.3f} in "
                    f"{found['largest_in']} (1 - correlation of edges of input and output)")
-        for change, name in sorted(changed, reverse=True)[:5]:
-            self._tell(f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
-                       "structures may have been added, moved or lost")
-        if len(changed) > 5:
-            self._tell(f"warning: and {len(changed) - 5} more images, listed in {self.report.path}")
+        self._tell_some([f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
+                         "structures may have been added, moved or lost"
+                         for change, name in sorted(changed, reverse=True)])
+
+    def _tell_some(self, lines):
+        for line in lines[:LINES]:
+            self._tell(line)
+        if len(lines) > LINES:
+            self._tell(f"... and {len(lines) - LINES} more like this, listed in {self.report.path}")
 
     def _tell(self, text):
         print(text, file=sys.stderr)

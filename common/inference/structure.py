@@ -62,7 +62,7 @@ def compare(x, y, smoothing=SMOOTHING, neighbourhood=NEIGHBOURHOOD):
     a, b = _by_rms(before), _by_rms(after)
     local = _local_change(a, b, neighbourhood)
     row, column = np.unravel_index(int(local.argmax()), local.shape)
-    return Structure(1 - correlation(before, after), float(local[row, column]), int(row), int(column),
+    return Structure(max(1 - correlation(before, after), 0.0), float(local[row, column]), int(row), int(column),
                      float(before.mean()), float(after.mean()), (b - a).astype(np.float32), local.astype(np.float32))
 
 
