@@ -67,7 +67,8 @@ def command(argv):
         load_optimizers(loaded, optimizers)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
-    iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers)
+    iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers,
+                                     processes=options.worker_processes)
                  for name, dataset, seed in (("main", train[0], options.seed), ("second", train[1], options.seed + 1))}
     updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
                               features)

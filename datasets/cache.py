@@ -30,7 +30,7 @@ class ImageCache:
     """
 
     def __init__(self, megabytes):
-        self.budget = int(megabytes * 2 ** 20)
+        self.total = self.budget = int(megabytes * 2 ** 20)
         self._empty()
 
     def _empty(self):
@@ -47,14 +47,20 @@ class ImageCache:
         return ImageCache(megabytes)
 
     def __getstate__(self):
-        return {"budget": self.budget}
+        return {"total": self.total, "budget": self.budget}
 
     def __setstate__(self, state):
-        self.budget = state["budget"]
+        self.total, self.budget = state["total"], state["budget"]
         self._empty()
 
     def __len__(self):
         return len(self._images)
+
+    def take_share(self, parts):
+        """Keep to 1 / ``parts`` of the first budget from now on: the others are of other processes."""
+        with self._lock:
+            self.budget = self.total // parts
+            self._drop()
 
     def get(self, key, read):
         """The image of ``key``, from ``read()`` (-> Image) where it is not there. Errors of ``read`` are not kept."""
@@ -83,9 +89,12 @@ class ImageCache:
                 return
             self._images[key] = image
             self.used += size
-            while self.used > self.budget:
-                _, oldest = self._images.popitem(last=False)
-                self.used -= memory(oldest)
+            self._drop()
+
+    def _drop(self):
+        while self.used > self.budget:
+            _, oldest = self._images.popitem(last=False)
+            self.used -= memory(oldest)
 
 
 def memory(image):

@@ -128,6 +128,7 @@ class ImageIterator(chainer.dataset.Iterator):
             return concurrent.futures.ThreadPoolExecutor(self._workers, thread_name_prefix="medi2i-load")
         # A forked child would inherit the GPU context and held locks of its parent; a spawned one does not.
         context = multiprocessing.get_context("spawn")
+        self.dataset.share_cache()
         return concurrent.futures.ProcessPoolExecutor(self._workers, mp_context=context, initializer=start_worker,
                                                       initargs=(self.dataset, self._workers))
 

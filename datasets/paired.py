@@ -87,9 +87,12 @@ class PairedDataset:
         t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
         return x, apply(t, draw, self.size)
 
-    def share_cache(self, processes):
-        """Called in each of several worker processes: together they keep to the budget."""
-        self.domain_in.cache.budget //= processes
+    def share_cache(self, processes=None):
+        """Keep the budget together with worker processes: half of it is theirs, in equal shares.
+
+        Called in each worker with their number, and without it in the process that starts them.
+        """
+        self.domain_in.cache.take_share(2 if processes is None else 2 * processes)
 
 
 def build(options, phase="train", *, multiple=1, cache=None):

@@ -66,9 +66,12 @@ class UnpairedDataset:
         x = apply(np.concatenate([self.domain.unit(source) for source in self.members(index)]), draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 
-    def share_cache(self, processes):
-        """Called in each of several worker processes: together they keep to the budget."""
-        self.domain.cache.budget //= processes
+    def share_cache(self, processes=None):
+        """Keep the budget together with worker processes: half of it is theirs, in equal shares.
+
+        Called in each worker with their number, and without it in the process that starts them.
+        """
+        self.domain.cache.take_share(2 if processes is None else 4 * processes)  # each domain has its own workers
 
 
 def build(options, domain, phase="train", *, multiple=1, cache=None):

@@ -65,7 +65,8 @@ def command(argv):
         load_optimizers(loaded, optimizers)
 
     # updater
-    iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers)
+    iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers,
+                             processes=options.worker_processes)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device)
     measure = None if val is None else PairedMeasure(val, networks.translate, device, options.batch_size,
                                                      options.class_num)

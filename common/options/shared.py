@@ -16,6 +16,8 @@ class FileOptions(Checked):
                       "default: the first GPU if there is one, else the CPU")
     seed: int = option(0, type=int, low=0, help="of every random draw: same seed, same run")
     workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
+    worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "
+                                    "each has its share of the cache")
     cache_mb: int = option(2048, type=int, low=0, help="memory for decoded images, in MB")
 
 

@@ -75,3 +75,13 @@ def test_a_copy_for_another_process_starts_empty():
     cache.get("a", lambda: image(1))
     copy = pickle.loads(pickle.dumps(cache))
     assert (len(copy), copy.used, copy.budget) == (0, 0, cache.budget)
+
+
+def test_a_share_of_the_budget_is_kept_at_once_and_of_the_first_budget():
+    cache = ImageCache(800 / 2 ** 20)
+    for key in range(4):
+        cache.get(key, lambda key=key: image(key))
+    for parts, used in ((2, 400), (2, 400), (4, 200)):
+        cache.take_share(parts)
+        assert cache.used == used
+    assert pickle.loads(pickle.dumps(cache)).budget == 200

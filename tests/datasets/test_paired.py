@@ -295,8 +295,9 @@ def test_datasets_cross_processes_without_their_cache(tmp_path):
     copy = pickle.loads(pickle.dumps(dataset))
     assert len(copy.domain_in.cache) == 0
     assert copy.domain_in.cache is copy.domain_out.cache
-    copy.share_cache(2)
-    assert copy.domain_in.cache.budget == dataset.domain_in.cache.budget // 2
+    dataset.share_cache()
+    copy.share_cache(3)
+    assert dataset.domain_in.cache.budget + 3 * copy.domain_in.cache.budget == pytest.approx(50 * 2 ** 20, abs=9)
     np.testing.assert_array_equal(copy[0], dataset[0])
 
 
