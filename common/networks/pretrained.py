@@ -10,6 +10,7 @@ import numpy
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
@@ -18,11 +19,13 @@ RESNET50_LAYERS = (3, 4, 6, 3)
 RESNET50_WIDTHS = (64, 256, 512, 1024, 2048)
 WIDTHS = {Pretrained.VGG16: VGG16_WIDTHS, Pretrained.RESNET50: RESNET50_WIDTHS}
 SOURCES = {
-    Pretrained.VGG16: "chainercv.links.VGG16(pretrained_model='imagenet') downloads it, or convert "
-                      "VGG_ILSVRC_16_layers.caffemodel with chainer.links.VGG16Layers.convert_caffemodel_to_npz",
-    Pretrained.RESNET50: "convert ResNet-50-model.caffemodel with "
-                         "chainer.links.ResNet50Layers.convert_caffemodel_to_npz",
+    Pretrained.VGG16: "VGG_ILSVRC_16_layers.caffemodel, as the Visual Geometry Group in Oxford publishes it "
+                      "(www.robots.ox.ac.uk/~vgg/research/very_deep), fits; so does an npz made from it by Chainer "
+                      "(VGG16Layers) or ChainerCV (VGG16)",
+    Pretrained.RESNET50: "ResNet-50-model.caffemodel, as github.com/KaimingHe/deep-residual-networks publishes it, "
+                         "fits; so does an npz made from it by Chainer (ResNet50Layers)",
 }
+ZIP_MAGIC = b"PK"
 
 
 def three_channels(x, wanted: int = 3):
@@ -120,25 +123,24 @@ def pretrained_features(spec: PretrainedSpec) -> chainer.Chain:
 
 
 def load_pretrained(link: chainer.Chain, path, option: str):
-    """Fill ``link`` (of ``pretrained_features``) from the npz file ``path``, which the user named with ``option``.
+    """Fill ``link`` (of ``pretrained_features``) from the file ``path``, which the user named with ``option``.
 
-    Layers of the file that ``link`` has not are passed over: the file holds the whole network. Names are those of
-    ``chainer.links.VGG16Layers``/``ResNet50Layers`` or, for VGG16, those of ChainerCV. Nothing is unpickled.
+    The file is the published caffemodel, or an npz with the names of ``chainer.links.VGG16Layers``/``ResNet50Layers``
+    or, for VGG16, of ChainerCV. Its layers that ``link`` has not are passed over. Nothing is unpickled.
     Raises UserError when there is no file, it is not such a file, or a layer is missing or of another shape.
     """
     kind = link.spec.kind
     if not path:
-        raise UserError(f"{option}: the file with the ImageNet weights is not given; it should be an npz of the "
-                        f"layers of {type(link).__name__}. {SOURCES[kind]}")
+        raise UserError(f"{option}: the file with the ImageNet weights of {type(link).__name__} is not given. "
+                        f"{SOURCES[kind]}")
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{option}: {path}: no such file; it should be an npz of the layers of {type(link).__name__}. "
-                        f"{SOURCES[kind]}")
+        raise UserError(f"{option}: {path}: no such file; it should hold the ImageNet weights of "
+                        f"{type(link).__name__}. {SOURCES[kind]}")
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            found = {_chainer_name(name): file[name] for name in file.files if not name.startswith("fc")}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{option}: {path}: not a readable npz file ({error}). {SOURCES[kind]}") from None
+        found = _read(path)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{option}: {path}: not a readable npz or caffemodel file ({error}). {SOURCES[kind]}") from None
     expected = chainer.serializers.DictionarySerializer()
     expected.save(link)
     for name, array in expected.target.items():
@@ -150,6 +152,15 @@ def load_pretrained(link: chainer.Chain, path, option: str):
             raise UserError(f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
                             f"{type(link).__name__} has {array.shape} {array.dtype}")
     chainer.serializers.NpzDeserializer({name: found[name] for name in expected.target}).load(link)
+
+
+def _read(path: Path) -> dict[str, numpy.ndarray]:
+    with path.open("rb") as file:
+        packed = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if not packed:
+        return chainer_arrays(read_caffemodel(path.read_bytes()))
+    with numpy.load(path, allow_pickle=False) as file:
+        return {_chainer_name(name): file[name] for name in file.files if not name.startswith("fc")}
 
 
 def _chainer_name(name: str) -> str:

@@ -107,7 +107,7 @@ class GeneratorOptions(Checked):
     gen_pretrained_encoder: str = option("", "-gp", choices=kinds.PRETRAINED, help="encoder trained on ImageNet")
     gen_pretrained_lr_ratio: float = option(0, "-gpr", type=float, low=0,
                                             help="learning rate of that encoder relative to the rest; 0 freezes it")
-    gen_pretrained_weights: str = option(None, metavar="FILE", help="npz file with that encoder's ImageNet weights")
+    gen_pretrained_weights: str = option(None, metavar="FILE", help="npz or caffemodel with its ImageNet weights")
     eqconv: bool = option(False, "-eq", type=bool, help="equalised learning rate")
     spconv: bool = option(False, "-sp", type=bool, help="separable convolution")
     pad: str = option("zero", choices=kinds.PADS, help="padding of convolutions; released weights expect zero")

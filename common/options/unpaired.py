@@ -35,7 +35,7 @@ class UnpairedLossOptions(Checked):
     perceptual_layer: str = option("conv1_2", "-pl", help="layer of VGG16 for the perceptual loss",
                                    choices=("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3",
                                             "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"))
-    perceptual_weights: str = option(None, metavar="FILE", help="npz file with VGG16's ImageNet weights, for it")
+    perceptual_weights: str = option(None, metavar="FILE", help="npz or caffemodel with VGG16's weights, for it")
     lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
     lambda_gc_x: float = option(0, type=float, low=0, help="weight of edges lost from X to Y, whatever the contrast "
                                 "(gradient consistency, Hiasa et al., 2018)")
@@ -74,7 +74,7 @@ class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
     dis_norm: str = redefault(shared.DiscriminatorOptions, "dis_norm", "instance")
     dis_pretrained: str = option("", "-dp", choices=kinds.PRETRAINED, help="discriminator trained on ImageNet")
     dis_pretrained_lr_ratio: float = option(0, "-dpr", type=float, low=0, help="its relative learning rate")
-    dis_pretrained_weights: str = option(None, metavar="FILE", help="npz file with its ImageNet weights")
+    dis_pretrained_weights: str = option(None, metavar="FILE", help="npz or caffemodel with its ImageNet weights")
 
 
 @dataclass

@@ -83,19 +83,84 @@ def test_resnet_is_chainers_own(tmp_path):
     numpy.testing.assert_allclose(found[1].array, expected.array, rtol=1e-5)
 
 
-@pytest.mark.parametrize("path, message", [
-    (None, "--gen_pretrained_weights: the file with the ImageNet weights is not given.*VGG16"),
-    ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*convert"),
-    ("text.npz", "text.npz: not a readable npz"), ("pickle.npz", "pickle.npz: not a readable npz"),
+def varint(n):
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+
+
+def message(field, content):
+    """A length-delimited field of a protocol-buffers message."""
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def caffe_layer(name, blobs, old):
+    """One layer as caffe.proto has it; the old form gives four dimensions, each a number of its own."""
+    encoded = b""
+    for blob in blobs:
+        data = message(5, blob.astype("<f4").tobytes())
+        four = (1,) * (4 - blob.ndim) + blob.shape
+        shape = b"".join(varint(i << 3) + varint(n) for i, n in enumerate(four, 1)) if old else message(
+            7, message(1, b"".join(varint(n) for n in blob.shape)))
+        encoded += message(6 if old else 7, shape + data)
+    return message(2 if old else 100, message(4 if old else 1, name.encode()) + encoded)
+
+
+def test_vgg_as_it_was_published(tmp_path):
+    arrays = arrays_of(features(Pretrained.VGG16, 5))
+    content = message(1, b"VGG") + caffe_layer("fc6", [numpy.zeros((4, 200)), numpy.zeros(4)], old=True)
+    for name in sorted({name.partition("/")[0] for name in arrays}):
+        content += caffe_layer(name, [arrays[name + "/W"], arrays[name + "/b"]], old=True)
+    (tmp_path / "vgg.caffemodel").write_bytes(content)
+    link = features(Pretrained.VGG16, 4)
+    load_pretrained(link, tmp_path / "vgg.caffemodel", "--gen_pretrained_weights")
+    for name, found in arrays_of(link).items():
+        numpy.testing.assert_array_equal(found, arrays[name])
+    (tmp_path / "cut.caffemodel").write_bytes(content[:-7])
+    with pytest.raises(UserError, match="cut.caffemodel: not a readable npz or caffemodel file .it ends 7 bytes too"):
+        load_pretrained(link, tmp_path / "cut.caffemodel", "--gen_pretrained_weights")
+
+
+def test_resnet_as_it_was_published(tmp_path):
+    whole_file(tmp_path / "w.npz", Pretrained.RESNET50)
+    with numpy.load(tmp_path / "w.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    content = b""
+    for name in arrays:
+        if not name.endswith("/W") or name.startswith("fc"):
+            continue
+        place = name.removesuffix("/W")
+        norm = place.replace("conv", "bn")
+        if place == "conv1":
+            names = ("conv1", "bn_conv1", "scale_conv1")
+        else:
+            stage, block, conv = place.split("/")
+            letter = "a" if block == "a" else "abcdef"[int(block[1:])]
+            tail = f"{stage[3:]}{letter}_branch{('2a', '2b', '2c', '1')[int(conv[4:]) - 1]}"
+            names = ("res" + tail, "bn" + tail, "scale" + tail)
+        bias = [arrays[place + "/b"]] if place + "/b" in arrays else []
+        sums = [2 * arrays[norm + "/avg_mean"], 2 * arrays[norm + "/avg_var"], numpy.array([2.0])]
+        content += caffe_layer(names[0], [arrays[name], *bias], old=False)
+        content += caffe_layer(names[1], sums, old=False)
+        content += caffe_layer(names[2], [arrays[norm + "/gamma"], arrays[norm + "/beta"]], old=False)
+    (tmp_path / "resnet.caffemodel").write_bytes(content)
+    link = features(Pretrained.RESNET50, 5)
+    load_pretrained(link, tmp_path / "resnet.caffemodel", "--gen_pretrained_weights")
+    for name, found in arrays_of(link).items():
+        numpy.testing.assert_allclose(found, arrays[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("path, text", [
+    (None, "--gen_pretrained_weights: the file with the ImageNet weights of VGG16Features is not given.*caffemodel"),
+    ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*caffemodel"),
+    ("text.npz", "text.npz: not a readable npz or caffemodel"), ("pickle.npz", "pickle.npz: not a readable npz"),
     ("other.npz", "it has no conv1_2/"),
     ("wide.npz", r"conv1_1/W is \(64, 3, 3, 3\) float32; VGG16Features has \(2, 3, 3, 3\)")])
-def test_files_that_are_not_the_weights_are_refused(tmp_path, path, message):
+def test_files_that_are_not_the_weights_are_refused(tmp_path, path, text):
     (tmp_path / "text.npz").write_text("no")
     numpy.savez(tmp_path / "pickle.npz", **{"conv1_1/W": numpy.array([{}], dtype=object)})
     good = arrays_of(features(Pretrained.VGG16, 1))
     write_arrays(tmp_path / "other.npz", {"conv1_1/W": good["conv1_1/W"], "conv1_1/b": good["conv1_1/b"]})
     write_arrays(tmp_path / "wide.npz", {**good, "conv1_1/W": numpy.zeros((64, 3, 3, 3), "f")})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=text):
         load_pretrained(features(Pretrained.VGG16, 1), path and tmp_path / path, "--gen_pretrained_weights")
 
 
