@@ -140,11 +140,11 @@ def stacks(images, size):
     for position, image in enumerate(images):
         groups.setdefault(image.group, []).append(position)
     windows = []
-    for name, positions in groups.items():
+    for positions in groups.values():
         if size > 1:
             positions.sort(key=lambda position: images[position].place)
         if len(positions) < size:
-            log.warning("--stack: series %s has %d image(s), fewer than the stack of %d: left out",
-                        name, len(positions), size)
+            log.warning("--stack: the series of %s has %d image(s), fewer than the stack of %d: left out",
+                        images[positions[0]].name, len(positions), size)
         windows.extend(tuple(positions[start:start + size]) for start in range(len(positions) - size + 1))
     return windows if size > 1 else sorted(windows)

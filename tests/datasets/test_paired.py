@@ -134,7 +134,7 @@ def test_stacks_are_neighbours_and_never_cross_folders(tmp_path, caplog):
     folders(tmp_path, ["p1/s3", "p1/s1", "p1/s2", "p2/s5", "p2/s6", "p3/s9"])
     with caplog.at_level(logging.WARNING):
         dataset = build(tmp_path, stack=2)
-    assert "p3 has 1 image(s), fewer than the stack of 2" in caplog.text
+    assert "the series of p3/s9 has 1 image(s), fewer than the stack of 2" in caplog.text
     names = [[pair.name for pair in dataset.members(i)] for i in range(len(dataset))]
     assert names == [["p1/s1", "p1/s2"], ["p1/s2", "p1/s3"], ["p2/s5", "p2/s6"]]
     np.testing.assert_array_equal(dataset[1][0], np.concatenate([unit(grey(2)), unit(grey(0))]))

@@ -1,0 +1,116 @@
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from medi2i.common.errors import UserError
+from medi2i.common.options import PairedOptions
+from medi2i.datasets import paired
+from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
+from medi2i.datasets.images import DICOM_CLIP, write_image
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.sources import Source, describe, sources_in, stacks
+
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+
+
+def multi_frame(path, volume):
+    """Write (D, H, W) HU as one enhanced CT file, frame k at z = 2 k."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = ENHANCED_CT
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    dataset.SeriesInstanceUID = dataset.StudyInstanceUID = generate_uid(entropy_srcs=[str(path), "series"])
+    dataset.Modality, dataset.PatientID = "CT", "p"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = volume.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    groups = []
+    for k in range(len(volume)):
+        plane, orientation, measures, values = (pydicom.Dataset() for _ in range(4))
+        plane.ImagePositionPatient = [0, 0, 2 * k]
+        orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        measures.PixelSpacing, measures.SliceThickness = [1, 1], 2
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, 0, "HU"
+        frame = pydicom.Dataset()
+        frame.PlanePositionSequence, frame.PlaneOrientationSequence = [plane], [orientation]
+        frame.PixelMeasuresSequence, frame.PixelValueTransformationSequence = [measures], [values]
+        groups.append(frame)
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    dataset.PixelData = volume.astype(np.int16).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def source(group="g", place=0, **more):
+    return Source(path="p", **{"name": f"{group}{place}", "kind": "png", "shape": (1, 4, 4), "bits": 8, "group": group,
+                               "place": place, **more})
+
+
+def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
+    volume = np.arange(4)[:, np.newaxis, np.newaxis] * 10 + np.zeros((4, 16, 18))
+    multi_frame(tmp_path / "trainA" / "x.dcm", volume)
+    multi_frame(tmp_path / "trainB" / "x.dcm", volume + 500)
+    options = PairedOptions(root=str(tmp_path), random_translate=0, stack=2)
+    dataset = paired.build(options, cache=ImageCache(1))
+    assert [pair.name for pair in dataset.pairs] == ["x#0", "x#1", "x#2", "x#3"]
+    assert (len(dataset), dataset.name(0)) == (3, "x#1")
+    x, t = dataset[1]
+    np.testing.assert_allclose(dataset.clip_in.from_unit(x)[:, 3, 3], [10, 20], atol=1e-3)
+    np.testing.assert_allclose(dataset.clip_out.from_unit(t)[:, 3, 3], [510, 520], atol=1e-3)
+    multi_frame(tmp_path / "trainB" / "x.dcm", volume[:3])
+    with pytest.raises(UserError, match=r"different numbers of frames \(3, 4\)"):
+        paired.build(options, cache=ImageCache(1))
+
+
+def test_windows_stay_in_their_group_and_follow_the_place():
+    images = [source("a", 2), source("b", 0), source("a", 0), source("b", 1), source("a", 1)]
+    assert stacks(images, 2) == [(2, 4), (4, 0), (1, 3)]
+    assert stacks(images, 3) == [(2, 4, 0)]
+    assert stacks(images, 1) == [(0,), (1,), (2,), (3,), (4,)]
+
+
+def test_each_file_is_described_once_with_its_name_below_the_root(tmp_path):
+    write_image(tmp_path / "p1" / "a.b.png", np.zeros((3, 5)))
+    file = tmp_path / "p1" / "a.b.png"
+    found = describe([file, file], tmp_path)
+    assert [item.name for item in found.all] == ["p1/a.b"]
+    assert found.all[0].shape == (1, 3, 5) and found.all[0].spacing is None and found.all[0].height is None
+    assert sources_in(tmp_path).all == found.all
+
+
+def test_default_clips_by_kind_and_what_has_to_be_given():
+    assert choose_clip(None, [source()], "clipA", DICOM_CLIP) == Clip(0, 255)
+    assert choose_clip([None, None], [source(bits=16)], "clipA", DICOM_CLIP) == Clip(0, 65535)
+    assert choose_clip(None, [source(kind="dcm", bits=None, modality="CT")], "clipA", DICOM_CLIP) == DICOM_CLIP
+    assert not choose_clip(None, [source(kind="npy", bits=None)], "clipA", DICOM_CLIP).scales
+    assert choose_clip([1, 2], [source(), source(bits=16)], "clipA", DICOM_CLIP) == Clip(1, 2)
+    with pytest.raises(UserError, match="--clipB: .*0 to 255 and .*0 to 65535"):
+        choose_clip(None, [source(), source(bits=16)], "clipB", DICOM_CLIP)
+
+
+def test_channels():
+    grey, colour = source(), source(shape=(3, 4, 4))
+    assert choose_channels([grey, grey], False) == 1
+    assert choose_channels([grey, colour], False) == 3
+    assert choose_channels([grey, colour], True) == 1
+    assert choose_channels([source(shape=(5, 4, 4))], True) == 5
+    with pytest.raises(UserError, match="different numbers of channels: .* has 1, .* has 5"):
+        choose_channels([grey, source(shape=(5, 4, 4))], False)
+
+
+def test_one_hot():
+    labels = np.array([[[0.0, 2.0]]], dtype=np.float32)
+    np.testing.assert_array_equal(one_hot(labels, 3), [[[1, 0]], [[0, 0]], [[0, 1]]])
+
+
+def test_colour_image_of_equal_channels_is_a_class_image(tmp_path):
+    write_image(tmp_path / "a.png", np.array([[0, 1], [1, 2]]) * np.ones((3, 1, 1)))
+    domain = Domain(Clip(), 1, ImageCache(1), class_num=3)
+    item = describe([tmp_path / "a.png"], tmp_path).all[0]
+    np.testing.assert_array_equal(domain.classes(item), [[[0, 1], [1, 2]]])
+    write_image(tmp_path / "b.png", np.arange(12).reshape(3, 2, 2) % 3)
+    with pytest.raises(UserError, match="b.png: is a colour image"):
+        domain.classes(describe([tmp_path / "b.png"], tmp_path).all[0])
