@@ -110,31 +110,47 @@ def codestream_size(encoded: bytes) -> tuple[int, int] | None:
     return None
 
 
-def check_stored(path: Path | str, dataset: Dataset, stored: np.ndarray) -> list[str]:
-    """Compare the values with what the header declares. Returns warnings; raises Unreadable for signed data declared
-    unsigned.
+def check_stored(path: Path | str, dataset: Dataset, frame: int, stored: np.ndarray, rescale: Rescale) -> list[str]:
+    """Compare the values with what the header declares. Returns warnings; raises Unreadable for a wrong
+    PixelRepresentation.
 
-    A signed image read as unsigned shows air near +64 000: every value is either small or in the top 8 192 of the
-    range.
+    Signed pixels read as unsigned show air near +64 000: every value is either small or in the top 8 192 of the range.
+    Unsigned ones read as signed show dense bone below air.
     """
     bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    low, high = int(stored.min()), int(stored.max())
-    signed = int(dataset.PixelRepresentation) == 1
-    least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    if not signed and allocated == 16 and high >= 0xE000 and text(dataset, "Modality") == "CT":
+    signed, is_ct = int(dataset.PixelRepresentation) == 1, text(dataset, "Modality") == "CT"
+    if is_ct and not signed and allocated == 16 and stored.max() >= 0xE000:
         top = stored >= 0xE000
         if not np.any((stored >= 0x8000) & ~top) and not _is_padding_only(dataset, stored, top):
             raise Unreadable(
                 path,
-                f"stored values reach {high} with none from 32768 to 57343: signed pixels declared unsigned "
-                "(PixelRepresentation should be 1)",
+                f"stored values reach {int(stored.max())} with none from 32768 to 57343: signed pixels declared "
+                "unsigned (PixelRepresentation should be 1)",
             )
-    if low < least or high > most:
-        return [
-            f"stored values {low}…{high} leave the range {least}…{most} of BitsStored {bits}, "
-            f"PixelRepresentation {int(signed)}"
-        ]
-    return []
+    raw = _raw_frame(dataset, frame, stored.shape)
+    if bits == allocated or raw is None or np.array_equal(raw, stored):
+        return []
+    changed = raw != stored
+    if is_ct and signed and rescale.intercept <= -1000 and np.all(raw[changed] >= 0):
+        raise Unreadable(
+            path,
+            f"{int(changed.sum())} pixels have the sign bit of BitsStored {bits} but no sign, and would be below "
+            f"{rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation should be 0)",
+        )
+    if any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys()):  # noqa: SIM118 (iterating converts every value)
+        return []  # an overlay lives in the spare bits, as it did before 2004
+    return [f"{int(changed.sum())} pixels use bits above BitsStored {bits}, which are ignored: is BitsStored right?"]
+
+
+def _raw_frame(dataset: Dataset, frame: int, shape: tuple[int, int]) -> np.ndarray | None:
+    """The words of a native frame with all their bits; None where it is compressed, or not in words of 16 bits."""
+    syntax = syntax_uid(dataset)
+    if syntax.is_encapsulated or int(dataset.BitsAllocated) != 16:
+        return None
+    order = "<" if syntax.is_little_endian else ">"
+    kind = "i2" if int(dataset.PixelRepresentation) == 1 else "u2"
+    size = shape[0] * shape[1]
+    return np.frombuffer(dataset.PixelData, order + kind, size, frame * size * 2).reshape(shape)
 
 
 def _is_padding_only(dataset: Dataset, stored: np.ndarray, where: np.ndarray) -> bool:

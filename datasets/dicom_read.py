@@ -99,8 +99,8 @@ def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int) -> tupl
 
 
 def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: int, stored: np.ndarray) -> DicomImage:
-    notes = pixels.check_stored(path, dataset, stored)
     rescale = pixels.rescale_of(path, dataset, frame)
+    notes = pixels.check_stored(path, dataset, frame, stored, rescale)
     hu = pixels.to_modality(dataset, stored, rescale)
     if not np.isfinite(hu).all():
         raise Unreadable(

@@ -1,0 +1,207 @@
+"""Scanning: what belongs together, in which order, what is skipped; the report; the same result with processes."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.datasets import dicom, dicom_scan
+
+STORED = np.arange(35, dtype=np.uint16).reshape(5, 7)
+
+
+def heights(series):
+    return [s.position[2] for s in series.slices]
+
+
+def write_series(ct_file, folder, numbers, **changes):
+    return [ct_file(f"{folder}/f{n}", STORED + np.uint16(n), InstanceNumber=n, **changes) for n in numbers]
+
+
+def test_sorted_by_position_not_by_name_or_instance(ct_file, tmp_path):
+    for n, z in ((1, 30.0), (2, 10.0), (10, 20.0)):
+        ct_file(f"f{n}", STORED + np.uint16(n), InstanceNumber=n, ImagePositionPatient=[0, 0, z])
+    (series,) = dicom.scan(tmp_path).series
+    assert heights(series) == [10, 20, 30] and series.slice_distance == 10 and series.shape == (5, 7)
+    np.testing.assert_array_equal(series.volume()[:, 0, 0], [-1022, -1014, -1023])
+    assert series.hu_range == (-1023, -1024 + 34 + 10)
+
+
+def test_flipped_orientation_is_sorted_along_its_own_normal(ct_file, tmp_path):
+    for n in (1, 2, 3):
+        ct_file(f"f{n}", STORED + np.uint16(n), InstanceNumber=n, ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])
+    (series,) = dicom.scan(tmp_path).series
+    assert heights(series) == [6, 4, 2] and series.slice_distance == 2
+    affine = series.affine()
+    np.testing.assert_allclose(affine[:3, 2], [0, 0, -2])
+    np.testing.assert_allclose(affine @ [1, 0, 0, 1], [-10.75, -20, 6, 1])
+
+
+def test_sagittal(ct_file, tmp_path):
+    for n, x in ((1, 5.0), (2, -5.0)):
+        ct_file(
+            f"f{n}",
+            STORED,
+            InstanceNumber=n,
+            ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+            ImagePositionPatient=[x, 0, 0],
+        )
+    (series,) = dicom.scan(tmp_path).series
+    assert [s.position[0] for s in series.slices] == [5, -5] and series.slice_distance == 10
+
+
+def test_two_series_in_one_folder(ct_file, tmp_path):
+    write_series(ct_file, ".", (1, 2))
+    for n in (1, 2, 3):
+        ct_file(f"g{n}", STORED, InstanceNumber=n, SeriesInstanceUID="1.2.3.9", SOPInstanceUID=f"1.2.9.{n}")
+    assert [len(s.slices) for s in dicom.scan(tmp_path).series] == [2, 3]
+
+
+def test_one_series_with_two_geometries_is_two_volumes(ct_file, tmp_path):
+    write_series(ct_file, "a", (1, 2))
+    write_series(ct_file, "b", (3, 4), PixelSpacing=["1", "1"])
+    ct_file("c/5", np.zeros((4, 4), np.uint16), InstanceNumber=5)
+    assert sorted(len(s.slices) for s in dicom.scan(tmp_path).series) == [1, 2, 2]
+
+
+def test_phases_at_one_place_are_separated_by_what_differs(ct_file, tmp_path):
+    for n in (1, 2, 3, 4):
+        ct_file(
+            f"f{n}",
+            STORED + np.uint16(n),
+            InstanceNumber=n,
+            ImagePositionPatient=[0, 0, n % 2],
+            AcquisitionNumber=1 + (n > 2),
+        )
+    found = dicom.scan(tmp_path).series
+    assert [[s.instance for s in series.slices] for series in found] == [[2, 1], [4, 3]]
+    assert not found[0].warnings
+
+
+def test_images_at_one_place_without_a_difference(ct_file, tmp_path):
+    for n in (1, 2, 3, 4):
+        ct_file(f"f{n}", STORED + np.uint16(n), InstanceNumber=n, ImagePositionPatient=[0, 0, n % 2])
+    found = dicom.scan(tmp_path).series
+    assert [[s.instance for s in series.slices] for series in found] == [[2, 1], [4, 3]]
+    assert "several images at one position" in found[0].warnings[0]
+
+
+def test_missing_position_keeps_the_order_of_instances_and_says_so(ct_file, tmp_path):
+    write_series(ct_file, ".", (2, 10, 1), ImagePositionPatient=None)
+    (series,) = dicom.scan(tmp_path).series
+    assert [s.instance for s in series.slices] == [1, 2, 10]
+    assert series.slice_distance is None and series.affine() is None and "no position" in series.warnings[0]
+
+
+def test_missing_slice_is_said(ct_file, tmp_path):
+    write_series(ct_file, ".", (1, 2, 3, 5, 6))
+    (series,) = dicom.scan(tmp_path).series
+    assert series.slice_distance == 2 and "uneven slice distance: 1 of 4" in series.warnings[0]
+
+
+@pytest.mark.parametrize("uid", ["", "not.a.uid"])
+def test_empty_and_invalid_series_uids(ct_file, tmp_path, uid):
+    write_series(ct_file, "a", (1, 2), SeriesInstanceUID=uid)
+    write_series(ct_file, "b", (3, 4), SeriesInstanceUID=uid, SeriesNumber=4)
+    found = dicom.scan(tmp_path).series
+    assert [len(s.slices) for s in found] == ([2, 2] if not uid else [4])
+    assert any("SeriesInstanceUID" in warning for warning in found[0].warnings)
+
+
+def test_copies_are_skipped_and_equal_uids_alone_are_not_copies(ct_file, tmp_path):
+    one = ct_file("a", STORED, SOPInstanceUID="1.2.3.1")
+    (tmp_path / "b").write_bytes(one.read_bytes())
+    ct_file("c", STORED + np.uint16(9), SOPInstanceUID="1.2.3.1", InstanceNumber=2)
+    scan = dicom.scan(tmp_path)
+    assert [(s.path.name, s.reason) for s in scan.skipped] == [("b", f"copy of {one}")]
+    (series,) = scan.series
+    assert len(series.slices) == 2 and "1 slices repeat the SOPInstanceUID" in series.warnings[-1]
+
+
+def test_bad_files_among_good_ones(ct_file, tmp_path):
+    write_series(ct_file, "s", (1, 2, 3))
+    (tmp_path / "LICENSE").write_text("text")
+    (tmp_path / "s" / "f2").write_bytes((tmp_path / "s" / "f2").read_bytes()[:-10])
+    scan = dicom.scan(tmp_path)
+    assert [(s.path.name, s.reason.split(" (")[0].split(" bytes")[0]) for s in scan.skipped] == [
+        ("LICENSE", "not DICOM"),
+        ("f2", "PixelData holds 60"),
+    ]
+    assert scan.summary() == "1 series, 2 slices, 2 file(s) skipped"
+
+
+def test_places(ct_file, tmp_path):
+    path = ct_file("a/x", STORED)
+    assert len(dicom.scan(path).series) == 1
+    with pytest.raises(UserError, match="no such file or folder"):
+        dicom.scan(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty folder"):
+        dicom.scan(tmp_path / "empty").require_series()
+    (tmp_path / "empty" / "note").write_text("x")
+    with pytest.raises(UserError, match="no usable CT or MR image among 1"):
+        dicom.scan(tmp_path / "empty").require_series()
+
+
+def test_links_are_followed_but_not_in_circles(ct_file, tmp_path):
+    ct_file("real/x", STORED)
+    os.symlink(tmp_path / "real", tmp_path / "real" / "again")
+    os.symlink(tmp_path / "real", tmp_path / "other")
+    (series,) = dicom.scan(tmp_path / "other").series
+    assert len(series.slices) == 1
+
+
+def test_headers_only_finds_the_same_series(ct_file, tmp_path):
+    write_series(ct_file, ".", (1, 2))
+    (series,) = dicom.scan(tmp_path, decode=False).series
+    assert len(series.slices) == 2 and series.hu_range is None and series.volume().shape == (2, 5, 7)
+
+
+def test_any_number_of_processes_finds_the_same(ct_file, tmp_path, monkeypatch):
+    write_series(ct_file, ".", range(1, 13))
+    (tmp_path / "note").write_text("x")
+    one = dicom.scan(tmp_path, workers=1)
+    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    two = dicom.scan(tmp_path, workers=2)
+    assert [s.slices for s in one.series] == [s.slices for s in two.series] and one.skipped == two.skipped
+
+
+def crash_on_f3(path):
+    if path.name == "f3":
+        os._exit(1)  # as a codec that crashes does
+    return path.name
+
+
+def test_a_worker_that_dies_costs_one_file(ct_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
+    monkeypatch.setattr(dicom_scan, "_pool", threads_that_break(dicom_scan._pool))
+    found = dicom_scan.run_parallel(crash_on_f3, paths, workers=2)
+    assert found[-2] == dicom.Skipped(paths[-2], "the decoder crashed on this file")
+    assert found[:-2] == [p.name for p in paths[:-2]] and found[-1] == "f1"
+
+
+def threads_that_break(pool):
+    """The real pool, but started by fork: a test function cannot be imported by a fresh process."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return lambda workers: ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+
+
+def test_report(ct_file, tmp_path, capsys):
+    write_series(ct_file, "s", (1, 2))
+    (tmp_path / "note").write_text("x")
+    assert dicom.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "CT #3 test: 7×5×2, 0.75×0.5 mm, 2 mm apart, -1023…-988 HU, Explicit VR Little Endian" in out
+    assert "1 series, 2 slices, 1 file(s) skipped" in out
+    assert dicom.main([str(tmp_path), "--strict"]) == 1
+    capsys.readouterr()
+    assert dicom.main([str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["series"][0]["spacing_mm"] == [0.5, 0.75] and report["skipped"][0]["path"].endswith("note")
+    assert dicom.main([str(tmp_path / "nothing")]) == 1
+    assert "no such file" in capsys.readouterr().err
