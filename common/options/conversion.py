@@ -70,7 +70,7 @@ class OutputOptions(Checked):
     workers: int = option(2, type=int, low=1, help="threads that read, and as many that write, while the network runs")
     structure: str = option("numbers", choices=STRUCTURE, help="compare the edges of input and output: a table and "
                             "warnings, or these and maps")
-    structure_warn: float = option(0.3, type=float, low=0, high=2, metavar="X",
+    structure_warn: float = option(0.15, type=float, low=0, high=2, metavar="X",
                                    help="warn of images whose edges change more than this (1 - correlation)")
 
 
