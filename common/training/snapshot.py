@@ -16,6 +16,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 
 FORMAT = 1
+_FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
 _NAME = re.compile(r"snapshot_(\d+)\.npz")
 
@@ -52,8 +53,7 @@ class Writer(chainer.serializer.Serializer):
 class Reader(chainer.serializer.Deserializer):
     """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there.
 
-    Asked with None for an entry that is not there, it gives None: so Chainer asks for the state of an optimizer that
-    has not made a step. ``unread()`` tells what was never asked for.
+    ``unread()`` tells what was never asked for.
     """
 
     def __init__(self, arrays, path="", read=None):
@@ -71,7 +71,7 @@ class Reader(chainer.serializer.Deserializer):
     def __call__(self, key, value):
         name = self.path + key.lstrip("/")
         self.read.update((name, _NONE + name))
-        if _NONE + name in self.arrays or (value is None and name not in self.arrays):
+        if _NONE + name in self.arrays:
             return None
         stored = self.arrays[name]
         if value is None:
@@ -134,48 +134,25 @@ def sync_folder(folder):
 
 
 def state_of(trainer):
-    """The state of a trainer as a dict of arrays: updater, extensions, triggers, single-precision master weights."""
-    arrays = {"format": numpy.asarray(FORMAT)}
-    writer = Writer(arrays)
-    trainer.serialize(writer["trainer"])
-    for name, rule in _master_rules(trainer.updater):
-        writer["master"](name, rule._fp32_param.array)
-    return arrays
+    """The state of a trainer as a dict of arrays: its updater, extensions and triggers."""
+    arrays = {}
+    trainer.serialize(Writer(arrays))
+    return {_FORMAT_NAME: numpy.asarray(FORMAT), **arrays}
 
 
 def restore(trainer, arrays, source):
     """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError."""
-    if int(arrays.get("format", -1)) != FORMAT:
+    arrays = dict(arrays)
+    if int(arrays.pop(_FORMAT_NAME, -1)) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
-    reader = Reader({name: array for name, array in arrays.items() if name.removeprefix(_NONE).startswith("trainer/")})
+    reader = Reader(arrays)
     try:
-        trainer.serialize(reader["trainer"])
+        trainer.serialize(reader)
         if reader.unread():
             raise ValueError(f"it has {reader.unread()[0]}, which has no place here")
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: does not fit this training ({error}); "
                         "was the args file or the data changed?") from None
-    for name, rule in _update_rules(trainer.updater):
-        master = arrays.get("master/" + name)
-        if master is not None:
-            rule._fp32_param = chainer.Parameter(master)
-            rule._fp32_param.to_device(_device_of(trainer.updater, name))
-
-
-def _update_rules(updater):
-    for name, optimizer in updater.get_all_optimizers().items():
-        for path, parameter in optimizer.target.namedparams():
-            if parameter.update_rule is not None:
-                yield f"{name}{path}", parameter.update_rule
-
-
-def _master_rules(updater):
-    # Chainer keeps a single-precision copy of half-precision weights but does not serialise it.
-    return [(name, rule) for name, rule in _update_rules(updater) if rule._fp32_param is not None]
-
-
-def _device_of(updater, name):
-    return updater.get_optimizer(name.split("/")[0]).target.device
 
 
 class SnapshotStore:

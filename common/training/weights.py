@@ -5,6 +5,7 @@ from pathlib import Path
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import load_link, save_networks
+from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.snapshot import BrokenFile, Reader, Writer, read_npz, write_npz
 
 _NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
@@ -24,6 +25,7 @@ class WeightStore:
         for name, optimizer in self.optimizers.items():
             arrays = {}
             optimizer.serialize(Writer(arrays))
+            serialize_float32_copies(Writer(arrays)["float32"], optimizer)
             write_npz(self.folder / f"opt_{name}{epoch}.npz", arrays)
 
     def remove(self, epoch):
@@ -98,7 +100,9 @@ def load_optimizers(files, optimizers):
             raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
         try:
             reader = Reader(read_npz(path))
-            optimizers[name].serialize(reader)
+            with missing_states_allowed([optimizers[name]]):
+                optimizers[name].serialize(reader)
+            serialize_float32_copies(reader["float32"], optimizers[name])
             if reader.unread():
                 raise ValueError(f"it has {reader.unread()[0]}")
         except (BrokenFile, KeyError, ValueError) as error:
