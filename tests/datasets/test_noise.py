@@ -1,0 +1,225 @@
+"""Noise is a formula: its moments, its dependence on dose, its correlation."""
+
+import numpy as np
+import pytest
+from skimage.transform import radon
+
+from medi2i.datasets import noise, projection
+from medi2i.datasets.noise import MU_WATER, Dose, dose_noise, generator_for
+
+SPACING, RADIUS = 1.6, 90.0
+
+
+def water_cylinder(shape=(144, 131), radius=RADIUS):
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in shape)
+    distance = np.hypot(rows[:, None], columns[None, :]) * SPACING
+    share = np.clip(0.5 - (distance - radius) / SPACING, 0, 1)
+    return (-1000 * (1 - share)).astype(np.float32), distance
+
+
+@pytest.mark.parametrize("counts", [4.0, 100.0])
+def test_poisson_raises_the_mean_by_n_with_the_root_as_deviation(counts):
+    stored = np.full((300, 301), 1000, np.uint16)
+    values, saturated = noise.poisson(stored, counts, np.random.default_rng(1), 0, 4095)
+    added = values - 1000
+    assert saturated == 0 and np.all(added == np.rint(added)) and added.min() >= 0
+    standard_error = (counts / added.size) ** 0.5
+    assert abs(added.mean() - counts) < 5 * standard_error
+    assert added.var() == pytest.approx(counts, rel=0.03)
+
+
+def test_poisson_unbiased_keeps_the_mean():
+    values, _ = noise.poisson(np.full((300, 300), 1000), 100.0, np.random.default_rng(2), 0, 4095, unbiased=True)
+    assert abs(values.mean() - 1000) < 5 * 10 / 300 and values.var() == pytest.approx(100, rel=0.03)
+
+
+def test_poisson_saturates_instead_of_wrapping():
+    stored = np.array([[4095, 4000, 0]], np.uint16)
+    values, saturated = noise.poisson(stored, 1000.0, np.random.default_rng(3), 0, 4095)
+    np.testing.assert_array_equal(values[0, :2], 4095)
+    assert saturated == 2 and 800 < values[0, 2] < 1200
+    np.testing.assert_array_equal(stored, [[4095, 4000, 0]])
+
+
+def test_gaussian_moments():
+    values = noise.gaussian(np.full((300, 300), 40, np.float32), 20.0, np.random.default_rng(4))
+    assert values.dtype == np.float32
+    assert abs(values.mean() - 40) < 5 * 20 / 300 and values.std() == pytest.approx(20, rel=0.02)
+
+
+def test_the_generator_depends_on_seed_repeat_and_image_only():
+    draws = {
+        key: generator_for(*key).integers(2**60)
+        for key in ((0, 0, b"a"), (0, 0, b"b"), (1, 0, b"a"), (0, 1, b"a"), (0, 0, "a", b""), (0, 0, b"", "a"))
+    }
+    assert len(set(draws.values())) == 6
+    assert generator_for(0, 0, b"a").integers(2**60) == draws[(0, 0, b"a")]
+
+
+# --- projections ----------------------------------------------------------------------------------------------------
+
+
+def test_line_integrals_of_water_are_its_thickness():
+    hu, _ = water_cylinder()
+    rays = noise.line_integrals(hu, SPACING, 48, MU_WATER)
+    middle = rays.shape[1] // 2
+    np.testing.assert_allclose(rays[:, middle - 1 : middle + 2], 2 * RADIUS * MU_WATER, rtol=5e-3)
+    off = 40 / SPACING
+    expected = 2 * np.sqrt(RADIUS**2 - 40.0**2) * MU_WATER
+    at = (rays.shape[1] - 1) / 2 + off
+    assert rays[:, round(at)].mean() == pytest.approx(expected, rel=0.01)
+
+
+def test_projection_agrees_with_scikit_image():
+    image = np.zeros((65, 65), np.float32)
+    image[20:38, 24:50] = np.random.default_rng(0).random((18, 26))
+    theta = projection.angles(7)
+    ours = projection.project(image, theta, 1.0)
+    theirs = radon(image[::-1], np.rad2deg(theta), circle=False)
+    for index in range(7):
+        place = np.arange(ours.shape[1]) - (ours.shape[1] - 1) / 2
+        assert ours[index].sum() == pytest.approx(theirs[:, index].sum(), rel=0.01)
+        centre = (ours[index] * place).sum() / ours[index].sum()
+        other = (theirs[:, index] * (np.arange(len(theirs)) - len(theirs) // 2)).sum() / theirs[:, index].sum()
+        assert abs(centre - other) < 0.1
+
+
+@pytest.mark.parametrize("window", ["ramp", "hann"])
+def test_filtered_back_projection_returns_the_image(window):
+    hu, distance = water_cylinder()
+    mu = MU_WATER * (1 + hu / 1000)
+    theta = projection.angles(120)
+    filtered = projection.ramp_filter(projection.project(mu, theta, SPACING), SPACING, window)
+    image = projection.back_project(filtered, theta, hu.shape)
+    np.testing.assert_allclose(image[distance < RADIUS - 12].mean(), MU_WATER, rtol=2e-3)
+    assert np.abs(image[distance > RADIUS + 8]).mean() < 0.02 * MU_WATER
+
+
+def test_back_projection_puts_a_point_where_it_was():
+    image = np.zeros((61, 84), np.float32)
+    image[17, 61] = 1
+    theta = projection.angles(90)
+    back = projection.back_project(
+        projection.ramp_filter(projection.project(image, theta, 2.0), 2.0, "ramp"), theta, image.shape
+    )
+    assert np.unravel_index(back.argmax(), back.shape) == (17, 61)
+
+
+def test_fan_rays_and_back():
+    hu, _ = water_cylinder()
+    rays = noise.line_integrals(hu, SPACING, 90, MU_WATER)
+    back = projection.fan_to_parallel(projection.parallel_to_fan(rays, 570.0, SPACING), rays.shape, 570.0, SPACING)
+    assert np.abs(back - rays).mean() < 5e-3 * rays.max()
+    with pytest.raises(ValueError, match="inside the image"):
+        projection.parallel_to_fan(rays, 50.0, SPACING)
+
+
+# --- dose -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cylinder_noise():
+    """Noise (8 realisations each) of a water cylinder at three doses, and where the inside is."""
+    hu, distance = water_cylinder()
+    made = {
+        d: np.stack(
+            [dose_noise(hu, SPACING, Dose(d, 1e5, 0.0, views=120), generator_for(0, k, b"water")) for k in range(8)]
+        )
+        for d in (1.0, 0.5, 0.25)
+    }
+    return made, distance < RADIUS * 0.6
+
+
+def test_variance_goes_with_one_over_dose(cylinder_noise):
+    made, inside = cylinder_noise
+    scaled = {d: d * made[d][:, inside].var() for d in made}
+    assert scaled[0.5] == pytest.approx(scaled[1.0], rel=0.05)
+    assert scaled[0.25] == pytest.approx(scaled[1.0], rel=0.05)
+
+
+def test_mean_stays(cylinder_noise):
+    made, inside = cylinder_noise
+    for d in made:
+        assert abs(made[d][:, inside].mean()) < 0.5
+
+
+def test_variance_is_what_the_formula_says(cylinder_noise):
+    """FBP of independent rays: var = (π/views)² Σ_views Σ_bins kernel² var(ray), linear interpolation being ⅔ on
+    average."""
+    made, _ = cylinder_noise
+    hu, distance = water_cylinder()
+    rays = noise.line_integrals(hu, SPACING, 120, MU_WATER)
+    impulse = np.zeros((1, rays.shape[1]), np.float32)
+    impulse[0, rays.shape[1] // 2] = 1
+    kernel = projection.ramp_filter(impulse, SPACING, "hann")[0].astype(np.float64)
+    shifted = np.roll(kernel, 1)
+    power = (2 * (kernel**2).sum() + (kernel * shifted).sum()) / 3  # mean over the place between two bins
+    at_centre = np.exp(rays[:, rays.shape[1] // 2 - 1 : rays.shape[1] // 2 + 2]).mean() / 1e5
+    expected = (np.pi / 120) ** 2 * 120 * power * at_centre * (1000 / MU_WATER) ** 2
+    assert made[1.0][:, distance < 15].var() == pytest.approx(expected, rel=0.15)
+
+
+def test_noise_is_correlated_and_its_spectrum_falls_at_zero(cylinder_noise):
+    made, _ = cylinder_noise
+    part = made[0.5][:, 44:100, 38:94]
+    spectrum = (np.abs(np.fft.fft2(part)) ** 2).mean(axis=0)
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(56), np.fft.fftfreq(56), indexing="ij"))
+    low, middle, high = (
+        spectrum[(radius >= a) & (radius < b)].mean() for a, b in ((0, 0.03), (0.15, 0.25), (0.45, 0.5))
+    )
+    assert low < 0.35 * middle and high < 0.35 * middle
+    neighbours = (part[:, :, 1:] * part[:, :, :-1]).mean() / part.var()
+    assert neighbours > 0.2
+
+
+def test_bone_makes_noise_and_bowtie_evens_it_out():
+    hu, distance = water_cylinder()
+    plain = [dose_noise(hu, SPACING, Dose(0.5, 1e4, 0.0, views=90), generator_for(0, k, b"w")) for k in range(4)]
+    edge, centre = (distance > RADIUS * 0.8) & (distance < RADIUS * 0.95), distance < RADIUS * 0.3
+    tied = [
+        dose_noise(hu, SPACING, Dose(0.5, 1e4, 0.0, views=90, bowtie=RADIUS), generator_for(0, k, b"w"))
+        for k in range(4)
+    ]
+
+    def ratio(made):
+        return np.mean([n[centre].var() for n in made]) / np.mean([n[edge].var() for n in made])
+
+    assert ratio(plain) > 1.5 and ratio(tied) < 0.6 * ratio(plain)
+    bone = hu.copy()
+    bone[64:80, :60] += np.where(hu[64:80, :60] > -500, 1500, 0).astype(np.float32)
+    streaked = np.std(
+        [dose_noise(bone, SPACING, Dose(0.5, 1e4, 0.0, views=90), generator_for(0, k, b"w")) for k in range(4)]
+    )
+    assert streaked > 1.2 * np.std(plain)
+
+
+def test_electronic_noise_adds_and_starved_rays_stay_finite():
+    hu, distance = water_cylinder((72, 80), 50)
+    quiet, loud = (
+        np.var(
+            [
+                dose_noise(hu, SPACING, Dose(0.01, 1e4, e, views=60), generator_for(0, k, b"e"))[distance < 30]
+                for k in range(3)
+            ]
+        )
+        for e in (0.0, 20.0)
+    )
+    assert loud > 1.5 * quiet
+    lead = np.full((40, 40), 30000, np.float32)
+    assert np.isfinite(dose_noise(lead, 1.0, Dose(1e-6, 1.0), generator_for(0, 0, b"x"))).all()
+
+
+def test_fan_beam_noise_scales_with_dose_too():
+    hu, distance = water_cylinder((96, 90), 60)
+    variances = [
+        np.var(
+            [
+                dose_noise(hu, SPACING, Dose(d, 1e5, 0.0, views=80, source_distance=570.0), generator_for(0, k, b"f"))[
+                    distance < 40
+                ]
+                for k in range(6)
+            ]
+        )
+        for d in (1.0, 0.25)
+    ]
+    assert variances[1] == pytest.approx(4 * variances[0], rel=0.1)
