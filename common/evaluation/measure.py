@@ -1,6 +1,7 @@
 """The rows of a comparison, and their metrics slice by slice."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +13,26 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A row that is another one minus a constant, but not below `lower`."""
+    of: str
+    minus: float
+    lower: float
+
+    def __call__(self, image):
+        return np.maximum(image - np.float32(self.minus), np.float32(self.lower))
+
+
+@dataclass(frozen=True)
 class Row:
-    """One line of the table: a name, what it is, and how to get its image for a slice."""
+    """One line of the table: a name, what it is, and how to get its image for a slice.
+
+    `shift` where the image is that of another row but for a constant: a page then need not hold it twice.
+    """
     name: str
     note: str
     image: Callable
+    shift: Shift | None = None
 
 
 @dataclass(frozen=True)
@@ -28,15 +44,67 @@ class Record:
     values: dict
 
 
+@dataclass(frozen=True)
+class Scene:
+    """A slice with everything read: truth and images (row → array), mask bool (H, W) of what counts, or None."""
+    key: str
+    series: str
+    truth: np.ndarray
+    mask: np.ndarray | None
+    images: dict
+
+
 def file_row(name: str, note: str) -> Row:
     """The images found for the slice under `name`, as they are."""
     return Row(name, note, lambda one: one.images[name].load().array)
 
 
-def without_bias(source: str, value: float, lower: float) -> Row:
+def without_bias(source: Row, value: float, lower: float) -> Row:
     """The images of row `source` minus a known bias, not below `lower` (as every converted image is)."""
-    return Row(f"{source} - {value:g}", f"{source} minus its known bias {value:g}, not below {lower:g}",
-               lambda one: np.maximum(one.images[source].load().array - np.float32(value), np.float32(lower)))
+    shift = Shift(source.name, value, lower)
+    return Row(f"{source.name} - {value:g}", f"{source.name} minus its known bias {value:g}, not below {lower:g}",
+               lambda one: shift(source.image(one)), shift)
+
+
+def kept_on_disk(row: Row, folder) -> Row:
+    """The same row, its images computed once and then read from `folder`: for what takes long."""
+    folder = Path(folder)
+    folder.mkdir()
+    numbers = {}
+
+    def image(one):
+        if one.key not in numbers:
+            array = row.image(one)
+            numbers[one.key] = len(numbers)
+            np.save(folder / f"{numbers[one.key]}.npy", array, allow_pickle=False)
+            return array
+        return np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False)
+    return Row(row.name, row.note, image, row.shift)
+
+
+def read(one, rows) -> Scene:
+    """The scene of a slice. What the truth or the first row (the input) marks as padding counts in no row.
+
+    Raises UserError where an image is not of the truth's size, Unreadable.
+    """
+    loaded = one.truth.load()
+    mask = loaded.mask
+    given = one.images[rows[0].name].load().mask
+    if given is not None and (mask is None or mask.shape == given.shape):
+        mask = given if mask is None else mask & given
+    images = {}
+    for row in rows:
+        images[row.name] = row.image(one)
+        if images[row.name].shape != loaded.array.shape:
+            raise UserError(f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
+                            f"{loaded.array.shape}; both must be of one size")
+    return Scene(one.key, one.series, loaded.array, mask, images)
+
+
+def measure(scene: Scene, measured) -> list[Record]:
+    """The records of all rows; `measured(image, truth, mask)` gives the metrics."""
+    return [Record(name, scene.series, scene.key, measured(image, scene.truth, scene.mask))
+            for name, image in scene.images.items()]
 
 
 def image_metrics(image, truth, windows, mask=None) -> dict:
@@ -59,27 +127,6 @@ def label_metrics(labels, truth, classes: int, mask=None) -> dict:
         values[f"{name} mean"] = float(np.mean(there)) if there else float("nan")
         values.update({f"{name} {label}": value for label, value in enumerate(each, start=1)})
     return values
-
-
-def measure(one, rows, measured) -> list[Record]:
-    """The records of all `rows` on the slice `one`; `measured(image, truth, mask)` gives the metrics.
-
-    Pixels that the truth or the first row (the input) marks as padding count in no row. Raises UserError where
-    sizes differ.
-    """
-    loaded = one.truth.load()
-    truth, mask = loaded.array, loaded.mask
-    given = one.images[rows[0].name].load().mask
-    if given is not None and (mask is None or mask.shape == given.shape):
-        mask = given if mask is None else mask & given
-    records = []
-    for row in rows:
-        image = row.image(one)
-        if image.shape != truth.shape:
-            raise UserError(f"{one.key}: {row.name} has shape {image.shape}, the truth {one.truth.path} "
-                            f"{truth.shape}; both must be of one size")
-        records.append(Record(row.name, one.series, one.key, measured(image, truth, mask)))
-    return records
 
 
 def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:

@@ -8,16 +8,17 @@ PANEL = 3.2  # inches
 
 
 def comparison(path, title: str, images: dict, truth, window, unit: str, difference_range: float | None = None,
-               notes: dict | None = None):
+               notes: dict | None = None, scaled_by: str | None = None):
     """Write a PNG: `images` (name → (H, W) or (3, H, W)) and the truth, shown in `window`; differences to the truth.
 
-    The differences share one symmetric scale: `difference_range`, or what holds 99.5 % of the *last* image's pixels
-    (the converted one; the noisy input may go off the scale). `notes`: name → a few words below the name.
+    The differences share one symmetric scale: `difference_range`, or what holds 99.5 % of the pixels of the image
+    `scaled_by` (the converted one, else the last; the noisy input may go off the scale). `notes`: name → a few words
+    below the name.
     """
     notes = notes or {}
     differences = {name: _grey(image) - _grey(truth) for name, image in images.items()}
     if difference_range is None:
-        last = np.abs(list(differences.values())[-1])
+        last = np.abs(differences[scaled_by or list(differences)[-1]])
         difference_range = float(np.quantile(last, DIFFERENCE_QUANTILE)) or 1.0
     columns = len(images) + 1
     height, width = _grey(truth).shape

@@ -4,23 +4,27 @@ import json
 import math
 import os
 
+import numpy as np
+
+from medi2i.common.evaluation import measure
 from medi2i.common.evaluation.measure import ALL
 
 DIGITS = {"rmse": 2, "mae": 2, "bias": 2, "psnr": 2, "ssim": 4, "dice": 4, "iou": 4}
 
 
-def text_tables(rows, summary, unit: str, series: str = ALL) -> str:
-    """Errors with the interval of the first, then PSNR and SSIM, or Dice and IoU: mean ± standard deviation."""
+def blocks(rows, summary, unit: str, series: str = ALL) -> list[list[list[str]]]:
+    """Tables of text, the head first: errors with the interval of the first, then PSNR and SSIM, or Dice and IoU;
+    a line each row, mean ± standard deviation over the slices."""
     names = list(dict.fromkeys(name for _, _, name in summary))
-    blocks = [[name for name in names if name.partition(" ")[0] in block]
+    chosen = [[name for name in names if name.partition(" ")[0] in block]
               for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",))]
-    return "\n\n".join(_text_table(rows, summary, unit, series, block) for block in blocks if block)
+    return [_block(rows, summary, unit, series, block) for block in chosen if block]
 
 
-def _text_table(rows, summary, unit, series, names):
+def _block(rows, summary, unit, series, names):
     first = names[0]
     head = ["", *(_heading(name, unit) for name in names)]
-    head.insert(2, f"95 % interval of {_label(first)}")
+    head.insert(2, f"95 % interval of {label(first)}")
     lines = [head]
     for row in rows:
         cells = [row.name]
@@ -32,10 +36,22 @@ def _text_table(rows, summary, unit, series, names):
                 cells.append("-" if math.isnan(one.low) else
                              f"{_number(one.low, digits)} … {_number(one.high, digits)}")
         lines.append(cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return lines
+
+
+def aligned(lines) -> str:
+    """Lines of cells as text in columns, the first one to the left."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
                                for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
                      for line in lines)
+
+
+def label(name: str) -> str:
+    """`psnr soft` as people write it."""
+    metric, _, window = name.partition(" ")
+    shown = metric.upper() if metric in ("rmse", "mae", "psnr", "ssim", "iou") else metric.capitalize()
+    return f"{shown} {window}" if window else shown
 
 
 def describe_windows(windows, unit: str) -> str:
@@ -64,6 +80,17 @@ def write_summary_csv(path, summary, windows):
                    one.count, one.mean, one.sd, one.low, one.high]
     _write_csv(path, ["row", "series", "metric", "window_lower", "window_upper", "slices", "mean", "sd",
                       "interval_low", "interval_high"], lines())
+
+
+def write_maps(folder, evaluation):
+    """Image - truth, float32, as ROW/SLICE.npy below `folder`; colour keeps its channels. Returns `folder`."""
+    for one in evaluation.slices:
+        scene = measure.read(one, evaluation.rows)
+        for row, image in scene.images.items():
+            path = folder / row.replace(os.sep, "_") / f"{one.key}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, image - scene.truth, allow_pickle=False)
+    return folder
 
 
 def write_json(path, content):
@@ -99,13 +126,7 @@ def _number(value, digits):
     return str(value) if math.isinf(value) else "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _label(name):
-    metric, _, window = name.partition(" ")
-    shown = metric.upper() if metric in ("rmse", "mae", "psnr", "ssim", "iou") else metric.capitalize()
-    return f"{shown} {window}" if window else shown
-
-
 def _heading(name, unit):
     metric = name.partition(" ")[0]
     told = "dB" if metric == "psnr" else unit if metric in ("rmse", "mae", "bias") else ""
-    return _label(name) + (f" / {told}" if told else "")
+    return label(name) + (f" / {told}" if told else "")

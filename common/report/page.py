@@ -82,7 +82,7 @@ def page_data(content: Content) -> dict:
     names = [row for row in [*content.rows, "truth"] if row in with_images["ids"] or row in content.derived]
     return {
         "unit": content.unit, "metrics": content.metrics, "labels": content.labels, "judged": content.judged,
-        "larger_is_better": content.larger_is_better, "windows": content.windows, "images": names,
+        "worst_first": worst_first(content), "windows": content.windows, "images": names,
         "derived": content.derived, "shown": [content.judged, "truth"], "offset": content.scale.offset,
         "step": content.scale.step, "difference_range": content.difference_range,
         "slices": [{"images": None, **one, "values": {row: {name: number(value) for name, value in values.items()}

@@ -129,10 +129,8 @@
     draw();
   }
   function sort() {
-    const [row, metric] = [report.judged, report.metrics[0]], sign = report.larger_is_better.includes(metric) ? 1 : -1;
-    const value = (index) => sign * Number(report.slices[index].values[row][metric]);
-    state.order = viewable.slice();
-    if ($("order").value === "worst") state.order.sort((a, b) => value(a) - value(b));
+    const order = $("order").value === "worst" ? report.worst_first : viewable;
+    state.order = order.filter((index) => report.slices[index].images);
     go(0);
   }
   for (const [id, name] of [["first", "first"], ["second", "second"]]) {

@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""The tutorial from one end to the other: a CT, noise, a pix2pix trained to remove it, and how well that went.
+
+  python tools/demo.py --out demo                    on a phantom made here
+  python tools/demo.py --out demo --ct /path/to/ct   on your own CT, as found: any names, several series, compressed
+
+Every step is one of the commands of this project and is printed as you would type it. The folder may be used again: it
+is emptied of what the demo made, and of nothing else.
+"""
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medi2i.common.errors import UserError, run
+from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.datasets import dicom, lists
+from medi2i.pix2pix import convert, train
+from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
+from medi2i.tools.own_folder import OwnFolder
+
+COUNTS = 100       # of the released noise model
+MOST_PAIRS = 80    # of a large CT: evenly spaced slices, so that reading and converting stay short
+LISTS = 3          # train, val, test
+UPDATES = 800      # of the training
+CROP = 128
+NETWORK = ("-gc", "16", "32", "64", "-dc", "16", "32", "64")  # the tutorial's 32 64 128 would take 4 times as long
+LOSSES = ("-l1", "1.0", "-ldis", "0.1", "-ltv", "1e-4")       # the tutorial's
+
+
+@dataclass
+class DemoOptions(Checked):
+    """What to show"""
+    out: str = option("demo", "-o", metavar="FOLDER", help="folder for everything the demo makes")
+    ct: str | None = option(None, metavar="FOLDER", help="CT series to use instead of the phantom")
+    updates: int = option(UPDATES, type=int, low=1, help="updates of the training, rounded to whole epochs")
+    size: int = option(256, type=int, low=32, metavar="PX", help="width and height of the phantom")
+    slices: int = option(40, type=int, low=10, help="slices of the phantom")
+    seed: int = option(0, type=int, low=0, help="the same seed gives the same result")
+
+
+def command(argv):
+    options = parse(DemoOptions, argv, prog="demo", description=__doc__.splitlines()[0])
+    if options.ct is not None and not Path(options.ct).exists():
+        raise UserError(f"--ct: {options.ct}: no such folder; it should hold a CT as DICOM")
+    folder = OwnFolder(options.out, "medi2i demo")
+    folder.clear()
+    started = time.monotonic()
+    seed = ["--seed", options.seed]
+
+    ct = options.ct
+    if ct is None:
+        with folder.step("ct") as path:
+            step("a CT phantom", "tools/make_phantom.py", make_phantom,
+                 ["-o", path, "--size", options.size, "--slices", options.slices, *seed])
+            ct = path
+
+    with folder.step("data") as data:
+        step("noise on every slice", "tools/make_noisy.py", make_noisy, ["-i", ct, "-o", data, "-n", COUNTS, *seed])
+        pairs = thin_out(data / "pairs.txt")
+        step("slices to train, to choose and to test with", "tools/split_pairs.py", split_pairs,
+             ["-i", pairs, "--ratio", 0.75, "--test", 0.15, *keep_together(pairs), *seed])
+        part = {phase: pairs.with_name(f"{pairs.stem}_{phase}.txt") for phase in ("train", "val", "test")}
+
+    count = len(lists.read_list(part["train"]))
+    epochs = max(1, round(options.updates / count))
+    with folder.step("run") as runs:
+        step(f"training: {epochs} epochs of {count} slices, {epochs * count} updates", "pix2pix/train.py", train,
+             ["-R", data, "-t", part["train"], "--val", part["val"], "-o", runs, "-e", epochs,
+              "-cw", crop(data, part["train"]), "-ch", crop(data, part["train"]), *NETWORK, *LOSSES, *seed])
+        trained = max(runs.iterdir())
+
+    with folder.step("converted") as converted:
+        step("conversion of the test slices", "pix2pix/convert.py", convert,
+             ["-m", trained, "-R", data, "--val", part["test"], "-o", converted])
+
+    with folder.step("evaluation") as evaluation:
+        step("measuring", "tools/evaluate.py", evaluate,
+             ["-R", data, "--pairs", part["test"], "-c", f"pix2pix={converted}", *known_bias(data, part["test"]),
+              "--classical", "tv", "nlm", "--val_pairs", part["val"], "-o", evaluation, "--title", "medi2i demo"])
+    minutes = (time.monotonic() - started) / 60
+    print(f"\ndone in {minutes:.1f} minutes; open {evaluation / evaluate.REPORT} in a browser\n"
+          "Trained for minutes on a few slices: this shows how the commands go together, not how good they can be.")
+
+
+def step(what: str, script: str, module, argv):
+    """Print a command as one would type it and run it. Raises UserError where it fails."""
+    argv = [str(word) for word in argv]
+    print(f"\n# {what}\n$ python {script} {shlex.join(argv)}", flush=True)
+    began = time.monotonic()
+    status = module.main(argv)
+    if status:
+        raise UserError(f"{script}: ended with status {status}; the demo stops here")
+    print(f"# {time.monotonic() - began:.0f} s", flush=True)
+
+
+def thin_out(pairs: Path) -> Path:
+    """The list of pairs, or beside it a shorter one with MOST_PAIRS evenly spaced lines."""
+    lines = pairs.read_text(encoding="utf-8").splitlines(keepends=True)
+    if len(lines) <= MOST_PAIRS:
+        return pairs
+    shorter = pairs.with_name("pairs_some.txt")
+    chosen = np.linspace(0, len(lines) - 1, MOST_PAIRS).round().astype(int)
+    shorter.write_text("".join(lines[index] for index in chosen), encoding="utf-8")
+    print(f"# {MOST_PAIRS} of {len(lines)} pairs, evenly spaced, are in {shorter}")
+    return shorter
+
+
+def keep_together(pairs: Path) -> list:
+    """`--by block` where there are fewer patients, or series, than lists: then these have to be cut."""
+    rows = [split_pairs.describe(row.columns, pairs.parent) for row in lists.read_list(pairs)]
+    by, _ = split_pairs.choose(rows, "auto")
+    enough = by == split_pairs.BLOCK or len({row.group(by) for row in rows}) >= LISTS
+    return [] if enough else ["--by", split_pairs.BLOCK]
+
+
+def crop(data: Path, pairs: Path) -> int:
+    """Side of the training crop: CROP, or what the smallest image leaves after a shift of 4 pixels either way."""
+    shapes = {dicom.read(data / row.columns[0]).hu.shape for row in lists.read_list(pairs)}
+    return min(CROP, (min(min(shape) for shape in shapes) - 8) // 16 * 16)
+
+
+def known_bias(data: Path, pairs: Path) -> list:
+    """`--bias HU`: the released noise adds COUNTS to stored values, which the slope makes HU; [] where slopes vary."""
+    slopes = {dicom.read(data / row.columns[1]).slope for row in lists.read_list(pairs)}
+    return ["--bias", f"{COUNTS * slopes.pop():g}"] if len(slopes) == 1 else []
+
+
+def main(argv=None):
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
