@@ -1,0 +1,41 @@
+"""The command line of convert.py: a run folder, released spellings, what is refused."""
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions, parse_conversion
+
+
+def test_a_run_folder_may_stand_alone_and_several_roots_be_given():
+    options, training = parse_conversion(PairedConversionOptions, ["RUN", "-R", "a", "b", "-o", "out"])
+    assert (options.model_gen, options.root, options.out, training) == ("RUN", ["a", "b"], "out", {})
+
+
+def test_training_options_are_taken_aside():
+    options, training = parse_conversion(UnpairedConversionOptions, [
+        "-m", "enc_x5.npz", "-gc", "32", "64", "--no-eqconv", "-huba", "-1000", "-hura", "2000", "-b", "4"])
+    assert options.batch_size == 4 and options.clipA == [-1000, 1000]
+    assert training == {"gen_chs": ["32", "64"], "eqconv": False}
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["RUN", "-m", "enc_x5.npz"], "one is enough"), (["RUN", "--structure", "all"], "none, numbers, maps"),
+    (["RUN", "-b", "0"], "--batch_size"), (["RUN", "--modality", "US"], "CT, MR, PT"),
+    (["RUN", "-ca", "0", "x"], "--clipA")])
+def test_what_is_not_allowed_is_named(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parse_conversion(PairedConversionOptions, arguments)
+
+
+def test_an_unknown_option_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_conversion(PairedConversionOptions, ["RUN", "--nothing"])
+    assert ended.value.code == 2 and "--nothing" in capsys.readouterr().err
+
+
+def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
+    with pytest.raises(SystemExit):
+        parse_conversion(UnpairedConversionOptions, ["-h"], "medi2i-cyclegan-convert")
+    text = capsys.readouterr().out
+    for name in ("--model_gen", "--tile", "--forceSpacing", "--output_analysis", "--resume", "RUN"):
+        assert name in text
+    assert "--gen_chs" not in text and "--lambda_A" not in text
