@@ -140,6 +140,9 @@ def _check_generator(options, chs, pretrained):
             raise UserError(f"--gen_ksize: {options.gen_ksize} is even, which fits --gen_down down and --gen_up deconv "
                             f"only, not --{option} {kind.value}; {options.gen_ksize - 1} or {options.gen_ksize + 1} "
                             "would do")
+    if up.kind is SampleKind.DECONV and options.gen_ksize % 2 and options.gen_ksize != 3:
+        raise UserError(f"--gen_ksize: {options.gen_ksize} with --gen_up {up.name} gives images of one pixel less than "
+                        "twice the size; 3 or 4 would do")
     if options.gen_attention and chs[-1] < 8:
         raise UserError(f"--gen_attention: {chs[-1]} channels at the deepest level of --gen_chs; it needs at least 8")
     if (options.gen_fc or options.latent_dim > 0) and crop_size(options) is None:

@@ -187,6 +187,7 @@ def test_repr_shows_layers_and_sizes_in_the_order_they_run():
     ({"gen_down": "none"}, "--gen_down none with --gen_up resize: output and input would differ"),
     ({"gen_up": "none"}, "--gen_down down with --gen_up none"),
     ({"gen_ksize": 4}, "--gen_ksize: 4 is even.*--gen_up resize; 3 or 5"),
+    ({"gen_ksize": 5, "gen_up": "deconv_res"}, "--gen_ksize: 5 with --gen_up deconv_res.*3 or 4 would do"),
     ({"gen_attention": True, "gen_chs": [4, 7]}, "--gen_attention: 7 channels.*at least 8"),
     ({"gen_pretrained_encoder": "vgg", "gen_chs": [1] * 6}, "--gen_pretrained_encoder vgg: it has 5 levels, 6"),
     ({"latent_dim": 3}, "--latent_dim: it needs the size"),
