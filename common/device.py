@@ -1,6 +1,8 @@
 """Which device networks run on: ``--gpu``."""
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.kernels import cpu
+from medi2i.common.kernels.onednn import OnednnError
 
 
 def choose_device(gpu=None):
@@ -28,3 +30,14 @@ def gpu_count():
     if not cupy.cuda.is_available():
         return 0, "there is no GPU that CUDA can use"
     return cupy.cuda.runtime.getDeviceCount(), ""
+
+
+def use_cpu_engine(name):
+    """Make ``--cpu_engine`` ``name`` ("auto", "onednn" or "chainer") compute Chainer's functions on the CPU.
+
+    Returns what is in use, for the log. Raises UserError where oneDNN is asked for and is not there.
+    """
+    try:
+        return cpu.enable(name)
+    except OnednnError as error:
+        raise UserError(f"--cpu_engine {name}: {error}; --cpu_engine auto would do without") from None

@@ -28,6 +28,8 @@ class NetworkFiles(Checked):
     argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
     gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
                       "default: the first GPU if there is one, else the CPU")
+    cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
+                             "auto: oneDNN where it is installed, else Chainer's own code")
     batch_size: int = option(1, "-b", type=int, low=1, help="images that go through the network together")
     tile: int = option(None, type=int, low=8, help="side in pixels of overlapping tiles, for images too large for the "
                        "memory; default: whole images")
