@@ -34,6 +34,8 @@ class Decoder(Network):
 
     def forward(self, features):
         spec = self.spec
+        if spec.residual:
+            image, *features = features
         n_skips = 0 if spec.unet is Unet.NONE else len(spec.chs)
         skips, rest = features[:n_skips], features[n_skips:]
         h = cast_in(rest[0], self)
@@ -50,4 +52,5 @@ class Decoder(Network):
             elif spec.unet is not Unet.NONE:
                 h = F.concat([h, skips[-i]], axis=1)
             h = self[name](h)
-        return cast_out(self.ul(h))
+        y = cast_out(self.ul(h))
+        return image + spec.residual * y if spec.residual else y

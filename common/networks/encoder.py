@@ -13,8 +13,9 @@ class Encoder(Network):
     """(N, in_ch, H, W) in [-1, 1] → list [skip_0 … skip_{n-1}, e], then the latent vector (N, latent_dim) if asked.
 
     skip_i: (N, skip_ch or chs[i], H/2^i, W/2^i), shallowest first, none at all with Unet.NONE; e: (N, chs[-1],
-    H/2^(n-1), W/2^(n-1)). Children: l0… AUTOMAP layers (Zhu et al., arXiv 1704.08841), c0 d1 d2… levels (or base, a
-    pretrained network), s0 s1… skip convolutions, r0 r1… residual blocks, a attention, latent_fc.
+    H/2^(n-1), W/2^(n-1)). With ``residual`` x itself comes before all of them. Children: l0… AUTOMAP layers (Zhu et
+    al., arXiv 1704.08841), c0 d1 d2… levels (or base, a pretrained network), s0 s1… skip convolutions, r0 r1…
+    residual blocks, a attention, latent_fc.
     Raises UserError for an image whose size does not divide as often as the levels need.
     """
 
@@ -75,9 +76,8 @@ class Encoder(Network):
             h = self[name](h)
         if spec.attention:
             h = self.a(h)
-        if spec.latent_dim > 0:
-            return [*skips, h, self.latent_fc(h)]
-        return [*skips, h]
+        features = [*skips, h, self.latent_fc(h)] if spec.latent_dim > 0 else [*skips, h]
+        return [x, *features] if spec.residual else features
 
     def _levels(self, h):
         levels = []

@@ -36,7 +36,7 @@ def encoder_spec(options, in_ch: int) -> EncoderSpec:
         res_blocks=(options.gen_nblock + 1) // 2, dropout=options.gen_dropout or 0.0, conv=generator_style(options),
         attention=options.gen_attention, fc_layers=options.gen_fc,
         fc_activation=Activation(options.gen_fc_activation), latent_dim=options.latent_dim,
-        size=crop_size(options), pretrained=pretrained)
+        size=crop_size(options), pretrained=pretrained, residual=_residual(options))
 
 
 def decoder_spec(options, out_ch: int) -> DecoderSpec:
@@ -54,7 +54,8 @@ def decoder_spec(options, out_ch: int) -> DecoderSpec:
         out_activation=Activation.NONE if classes else Activation(options.gen_out_activation),
         unet=Unet(options.unet), skip_ch=options.skipdim, res_blocks=options.gen_nblock // 2,
         dropout=options.gen_dropout or 0.0, conv=generator_style(options), noise=options.noise_z,
-        latent_dim=options.latent_dim, feature_size=None if size is None else (size[0] // factor, size[1] // factor))
+        latent_dim=options.latent_dim, feature_size=None if size is None else (size[0] // factor, size[1] // factor),
+        residual=_residual(options))
 
 
 def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
@@ -120,6 +121,15 @@ def crop_size(options) -> tuple[int, int] | None:
     if options.crop_height and options.crop_width:
         return options.crop_height, options.crop_width
     return None
+
+
+def _residual(options) -> float:
+    """The scale of a residual output, 0 where the output stands alone."""
+    residual = getattr(options, "gen_residual", 0.0)
+    if residual and options.ch != options.out_ch:
+        raise UserError(f"--gen_residual: the output has {options.out_ch} channels, the input {options.ch}; one is "
+                        "added to the other, so they must be as many")
+    return residual
 
 
 def _check_generator(options, chs, pretrained):

@@ -141,7 +141,10 @@ class PretrainedSpec:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Image (N, in_ch, H, W) → skips and the deepest feature (N, chs[-1], H/2^(n-1), W/2^(n-1)), n = len(chs)."""
+    """Image (N, in_ch, H, W) → skips and the deepest feature (N, chs[-1], H/2^(n-1), W/2^(n-1)), n = len(chs).
+
+    ``residual`` above 0: the image itself comes first of all, for the decoder to add its own output to it.
+    """
 
     in_ch: int
     chs: tuple[int, ...]
@@ -161,6 +164,7 @@ class EncoderSpec:
     latent_dim: int
     size: tuple[int, int] | None
     pretrained: PretrainedSpec | None
+    residual: float
 
     @property
     def factor(self) -> int:
@@ -175,7 +179,11 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """What an encoder of the same ``chs`` returned → image (N, out_ch, H, W)."""
+    """What an encoder of the same ``chs`` and ``residual`` returned → image (N, out_ch, H, W).
+
+    ``residual`` above 0: the image is the encoder's input plus ``residual`` times what the layers say
+    (residual learning; Zhang et al., arXiv 1608.03981).
+    """
 
     out_ch: int
     chs: tuple[int, ...]
@@ -194,6 +202,7 @@ class DecoderSpec:
     noise: float
     latent_dim: int
     feature_size: tuple[int, int] | None
+    residual: float
 
     @property
     def joined_chs(self) -> tuple[int, ...]:

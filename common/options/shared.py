@@ -110,6 +110,8 @@ class GeneratorOptions(Checked):
     gen_pretrained_lr_ratio: float = option(0, "-gpr", type=float, low=0,
                                             help="learning rate of that encoder relative to the rest; 0 freezes it")
     gen_pretrained_weights: str = option(None, metavar="FILE", help="npz or caffemodel with its ImageNet weights")
+    gen_residual: float = option(0, type=float, low=0, help="above 0: the output is the input plus this times "
+                                 "what the layers say; 0.01 to 0.1 where only noise is to go")
     eqconv: bool = option(False, "-eq", type=bool, help="equalised learning rate")
     spconv: bool = option(False, "-sp", type=bool, help="separable convolution")
     pad: str = option("zero", choices=kinds.PADS, help="padding of convolutions; released weights expect zero")

@@ -219,3 +219,27 @@ def test_sizes_that_do_not_fit_are_refused_with_those_that_would(size, would):
     with pytest.raises(UserError, match=would):
         encoder_spec(options, 1).build()(zeros(1, 1, *size))
     check_size(options, (8, 12))
+
+
+@pytest.mark.parametrize("unet", kinds.UNETS)
+@pytest.mark.parametrize("latent", [-1, 3])
+def test_residual_output_is_added_to_the_input(unet, latent):
+    """Silent layers leave the image as it is; else their scaled output is what differs from the plain network."""
+    given = dict(unet=unet, latent_dim=latent, crop_height=6, crop_width=10, gen_out_activation="none")
+    numpy.random.seed(0)
+    plain = pix2pix_net.build(paired(2, 2, **given))
+    numpy.random.seed(0)
+    residual = pix2pix_net.build(paired(2, 2, gen_residual=0.25, **given))
+    x = numpy.random.RandomState(1).uniform(-1, 1, (1, 2, 6, 10)).astype(numpy.float32)
+    plain.translate(x), residual.translate(x)  # the latent layer of the encoder learns its size
+    for source, target in zip(plain.as_dict().values(), residual.as_dict().values(), strict=True):
+        target.copyparams(source)
+    numpy.testing.assert_allclose(residual.translate(x).array, x + 0.25 * plain.translate(x).array, atol=1e-6)
+    for parameter in residual.dec_y.ul.params():
+        parameter.array[...] = 0
+    numpy.testing.assert_array_equal(residual.translate(x).array, x)
+
+
+def test_residual_output_needs_as_many_channels():
+    with pytest.raises(UserError, match="--gen_residual: the output has 3 channels, the input 1"):
+        pix2pix_net.build(paired(1, 3, gen_residual=0.1))
