@@ -135,9 +135,9 @@ class DerivedSeries:
         encoding = self.encoding_for(image)
         try:
             encoded = encode(hu, encoding, mask, whole(image.header, "PixelPaddingValue"))
+            dataset = self._dataset(image, inputs, encoded, encoding, spacing, position)
         except ValueError as error:
             raise UserError(f"{image.path}: {error}; nothing was written") from error
-        dataset = self._dataset(image, inputs, encoded, encoding, spacing, position)
         with whole_file(out_path, force) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
             if verify:
@@ -203,9 +203,9 @@ class DerivedSeries:
         if image.where.frames > 1:
             header.InstanceNumber = image.frame + 1
         if spacing is not None:
-            header.PixelSpacing = [_decimal(v) for v in spacing]
+            header.PixelSpacing = [decimal(v) for v in spacing]
         if position is not None:
-            header.ImagePositionPatient = [_decimal(v) for v in position]
+            header.ImagePositionPatient = [decimal(v) for v in position]
         self._put_pixels(header, encoded, encoding, image)
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
@@ -226,7 +226,7 @@ class DerivedSeries:
         header.PixelRepresentation = int(encoding.signed)
         plain = encoding.slope == 1 and encoding.intercept == 0
         if self.modality == "CT" or not plain or "RescaleSlope" in header:
-            header.RescaleSlope, header.RescaleIntercept = _decimal(encoding.slope), _decimal(encoding.intercept)
+            header.RescaleSlope, header.RescaleIntercept = decimal(encoding.slope), decimal(encoding.intercept)
             kind = text(header, "RescaleType")
             header.RescaleType = (
                 kind if kind and image.modality == self.modality else "HU" if self.modality == "CT" else "US"
@@ -283,7 +283,7 @@ def _ascii(value: str, length: int) -> str:
     return value if len(value) <= length else value[: length - 3] + "..."
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """A DS: at most 16 characters, as exact as they allow."""
     value = float(value)
     if value == int(value) and abs(value) < 1e15:

@@ -12,22 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import FileDataset
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
-from medi2i.datasets.derived import IMPLEMENTATION_UID
-from medi2i.datasets.derived_header import CT_STORAGE, uid_from
+from medi2i.datasets.derived_pixels import Encoding, encode
+from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.phantom import Phantom, phantom
 
-DATE = "20190101"
-"""Fixed, so that the same seed makes the same files on any day."""
-
-INTERCEPT = -1024
+ENCODING = Encoding(1, -1024, 12, signed=False)
+"""As scanners store HU: 12 bits, -1024…3071."""
 
 
 @dataclass
@@ -74,48 +71,30 @@ def write_series(folder: Path, made: Phantom, seed: int, number: int, force: boo
 
 
 def ct_image(made: Phantom, index: int, seed: int, number: int) -> FileDataset:
-    """Slice ``index`` as a CT Image Storage data set (PS3.3 A.3): 12-bit unsigned, slope 1, intercept -1024."""
-    entropy = ("phantom", VERSION, seed, number, made.hu.shape, made.thickness)
-    instance = uid_from("instance", entropy, index)
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CT_STORAGE, instance
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_UID
-    meta.ImplementationVersionName = f"MEDI2I_{VERSION}"[:16]
-    d = FileDataset(None, {}, preamble=b"\0" * 128, file_meta=meta)
-    d.SpecificCharacterSet = "ISO_IR 192"
-    d.SOPClassUID, d.SOPInstanceUID = CT_STORAGE, instance
-    d.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    d.StudyDate = d.SeriesDate = d.AcquisitionDate = d.ContentDate = DATE
-    d.StudyTime = d.SeriesTime = d.AcquisitionTime = d.ContentTime = "120000"
-    d.AccessionNumber = d.ReferringPhysicianName = ""
-    d.Modality, d.Manufacturer, d.ManufacturerModelName = "CT", "medi2i", "procedural phantom"
-    d.SoftwareVersions = VERSION
-    d.StudyDescription, d.SeriesDescription = "Simulated trunk", "Phantom"
+    """Slice ``index`` of a phantom as a CT Image Storage data set."""
+    affine = np.diag([made.spacing[1], made.spacing[0], made.thickness, 1.0])
+    affine[:3, 3] = made.origin
     name = f"{seed}-{number + 1:03d}"
-    d.PatientName, d.PatientID, d.PatientBirthDate, d.PatientSex = f"PHANTOM^{name}", f"PHANTOM-{name}", "", ""
-    d.ImageComments = "Simulated; no patient"
-    d.BodyPartExamined, d.PatientPosition = "CHEST", "HFS"
-    d.SliceThickness, d.KVP = f"{made.thickness:g}", "120"
-    d.StudyInstanceUID, d.SeriesInstanceUID = uid_from("study", entropy), uid_from("series", entropy)
-    d.FrameOfReferenceUID = uid_from("frame of reference", entropy)
-    d.StudyID, d.SeriesNumber, d.AcquisitionNumber, d.InstanceNumber = str(number + 1), 1, 1, index + 1
-    height = made.origin[2] + index * made.thickness
-    d.ImagePositionPatient = [f"{v:.6g}" for v in (made.origin[0], made.origin[1], height)]
-    d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    d.PositionReferenceIndicator = ""
-    d.SliceLocation = f"{height:.6g}"
-    d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
-    d.Rows, d.Columns = made.hu.shape[1:]
-    d.PixelSpacing = [f"{v:.8g}" for v in made.spacing]
-    d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 12, 11, 0
-    d.WindowCenter, d.WindowWidth = [40, -600], [400, 1500]
-    d.WindowCenterWidthExplanation = ["SOFT TISSUE", "LUNG"]
-    d.RescaleIntercept, d.RescaleSlope, d.RescaleType = INTERCEPT, 1, "HU"
-    d.LossyImageCompression = "00"
-    stored = np.clip(np.rint(made.hu[index]) - INTERCEPT, 0, 4095).astype("<u2")
-    d.add_new("PixelData", "OW", stored.tobytes())
-    return d
+    series = NewSeries(
+        modality="CT",
+        affine=affine,
+        encoding=ENCODING,
+        entropy=("phantom", VERSION, seed, number, made.hu.shape, made.thickness),
+        patient_id=f"PHANTOM-{name}",
+        patient_name=f"PHANTOM^{name}",
+        study_description="Simulated trunk",
+        description="Phantom",
+        comment="Simulated; no patient",
+        manufacturer_model="procedural phantom",
+        extra={
+            "BodyPartExamined": "CHEST",
+            "KVP": "120",
+            "WindowCenter": [40, -600],
+            "WindowWidth": [400, 1500],
+            "WindowCenterWidthExplanation": ["SOFT TISSUE", "LUNG"],
+        },
+    )
+    return series.image(index, encode(made.hu[index], ENCODING, None, None).stored)
 
 
 def main(argv: list[str] | None = None) -> int:
