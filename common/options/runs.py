@@ -16,7 +16,7 @@ class RunOptions(Checked):
     snapshot_keep: int = option(2, type=int, low=1, help="snapshots kept, the newest ones")
     patience: int = option(None, type=int, low=1, help="end after so many epochs without a better --best_metric")
     max_hours: float = option(None, type=float, low=0, help="end after so many hours, with a snapshot to resume from")
-    loss_limit: float = option(1e6, type=float, low=0, help="a loss beyond this ends the training; 0: no limit")
+    loss_limit: float = option(1e8, type=float, low=0, help="a loss beyond this ends the training; 0: no limit")
     check: bool = option(False, type=bool, help="read all data, build everything, do one update, say how long the "
                          "training would take, and make no run folder")
     summary: bool = option(False, type=bool, help="print the layers of the networks before the training")
