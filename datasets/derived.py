@@ -120,8 +120,8 @@ class DerivedSeries:
         in, if more than ``source`` (a stack). spacing: (row, column) mm and position: mm, where the grid differs from
         the source's.
         verify: read the file back and compare before it gets its name.
-        Raises UserError: existing file without ``force``, output over an input, NaN; ValueError: shapes that do not
-        fit.
+        Raises UserError: existing file without ``force``, output over an input, NaN, a damaged patient; ValueError:
+        shapes that do not fit.
         """
         out_path = Path(out_path)
         image = source if isinstance(source, DicomImage) else read(source, frame)
@@ -135,8 +135,11 @@ class DerivedSeries:
         encoding = self.encoding_for(image)
         try:
             encoded = encode(hu, encoding, mask, whole(image.header, "PixelPaddingValue"))
-            dataset = self._dataset(image, inputs, encoded, encoding, spacing, position)
         except ValueError as error:
+            raise UserError(f"{image.path}: {error}; nothing was written") from error
+        try:
+            dataset = self._dataset(image, inputs, encoded, encoding, spacing, position)
+        except headers.IdentityLost as error:
             raise UserError(f"{image.path}: {error}; nothing was written") from error
         with whole_file(out_path, force) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)

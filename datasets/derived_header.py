@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
@@ -33,7 +35,8 @@ _STALE = """
     SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries
     PixelPaddingValue SmallestImagePixelValueInPlane LargestImagePixelValueInPlane PixelPaddingRangeLimit
     PixelAspectRatio IconImageSequence ModalityLUTSequence VOILUTSequence PresentationLUTSequence
-    PixelIntensityRelationshipLUTSequence DigitalSignaturesSequence MACParametersSequence EncryptedAttributesSequence
+    PixelIntensityRelationshipLUTSequence RealWorldValueMappingSequence DigitalSignaturesSequence MACParametersSequence
+    EncryptedAttributesSequence
     DataSetTrailingPadding PixelDataProviderURL FrameIncrementPointer ReferencedSOPSequence InstanceCoercionDateTime
     ExtendedOffsetTable ExtendedOffsetTableLengths SourceImageSequence DerivationCodeSequence DerivationDescription
     InstanceCreatorUID SOPInstanceStatus ContentCreatorName PlanarConfiguration RedPaletteColorLookupTableDescriptor
@@ -46,6 +49,8 @@ _MULTI_FRAME = """
     FrameTime DimensionIndexSequence DimensionOrganizationType ConcatenationUID InConcatenationNumber
     InConcatenationTotalNumber SOPInstanceUIDOfConcatenationSource ConcatenationFrameOffsetNumber ContentQualification
     PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique AcquisitionContextSequence""".split()
+# Whose image it is: a damaged one is not left out in silence.
+_IDENTITY = "PatientName PatientID AccessionNumber StudyInstanceUID".split()
 # Present in every image, though it may be empty (type 2): patient, study, series, equipment, image.
 _TYPE_2 = """
     PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName
@@ -72,6 +77,10 @@ _LOSSY_METHODS = {
 }
 
 
+class IdentityLost(ValueError):
+    """The header says whose image it is, but not so that it can be read."""
+
+
 def uid_from(*entropy: object) -> str:
     """The same UID for the same entropy (2.25 and a UUID, PS3.5 B.2); different ones practically always."""
     digest = hashlib.sha256(json.dumps(entropy, default=str).encode()).digest()
@@ -82,16 +91,21 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
     """A copy of what a derived single-frame image of ``modality`` keeps of the source: no pixels, no private tags,
     nothing stale.
 
-    For an enhanced source the frame's functional groups become plain attributes.
+    For an enhanced source the frame's functional groups become plain attributes. Damaged elements are left out;
+    IdentityLost where one says whose image it is.
     """
     kept = Dataset()
     kept.set_original_encoding(*source.original_encoding, source.original_character_set)
     dropped = {tag_for_keyword(keyword) for keyword in (*_STALE, *_MULTI_FRAME)}
     foreign = text(source, "Modality") != modality
+    identity = {tag_for_keyword(keyword) for keyword in _IDENTITY}
     across = {tag_for_keyword(keyword) for keyword in _ACROSS_MODALITIES}
+    charset = _writable(source, tag_for_keyword("SpecificCharacterSet"), None)
+    encodings = None if charset is None else charset.value
     for tag in list(source.keys()):
         if (
             tag.is_private
+            or tag.group < 8  # file meta and the like, in the wrong place
             or tag.element == 0
             or tag in dropped
             or tag.group >= 0x5000
@@ -101,9 +115,11 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
             continue
         if tag.group == 0x7FE0 or foreign and tag.group not in (0x0010, 0x0012) and tag not in across:
             continue
-        element = _readable(source, tag)
+        element = _writable(source, tag, encodings)
         if element is not None:
             kept.add(element)
+        elif tag in identity:
+            raise IdentityLost(f"{keyword_for_tag(tag)} is damaged: whose image it is must not get lost")
     for macro, keywords in (
         ("PlanePositionSequence", ("ImagePositionPatient",)),
         ("PlaneOrientationSequence", ("ImageOrientationPatient",)),
@@ -114,30 +130,45 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
         group = functional_group(source, frame, macro)
         if group is not source and not (foreign and macro == "FrameVOILUTSequence"):
             for keyword in keywords:
-                if keyword in group:
-                    kept[keyword] = copy.copy(group[keyword])
+                element = _writable(group, tag_for_keyword(keyword), encodings) if keyword in group else None
+                if element is not None:
+                    kept.add(element)
     return kept
 
 
-def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:
-    """The element with private tags removed at every depth; None where it cannot be decoded, so cannot be written
-    either."""
+def _writable(source: Dataset, tag: BaseTag, encodings: object) -> DataElement | None:
+    """A copy of the element, with private tags removed at every depth; None where it is damaged: it cannot be decoded,
+    or what it holds cannot be written."""
     try:
         element = source[tag]
-        if element.VR != "SQ":
-            str(element.value)
-            return copy.copy(
-                element
-            )  # setting a value of a data set changes its element, which must not be the source's
-        return DataElement(tag, "SQ", Sequence([_public(item) for item in element.value]))
+        if (element.VR == "SQ") != (_vr_of(element) == "SQ"):
+            return None
+        if element.VR == "SQ":
+            element = DataElement(tag, "SQ", Sequence([_public(item, encodings) for item in element.value]))
+        else:
+            element = DataElement(tag, _vr_of(element), copy.copy(element.value))
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_data_element(buffer, element, encodings)
+        return element
     except PARSE_ERRORS:
         return None
 
 
-def _public(item: Dataset) -> Dataset:
+def _vr_of(element: DataElement) -> str:
+    """The VR of the element if the dictionary allows it, else the dictionary's: a value set later must fit it."""
+    try:
+        allowed = dictionary_VR(element.tag).split(" or ")
+    except KeyError:
+        return element.VR
+    return element.VR if element.VR in allowed else allowed[0]
+
+
+def _public(item: Dataset, encodings: object) -> Dataset:
     public = Dataset()
+    encodings = item.get("SpecificCharacterSet", encodings)
     for tag in list(item.keys()):
-        element = None if tag.is_private or tag.element == 0 else _readable(item, tag)
+        element = None if tag.is_private or tag.element == 0 else _writable(item, tag, encodings)
         if element is not None:
             public.add(element)
     return public

@@ -15,7 +15,7 @@ from stat import S_ISREG
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from medi2i.common.errors import UserError
@@ -33,6 +33,7 @@ PARSE_ERRORS = (
     AssertionError,
     AttributeError,
     BufferError,
+    BytesLengthException,
     EOFError,
     LookupError,
     MemoryError,
@@ -137,7 +138,7 @@ def _refuse_bomb(path: Path, data: bytes, limit: int) -> None:
         raise Unreadable(path, f"unpacks to more than {limit} bytes; a larger --max-pixels would allow it")
 
 
-def short(error: Exception, length: int = 100) -> str:
+def short(error: BaseException, length: int = 100) -> str:
     """The first line of an exception's text."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -269,6 +270,8 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int)
     if not syntax.is_transfer_syntax:
         raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
     if syntax.is_encapsulated:
+        if frames > max(1, len(dataset.PixelData or b"") // 8):  # a fragment has at least its tag and length
+            raise Unreadable(path, f"NumberOfFrames {frames} in {len(dataset.PixelData or b'')} bytes of PixelData")
         return
     expected = rows * columns * frames * (allocated // 8)
     data = dataset.PixelData or b""

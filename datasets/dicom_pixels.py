@@ -75,6 +75,10 @@ def decode(path: Path | str, dataset: Dataset, frame: int) -> np.ndarray:
         raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}") from error
     except PARSE_ERRORS as error:
         raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what a decoder in Rust raises is no Exception, and has no module
+            raise
+        raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
     if array.shape != (rows, columns):
         raise Unreadable(path, f"decodes to {array.shape} instead of Rows {rows} × Columns {columns}")
     return array

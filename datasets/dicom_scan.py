@@ -1,12 +1,9 @@
 """Scanning: files and folders -> series, and a list of what was skipped and why. In parallel where it pays."""
 
-import multiprocessing
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
 from medi2i.datasets.dicom_read import iter_frames, load_volume, open_image, read
 from medi2i.datasets.dicom_series import Series, SliceRef, describe
+from medi2i.datasets.processes import Died, map_in_processes
 
 PARALLEL_FROM_SECONDS = 3.0
 """Worker processes cost a second to start: use them when more than this is left to do."""
@@ -194,7 +192,7 @@ def run_parallel(
 ) -> list:
     """[task(path) for path in paths], in worker processes as soon as more than a few seconds of work are left.
 
-    ``task`` must be picklable. A worker that dies (a codec that crashes on a damaged file) costs one file, not the
+    ``task`` must be importable. A worker that dies (a codec that crashes on a damaged file) costs one file, not the
     scan: that file's result is Skipped. progress: the text before a progress bar on stderr; None for no bar.
     """
     workers = available_cores() if workers is None else max(1, workers)
@@ -204,40 +202,12 @@ def run_parallel(
         for index, path in enumerate(paths):
             mean = (time.perf_counter() - started) / index if index >= 8 else 0.0
             if workers > 1 and mean * (len(paths) - index) > PARALLEL_FROM_SECONDS:
-                _run_pool(task, paths, range(index, len(paths)), workers, results, bar)
+                for offset, result in map_in_processes(task, paths[index:], workers):
+                    crashed = isinstance(result, Died)
+                    place = index + offset
+                    results[place] = Skipped(paths[place], "the decoder crashed on this file") if crashed else result
+                    bar.update()
                 break
             results[index] = task(path)
             bar.update()
     return [results[index] for index in range(len(paths))]
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # fork would copy threads and GPU state of a caller that already computes
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
-
-
-def _run_pool(
-    task: Callable, paths: Sequence[Path], indices: Iterable[int], workers: int, results: dict, bar: tqdm
-) -> None:
-    try:
-        with _pool(workers) as pool:
-            futures = {pool.submit(task, paths[index]): index for index in indices}
-            try:
-                for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    bar.update()
-            finally:  # after an error nobody waits for the rest
-                pool.shutdown(wait=False, cancel_futures=True)
-        return
-    except BrokenProcessPool:
-        pass
-    for index in indices:
-        if index in results:
-            continue
-        try:
-            with _pool(1) as pool:
-                results[index] = pool.submit(task, paths[index]).result()
-        except BrokenProcessPool:
-            results[index] = Skipped(paths[index], "the decoder crashed on this file")
-        bar.update()

@@ -168,29 +168,6 @@ def test_any_number_of_processes_finds_the_same(ct_file, tmp_path, monkeypatch):
     assert [s.slices for s in one.series] == [s.slices for s in two.series] and one.skipped == two.skipped
 
 
-def crash_on_f3(path):
-    if path.name == "f3":
-        os._exit(1)  # as a codec that crashes does
-    return path.name
-
-
-def test_a_worker_that_dies_costs_one_file(ct_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
-    paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
-    monkeypatch.setattr(dicom_scan, "_pool", threads_that_break(dicom_scan._pool))
-    found = dicom_scan.run_parallel(crash_on_f3, paths, workers=2)
-    assert found[-2] == dicom.Skipped(paths[-2], "the decoder crashed on this file")
-    assert found[:-2] == [p.name for p in paths[:-2]] and found[-1] == "f1"
-
-
-def threads_that_break(pool):
-    """The real pool, but started by fork: a test function cannot be imported by a fresh process."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    return lambda workers: ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
-
-
 def test_report(ct_file, tmp_path, capsys):
     write_series(ct_file, "s", (1, 2))
     (tmp_path / "note").write_text("x")
