@@ -58,6 +58,15 @@ class SliceRef:
             return None
         return float(np.dot(self.normal, self.position))
 
+    @property
+    def body_height(self) -> float | None:
+        """Position in mm along the axis of the body closest to the normal, whatever way the rows run: for axial slices
+        it grows towards the head, as patient z does. None without a geometry."""
+        normal, height = self.normal, self.height
+        if height is None or normal[np.argmax(np.abs(normal))] > 0:
+            return height
+        return -height
+
 
 # What tells images at one place apart, most telling first: (functional group, keyword).
 TRAITS = (

@@ -3,8 +3,6 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import numpy as np
-
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom_file import Unreadable
@@ -107,19 +105,11 @@ def _dicom_sources(files, root):
             name = _name(item.path, root, "dcm")
             by_path.setdefault(item.path, []).append(Source(
                 item.path, f"{name}#{item.frame}" if item.frames > 1 else name, "dcm", (1, *item.shape), None,
-                item.frame, f"{number} {item.series_uid}", place, _height(item), item.spacing, item.modality,
+                item.frame, f"{number} {item.series_uid}", place, item.body_height, item.spacing, item.modality,
                 _stamp(item.path)))
     for sources in by_path.values():
         sources.sort(key=lambda source: source.frame)
     return Sources(by_path, {item.path: item.reason for item in scan.skipped})
-
-
-def _height(item):
-    """Position along the normal, which is turned to the positive side: for axial slices this is z, head up."""
-    if item.height is None:
-        return None
-    normal = item.normal
-    return item.height if normal[np.argmax(np.abs(normal))] > 0 else -item.height
 
 
 def _name(file, root, kind):

@@ -66,8 +66,8 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
 
     kind: of ``--imgtype``; "auto" is the one kind that is there, or of several the ``preferred`` one. list_file:
     tab-separated paths relative to the only root, of which ``columns`` become channels. exclude: a folder whose files
-    are no inputs (earlier results). slice_range: (lowest, highest) position in mm along the normal of a DICOM series.
-    Raises UserError if nothing is left.
+    are no inputs (earlier results). slice_range: (lowest, highest) ``SliceRef.body_height`` in
+    mm. Raises UserError if nothing is left.
     """
     roots = [Path(root) for root in roots]
     if list_file is not None:
@@ -176,8 +176,8 @@ def _dicom_volumes(entries):
 
 def _keep_range(found, lowest, highest):
     for volume in found.volumes:
-        volume.sources = [source for source in volume.sources
-                          if source.ref is None or source.ref.height is None or lowest <= source.ref.height <= highest]
+        volume.sources = [source for source in volume.sources if source.ref is None or source.ref.body_height is None
+                          or lowest <= source.ref.body_height <= highest]
     found.volumes = [volume for volume in found.volumes if volume.sources]
 
 

@@ -109,6 +109,12 @@ def test_slice_range(tmp_path, unpaired_run, files):
     assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out", "-sr", 3, 8) == 0
     assert files.tree(tmp_path / "out") == sorted([ORDER[2], ORDER[3], ORDER[4], "conversion.json"])
     assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out2", "-sr", 100, 200) == 1
+    for path in folder.iterdir():  # rows that run the other way: the same slices, as in training
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [1, 0, 0, 0, -1, 0]
+        header.save_as(path)
+    assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out3", "-sr", 3, 8) == 0
+    assert files.tree(tmp_path / "out3") == sorted([ORDER[2], ORDER[3], ORDER[4], "conversion.json"])
 
 
 def test_mr_to_ct_is_a_ct_and_nothing_of_the_mr_is_left_around_the_crop(tmp_path, unpaired_run, files):
