@@ -23,6 +23,7 @@ class Progress(chainer.training.Extension):
         self.total = total
         self.shown = shown
         self.stream = stream or sys.stderr
+        self._known = {}
         self._bar = None
         self._first = self._started = self._spoken = None
 
@@ -36,22 +37,23 @@ class Progress(chainer.training.Extension):
     def __call__(self, trainer):
         updater = trainer.updater
         entry = self.log.entry
+        self._known.update(entry or {})
         if self._bar is not None:
             self._bar.update(updater.iteration - self._bar.n)
             if entry is not None:
                 self._bar.set_description(f"epoch {updater.epoch}", refresh=False)
-                self._bar.set_postfix_str(self._text(entry), refresh=False)
+                self._bar.set_postfix_str(self._text(), refresh=False)
             return
         now = time.monotonic()
         last = updater.iteration >= self.total
         if entry is not None and updater.is_new_epoch and (last or now - self._spoken >= SECONDS):
             self._spoken = now
             left = (now - self._started) / (updater.iteration - self._first) * (self.total - updater.iteration)
-            print(f"epoch {updater.epoch} iteration {updater.iteration}/{self.total} {self._text(entry)} "
+            print(f"epoch {updater.epoch} iteration {updater.iteration}/{self.total} {self._text()} "
                   f"left {duration(left)}", file=self.stream, flush=True)
 
-    def _text(self, entry):
-        return " ".join(f"{name} {entry[name]:.4g}" for name in self.shown if name in entry)
+    def _text(self):
+        return " ".join(f"{name} {self._known[name]:.4g}" for name in self.shown if name in self._known)
 
     def finalize(self):
         """Called by the trainer when training ends: closes the bar."""
