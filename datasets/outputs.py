@@ -20,7 +20,7 @@ def check_target(out_path: Path, inputs: Iterable[Path], force: bool) -> None:
 
 @contextlib.contextmanager
 def whole_file(out_path: Path, force: bool) -> Iterator[Path]:
-    """A temporary path beside ``out_path`` that takes its name when the block ends well, and vanishes when it does
+    """A hidden temporary path beside ``out_path`` that takes its name when the block ends well, and vanishes when it does
     not."""
     out_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_path.with_name(f".{out_path.name}.{os.getpid()}.part")

@@ -1,6 +1,7 @@
 """The images of make_noisy: which files become which, and one image made noisy and written with its clean twin."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,18 @@ def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
     """The file's place below the root, ending in .dcm, with the frame's number where there are several; never given
     twice."""
     place = item.path.relative_to(root) if root.is_dir() else Path(item.path.name)
-    base = images.name_without_suffix(place.as_posix(), "dcm")
+    base = images.name_without_suffix(listable(place.as_posix()), "dcm")
     base = f"{base}_f{item.frame + 1:04d}" if item.frames > 1 else base
     name, number = f"{base}.dcm", 2
     while name.casefold() in taken:  # IM1 and IM1.dcm; IM1 and im1 on a file system that knows no case
         name, number = f"{base}_{number}.dcm", number + 1
     taken.add(name.casefold())
     return name
+
+
+def listable(name: str) -> str:
+    """A name that a list with tabs between its columns can hold."""
+    return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", "_", name)
 
 
 def realisation(name: str, repeat: int, repeats: int) -> str:
@@ -163,6 +169,7 @@ def image_tasks(root: Path, kind: str, options: NoiseOptions) -> list[Task]:
         place = path.relative_to(root) if root.is_dir() else Path(path.name)
         if images.kind_of(path) == "jpg":  # compressing noise again would change it
             place = place.with_suffix(".png")
+        place = Path(listable(place.as_posix()))
         name, number = place.as_posix(), 2
         while name.casefold() in taken:
             name, number = f"{place.with_suffix('').as_posix()}_{number}{place.suffix}", number + 1

@@ -1,6 +1,9 @@
 """make_phantom -> make_noisy -> split_pairs: layout, names, seeds, refusals, valid DICOM."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,17 +154,17 @@ def test_realisations_differ_and_stay_together(made, tmp_path):
 
 def test_names_cannot_collide(made, tmp_path):
     files = sorted((made / "CPTAC-SAR" / "phantom_001").iterdir())
-    for name, source in zip(("IM1", "IM1.dcm", "im1.DCM", "sub/IM1"), files, strict=False):
+    for name, source in zip(("IM1", "IM1.dcm", "im1.DCM", "sub/IM1", "tab\tname"), files, strict=True):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(source.read_bytes())
     assert noisy(tmp_path / "in", tmp_path / "o") == 0
     names = [line.split("\t")[0].casefold() for line in (tmp_path / "o" / "pairs.txt").read_text().splitlines()]
-    assert len(set(names)) == 4
+    assert len(set(names)) == 5 and "traina/tab_name.dcm" in names
     ids = {
         pydicom.dcmread(p).SourceImageSequence[0].ReferencedSOPInstanceUID
         for p in (tmp_path / "o" / "trainA").rglob("*.dcm")
     }
-    assert len(ids) == 4
+    assert len(ids) == 5
 
 
 def test_an_unreadable_file_is_skipped_and_counted(made, tmp_path, capsys):
@@ -202,6 +205,22 @@ def test_refusals_are_one_line_and_leave_nothing(made, tmp_path, capsys, case, c
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and expected in error
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_kill_leaves_no_half_file(made, tmp_path):
+    out = tmp_path / "o"
+    process = subprocess.Popen(
+        [sys.executable, make_noisy.__file__, "-i", str(made), "-o", str(out), "-r", "40", "-j", "1"]
+    )
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.dcm"))) < 7 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -9, "it was too quick to be killed"
+    written = list(out.rglob("*.dcm"))
+    assert len(written) >= 7 and not (out / "pairs.txt").exists()
+    for path in written:
+        assert dicom.read(path).hu.shape == (40, 48)
 
 
 @pytest.fixture
