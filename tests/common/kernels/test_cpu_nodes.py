@@ -1,0 +1,217 @@
+"""Quick CPU functions against plain Chainer: values, gradients, gradients of gradients."""
+import numpy as np
+import pytest
+
+from medi2i.common.compat import F, L, chainer
+from medi2i.common.kernels import cpu, onednn
+
+pytestmark = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
+
+TOLERANCE = 1e-5
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def last(x):
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def outcome(function, arrays, engine):
+    """Output, first gradients and gradients of their squares: a list of arrays."""
+    with cpu.using(engine):
+        inputs = [chainer.Variable(a.copy(order="K")) for a in arrays]
+        y = function(*inputs)
+        weight = random(*y.shape, seed=1)
+        first = chainer.grad([F.sum(y * y * weight)], inputs, enable_double_backprop=True)
+        second = chainer.grad([sum(F.sum(g * g) for g in first)], inputs)
+        return [y.array, *(g.array for g in first), *(g.array for g in second if g is not None)]
+
+
+def assert_equal_to_chainer(function, *arrays):
+    expected, found = (outcome(function, arrays, engine) for engine in ("chainer", "onednn"))
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype == np.float32
+        scale = np.abs(a).max()
+        assert np.abs(a - b).max() <= TOLERANCE * scale, f"{np.abs(a - b).max() / scale} of the scale"
+
+
+def took_onednn(function, *arrays):
+    """Whether oneDNN ran anything; a test that compares Chainer with itself shows nothing."""
+    calls = []
+    run = onednn.Primitive.run
+
+    def counted(self, *addresses):
+        calls.append(self)
+        return run(self, *addresses)
+
+    onednn.Primitive.run = counted
+    try:
+        outcome(function, arrays, "onednn")
+    finally:
+        onednn.Primitive.run = run
+    return len(calls) > 0
+
+
+# batch, in, out, height, width, kernel, stride, pad, dilation, groups
+CONVOLUTIONS = [
+    (1, 1, 4, 9, 7, (7, 7), 1, 3, 1, 1),
+    (2, 3, 5, 11, 8, (3, 3), 2, 1, 1, 1),
+    (1, 4, 6, 10, 13, (4, 4), 2, 2, 1, 1),
+    (2, 6, 4, 9, 9, (3, 3), 1, 0, 2, 2),
+    (1, 8, 8, 7, 12, (3, 3), 2, 1, 1, 8),
+    (2, 5, 3, 6, 6, (3, 3), 2, 0, 1, 1),
+    (1, 36, 36, 17, 16, (3, 3), 1, 1, 1, 1),
+    (3, 3, 4, 8, 5, (1, 1), 1, 0, 1, 1),
+    (1, 3, 4, 8, 8, (1, 1), 2, 0, 1, 1),
+    (1, 2, 3, 12, 9, (3, 5), (2, 1), (1, 2), (1, 2), 1),
+    (1, 36, 1, 19, 15, (7, 7), 1, 3, 1, 1),
+    (2, 33, 2, 9, 14, (4, 4), 1, 2, 1, 1),
+    (1, 1, 17, 13, 21, (7, 7), 1, 3, 1, 1),
+]
+
+
+@pytest.mark.parametrize("cover_all", [False, True])
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(case, cover_all):
+    n, in_ch, out_ch, h, w, ksize, stride, pad, dilate, groups = case
+
+    def function(x, weights, bias):
+        return F.convolution_2d(x, weights, bias, stride, pad, cover_all=cover_all, dilate=dilate, groups=groups)
+
+    arrays = random(n, in_ch, h, w), random(out_ch, in_ch // groups, *ksize), random(out_ch)
+    assert took_onednn(function, *arrays)
+    assert_equal_to_chainer(function, *arrays)
+    assert_equal_to_chainer(function, last(arrays[0]), *arrays[1:])
+
+
+@pytest.mark.parametrize("case", [
+    (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, None), (2, 4, 6, 5, 4, 4, 2, 1, 1, 2, None), (1, 3, 2, 6, 5, 3, 1, 1, 1, 1, None),
+    (1, 3, 2, 6, 5, 3, 2, 0, 2, 1, None), (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, (10, 14)),
+], ids=str)
+def test_deconvolution(case):
+    n, in_ch, out_ch, h, w, k, stride, pad, dilate, groups, outsize = case
+
+    def function(x, weights, bias):
+        return F.deconvolution_2d(x, weights, bias, stride, pad, outsize=outsize, dilate=dilate, groups=groups)
+
+    arrays = random(n, in_ch, h, w), random(in_ch, out_ch // groups, k, k), random(out_ch)
+    assert took_onednn(function, *arrays)
+    assert_equal_to_chainer(function, *arrays)
+
+
+def test_convolution_known_values():
+    x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+    shift = np.zeros((1, 1, 3, 3), np.float32)
+    shift[0, 0, 0, 1] = 1  # takes the pixel above
+    with cpu.using("onednn"):
+        y = F.convolution_2d(x, shift, pad=1).array
+    np.testing.assert_array_equal(y[0, 0], [[0, 0, 0, 0], [0, 1, 2, 3], [4, 5, 6, 7]])
+
+
+def test_gradients_are_adjoint():
+    """<conv(x, W), g> = <x, gradient by x> = <W, gradient by W>, since the convolution is linear in each."""
+    x, w, g = chainer.Variable(random(2, 5, 9, 6)), chainer.Variable(random(7, 5, 3, 3)), random(2, 7, 5, 3, seed=2)
+    with cpu.using("onednn"):
+        y = F.convolution_2d(x, w, stride=2, pad=1)
+        gx, gw = chainer.grad([y], [x, w], grad_outputs=[chainer.Variable(g)])
+    inner = [np.vdot(a.array.astype(np.float64), b) for a, b in ((y, g), (gx, x.array), (gw, w.array))]
+    np.testing.assert_allclose(inner[1:], inner[0], rtol=1e-5)
+
+
+POINTWISE = {
+    "batch": lambda x: F.batch_normalization(x, np.float32([1, -2, 3]), np.float32([0.5, 0, 1])),
+    "relu": F.relu,
+    "lrelu": lambda x: F.leaky_relu(x, 0.2),
+    "double": lambda x: F.resize_images(x, (2 * x.shape[2], 2 * x.shape[3])),
+    "bilinear": lambda x: F.resize_images(x, (5, 23)),
+    "half-pixel": lambda x: F.resize_images(x, (40, 70), align_corners=False),
+    "nearest": lambda x: F.resize_images(x, (9, 31), mode="nearest"),
+    "unpool": lambda x: F.unpooling_2d(x, 2, 2, cover_all=False),
+    "unpool3": lambda x: F.unpooling_2d(x, 3, 3, cover_all=False),
+    "sum": lambda x: F.sum(x, axis=(0, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, last], ids=["first", "last"])
+@pytest.mark.parametrize("name", POINTWISE)
+def test_pointwise_and_sizes(name, arrange):
+    x = arrange(random(2, 3, 7, 33))
+    if name != "sum":
+        assert took_onednn(POINTWISE[name], x)
+    assert_equal_to_chainer(POINTWISE[name], x)
+
+
+def test_unpooling_that_is_not_a_repetition_is_left_to_chainer():
+    def function(x):
+        return F.unpooling_2d(x, 3, 2)
+
+    assert not took_onednn(function, random(1, 2, 4, 5))
+    assert_equal_to_chainer(function, random(1, 2, 4, 5))
+
+
+def test_one_pixel_images():
+    assert_equal_to_chainer(POINTWISE["double"], random(1, 2, 1, 1))
+    assert_equal_to_chainer(POINTWISE["unpool"], random(1, 2, 1, 1))
+
+
+def test_an_empty_batch_is_chainers():
+    with cpu.using("onednn"):
+        y = F.relu(F.convolution_2d(np.zeros((0, 2, 5, 5), np.float32), random(3, 2, 3, 3)))
+    assert y.shape == (0, 3, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_precisions_are_chainers(dtype):
+    function = POINTWISE["lrelu"]
+    with cpu.using("onednn"):
+        y = function(F.convolution_2d(random(1, 2, 5, 6).astype(dtype), random(3, 2, 3, 3).astype(dtype)))
+    assert y.dtype == dtype
+
+
+def test_batch_normalization_link_keeps_the_same_running_statistics():
+    x = random(2, 4, 5, 7) * 3 + 1
+    links = {}
+    for engine in ("chainer", "onednn"):
+        links[engine] = link = L.BatchNormalization(4)
+        with cpu.using(engine):
+            link(x)
+            link(last(x) + 1)
+            with chainer.using_config("train", False), chainer.no_backprop_mode():
+                links[engine + " test"] = link(x).array
+            with chainer.using_config("train", False):
+                links[engine + " test graph"] = link(x).array
+    for name in ("avg_mean", "avg_var"):
+        np.testing.assert_allclose(vars(links["onednn"])[name], vars(links["chainer"])[name], rtol=1e-5)
+    np.testing.assert_allclose(links["onednn test"], links["chainer test"], atol=1e-5)
+    np.testing.assert_allclose(links["onednn test graph"], links["chainer test graph"], atol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0, 1e-2])
+def test_adam_to_the_last_bit(decay):
+    updated = []
+    for engine in ("chainer", "onednn"):
+        link = L.Linear(301, 223, initialW=random(223, 301), initial_bias=random(223))
+        optimizer = chainer.optimizers.Adam(alpha=1e-3, beta1=0.1, weight_decay_rate=decay, eta=0.7).setup(link)
+        with cpu.using(engine):
+            for i in range(3):
+                for param in link.params():
+                    param.grad = random(*param.shape, seed=i)
+                optimizer.update()
+        updated.append(link)
+    np.testing.assert_array_equal(updated[0].W.array, updated[1].W.array)
+    np.testing.assert_array_equal(updated[0].b.array, updated[1].b.array)
+    for key in ("m", "v"):
+        np.testing.assert_array_equal(updated[0].W.update_rule.state[key], updated[1].W.update_rule.state[key])
+
+
+def test_the_same_run_gives_the_same_bits():
+    def run():
+        x, w, b = random(2, 8, 19, 17), random(12, 8, 3, 3), random(12)
+        return outcome(lambda *a: F.leaky_relu(F.resize_images(F.convolution_2d(*a, pad=1), (38, 34))), (x, w, b),
+                       "onednn")
+
+    for a, b in zip(run(), run(), strict=True):
+        np.testing.assert_array_equal(a, b)
