@@ -45,13 +45,15 @@ class EdgeMeter:
         points = (points + normals * np.nan_to_num(middle)[:, None])[keep_middle]
         normals = normals[keep_middle]
         low, high = low[keep][keep_middle], high[keep][keep_middle]
+        if not len(points):
+            return
         self.count += len(points)
         for name, coefficients in splines.items():
             shape = (_sample(coefficients, points, normals, offsets) - low[:, None]) / (high - low)[:, None]
             self.sums[name] = self.sums.get(name, 0) + shape.sum(axis=0)
 
     def profile(self, name: str) -> np.ndarray:
-        """Mean edge of the image `name`: 0 and 1 are the truth's levels."""
+        """Mean edge of the image `name`: 0 and 1 are the truth's levels. There must be an edge (count > 0)."""
         return self.sums[name] / self.count
 
     def distance(self, name: str) -> float:

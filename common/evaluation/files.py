@@ -7,6 +7,7 @@ from medi2i.common.errors import UserError
 from medi2i.datasets import dicom, images, lists
 
 DICOM = "dcm"
+NO_IMAGES = (".json", ".html", ".md")  # reports that lie beside converted images; DICOM may have any other name
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Listing:
 def list_folder(folder, kind: str | None = None) -> Listing:
     """All images of one kind below `folder`; without `kind`, of the only kind that is there. Raises UserError."""
     kind, paths = lists.find_files(folder, kind or "auto")
-    return list_files(paths, Path(folder), kind)
+    return list_files([path for path in paths if path.suffix.lower() not in NO_IMAGES], Path(folder), kind)
 
 
 def list_pairs(list_file, root, from_col: int = 0, to_col: int = 1, kind: str | None = None) -> tuple[Listing, Listing]:

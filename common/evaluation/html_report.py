@@ -9,6 +9,7 @@ import numpy as np
 
 from medi2i.common.evaluation import measure, physics, table
 from medi2i.common.evaluation.verdict import larger_is_better
+from medi2i.common.metrics import WINDOWS
 from medi2i.common.report import packing, plots
 from medi2i.common.report.page import Content
 from medi2i.common.version import VERSION
@@ -25,6 +26,9 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
     metrics = list(evaluation.records[0].values)
     series = list(dict.fromkeys(one.series for one in slices))
     windows = evaluation.windows or [evaluation.shown]
+    if evaluation.unit == "HU":
+        named = {window.name for window in windows}
+        windows = windows + [window for window in WINDOWS.values() if window.name not in named]
     scene = measure.read(slices[len(slices) // 2], evaluation.rows)
     difference = np.abs(scene.images[judged] - scene.truth)
     lower, upper = min(windows[0].lower, float(scene.truth.min())), max(windows[0].upper, float(scene.truth.max()))
@@ -46,8 +50,7 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
 
 
 def _tables(evaluation, series):
-    tables = [("all slices" if number == 0 else "", lines) for number, lines in
-              enumerate(table.blocks(evaluation.rows, evaluation.summary, evaluation.unit))]
+    tables = [("", lines) for lines in table.blocks(evaluation.rows, evaluation.summary, evaluation.unit)]
     measured = physics.table_lines(evaluation.physics, evaluation.unit) if evaluation.physics else []
     if measured:
         tables.append((physics.description(evaluation.physics), measured))

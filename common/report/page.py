@@ -9,7 +9,6 @@ from importlib import resources
 from medi2i.common.report import images, packing
 
 MEGABYTE = 10 ** 6
-FORBIDDEN = "</"  # would end a script element; JSON may write it <\/
 
 
 @dataclass
@@ -76,6 +75,11 @@ def write_page(path, content: Content, load, budget_mb: float) -> images.Packed:
     return packed
 
 
+def content_size(packed: images.Packed) -> int:
+    """Characters that the images of a page take."""
+    return sum(map(len, packed.blobs))
+
+
 def page_data(content: Content) -> dict:
     """What viewer.js reads."""
     with_images = next((one["images"] for one in content.slices if one.get("images")), {"ids": {}})
@@ -113,7 +117,7 @@ def slice_table(content: Content, order) -> str:
 def table(title: str, lines: list) -> str:
     """An HTML table; the first line is its head."""
     head, *body = lines
-    return (f'<div class="wide"><table><caption>{html.escape(title)}</caption><thead><tr>'
+    return (f'<div class="wide"><table>{title and f"<caption>{html.escape(title)}</caption>"}<thead><tr>'
             + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr></thead><tbody>"
             + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
             + "</tbody></table></div>")
@@ -132,8 +136,8 @@ def number(value: float) -> str:
 
 
 def json_text(content) -> str:
-    """JSON that may stand in a script element."""
-    return json.dumps(content, ensure_ascii=False).replace(FORBIDDEN, "<\\/").replace("<!--", "<\\u0021--")
+    """JSON that may stand in a script element: nothing in it can be taken for markup."""
+    return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def asset(name: str) -> str:

@@ -86,7 +86,7 @@
       const edge = Math.round(state.split * width), a = shown(first), b = shown(second);
       const context = paint(canvas, height, width, (i) => (i % width < edge ? a(i) : b(i)));
       context.fillStyle = "#ffb000";
-      context.fillRect(edge - width / 800, 0, width / 400, height);
+      context.fillRect(edge, 0, 1, height);
     } else {
       paint(canvas, height, width, shown(state.mode === "flicker" && state.showSecond ? second : first));
       if (state.mode === "side") paint($("canvas-2"), height, width, shown(second));

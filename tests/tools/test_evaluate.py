@@ -66,7 +66,8 @@ def mean(result, row, metric, series="all"):
 
 
 def arguments(folder, *more):
-    return ["-i", str(folder / "noisy"), "-t", str(folder / "clean"), "-o", str(folder / "evaluation"), *more]
+    return ["-i", str(folder / "noisy"), "-t", str(folder / "clean"), "-o", str(folder / "evaluation"), "--no-report",
+            *more]
 
 
 def test_rows_of_a_ct(ct, capsys):
@@ -88,7 +89,7 @@ def test_rows_of_a_ct(ct, capsys):
 
 
 def test_files_written_hold_every_slice(ct):
-    assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}")) == 0
+    assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}", "--report")) == 0
     with open(ct / "evaluation" / "slices.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [(line["row"], line["series"], line["slice"]) for line in lines[:4]] == [
@@ -101,7 +102,7 @@ def test_files_written_hold_every_slice(ct):
     with Image.open(ct / "evaluation" / "worst.png") as picture:
         assert picture.width > 600
     assert sorted(path.name for path in (ct / "evaluation").iterdir()) == [
-        "evaluation.json", "middling.png", "slices.csv", "summary.csv", "worst.png"]
+        "evaluation.json", "middling.png", "report.html", "slices.csv", "summary.csv", "worst.png"]
 
 
 def test_missing_partners_are_told_and_every_row_is_over_the_same_slices(ct, capsys):
@@ -110,10 +111,10 @@ def test_missing_partners_are_told_and_every_row_is_over_the_same_slices(ct, cap
     argv = arguments(ct, "-c", f"mine={ct / 'out'}")
     assert evaluate.main(argv) == 0
     told = capsys.readouterr().err.splitlines()
-    assert "warning: mine: s1/0 has no partner of the truth" in told
-    assert "warning: identity: s2/1 has no truth" in told
+    assert told == ["warning: s1/0 not in mine", "warning: s2/1 in identity, without truth",
+                    "warning: s2/1 in mine, without truth"]
     result = evaluated(ct / "evaluation")
-    assert result["missing"] == {"identity": [], "mine": ["s1/0"]}
+    assert result["left_out"]["not in mine"] == ["s1/0"] and result["left_out"]["not in identity"] == []
     assert {one["slice"] for one in result["slices"]} == {"s1/1", "s1/2", "s2/0"}
     assert {one["count"] for one in result["summary"] if one["series"] == "all"} == {3}
     assert evaluate.main([*argv, "--strict"]) == 1
@@ -140,7 +141,7 @@ def test_a_bias_does_not_go_below_what_an_image_can_hold(tmp_path):
     assert mean(evaluated(tmp_path / "evaluation"), "identity - 100", "rmse") == 0
 
 
-def test_list_of_pairs_and_a_converted_folder_with_other_suffixes(tmp_path, capsys):
+def test_list_of_pairs_and_a_converted_folder_with_other_suffixes(tmp_path):
     truth = np.arange(693, dtype=np.float32).reshape(SIZE)
     for name in "ab":
         for folder, values in (("trainA", truth + 2), ("trainB", truth), ("result", truth - 1)):
@@ -150,8 +151,7 @@ def test_list_of_pairs_and_a_converted_folder_with_other_suffixes(tmp_path, caps
     (tmp_path / "val.txt").write_text("trainA/a.npy\ttrainB/a.npy\n")
     argv = ["--pairs", str(tmp_path / "val.txt"), "-R", str(tmp_path), "-o", str(tmp_path / "evaluation"),
             "-c", str(tmp_path / "result")]
-    assert evaluate.main(argv) == 0
-    assert "result: b.npy has no truth" in capsys.readouterr().err
+    assert evaluate.main([*argv, "--strict"]) == 0  # a list may name a part of what was converted
     result = evaluated(tmp_path / "evaluation")
     assert (mean(result, "identity", "bias"), mean(result, "result", "bias")) == (2, -1)
     assert result["windows"] == {"full": [0, 692]} and result["unit"] == ""
@@ -236,3 +236,59 @@ def test_images_too_small_for_ssim_have_none(tmp_path):
     assert evaluate.main(arguments(tmp_path)) == 0
     result = evaluated(tmp_path / "evaluation")
     assert mean(result, "identity", "ssim full") == "nan" and mean(result, "identity", "rmse") == 0
+
+
+def noisy_list(folder, name, numbers):
+    lines = []
+    for number in numbers:
+        generator = np.random.default_rng(number)
+        truth = np.zeros((48, 40))
+        truth[10:38, 8:32] = 300
+        truth[:, 20:] += 40
+        write_ct(folder / "clean" / f"{number}", truth, z=float(number))
+        write_ct(folder / "noisy" / f"{number}", np.rint(truth + 100 + generator.normal(0, 20, truth.shape)), z=number)
+        lines.append(f"noisy/{number}\tclean/{number}\n")
+    (folder / name).write_text("".join(lines))
+
+
+def test_classical_rows_are_chosen_on_validation_pairs_only(tmp_path, capsys):
+    noisy_list(tmp_path, "test.txt", range(2))
+    noisy_list(tmp_path, "val.txt", range(5, 8))
+    argv = ["--pairs", "test.txt", "-R", str(tmp_path), "-o", str(tmp_path / "evaluation"), "--bias", "100",
+            "--classical", "tv", "nlm"]
+    assert evaluate.main(argv) == 1
+    assert "--classical: needs --val_pairs" in capsys.readouterr().err
+    assert evaluate.main([*argv, "--val_pairs", "test.txt"]) == 1
+    assert "noisy/0 is measured too (2 are)" in capsys.readouterr().err
+    assert evaluate.main([*argv, "--val_pairs", "val.txt", "--maps"]) == 0
+    result = evaluated(tmp_path / "evaluation")
+    assert list(result["rows"]) == ["identity", "identity - 100", "tv", "nlm"]
+    for name in ("tv", "nlm"):
+        assert abs(mean(result, name, "bias")) < 3  # of the input minus its bias
+        assert mean(result, name, "rmse") < 12 < 18 < mean(result, "identity - 100", "rmse")
+        assert result["tuned"][name]["sigma"] == pytest.approx(20, rel=0.05)
+        tried = result["tuned"][name]["tried"]
+        assert tried[str(result["tuned"][name]["strength"])] == min(tried.values())
+    error = np.load(tmp_path / "evaluation" / "maps" / "tv" / "noisy" / "1.npy")
+    assert error.shape == (48, 40) and error.dtype == np.float32
+    own = [one["values"]["rmse"] for one in result["slices"] if (one["row"], one["slice"]) == ("tv", "noisy/1")]
+    assert np.sqrt(np.mean(error.astype(float) ** 2)) == pytest.approx(own[0])
+
+
+def test_a_row_that_lost_against_doing_nothing_says_so(ct, capsys):
+    for path in (ct / "out").glob("*/*"):
+        write_ct(path, np.full(SIZE, 900.0), path.parent.name[1:], 2.0 * int(path.name))
+    assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}", "--bias", "100")) == 0
+    told = capsys.readouterr().out
+    assert "WORSE than identity - 100 (10 HU); better on 0 of 5 slices" in told
+    assert not (ct / "evaluation" / "report.html").exists()
+
+
+def test_report_tells_of_the_model(ct):
+    (ct / "out" / "conversion.json").write_text(json.dumps(
+        {"model": {"file": "enc_x50.npz", "sha256": {"enc_x": "abc123"}}, "settings": {"clip": [-1024, 2000]}}))
+    assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}", "--title", "Head & neck", "--report")) == 0
+    page = (ct / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "<title>Head &amp; neck</title>" in page and "Model of mine" in page
+    assert "<dt>sha256 enc_x</dt><dd>abc123</dd>" in page and "<dt>clip</dt><dd>-1024, 2000</dd>" in page
+    assert evaluated(ct / "evaluation")["left_out"]["skipped"] == []  # conversion.json is no image
