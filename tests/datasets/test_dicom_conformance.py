@@ -3,7 +3,6 @@ tools."""
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from medi2i.datasets import dicom
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.tools import make_phantom
 
-HEAD = Path(__file__).resolve().parents[3] / "shared" / "data" / "ct-head"
 SYNTAXES = {  # name -> command that makes it of an explicit little endian file
     "explicit": None,
     "implicit": ["dcmconv", "+ti"],
@@ -46,28 +44,15 @@ def phantom_folder(tmp_path_factory):
     return folder / "phantom_001"
 
 
-@pytest.fixture(scope="session")
-def head_folder(tmp_path_factory):
-    """Three slices of a real head CT, where it is at hand."""
-    if not HEAD.is_dir():
-        pytest.skip("the head CT is not here")
-    folder = tmp_path_factory.mktemp("head")
-    for n in range(40, 43):
-        shutil.copy(HEAD / f"CT{n:04d}.dcm", folder)
-    return folder
-
-
-@pytest.fixture(scope="session", params=[(s, y) for s in ("phantom", "head") for y in SYNTAXES], ids=" ".join)
-def converted(request, tmp_path_factory):
+@pytest.fixture(scope="session", params=SYNTAXES)
+def converted(request, phantom_folder, tmp_path_factory):
     """(source folder in a transfer syntax, folder with every slice made 1 HU brighter and written, the series)."""
-    name, syntax = request.param
-    encoded = source = request.getfixturevalue(f"{name}_folder")
-    command = SYNTAXES[syntax]
+    encoded, command = phantom_folder, SYNTAXES[request.param]
     if command is not None:
         if shutil.which(command[0]) is None:
             pytest.skip(f"not installed: {command[0]}")
         encoded = tmp_path_factory.mktemp("encoded")
-        for path in source.iterdir():
+        for path in phantom_folder.iterdir():
             assert output_of(*command, path, encoded / path.name) == ""
     out = tmp_path_factory.mktemp("out")
     (series,) = dicom.scan(encoded, workers=1).series
