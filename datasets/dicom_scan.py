@@ -17,6 +17,7 @@ from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
 from medi2i.datasets.dicom_read import iter_frames, load_volume, open_image, read
 from medi2i.datasets.dicom_series import Series, SliceRef, describe
+from medi2i.datasets.outputs import UNFINISHED
 from medi2i.datasets.processes import Died, map_in_processes
 
 PARALLEL_FROM_SECONDS = 3.0
@@ -115,7 +116,11 @@ def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterat
                 continue
             seen.add((status.st_dev, status.st_ino))
             folders.sort(key=natural)
-            yield from (Path(folder, name) for name in sorted(files, key=natural))
+            for name in sorted(files, key=natural):
+                if name.startswith(".") and name.endswith(UNFINISHED):
+                    skipped.append(Skipped(Path(folder, name), "unfinished: its writer was killed or is still at it"))
+                else:
+                    yield Path(folder, name)
 
 
 def examine_file(path: Path, modalities: tuple[str, ...], decode: bool, max_pixels: int) -> list[SliceRef] | Skipped:

@@ -5,7 +5,6 @@ and txt.
 """
 import dataclasses
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image as Pillow
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom_file import PARSE_ERRORS, Unreadable, short
+from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
 
 SUFFIXES = {
@@ -212,14 +212,8 @@ def write_image(path, array, kind=None, *, bits=8):
         raise ValueError(f"array has shape {array.shape}; it must be (C, H, W) or (H, W)")
     if not np.isfinite(array).all():
         raise UserError(f"{path}: not written, the image holds NaN or infinite values")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        saturated = _WRITERS[kind](temporary, path, array, bits, kind)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return saturated
+    with whole_file(path, force=True) as temporary:
+        return _WRITERS[kind](temporary, path, array, bits, kind)
 
 
 def to_integers(array, bits):

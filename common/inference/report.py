@@ -1,12 +1,12 @@
 """``conversion.json``: what was converted, by which model, with which options, and what became of each file."""
 import json
-import os
 import threading
 import time
 from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.version import VERSION
+from medi2i.datasets.outputs import whole_file
 
 NAME = "conversion.json"
 WRITE_EVERY_SECONDS = 10.0
@@ -87,9 +87,8 @@ class Report:
             counts[entry["status"]] = counts.get(entry["status"], 0) + 1
         self.content["counts"] = dict(sorted(counts.items()))
         ordered = {**self.content, "files": dict(sorted(files.items()))}
-        temporary = self.path.with_name(f".{NAME}.tmp")
-        temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        with whole_file(self.path, force=True) as temporary:
+            temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         self._written_at = time.monotonic()
 
 
