@@ -47,7 +47,8 @@ def plan_of(options, model):
                                     more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
 
     def any_size(translation):
-        return network_of(translation, engine_of(translation, device), options.tile, options.tile_overlap)
+        engine = engine_of(translation, device, options, clip_out or DICOM_CLIP)
+        return network_of(translation, engine, options.tile, options.tile_overlap)
 
     return Plan(
         options=options, model=model.description, settings=settings, network=any_size(generator),

@@ -6,6 +6,7 @@ from pathlib import Path
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
 from medi2i.common.inference.checkpoint import Generator, find_run, load_generator
+from medi2i.common.inference.engine_choice import choose
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
 from medi2i.common.inference.receptive import reach
 from medi2i.common.networks.sizes import fixed_size, size_multiple
@@ -82,9 +83,20 @@ def _check_given(given, trained, source):
                             f"({getattr(trained, name)} in {source}); leave it out")
 
 
-def engine_of(generator, device) -> Engine:
-    """The Engine that runs ``generator`` (None: the identity) on ``device`` (of ``chainer.get_device``)."""
-    return IdentityEngine() if generator is None else ChainerEngine(generator.encoder, generator.decoder, device)
+def engine_of(generator, device, options=None, clip_out=None) -> Engine:
+    """The Engine that runs ``generator`` (None: the identity) on ``device`` (of ``chainer.get_device``).
+
+    options: of the conversion, with ``engine`` and ``precision``; None is Chainer. clip_out: the Clip of the results,
+    for telling in HU how far engines differ. Raises UserError for an engine that is not there.
+    """
+    if generator is None:
+        return IdentityEngine()
+    if options is None:
+        return ChainerEngine(generator.encoder, generator.decoder, device)
+    unit, unit_name = (1.0, "of [-1, 1]") if clip_out is None else ((clip_out.upper - clip_out.lower) / 2, "HU")
+    if clip_out is not None and generator.options.imgtype not in ("dcm", "nii", "auto"):
+        unit_name = "of the images' values"
+    return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name)
 
 
 def network_of(generator, engine, tile=None, overlap=None):

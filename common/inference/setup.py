@@ -11,7 +11,7 @@ from medi2i.datasets.scaling import Clip
 def show_warnings():
     """Warnings of the program as lines on stderr."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for level in (logging.WARNING, logging.ERROR):
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
@@ -44,7 +44,7 @@ def pixel_settings(options, model, *, clip_in, clip_out, more):
     return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
             "crop": [options.crop_height, options.crop_width], "tile": options.tile,
             "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
-            **more}
+            "engine": options.engine, "precision": options.precision, **more}
 
 
 def shown(clip):

@@ -30,6 +30,10 @@ class NetworkFiles(Checked):
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
                              "auto: oneDNN where it is installed, else Chainer's own code")
+    engine: str = option("auto", choices=kinds.ENGINES, help="what runs the network on the CPU; auto: OpenVINO, else "
+                         "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
+    precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO); "
+                            "its deviation on the first image is told in HU")
     batch_size: int = option(1, "-b", type=int, low=1, help="images that go through the network together")
     tile: int = option(None, type=int, low=8, help="side in pixels of overlapping tiles, for images too large for the "
                        "memory; default: whole images")

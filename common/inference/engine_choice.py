@@ -1,0 +1,97 @@
+"""``--engine`` and ``--precision``: which library runs the generator, and the check on the first image."""
+import logging
+import threading
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference.engines import ChainerEngine
+from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed
+
+log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)  # how far the engine differs is told in every conversion
+
+NAMES = ("auto", "chainer", *ENGINES)
+# In [-1, 1], where a 12-bit CT has steps of 5e-4. Rounding differs between libraries by some 1e-6.
+TOLERANCE = 1e-4
+
+
+def choose(encoder, decoder, device, name, precision, unit, unit_name):
+    """The Engine for a generator.
+
+    Args:
+        encoder, decoder: links of ``common.networks``. device: of ``chainer.get_device``; a GPU runs Chainer.
+        name: "auto" takes OpenVINO, else ONNX Runtime, else Chainer, as installed; or one of them by name.
+        precision: "fp32", or "bf16" with OpenVINO on a CPU that has it.
+        unit, unit_name: what 1 of the network's [-1, 1] is, as 750 "HU", for the report of the check.
+
+    Raises UserError for a combination that does not exist here.
+    """
+    if name not in NAMES or precision not in PRECISIONS:
+        raise ValueError(f"engine {name!r}, precision {precision!r}: they can be {', '.join(NAMES)} and "
+                         f"{', '.join(PRECISIONS)}")
+    plain = ChainerEngine(encoder, decoder, device)
+    if name == "chainer" or device.xp is not np:
+        _refuse(name if name in ENGINES else None, precision, "on the GPU" if device.xp is not np else "with Chainer")
+        return plain
+    candidates = installed() if name == "auto" else [name]
+    if name in ENGINES and name not in installed():
+        raise UserError(f"--engine {name}: it is not installed; pip install {name}, or --engine auto")
+    if precision == "bf16":
+        if name == "auto" and "openvino" not in candidates:
+            raise UserError("--precision bf16: it needs OpenVINO; pip install openvino, or --precision fp32")
+        candidates = [c for c in candidates if c == "openvino" or name != "auto"]
+    if not candidates:
+        return plain
+    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision)
+    return CheckedEngine(graph, plain, None if precision != "fp32" else TOLERANCE, unit, unit_name)
+
+
+def _refuse(name, precision, where):
+    if name is not None:
+        raise UserError(f"--engine {name}: it runs on the CPU; -g -1, or --engine auto")
+    if precision != "fp32":
+        raise UserError(f"--precision {precision}: not {where}; --engine openvino on the CPU could do it")
+
+
+class CheckedEngine:
+    """Runs ``quick``, whose first image is compared with ``plain``'s.
+
+    tolerance: largest difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only told.
+    """
+
+    places_tiles = True
+
+    def __init__(self, quick, plain, tolerance, unit, unit_name):
+        self.quick, self.plain, self.tolerance = quick, plain, tolerance
+        self.unit, self.unit_name = unit, unit_name
+        self.deviation = None
+        self._chosen = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self):
+        """Of the engine in use."""
+        return (self._chosen or self.quick).name
+
+    def run(self, x, frame=None):
+        """As Engine.run."""
+        if self._chosen is None:
+            with self._lock:
+                if self._chosen is None:
+                    self._check(x[:1], frame)
+        return self._chosen.run(x, frame)
+
+    def _check(self, x, frame):
+        difference = np.abs(self.quick.run(x, frame) - self.plain.run(x, frame))
+        largest, mean = float(difference.max()), float(difference.mean())
+        self.deviation = largest * self.unit, mean * self.unit
+        told = (f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
+                f"{mean * self.unit:.2g} on average")
+        # Written so that not-a-number is refused, too.
+        if self.tolerance is not None and not largest <= self.tolerance:
+            log.warning("%s %s: too much, so Chainer runs", self.quick.name, told)
+            self._chosen = self.plain
+        else:
+            log.info("%s %s", self.quick.name, told)
+            self._chosen = self.quick

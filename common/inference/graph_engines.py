@@ -1,0 +1,93 @@
+"""Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
+import importlib.util
+import os
+
+import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference.onnx_graph import INPUT, export
+from medi2i.common.networks.spec import SampleKind
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class GraphEngine:
+    """What both have in common. Images of a batch run one by one, as in ChainerEngine and for the same reason.
+
+    A graph maps its corner-aligned upsampling to the image it is given, so a tile with its place in a larger image
+    (``frame``) goes to ``chainer_engine`` where the generator has such layers.
+    """
+
+    places_tiles = True
+
+    def __init__(self, encoder, decoder, chainer_engine):
+        self.chainer_engine = chainer_engine
+        spec = decoder.spec
+        self._aligned = SampleKind.RESIZE in {spec.up.kind, spec.full.kind}
+
+    def run(self, x, frame=None):
+        if frame is not None and self._aligned:
+            return self.chainer_engine.run(x, frame)
+        x = np.ascontiguousarray(x, np.float32)
+        return np.concatenate([self.run_one(x[i:i + 1]) for i in range(len(x))])
+
+    def run_one(self, x):
+        """(1, C, H, W) -> (1, C', H, W), float32."""
+        raise NotImplementedError
+
+
+class OnnxRuntimeEngine(GraphEngine):
+    """ONNX Runtime's CPU provider."""
+
+    name = "onnxruntime"
+
+    def __init__(self, encoder, decoder, chainer_engine, precision="fp32"):
+        super().__init__(encoder, decoder, chainer_engine)
+        if precision != "fp32":
+            raise UserError(f"--precision {precision}: ONNX Runtime computes in fp32 on this CPU; --engine openvino "
+                            "could do it")
+        import onnxruntime
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads()
+        settings.log_severity_level = 3
+        # Reading and writing go on meanwhile: a thread that waits must not hold a core.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(export(encoder, decoder), settings,
+                                                     providers=["CPUExecutionProvider"])
+
+    def run_one(self, x):
+        return self._session.run(None, {INPUT: x})[0]
+
+
+class OpenVinoEngine(GraphEngine):
+    """OpenVINO's CPU plug-in; ``precision`` "bf16" where the CPU has it."""
+
+    name = "openvino"
+
+    def __init__(self, encoder, decoder, chainer_engine, precision="fp32"):
+        super().__init__(encoder, decoder, chainer_engine)
+        import openvino
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UserError("--precision bf16: this CPU has no bf16 arithmetic; --precision fp32 would do")
+        settings = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+                    "INFERENCE_NUM_THREADS": threads(), "PERFORMANCE_HINT": "LATENCY"}
+        self._model = core.compile_model(core.read_model(export(encoder, decoder)), "CPU", settings)
+
+    def run_one(self, x):
+        return np.array(self._model(x)[0])
+
+
+ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
+
+
+def installed():
+    """Names of the graph engines that are installed, the quicker first."""
+    return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+
+
+def threads():
+    """As many as OMP_NUM_THREADS says, else as there are cores for this process."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0)) if hasattr(
+        os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""The exported graph against Chainer: every kind of block, any batch and size, statistics that are not 0 and 1."""
+import numpy as np
+import pytest
+
+from medi2i.common.compat import chainer
+from medi2i.common.inference import onnx_format
+from medi2i.common.inference.onnx_graph import INPUT, OUTPUT, export
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.networks.spec import Pretrained
+from medi2i.common.options import PairedOptions, kinds
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+CASES = [
+    *({"gen_norm": name} for name in kinds.NORMS),
+    *({"gen_down": name, "gen_up": "resize"} for name in kinds.DOWN if not name.startswith("none")),
+    *({"gen_up": name} for name in kinds.UP if not name.startswith("none")),
+    *({"gen_down": name, "gen_up": name} for name in ("none", "none_conv", "none_res", "none-7")),
+    *({"gen_sample": name} for name in ("none", "none-7_conv", "none-7_res")),
+    *({"gen_activation": name, "gen_out_activation": name} for name in kinds.ACTIVATIONS),
+    *({"unet": name} for name in kinds.UNETS),
+    {"eqconv": True, "gen_up": "deconv"}, {"spconv": True, "gen_up": "deconv_res"}, {"pad": "reflect"},
+    {"pad": "reflect", "spconv": True}, {"gen_up": "deconv", "gen_ksize": 4}, {"gen_ksize": 5},
+    {"gen_attention": True}, {"gen_norm": "instance", "gen_attention": True, "unet": "none"},
+    {"gen_fc": 2, "crop_height": 8, "crop_width": 12}, {"latent_dim": 5, "crop_height": 8, "crop_width": 12},
+    {"gen_dropout": 0.5}, {"stack": 3}, {"class_num": 2},
+    {"gen_residual": 0.5},
+]
+
+
+def generator(options, in_ch=1, out_ch=1):
+    """Encoder and decoder with weights and statistics that are not those of a fresh network."""
+    np.random.seed(3)
+    links = encoder_spec(options, in_ch).build(), decoder_spec(options, out_ch).build()
+    rng = np.random.default_rng(4)
+    multiple = fixed_size(options) or (2 * size_multiple(options), 3 * size_multiple(options))
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        links[1](links[0](np.zeros((1, in_ch, *multiple), np.float32)))
+    for link in links:
+        for part in link.links():
+            for name in ("avg_mean", "avg_var"):
+                if name in vars(part):
+                    vars(part)[name][...] = rng.uniform(0.5, 1.5, vars(part)[name].shape)
+        for param in link.params():
+            if param.ndim < 2:
+                param.array[...] = rng.normal(0.5, 0.3, param.shape)
+    return links
+
+
+def by_chainer(links, x):
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        return links[1](links[0](x)).array
+
+
+def by_onnxruntime(links, x):
+    session = onnxruntime.InferenceSession(export(*links), providers=["CPUExecutionProvider"])
+    return session.run([OUTPUT], {INPUT: x})[0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_chainer(case):
+    options = PairedOptions(gen_chs=[4, 8, 16], gen_nblock=3, skipdim=2, **case)
+    options.ch, options.out_ch = options.stack, 1
+    links = generator(options, options.stack, 1)
+    multiple = size_multiple(options)
+    for batch, (height, width) in ((1, (3 * multiple, 5 * multiple)), (2, (4 * multiple, 2 * multiple))):
+        size = fixed_size(options) or (height, width)
+        x = np.random.default_rng(5).normal(0, 0.5, (batch, options.stack, *size)).astype(np.float32)
+        expected, found = by_chainer(links, x), by_onnxruntime(links, x)
+        assert found.dtype == np.float32 and found.shape == expected.shape
+        assert expected.std() > 1e-3 or case.get("gen_out_activation") in ("softmax", "relu")
+        assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(expected).max(), 1)
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pretrained_encoders(kind, channels, monkeypatch):
+    from medi2i.common.networks import from_options
+    monkeypatch.setitem(from_options.WIDTHS, Pretrained(kind), (4, 8, 16))
+    options = PairedOptions(gen_pretrained_encoder=kind, gen_ndown=3, gen_nblock=1)
+    links = generator(options, channels, 1)
+    x = np.random.default_rng(5).normal(0, 0.5, (2, channels, 48, 32)).astype(np.float32)
+    expected, found = by_chainer(links, x), by_onnxruntime(links, x)
+    assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(expected).max(), 1)
+
+
+def test_a_valid_file_with_its_metadata(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "generator.onnx"
+    path.write_bytes(export(*generator(PairedOptions(gen_chs=[4, 8], gen_nblock=1)), {"sha256": "abc", "name": "é"}))
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {p.key: p.value for p in model.metadata_props} == {"sha256": "abc", "name": "é"}
+    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch", 1, "height", "width"]
+    operations = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in operations and "Conv" in operations
+
+
+def test_numbers_of_a_protocol_buffer():
+    """Examples of the protocol buffer encoding guide: 150 is 96 01, -1 takes ten bytes."""
+    assert onnx_format._varint(150) == bytes([0x96, 0x01])
+    assert onnx_format._varint(-1) == b"\xff" * 9 + b"\x01"
+    assert onnx_format._bytes(2, "testing") == b"\x12\x07testing"

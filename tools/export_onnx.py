@@ -1,0 +1,92 @@
+"""Write a trained generator as an ONNX file, for ONNX Runtime, OpenVINO and whatever else reads it.
+
+    medi2i-export-onnx result/20260101_120000 -o generator.onnx
+
+The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network divides, and is in test mode. It is
+run once by ONNX Runtime and compared with Chainer before it is written.
+"""
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError, run
+from medi2i.common.inference.checkpoint import load_generator
+from medi2i.common.inference.engines import ChainerEngine
+from medi2i.common.inference.onnx_graph import INPUT, export
+from medi2i.common.networks.sizes import fixed_size, size_multiple
+
+TOLERANCE = 1e-4
+
+
+def command(argv):
+    """One export. Raises UserError."""
+    parser = argparse.ArgumentParser(prog="medi2i-export-onnx", description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="RUN", help="a run folder, or a file enc_x50.npz (enc_y50.npz for the other "
+                        "direction), or gen_50.npz")
+    parser.add_argument("--out", "-o", required=True, metavar="FILE", help="the ONNX file")
+    parser.add_argument("--argfile", "-a", metavar="FILE", help="args file of the training; default: beside the "
+                        "weights")
+    parser.add_argument("--epoch", "-e", default="last", help="last, best or a number, where RUN is a folder")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    options = parser.parse_args(argv)
+    out = Path(options.out)
+    if out.exists() and not options.force:
+        raise UserError(f"--out: {out} exists; --force would overwrite it")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: {out.parent} is no folder")
+    epoch = int(options.epoch) if options.epoch.isdigit() else options.epoch
+    generator = load_generator(options.model, options.argfile, epoch=epoch)
+    content = export(generator.encoder, generator.decoder, metadata_of(generator))
+    largest = check(content, generator)
+    write(out, content)
+    print(f"{out}: {len(content) / 1e6:.1f} MB, differs from Chainer by at most {largest:.1e} of [-1, 1]")
+    return 0
+
+
+def metadata_of(generator):
+    """What the file says of where it comes from: weights, direction, and what -1 and 1 are."""
+    trained = generator.options
+    return {"weights": " ".join(file.name for file in generator.files), "sha256": generator.sha256,
+            "direction": generator.direction, "clipA": str(trained.clipA), "clipB": str(trained.clipB),
+            "size_multiple": str(size_multiple(trained))}
+
+
+def check(content, generator):
+    """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
+    import onnxruntime
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    multiple = size_multiple(generator.options)
+    height, width = fixed_size(generator.options) or (max(2 * multiple, 32), max(3 * multiple, 48))
+    shape = 2, generator.encoder.spec.in_ch, height, width
+    x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    expected = ChainerEngine(generator.encoder, generator.decoder, chainer.get_device("@numpy")).run(x)
+    largest = float(np.abs(session.run(None, {INPUT: x})[0] - expected).max())
+    if not largest <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise UserError(f"the graph differs from Chainer by {largest:.1e} of [-1, 1]; nothing was written")
+    return largest
+
+
+def write(path, content):
+    """Write a file that is there whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def main(argv=None):
+    """Entry point of ``medi2i-export-onnx``."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
