@@ -15,6 +15,8 @@ def run(command, argv=None):
     Only what a user can cause is caught: UserError, and what the operating system says of files.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # names of files hold any bytes, and not every terminal has every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
     try:
         return command(argv) or 0

@@ -126,8 +126,8 @@ def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
 
 
 def listable(name: str) -> str:
-    """A name that a list with tabs between its columns can hold."""
-    return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", "_", name)
+    """A name that a list with tabs between its columns can hold: no line ends, and nothing that is no UTF-8."""
+    return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]", "_", name)
 
 
 def realisation(name: str, repeat: int, repeats: int) -> str:

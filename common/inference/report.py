@@ -88,7 +88,8 @@ class Report:
         self.content["counts"] = dict(sorted(counts.items()))
         ordered = {**self.content, "files": dict(sorted(files.items()))}
         with whole_file(self.path, force=True) as temporary:
-            temporary.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8
         self._written_at = time.monotonic()
 
 

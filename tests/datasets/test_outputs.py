@@ -126,3 +126,23 @@ def check_whole(folder, least):
     assert least <= len(files) < 6 and "pairs.txt" not in [path.name for path in files]
     for path in files:
         assert dicom.read(path).hu.shape[1] == 30
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_that_are_no_utf8_and_a_terminal_of_ascii(ct_file, tmp_path, name):
+    ct_file("in/1", np.full((20, 30), 1, np.uint16))
+    odd = os.fsdecode(b"r\xf6ntgen\xff")
+    try:
+        os.rename(tmp_path / "in/1", tmp_path / "in" / odd)
+        (tmp_path / "in" / (odd + "\n.txt")).write_text("no image")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    strict = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = run_command(name, tmp_path / "in", tmp_path / "out", env=strict)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix not in (".json", ".txt")]
+    assert len(written) == {"make_noisy": 2, "convert": 1}[name]
+    report = subprocess.run(
+        [sys.executable, "-m", "medi2i.datasets.dicom", tmp_path / "in"], capture_output=True, text=True, env=strict
+    )
+    assert report.returncode == 0 and "skipped " in report.stdout and "r\\udcf6ntgen\\udcff" in report.stdout
