@@ -112,7 +112,7 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-m", "medi2i.cyclegan.train", "-R", str(data), "-o", str(out), *KINDS,
                                 *SMALL, *argv], stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not any(iteration_of(p) >= 6 for p in out.glob("2*/snapshots/snapshot_*.npz")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.005)

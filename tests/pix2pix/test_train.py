@@ -75,7 +75,7 @@ def only_run(out):
     return next(path for path in Path(out).iterdir() if not path.name.startswith("."))
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -171,7 +171,7 @@ def test_killed_before_the_first_snapshot_and_in_the_middle(data, tmp_path):
     newest = max((run / "snapshots").glob("snapshot_*.npz"), key=iteration_of)
     newest.write_bytes(newest.read_bytes()[:-1000])
     process = start("--resume", run)
-    out_text, err_text = process.communicate(timeout=120)
+    out_text, err_text = process.communicate(timeout=240)
     assert process.returncode == 0, err_text
     assert "taking the snapshot before it" in err_text and newest.name in err_text
     assert f"iteration {iteration_of(newest) - 3}" in out_text
@@ -187,7 +187,7 @@ def test_a_signal_ends_the_iteration_and_leaves_a_snapshot(data, tmp_path, numbe
     process = start("-R", data, "-o", tmp_path, *SMALL, "-e", "3", "--display_interval", "1")
     wait_for(lambda: list(tmp_path.glob("2*/log.jsonl")), process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 128 + number
     run = only_run(tmp_path)
     assert f"{number.name} received; --resume {run} goes on" in err and "Traceback" not in err
