@@ -1,6 +1,7 @@
 """Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
 import importlib.util
 import os
+import sys
 
 import numpy as np
 
@@ -66,8 +67,7 @@ class OpenVinoEngine(GraphEngine):
 
     def __init__(self, encoder, decoder, chainer_engine, precision="fp32"):
         super().__init__(encoder, decoder, chainer_engine)
-        import openvino
-        core = openvino.Core()
+        core = quiet_openvino().Core()
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("--precision bf16: this CPU has no bf16 arithmetic; --precision fp32 would do")
         settings = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -76,6 +76,17 @@ class OpenVinoEngine(GraphEngine):
 
     def run_one(self, x):
         return np.array(self._model(x)[0])
+
+
+def quiet_openvino():
+    """The module ``openvino``, kept from reporting its use to Google Analytics.
+
+    It does so unasked, from a forked process, as soon as it is imported, where ``openvino_telemetry`` is installed,
+    which it requires. None in ``sys.modules`` makes that import fail, and OpenVINO goes on without (2024.4 - 2026.4).
+    """
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+    return openvino
 
 
 ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}

@@ -1,5 +1,8 @@
 """Which engine runs, what the check on the first image does, and tiles through an exported graph."""
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +32,12 @@ def picked(name="auto", precision="fp32", **options):
     return choose(encoder, decoder, CPU, name, precision, 750, "HU")
 
 
+def needs(name):
+    """Skip without the library. Not by importing it: OpenVINO is to be imported in one way only."""
+    if name not in graph_engines.installed():
+        pytest.skip(f"{name} is not installed")
+
+
 def image(height, width, seed=2):
     return np.random.default_rng(seed).uniform(-1, 1, (1, 1, height, width)).astype(np.float32)
 
@@ -40,7 +49,7 @@ def test_the_names_of_the_options_are_those_of_the_engines():
 
 @pytest.mark.parametrize("name", graph_engines.ENGINES)
 def test_every_engine_is_chainers_equal(name, caplog):
-    pytest.importorskip(name)
+    needs(name)
     engine = picked(name)
     x = np.concatenate([image(22, 36), image(22, 36, 3)])
     y = engine.run(x)
@@ -76,7 +85,7 @@ def test_what_is_not_there_is_said(monkeypatch, name, precision, message):
 
 
 def test_onnxruntime_has_no_bf16():
-    pytest.importorskip("onnxruntime")
+    needs("onnxruntime")
     with pytest.raises(UserError, match="--precision bf16: ONNX Runtime computes in fp32"):
         picked("onnxruntime", "bf16")
 
@@ -106,7 +115,7 @@ def test_the_check_decides(error, tolerance, chosen, caplog):
 
 @pytest.mark.parametrize("up", ["resize", "unpool"])
 def test_tiles_equal_the_whole_image(up):
-    pytest.importorskip("onnxruntime")
+    needs("onnxruntime")
     encoder, decoder, options = links(gen_up=up)
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "")
     seen, multiple = reach(encoder.spec, decoder.spec), size_multiple(options)
@@ -121,3 +130,24 @@ def test_threads_follow_the_environment(monkeypatch):
     assert graph_engines.threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert graph_engines.threads() >= 1
+
+
+def test_openvino_sends_nothing_home(tmp_path):
+    """A process of its own, for the module is imported once; sending it would fork."""
+    needs("openvino")
+    program = """
+import multiprocessing.process, socket, sys
+def refuse(*arguments, **options):
+    print("sent something", file=sys.stderr)
+    raise SystemExit(7)
+multiprocessing.process.BaseProcess.start = refuse
+socket.socket.connect = refuse
+from medi2i.common.inference.graph_engines import quiet_openvino
+core = quiet_openvino().Core()
+import openvino.frontend
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env={**os.environ, "HOME": str(tmp_path)})
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
