@@ -1,8 +1,11 @@
 """Worker processes: every result once, a death costs one item, and a caller's script is never run again."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +100,35 @@ def test_an_unguarded_script_runs_once(ct_file, tmp_path):
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, (tmp_path / "runs").read_text()) == ("12\n", "", "run\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_when_the_caller_is_killed(tasks, tmp_path):
+    script = f"""
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        import tasks_of_a_test
+        from medi2i.datasets.processes import map_in_processes
+        for index, _ in map_in_processes(tasks_of_a_test.double, range(10**9), 2):
+            if index == 5:
+                print("on the way", flush=True)
+        """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    process.stdout.readline()
+    assert len(members_of_session(process.pid)) == 3
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while members_of_session(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not members_of_session(process.pid)
+
+
+def members_of_session(session):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(stat.parent.name)
+    return found
