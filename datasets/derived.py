@@ -195,6 +195,8 @@ class DerivedSeries:
         )
         if sources:
             header.SourceImageSequence = sources
+        for item in sources if spacing is not None or position is not None else []:
+            item.SpatialLocationsPreserved = "NO"  # of pixels: the grid is another, though it is true to the patient
         header.ContributingEquipmentSequence = headers.equipment(header, self.when, _ascii(self.derivation, 1024))
         lossy = next((i for i in inputs if i.lossy), None)
         headers.mark_lossy(

@@ -1,0 +1,139 @@
+"""The register command: geometry that stays true to the patient, exact HU where no pixel moves by a fraction."""
+import shutil
+import subprocess
+
+import numpy as np
+import pydicom
+import pytest
+
+from medi2i.datasets import dicom
+from medi2i.datasets.registration import body_centre
+from medi2i.tools import make_phantom, register
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    """A series of 5 slices of 60×72 pixels."""
+    out = tmp_path_factory.mktemp("phantom") / "ct"
+    assert make_phantom.main(["-o", str(out), "--size", "60", "72", "--slices", "5", "--seed", "3"]) == 0
+    return out
+
+
+def only_series(folder):
+    found = dicom.scan(folder)
+    assert len(found.series) == 1 and not found.skipped
+    return found.series[0]
+
+
+def run(source, out, *argv):
+    return register.main(["-i", str(source), "-o", str(out), *map(str, argv)])
+
+
+def test_a_crop_by_whole_pixels_is_exact_and_every_pixel_stays_where_it_was(phantom, tmp_path):
+    assert run(phantom, tmp_path / "out", "--to", "none", "--size", "40", "52") == 0
+    before, after = only_series(phantom), only_series(tmp_path / "out")
+    np.testing.assert_array_equal(after.volume(), before.volume()[:, 10:50, 10:62])
+    for old, new in zip(before.slices, after.slices, strict=True):
+        moved = np.array(new.position) - old.position
+        assert moved == pytest.approx([10 * before.spacing[1], 10 * before.spacing[0], 0], abs=1e-3)
+    assert after.spacing == before.spacing and after.slice_distance == before.slice_distance
+    assert after.uid != before.uid and after.slices[0].frame_of_reference == before.slices[0].frame_of_reference
+    header = pydicom.dcmread(after.paths[0])
+    assert header.ImageType[:2] == ["DERIVED", "SECONDARY"]
+    assert header.SourceImageSequence[0].ReferencedSOPInstanceUID == before.slices[0].sop_uid
+    assert header.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
+
+
+def test_the_body_comes_to_the_middle(phantom, tmp_path, capsys):
+    assert run(phantom, tmp_path / "shifted", "--to", "none", "--size", "60", "100") == 0  # air on both sides
+    for path in (tmp_path / "shifted").rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = np.roll(dataset.pixel_array, 9, axis=1).tobytes()
+        dataset.save_as(path)
+    capsys.readouterr()
+    assert run(tmp_path / "shifted", tmp_path / "out", "--to", "body") == 0
+    spacing = only_series(phantom).spacing[1]
+    told = capsys.readouterr().out
+    right = float(told.partition("centre was ")[2].partition(" mm")[0])
+    assert right == pytest.approx(9 * spacing, abs=spacing)
+    series = only_series(tmp_path / "out")
+    assert body_centre(series.volume(), np.array(series.spacing), "CT") == pytest.approx((0, 0), abs=0.5 * spacing)
+
+
+def test_template_gives_grid_and_place(phantom, tmp_path, capsys):
+    assert run(phantom, tmp_path / "template", "--to", "none", "--size", "44", "48", "--spacing", "6") == 0
+    assert run(phantom, tmp_path / "out", "--to", "template", "--template", tmp_path / "template") == 0
+    template, result = only_series(tmp_path / "template"), only_series(tmp_path / "out")
+    assert result.shape == (44, 48) and result.spacing == (6, 6)
+    assert np.array(result.slices[0].position) == pytest.approx(template.slices[0].position, abs=1.0)
+    assert "correlation" in capsys.readouterr().out
+    difference = result.volume() - template.volume()
+    assert np.sqrt(np.mean(difference ** 2)) < 40
+
+
+def test_air_beside_the_image_and_outside_the_body(phantom, tmp_path):
+    assert run(phantom, tmp_path / "out", "--to", "none", "--size", "70", "80", "--mask", "body") == 0
+    volume = only_series(tmp_path / "out").volume()
+    assert np.all(volume[:, :5] == -1000) and np.all(volume[:, :, -4:] == -1000)
+    inside = only_series(phantom).volume()
+    assert volume[:, 5:-5, 4:-4][inside > 0].mean() > 0
+    assert (volume > 0).sum() < (inside > 0).sum()  # the table went
+
+
+def test_slice_range(phantom, tmp_path, capsys):
+    heights = [item.height for item in only_series(phantom).slices]
+    limits = [heights[1] - 0.1, heights[3] + 0.1]
+    assert run(phantom, tmp_path / "out", "--to", "none", "-sr", *limits) == 0
+    assert [item.height for item in only_series(tmp_path / "out").slices] == pytest.approx(heights[1:4])
+    assert run(phantom, tmp_path / "none", "-sr", 9000, 9001) == 1
+    assert "no slice of" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_deidentified_files_hold_together(phantom, tmp_path):
+    pytest.importorskip("dicomanonymizer", reason="dicom-anonymizer is not installed")
+    assert run(phantom, tmp_path / "out", "--to", "none", "--deidentify") == 0
+    before, after = only_series(phantom), only_series(tmp_path / "out")
+    np.testing.assert_array_equal(after.volume(), before.volume())
+    assert after.spacing == before.spacing and len(after.slices) == 5
+    header = pydicom.dcmread(after.paths[0])
+    assert header.PatientIdentityRemoved == "YES" and header.SeriesDescription == "registered"
+    assert "not an acquired image" in header.DerivationDescription
+    assert str(header.PatientID) != before.patient and header.StudyDate == ""
+    text = after.paths[0].read_bytes()
+    source = pydicom.dcmread(before.paths[0])
+    for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        assert str(source[keyword].value).encode() not in text, keyword
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
+@pytest.mark.parametrize("argv", [["--to", "body", "--size", "50", "--spacing", "2.5"],
+                                  ["--to", "none", "--deidentify"]])
+def test_written_series_are_valid(phantom, tmp_path, argv):
+    if "--deidentify" in argv:
+        pytest.importorskip("dicomanonymizer", reason="dicom-anonymizer is not installed")
+    assert run(phantom, tmp_path / "out", *argv) == 0
+    paths = sorted(map(str, (tmp_path / "out").rglob("*.dcm")))
+    for command in (["dciodvfy", paths[0]], ["dcentvfy", *paths]):
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--to", "template"], "--template: goes with --to template"),
+    (["--template", "x"], "--template: goes with --to template"),
+    (["--size", "9", "9", "9"], "--size: 3 values"),
+    (["--to", "somewhere"], "'somewhere' is unknown"),
+])
+def test_wrong_options(phantom, tmp_path, capsys, argv, message):
+    assert run(phantom, tmp_path / "out", *argv) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_overwritten(phantom, tmp_path, capsys):
+    shutil.copytree(phantom, tmp_path / "ct")
+    before = {path: path.read_bytes() for path in (tmp_path / "ct").rglob("*.dcm")}
+    pytest.importorskip("dicomanonymizer", reason="dicom-anonymizer is not installed")
+    for more in ([], ["--deidentify"]):
+        assert run(tmp_path / "ct", tmp_path / "ct", "--to", "none", "--force", *more) == 1
+        assert "is an input" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "ct").rglob("*.dcm")} == before
