@@ -1,5 +1,5 @@
 """The encoder: image → skips and deepest feature."""
-from medi2i.common.compat import F, L
+from medi2i.common.compat import F, L, chainer
 from medi2i.common.networks.attention import Attention
 from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, cast_in
 from medi2i.common.networks.network import Network
@@ -77,7 +77,7 @@ class Encoder(Network):
         if spec.attention:
             h = self.a(h)
         features = [*skips, h, self.latent_fc(h)] if spec.latent_dim > 0 else [*skips, h]
-        return [x, *features] if spec.residual else features
+        return [chainer.as_variable(x), *features] if spec.residual else features
 
     def _levels(self, h):
         levels = []

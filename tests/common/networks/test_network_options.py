@@ -235,6 +235,7 @@ def test_residual_output_is_added_to_the_input(unet, latent):
     for source, target in zip(plain.as_dict().values(), residual.as_dict().values(), strict=True):
         target.copyparams(source)
     numpy.testing.assert_allclose(residual.translate(x).array, x + 0.25 * plain.translate(x).array, atol=1e-6)
+    assert all(isinstance(feature, chainer.Variable) for feature in residual.enc_x(x))
     for parameter in residual.dec_y.ul.params():
         parameter.array[...] = 0
     numpy.testing.assert_array_equal(residual.translate(x).array, x)
