@@ -50,6 +50,8 @@ def command(argv):
     options = parse(DemoOptions, argv, prog="demo", description=__doc__.splitlines()[0])
     if options.ct is not None and not Path(options.ct).exists():
         raise UserError(f"--ct: {options.ct}: no such folder; it should hold a CT as DICOM")
+    if options.ct is not None and Path(options.out).resolve() in (Path(options.ct) / "x").resolve().parents:
+        raise UserError(f"--ct: {options.ct} lies in {options.out}, which the demo empties; give another --out")
     folder = OwnFolder(options.out, "medi2i demo")
     folder.clear()
     started = time.monotonic()

@@ -175,7 +175,8 @@ def shares_of(count: int, parts: dict[str, float]) -> dict[str, int]:
     ends = np.rint(np.cumsum([parts[name] for name in names]) * count).astype(int)
     ends[-1] = count
     for index in range(len(names)):
-        ends[index] = min(max(ends[index], index + 1), count - (len(names) - 1 - index))
+        least = ends[index - 1] + 1 if index else 1
+        ends[index] = min(max(ends[index], least), count - (len(names) - 1 - index))
     return dict(zip(names, np.diff(ends, prepend=0).tolist(), strict=True))
 
 
