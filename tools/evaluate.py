@@ -179,8 +179,9 @@ def write(evaluation: Evaluation, options, tuned, judged):
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     first = evaluation.first_metric
-    baselines = [row.name for row in evaluation.rows if row.name.startswith(IDENTITY) or row.name in tuned]
-    said = verdict.verdicts(evaluation.records, baselines, list(evaluation.folders), first, evaluation.unit)
+    nothing = [row.name for row in evaluation.rows if row.name not in (*evaluation.folders, *tuned)]
+    said = [one for baselines in (nothing, list(tuned)) if baselines for one in
+            verdict.verdicts(evaluation.records, baselines, list(evaluation.folders), first, evaluation.unit)]
     print_tables(evaluation, said)
     pictures = write_pictures(out, evaluation, judged)
     table.write_slices_csv(out / "slices.csv", evaluation.records)
@@ -212,6 +213,8 @@ def print_tables(evaluation, said):
           + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
     if evaluation.windows:
         print(table.describe_windows(evaluation.windows, unit))
+    if left_out := table.describe_left_out(evaluation.records):
+        print(left_out)
     blocks = table.blocks(evaluation.rows, evaluation.summary, unit)
     lines = physics.table_lines(evaluation.physics, unit) if evaluation.physics else []
     for block in [*blocks, *([lines] if lines else [])]:

@@ -35,7 +35,9 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
     whole = bool(np.all(scene.truth == np.rint(scene.truth)))
     return Content(
         title=title, lead=f"{len(slices)} slices of {len(series)} series; mean ± standard deviation over slices",
-        verdicts=verdicts, windows_text=table.describe_windows(evaluation.windows, evaluation.unit),
+        verdicts=verdicts, windows_text="; ".join(filter(None, (
+            table.describe_windows(evaluation.windows, evaluation.unit) if evaluation.windows else "",
+            table.describe_left_out(evaluation.records)))),
         tables=_tables(evaluation, series), rows=[row.name for row in evaluation.rows], metrics=metrics,
         labels={name: table.label(name) for name in metrics},
         larger_is_better=[name for name in metrics if larger_is_better(name)], judged=judged,

@@ -1,4 +1,5 @@
 """The rows of a comparison, and their metrics slice by slice."""
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,11 @@ def label_metrics(labels, truth, classes: int, mask=None) -> dict:
 
 
 def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:
-    """(row, series, metric) → Summary, for every series and for all slices together (series `all`)."""
+    """(row, series, metric) → Summary, for every series and for all slices together (series `all`).
+
+    Where a row equals the truth in a slice (its PSNR is infinite), that slice is left out of this metric's mean in all
+    rows alike; if that leaves none, the mean is infinite.
+    """
     by_row = {}
     for record in records:
         by_row.setdefault(record.row, []).append(record)
@@ -138,8 +143,18 @@ def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:
     for row, own in by_row.items():
         series = list(dict.fromkeys(record.series for record in own))
         for name in own[0].values:
+            equal = {record.slice for record in records if math.isinf(record.values[name])}
             for group in (ALL, *series):
                 chosen = [record for record in own if group in (ALL, record.series)]
+                chosen = [record for record in chosen if record.slice not in equal] or chosen
                 result[row, group, name] = summarise([record.values[name] for record in chosen],
                                                      [record.series for record in chosen], seed)
     return result
+
+
+def left_out_of_means(records) -> dict[str, int]:
+    """metric → how many slices its means leave out because a row equals the truth there."""
+    names = records[0].values
+    counts = {name: len({record.slice for record in records if math.isinf(record.values[name])}) for name in names}
+    every = len({record.slice for record in records})
+    return {name: count for name, count in counts.items() if 0 < count < every}

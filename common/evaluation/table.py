@@ -61,6 +61,12 @@ def describe_windows(windows, unit: str) -> str:
         for window in windows)
 
 
+def describe_left_out(records) -> str:
+    """Which means leave slices out, in words; empty where none does."""
+    return "; ".join(f"mean {label(name)} without {count} slices in which a row equals the truth"
+                     for name, count in measure.left_out_of_means(records).items())
+
+
 def write_slices_csv(path, records):
     """One line a row and slice: row, series, slice, metrics."""
     names = list(records[0].values)

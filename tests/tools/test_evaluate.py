@@ -292,3 +292,17 @@ def test_report_tells_of_the_model(ct):
     assert "<title>Head &amp; neck</title>" in page and "Model of mine" in page
     assert "<dt>sha256 enc_x</dt><dd>abc123</dd>" in page and "<dt>clip</dt><dd>-1024, 2000</dd>" in page
     assert evaluated(ct / "evaluation")["left_out"]["skipped"] == []  # conversion.json is no image
+
+
+def test_a_slice_in_which_a_row_equals_the_truth_does_not_make_the_mean_infinite(tmp_path, capsys):
+    for name, error in (("a", 10.0), ("b", 0.0), ("c", 30.0)):
+        truth = np.arange(693.0).reshape(SIZE)
+        for folder, values in (("clean", truth), ("noisy", truth + 10), ("out", truth + error)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            np.save(tmp_path / folder / f"{name}.npy", values)
+    assert evaluate.main(arguments(tmp_path, "--clip", "0", "1000", "-c", str(tmp_path / "out"))) == 0
+    result = evaluated(tmp_path / "evaluation")
+    assert mean(result, "out", "psnr full") == pytest.approx(20 * math.log10(1000) - 10 * math.log10(10 * 30))
+    assert mean(result, "out", "rmse") == pytest.approx(40 / 3)
+    assert {one["count"] for one in result["summary"] if one["metric"] == "psnr full"} == {2}
+    assert "mean PSNR full without 1 slices in which a row equals the truth" in capsys.readouterr().out
