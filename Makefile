@@ -1,5 +1,6 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
 # make test   the test suite
+# make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them)
 # Both make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,7 +8,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 READY   = $(VENV)/.ready
 DEMO   ?= demo
 
-.PHONY: test demo lint clean
+.PHONY: test demo bench lint clean
 
 $(READY): setup.py pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -24,6 +25,11 @@ test: $(READY)
 
 demo: $(READY)
 	$(VENV)/bin/python -m medi2i.tools.demo --out $(DEMO) $(if $(CT),--ct "$(CT)")
+
+bench: $(READY)
+	$(PIP) install -q --no-build-isolation -e ".[bench]"
+	$(VENV)/bin/python benchmarks/bench.py
+	$(VENV)/bin/python benchmarks/loader.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

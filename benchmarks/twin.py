@@ -187,6 +187,10 @@ class Pix2pixStep:
         self.generator = _adam([self.enc, self.dec], rate, weight_decay)
         self.discriminator = _adam([self.dis], rate, weight_decay)
 
+    def modules(self):
+        """All networks."""
+        return [self.enc, self.dec, self.dis]
+
     def __call__(self, x, t):
         s = self.settings
         y = self.dec(self.enc(x))
@@ -208,6 +212,10 @@ class CycleganStep:
         self.settings = settings
         self.generator = _adam([self.nets[n] for n in ("enc_x", "dec_x", "enc_y", "dec_y")], rate, weight_decay)
         self.discriminators = {n: _adam([self.nets[n]], rate, weight_decay) for n in ("dis_x", "dis_y")}
+
+    def modules(self):
+        """All networks."""
+        return list(self.nets.values())
 
     def __call__(self, x, y):
         s, n = self.settings, self.nets

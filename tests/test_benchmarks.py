@@ -1,0 +1,74 @@
+"""The measurements measure what they say: the PyTorch twin is the same network, ratios are those of one round."""
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medi2i.common.compat import chainer
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a module of benchmarks/, which is no package."""
+    if not FOLDER.is_dir():
+        pytest.skip("the benchmarks are not installed")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in ("measure", "subjects", "twin", "training"):
+        sys.modules.pop(name, None)
+
+
+def test_ratios_are_taken_within_a_round(benchmark):
+    measure = benchmark("measure")
+    rows = measure.summary({"a": [1.0, 10.0, 2.0], "b": [0.5, 20.0, 1.0]}, "a")
+    assert rows["a"] == {"median_s": 2.0, "fastest_s": 1.0, "ratio": 1.0, "rounds": 3}
+    assert rows["b"] == {"median_s": 1.0, "fastest_s": 0.5, "ratio": 0.5, "rounds": 3}
+
+
+def test_candidates_alternate(benchmark):
+    calls = []
+    seconds = benchmark("measure").alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == list("abbaabba") and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_the_machine_is_described(benchmark):
+    about = benchmark("measure").machine()
+    assert about["cores"] >= 1 and about["packages"]["chainer"] == "7.8.1"
+
+
+@pytest.mark.parametrize("application", ["pix2pix", "cyclegan"])
+def test_the_twin_is_the_same_network(benchmark, application):
+    torch = pytest.importorskip("torch")
+    subjects, twin = benchmark("subjects"), benchmark("twin")
+    networks, _ = subjects.APPLICATIONS[application](16, 1)
+    x = np.random.default_rng(0).normal(size=(2, 1, 16, 24)).astype(np.float32)
+    encoder, decoder = twin.twin(networks.enc_x), twin.twin(networks.dec_y)
+    ours = networks.translate(x).array
+    theirs = decoder(encoder(torch.from_numpy(x))).detach().numpy()
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    if application == "pix2pix":
+        with chainer.using_config("train", False):
+            ours = networks.translate(x).array
+        theirs = decoder.eval()(encoder.eval()(torch.from_numpy(x))).detach().numpy()
+        assert np.abs(theirs - ours).max() < 0.05  # running variances differ by n / (n - 1), and were seen once
+
+
+def test_both_make_the_same_first_step(benchmark):
+    torch = pytest.importorskip("torch")
+    subjects, training, twin = benchmark("subjects"), benchmark("training"), benchmark("twin")
+    networks, updater = subjects.pix2pix(32, 1)
+    step = twin.Pix2pixStep(networks, updater.settings, subjects.RATE, subjects.DECAY)
+    x, t = (torch.from_numpy(subjects.images(1, 32, seed)[0][None]) for seed in (1, 2))
+    before = networks.dec_y.ul.c1.c.W.array.copy()
+    step(x, t)
+    updater.update()
+    moved = networks.dec_y.ul.c1.c.W.array - before
+    twins = step.dec.ul.c1.weight.detach().numpy() - before
+    assert np.abs(moved).max() > 1e-5
+    # The discriminator's targets have noise in ours, so the first step agrees in its bulk only.
+    assert np.corrcoef(moved.ravel(), twins.ravel())[0, 1] > 0.9
+    assert training.make(training.CHAINER, "pix2pix", 32, 1) is not None
