@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from medi2i.common.kernels import onednn
+from medi2i.common.kernels import cpu_narrow, onednn
 from medi2i.common.kernels.layout import PLANS, channels_last, empty_images, first_strides, last_strides
 
 
@@ -137,6 +137,8 @@ _backward_weights_plan = functools.lru_cache(PLANS)(_BackwardWeights)
 
 def forward(x, weights, bias, geometry):
     """The convolution of ``x`` plus ``bias`` ((C',) or None). Raises OnednnError where oneDNN cannot."""
+    if cpu_narrow.fits(geometry, narrow_axis=0):
+        return cpu_narrow.forward(x, weights, bias, geometry)
     dnnl = onednn.library()
     x, weights = channels_last(x), numpy.ascontiguousarray(weights)
     y = empty_images(geometry.out_shape)
@@ -152,6 +154,8 @@ def forward(x, weights, bias, geometry):
 
 def backward_data(gy, weights, geometry):
     """The gradient by the input: ``gy`` has ``out_shape``, the result ``shape``. Raises OnednnError."""
+    if cpu_narrow.fits(geometry, narrow_axis=1):
+        return cpu_narrow.backward_data(gy, weights, geometry)
     dnnl = onednn.library()
     gy, weights = channels_last(gy), numpy.ascontiguousarray(weights)
     gx = empty_images(geometry.shape)
@@ -163,6 +167,8 @@ def backward_data(gy, weights, geometry):
 
 def backward_weights(x, gy, geometry):
     """The gradient by the weights, in their plain layout. Raises OnednnError."""
+    if cpu_narrow.fits(geometry, narrow_axis=0):
+        return cpu_narrow.backward_weights(x, gy, geometry)
     dnnl = onednn.library()
     x, gy = channels_last(x), channels_last(gy)
     gw = numpy.empty(geometry.weights, numpy.float32)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels import cpu, onednn
+from medi2i.common.kernels import cpu, cpu_narrow, onednn
 
 pytestmark = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -70,6 +70,8 @@ CONVOLUTIONS = [
     (1, 36, 1, 19, 15, (7, 7), 1, 3, 1, 1),
     (2, 33, 2, 9, 14, (4, 4), 1, 2, 1, 1),
     (1, 1, 17, 13, 21, (7, 7), 1, 3, 1, 1),
+    (2, 1, 18, 6, 5, (5, 3), 1, (0, 4), 1, 1),
+    (1, 16, 1, 4, 3, (7, 7), 1, 5, 1, 1),
 ]
 
 
@@ -100,6 +102,16 @@ def test_deconvolution(case):
     arrays = random(n, in_ch, h, w), random(in_ch, out_ch // groups, k, k), random(out_ch)
     assert took_onednn(function, *arrays)
     assert_equal_to_chainer(function, *arrays)
+
+
+def test_narrow_convolution_in_many_bands(monkeypatch):
+    monkeypatch.setattr(cpu_narrow, "BAND", 2 * 49 * 11)
+
+    def to_one(x, weights, bias):
+        return F.convolution_2d(x, weights, bias, 1, 3)
+
+    assert_equal_to_chainer(to_one, random(2, 20, 13, 11), random(1, 20, 7, 7), random(1))
+    assert_equal_to_chainer(to_one, random(2, 1, 13, 11), random(20, 1, 7, 7), random(20))
 
 
 def test_convolution_known_values():
