@@ -8,8 +8,9 @@ import subjects
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
-from medi2i.common.inference.graph_engines import ENGINES, installed, threads
+from medi2i.common.inference.graph_engines import ENGINES, installed
 from medi2i.common.kernels import cpu
+from medi2i.common.kernels.workers import threads
 
 SIZES = (256, 512)
 TWIN_EXPORT = "ONNX Runtime, PyTorch's export"

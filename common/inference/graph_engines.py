@@ -1,12 +1,12 @@
 """Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
 import importlib.util
-import os
 import sys
 
 import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.onnx_graph import INPUT, export
+from medi2i.common.kernels.workers import threads
 from medi2i.common.networks.spec import SampleKind
 
 PRECISIONS = ("fp32", "bf16")
@@ -95,10 +95,3 @@ ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
 def installed():
     """Names of the graph engines that are installed, the quicker first."""
     return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
-
-
-def threads():
-    """As many as OMP_NUM_THREADS says, else as there are cores for this process."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0)) if hasattr(
-        os, "sched_getaffinity") else os.cpu_count() or 1

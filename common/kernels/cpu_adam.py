@@ -3,7 +3,10 @@ import threading
 
 import numpy
 
+from medi2i.common.kernels import workers
+
 PIECE = 1 << 15
+SMALLEST = 1 << 17  # numbers that are worth another thread
 
 _scratch = threading.local()
 
@@ -14,26 +17,30 @@ def update(param, grad, m, v, step, hyperparam):
     step: alpha_t, the rate with its bias correction. hyperparam: of ``chainer.optimizers.Adam``, without amsgrad and
     adabound (Kingma and Ba, arXiv 1412.6980; weight decay decoupled, arXiv 1711.05101).
     """
-    param, grad, m, v = (a.reshape(-1) for a in (param, grad, m, v))
-    keep1, keep2, eps, eta = 1.0 - hyperparam.beta1, 1.0 - hyperparam.beta2, hyperparam.eps, hyperparam.eta
-    shrink = 1.0 - eta * hyperparam.weight_decay_rate
+    arrays = [a.reshape(-1) for a in (param, grad, m, v)]
+    factors = (1.0 - hyperparam.beta1, 1.0 - hyperparam.beta2, hyperparam.eps, -hyperparam.eta,
+               1.0 - hyperparam.eta * hyperparam.weight_decay_rate, step)
+    workers.spread(lambda start, stop: _update([a[start:stop] for a in arrays], *factors), param.size, SMALLEST)
+
+
+def _update(arrays, keep1, keep2, eps, minus_eta, shrink, step):
     if not hasattr(_scratch, "piece"):
         _scratch.piece = numpy.empty(PIECE, numpy.float32)
-    for start in range(0, param.size, PIECE):
-        p, g, m_, v_ = (a[start:start + PIECE] for a in (param, grad, m, v))
+    for start in range(0, arrays[0].size, PIECE):
+        p, g, m, v = (a[start:start + PIECE] for a in arrays)
         t = _scratch.piece[:len(p)]
-        numpy.subtract(g, m_, out=t)
+        numpy.subtract(g, m, out=t)
         numpy.multiply(t, keep1, out=t)
-        numpy.add(m_, t, out=m_)
+        numpy.add(m, t, out=m)
         numpy.multiply(g, g, out=t)
-        numpy.subtract(t, v_, out=t)
+        numpy.subtract(t, v, out=t)
         numpy.multiply(t, keep2, out=t)
-        numpy.add(v_, t, out=v_)
-        numpy.sqrt(v_, out=t)
+        numpy.add(v, t, out=v)
+        numpy.sqrt(v, out=t)
         numpy.add(t, eps, out=t)
         numpy.divide(step, t, out=t)
-        numpy.multiply(t, m_, out=t)
-        numpy.multiply(t, -eta, out=t)
+        numpy.multiply(t, m, out=t)
+        numpy.multiply(t, minus_eta, out=t)
         if shrink != 1:
             numpy.multiply(p, shrink, out=p)
         numpy.add(p, t, out=p)

@@ -125,13 +125,6 @@ def test_tiles_equal_the_whole_image(up):
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
-def test_threads_follow_the_environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert graph_engines.threads() == 3
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert graph_engines.threads() >= 1
-
-
 def test_openvino_sends_nothing_home(tmp_path):
     """A process of its own, for the module is imported once; sending it would fork."""
     needs("openvino")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels import cpu, cpu_narrow, onednn
+from medi2i.common.kernels import cpu, cpu_adam, cpu_narrow, onednn
 
 pytestmark = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -201,8 +201,10 @@ def test_batch_normalization_link_keeps_the_same_running_statistics():
     np.testing.assert_allclose(links["onednn test graph"], links["chainer test graph"], atol=1e-5)
 
 
-@pytest.mark.parametrize("decay", [0, 1e-2])
-def test_adam_to_the_last_bit(decay):
+@pytest.mark.parametrize("decay, threads", [(0, 1), (1e-2, 3)])
+def test_adam_to_the_last_bit(decay, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(cpu_adam, "SMALLEST", 1000)
     updated = []
     for engine in ("chainer", "onednn"):
         link = L.Linear(301, 223, initialW=random(223, 301), initial_bias=random(223))
