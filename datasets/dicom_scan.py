@@ -39,17 +39,19 @@ class Scan:
     places: list[Path]
     series: list[Series] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    modalities: tuple[str, ...] = VOLUME_MODALITIES
 
     def require_series(self) -> list[Series]:
         """The series; UserError that says what was found instead where there is none."""
         if self.series:
             return self.series
         places = ", ".join(map(str, self.places))
+        wanted = " or ".join(self.modalities)
         if not self.skipped:
-            raise UserError(f"{places}: empty folder; a folder with DICOM CT or MR images would be right")
+            raise UserError(f"{places}: empty folder; a folder with DICOM {wanted} images would be right")
         reasons = Counter(s.reason.split(" (")[0] for s in self.skipped).most_common(3)
         raise UserError(
-            f"{places}: no usable CT or MR image among {len(self.skipped)} file(s): "
+            f"{places}: no usable {wanted} image among {len(self.skipped)} file(s): "
             + "; ".join(f"{n} × {reason}" for reason, n in reasons)
         )
 
@@ -77,7 +79,7 @@ def scan(
     the scan.
     """
     places = [Path(p) for p in ([places] if isinstance(places, str | Path) else places)]
-    result = Scan(places)
+    result = Scan(places, modalities=tuple(modalities))
     paths = list(walk(places, result.skipped))
     examine = partial(examine_file, modalities=modalities, decode=decode, max_pixels=max_pixels)
     slices: list[SliceRef] = []

@@ -141,8 +141,10 @@ def test_places(ct_file, tmp_path):
     with pytest.raises(UserError, match="empty folder"):
         dicom.scan(tmp_path / "empty").require_series()
     (tmp_path / "empty" / "note").write_text("x")
-    with pytest.raises(UserError, match="no usable CT or MR image among 1"):
+    with pytest.raises(UserError, match="no usable CT or MR or PT image among 1"):
         dicom.scan(tmp_path / "empty").require_series()
+    with pytest.raises(UserError, match="no usable MR image among 1 .*: 1 × modality CT"):
+        dicom.scan(path, modalities=("MR",)).require_series()
 
 
 def test_links_are_followed_but_not_in_circles(ct_file, tmp_path):
