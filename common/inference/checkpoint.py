@@ -130,7 +130,7 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     """The generator of a run.
 
     model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
-        folder, or None for the run that ``args`` belongs to.
+        folder, or None for the run that ``args`` belongs to. A bare file name is looked for here, then beside ``args``.
     args: its ``args`` file (or folder); None: the one beside ``model``.
     epoch: "last", "best" or a number, where ``model`` is not a file.
     direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
@@ -146,7 +146,7 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
         number, folder, name = str(run.epoch(epoch)), run.folder, None
         direction = direction or "xy"
     else:
-        model = Path(model)
+        model = _beside(Path(model), args)
         match = _NUMBERED.fullmatch(model.name)
         if match is None or match["name"].startswith("dis"):
             raise UserError(f"{model}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
@@ -164,6 +164,14 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
         load_arrays(arrays, link, source)
     return Generator(encoder, decoder, options, direction, files, digest(files))
+
+
+def _beside(model, args):
+    """The file of ``-a results/args -m enc_x50.npz``: a bare name that is not here is that of weights beside args."""
+    if args is None or model.parent != Path() or model.exists():
+        return model
+    folder = Path(args) if Path(args).is_dir() else Path(args).parent
+    return folder / model if (folder / model).is_file() else model
 
 
 def build_generator(options, direction: str = "xy", source="args", dtype: str = "fp32"):
