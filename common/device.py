@@ -33,7 +33,7 @@ def gpu_count():
 
 
 def use_cpu_engine(name):
-    """Make ``--cpu_engine`` ``name`` ("auto", "onednn" or "chainer") compute Chainer's functions on the CPU.
+    """Make ``--cpu_engine`` ``name`` ("auto", "onednn", "numpy" or "chainer") compute Chainer's functions on the CPU.
 
     Returns what is in use, for the log. Raises UserError where oneDNN is asked for and is not there.
     """

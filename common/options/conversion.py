@@ -29,7 +29,7 @@ class NetworkFiles(Checked):
     gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
-                             "auto: oneDNN where it is installed, else Chainer's own code")
+                             "auto: oneDNN where it is installed, else NumPy")
     engine: str = option("auto", choices=kinds.ENGINES, help="what runs the network on the CPU; auto: OpenVINO, else "
                          "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
     precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO); "

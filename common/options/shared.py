@@ -15,7 +15,7 @@ class FileOptions(Checked):
     gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes on the CPU; auto: oneDNN where it "
-                             "is installed, else Chainer's own code")
+                             "is installed, else NumPy")
     seed: int = option(0, type=int, low=0, help="of every random draw: same seed, same run")
     workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
     worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "

@@ -29,9 +29,10 @@ def as_before():
         cpu.disable()
 
 
-def test_without_the_wheel_chainer_computes(absent):
-    assert cpu.enable("auto") == "Chainer"
-    assert not hasattr(F.connection.convolution_2d.Convolution2DFunction.forward_cpu, "__wrapped__")
+def test_without_the_wheel_numpy_computes(absent, monkeypatch):
+    assert cpu.enable("auto") == "NumPy"
+    assert not hasattr(F.activation.relu.ReLU.forward_cpu, "__wrapped__")
+    monkeypatch.setattr(chainer.utils.conv, "im2col_cpu", None)
     y = F.convolution_2d(np.ones((1, 1, 3, 5), np.float32), np.ones((1, 1, 3, 3), np.float32))
     np.testing.assert_array_equal(y.array, np.full((1, 1, 1, 3), 9))
 
@@ -61,7 +62,7 @@ def test_a_library_that_does_not_load_is_absent(monkeypatch, tmp_path):
 
 
 def test_unknown_engine():
-    with pytest.raises(ValueError, match="'fast' is unknown; it can be auto, onednn, chainer"):
+    with pytest.raises(ValueError, match="'fast' is unknown; it can be auto, onednn, numpy, chainer"):
         cpu.enable("fast")
 
 
@@ -118,3 +119,16 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     with onednn._short_spins():
         assert "GOMP_SPINCOUNT" not in onednn.os.environ
+
+
+@pytest.mark.parametrize("before, inside", [("chainer", "numpy"), ("numpy", "chainer"), ("numpy", "numpy")])
+def test_using_leaves_what_was_there(before, inside):
+    cpu.enable(before)
+    node = chainer.functions.connection.convolution_2d.Convolution2DFunction
+    there = node.forward_cpu
+    with pytest.raises(KeyError), cpu.using(inside) as name:
+        assert name.lower() == inside and node.forward_cpu is not there
+        raise KeyError
+    assert node.forward_cpu is there
+    cpu.disable()
+    assert not hasattr(node.forward_cpu, "__wrapped__")
