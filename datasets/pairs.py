@@ -134,7 +134,12 @@ def _rows_of_list(path, root, from_col, to_col, pattern):
     """The rows of a list file, with columns counted from 0 and paths below ``root``."""
     problems = Problems(path)
     rows, needed = [], max(*from_col, *to_col) + 1
-    for row in read_list(path):
+    listed = read_list(path)
+    widest = max(len(row.columns) for row in listed)
+    if widest < needed:
+        raise UserError(f"{path}: no line has more than {widest} column(s); --from_col and --to_col need {needed}, "
+                        "separated by tabs")
+    for row in listed:
         if len(row.columns) < needed:
             problems.add(f"line {row.line} has {len(row.columns)} column(s), --from_col and --to_col need {needed}, "
                          f"separated by tabs")

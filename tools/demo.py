@@ -94,11 +94,14 @@ def command(argv):
 
 
 def step(what: str, script: str, module, argv):
-    """Print a command as one would type it and run it. Raises UserError where it fails."""
+    """Print a command as one would type it and run it. Raises UserError where it fails, naming the command."""
     argv = [str(word) for word in argv]
     print(f"\n# {what}\n$ python {script} {shlex.join(argv)}", flush=True)
     began = time.monotonic()
-    status = module.main(argv)
+    try:
+        status = module.command(argv)
+    except UserError as error:
+        raise UserError(f"{script}: {error}") from error
     if status:
         raise UserError(f"{script}: ended with status {status}; the demo stops here")
     print(f"# {time.monotonic() - began:.0f} s", flush=True)

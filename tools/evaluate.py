@@ -72,6 +72,7 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
 def command(argv):
     options = parse(EvaluateOptions, argv, prog="evaluate", description=__doc__.splitlines()[0])
     inputs, truth, converted = listings(options)
+    check_out(options, [folder for _, folder in converted.values()])
     matching = files.match(truth, {IDENTITY: inputs, **{name: listing for name, (listing, _) in converted.items()}})
     if not matching.slices:
         raise UserError(_nothing_matches(matching, truth))
@@ -105,11 +106,24 @@ def listings(options):
     for text in options.converted or []:
         name, mark, folder = text.partition("=")
         name, folder = (name, folder) if mark else (Path(text).name or text, text)
+        if not name or not folder:
+            raise UserError(f"--converted: {text!r} is not NAME=FOLDER; both are needed, or a folder alone")
         if name in (*converted, *classical.FILTERS, IDENTITY, physics.TRUTH):
             raise UserError(f"--converted: {text}: the name {name} is taken; give another as NAME={folder}")
         kind = options.imgtype or (truth.first.kind if options.classes else None)
         converted[name] = files.list_folder(folder, kind), folder
     return inputs, truth, converted
+
+
+def check_out(options, converted):
+    """UserError where the tables and pictures would lie among the images, which the next run would read with them."""
+    out = Path(options.out).resolve()
+    sources = [options.root] if options.pairs else [options.input, options.truth]
+    inside = [Path(folder) for folder in (*converted, *sources) if Path(folder).resolve() == out]
+    inside += [Path(folder) for folder in converted if Path(folder).resolve() in out.parents]
+    if inside:
+        raise UserError(f"--out: {options.out} is {inside[0]}, which holds images, or lies in it; "
+                        "a folder of its own would be right")
 
 
 def choose_windows(options, slices, unit):

@@ -71,7 +71,11 @@ def command(argv: list[str]) -> None:
     parts = {name: share for name, share in shares.items() if share > 1e-9}
     path = Path(options.list)
     root = Path(options.root) if options.root else path.parent
-    rows = [describe(row.columns, root) for row in lists.read_list(path)]
+    listed = lists.read_list(path)
+    for row in listed:
+        if len(row.columns) < 2:
+            raise UserError(f"{path}: line {row.line} has one column; a pair is two paths, separated by a tab")
+    rows = [describe(row.columns, root) for row in listed]
     by, note = choose(rows, options.by)
     chosen = blocks(rows, parts) if by == BLOCK else whole_groups(rows, by, parts, np.random.default_rng(options.seed))
     if by != IMAGE and options.by != BLOCK:

@@ -1,5 +1,6 @@
 """The options of a command line that may begin with ``--resume RUN``."""
 import dataclasses
+from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import load_args, parse
@@ -30,6 +31,9 @@ def training_options(cls, argv, description):
     given = given_values(cls, argv)
     if "argfile" in given:
         raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
+    if not Path(options.resume).is_dir():
+        raise UserError(f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
+                        "makes and names it")
     saved = load_args(options.resume)
     if not isinstance(saved, cls):
         raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")

@@ -170,6 +170,13 @@ def test_every_problem_of_a_list_is_told_with_its_line(tmp_path, caplog):
         assert words in caplog.text
 
 
+def test_list_of_one_column_is_told_once(tmp_path, caplog):
+    (tmp_path / "pairs.txt").write_text("a.png\nb.png\nc.png\nd.png\n")
+    with pytest.raises(UserError, match=r"pairs.txt: no line has more than 1 column\(s\); --from_col .* need 2"):
+        build(tmp_path, train="pairs.txt")
+    assert caplog.text == ""
+
+
 def test_unreadable_files_are_left_out_with_their_partners_and_counted(tmp_path, caplog):
     folders(tmp_path, ["a", "b", "c", "d"])
     (tmp_path / "trainA" / "a.png").write_bytes(b"")

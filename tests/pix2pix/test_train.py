@@ -262,7 +262,7 @@ def test_check_names_every_file_that_cannot_be_read(tmp_path, capsys, caplog):
     (["-g", "0"], "--gpu 0"),
     (["-m", "nowhere/enc_x5.npz"], "nowhere/enc_x5.npz"),
     (["-R", "nowhere"], "nowhere"),
-    (["--resume", "nowhere"], "nowhere"),
+    (["--resume", "nowhere"], "--resume: nowhere: no such folder"),
     (["--best_metric", "SSIM"], "--best_metric"),
     (["-t", "missing.txt"], "missing.txt"),
 ])

@@ -206,12 +206,22 @@ def test_classes_are_measured_by_overlap(tmp_path):
     (["-c", "identity=x"], "the name identity is taken"),
     (["--pairs", "x"], "--pairs: names inputs and truth already"),
     (["-c", "nowhere"], "nowhere: no such folder"),
+    (["-c", "mine="], "--converted: 'mine=' is not NAME=FOLDER"),
 ])
 def test_what_cannot_be_is_told_in_one_line(ct, capsys, more, message):
     assert evaluate.main(arguments(ct, *more)) == 1
     told = capsys.readouterr().err
     assert message in told and told.startswith("error: ") and told.count("\n") == 1
     assert not (ct / "evaluation").exists()
+
+
+@pytest.mark.parametrize("place", ["noisy", "clean", "out", "out/evaluation"])
+def test_nothing_is_written_among_the_images(ct, capsys, place):
+    before = sorted(ct.rglob("*"))
+    assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}", "-o", str(ct / place))) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --out: {ct / place} is ") and told.count("\n") == 1
+    assert sorted(ct.rglob("*")) == before
 
 
 def test_folders_without_a_name_in_common(ct, capsys):
