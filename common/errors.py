@@ -36,9 +36,18 @@ def run(command, argv=None):
 def one_line(error):
     """The message of an exception in one line, with the file first where the operating system names one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
+        text = f"{error.filename}: {error.strerror}{hint(error)}"
     elif isinstance(error, MemoryError):
         text = f"out of memory ({error}); a smaller --batch_size or crop would help"
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def hint(error):
+    """What would be right, where the operating system's own words do not say it; "" elsewhere."""
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return "; a file is where a folder should be, another place would be right"
+    if isinstance(error, PermissionError):
+        return "; another place, or the right to use this one, is needed"
+    return ""

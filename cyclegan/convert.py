@@ -47,7 +47,7 @@ def plan_of(options, model):
                                     more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
 
     def any_size(translation):
-        engine = engine_of(translation, device, options, clip_out or DICOM_CLIP)
+        engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs))
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
     return Plan(

@@ -76,6 +76,16 @@ def read(path: Path | str, axial: bool = True) -> Volume:
     return Volume(np.ascontiguousarray(values.transpose(2, 1, 0)), _LPS @ affine)
 
 
+def _header_of(path):
+    """A NIfTI file with its affine, its values not read. UserError for a file that is missing or no NIfTI."""
+    if not Path(path).is_file():
+        raise UserError(f"--like: {path}: no such file")
+    try:
+        return nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise UserError(f"--like: {path}: cannot be read as NIfTI ({error})") from error
+
+
 def write(path: Path | str, volume: Volume, like: Path | str | None = None, force: bool = False) -> None:
     """Write a volume: int16 where all values are whole numbers that fit, else float32. The file is whole or not there.
 
@@ -89,7 +99,7 @@ def write(path: Path | str, volume: Volume, like: Path | str | None = None, forc
         raise UserError(f"{path}: a NIfTI file ends in .nii or .nii.gz")
     values, affine = volume.values.transpose(2, 1, 0), _LPS @ volume.affine
     if like is not None:
-        model = nibabel.load(like)
+        model = _header_of(like)
         turn = orientations.ornt_transform(
             orientations.io_orientation(affine), orientations.io_orientation(model.affine)
         )

@@ -46,10 +46,10 @@ def plan_of(options, model):
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
                          list_file=options.val, columns=columns, exclude=options.out)
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more={"columns": columns})
+    engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes))
     return Plan(
         options=options, model=model.description, settings=settings,
-        network=network_of(model.generator, engine_of(model.generator, device, options, clip_out or DICOM_CLIP),
-                           options.tile, options.tile_overlap),
+        network=network_of(model.generator, engine, options.tile, options.tile_overlap),
         preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed),
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",

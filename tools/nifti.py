@@ -104,7 +104,10 @@ def encoding_of(values: np.ndarray, modality: str) -> Encoding:
 
 def to_nifti(root: Path, out: Path, options: NiftiOptions) -> None:
     """Write each DICOM series below a folder as a NIfTI file."""
-    found = dicom.scan(root, progress=True).require_series()
+    scanned = dicom.scan(root, progress=True)
+    found = scanned.require_series()
+    for skipped in scanned.skipped:
+        print(f"warning: skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     single = nifti.is_nifti(out)
     if single and len(found) > 1:
         raise UserError(f"--out: {out} is one file, {root} holds {len(found)} series; a folder would take them all")

@@ -148,6 +148,8 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     else:
         model = _beside(Path(model), args)
         match = _NUMBERED.fullmatch(model.name)
+        if model.suffix != ".npz" and not model.exists():
+            raise UserError(f"{model}: no such file or folder; a run's folder, or its enc_x50.npz, would be right")
         if match is None or match["name"].startswith("dis"):
             raise UserError(f"{model}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
         args = model.parent / "args" if args is None else args

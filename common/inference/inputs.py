@@ -189,7 +189,8 @@ def _nothing_left(roots, found, slice_range):
     for item in found.skipped:
         reasons[item.reason] += 1
     what = "; ".join(f"{number} x {reason}" for reason, number in sorted(reasons.items(), key=lambda r: -r[1])[:3])
-    raise UserError(f"{where}: no image to convert ({what or 'nothing found'})")
+    first = f", the first {found.skipped[0].name}" if found.skipped else ""
+    raise UserError(f"{where}: no image to convert ({what or 'nothing found'}{first})")
 
 
 def _refuse_equal_names(sources):

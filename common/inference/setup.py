@@ -5,7 +5,10 @@ import sys
 from medi2i.common.errors import UserError
 from medi2i.common.inference.network import Model
 from medi2i.common.networks.sizes import fixed_size
+from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
+
+IN_HU = ("dcm", "nii")
 
 
 def show_warnings():
@@ -22,6 +25,13 @@ def clip_of(options, trained, name):
         if given is not None and list(given) != [None, None]:
             return Clip(*given)
     return None
+
+
+def clip_in_hu(clip, inputs, classes=0):
+    """The Clip that takes the network's output to HU; None where the results are classes or images of another kind."""
+    if classes or inputs.sources[0].kind not in IN_HU:
+        return None
+    return clip or DICOM_CLIP
 
 
 def crop_of(options, model: Model):

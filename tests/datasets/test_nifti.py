@@ -138,6 +138,21 @@ def test_refusals(tmp_path, capsys, make, expected):
     assert expected in capsys.readouterr().err or "no such file" in expected and not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("content", [b"no volume", None])
+def test_like_that_is_no_volume_is_one_line(tmp_path, capsys, content):
+    save(tmp_path / "v.nii", np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    assert tool.main([str(tmp_path / "v.nii"), "-o", str(tmp_path / "series")]) == 0
+    (tmp_path / "series" / "note").write_text("not DICOM")
+    like, out = tmp_path / "like.nii", tmp_path / "out.nii"
+    if content is not None:
+        like.write_bytes(content)
+    capsys.readouterr()
+    assert tool.main([str(tmp_path / "series"), "-o", str(out), "--like", str(like)]) == 1
+    skipped, told = capsys.readouterr().err.splitlines()
+    assert skipped.startswith(f"warning: skipped {tmp_path / 'series' / 'note'}: not DICOM")
+    assert told.startswith(f"error: --like: {like}: ") and not out.exists()
+
+
 def test_sheared_axes_and_existing_files_are_refused(tmp_path, capsys):
     affine = AFFINES["LPS"].copy()
     affine[0, 1] = 0.3

@@ -1,8 +1,13 @@
 """The command line of convert.py: a run folder, released spellings, what is refused."""
+from types import SimpleNamespace
+
 import pytest
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference.setup import clip_in_hu
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions, parse_conversion
+from medi2i.datasets.images import DICOM_CLIP
+from medi2i.datasets.scaling import Clip
 
 
 def test_a_run_folder_may_stand_alone_and_several_roots_be_given():
@@ -39,3 +44,10 @@ def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
     for name in ("--model_gen", "--tile", "--forceSpacing", "--output_analysis", "--resume", "RUN"):
         assert name in text
     assert "--gen_chs" not in text and "--lambda_A" not in text
+
+
+@pytest.mark.parametrize(("kind", "clip", "classes", "expected"), [
+    ("dcm", None, 0, DICOM_CLIP), ("dcm", Clip(-160, 240), 0, Clip(-160, 240)), ("nii", None, 0, DICOM_CLIP),
+    ("png", None, 0, None), ("png", Clip(0, 255), 0, None), ("dcm", None, 4, None)])
+def test_differences_are_told_in_hu_only_where_results_are_hu(kind, clip, classes, expected):
+    assert clip_in_hu(clip, SimpleNamespace(sources=[SimpleNamespace(kind=kind)]), classes) == expected
