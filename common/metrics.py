@@ -85,24 +85,33 @@ def ssim(image, truth, window: Window, mask=None) -> float:
     return float(np.mean(means))
 
 
-def dice(labels, truth, label: int, mask=None) -> float:
-    """2·|A ∩ B| / (|A| + |B|) of the pixels that carry `label`; nan where neither image has it."""
-    common, first, second = _overlap(labels, truth, label, mask)
-    return float("nan") if first + second == 0 else 2 * common / (first + second)
-
-
-def iou(labels, truth, label: int, mask=None) -> float:
-    """|A ∩ B| / |A ∪ B| of the pixels that carry `label`; nan where neither image has it."""
-    common, first, second = _overlap(labels, truth, label, mask)
-    return float("nan") if first + second == 0 else common / (first + second - common)
-
-
-def _overlap(labels, truth, label, mask):
+def overlap(labels, truth, label: int, mask=None) -> tuple[int, int, int]:
+    """Pixels that carry `label` in both images, in the first, in the second: what Dice and IoU are made of."""
     first, second = np.asarray(labels) == label, np.asarray(truth) == label
     _same_shape(first, second)
     if mask is not None:
         first, second = first & mask, second & mask
     return int(np.sum(first & second)), int(np.sum(first)), int(np.sum(second))
+
+
+def dice(labels, truth, label: int, mask=None) -> float:
+    """2·|A ∩ B| / (|A| + |B|) of the pixels that carry `label`; nan where neither image has it."""
+    return dice_of(*overlap(labels, truth, label, mask))
+
+
+def iou(labels, truth, label: int, mask=None) -> float:
+    """|A ∩ B| / |A ∪ B| of the pixels that carry `label`; nan where neither image has it."""
+    return iou_of(*overlap(labels, truth, label, mask))
+
+
+def dice_of(common: int, first: int, second: int) -> float:
+    """Dice of counted pixels, which may be those of many images; nan where there are none."""
+    return float("nan") if first + second == 0 else 2 * common / (first + second)
+
+
+def iou_of(common: int, first: int, second: int) -> float:
+    """IoU of counted pixels; nan where there are none."""
+    return float("nan") if first + second == 0 else common / (first + second - common)
 
 
 def _difference(image, truth, mask):

@@ -207,6 +207,7 @@ def write(evaluation: Evaluation, options, tuned, judged):
         "tuned": {name: {"strength": one.strength, "sigma": one.sigma, "tried": one.tried}
                   for name, one in tuned.items()},
         "pictures": [path.name for path in pictures], "left_out": evaluation.left_out, "physics": evaluation.physics,
+        "pooled": evaluation.pooled,
         "summary": [{"row": row, "series": series, "metric": name, **vars(one)}
                     for (row, series, name), one in evaluation.summary.items()],
         "slices": [vars(record) for record in evaluation.records]})
@@ -231,7 +232,8 @@ def print_tables(evaluation, said):
         print(left_out)
     blocks = table.blocks(evaluation.rows, evaluation.summary, unit)
     lines = physics.table_lines(evaluation.physics, unit) if evaluation.physics else []
-    for block in [*blocks, *([lines] if lines else [])]:
+    pooled = table.pooled_block(evaluation.pooled)
+    for block in filter(None, (pooled, *blocks, lines)):
         print("\n" + table.aligned(block))
     if lines:
         print(physics.description(evaluation.physics))

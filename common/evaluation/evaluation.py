@@ -1,8 +1,10 @@
 """One comparison of some rows over some slices: everything that tables, pictures and pages are made of."""
 from dataclasses import dataclass
 
+import numpy as np
 from tqdm import tqdm
 
+from medi2i.common import metrics
 from medi2i.common.evaluation import measure
 from medi2i.common.evaluation.physics import Physics
 
@@ -26,6 +28,7 @@ class Evaluation:
     physics: dict | None
     folders: dict
     left_out: dict
+    pooled: dict  # row → {dice: [of class 1, 2, …], iou: likewise}, pixels of all slices together; {} without classes
 
     @property
     def first_metric(self) -> str:
@@ -42,11 +45,18 @@ def evaluate(rows, slices, windows, shown, unit, *, classes=None, folders=None, 
 
     spacings = {one.truth.spacing for one in slices}
     physics = None if classes else Physics(windows[0], unit, spacings.pop() if len(spacings) == 1 else None)
-    records = []
+    records, counts = [], {}
     for one in tqdm(slices, desc="measuring", unit="slice", disable=True if len(slices) <= FEW else None):
         scene = measure.read(one, rows)
         records += measure.measure(scene, measured)
         if physics is not None:
             physics.add(scene)
+        for name, image in scene.images.items() if classes else []:
+            for label in range(1, classes):
+                found = metrics.overlap(image, scene.truth, label, scene.mask)
+                counts[name, label] = np.add(counts.get((name, label), 0), found)
+    pooled = {row.name: {metric: [of(*map(int, counts[row.name, label])) for label in range(1, classes)]
+                         for metric, of in (("dice", metrics.dice_of), ("iou", metrics.iou_of))}
+              for row in rows} if classes else {}
     return Evaluation(rows, slices, windows, shown, unit, records, measure.summaries(records, seed),
-                      physics.result() if physics else None, folders or {}, left_out or {})
+                      physics.result() if physics else None, folders or {}, left_out or {}, pooled)

@@ -53,6 +53,8 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
 
 def _tables(evaluation, series):
     tables = [("", lines) for lines in table.blocks(evaluation.rows, evaluation.summary, evaluation.unit)]
+    if evaluation.pooled:
+        tables.insert(0, ("", table.pooled_block(evaluation.pooled)))
     measured = physics.table_lines(evaluation.physics, evaluation.unit) if evaluation.physics else []
     if measured:
         tables.append((physics.description(evaluation.physics), measured))

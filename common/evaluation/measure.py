@@ -120,7 +120,10 @@ def image_metrics(image, truth, windows, mask=None) -> dict:
 
 
 def label_metrics(labels, truth, classes: int, mask=None) -> dict:
-    """dice and iou of every class but 0 (the background), and their means over the classes that are there."""
+    """dice and iou of every class but 0 (the background) in a slice, and their means over the classes that are there.
+
+    A class that only one of both images has counts as 0, be it a single pixel; pooled over all slices it weighs less.
+    """
     values = {}
     for name, metric in (("dice", metrics.dice), ("iou", metrics.iou)):
         each = [metric(labels, truth, label, mask) for label in range(1, classes)]

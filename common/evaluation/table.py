@@ -39,6 +39,25 @@ def _block(rows, summary, unit, series, names):
     return lines
 
 
+def pooled_block(pooled) -> list[list[str]]:
+    """Dice and IoU of the pixels of all slices together; the head first, empty without classes."""
+    if not pooled:
+        return []
+    count = len(next(iter(pooled.values()))["dice"])
+    lines = [["all slices together", "Dice mean", *(f"Dice {label}" for label in range(1, count + 1)),
+              "IoU mean", *(f"IoU {label}" for label in range(1, count + 1))]]
+    for row, one in pooled.items():
+        lines.append([row, *(_number(value, 4) for name in ("dice", "iou")
+                             for value in (mean_of_known(one[name]), *one[name]))])
+    return lines
+
+
+def mean_of_known(values) -> float:
+    """The mean of what is not nan."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def aligned(lines) -> str:
     """Lines of cells as text in columns, the first one to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -50,7 +69,7 @@ def aligned(lines) -> str:
 def label(name: str) -> str:
     """`psnr soft` as people write it."""
     metric, _, window = name.partition(" ")
-    shown = metric.upper() if metric in ("rmse", "mae", "psnr", "ssim", "iou") else metric.capitalize()
+    shown = {"iou": "IoU", "dice": "Dice", "bias": "Bias"}.get(metric, metric.upper())
     return f"{shown} {window}" if window else shown
 
 

@@ -3,6 +3,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medi2i.common.evaluation.table import label
+
 LARGER_IS_BETTER = frozenset({"psnr", "ssim", "dice", "iou"})
 
 
@@ -32,10 +34,7 @@ def verdicts(records, baselines, judged, metric: str, unit: str) -> list[Verdict
         better = sum(sign * a > sign * b for a, b in zip(by_row[row], by_row[best], strict=True))
         worse = sign * means[row] <= sign * means[best]
         relation = "no better than" if means[row] == means[best] else "WORSE than" if worse else "better than"
-        result.append(Verdict(f"{row}: {_name(metric)} {means[row]:.4g}{told}, {relation} {best} "
+        result.append(Verdict(f"{row}: {label(metric)} {means[row]:.4g}{told}, {relation} {best} "
                               f"({means[best]:.4g}{told}); better on {better} of {len(by_row[row])} slices", worse))
     return result
 
-
-def _name(metric):
-    return metric.upper() if metric in ("rmse", "mae") else metric

@@ -55,6 +55,7 @@
   function paint(canvas, height, width, colour) {
     canvas.width = width;
     canvas.height = height;
+    canvas.parentElement.style.maxWidth = `calc(85vh * ${width / height})`;
     const context = canvas.getContext("2d"), image = context.createImageData(width, height);
     for (let i = 0; i < height * width; i++) {
       const [r, g, b] = colour(i);
@@ -64,7 +65,6 @@
       image.data[4 * i + 3] = 255;
     }
     context.putImageData(image, 0, 0);
-    return context;
   }
   const shown = (channels) => (i) => channels.length === 3
     ? [grey(channels[0][i]), grey(channels[1][i]), grey(channels[2][i])]
@@ -78,15 +78,15 @@
     if (ticket !== state.drawn) return;  // something newer was asked for meanwhile
     current = {first, second, height, width};
     const canvas = $("canvas");
-    $("canvas-2").hidden = state.mode !== "side";
+    $("canvas-2").parentElement.hidden = state.mode !== "side";
+    $("divider").hidden = state.mode !== "swipe";
     $("colourbar").hidden = $("difference-control").hidden = state.mode !== "difference";
     if (state.mode === "difference") {
       paint(canvas, height, width, (i) => diverging((mean(first, i) - mean(second, i)) / state.range));
     } else if (state.mode === "swipe") {
       const edge = Math.round(state.split * width), a = shown(first), b = shown(second);
-      const context = paint(canvas, height, width, (i) => (i % width < edge ? a(i) : b(i)));
-      context.fillStyle = "#ffb000";
-      context.fillRect(edge, 0, 1, height);
+      paint(canvas, height, width, (i) => (i % width < edge ? a(i) : b(i)));
+      $("divider").style.left = `${100 * edge / width}%`;
     } else {
       paint(canvas, height, width, shown(state.mode === "flicker" && state.showSecond ? second : first));
       if (state.mode === "side") paint($("canvas-2"), height, width, shown(second));
@@ -186,6 +186,7 @@
   };
 
   paint($("bar"), 1, 201, (i) => diverging(i / 100 - 1));
+  $("bar").parentElement.style.maxWidth = "";
   const start = report.windows[Math.min(1, report.windows.length - 1)];
   [state.lower, state.upper] = [start.lower, start.upper];
   sort();

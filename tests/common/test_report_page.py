@@ -76,7 +76,7 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
       told.difference = pixel(3, 10);
       told.bar = $("colourbar").hidden;
       await after(() => document.querySelector('[data-mode="side"]').click());
-      told.side = [pixel(3, 10), pixel(3, 10, "canvas-2"), $("canvas-2").hidden];
+      told.side = [pixel(3, 10), pixel(3, 10, "canvas-2"), $("canvas-2").parentElement.hidden];
       await after(() => document.querySelectorAll("#presets button")[0].click());
       told.window = $("lower-upper").textContent;
       told.full = pixel(3, 10);

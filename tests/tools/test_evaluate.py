@@ -189,13 +189,16 @@ def test_classes_are_measured_by_overlap(tmp_path):
         (tmp_path / folder).mkdir()
         Image.fromarray(labels).save(tmp_path / folder / "a.png")
     np.save(tmp_path / "out" / "a.npy", np.zeros((4, *SIZE), dtype=np.float32))  # the probabilities beside
-    assert evaluate.main(arguments(tmp_path, "-c", str(tmp_path / "out"), "-cn", "4")) == 0
+    assert evaluate.main(arguments(tmp_path, "-c", str(tmp_path / "out"), "-cn", "4", "--report")) == 0
+    assert "Dice 3" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
     result = evaluated(tmp_path / "evaluation")
     assert mean(result, "out", "dice 1") == pytest.approx(2 * 5 / 15)
     assert mean(result, "out", "iou 1") == pytest.approx(0.5)
     assert mean(result, "out", "dice 2") == 1 and mean(result, "out", "dice 3") == "nan"
     assert mean(result, "out", "dice mean") == pytest.approx((2 / 3 + 1) / 2)
     assert mean(result, "identity", "dice mean") == 0
+    assert result["pooled"]["out"]["dice"] == [pytest.approx(2 / 3), 1, "nan"]
+    assert result["pooled"]["out"]["iou"] == [0.5, 1, "nan"] and result["pooled"]["identity"]["dice"] == [0, 0, "nan"]
 
 
 @pytest.mark.parametrize(("more", "message"), [
