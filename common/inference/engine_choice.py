@@ -12,8 +12,10 @@ log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)  # how far the engine differs is told in every conversion
 
 NAMES = ("auto", "chainer", *ENGINES)
-# In [-1, 1], where a 12-bit CT has steps of 5e-4. Rounding differs between libraries by some 1e-6.
-TOLERANCE = 1e-4
+# Largest and mean difference in [-1, 1], where a 12-bit CT has steps of 5e-4. Libraries round differently: by some 1e-6
+# on average; a network that was hardly trained blows that up to 3e-4 here and there (Chainer's own code does, too).
+# A graph that is wrong differs by far more on average.
+TOLERANCE = 1e-3, 2e-5
 
 
 def choose(encoder, decoder, device, name, precision, unit, unit_name):
@@ -57,7 +59,8 @@ def _refuse(name, precision, where):
 class CheckedEngine:
     """Runs ``quick``, whose first image is compared with ``plain``'s.
 
-    tolerance: largest difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only told.
+    tolerance: (largest, mean) difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only
+    told.
     """
 
     places_tiles = True
@@ -79,19 +82,23 @@ class CheckedEngine:
         if self._chosen is None:
             with self._lock:
                 if self._chosen is None:
-                    self._check(x[:1], frame)
+                    first = self._check(x[:1], frame)
+                    if len(x) == 1:
+                        return first
         return self._chosen.run(x, frame)
 
     def _check(self, x, frame):
-        difference = np.abs(self.quick.run(x, frame) - self.plain.run(x, frame))
+        found, expected = self.quick.run(x, frame), self.plain.run(x, frame)
+        difference = np.abs(found - expected)
         largest, mean = float(difference.max()), float(difference.mean())
         self.deviation = largest * self.unit, mean * self.unit
         told = (f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
                 f"{mean * self.unit:.2g} on average")
         # Written so that not-a-number is refused, too.
-        if self.tolerance is not None and not largest <= self.tolerance:
+        if self.tolerance is not None and not (largest <= self.tolerance[0] and mean <= self.tolerance[1]):
             log.warning("%s %s: too much, so Chainer runs", self.quick.name, told)
             self._chosen = self.plain
-        else:
-            log.info("%s %s", self.quick.name, told)
-            self._chosen = self.quick
+            return expected
+        log.info("%s %s", self.quick.name, told)
+        self._chosen = self.quick
+        return found

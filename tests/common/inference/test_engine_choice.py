@@ -101,7 +101,8 @@ class Off(IdentityEngine):
 
 
 @pytest.mark.parametrize("error, tolerance, chosen", [
-    (5e-5, 1e-4, "off"), (1e-3, 1e-4, "identity"), (np.nan, 1e-4, "identity"), (1e-2, None, "off")])
+    (5e-5, (1e-4, 1e-4), "off"), (1e-3, (1e-4, 1), "identity"), (1e-3, (1, 1e-4), "identity"),
+    (np.nan, (1e-4, 1e-4), "identity"), (1e-2, None, "off")])
 def test_the_check_decides(error, tolerance, chosen, caplog):
     engine = CheckedEngine(Off(error), IdentityEngine(), tolerance, 750, "HU")
     y = engine.run(np.zeros((2, 1, 3, 4), np.float32))
