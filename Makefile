@@ -14,9 +14,9 @@ $(READY): setup.py pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); medi2i needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.13" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -r requirements.txt
-	CC=true $(PIP) install -q --no-build-isolation "chainer==7.8.1" "chainercv==0.13.1"
-	$(PIP) install -q --no-build-isolation -e ".[test]"
+	$(PIP) install -q --no-compile -r requirements.txt
+	CC=true $(PIP) install -q --no-compile --no-build-isolation "chainer==7.8.1" "chainercv==0.13.1"
+	$(PIP) install -q --no-compile --no-build-isolation -e ".[test]"
 	touch $@
 
 test: $(READY)
