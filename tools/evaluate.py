@@ -146,6 +146,8 @@ def choose_rows(options, converted, lower, matching, scratch):
     if options.bias is not None and not options.classes:
         basis = measure.without_bias(identity, options.bias, lower)
         rows.append(basis)
+    if options.classes and converted:
+        rows = []  # what went in holds grey levels, not classes
     rows += [measure.file_row(name, folder) for name, (_, folder) in converted.items()]
     tuned = tune(options, basis, {one.truth.path.resolve() for one in matching.slices}) if options.classical else {}
     for name, one in tuned.items():
