@@ -18,8 +18,10 @@ from medi2i.tools import evaluate, make_noisy
 
 # Small, with a residual output, and without instance normalisation: it removes the mean, and the mean is what to learn.
 NETWORK = ("-gc", "16", "32", "-gnb", "2", "-gs", "none", "-gn", "none", "-go", "none", "-u", "concat",
-           "--gen_residual", "0.1", "-dc", "16", "32", "-dn", "none")
-TRAINING = ("-cw", "96", "-ch", "96", "-rt", "80", "-b", "1", "-lrg", "5e-4", "-lrd", "2e-4", "-e", "1000")
+           "--gen_residual", "0.5", "-dc", "16", "32", "-dn", "none")
+# Noise that is gone cannot come back, so a strong cycle loss would forbid to remove it.
+TRAINING = ("-cw", "64", "-ch", "64", "-rt", "96", "-b", "1", "-lrg", "1e-3", "-lrd", "1e-4", "-e", "1000",
+            "-lcA", "3", "-lcB", "3", "-lcAz", "0.3", "-lcBz", "0.3")
 CLIPS = ("-ca", "-1024", "2000", "-cb", "-1024", "2000")
 
 
