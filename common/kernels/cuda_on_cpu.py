@@ -1,0 +1,142 @@
+"""CUDA sources on the CPU, by g++: shows that a kernel's arithmetic and indices are right. For tests; slow.
+
+Blocks run one after another, the threads of a block as threads of the process that meet at ``__syncthreads``. Neither
+races between blocks nor speed are seen; warp functions and dynamic shared memory are not there.
+"""
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy
+
+_HEAD = r"""
+#include <atomic>
+#include <barrier>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <utility>
+#include <vector>
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __ldg(p) (*(p))
+struct Index { unsigned x, y, z; };
+static thread_local Index threadIdx, blockIdx;
+static Index blockDim, gridDim;
+static std::barrier<>* block_barrier;
+static inline void __syncthreads() { block_barrier->arrive_and_wait(); }
+template <class V> static V atomicAdd(V* p, V v) { return std::atomic_ref<V>(*p).fetch_add(v); }
+using std::max; using std::min;
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+static inline float rsqrt(float x) { return 1.0f / sqrtf(x); }
+"""
+_HALF = "typedef _Float16 float16;\n"
+_TAIL = r"""
+template <class... P, size_t... K>
+static void one(void (*f)(P...), void** args, std::index_sequence<K...>) {
+    f(*static_cast<std::remove_const_t<P>*>(args[K])...);
+}
+template <class... P>
+static void all(void (*f)(P...), Index grid, Index block, void** args) {
+    gridDim = grid;
+    blockDim = block;
+    const unsigned count = block.x * block.y * block.z;
+    std::barrier<> barrier(count);
+    block_barrier = &barrier;
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < count; ++t) {
+        threads.emplace_back([=, &barrier] {
+            threadIdx = {t %% block.x, t / block.x %% block.y, t / (block.x * block.y)};
+            for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
+                blockIdx = {b %% grid.x, b / grid.x %% grid.y, b / (grid.x * grid.y)};
+                one(f, args, std::index_sequence_for<P...>());
+                barrier.arrive_and_wait();
+            }
+        });
+    }
+    for (auto& thread : threads) thread.join();
+}
+extern "C" void medi2i_launch(const unsigned* size, void** args) {
+    all(&%s, {size[0], size[1], size[2]}, {size[3], size[4], size[5]}, args);
+}
+"""
+
+
+class NoCompiler(RuntimeError):
+    """There is no g++."""
+
+
+def compiler():
+    """The path of g++, None without."""
+    return shutil.which("g++")
+
+
+@functools.lru_cache(None)
+def _library(source, dtype):
+    if compiler() is None:
+        raise NoCompiler(f"{source.name}: CUDA sources run on NumPy arrays through g++ only, which is not installed")
+    text = _HEAD + source.text(dtype, half=_HALF) + _TAIL % source.name
+    with tempfile.TemporaryDirectory() as folder:
+        code, made = Path(folder, f"{source.name}.cpp"), Path(folder, f"{source.name}.so")
+        code.write_text(text)
+        done = subprocess.run([compiler(), "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", made, code],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(f"{source.name} for {dtype} does not compile: {done.stderr}")
+        return ctypes.CDLL(str(made))
+
+
+def launch(source, grid, block, args, dtype):
+    """Run the function ``source.name`` as CUDA would; see :meth:`CudaSource.launch`. ``args`` are NumPy's."""
+    size = [*grid, *[1] * (3 - len(grid)), *block, *[1] * (3 - len(block))]
+    kept = []
+    for a in args:
+        if isinstance(a, numpy.ndarray):
+            if not a.flags.c_contiguous:
+                raise ValueError(f"{source.name}: an array of shape {a.shape} is not dense")
+            kept.append(numpy.array(a.ctypes.data, numpy.uintp))
+        elif isinstance(a, numpy.generic):
+            kept.append(numpy.array(a))
+        else:
+            raise TypeError(f"{source.name}: {a!r} is neither an array nor a NumPy scalar")
+    pointers = (ctypes.c_void_p * len(kept))(*(a.ctypes.data for a in kept))
+    _library(source, dtype).medi2i_launch((ctypes.c_uint * 6)(*size), pointers)
+
+
+def call(source, args):
+    """Run an elementwise kernel or a full reduction as CuPy does; see :meth:`CudaSource.__call__`."""
+    parameters = source.parameters()
+    inputs = [p for p in parameters if not p[3]]
+    values = dict(zip((p[1] for p in parameters), args, strict=False))
+    if len(values) < len(inputs):
+        raise TypeError(f"{source.name} takes {len(inputs)} inputs, not {len(args)}")
+    generic = {kind: numpy.asarray(values[name]).dtype for kind, name, *_ in parameters
+               if name in values and kind.isupper()}
+    dtypes = {name: generic.get(kind) if kind.isupper() else numpy.dtype(kind) for kind, name, *_ in parameters}
+    shaped = [values[name] for _, name, is_raw, is_output in parameters
+              if name in values and not is_raw and (source.kind == "elementwise" or not is_output)]
+    shape = numpy.broadcast_shapes(*(numpy.shape(v) for v in shaped))
+    arrays, outputs = [], []
+    for _, name, is_raw, is_output in parameters:
+        if is_output:
+            own = shape if source.kind == "elementwise" else ()
+            array = numpy.zeros(own, dtypes[name]) if name not in values else values[name]
+            outputs.append(array)
+        else:
+            array = numpy.asarray(values[name], dtypes[name])
+            array = numpy.ascontiguousarray(array if is_raw else numpy.broadcast_to(array, shape))
+        arrays.append(array)
+    count = numpy.int64(int(numpy.prod(shape)))
+    dtype = next(iter(generic.values()), numpy.dtype(numpy.float32)).name
+    launch(source, (1,), (1,), [*arrays, count], dtype)
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
