@@ -6,6 +6,7 @@ import re
 import sys
 
 from medi2i.common.errors import UserError
+from medi2i.common.options.presets import ListPresets, preset_values
 
 
 def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
@@ -109,6 +110,9 @@ def build_parser(cls, prog=None, description=None):
     for field in dataclasses.fields(cls):
         if field.metadata["flags"] is not None:
             _add_option(groups[_group_title(cls, field.name)], field)
+    if hasattr(cls, "PRESETS"):
+        groups[_group_title(cls, "preset")].add_argument("--list_presets", action=ListPresets, presets=cls.PRESETS,
+                                                         help="print all presets, with reasons, and end")
     for alias in getattr(cls, "OLD_SPELLINGS", ()):
         alias.add_to(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -155,13 +159,14 @@ def default_of(field):
 
 
 def parse(cls, argv, prog=None, description=None):
-    """The options of a command line: given there, else in the file of ``-a/--argfile``, else the default.
+    """The options of a command line: given there, else in its preset, else in the file of ``-a``, else the default.
 
     Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
     """
     from medi2i.common.options.files import load_args
 
     given = given_values(cls, argv, prog, description)
+    given = {**preset_values(getattr(cls, "PRESETS", {}), given), **given}
     if given.get("argfile"):
         base = load_args(given["argfile"])
         if not isinstance(base, cls):

@@ -1,11 +1,20 @@
 """The options of pix2pix."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medi2i.common.options import shared
+from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
 from medi2i.common.options.runs import RunOptions
+
+
+@dataclass
+class PairedFileOptions(shared.FileOptions):
+    """Files and devices."""
+
+    preset: str = option(None, choices=tuple(presets.PAIRED), help="named set of options for a purpose; other options "
+                         "on the command line win")
 
 
 @dataclass
@@ -63,10 +72,11 @@ class PairedRunOptions(RunOptions):
 
 
 @dataclass
-class PairedOptions(shared.FileOptions, shared.ImageOptions, PairOptions, shared.AugmentationOptions,
+class PairedOptions(PairedFileOptions, shared.ImageOptions, PairOptions, shared.AugmentationOptions,
                     PairedTrainingOptions, shared.GeneratorOptions, shared.DiscriminatorOptions,
                     PairedLossOptions, shared.RegularisationOptions, PairedPictureOptions, PairedRunOptions):
     """All options of pix2pix."""
 
     APPLICATION: ClassVar[str] = "pix2pix"
+    PRESETS: ClassVar[Mapping] = presets.PAIRED
     OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS

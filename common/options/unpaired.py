@@ -1,11 +1,20 @@
 """The options of CycleGAN."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medi2i.common.options import kinds, shared
+from medi2i.common.options import kinds, presets, shared
 from medi2i.common.options.machinery import Checked, option, redefault
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
 from medi2i.common.options.runs import RunOptions
+
+
+@dataclass
+class UnpairedFileOptions(shared.FileOptions):
+    """Files and devices."""
+
+    preset: str = option(None, choices=tuple(presets.UNPAIRED), help="named set of options for a purpose; other "
+                         "options on the command line win")
 
 
 @dataclass
@@ -95,11 +104,12 @@ class UnpairedRunOptions(RunOptions):
 
 
 @dataclass
-class UnpairedOptions(shared.FileOptions, shared.ImageOptions, DomainOptions, shared.AugmentationOptions,
+class UnpairedOptions(UnpairedFileOptions, shared.ImageOptions, DomainOptions, shared.AugmentationOptions,
                       UnpairedTrainingOptions, UnpairedGeneratorOptions, UnpairedDiscriminatorOptions,
                       UnpairedLossOptions, shared.RegularisationOptions, UnpairedPictureOptions,
                       UnpairedRunOptions):
     """All options of CycleGAN."""
 
     APPLICATION: ClassVar[str] = "cyclegan"
+    PRESETS: ClassVar[Mapping] = presets.UNPAIRED
     OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS

@@ -1,0 +1,179 @@
+"""Named sets of options for ``--preset``, each value with its reason.
+
+A value comes from the command line, else from the preset that the command line names, else from the file of
+``-a/--argfile``, else it is the released default. (The file holds every option, so a preset below it could change
+nothing.) What results is saved with the run, and so is the preset's name; reading the file again applies no preset.
+
+Names and values are those of ``shared.py``, ``paired.py`` and ``unpaired.py``; a test holds them to it.
+"""
+import argparse
+import dataclasses
+import textwrap
+from types import MappingProxyType
+
+from medi2i.common.errors import UserError
+
+# An option that counts in place of others: given one of those, a preset's value for it is out of place.
+STANDS_FOR = {"learning_rate": ("learning_rate_gen", "learning_rate_dis"), "gen_chs": ("gen_basech", "gen_ndown"),
+              "dis_chs": ("dis_basech", "dis_ndown")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One option of a preset: its name, its value (a tuple where the option takes several) and why."""
+
+    name: str
+    value: object
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a preset is for, its settings, and the options that it cannot know and the user must give."""
+
+    purpose: str
+    settings: tuple[Setting, ...]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def values(self):
+        """dict name -> value."""
+        return {setting.name: setting.value for setting in self.settings}
+
+
+_WHAT_TO_TAKE_AWAY = (
+    Setting("gen_norm", "none", "normalisation mixes in statistics of the image or the batch, and HU are absolute"),
+    Setting("gen_out_activation", "none", "tanh would bend the HU near both ends of the clip"),
+    Setting("gen_sample", "none", "3×3 first and last layers: 7×7 costs five times as much and sees no more detail"),
+    Setting("unet", "concat", "fine detail passes by the bottleneck in all channels"),
+)
+_SMALL_CROPS = (
+    Setting("crop_width", 64, "small crops: more different ones in an update of the same cost"),
+    Setting("crop_height", 64, "as its width"),
+    Setting("random_translate", 96, "crops from anywhere in an image of 256×256"),
+)
+_NO_ADVERSARY = Setting("lambda_dis", 0, "an adversary trades accuracy for looks")
+
+PAIRED = MappingProxyType({
+    "denoise": Preset("input and output show the same, but for noise (and a constant bias)", (
+        Setting("gen_residual", 0.01, "the layers say only what to take away, in steps of the size of noise"),
+        *_WHAT_TO_TAKE_AWAY,
+        Setting("gen_chs", (32, 64), "two levels see far enough to average noise away"),
+        Setting("gen_nblock", 4, "deeper gains less than more updates in the same time"),
+        Setting("lambda_rec_l2", 1, "the mean is what minimises the squared error, so RMSE and PSNR are best"),
+        Setting("lambda_rec_l1", 0, "lambda_rec_l2 in its place"),
+        _NO_ADVERSARY,
+        Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
+        Setting("batch_size", 8, "steadier gradients; without batch statistics nothing else changes"),
+        *_SMALL_CROPS)),
+    "synthesis": Preset("another modality of the same anatomy, as MR to CT, from registered pairs", (
+        Setting("gen_norm", "instance", "intensities of MR have no scale: each image is brought to its own"),
+        Setting("dis_norm", "instance", "batches are small"),
+        Setting("unet", "concat", "outlines pass by the bottleneck"),
+        Setting("gen_chs", (32, 64, 128), "a quarter of the released weights: pairs are few"),
+        Setting("dis_chs", (32, 64, 128), "no stronger than the generator"),
+        Setting("lambda_rec_l1", 10, "bears outliers where the registration is a little off"),
+        Setting("lambda_dis", 0.1, "sharp edges, and little invention"),
+        Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
+        Setting("learning_rate_gen", 5e-4, "fewer weights take larger steps"),
+        Setting("batch_size", 4, "steadier gradients"),
+        Setting("random_translate", 16, "the body may lie anywhere"),
+        Setting("random_scale", 0.05, "patients differ in size"))),
+    "superres": Preset("output with finer detail than the input, both on the same grid", (
+        Setting("gen_residual", 0.1, "the layers say only which detail to add"),
+        *_WHAT_TO_TAKE_AWAY,
+        Setting("gen_chs", (32, 64), "detail is local"),
+        Setting("gen_nblock", 4, "deeper gains less than more updates in the same time"),
+        Setting("lambda_rec_l2", 1, "the mean is what minimises the squared error"),
+        Setting("lambda_rec_l1", 0, "lambda_rec_l2 in its place"),
+        _NO_ADVERSARY,
+        Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
+        Setting("batch_size", 8, "steadier gradients"),
+        *_SMALL_CROPS)),
+    "reconstruct": Preset("an image from raw data such as a sinogram (AUTOMAP)", (
+        Setting("gen_fc", 1, "one fully connected layer: each raw value bears on each pixel"),
+        Setting("unet", "none", "raw data and image share no places, so nothing may pass by"),
+        Setting("random_translate", 0, "shifted or flipped raw data are not those of the shifted or flipped image"),
+        _NO_ADVERSARY)),
+    "segment": Preset("classes of pixels; the output images hold class numbers", (
+        Setting("lambda_rec_ce", 1, "focal cross entropy: every pixel counts"),
+        Setting("lambda_dice", 1, "small structures count as much as large ones"),
+        Setting("lambda_rec_l1", 0, "differences of class scores mean nothing"),
+        _NO_ADVERSARY,
+        Setting("gen_chs", (16, 32, 64), "outlines need fewer weights than images"),
+        Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
+        Setting("batch_size", 4, "batch statistics of more than one image")), needs=("class_num",)),
+})
+
+UNPAIRED = MappingProxyType({
+    "denoise": Preset("noisy images in A, clean ones of the same kind in B, in no pairs", (
+        Setting("gen_residual", 0.5, "what the layers add to the image: noise, and a bias that may be large"),
+        *_WHAT_TO_TAKE_AWAY,
+        Setting("gen_chs", (16, 32), "two levels see far enough to average noise away"),
+        Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
+        Setting("dis_chs", (16, 32), "it judges texture, which is local"),
+        Setting("dis_norm", "none", "instance normalisation would hide the mean, and the mean is what to learn"),
+        Setting("learning_rate_gen", 1e-3, "small networks take larger steps"),
+        Setting("lambda_A", 3, "noise that is gone cannot come back: a strong cycle would forbid to remove it"),
+        Setting("lambda_B", 3, "as lambda_A"),
+        Setting("lambda_Az", 0.3, "as lambda_A"),
+        Setting("lambda_Bz", 0.3, "as lambda_A"),
+        *_SMALL_CROPS)),
+    "synthesis": Preset("another modality, as MR to CT, from images in no pairs", (
+        Setting("lambda_gc_x", 1, "edges stay where they are, whatever their contrast (Hiasa et al., 2018)"),
+        Setting("lambda_gc_y", 1, "as lambda_gc_x"),
+        Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
+        Setting("gen_chs", (32, 64, 128), "the released width"),
+        Setting("dis_chs", (32, 64, 128), "half of the released: no stronger than the generator"),
+        Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
+        Setting("random_translate", 16, "the body may lie anywhere"),
+        Setting("random_scale", 0.05, "patients differ in size"))),
+})
+
+
+def preset_values(presets, given):
+    """{option: value} that the preset in ``given`` (what the command line says itself) brings; {} without one.
+
+    presets: dict name -> Preset of the application. Explicit options win, those that say the same otherwise included:
+    ``-gb 16`` also takes the place of a preset's ``gen_chs``. Raises UserError for what the preset needs beside it.
+    """
+    preset = presets.get(given.get("preset"))  # a name that is not known is refused with the other values
+    if preset is None:
+        return {}
+    for name in preset.needs:
+        if not given.get(name):
+            raise UserError(f"--preset {given['preset']}: it needs --{name}, which only you can know")
+    values = {}
+    for name, value in preset.values.items():
+        if not any(other in given for other in STANDS_FOR.get(name, ())):
+            values[name] = value
+    for name, others in STANDS_FOR.items():
+        if name not in values and any(other in values for other in others):
+            values[name] = None  # else one in the file of --argfile would make these settings count for nothing
+    return {name: value for name, value in values.items() if name not in given}
+
+
+def listing(presets):
+    """All presets as text, for ``--list_presets``."""
+    blocks = []
+    for name, preset in presets.items():
+        lines = textwrap.wrap(f"{name}: {preset.purpose}", 100)
+        if preset.needs:
+            lines.append("  give also " + ", ".join(f"--{need}" for need in preset.needs))
+        for setting in preset.settings:
+            value = " ".join(map(str, setting.value)) if isinstance(setting.value, tuple) else str(setting.value)
+            lines.append(f"  {'--' + setting.name + ' ' + value:<30} {setting.reason}")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+class ListPresets(argparse.Action):
+    """``--list_presets``: print them and end."""
+
+    def __init__(self, option_strings, dest, presets=None, **kwargs):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+        self.presets = presets
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(listing(self.presets))
+        parser.exit()
