@@ -1,4 +1,4 @@
-"""Random changes of training images: scale, rotation, flip, shift, noise (reference.md section 5).
+"""Random changes of training images: scale, rotation, flip, shift, quarter turns, noise (reference.md section 5).
 
 What is drawn is kept apart from how it is applied, so that both images of a pair get the same. Images are (C, H, W)
 in [-1, 1]; what lies outside of an image reads as -1, which is air in CT.
@@ -14,8 +14,10 @@ OUTSIDE = -1.0
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far images may be changed. Flips and shifts happen only if ``translate`` (pixels) is above 0.
+    """How far images may be changed. Flips and shifts happen only if ``translate`` (pixels) is not 0.
 
+    ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``quarter_turns``: all eight symmetries
+    of the square (the dihedral group D4), equally often; of a crop that is not square the four that keep its shape.
     ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
     Gaussian noise on the input image, in [-1, 1].
     """
@@ -24,6 +26,7 @@ class Augmentation:
     rotation: float = 0.0
     scale: float = 0.0
     noise: float = 0.0
+    quarter_turns: bool = False
 
     def draw(self, rng):
         """One ``Draw`` from the numpy Generator ``rng``.
@@ -32,20 +35,30 @@ class Augmentation:
         """
         scale, rotation = rng.uniform(-1, 1, 2)
         flip = rng.random() < 0.5
-        down, right = rng.integers(-self.translate, self.translate, 2, endpoint=True)
+        reach = max(self.translate, 0)
+        down, right = rng.integers(-reach, reach, 2, endpoint=True)
+        place, turns = rng.random(2), rng.integers(4)
         return Draw(scale=1.0 + self.scale * float(scale), degrees=self.rotation * float(rotation),
-                    flip=bool(flip) and self.translate > 0, down=int(down), right=int(right))
+                    flip=bool(flip) and (self.translate != 0 or self.quarter_turns), down=int(down), right=int(right),
+                    place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
+                    turns=int(turns) if self.quarter_turns else 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """One change, in this order: scale about the centre, rotate counter-clockwise as seen, flip left-right, shift."""
+    """One change, in this order: scale about the centre, rotate counter-clockwise as seen, flip left-right, shift;
+    then cut out, and turn what was cut out by ``turns`` quarters counter-clockwise.
+
+    ``place``: where in the image to cut, (0, 0) its top left and (1, 1) its bottom right corner; None: in the middle.
+    """
 
     scale: float = 1.0
     degrees: float = 0.0
     flip: bool = False
     down: int = 0
     right: int = 0
+    place: tuple[float, float] | None = None
+    turns: int = 0
 
 
 STILL = Draw()
@@ -58,12 +71,20 @@ def apply(array, draw, size, *, nearest=False, outside=OUTSIDE):
     of the image get ``outside``. The same draw and sizes treat any number of channels alike.
     """
     height, width = size
-    top = (array.shape[1] - height) // 2 - draw.down
-    left = (array.shape[2] - width) // 2 - draw.right
+    rows, columns = array.shape[1] - height, array.shape[2] - width
+    if draw.place is None:
+        top, left = rows // 2, columns // 2
+    else:
+        top, left = (min(int(share * (room + 1)), room)
+                     for share, room in zip(draw.place, (rows, columns), strict=True))
+    top, left = top - draw.down, left - draw.right
     if draw.scale == 1 and draw.degrees == 0:
         # The flip is about the image's centre and comes before the shift.
-        return _window(array[:, :, ::-1] if draw.flip else array, top, left, size, outside)
-    return _resample(array, draw, top, left, size, nearest, outside)
+        result = _window(array[:, :, ::-1] if draw.flip else array, top, left, size, outside)
+    else:
+        result = _resample(array, draw, top, left, size, nearest, outside)
+    turns = draw.turns if height == width else draw.turns // 2 * 2  # a quarter would stand an oblong crop on its end
+    return np.ascontiguousarray(np.rot90(result, turns, axes=(1, 2))) if turns else result
 
 
 def _window(array, top, left, size, outside):

@@ -10,8 +10,8 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1):
     """(height, width) of the crop for images of at least ``smallest`` (H, W).
 
     What is not given is the largest multiple of 16 that leaves room for ``translate`` pixels on both sides (without
-    that room where the image is too small for both). ``multiple``: what the network needs both to be divisible by.
-    Raises UserError, with the largest crop that works, for one that does not fit.
+    that room where the image is too small for both; a negative one needs none). ``multiple``: what the network needs
+    both to be divisible by. Raises UserError, with the largest crop that works, for one that does not fit.
     """
     return (_side("crop_height", height, smallest[0], translate, multiple),
             _side("crop_width", width, smallest[1], translate, multiple))
@@ -20,7 +20,7 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1):
 def _side(option, given, available, translate, multiple):
     step = math.lcm(STEP, multiple)
     if given is None:
-        with_room = (available - 2 * translate) // step * step
+        with_room = (available - 2 * max(translate, 0)) // step * step
         crop = with_room if with_room > 0 else available // step * step
         if crop == 0:
             raise UserError(f"--{option}: the smallest image has {available} pixels there, fewer than {step}"

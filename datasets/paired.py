@@ -124,7 +124,7 @@ def build(options, phase="train", *, multiple=1, cache=None):
     size = choose_crop(tuple(map(min, zip(*sizes, strict=True))), options.crop_height, options.crop_width,
                        options.random_translate, multiple)
     augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                                options.augment_noise)
+                                options.augment_noise, options.random_rot90)
     dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
                             augmentation=augmentation if phase == "train" else Augmentation())
     if options.class_num:

@@ -103,7 +103,7 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
     augmentation = Augmentation()
     if phase == "train":
         augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                                    options.augment_noise)
+                                    options.augment_noise, options.random_rot90)
     dataset = UnpairedDataset(sources, side, stack=options.stack, size=size, augmentation=augmentation)
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:

@@ -50,7 +50,7 @@ _WHAT_TO_TAKE_AWAY = (
 _SMALL_CROPS = (
     Setting("crop_width", 64, "small crops: more different ones in an update of the same cost"),
     Setting("crop_height", 64, "as its width"),
-    Setting("random_translate", 96, "crops from anywhere in an image of 256×256"),
+    Setting("random_translate", -1, "crops from anywhere in the image, so that all of it is seen"),
 )
 _NO_ADVERSARY = Setting("lambda_dis", 0, "an adversary trades accuracy for looks")
 

@@ -44,7 +44,10 @@ class ImageOptions(Checked):
 class AugmentationOptions(Checked):
     """Augmentation (training only)."""
 
-    random_translate: int = option(4, "-rt", type=int, low=0, help="largest shift in pixels; above 0 also flips")
+    random_translate: int = option(4, "-rt", type=int, low=-1, help="largest shift in pixels; -1: crops from anywhere "
+                                   "in the image, never beyond it; except for 0 also flips")
+    random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
+                                "are not square the four that keep the shape")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")
     random_scale: float = option(0, "-rs", type=float, low=0, high=0.9, help="scale by 1 plus or minus up to this")
     augment_noise: float = option(0, type=float, low=0, help="sd of Gaussian noise on the input images, in [-1, 1]; "

@@ -111,3 +111,51 @@ def test_noise_has_mean_0_and_its_standard_deviation():
     assert abs(float(noisy.mean()) - 0.25) < 4 * 0.1 / np.sqrt(noisy.size)
     assert abs(float(noisy.std()) - 0.1) < 0.002
     assert add_noise(image, 0, np.random.default_rng(0)) is image
+
+
+def test_places_reach_every_crop_equally_often_and_stay_inside():
+    rng = np.random.default_rng(2)
+    image = ramp(1, 5, 7)
+    corners = [tuple(int(n) for n in np.unravel_index(int(apply(image, draw, (3, 4))[0].min()), (5, 7)))
+               for draw in (Augmentation(translate=-1).draw(rng) for _ in range(1200))]
+    counts = {corner: corners.count(corner) for corner in set(corners)}
+    assert set(counts) == {(row, column) for row in range(3) for column in range(4)}
+    assert min(counts.values()) > 60 and max(counts.values()) < 150
+    np.testing.assert_array_equal(apply(image, Draw(place=(1.0, 0.0)), (3, 4)), image[:, 2:, :4])
+    np.testing.assert_array_equal(apply(image, Draw(place=(0.999, 0.999)), (3, 4)), image[:, 2:, 3:])
+
+
+def test_anywhere_also_flips_and_interpolates_like_slicing():
+    image = ramp(2, 5, 7)
+    draws = [Augmentation(translate=-1).draw(np.random.default_rng(seed)) for seed in range(40)]
+    assert {draw.flip for draw in draws} == {False, True}
+    for draw in draws[:10]:
+        nudged = Draw(1 + 1e-9, 0.0, draw.flip, place=draw.place)
+        np.testing.assert_allclose(apply(image, nudged, (3, 4)), apply(image, draw, (3, 4)), atol=1e-4)
+
+
+@pytest.mark.parametrize("size,count", [((3, 3), 8), ((3, 4), 4)])
+def test_quarter_turns_give_all_symmetries_equally_often(size, count):
+    rng, image = np.random.default_rng(4), ramp(1, *size)
+    seen = {}
+    for _ in range(160 * count):
+        result = apply(image, Augmentation(quarter_turns=True).draw(rng), size)
+        assert result.shape == image.shape and result.flags["C_CONTIGUOUS"]
+        seen[result.tobytes()] = seen.get(result.tobytes(), 0) + 1
+    turned = [np.rot90(flipped, k, (1, 2)) for flipped in (image, image[:, :, ::-1]) for k in range(4)]
+    assert set(seen) == {t.tobytes() for t in turned if t.shape == image.shape} and len(seen) == count
+    assert min(seen.values()) > 100 and max(seen.values()) < 220
+
+
+def test_quarter_turns_come_last_and_treat_channels_alike():
+    image = ramp(2, 6, 8)
+    shifted = apply(image, Draw(down=1, flip=True), (4, 4))
+    np.testing.assert_array_equal(apply(image, Draw(down=1, flip=True, turns=3), (4, 4)),
+                                  np.rot90(shifted, 3, axes=(1, 2)))
+
+
+def test_switching_quarter_turns_on_leaves_the_other_draws():
+    plain, turning = (Augmentation(translate=9, quarter_turns=on) for on in (False, True))
+    for seed in range(20):
+        a, b = (augmentation.draw(np.random.default_rng(seed)) for augmentation in (plain, turning))
+        assert (a.flip, a.down, a.right, a.turns) == (b.flip, b.down, b.right, 0)

@@ -233,10 +233,11 @@ def test_crop_that_does_not_fit(tmp_path, options, multiple, words):
         paired.build(PairedOptions(root=str(tmp_path), **options), multiple=multiple, cache=ImageCache(1))
 
 
-def test_same_change_for_both_images_and_noise_for_the_input_only(tmp_path):
+@pytest.mark.parametrize("translate", [3, -1])
+def test_same_change_for_both_images_and_noise_for_the_input_only(tmp_path, translate):
     for folder in ("trainA", "trainB"):
         write_image(tmp_path / folder / "a.png", grey(0))
-    augmented = {"random_translate": 3, "random_rotation": 15, "random_scale": 0.1}
+    augmented = {"random_translate": translate, "random_rotation": 15, "random_scale": 0.1, "random_rot90": True}
     dataset = build(tmp_path, **augmented)
     seen = set()
     for seed in range(6):
@@ -252,7 +253,8 @@ def test_same_change_for_both_images_and_noise_for_the_input_only(tmp_path):
 
 def test_validation_is_never_augmented(tmp_path):
     folders(tmp_path, ["a"], phase="test")
-    dataset = build(tmp_path, "val", random_translate=3, random_rotation=15, random_scale=0.1, augment_noise=0.3)
+    dataset = build(tmp_path, "val", random_translate=3, random_rotation=15, random_scale=0.1, augment_noise=0.3,
+                    random_rot90=True)
     for array, expected in zip(dataset.load(0, np.random.default_rng(0)), dataset[0], strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -286,7 +288,7 @@ def test_images_are_decoded_once(tmp_path):
 
 def test_worker_processes_give_the_same_batches(tmp_path):
     folders(tmp_path, ["a", "b", "c", "d", "e"])
-    dataset = build(tmp_path, random_translate=3, random_rotation=10)
+    dataset = build(tmp_path, random_translate=-1, random_rotation=10, random_rot90=True)
     batches = []
     for workers, processes in ((0, False), (2, True)):
         iterator = ImageIterator(dataset, 2, 3, workers=workers, processes=processes)
