@@ -3,6 +3,8 @@ import dataclasses
 
 from medi2i.common import losses
 from medi2i.common.compat import F
+from medi2i.common.errors import UserError
+from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
 from medi2i.common.training.pool import HistoryPool
 
@@ -22,6 +24,8 @@ class LossSettings:
     lambda_rec_l2: float
     lambda_rec_ce: float
     lambda_dice: float
+    lambda_ssim: float
+    lambda_msssim: float
     lambda_dis: float
     lambda_tv: float
     lambda_reg: float
@@ -36,7 +40,12 @@ class LossSettings:
 
     @classmethod
     def from_options(cls, options):
-        """The settings that ``options`` ask for."""
+        """The settings that ``options`` ask for. Raises UserError where a term does not fit the images."""
+        for name in ("lambda_ssim", "lambda_msssim"):
+            side = min(options.crop_height or WIDTH, options.crop_width or WIDTH)
+            if getattr(options, name) > 0 and (options.class_num > 0 or side < WIDTH):
+                what = "classes have no structure" if options.class_num > 0 else f"a crop of {side} pixels is too small"
+                raise UserError(f"--{name}: {what}; it takes images of at least {WIDTH}×{WIDTH} pixels")
         return settings_from_options(cls, options)
 
 
@@ -51,8 +60,8 @@ class Pix2pixUpdater(AdversarialUpdater):
         random, device: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
 
     Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
-    ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``, ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is
-    reported with its weight, as in the released code.
+    ``loss_SSIM`` (1 - SSIM), ``loss_MSSSIM``, ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``,
+    ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
     """
 
     def __init__(self, iterator, optimizers, networks, settings, random, device=None):
@@ -104,6 +113,8 @@ class Pix2pixUpdater(AdversarialUpdater):
             ("dec_y/loss_dice", s.lambda_dice, lambda: losses.dice(y, t, weight)),
             ("dec_y/loss_L1", s.lambda_rec_l1, lambda: losses.mean_absolute(y, t, weight, s.loss_ksize)),
             ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight, s.loss_ksize)),
+            ("dec_y/loss_SSIM", s.lambda_ssim, lambda: losses.structural_dissimilarity(y, t)),
+            ("dec_y/loss_MSSSIM", s.lambda_msssim, lambda: losses.multiscale_dissimilarity(y, t)),
             ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),
         )
         return [Term(name, weighting, value()) for name, weighting, value in candidates if weighting > 0]

@@ -24,6 +24,7 @@ from medi2i.common.losses.reconstruction import (
     mean_squared,
     unfold_stack,
 )
+from medi2i.common.losses.similarity import multiscale_dissimilarity, structural_dissimilarity
 from medi2i.common.losses.smoothness import (
     TV_METHODS,
     channel_variation,
@@ -35,7 +36,7 @@ from medi2i.common.losses.smoothness import (
 __all__ = [
     "TV_METHODS", "air_mismatch", "channel_variation", "channel_weight", "class_probabilities", "dice",
     "focal_cross_entropy", "fold_stack", "gradient_consistency", "gradient_difference", "gradient_penalty",
-    "least_squares", "mean_absolute", "mean_answer", "mean_square", "mean_squared", "perceptual",
-    "sigmoid_weighted_least_squares", "tanh_weighted_least_squares", "total_variation", "unfold_stack",
-    "weight_magnitude",
+    "least_squares", "mean_absolute", "mean_answer", "mean_square", "mean_squared", "multiscale_dissimilarity",
+    "perceptual", "sigmoid_weighted_least_squares", "structural_dissimilarity", "tanh_weighted_least_squares",
+    "total_variation", "unfold_stack", "weight_magnitude",
 ]

@@ -41,6 +41,10 @@ class PairedLossOptions(Checked):
     lambda_rec_l2: float = option(0, "-l2", type=float, low=0, help="weight of the mean squared difference")
     lambda_rec_ce: float = option(0, "-lce", type=float, low=0, help="weight of the focal cross entropy (classes)")
     lambda_dice: float = option(0, "-ldice", type=float, low=0, help="weight of the Dice loss (classes)")
+    lambda_ssim: float = option(0, type=float, low=0, help="weight of 1 - SSIM (Wang et al., 2004), 11x11 windows, "
+                                "range [-1, 1]")
+    lambda_msssim: float = option(0, type=float, low=0, help="weight of 1 - MS-SSIM, the same at up to 5 scales (Wang, "
+                                  "Simoncelli, Bovik, 2003)")
     lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
     lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
     focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")

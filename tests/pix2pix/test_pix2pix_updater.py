@@ -4,6 +4,7 @@ import pytest
 
 from medi2i.common import losses
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
@@ -70,6 +71,20 @@ def test_every_term_has_its_name():
     assert set(observed) == {"enc_x/loss_reg", "dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_tv", "dec_y/loss_dis",
                              "dis/loss_fake", "dis/loss_real"}
     assert all(numpy.isfinite(list(observed.values())))
+
+
+def test_structural_terms_have_names_and_need_images_that_are_large_enough():
+    options = options_of(lambda_ssim=0.5, lambda_msssim=2, lambda_rec_l1=0, lambda_dis=0)
+    settings = LossSettings.from_options(options)
+    random = numpy.random.default_rng(0)
+    y, t = (random.uniform(-1, 1, (2, 1, 24, 25)).astype(numpy.float32) for _ in range(2))
+    terms = updater_of(options).generator_terms(None, y, t)
+    assert [(term.name, term.weight) for term in terms] == [("dec_y/loss_SSIM", 0.5), ("dec_y/loss_MSSSIM", 2)]
+    assert settings.lambda_msssim == 2
+    with pytest.raises(UserError, match="--lambda_msssim: a crop of 8 pixels is too small"):
+        LossSettings.from_options(options_of(lambda_msssim=1, crop_height=8, crop_width=12))
+    with pytest.raises(UserError, match="--lambda_ssim: classes have no structure"):
+        LossSettings.from_options(options_of(lambda_ssim=1, class_num=2))
 
 
 def test_regularisation_alone_moves_the_encoder_only():

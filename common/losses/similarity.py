@@ -1,0 +1,85 @@
+"""Structural similarity as a loss: what two images share within windows, not pixel by pixel.
+
+The window is that of Wang et al. (2004) and of ``medi2i.common.metrics``: Gaussian, 11 x 11 pixels, sigma 1.5, without
+padding; the data range is 2, for images in [-1, 1].
+"""
+import numpy
+
+from medi2i.common.compat import F, chainer
+from medi2i.common.losses.precision import in_float32
+
+WIDTH, SIGMA, RANGE = 11, 1.5, 2.0
+_C1, _C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+# Wang, Simoncelli, Bovik (2003): how much each scale counts, from full size down.
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_FLOOR = 1e-6  # contrasts that are opposite have no power; their gradient is 0
+
+
+def structural_dissimilarity(y, t):
+    """1 - SSIM(y, t) (Wang et al., 2004), the mean over windows, channels and images: 0 where both are equal, to 2.
+
+    Args: y, t (N, C, H, W) in [-1, 1], H and W >= 11. Raises ValueError for smaller ones.
+    """
+    luminance, structure = _terms(*_images(y, t))
+    return 1.0 - F.mean(luminance * structure)
+
+
+def multiscale_dissimilarity(y, t):
+    """1 - MS-SSIM(y, t) (Wang, Simoncelli, Bovik, 2003): contrast and structure at up to five scales, each of half
+    the size of the one before, luminance at the last.
+
+    Small images have fewer scales (five from 176 pixels on, three from 44): those whose windows fit, and their
+    weights are divided by the sum. Arguments as in :func:`structural_dissimilarity`.
+    """
+    y, t = _images(y, t)
+    count = scales(min(y.shape[2:]))
+    weights = [weight / sum(SCALE_WEIGHTS[:count]) for weight in SCALE_WEIGHTS[:count]]
+    product = None
+    for scale, weight in enumerate(weights):
+        if scale > 0:
+            y, t = (F.average_pooling_2d(image, 2) for image in (y, t))
+        luminance, structure = _terms(y, t)
+        factor = luminance * structure if scale == count - 1 else structure
+        factor = F.clip(F.mean(factor, axis=(1, 2, 3)), _FLOOR, 2.0) ** weight
+        product = factor if product is None else product * factor
+    return 1.0 - F.mean(product)
+
+
+def scales(side):
+    """How many of the five scales fit images whose shorter side is ``side`` pixels, at least 1."""
+    count = 1
+    while count < len(SCALE_WEIGHTS) and side >> count >= WIDTH:
+        count += 1
+    return count
+
+
+def _images(y, t):
+    """Both as (N·C, 1, H, W) Variables: each channel is an image of its own."""
+    y, t = in_float32(y, t)
+    if y.shape != t.shape:
+        raise ValueError(f"images of shape {y.shape} cannot be compared with those of {t.shape}")
+    if min(y.shape[2:]) < WIDTH:
+        raise ValueError(f"structural similarity needs images of at least {WIDTH}x{WIDTH} pixels, "
+                         f"not {y.shape[2]}x{y.shape[3]}")
+    n, c, h, w = y.shape
+    return F.reshape(y, (n * c, 1, h, w)), F.reshape(t, (n * c, 1, h, w))
+
+
+def _terms(y, t):
+    """(luminance, contrast and structure) of each window of (N, 1, H, W): two maps (N, 1, H - 10, W - 10)."""
+    n = len(y)
+    local = _blurred(F.concat([y, t, F.square(y), F.square(t), y * t], axis=0))
+    mean_y, mean_t, square_y, square_t, product = (local[i * n:(i + 1) * n] for i in range(5))
+    mean_product, mean_squares = mean_y * mean_t, F.square(mean_y) + F.square(mean_t)
+    luminance = (2.0 * mean_product + _C1) / (mean_squares + _C1)
+    structure = (2.0 * (product - mean_product) + _C2) / (square_y + square_t - mean_squares + _C2)
+    return luminance, structure
+
+
+def _blurred(x):
+    """Weighted means over the windows that lie inside: a Gaussian along columns, then along rows."""
+    xp = chainer.backend.get_array_module(x)
+    distance = numpy.arange(WIDTH) - WIDTH // 2
+    window = numpy.exp(-0.5 * (distance / SIGMA) ** 2)
+    window = xp.asarray(window / window.sum(), dtype=x.dtype)
+    return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
