@@ -4,7 +4,14 @@ import functools
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels import cpu_adam, cpu_pointwise, cpu_resize
+from medi2i.common.kernels import (
+    cpu_adam,
+    cpu_normalisation,
+    cpu_pointwise,
+    cpu_resize,
+    normalisation,
+    normalisation_numpy,
+)
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
 from medi2i.common.kernels.layout import channels_last, plain_float32
 
@@ -22,7 +29,7 @@ def replacements(with_onednn):
     """Triples (class, name of a method, function original -> replacement)."""
     adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam)
     if not with_onednn:
-        return *banded(), adam
+        return *banded(), (normalisation.Engines, "cpu", lambda original: normalisation_numpy), adam
     return (
         *by_onednn(),
         (_batch.GeneralBatchNormalizationImpl, "forward", _batch_normalization),
@@ -37,6 +44,7 @@ def replacements(with_onednn):
         (_unpool.Unpooling2D, "forward", _unpooling),
         (_unpool.Unpooling2DGrad, "forward", _unpooling_backward),
         (_functions.math.sum.Sum, "forward", _sum),
+        (normalisation.Engines, "cpu", lambda original: cpu_normalisation),
         adam,
     )
 

@@ -86,6 +86,26 @@ def _rectify_backward(size, slope):
     return onednn.Primitive(dnnl, made, [(onednn.SRC, line), (onednn.DIFF_DST, line), (onednn.DIFF_SRC, line)])
 
 
+def normalisation(shape, eps):
+    """oneDNN's normalisation: to be run on x, y, mean, variance, gamma, beta; x and y dense and channels last."""
+    return _normalise(shape, eps, False)[1]
+
+
+def normalisation_backward(shape, eps):
+    """Its gradient, on x, mean, variance, gy, gamma, gx, ggamma, gbeta; gx may be gy."""
+    return _normalise_backward(shape, eps)
+
+
+def rectification(size, slope):
+    """(Leaky) ReLU of ``size`` numbers, on x and y; y may be x."""
+    return _rectify(size, float(slope))[1]
+
+
+def rectification_backward(size, slope):
+    """Its gradient, on the signs (x, or y), gy and gx; gx may be gy."""
+    return _rectify_backward(size, float(slope))
+
+
 def rectify(x, slope):
     """x where x > 0, else slope x; images of any dense layout keep theirs."""
     dnnl = onednn.library()

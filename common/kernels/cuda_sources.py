@@ -17,6 +17,7 @@ import numpy
 from medi2i.common.compat import chainer
 
 MODULES = (
+    "medi2i.common.kernels.normalisation_cuda",
 )
 KINDS = ("elementwise", "reduction", "raw")
 

@@ -4,7 +4,7 @@ import numpy
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.networks.activations import activation as activation_of
 from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, convolution
-from medi2i.common.networks.norms import normalization
+from medi2i.common.networks.norms import activated, normalization
 from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
 
 
@@ -76,17 +76,25 @@ class CBR(chainer.Chain):
 
     def forward(self, x):
         second = self.sample.second
-        h = self.n1(self.c1(x))
-        h = self.pool(h if second is Second.NONE else self.activation(h))
-        if second is not Second.NONE:
-            h = self.n2(self.c2(h))
-        if self.dropout > 0:
-            h = F.dropout(h, ratio=self.dropout)
-        h = self.activation(h)
+        h = self.c1(x)
+        if second is Second.NONE:
+            h = self._finish(self.n1, h, self.pool)
+        else:
+            h = self.pool(activated(self.n1, h, self.activation_kind))
+            h = self._finish(self.n2, self.c2(h), _unchanged)
         if second is Second.RESIDUAL:
             shortcut = self.skip(x)
             h = h + (double_nearest(shortcut) if self.sample.kind is SampleKind.DECONV else shortcut)
         return self.upsample(h)
+
+    def _finish(self, norm, h, pool):
+        """Normalisation, pooling, dropout and activation; in one function where nothing lies between the two."""
+        if pool is _unchanged and self.dropout == 0:
+            return activated(norm, h, self.activation_kind)
+        h = pool(norm(h))
+        if self.dropout > 0:
+            h = F.dropout(h, ratio=self.dropout)
+        return self.activation(h)
 
     def describe(self) -> str:
         """One line: channels, kernel, change of size, normalisation, activation."""
@@ -100,7 +108,6 @@ class ResBlock(chainer.Chain):
     def __init__(self, channels: int, norm: Norm, activation: Activation, style: ConvStyle):
         super().__init__()
         self.channels, self.norm, self.activation_kind = channels, norm, activation
-        self.activation = activation_of(activation)
         with self.init_scope():
             self.c0 = convolution(channels, channels, 3, 1, 1, style)
             self.c1 = convolution(channels, channels, 3, 1, 1, style)
@@ -108,7 +115,7 @@ class ResBlock(chainer.Chain):
             self.norm1 = normalization(norm, channels)
 
     def forward(self, x):
-        return x + self.norm1(self.c1(self.activation(self.norm0(self.c0(x)))))
+        return x + self.norm1(self.c1(activated(self.norm0, self.c0(x), self.activation_kind)))
 
     def describe(self) -> str:
         """One line: channels, normalisation, activation."""

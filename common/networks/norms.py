@@ -2,11 +2,14 @@
 import numpy
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.networks.spec import Norm
+from medi2i.common.kernels.normalisation import is_fused, normalise, normalise_fixed, update_running
+from medi2i.common.networks.activations import LEAKY_SLOPE, activation
+from medi2i.common.networks.spec import Activation, Norm
 
 BATCH_EPS = 2e-5
 BATCH_DECAY = 0.9
 FEATURE_EPS = 1e-8
+_SLOPES = {Activation.RELU: 0.0, Activation.LEAKY_RELU: LEAKY_SLOPE, Activation.NONE: 1.0}
 
 
 class Unchanged(chainer.Link):
@@ -41,7 +44,9 @@ class InstanceNormalization(chainer.Link):
         for name in ("avg_mean", "avg_var", "N"):
             self.register_persistent(name)
 
-    def forward(self, x):
+    def forward(self, x, slope=1.0):
+        if is_fused(x):
+            return normalise(x, None, None, BATCH_EPS, slope, each=True)[0]
         n, c, h, w = x.shape
         xp = chainer.backend.get_array_module(x)
         dtype = numpy.float32 if x.dtype == numpy.float16 else x.dtype
@@ -49,7 +54,21 @@ class InstanceNormalization(chainer.Link):
             gamma, beta = xp.ones(n * c, dtype=dtype), xp.zeros(n * c, dtype=dtype)
         # Each (sample, channel) becomes a channel of one image: the means over a batch of one are those wanted.
         y = F.batch_normalization(F.reshape(x, (1, n * c, h, w)), gamma, beta, eps=BATCH_EPS)
-        return F.reshape(y, x.shape)
+        return _rectified(F.reshape(y, x.shape), slope)
+
+
+class BatchNormalization(L.BatchNormalization):
+    """Chainer's, followed by (leaky) ReLU of ``slope`` (1: none), in one function where there is one."""
+
+    def forward(self, x, slope=1.0):
+        if not is_fused(x):
+            return _rectified(super().forward(x), slope)
+        if not chainer.config.train:
+            return normalise_fixed(x, self.gamma, self.beta, self.avg_mean, self.avg_var, self.eps, slope)
+        y, node = normalise(x, self.gamma, self.beta, self.eps, slope, each=False)
+        if not chainer.config.in_recomputing:
+            update_running(self.avg_mean, self.avg_var, node, x, self.decay)
+        return y
 
 
 class BatchRenormalization(L.BatchRenormalization):
@@ -57,6 +76,19 @@ class BatchRenormalization(L.BatchRenormalization):
 
     def forward(self, x):
         return F.cast(super().forward(F.cast(x, self.beta.dtype)), x.dtype)
+
+
+def _rectified(y, slope):
+    if slope == 1:
+        return y
+    return F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
+
+
+def activated(norm: chainer.Link, x, kind: Activation):
+    """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both."""
+    if kind in _SLOPES and isinstance(norm, (InstanceNormalization, BatchNormalization)):
+        return norm(x, _SLOPES[kind])
+    return activation(kind)(norm(x))
 
 
 def _statistics_dtype():
@@ -82,4 +114,4 @@ def normalization(kind: Norm, channels: int) -> chainer.Link:
     if kind is Norm.BATCH_RENORM:
         return BatchRenormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False)
     affine = kind is Norm.BATCH_AFFINE
-    return L.BatchNormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=affine, use_beta=affine)
+    return BatchNormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=affine, use_beta=affine)

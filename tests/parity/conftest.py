@@ -1,0 +1,10 @@
+"""The golden cases hold for Chainer's own CPU code and for everything switched on."""
+import pytest
+
+from medi2i.common.kernels import cpu
+
+
+@pytest.fixture(autouse=True, params=["chainer", "auto"])
+def cpu_engine(request):
+    with cpu.using(request.param):
+        yield
