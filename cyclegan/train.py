@@ -90,7 +90,7 @@ def command(argv):
 
     # extensions
     if measure is not None:
-        training.extend(Validation(measure))
+        training.extend(Validation(measure, training.ending))
         training.keep_best(f"validation/{options.best_metric}", larger=False)
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
     for name, datasets in (("val", val), ("train", train)):

@@ -84,7 +84,7 @@ def command(argv):
 
     # extensions
     if measure is not None:
-        training.extend(Validation(measure))
+        training.extend(Validation(measure, training.ending))
         metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
         training.keep_best(f"validation/{metric}", larger=metric == "Dice")
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")

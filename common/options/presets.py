@@ -15,7 +15,7 @@ from medi2i.common.errors import UserError
 
 # An option that counts in place of others: given one of those, a preset's value for it is out of place.
 STANDS_FOR = {"learning_rate": ("learning_rate_gen", "learning_rate_dis"), "gen_chs": ("gen_basech", "gen_ndown"),
-              "dis_chs": ("dis_basech", "dis_ndown")}
+              "dis_chs": ("dis_basech", "dis_ndown"), "minutes": ("epoch", "iteration")}
 
 
 @dataclasses.dataclass(frozen=True)

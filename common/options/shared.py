@@ -62,6 +62,8 @@ class TrainingOptions(Checked):
 
     batch_size: int = option(1, "-b", type=int, low=1, help="images per update")
     epoch: int = option(400, "-e", type=int, low=1, help="how often all images are seen")
+    minutes: float = option(None, type=float, low=0.001, help="train for so many minutes in place of --epoch; the "
+                            "learning rate follows the time")
     learning_rate: float = option(None, "-lr", type=float, low=0,
                                   help="of the generator; the discriminator gets half of it")
     learning_rate_gen: float = option(2e-4, "--learning_rate_g", "-lrg", type=float, low=0, help="of the generator")

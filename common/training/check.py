@@ -44,6 +44,9 @@ def check(datasets, updater, networks, measure, options):
         iterations = min(iterations, options.iteration)
     seconds = iterations * update + iterations / per_epoch * validation
     print(f"{'update':<12} {update:.3g} s; validation {validation:.3g} s each epoch")
+    if options.minutes is not None:
+        epochs = 60 * options.minutes / (per_epoch * update + validation)
+        seconds, iterations = 60 * options.minutes, epochs * per_epoch
     print(f"{'expected':<12} {duration(seconds)} for {iterations:,.0f} updates, {per_epoch:g} in an epoch")
     memory = (_peak() + _pool_growth(updater, gpu)) / MIB
     print(f"{'memory':<12} {memory:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))

@@ -11,13 +11,15 @@ Extension = chainer.training.Extension
 class Ending:
     """Stop trigger of the trainer. Extensions call ``stop``; the first reason counts.
 
-    Attributes: ``reason`` (None while nothing but the last epoch ends the training), ``status`` (of the process),
-    ``bad`` (the weights are not worth keeping).
+    epochs: how many make a whole training, None where ``TrainingTime`` says when. iterations: end after so many, too.
+    Attributes: ``time_over`` (``TrainingTime`` sets it), ``reason`` (None while nothing but the end of the whole
+    training ends it), ``status`` (of the process), ``bad`` (the weights are not worth keeping).
     """
 
     def __init__(self, epochs, iterations=None):
         self.epochs = epochs
         self.iterations = iterations
+        self.time_over = False
         self.reason = None
         self.status = 0
         self.bad = False
@@ -28,9 +30,10 @@ class Ending:
             self.reason, self.status, self.bad = reason, status, bad
 
     def complete(self, updater):
-        """Whether all epochs (or iterations) are done."""
-        enough = self.iterations is not None and updater.iteration >= self.iterations
-        return enough or updater.epoch >= self.epochs
+        """Whether all epochs (or iterations, or minutes) are done."""
+        if self.iterations is not None and updater.iteration >= self.iterations:
+            return True
+        return self.time_over if self.epochs is None else updater.epoch >= self.epochs
 
     def __call__(self, trainer):
         return self.reason is not None or self.complete(trainer.updater)
@@ -74,9 +77,29 @@ class TimeLimit(Extension):
             self.ending.stop(f"--max_hours {self.hours:g} are over")
 
 
+class TrainingTime(Extension):
+    """Completes the training after ``minutes`` of it, all sessions of the run together.
+
+    It looks once an iteration, before all others, so that they agree on which iteration is the last.
+    """
+
+    priority = 1000
+
+    def __init__(self, ending, minutes):
+        self.ending = ending
+        self.minutes = minutes
+
+    def initialize(self, trainer):
+        """Called by the trainer: a run that is resumed may have had its time."""
+        self(trainer)
+
+    def __call__(self, trainer):
+        self.ending.time_over = trainer.elapsed_time >= 60 * self.minutes
+
+
 class Best(Extension):
     """Keeps the weights of the epoch whose ``metric`` is best, and ends the training after ``patience`` epochs without
-    a better one (None: never). Looks at the end of each epoch.
+    a better one (None: never). Looks at the end of each epoch, and of a training that is complete within one.
 
     metric: name of an observation; ``larger``: whether larger values are better.
     keep(epoch, metric, value, previous_epoch): called for each new best epoch.
@@ -92,18 +115,38 @@ class Best(Extension):
         self.keep = keep
         self.epoch = None
         self.value = None
+        self.unfinished = None
 
     def __call__(self, trainer):
         if not trainer.updater.is_new_epoch:
+            if self.ending.complete(trainer.updater):
+                self._judge_unfinished_epoch(trainer)
             return
         epoch = trainer.updater.epoch
         value = scalar(trainer.observation[self.metric])
-        if math.isfinite(value) and (self.value is None or (value > self.value if self.larger else value < self.value)):
+        if self._better(value):
             before, self.epoch, self.value = self.epoch, epoch, value
             self.keep(epoch, self.metric, value, before)
         elif self.patience is not None and epoch - (self.epoch or 0) >= self.patience:
             self.ending.stop(f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
                              f"for --patience {self.patience} epochs")
+
+    def _better(self, value):
+        if not math.isfinite(value):
+            return False
+        return self.value is None or (value > self.value if self.larger else value < self.value)
+
+    def _judge_unfinished_epoch(self, trainer):
+        # Not remembered: a run that is resumed and extended finishes this epoch, and its weights are made again.
+        value = scalar(trainer.observation[self.metric])
+        if self._better(value):
+            self.unfinished = trainer.updater.epoch + 1, value
+            self.keep(trainer.updater.epoch + 1, self.metric, value, None)
+
+    @property
+    def latest(self):
+        """(epoch, value) of the best weights there are; an epoch that the training ended within counts. Or None."""
+        return self.unfinished or (None if self.epoch is None else (self.epoch, self.value))
 
     def serialize(self, serializer):
         """Store or restore the best so far."""

@@ -12,7 +12,8 @@ FIRST = ("epoch", "iteration", "elapsed_time")
 
 
 class Log(chainer.training.Extension):
-    """Means of all observations since the line before, every ``interval`` iterations and at the end of each epoch.
+    """Means of all observations since the line before, every ``interval`` iterations and at the end of each epoch
+    (and of the training: ``ending``, of medi2i.common.training.ending, may be None).
 
     A line is ``{"epoch", "iteration", "elapsed_time" (s, all sessions of the run), <observation>: mean, …}``; values
     are plain numbers, NaN and infinities as JSON strings. ``rates()`` gives more entries, as they are at that moment.
@@ -22,12 +23,13 @@ class Log(chainer.training.Extension):
 
     priority = 150  # before the schedule sets the next rate, after all that is observed
 
-    def __init__(self, folder, interval, rates=dict, warn=print):
+    def __init__(self, folder, interval, rates=dict, warn=print, ending=None):
         self.path = Path(folder) / "log.jsonl"
         self.table = Table(Path(folder) / "log.csv")
         self.interval = interval
         self.rates = rates
         self.warn = warn
+        self.ending = ending
         self.lines = 0
         self.entry = None
         self._sums = {}
@@ -52,7 +54,8 @@ class Log(chainer.training.Extension):
             self._sums[name] = (total + (float(value) if _on_host(value) else value), count + 1)
         updater = trainer.updater
         self.entry = None
-        if updater.iteration % self.interval == 0 or updater.is_new_epoch:
+        complete = self.ending is not None and self.ending.complete(updater)
+        if updater.iteration % self.interval == 0 or updater.is_new_epoch or complete:
             self.entry = {"epoch": updater.epoch, "iteration": updater.iteration,
                           "elapsed_time": round(trainer.elapsed_time, 3), **self._means(),
                           **self.rates()}

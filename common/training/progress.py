@@ -13,16 +13,18 @@ SECONDS = 5  # between two lines where there is no terminal
 class Progress(chainer.training.Extension):
     """Shows iterations, the newest losses of the log, and the time left.
 
-    ``total``: iterations of the whole training. ``shown``: names of log entries to show, in order.
+    ``total``: iterations of the whole training, None where it takes ``minutes`` instead. ``shown``: names of log
+    entries to show, in order.
     """
 
     priority = chainer.training.PRIORITY_READER - 60  # after the log
 
-    def __init__(self, log: Log, total, shown, stream=None):
+    def __init__(self, log: Log, total, shown, stream=None, minutes=None):
         self.log = log
         self.total = total
         self.shown = shown
         self.stream = stream or sys.stderr
+        self.minutes = minutes
         self._known = {}
         self._bar = None
         self._first = self._started = self._spoken = None
@@ -42,15 +44,26 @@ class Progress(chainer.training.Extension):
             self._bar.update(updater.iteration - self._bar.n)
             if entry is not None:
                 self._bar.set_description(f"epoch {updater.epoch}", refresh=False)
-                self._bar.set_postfix_str(self._text(), refresh=False)
+                left = "" if self.minutes is None else f" left {duration(self._left(trainer))}"
+                self._bar.set_postfix_str(self._text() + left, refresh=False)
             return
         now = time.monotonic()
-        last = updater.iteration >= self.total
-        if entry is not None and updater.is_new_epoch and (last or now - self._spoken >= SECONDS):
+        last = self._left(trainer) <= 0
+        if entry is None or not (updater.is_new_epoch or self.minutes is not None):
+            return
+        if last or now - self._spoken >= SECONDS:
             self._spoken = now
-            left = (now - self._started) / (updater.iteration - self._first) * (self.total - updater.iteration)
-            print(f"epoch {updater.epoch} iteration {updater.iteration}/{self.total} {self._text()} "
-                  f"left {duration(left)}", file=self.stream, flush=True)
+            total = "" if self.total is None else f"/{self.total}"
+            print(f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "
+                  f"left {duration(self._left(trainer))}", file=self.stream, flush=True)
+
+    def _left(self, trainer):
+        """Seconds that the training will still take."""
+        if self.minutes is not None:
+            return max(60 * self.minutes - trainer.elapsed_time, 0.0)
+        updater = trainer.updater
+        left = max(self.total - updater.iteration, 0)
+        return (time.monotonic() - self._started) / (updater.iteration - self._first) * left
 
     def _text(self):
         return " ".join(f"{name} {self._known[name]:.4g}" for name in self.shown if name in self._known)

@@ -23,6 +23,13 @@ def linear_factor(epoch_detail, epochs):
     return min(1.0, max(0.0, 2.0 * (1.0 - epoch_detail / epochs)))
 
 
+def timed_factor(fraction, restarts):
+    """The same schedules by time: ``fraction`` of it is over. restarts: as ``lr_drop``, 0 for the linear one."""
+    if restarts == 0:
+        return linear_factor(fraction, 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * (fraction * restarts % 1.0))) if fraction < 1.0 else 0.0
+
+
 class LearningRateSchedule(chainer.training.Extension):
     """Trainer extension that sets the rate of several optimizers before training and after each iteration.
 
@@ -30,6 +37,7 @@ class LearningRateSchedule(chainer.training.Extension):
         controls: list of :class:`medi2i.common.training.optimizers.RateControl`.
         epochs: number of epochs of the whole run.
         lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
+        minutes: of the whole run, which then counts in place of ``epochs``; the cosine, too, goes down each iteration.
     """
 
     trigger = 1, "iteration"
@@ -37,10 +45,11 @@ class LearningRateSchedule(chainer.training.Extension):
     priority = chainer.training.PRIORITY_READER
     name = "learning_rate_schedule"
 
-    def __init__(self, controls, epochs, lr_drop):
+    def __init__(self, controls, epochs, lr_drop, minutes=None):
         self.controls = list(controls)
         self.epochs = epochs
         self.lr_drop = lr_drop
+        self.minutes = minutes
 
     def factor(self, updater):
         """The factor on the full rate for the next update."""
@@ -52,6 +61,9 @@ class LearningRateSchedule(chainer.training.Extension):
         self(trainer)
 
     def __call__(self, trainer):
-        factor = self.factor(trainer.updater)
+        if self.minutes is None:
+            factor = self.factor(trainer.updater)
+        else:
+            factor = timed_factor(trainer.elapsed_time / (60 * self.minutes), self.lr_drop)
         for control in self.controls:
             control.set_factor(factor)

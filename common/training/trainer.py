@@ -6,7 +6,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit
+from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
 from medi2i.common.training.log import Log
 from medi2i.common.training.plots import Plots
 from medi2i.common.training.progress import Progress, duration
@@ -37,21 +37,23 @@ class Training:
         self.options = options
         self.run_folder = run
         iterations = getattr(options, "iteration", None)
-        self.ending = Ending(options.epoch, iterations)
+        self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch()
         self.weights = WeightStore(run.path, networks, updater.get_all_optimizers())
         self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
         self.best = None
         self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path))
-        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn)
+        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
         self.extend(LossGuard(self.ending, options.loss_limit),
                     trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
         self.extend(self.save_weights)
         self.extend(self.log)
-        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop))
+        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes))
+        if options.minutes is not None:
+            self.extend(TrainingTime(self.ending, options.minutes))
         if options.max_hours is not None:
             self.extend(TimeLimit(self.ending, options.max_hours))
         if options.parameter_statistics:
@@ -61,7 +63,8 @@ class Training:
         self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))
         total = options.epoch * len(updater.get_iterator("main").dataset) / options.batch_size
         total = -(-total // 1) if iterations is None else min(iterations, -(-total // 1))
-        self.extend(Progress(self.log, int(total), shown))
+        self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown,
+                             minutes=options.minutes))
         self.extend(Snapshots(self.store, self.ending, self.signals, options.snapshot_interval,
                               options.snapshot_minutes))
 
@@ -118,8 +121,9 @@ class Training:
         self.weights.save(epoch)
         print(f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
               f"weights: {self.run_folder.path} (epoch {epoch})")
-        if self.best is not None and self.best.epoch is not None:
-            print(f"best epoch {self.best.epoch}: {self.best.metric} {self.best.value:.6g}")
+        if self.best is not None and self.best.latest is not None:
+            epoch, value = self.best.latest
+            print(f"best epoch {epoch}: {self.best.metric} {value:.6g}")
         for name in sorted(updater._iterators):
             idle = updater.get_iterator(name).idle
             print(f"waited for images ({name}) {idle.fraction:.2%} of the time")

@@ -9,16 +9,20 @@ from medi2i.common.compat import chainer
 class Validation(chainer.training.Extension):
     """Reports ``measure()``, a dict name -> number, as ``validation/<name>`` at the end of each epoch.
 
+    ``ending`` (of medi2i.common.training.ending; may be None): also when the training is complete within an epoch.
+
     Networks run in test mode: statistics of normalisations are used and not changed, nothing random is drawn.
     """
 
     priority = chainer.training.PRIORITY_WRITER
 
-    def __init__(self, measure):
+    def __init__(self, measure, ending=None):
         self.measure = measure
+        self.ending = ending
 
     def __call__(self, trainer):
-        if trainer.updater.is_new_epoch:
+        complete = self.ending is not None and self.ending.complete(trainer.updater)
+        if trainer.updater.is_new_epoch or complete:
             with inference_mode():
                 values = self.measure()
             chainer.report({f"validation/{name}": value for name, value in values.items()})

@@ -76,6 +76,17 @@ def test_a_resumed_run_has_the_same_rates(tmp_path, lr_drop, stop):
     assert first.updater.rates + second.updater.rates == whole.updater.rates
 
 
+@pytest.mark.parametrize("lr_drop,expected", [
+    (1, [1, 0.5 + 0.5 ** 1.5, 0.5, 0.5 - 0.5 ** 1.5, 0, 0]), (2, [1, 0.5, 1, 0.5, 0, 0]), (0, [1, 1, 1, 0.5, 0, 0])])
+def test_rates_by_the_minute(lr_drop, expected):
+    seen = []
+    control = types.SimpleNamespace(set_factor=seen.append)
+    schedule = LearningRateSchedule([control], 1, lr_drop, minutes=4)
+    for seconds in (0, 60, 120, 180, 240, 300):
+        schedule(types.SimpleNamespace(elapsed_time=seconds, updater=None))
+    assert seen == pytest.approx(expected)
+
+
 def test_factor_needs_no_trainer():
     schedule = LearningRateSchedule([], 10, 0)
     assert schedule.factor(types.SimpleNamespace(epoch_detail=7.5, epoch=7)) == pytest.approx(0.5)

@@ -56,6 +56,28 @@ def test_progress_on_a_file_and_on_a_terminal(monkeypatch):
     assert "40/110" in terminal.getvalue()
 
 
+def test_progress_by_the_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = types.SimpleNamespace(entry=None)
+    trainer = types.SimpleNamespace(updater=types.SimpleNamespace(iteration=0, epoch=1, is_new_epoch=False),
+                                    elapsed_time=0.0)
+    stream = io.StringIO()
+    progress = Progress(log, None, ("loss",), stream, minutes=2)
+    progress.initialize(trainer)
+    now[0], trainer.elapsed_time, trainer.updater.iteration, log.entry = 30.0, 30.0, 7, {"loss": 0.5}
+    progress(trainer)
+    assert stream.getvalue() == "epoch 1 iteration 7 loss 0.5 left 0:01:30\n"
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    progress = Progress(log, None, ("loss",), terminal, minutes=2)
+    progress.initialize(trainer)
+    trainer.updater.iteration = 40
+    progress(trainer)
+    progress.finalize()
+    assert "left 0:01:30" in terminal.getvalue()
+
+
 @pytest.mark.parametrize("seconds,text", [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (183600, "2 d 3 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -6,7 +6,7 @@ import types
 import numpy
 import pytest
 
-from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit
+from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
 from medi2i.common.training.signals import SignalWatch
 from medi2i.common.training.snapshot import Reader, Writer
 
@@ -102,3 +102,45 @@ def test_signals_become_requests(number, capsys):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) is before
     assert f"{number.name}: finishing this iteration" in capsys.readouterr().err
+
+
+def timed(seconds, epoch=0, new=False, **observation):
+    trainer = trainer_at(epoch=epoch, **observation)
+    trainer.elapsed_time, trainer.updater.is_new_epoch = seconds, new
+    return trainer
+
+
+def test_minutes_complete_a_training_whatever_the_epoch():
+    ending = Ending(None)
+    limit = TrainingTime(ending, 2)
+    limit.initialize(timed(119.9))
+    assert not ending(timed(0, epoch=1000))
+    limit(timed(120.0))
+    late = timed(0)
+    assert ending(late) and ending.complete(late.updater) and ending.reason is None and ending.status == 0
+    assert Ending(None, 10).complete(trainer_at(iteration=10).updater)
+
+
+def test_a_resumed_run_that_has_had_its_minutes_does_nothing():
+    ending = Ending(None)
+    TrainingTime(ending, 2).initialize(timed(500.0))
+    assert ending(timed(500.0))
+
+
+def test_the_epoch_in_which_a_training_ends_is_judged_and_not_remembered():
+    kept, ending = [], Ending(None)
+    best = Best(ending, "m", False, 1, lambda *args: kept.append(args))
+    best(timed(1, epoch=1, new=True, m=5.0))
+    best(timed(2, epoch=1))  # in the middle of an epoch nothing is measured
+    ending.time_over = True
+    best(timed(3, epoch=1, m=4.0))
+    assert kept == [(1, "m", 5.0, None), (2, "m", 4.0, None)] and best.latest == (2, 4.0)
+    state = {}
+    best.serialize(Writer(state))
+    again = Best(ending, "m", False, 1, None)
+    again.serialize(Reader(state))
+    assert again.latest == (1, 5.0)
+    worse = Best(ending, "m", False, 1, lambda *args: kept.append(args))
+    worse.serialize(Reader(state))
+    worse(timed(3, epoch=1, m=6.0))
+    assert len(kept) == 2 and worse.latest == (1, 5.0)
