@@ -12,15 +12,12 @@ from pathlib import Path
 
 import numpy
 
+# The headers of C only: those of C++ threads take several times as long to compile as all the rest.
 _HEAD = r"""
-#include <atomic>
-#include <barrier>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <thread>
-#include <utility>
-#include <vector>
+#include <math.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
 #define __global__
 #define __device__
 #define __host__
@@ -32,42 +29,62 @@ _HEAD = r"""
 struct Index { unsigned x, y, z; };
 static thread_local Index threadIdx, blockIdx;
 static Index blockDim, gridDim;
-static std::barrier<>* block_barrier;
-static inline void __syncthreads() { block_barrier->arrive_and_wait(); }
-template <class V> static V atomicAdd(V* p, V v) { return std::atomic_ref<V>(*p).fetch_add(v); }
-using std::max; using std::min;
+static pthread_barrier_t block_barrier;
+static inline void __syncthreads() { pthread_barrier_wait(&block_barrier); }
+template <class V> static V atomicAdd(V* p, V v) {
+    V old, sum;
+    __atomic_load(p, &old, __ATOMIC_SEQ_CST);
+    do sum = old + v;
+    while (!__atomic_compare_exchange(p, &old, &sum, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    return old;
+}
+template <class U, class V> static auto max(U u, V v) -> decltype(u + v) { return u > v ? u : v; }
+template <class U, class V> static auto min(U u, V v) -> decltype(u + v) { return u < v ? u : v; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline float rsqrt(float x) { return 1.0f / sqrtf(x); }
 """
 _HALF = "typedef _Float16 float16;\n"
 _TAIL = r"""
-template <class... P, size_t... K>
-static void one(void (*f)(P...), void** args, std::index_sequence<K...>) {
-    f(*static_cast<std::remove_const_t<P>*>(args[K])...);
+template <class V> struct bare { typedef V type; };
+template <class V> struct bare<const V> { typedef V type; };
+template <size_t... K> struct Places {};
+template <size_t N, size_t... K> struct Count : Count<N - 1, N - 1, K...> {};
+template <size_t... K> struct Count<0, K...> { typedef Places<K...> type; };
+template <class... P, size_t... K> static void one(void (*f)(P...), void** args, Places<K...>) {
+    f(*static_cast<typename bare<P>::type*>(args[K])...);
 }
-template <class... P>
-static void all(void (*f)(P...), Index grid, Index block, void** args) {
-    gridDim = grid;
-    blockDim = block;
-    const unsigned count = block.x * block.y * block.z;
-    std::barrier<> barrier(count);
-    block_barrier = &barrier;
-    std::vector<std::thread> threads;
-    for (unsigned t = 0; t < count; ++t) {
-        threads.emplace_back([=, &barrier] {
-            threadIdx = {t %% block.x, t / block.x %% block.y, t / (block.x * block.y)};
-            for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
-                blockIdx = {b %% grid.x, b / grid.x %% grid.y, b / (grid.x * grid.y)};
-                one(f, args, std::index_sequence_for<P...>());
-                barrier.arrive_and_wait();
-            }
-        });
+template <class... P> static void one(void (*f)(P...), void** args) {
+    one(f, args, typename Count<sizeof...(P)>::type());
+}
+struct Thread { pthread_t handle; unsigned number; void** args; };
+static void* work(void* given) {
+    const Thread& self = *static_cast<Thread*>(given);
+    const unsigned t = self.number;
+    threadIdx = {t %% blockDim.x, t / blockDim.x %% blockDim.y, t / (blockDim.x * blockDim.y)};
+    for (unsigned b = 0; b < gridDim.x * gridDim.y * gridDim.z; ++b) {
+        blockIdx = {b %% gridDim.x, b / gridDim.x %% gridDim.y, b / (gridDim.x * gridDim.y)};
+        one(&%s, self.args);
+        __syncthreads();
     }
-    for (auto& thread : threads) thread.join();
+    return nullptr;
 }
-extern "C" void medi2i_launch(const unsigned* size, void** args) {
-    all(&%s, {size[0], size[1], size[2]}, {size[3], size[4], size[5]}, args);
+extern "C" int medi2i_launch(const unsigned* size, void** args) {
+    gridDim = {size[0], size[1], size[2]};
+    blockDim = {size[3], size[4], size[5]};
+    const unsigned count = blockDim.x * blockDim.y * blockDim.z;
+    Thread threads[1024];
+    if (count > 1024) return 1;
+    pthread_barrier_init(&block_barrier, nullptr, count);
+    for (unsigned t = 0; t < count; ++t) {
+        threads[t].number = t;
+        threads[t].args = args;
+        // A thread that is missing would leave the others waiting at the barrier for ever.
+        if (pthread_create(&threads[t].handle, nullptr, work, &threads[t])) __builtin_trap();
+    }
+    for (unsigned t = 0; t < count; ++t) pthread_join(threads[t].handle, nullptr);
+    pthread_barrier_destroy(&block_barrier);
+    return 0;
 }
 """
 
@@ -110,7 +127,8 @@ def launch(source, grid, block, args, dtype):
         else:
             raise TypeError(f"{source.name}: {a!r} is neither an array nor a NumPy scalar")
     pointers = (ctypes.c_void_p * len(kept))(*(a.ctypes.data for a in kept))
-    _library(source, dtype).medi2i_launch((ctypes.c_uint * 6)(*size), pointers)
+    if _library(source, dtype).medi2i_launch((ctypes.c_uint * 6)(*size), pointers):
+        raise ValueError(f"{source.name}: {block} are more than 1024 threads in a block")
 
 
 def call(source, args):
