@@ -9,6 +9,8 @@ from medi2i.common.kernels import (
     cpu_normalisation,
     cpu_pointwise,
     cpu_resize,
+    loss_nodes,
+    loss_numpy,
     normalisation,
     normalisation_numpy,
 )
@@ -28,8 +30,9 @@ IMAGES = (0, 2, 3)
 def replacements(with_onednn):
     """Triples (class, name of a method, function original -> replacement)."""
     adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam)
+    losses = (loss_nodes.Engines, "cpu", lambda original: loss_numpy)
     if not with_onednn:
-        return *banded(), (normalisation.Engines, "cpu", lambda original: normalisation_numpy), adam
+        return (*banded(), (normalisation.Engines, "cpu", lambda original: normalisation_numpy), losses, adam)
     return (
         *by_onednn(),
         (_batch.GeneralBatchNormalizationImpl, "forward", _batch_normalization),
@@ -45,6 +48,7 @@ def replacements(with_onednn):
         (_unpool.Unpooling2DGrad, "forward", _unpooling_backward),
         (_functions.math.sum.Sum, "forward", _sum),
         (normalisation.Engines, "cpu", lambda original: cpu_normalisation),
+        losses,
         adam,
     )
 

@@ -17,6 +17,7 @@ import numpy
 from medi2i.common.compat import chainer
 
 MODULES = (
+    "medi2i.common.kernels.loss_cuda",
     "medi2i.common.kernels.normalisation_cuda",
 )
 KINDS = ("elementwise", "reduction", "raw")
@@ -38,6 +39,22 @@ struct float16 {
         return value;
     }
 };
+"""
+
+# For preambles of raw sources: the sum of one number of each thread of a block, a power of two of them, for all of them
+# to see. ``shared``: __shared__ A[as many as threads].
+BLOCK_SUM = """
+__device__ A block_sum(A value, A* shared) {
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    const A sum = shared[0];
+    __syncthreads();
+    return sum;
+}
 """
 
 _registry = {}

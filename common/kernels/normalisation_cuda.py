@@ -8,24 +8,13 @@ input gives the same bits. Float16 images have float32 statistics.
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels.cuda_sources import CudaSource, register
+from medi2i.common.kernels.cuda_sources import BLOCK_SUM, CudaSource, register
 
 BLOCK = 256
 SLICE = 4096
 DTYPES = ("float32", "float16", "float64")
 
-_COMMON = """
-__device__ A block_sum(A value, A* shared) {
-    shared[threadIdx.x] = value;
-    __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-        __syncthreads();
-    }
-    const A sum = shared[0];
-    __syncthreads();
-    return sum;
-}
+_COMMON = BLOCK_SUM + """
 __device__ void merge(A& count, A& mean, A& squares, A count2, A mean2, A squares2) {
     if (count2 == 0) return;
     const A total = count + count2;

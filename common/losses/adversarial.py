@@ -4,6 +4,7 @@ A patch discriminator answers D of shape (N, 1, h, w). With ``dis_reg_weighting`
 channel is how much it trusts its own decision at each place.
 """
 from medi2i.common.compat import F, chainer
+from medi2i.common.kernels.loss_nodes import loss_of
 from medi2i.common.losses.precision import in_float32
 
 
@@ -16,7 +17,8 @@ def _decision(d, channels):
 
 def least_squares(d, target):
     """mean((D - target)^2) (LSGAN; Mao et al., 2017). d (N, 1, h, w), target a number."""
-    return F.mean(F.square(_decision(d, 1) - float(target)))
+    target = float(target)
+    return loss_of("least_squares", lambda d: F.mean(F.square(d - target)), _decision(d, 1), target)
 
 
 def sigmoid_weighted_least_squares(d, target):

@@ -1,5 +1,6 @@
 """Terms on differences between neighbouring pixels: total variation, and edges kept through a translation."""
 from medi2i.common.compat import F
+from medi2i.common.kernels.loss_nodes import loss_of
 from medi2i.common.losses.precision import in_float32
 
 TV_METHODS = ("usual", "abs", "sobel")
@@ -22,13 +23,22 @@ def total_variation(y, method, tau=0.0):
     ``usual``: mean sqrt(dx^2 + dy^2 + tau^2) where both exist, (H-1) x (W-1).
     ``sobel``: the same by 2x2 kernels over all channels together: dx and dy are sums over channels.
     """
-    y = in_float32(y)
     if method == "abs":
-        return F.mean(F.absolute(_down(y))) + F.mean(F.absolute(_right(y)))
+        return loss_of("absolute_variation", _absolute_variation, y)
     if method == "sobel":
-        y = F.sum(y, axis=1, keepdims=True)
+        y = F.sum(in_float32(y), axis=1, keepdims=True)
     elif method != "usual":
         raise ValueError(f"total variation {method!r} is unknown; it can be {', '.join(TV_METHODS)}")
+    return loss_of("variation", lambda y: _variation(y, tau), y, float(tau))
+
+
+def _absolute_variation(y):
+    y = in_float32(y)
+    return F.mean(F.absolute(_down(y))) + F.mean(F.absolute(_right(y)))
+
+
+def _variation(y, tau):
+    y = in_float32(y)
     dx, dy = _down(y)[:, :, :, :-1], _right(y)[:, :, :-1, :]
     return F.mean(F.sqrt(F.square(dx) + F.square(dy) + float(tau) ** 2))
 
@@ -42,8 +52,7 @@ def channel_variation(y):
 def gradient_difference(x, y):
     """mean |dx(x) - dx(y)| + mean |dy(x) - dy(y)| with forward differences; the released ``lambda_grad``."""
     x, y = in_float32(x, y)
-    difference = x - y
-    return F.mean(F.absolute(_down(difference))) + F.mean(F.absolute(_right(difference)))
+    return loss_of("absolute_variation", _absolute_variation, x - y)
 
 
 def gradient_consistency(x, y):
