@@ -34,6 +34,13 @@ class Networks:
         """Y → X: (N, C, H, W) in [-1, 1] → the same."""
         return self.dec_x(self.enc_y(y))
 
+    def translate_both(self, x, y):
+        """(X → Y, Y → X); a shared encoder sees both at once, so that statistics of the batch are of both domains."""
+        if self.enc_x is not self.enc_y:
+            return self.translate(x), self.translate_back(y)
+        features = self.enc_x(chainer.backend.get_array_module(x).concatenate([x, y]))
+        return self.dec_y([f[:len(x)] for f in features]), self.dec_x([f[len(x):] for f in features])
+
 
 def build(options) -> Networks:
     """Networks with fresh weights; domain X has ``options.ch`` channels, domain Y ``options.out_ch``.

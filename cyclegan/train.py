@@ -15,7 +15,7 @@ from medi2i.common.training.perceptual_features import PerceptualFeatures
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
-from medi2i.common.training.setup import make_optimizers, workspace
+from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import load_initial, load_optimizers
@@ -61,6 +61,8 @@ def command(argv):
     for link in links.values():
         link.to_device(device)
 
+    shown, average = averaged(networks, options)
+
     # optimizers
     trained = {name: link for name, link in links.items() if not (name == "enc_y" and options.single_encoder)}
     optimizers, controls = make_optimizers(trained, options)
@@ -75,7 +77,7 @@ def command(argv):
                               features)
     measure = None
     if val != [None, None]:
-        measure = CycleMeasure(*val, networks, device, options.batch_size)
+        measure = CycleMeasure(*val, shown, device, options.batch_size)
     if options.check:
         check({"training A": train[0], "training B": train[1], "validation A": val[0], "validation B": val[1]},
               updater, links, measure, options)
@@ -86,16 +88,21 @@ def command(argv):
     command_line = ["cyclegan/train.py", *argv]
     folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
               else RunFolder.open(resumed, lasting(options), command_line))
-    training = Training(updater, links, controls, options, folder, SHOWN)
+    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict())
 
     # extensions
+    if average is not None:
+        training.extend(average)
+    reestimation = reestimation_of(shown.translate_both, train, shown, options, device, training.ending)
+    if reestimation is not None:
+        training.reestimate(reestimation)
     if measure is not None:
         training.extend(Validation(measure, training.ending))
         training.keep_best(f"validation/{options.best_metric}", larger=False)
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
     for name, datasets in (("val", val), ("train", train)):
         training.extend(UnpairedPictures(
-            folder.vis, name, datasets, [dataset.clip for dataset in train], networks, device,
+            folder.vis, name, datasets, [dataset.clip for dataset in train], shown, device,
             (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB),
             [dataset.sources[0].modality for dataset in train], options.stack == 1,
             options.seed if options.vis_random else None), trigger=when)

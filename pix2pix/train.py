@@ -15,7 +15,7 @@ from medi2i.common.training.check import check
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
-from medi2i.common.training.setup import make_optimizers, workspace
+from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import load_initial, load_optimizers
@@ -60,6 +60,8 @@ def command(argv):
     for link in links.values():
         link.to_device(device)
 
+    shown, average = averaged(networks, options)
+
     # optimizers
     optimizers, controls = make_optimizers(links, options)
     if options.load_optimizer:
@@ -69,7 +71,7 @@ def command(argv):
     iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers,
                              processes=options.worker_processes)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device)
-    measure = None if val is None else PairedMeasure(val, networks.translate, device, options.batch_size,
+    measure = None if val is None else PairedMeasure(val, shown.translate, device, options.batch_size,
                                                      options.class_num)
     if options.check:
         check({"training": train, "validation": val}, updater, links, measure, options)
@@ -80,9 +82,14 @@ def command(argv):
     command_line = ["pix2pix/train.py", *argv]
     folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
               else RunFolder.open(resumed, lasting(options), command_line))
-    training = Training(updater, links, controls, options, folder, SHOWN)
+    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict())
 
     # extensions
+    if average is not None:
+        training.extend(average)
+    reestimation = reestimation_of(shown.translate, [train], shown, options, device, training.ending)
+    if reestimation is not None:
+        training.reestimate(reestimation)
     if measure is not None:
         training.extend(Validation(measure, training.ending))
         metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
@@ -92,7 +99,7 @@ def command(argv):
     for name, dataset in (("val", val), ("train", train)):
         if dataset is None:
             continue
-        training.extend(PairedPictures(folder.vis, name, dataset, networks.translate, device, options.nvis,
+        training.extend(PairedPictures(folder.vis, name, dataset, shown.translate, device, options.nvis,
                                        options.vis_window, options.vis_windowB, options.class_num, colour,
                                        options.seed if options.vis_random else None), trigger=when)
 

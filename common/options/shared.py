@@ -72,6 +72,10 @@ class TrainingOptions(Checked):
                           "0: constant for the first half, then linear to 0")
     optimizer: str = option("Adam", "-op", choices=kinds.OPTIMIZERS, help="optimizer")
     weight_decay: float = option(1e-7, "-wd", type=float, low=0, help="weight decay")
+    ema: float = option(None, type=float, low=0, high=0.999999, metavar="DECAY", help="validate, draw and save the "
+                        "moving average of the generator's weights with this decay an update, as 0.999")
+    bn_reestimate: int = option(0, type=int, low=0, metavar="N", help="set the running statistics of batch "
+                                "normalisation to those of N training crops before networks are validated and saved")
     dtype: str = option("fp32", "-dt", choices=kinds.DTYPES, help="number format of the networks")
     snapinterval: int = option(-1, "-si", type=int, low=-1, help="save the weights every so many epochs; "
                                "-1: only at the end")

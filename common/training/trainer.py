@@ -25,21 +25,22 @@ class Training:
     """A Chainer trainer in a run folder, with log, plots, progress, weights, snapshots and all ways to end.
 
     updater: of Chainer, with optimizers named as ``networks``.
-    networks: dict name -> link, as they are saved.
+    networks: dict name -> link, as they are trained. saved: the same as they are saved, where these are others
+    (averaged weights).
     controls: dict name -> RateControl, the optimizers' learning rates.
     options: PairedOptions or UnpairedOptions.
     run: RunFolder.
     shown: names of log entries for the progress bar.
     """
 
-    def __init__(self, updater, networks, controls, options, run: RunFolder, shown):
+    def __init__(self, updater, networks, controls, options, run: RunFolder, shown, saved=None):
         self.updater = updater
         self.options = options
         self.run_folder = run
         iterations = getattr(options, "iteration", None)
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch()
-        self.weights = WeightStore(run.path, networks, updater.get_all_optimizers())
+        self.weights = WeightStore(run.path, saved or networks, updater.get_all_optimizers())
         self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
         self.best = None
@@ -71,6 +72,11 @@ class Training:
     def extend(self, extension, **kwargs):
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
         self.trainer.extend(extension, **kwargs)
+
+    def reestimate(self, reestimation):
+        """Add a ``Reestimation``, which also runs before weights are saved."""
+        self.extend(reestimation)
+        self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
 
     def keep_best(self, metric, larger):
         """Keep the weights of the epoch where the observation ``metric`` is best, and heed ``--patience``."""

@@ -12,15 +12,20 @@ _NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
 
 
 class WeightStore:
-    """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object."""
+    """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object.
 
-    def __init__(self, folder, networks, optimizers):
+    ``prepare()`` is called before networks are saved.
+    """
+
+    def __init__(self, folder, networks, optimizers, prepare=lambda: None):
         self.folder = Path(folder)
         self.networks = networks
         self.optimizers = optimizers
+        self.prepare = prepare
 
     def save(self, epoch):
         """Write all networks and the state of all optimizers under the number ``epoch``."""
+        self.prepare()
         save_networks(self.folder, self.networks, epoch)
         for name, optimizer in self.optimizers.items():
             arrays = {}

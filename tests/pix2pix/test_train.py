@@ -344,20 +344,20 @@ def test_the_script_runs_from_a_checkout(tmp_path):
 
 def test_minutes_in_place_of_epochs(data, tmp_path, capsys):
     """The run ends within an epoch, is validated there, and goes on when it gets more minutes."""
-    run = train(data, tmp_path, "--minutes", "0.02", "-e", "1", "--display_interval", "1000", "-b", "2")
+    run = train(data, tmp_path, "--minutes", "0.04", "-e", "1", "--display_interval", "1000", "-b", "2")
     log = read_log(run / "log.jsonl")
-    assert log[-1]["elapsed_time"] >= 1.2 and log[-1]["epoch"] > 1, "epochs do not count"
+    assert log[-1]["elapsed_time"] >= 2.4 and log[-1]["iteration"] > 4, "epochs, of four updates, do not count"
     assert log[-1]["validation/RMSE"] > 0
     rates = [line["dec_y/learning_rate"] for line in log]
-    assert rates == sorted(rates, reverse=True) and rates[-1] < 1e-6 < rates[0] < 2e-4
+    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 4
     best = json.loads((run / "best.json").read_text())
     assert best["epoch"] in find_run(run).epochs
     assert min(line["validation/RMSE"] for line in log) == pytest.approx(best["value"])
     assert main(["--resume", str(run)]) == 0, "it is complete"
     assert read_log(run / "log.jsonl") == log
-    assert main(["--resume", str(run), "--minutes", "0.03"]) == 0
+    assert main(["--resume", str(run), "--minutes", "0.06"]) == 0
     more = read_log(run / "log.jsonl")
-    assert more[:len(log)] == log and more[-1]["elapsed_time"] >= 1.8 and more[-1]["iteration"] > log[-1]["iteration"]
+    assert more[:len(log)] == log and more[-1]["elapsed_time"] >= 3.6 and more[-1]["iteration"] > log[-1]["iteration"]
     assert json.loads((run / "best.json").read_text())["epoch"] in find_run(run).epochs
     capsys.readouterr()
     assert main(["-R", str(data), *SMALL, "--minutes", "30", "--check"]) == 0
