@@ -17,6 +17,7 @@ import numpy
 from medi2i.common.compat import chainer
 
 MODULES = (
+    "medi2i.common.kernels.averaging",
     "medi2i.common.kernels.loss_cuda",
     "medi2i.common.kernels.normalisation_cuda",
 )
