@@ -42,3 +42,12 @@ def pytest_generate_tests(metafunc):
             reason = f"no {kind} cases under {given}: give their folder with --parity DIR"
             values.append(pytest.param(None, id="shared", marks=pytest.mark.skip(reason=reason)))
         metafunc.parametrize(name, values)
+
+
+def pytest_runtest_setup(item):
+    """Tests marked ``gpu`` are skipped, with the reason, where there is none: ``pytest -m gpu`` runs only them."""
+    if item.get_closest_marker("gpu") is not None:
+        from medi2i.common.device import gpu_count
+        count, why = gpu_count()
+        if not count:
+            pytest.skip(why)
