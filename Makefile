@@ -1,14 +1,17 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
 # make test   the test suite
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them)
-# Both make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
+# make quality CT=/path/to/series   trains the presets and compares them with classical filters: docs/quality.md
+# All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
 VENV   ?= .venv
 PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 READY   = $(VENV)/.ready
 DEMO   ?= demo
+WORK   ?= quality
+MINUTES ?= 10
 
-.PHONY: test demo bench lint clean
+.PHONY: test demo bench quality lint clean
 
 $(READY): setup.py pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -30,6 +33,12 @@ bench: $(READY)
 	$(PIP) install -q --no-build-isolation -e ".[bench]"
 	$(VENV)/bin/python benchmarks/bench.py
 	$(VENV)/bin/python benchmarks/loader.py
+
+quality: $(READY)
+	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }
+	$(PIP) install -q --no-build-isolation -e ".[quality]"
+	$(VENV)/bin/python benchmarks/quality.py "$(CT)" --work $(WORK) --minutes $(MINUTES) --write docs/quality.md \
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ABOUT),--about "$(ABOUT)")
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
