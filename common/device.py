@@ -27,9 +27,13 @@ def gpu_count():
     except ImportError as error:
         return 0, f"CuPy cannot be imported ({error})"
     # chainer.cuda.available is true wherever CuPy can be imported, with or without a GPU.
-    if not cupy.cuda.is_available():
-        return 0, "there is no GPU that CUDA can use"
-    return cupy.cuda.runtime.getDeviceCount(), ""
+    try:
+        if not cupy.cuda.is_available():
+            return 0, "there is no GPU that CUDA can use"
+        return cupy.cuda.runtime.getDeviceCount(), ""
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        # What CuPy 13 answers on a machine without a driver.
+        return 0, f"there is no GPU that CUDA can use ({error})"
 
 
 def use_cpu_engine(name):
