@@ -1,7 +1,7 @@
 """Which device networks run on: ``--gpu``."""
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu, loss_cuda, loss_nodes, normalisation, normalisation_cuda
 from medi2i.common.kernels.onednn import OnednnError
 
 
@@ -45,3 +45,10 @@ def use_cpu_engine(name):
         return cpu.enable(name)
     except OnednnError as error:
         raise UserError(f"--cpu_engine {name}: {error}; --cpu_engine auto would do without") from None
+
+
+def use_gpu_engine(name):
+    """``--gpu_engine``: this project's kernels for CuPy's arrays ("auto"), or Chainer's own functions ("chainer")."""
+    ours = name != "chainer"
+    normalisation.Engines.gpu = normalisation_cuda if ours else None
+    loss_nodes.Engines.gpu = loss_cuda if ours else None

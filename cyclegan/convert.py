@@ -5,7 +5,7 @@
 """
 import sys
 
-from medi2i.common.device import choose_device, use_cpu_engine
+from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference import setup
 from medi2i.common.inference.analysis import load_analysis
@@ -25,6 +25,7 @@ def command(argv):
     options, given = parse_conversion(UnpairedConversionOptions, argv, "medi2i-cyclegan-convert", __doc__)
     setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
+    use_gpu_engine(options.gpu_engine)
     return convert(plan_of(options, load_model(options, given, UnpairedOptions)))
 
 

@@ -5,7 +5,7 @@
 """
 import sys
 
-from medi2i.common.device import choose_device, use_cpu_engine
+from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import run
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
@@ -37,6 +37,7 @@ def command(argv):
     device.use()
     workspace(device)
     use_cpu_engine(options.cpu_engine)
+    use_gpu_engine(options.gpu_engine)
     random = RandomState(options.seed, device.xp)
     random.seed_global()
 

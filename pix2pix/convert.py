@@ -5,7 +5,7 @@
 """
 import sys
 
-from medi2i.common.device import choose_device, use_cpu_engine
+from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference import setup
 from medi2i.common.inference.conversion import Plan, convert
@@ -24,6 +24,7 @@ def command(argv):
     options, given = parse_conversion(PairedConversionOptions, argv, "medi2i-pix2pix-convert", __doc__)
     setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
+    use_gpu_engine(options.gpu_engine)
     model = load_model(options, given, PairedOptions)
     if model.direction == "yx":
         raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")

@@ -30,6 +30,8 @@ class NetworkFiles(Checked):
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
                              "auto: oneDNN where it is installed, else NumPy")
+    gpu_engine: str = option("auto", choices=kinds.GPU_ENGINES, help="what computes on a GPU; auto: this project's "
+                             "kernels for normalisation with activation and for losses")
     engine: str = option("auto", choices=kinds.ENGINES, help="what runs the network on the CPU; auto: OpenVINO, else "
                          "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
     precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO); "

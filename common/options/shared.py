@@ -16,6 +16,8 @@ class FileOptions(Checked):
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes on the CPU; auto: oneDNN where it "
                              "is installed, else NumPy")
+    gpu_engine: str = option("auto", choices=kinds.GPU_ENGINES, help="what computes on a GPU; auto: this project's "
+                             "kernels for normalisation with activation and for losses")
     seed: int = option(0, type=int, low=0, help="of every random draw: same seed, same run")
     workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
     worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "

@@ -6,6 +6,7 @@ import pytest
 
 from medi2i.common import device
 from medi2i.common.errors import UserError
+from medi2i.common.kernels import loss_nodes, normalisation
 
 
 class CUDARuntimeError(RuntimeError):
@@ -40,3 +41,13 @@ def test_gpus_are_counted(monkeypatch):
     assert device.gpu_count() == (2, "")
     with pytest.raises(UserError, match="there are 2 GPUs, numbered from 0"):
         device.choose_device(2)
+
+
+def test_kernels_can_be_switched_off():
+    kernels = normalisation.Engines.gpu, loss_nodes.Engines.gpu
+    try:
+        device.use_gpu_engine("chainer")
+        assert normalisation.Engines.gpu is loss_nodes.Engines.gpu is None
+    finally:
+        device.use_gpu_engine("auto")
+    assert (normalisation.Engines.gpu, loss_nodes.Engines.gpu) == kernels and None not in kernels
