@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import conversion
+import gpu
 import measure
 import training
 
-PARTS = ("conversion", "training", "memory")
+PARTS = ("conversion", "training", "memory", "gpu")
 
 
 def main():
@@ -33,6 +34,8 @@ def main():
         results += training.run(options.repeats, cases)
     if "memory" in options.only:
         results.append(training.memory(64 if options.quick else 512, 1 if options.quick else 4))
+    if "gpu" in options.only:
+        results += gpu.run(3 if options.quick else 20, (("pix2pix", 32, 1),) if options.quick else gpu.CASES)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / time.strftime("%Y%m%d_%H%M%S.json")
     path.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8")

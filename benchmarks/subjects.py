@@ -12,6 +12,7 @@ from medi2i.pix2pix import updater as pix2pix_updater
 
 CHANNELS = [32, 64, 128]
 RATE, DECAY = 2e-4, 1e-7
+CPU = chainer.get_device("@numpy")
 
 
 class OneBatch(chainer.dataset.Iterator):
@@ -32,30 +33,37 @@ def images(batch, size, seed):
     return [rng.uniform(-1, 1, (1, size, size)).astype(np.float32) for _ in range(batch)]
 
 
-def pix2pix(size, batch):
+def pix2pix(size, batch, device=CPU, dtype="fp32"):
     """(networks, updater) as ``-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4`` makes them."""
     options = PairedOptions(gen_chs=CHANNELS, lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4,
-                            batch_size=batch)
+                            batch_size=batch, dtype=dtype)
     options.ch = options.out_ch = 1
     np.random.seed(0)
-    networks = pix2pix_net.build(options)
+    networks = _built(pix2pix_net, options, device)
     pairs = list(zip(images(batch, size, 1), images(batch, size, 2), strict=True))
     updater = pix2pix_updater.Pix2pixUpdater(
         OneBatch(pairs), _optimizers(networks), networks, pix2pix_updater.LossSettings.from_options(options),
-        RandomState(0))
+        RandomState(0, device.xp), device)
     return networks, updater
 
 
-def cyclegan(size, batch):
+def cyclegan(size, batch, device=CPU, dtype="fp32"):
     """(networks, updater) of CycleGAN with its own defaults and these channels."""
-    options = UnpairedOptions(gen_chs=CHANNELS, batch_size=batch)
+    options = UnpairedOptions(gen_chs=CHANNELS, batch_size=batch, dtype=dtype)
     options.ch = options.out_ch = 1
     np.random.seed(0)
-    networks = cyclegan_net.build(options)
+    networks = _built(cyclegan_net, options, device)
     updater = cyclegan_updater.CycleganUpdater(
         {"main": OneBatch(images(batch, size, 1)), "second": OneBatch(images(batch, size, 2))}, _optimizers(networks),
-        networks, cyclegan_updater.LossSettings.from_options(options), RandomState(0))
+        networks, cyclegan_updater.LossSettings.from_options(options), RandomState(0, device.xp), device)
     return networks, updater
+
+
+def _built(net, options, device):
+    networks = net.build(options)
+    for link in networks.as_dict().values():
+        link.to_device(device)
+    return networks
 
 
 def _optimizers(networks):

@@ -18,7 +18,7 @@ def benchmark(monkeypatch):
         pytest.skip("the benchmarks are not installed")
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("measure", "subjects", "twin", "training"):
+    for name in ("measure", "subjects", "twin", "training", "gpu"):
         sys.modules.pop(name, None)
 
 
@@ -72,3 +72,40 @@ def test_both_make_the_same_first_step(benchmark):
     # The discriminator's targets have noise in ours, so the first step agrees in its bulk only.
     assert np.corrcoef(moved.ravel(), twins.ravel())[0, 1] > 0.9
     assert training.make(training.CHAINER, "pix2pix", 32, 1) is not None
+
+
+def test_gpu_columns_only_with_a_gpu(benchmark, monkeypatch, capsys):
+    gpu = benchmark("gpu")
+    monkeypatch.setattr(gpu, "gpu_count", lambda: (0, "there is none"))
+    assert gpu.run(3) == [] and "No GPU columns: there is none" in capsys.readouterr().out
+    monkeypatch.setattr(gpu, "gpu_count", lambda: (1, ""))
+    monkeypatch.setattr(gpu, "in_own_process", lambda what, size, batch, name, numbers, repeats:
+                        None if name == gpu.LAST else 0.25)
+    (result,) = gpu.run(3, [("pix2pix", 32, 2)])
+    assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == 9
+    assert result["median_s"]["medi2i, tf32"] == 0.25 and result["median_s"]["PyTorch channels last, mixed"] is None
+    assert "250.0 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what, numbers", [("pix2pix", "mixed"), ("cyclegan", "fp32"), ("convert", "mixed")])
+def test_what_the_gpu_runs_runs(benchmark, monkeypatch, capsys, what, numbers):
+    """With the CPU in the place of a GPU."""
+    gpu, subjects = benchmark("gpu"), benchmark("subjects")
+    monkeypatch.setattr(subjects, "CHANNELS", [4, 8])
+    called = []
+
+    class Device(type(subjects.CPU)):
+        class device:
+            @staticmethod
+            def synchronize():
+                called.append("wait")
+
+    def measured(step, wait, repeats):
+        step()
+        wait()
+        return [0.5, 0.25, 1.0][:repeats]
+
+    monkeypatch.setattr(gpu, "choose_device", lambda number: Device())
+    monkeypatch.setattr(gpu, "measured", measured)
+    gpu.main(what, "16", "1", gpu.OURS, numbers, "3")
+    assert capsys.readouterr().out.split() == ["0.5"] and called == ["wait"]

@@ -102,7 +102,7 @@ class Normalise(chainer.FunctionNode):
         gx, with_x, plain = NormaliseGrad(self, y).apply((*inputs, *grad_outputs))
         if len(inputs) == 1:
             return gx,
-        return (gx, *(F.cast(F.sum(sums, axis=(0, 2, 3)), inputs[1].dtype) for sums in (with_x, plain)))
+        return (gx, *(F.cast(_by_channel(sums), inputs[1].dtype) for sums in (with_x, plain)))
 
     @property
     def _retains_output(self):
@@ -165,12 +165,17 @@ class NormaliseGrad(chainer.FunctionNode):
             h = b * g - scale * (a * g_sum + g * a_sum)
             by_x = NormaliseGrad(plain, _output_of(plain, normal)).apply((x, h))[0] - scale * inner * normal
             by_g = factor * a_r
-            inner = F.sum(inner, axis=(0, 2, 3))
+            inner = _by_channel(inner)
         by_g = by_g + b * normal + c
         if slopes is not None:
             by_g = by_g * slopes
         outputs = [by_x, by_g] if gamma is None else [by_x, inner, None, by_g]
         return tuple(None if v is None else F.cast(v, dtype) for v, dtype in zip(outputs, dtypes, strict=True))
+
+
+def _by_channel(sums):
+    """(N, C, 1, 1) -> (C,), summed over samples; (1, C, 1, 1) needs no sum."""
+    return F.reshape(sums, (-1,)) if len(sums) == 1 else F.sum(sums, axis=(0, 2, 3))
 
 
 def _three(inputs):
