@@ -15,6 +15,7 @@ from medi2i.common.inference.network import engine_of, load_model, network_of
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
+from medi2i.common.inference.uncertainty import samples_of
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
 from medi2i.datasets.unpaired import DICOM_CLIP
@@ -51,8 +52,14 @@ def plan_of(options, model):
         engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs))
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
+    network = any_size(generator)
+    samples = samples_of(
+        options, model, network,
+        lambda: network_of(generator, engine_of(generator, device), options.tile, options.tile_overlap),
+        device, stack=stack)
     return Plan(
-        options=options, model=model.description, settings=settings, network=any_size(generator),
+        options=options, model=model.description, settings=settings,
+        network=network if samples is None else samples.run, samples=samples,
         preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch if forward else trained.out_ch, stack,
                                                                      model),
                                 crop, spacing=spacing if spacing > 0 else None, fixed=fixed,

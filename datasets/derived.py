@@ -51,6 +51,9 @@ class DerivedSeries:
     so that the same source, model and options always give the same UIDs and different ones never. modality: of the
     result (default: the source's). value_range: lowest and highest value expected (the model's clip); it decides the
     stored type.
+    encoding: how values are stored, where neither the source's way nor the safe one fits. contrast: what the values are
+    where they are no plain image, a fourth value of ImageType as in PS3.3 C.8.16.1.4 (STD_DEVIATION); the source's
+    window is then left out.
     when: date of the series (default: SOURCE_DATE_EPOCH, else now); reruns with one ``when`` write identical files.
     """
 
@@ -66,12 +69,16 @@ class DerivedSeries:
         series_number: int | None = None,
         value_range: tuple[float, float] | None = None,
         when: datetime | None = None,
+        encoding: Encoding | None = None,
+        contrast: str | None = None,
     ):
         self.modality = modality or text(source, "Modality")
         if self.modality not in headers.STORAGE:
             raise ValueError(f"modality {self.modality!r}; one of {', '.join(headers.STORAGE)} can be written")
         self.description = description
         self.value_range = value_range
+        self.encoding = encoding
+        self.contrast = contrast
         self.when = when or _now()
         self._entropy = (
             model_name,
@@ -151,6 +158,8 @@ class DerivedSeries:
 
     def encoding_for(self, image: DicomImage) -> Encoding:
         """How values are stored: as in the source where that holds ``value_range``, else in signed 16 bits."""
+        if self.encoding is not None:
+            return self.encoding
         if image.modality != self.modality:
             return SAFE_CT if self.modality == "CT" else Encoding(1.0, 0.0)
         bits = min(int(image.header.BitsStored), 16)
@@ -183,7 +192,7 @@ class DerivedSeries:
         header.Modality = self.modality
         header.SeriesDate = header.ContentDate = header.InstanceCreationDate = date
         header.SeriesTime = header.ContentTime = header.InstanceCreationTime = time
-        header.ImageType = headers.image_type(image.header, self.modality)
+        header.ImageType = headers.image_type(image.header, self.modality) + ([self.contrast] if self.contrast else [])
         header.DerivationDescription = _ascii(self.derivation, 1024)
         sources = headers.source_images(
             (
@@ -202,7 +211,7 @@ class DerivedSeries:
         headers.mark_lossy(
             header, (lossy or image).header, lossy is not None, None if lossy is None else lossy.compression_ratio
         )
-        if not headers.has_window_in_units(header):
+        if self.contrast or not headers.has_window_in_units(header):
             for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
                 header.pop(keyword, None)
         if image.where.frames > 1:

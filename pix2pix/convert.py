@@ -14,6 +14,7 @@ from medi2i.common.inference.network import engine_of, load_model, network_of
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
+from medi2i.common.inference.uncertainty import samples_of
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.images import DICOM_CLIP
@@ -48,9 +49,14 @@ def plan_of(options, model):
                          list_file=options.val, columns=columns, exclude=options.out)
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more={"columns": columns})
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes))
+    network = network_of(model.generator, engine, options.tile, options.tile_overlap)
+    samples = samples_of(
+        options, model, network,
+        lambda: network_of(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap),
+        device, stack=stack, classes=classes)
     return Plan(
         options=options, model=model.description, settings=settings,
-        network=network_of(model.generator, engine, options.tile, options.tile_overlap),
+        network=network if samples is None else samples.run, samples=samples,
         preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed),
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",

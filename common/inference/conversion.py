@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference import pipeline, stacks, structure
+from medi2i.common.inference.deviation import DeviationMaps
 from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.report import SKIPPED, THERE, WRITTEN, Report
 from medi2i.common.inference.results import Format, Provenance, Results
 from medi2i.common.inference.slices import Preparation, SliceCache, load_slice
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.structure_maps import write_maps
+from medi2i.common.inference.uncertainty import Samples
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class Plan:
 
     network: (N, C, H, W) in [-1, 1] -> (N, C', H, W). model: dict that names the weights (for the report; "sha256"
     and "name" are used). settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None
-    or dict of named maps to be written beside a result.
+    or dict of named maps to be written beside a result. samples: where the network answers several times; ``network``
+    is then its ``run``.
     """
 
     options: object
@@ -44,6 +47,7 @@ class Plan:
     description: str
     compare_edges: bool
     analysis: object = None
+    samples: Samples | None = None
 
 
 def convert(plan: Plan) -> int:
@@ -55,14 +59,15 @@ def convert(plan: Plan) -> int:
     provenance = Provenance(plan.model["name"], plan.model["sha256"], plan.description, plan.settings,
                             options.modality, when)
     results = Results(out, plan.form, provenance, inputs.volumes, options.force or options.resume)
-    pending = _pending(results, inputs, options)
+    maps = DeviationMaps(results, plan.samples) if plan.samples is not None and plan.samples.deviation else None
+    pending = _pending(results, maps, inputs, options)
     if options.resume:
         report.resume()
     make_folder(out)
     report.content["series_date"] = when.strftime("%Y-%m-%d %H:%M:%S")
     for item in inputs.skipped:
         report.note(item.name, SKIPPED, reason=item.reason)
-    return _Run(plan, out, report, results, pending).run()
+    return _Run(plan, out, report, results, maps, pending).run()
 
 
 def refuse_input_folders(out, inputs):
@@ -92,13 +97,13 @@ def _date_of(report, options):
     return datetime.fromtimestamp(int(epoch)) if epoch else datetime.now().replace(microsecond=0)
 
 
-def _pending(results, inputs, options):
+def _pending(results, maps, inputs, options):
     """{index of volume: set of indices of slices} that are to be converted. Raises UserError for files in the way."""
     claimed, pending, in_the_way = {}, {}, []
     sources = {os.path.realpath(path) for source in inputs.sources for path in source.paths}
     for number, volume in enumerate(inputs.volumes):
         for index, source in enumerate(volume.sources):
-            paths = results.paths(source)
+            paths = results.paths(source) + (() if maps is None else maps.paths(source))
             for path in paths:
                 other = claimed.setdefault(path, source)
                 if other is not source:
@@ -120,8 +125,9 @@ def _pending(results, inputs, options):
 class _Run:
     """The conversion of what is ``pending``, with its counts."""
 
-    def __init__(self, plan, out, report, results, pending):
+    def __init__(self, plan, out, report, results, maps, pending):
         self.plan, self.options, self.out, self.report, self.results = plan, plan.options, out, report, results
+        self.maps = maps
         self.pending = pending
         self.changes = report.edge_changes()
         self.written_now = 0
@@ -158,6 +164,8 @@ class _Run:
             if not wanted:
                 continue
             self.results.begin(volume)
+            if self.maps is not None and self.results.is_dicom(volume):
+                self.maps.begin(volume)
             if plan.stack > 1 and volume.series is not None:
                 for warning in volume.series.warnings:
                     log.warning("%s ...: %s", volume.sources[0].label, warning)
@@ -178,6 +186,7 @@ class _Run:
     def _write(self, volume, index, y, slices, maps):
         """In a writing thread: maps first, so that a result that is there has all that belongs to it."""
         source, middle = volume.sources[index], slices[index]
+        y, deviation = (y, None) if self.plan.samples is None else self.plan.samples.split(y)
         details = {}
         try:
             if self.plan.compare_edges and self.options.structure != "none":
@@ -185,6 +194,8 @@ class _Run:
             if maps is not None:
                 self.plan.analysis.write(self._beside("analysis", source), maps)
             inputs = [one for _, one in sorted(slices.items())]
+            if deviation is not None:
+                details["deviation"] = self.maps.write(volume, source, deviation, middle, inputs)
             details.update(self.results.write(volume, source, y, middle, inputs))
         except UserError as error:  # an image that cannot be held by its kind of file; the disk's errors end the run
             self._failed(source, error)
@@ -219,7 +230,9 @@ class _Run:
 
     def _finish(self, state):
         found = structure.summary(self.changes)
-        self.report.write(state, **({"structure": found} if found else {}))
+        deviation = {} if self.maps is None else self.maps.summary()
+        self.report.write(state, **({"structure": found} if found else {}),
+                          **({"deviation": deviation} if deviation else {}))
 
     def _summary(self, seconds):
         written, there, skipped = self.written_now, self.there, self.skipped
@@ -230,6 +243,8 @@ class _Run:
         self._tell_some([f"skipped {name}: {reason}" for name, reason in sorted(skipped.items())])
         if self.changes:
             self._tell_structure()
+        if self.maps is not None and self.maps.text():
+            self._tell(self.maps.text())
         rate = f", {written / seconds:.2f} images/s" if written else ""
         self._tell(f"{written} written, {there} there already, {len(skipped)} skipped, in {self.out} "
                    f"({seconds:.1f} s{rate})")

@@ -86,18 +86,30 @@ class Results:
 
     def begin(self, volume):
         """Get ready for the slices of a volume: a DICOM series gets its new UID from its first slice."""
-        if volume.series is None or self.form.classes or self.form.kind_for(volume.sources[0]) != "dcm":
-            return
+        if self.is_dicom(volume):
+            self._series[id(volume)] = self.derived(volume)
+
+    def is_dicom(self, volume):
+        """Whether the results of a volume are DICOM."""
+        if volume.series is None or self.form.classes:
+            return False
+        return self.form.kind_for(volume.sources[0]) == "dcm"
+
+    def derived(self, volume, prefix="", more=None, **how):
+        """The DerivedSeries of a DICOM volume, one for each image of a result.
+
+        prefix: of the description. more: dict of what else decides the pixels. how: further arguments of DerivedSeries.
+        """
         first = volume.series.slices[0]
         header, _ = open_image(first.path, VOLUME_MODALITIES, MAX_PIXELS)
         about, clip = self.provenance, self.form.clip_for("dcm", None)
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None
-        self._series[id(volume)] = [DerivedSeries(
+        return [DerivedSeries(
             header, model_name=about.model_name, model_sha256=about.model_sha256,
-            description=" ".join(filter(None, (volume.series.description, about.description, number))),
-            options={**about.options, "output": number, "part": part}, modality=about.modality,
-            value_range=(clip.lower, clip.upper) if clip.scales else None, when=about.when)
+            description=" ".join(filter(None, (prefix, volume.series.description, about.description, number))),
+            options={**about.options, "output": number, "part": part, **(more or {})}, modality=about.modality,
+            value_range=(clip.lower, clip.upper) if clip.scales else None, when=about.when, **how)
             for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])]
 
     def write(self, volume, source, unit, middle, inputs):

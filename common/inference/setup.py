@@ -4,6 +4,7 @@ import sys
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.network import Model
+from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
@@ -54,7 +55,7 @@ def pixel_settings(options, model, *, clip_in, clip_out, more):
     return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
             "crop": [options.crop_height, options.crop_width], "tile": options.tile,
             "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
-            "engine": options.engine, "precision": options.precision, **more}
+            "engine": options.engine, "precision": options.precision, **settings_of(options), **more}
 
 
 def shown(clip):

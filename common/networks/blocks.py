@@ -4,6 +4,7 @@ import numpy
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.networks.activations import activation as activation_of
 from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, convolution
+from medi2i.common.networks.dropping import drop_out
 from medi2i.common.networks.norms import activated, normalization
 from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
 
@@ -93,7 +94,7 @@ class CBR(chainer.Chain):
             return activated(norm, h, self.activation_kind)
         h = pool(norm(h))
         if self.dropout > 0:
-            h = F.dropout(h, ratio=self.dropout)
+            h = drop_out(h, self.dropout)
         return self.activation(h)
 
     def describe(self) -> str:

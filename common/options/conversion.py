@@ -83,6 +83,17 @@ class OutputOptions(Checked):
 
 
 @dataclass
+class UncertaintyOptions(Checked):
+    """Uncertainty."""
+
+    uncertainty: str = option(None, choices=("tta", "dropout"), help="also write a map of the standard deviation: of "
+                              "the image flipped and turned (the result is their mean), or of samples of dropout")
+    uncertainty_samples: int = option(8, type=int, low=2, help="samples of dropout")
+    ensemble: bool = option(False, type=bool, help="the result is the mean over all flips and turns of the image: "
+                            "better, 8 times as slow (images that are not square: 4)")
+
+
+@dataclass
 class DomainConversionOptions(Checked):
     """Two domains of images."""
 
@@ -99,7 +110,7 @@ class DomainConversionOptions(Checked):
 
 
 @dataclass
-class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions):
+class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions, UncertaintyOptions):
     """All options of pix2pix/convert.py."""
 
     APPLICATION: ClassVar[str] = "pix2pix"
@@ -108,7 +119,8 @@ class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions):
 
 
 @dataclass
-class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOptions, OutputOptions):
+class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOptions, OutputOptions,
+                                UncertaintyOptions):
     """All options of cyclegan/convert.py."""
 
     APPLICATION: ClassVar[str] = "cyclegan"
