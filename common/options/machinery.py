@@ -166,14 +166,14 @@ def parse(cls, argv, prog=None, description=None):
     from medi2i.common.options.files import load_args
 
     given = given_values(cls, argv, prog, description)
-    given = {**preset_values(getattr(cls, "PRESETS", {}), given), **given}
+    base = None
     if given.get("argfile"):
         base = load_args(given["argfile"])
         if not isinstance(base, cls):
             raise UserError(f"--argfile: {given['argfile']} is of another application; "
                             f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote")
-        return dataclasses.replace(base, **given)
-    return cls(**given)
+    given = {**preset_values(getattr(cls, "PRESETS", {}), given, base), **given}
+    return cls(**given) if base is None else dataclasses.replace(base, **given)
 
 
 def given_values(cls, argv, prog=None, description=None):

@@ -131,17 +131,18 @@ UNPAIRED = MappingProxyType({
 })
 
 
-def preset_values(presets, given):
+def preset_values(presets, given, base=None):
     """{option: value} that the preset in ``given`` (what the command line says itself) brings; {} without one.
 
-    presets: dict name -> Preset of the application. Explicit options win, those that say the same otherwise included:
-    ``-gb 16`` also takes the place of a preset's ``gen_chs``. Raises UserError for what the preset needs beside it.
+    presets: dict name -> Preset of the application. base: the options of an args file that it goes over. Explicit
+    options win, those that say the same otherwise included: ``-gb 16`` also takes the place of a preset's ``gen_chs``.
+    Raises UserError for what the preset needs beside it.
     """
     preset = presets.get(given.get("preset"))  # a name that is not known is refused with the other values
     if preset is None:
         return {}
     for name in preset.needs:
-        if not given.get(name):
+        if not given.get(name, getattr(base, name, None)):
             raise UserError(f"--preset {given['preset']}: it needs --{name}, which only you can know")
     values = {}
     for name, value in preset.values.items():

@@ -81,6 +81,12 @@ def test_a_preset_goes_over_an_args_file_and_is_not_applied_again(tmp_path):
     assert options_from_dict(saved).lambda_dis == 1
 
 
+def test_what_a_preset_needs_may_stand_in_the_args_file(tmp_path):
+    save_args(PairedOptions(class_num=5), tmp_path / "args")
+    options = parse(PairedOptions, ["-a", str(tmp_path / "args"), "--preset", "segment"])
+    assert (options.class_num, options.lambda_dice, options.lambda_dis) == (5, 1, 0)
+
+
 @pytest.mark.parametrize("cls,argv,words", [
     (PairedOptions, ["--preset", "deniose"], "--preset: 'deniose' is unknown .did you mean denoise.*; it can be"),
     (UnpairedOptions, ["--preset", "segment"], "--preset: 'segment' is unknown; it can be denoise"),
