@@ -19,6 +19,7 @@ from medi2i.common.metrics import WINDOWS, Window
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.report.page import write_page
 from medi2i.common.version import VERSION
+from medi2i.common.words import counted
 from medi2i.datasets import images
 
 IDENTITY = "identity"
@@ -226,7 +227,7 @@ def print_tables(evaluation, said):
     """The tables over all slices, and one for each series where there are several."""
     series = list(dict.fromkeys(one.series for one in evaluation.slices))
     unit = evaluation.unit
-    print(f"{len(evaluation.slices)} slices of {len(series)} series; mean ± standard deviation over slices"
+    print(f"{counted(len(evaluation.slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices"
           + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
     if evaluation.windows:
         print(table.describe_windows(evaluation.windows, unit))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import parse
+from medi2i.common.words import counted
 from medi2i.datasets import dicom, images, lists, noise
 from medi2i.datasets.dicom_scan import run_parallel
 from medi2i.datasets.outputs import whole_file
@@ -73,7 +74,7 @@ def report(
     options: NoiseOptions, out: Path, good: list[Done], skipped: list[dicom.Skipped], failed: list[str]
 ) -> list[str]:
     """What a user should know, one fact a line."""
-    lines = [f"{out}: {len(good)} pairs in trainA (noisy) and trainB (clean), listed in pairs.txt"]
+    lines = [f"{out}: {counted(len(good), 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt"]
     saturated, pixels = sum(d.saturated for d in good), sum(d.pixels for d in good)
     if options.model == noise.POISSON:
         lines.append(
@@ -85,7 +86,7 @@ def report(
             f"{saturated} of {pixels} pixels ({100 * saturated / pixels:.2g} %) reached the end of the stored range"
         )
     if skipped or failed:
-        lines.append(f"{len(skipped) + len(failed)} file(s) skipped:")
+        lines.append(f"{counted(len(skipped) + len(failed), 'file')} skipped:")
         lines.extend(f"  {text}" for text in [*failed, *(f"{s.path}: {s.reason}" for s in skipped)][:10])
         if len(skipped) + len(failed) > 10:
             lines.append("  … python -m medi2i.datasets.dicom lists them all")

@@ -19,6 +19,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.words import counted
 from medi2i.datasets import lists
 from medi2i.datasets.dicom_file import Unreadable, load, text
 from medi2i.datasets.outputs import whole_file
@@ -90,8 +91,9 @@ def command(argv: list[str]) -> None:
             temporary.write_text("".join("\t".join(row.columns) + "\n" for row in chosen[name]), encoding="utf-8")
     print(note)
     for name, target in targets.items():
-        groups = f", {len({row.group(by) for row in chosen[name]})} {_PLURAL[by]}" if by in _PLURAL else ""
-        print(f"{target}: {len(chosen[name])} pairs{groups}")
+        number = len({row.group(by) for row in chosen[name]}) if by in _PLURAL else 0
+        groups = f", {counted(number, by, _PLURAL[by])}" if number else ""
+        print(f"{target}: {counted(len(chosen[name]), 'pair')}{groups}")
 
 
 def describe(columns: Sequence[str], root: Path) -> Row:
@@ -157,7 +159,8 @@ def whole_groups(rows: list[Row], by: str, parts: dict[str, float], rng: np.rand
     names = sorted(sizes)
     if len(names) < len(parts):
         raise UserError(
-            f"{len(names)} {_PLURAL[by]} cannot fill {len(parts)} lists; --by block or image would split them further"
+            f"{counted(len(names), by, _PLURAL[by])} cannot fill {len(parts)} lists; --by block or image would split "
+            "them further"
         )
     lacking = {part: share * len(rows) for part, share in parts.items()}
     place: dict[str, str] = {}

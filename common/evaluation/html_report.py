@@ -13,6 +13,7 @@ from medi2i.common.metrics import WINDOWS
 from medi2i.common.report import packing, plots
 from medi2i.common.report.page import Content
 from medi2i.common.version import VERSION
+from medi2i.common.words import counted
 
 CONVERSION = "conversion.json"
 
@@ -34,7 +35,8 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
     lower, upper = min(windows[0].lower, float(scene.truth.min())), max(windows[0].upper, float(scene.truth.max()))
     whole = bool(np.all(scene.truth == np.rint(scene.truth)))
     return Content(
-        title=title, lead=f"{len(slices)} slices of {len(series)} series; mean ± standard deviation over slices",
+        title=title,
+        lead=f"{counted(len(slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices",
         verdicts=verdicts, windows_text="; ".join(filter(None, (
             table.describe_windows(evaluation.windows, evaluation.unit) if evaluation.windows else "",
             table.describe_left_out(evaluation.records)))),

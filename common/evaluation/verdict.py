@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medi2i.common.evaluation.table import label
+from medi2i.common.words import counted
 
 LARGER_IS_BETTER = frozenset({"psnr", "ssim", "dice", "iou"})
 
@@ -35,6 +36,7 @@ def verdicts(records, baselines, judged, metric: str, unit: str) -> list[Verdict
         worse = sign * means[row] <= sign * means[best]
         relation = "no better than" if means[row] == means[best] else "WORSE than" if worse else "better than"
         result.append(Verdict(f"{row}: {label(metric)} {means[row]:.4g}{told}, {relation} {best} "
-                              f"({means[best]:.4g}{told}); better on {better} of {len(by_row[row])} slices", worse))
+                              f"({means[best]:.4g}{told}); better on {better} of "
+                              f"{counted(len(by_row[row]), 'slice')}", worse))
     return result
 

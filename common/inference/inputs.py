@@ -72,14 +72,17 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
     roots = [Path(root) for root in roots]
     if list_file is not None:
         kind, entries = _from_list(roots, kind, list_file, columns)
+        others = []
     else:
-        kind, entries = _from_roots(roots, kind, preferred, pattern)
+        kind, entries, others = _from_roots(roots, kind, preferred, pattern)
     if exclude is not None:
         folder = Path(os.path.realpath(exclude))
-        entries = [entry for entry in entries if folder not in Path(os.path.realpath(entry[0][0])).parents]
+        entries, others = ([entry for entry in some if folder not in Path(os.path.realpath(entry[0][0])).parents]
+                           for some in (entries, others))
         if not entries:
             raise UserError(f"--out: {exclude} holds all files of --root; choose a folder outside of it")
     found = _dicom_volumes(entries) if kind == "dcm" else _plain_volumes(entries, kind)
+    found.skipped += [Skipped(name, f"not DICOM ({kind_of(paths[0])} by its name)") for paths, name in others]
     if slice_range is not None:
         _keep_range(found, *slice_range)
     if not found.volumes:
@@ -89,8 +92,8 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
 
 
 def _from_roots(roots, kind, preferred, pattern):
-    """(kind, [((path,), name)]) of all files of one kind below the roots."""
-    entries, kinds = [], {}
+    """(kind, [((path,), name)] of all files of one kind below the roots, likewise what lies beside DICOM there)."""
+    entries, others, kinds = [], [], {}
     for root in roots:
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; --root takes the images to convert")
@@ -98,6 +101,9 @@ def _from_roots(roots, kind, preferred, pattern):
             found, files = _find(root, kind, preferred, pattern)
             prefix = PurePosixPath(os.path.basename(os.path.abspath(root)) if len(roots) > 1 else "")
             entries += [((file,), str(prefix / file.relative_to(root).as_posix())) for file in files]
+            if found == "dcm":  # what has no suffix at all is among the files, and told of when it is no DICOM
+                others += [((file,), str(prefix / file.relative_to(root).as_posix())) for file in lists.walk(root)
+                           if kind_of(file) not in (None, "dcm") and lists.matches(file.name, pattern)]
         else:
             found = _kind_of_file(root, kind)
             entries.append(((root,), root.name))
@@ -105,7 +111,7 @@ def _from_roots(roots, kind, preferred, pattern):
     if len(kinds) > 1:
         there = ", ".join(f"{name} in {root}" for name, root in kinds.items())
         raise UserError(f"--root: several kinds of images ({there}); --imgtype says which to take")
-    return next(iter(kinds)), entries
+    return next(iter(kinds)), entries, others
 
 
 def _find(root, kind, preferred, pattern):

@@ -129,6 +129,42 @@ def test_two_hundred_slices(tmp_path):
     assert result[2] == [255, 255, 255]
 
 
+@needs_browser
+def test_fits_on_a_phone(tmp_path):
+    """In a frame as wide as a phone only wide tables scroll sideways; controls can be touched."""
+    path = tmp_path / "report.html"
+    wide = ("", [["row", *(f"a long heading {number}" for number in range(12))], ["identity", *"123456789012"]])
+    page.write_page(path, content(30, tables=[wide]), images, budget_mb=2)
+    frame = tmp_path / "frame.html"
+    text = path.read_text(encoding="utf-8")
+    frame.write_text('<body style="margin:0"><iframe id="phone" style="border:0;width:375px;height:740px" srcdoc="'
+                     + html.escape(text.replace("default-src 'none'; ", "")) + '"></iframe><pre id="result"></pre>'
+                     + """<script>
+      const read = () => {
+        const page = document.getElementById("phone").contentDocument, root = page.documentElement;
+        const drawn = Number((page.getElementById("viewer") || {dataset: {}}).dataset.ready || 0);
+        if (!drawn) { setTimeout(read, 50); return; }
+        const box = (node) => node.getBoundingClientRect();
+        document.getElementById("result").textContent = JSON.stringify({
+          width: root.clientWidth, scroll: root.scrollWidth,
+          canvas: box(page.getElementById("canvas")).width,
+          table: page.querySelector(".wide").scrollWidth > page.querySelector(".wide").clientWidth,
+          buttons: Math.min(...[...page.querySelectorAll("button")].map((one) => box(one).height)),
+          right: Math.max(...[...page.querySelectorAll("button, select, input, h1, p")].map((one) => box(one).right))});
+      };
+      read();
+    </script></body>""", encoding="utf-8")
+    switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([BROWSER, *switches, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'<pre id="result">(.+?)</pre>', done.stdout, re.S)
+    assert found, "the page did not draw"
+    result = json.loads(html.unescape(found.group(1)))
+    assert result["scroll"] <= result["width"] >= 345, result
+    assert 300 <= result["canvas"] <= 375 and result["right"] <= result["width"] and result["table"] is True
+    assert result["buttons"] >= 36
+
+
 def test_worst_slices_keep_their_size_where_not_all_fit(tmp_path):
     generator = np.random.default_rng(0)
     noisy = {"mine": generator.uniform(0, 1000, (64, 96)).astype(np.float32)}

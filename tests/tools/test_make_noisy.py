@@ -90,7 +90,7 @@ def test_phantom_refuses_to_overwrite(made, capsys):
 def test_layout_pairs_and_released_noise(made, tmp_path, capsys):
     assert noisy(made, tmp_path / "o") == 0
     out = capsys.readouterr().out
-    assert "10 pairs" in out and "raises the mean by n = 100" in out and "2 file(s) skipped" in out
+    assert "10 pairs" in out and "raises the mean by n = 100" in out and "2 files skipped" in out
     pairs = [line.split("\t") for line in (tmp_path / "o" / "pairs.txt").read_text().splitlines()]
     assert pairs[0] == ["trainA/CPTAC-SAR/phantom_001/CT0001.dcm", "trainB/CPTAC-SAR/phantom_001/CT0001.dcm"]
     added = []
@@ -175,7 +175,7 @@ def test_an_unreadable_file_is_skipped_and_counted(made, tmp_path, capsys):
     bad.write_bytes(bad.read_bytes()[:-100])
     assert noisy(tmp_path / "in", tmp_path / "o") == 0
     out = capsys.readouterr().out
-    assert "4 pairs" in out and "1 file(s) skipped" in out and "CT0002.dcm" in out and "cut off" in out
+    assert "4 pairs" in out and "1 file skipped" in out and "CT0002.dcm" in out and "cut off" in out
 
 
 @pytest.mark.parametrize("case", ["empty", "text", "missing", "same", "inside", "exists", "mr"])

@@ -19,6 +19,17 @@ def test_too_few_for_all_lists():
         shares_of(2, SHARES)
 
 
+def test_one_is_not_told_as_several(tmp_path, capsys):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{name}\t{name}\n" for name in ("a/1.png", "a/2.png", "b/1.png")))
+    assert main(["-i", str(pairs), "--ratio", "0.6"]) == 0
+    told = capsys.readouterr().out
+    assert "pairs_train.txt: 2 pairs, 1 folder\n" in told and "pairs_val.txt: 1 pair, 1 folder\n" in told
+
+
 def test_list_of_one_column_is_refused_and_nothing_written(tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("a.dcm\tb.dcm\n\nc.dcm\n")
