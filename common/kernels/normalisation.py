@@ -83,7 +83,7 @@ class Normalise(chainer.FunctionNode):
         self.engine = engine
         if self.fixed is None:
             y, self.mean, self.variance, self.inv_std = engine.forward(x, gamma, beta, self.eps, self.slope, self.each)
-            if by_onednn:
+            if self._needs_output:
                 self.retain_outputs((0,))
             return y,
         mean, variance = self.fixed
@@ -98,15 +98,20 @@ class Normalise(chainer.FunctionNode):
 
     def backward(self, indexes, grad_outputs):
         inputs = self.get_retained_inputs()
-        y = self.get_retained_outputs()[0].array if self._retains_output else None
+        y = self.get_retained_outputs()[0].array if self._needs_output else None
         gx, with_x, plain = NormaliseGrad(self, y).apply((*inputs, *grad_outputs))
         if len(inputs) == 1:
             return gx,
         return (gx, *(F.cast(_by_channel(sums), inputs[1].dtype) for sums in (with_x, plain)))
 
     @property
-    def _retains_output(self):
+    def by_onednn(self):
+        """Whether oneDNN made the output; its backward then takes the signs of the activation from there."""
         return self.fixed is None and hasattr(self.engine, "takes")
+
+    @property
+    def _needs_output(self):
+        return self.by_onednn and self.slope != 1
 
 
 class NormaliseGrad(chainer.FunctionNode):
@@ -124,7 +129,7 @@ class NormaliseGrad(chainer.FunctionNode):
         node = self.node
         *rest, gy = inputs
         x, gamma, beta = _three(rest)
-        if self.y is not None and node.engine.takes(x, gy):
+        if node.by_onednn and node.engine.takes(x, gy):
             return node.engine.backward(x, gamma, node.mean, node.variance, gy, self.y, node.eps, node.slope)
         engine = normalisation_numpy if isinstance(x, numpy.ndarray) else node.engine
         return engine.backward(x, gamma, beta, node.mean, node.inv_std, gy, node.slope, node.fixed is not None)
@@ -158,12 +163,12 @@ class NormaliseGrad(chainer.FunctionNode):
             a_r = a * r
             by_g, by_x, inner = factor * a_r, b * r * g, F.sum(a_r * g, axis=(0, 2, 3))
         else:
-            a_r, a_sum, _ = NormaliseGrad(plain, _output_of(plain, normal)).apply((x, a))
-            g_r, g_sum, _ = NormaliseGrad(plain, _output_of(plain, normal)).apply((x, g))
+            a_r, a_sum, _ = NormaliseGrad(plain).apply((x, a))
+            g_r, g_sum, _ = NormaliseGrad(plain).apply((x, g))
             inner = F.sum(a * g_r, axis=(2, 3) if node.each else (0, 2, 3), keepdims=True)
             scale = factor * r * float(node.mean.size / x.size)
             h = b * g - scale * (a * g_sum + g * a_sum)
-            by_x = NormaliseGrad(plain, _output_of(plain, normal)).apply((x, h))[0] - scale * inner * normal
+            by_x = NormaliseGrad(plain).apply((x, h))[0] - scale * inner * normal
             by_g = factor * a_r
             inner = _by_channel(inner)
         by_g = by_g + b * normal + c
@@ -180,10 +185,6 @@ def _by_channel(sums):
 
 def _three(inputs):
     return (*inputs, None, None) if len(inputs) == 1 else tuple(inputs)
-
-
-def _output_of(node, y):
-    return y.array if node._retains_output else None
 
 
 def _inverse_deviation(x, node):

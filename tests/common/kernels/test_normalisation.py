@@ -158,3 +158,11 @@ def test_other_precisions_are_chainers():
         for dtype in (np.float16, np.float64):
             assert not normalisation.is_fused(random(*SHAPE).astype(dtype))
         assert not normalisation.is_fused(random(3, 4)) and not normalisation.is_fused(np.zeros((0, 2, 3, 3), "f"))
+
+
+@needs_onednn
+@pytest.mark.parametrize("slope, kept", [(1.0, False), (0.2, True)])
+def test_the_output_is_kept_only_where_its_signs_are_needed(slope, kept):
+    with cpu.using("onednn"):
+        _, node = normalisation.normalise(chainer.Variable(random(*SHAPE)), None, None, EPS, slope, each=True)
+    assert (node.get_retained_outputs() != ()) == kept
