@@ -156,7 +156,8 @@ class NormaliseGrad(chainer.FunctionNode):
         slopes = None
         if node.slope != 1:
             v = normal if gamma is None else normal * factor + F.reshape(F.cast(beta, wide), (1, -1, 1, 1))
-            slopes = xp.where(v.array > 0, wide.type(1), wide.type(node.slope))
+            # Not xp.where of two numbers: CuPy may take those for float16.
+            slopes = (v.array > 0).astype(wide) * (1.0 - node.slope) + node.slope
             g = g * slopes
         r = _inverse_deviation(x, node)
         if node.fixed is not None:
