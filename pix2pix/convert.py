@@ -18,6 +18,7 @@ from medi2i.common.inference.uncertainty import samples_of
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.images import DICOM_CLIP
+from medi2i.pix2pix.closing import evaluation_command
 
 
 def command(argv):
@@ -29,7 +30,13 @@ def command(argv):
     model = load_model(options, given, PairedOptions)
     if model.direction == "yx":
         raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
-    return convert(plan_of(options, model))
+    status = convert(plan_of(options, model))
+    if len(options.root) == 1 and not status:
+        judging = evaluation_command(model.trained, options.root[0], options.val, options.out,
+                                     f"{options.out.rstrip('/')}_evaluation")
+        if judging is not None:
+            print(f"how good it is, as a report:\n  {judging}", file=sys.stderr)
+    return status
 
 
 def plan_of(options, model):

@@ -12,6 +12,7 @@ from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.check import check
+from medi2i.common.training.log import read_log
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
@@ -22,6 +23,7 @@ from medi2i.common.training.weights import load_initial, load_optimizers
 from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
+from medi2i.pix2pix.closing import against_nothing, report_commands
 from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
 from medi2i.pix2pix.validation import PairedMeasure
@@ -105,7 +107,14 @@ def command(argv):
                                        options.seed if options.vis_random else None), trigger=when)
 
     # run
-    return training.run()
+    status = training.run()
+    said = against_nothing(read_log(training.log.path))
+    if said is not None:
+        print(said)
+    commands = report_commands(options, folder.path)
+    if commands:
+        print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)
+    return status
 
 
 def main(argv=None):

@@ -119,14 +119,17 @@ def test_any_size_is_padded_to_what_the_network_needs_and_tiles_agree(tmp_path, 
 def test_bad_files_are_skipped_counted_and_an_error_with_strict(tmp_path, capsys, files):
     folder = files.write_series(tmp_path / "in", 3)
     (folder / "readme.dcm").write_text("no image")
+    (folder / "LICENSE").write_text("as TCIA has it")
+    (folder / "metadata.csv").write_text("and this too")
     whole = (folder / "IM7").read_bytes()
     (folder / "IM7").write_bytes(whole[:-900])  # pixels cut off: the header is fine
     assert run("-m", "identity", "-R", folder, "-o", tmp_path / "out") == 0
     report = json.loads((tmp_path / "out/conversion.json").read_text())
-    assert report["counts"] == {"skipped": 2, "written": 2} and report["state"] == "complete"
+    assert report["counts"] == {"skipped": 4, "written": 2} and report["state"] == "complete"
     assert report["files"]["readme.dcm"]["status"] == report["files"]["IM7"]["status"] == "skipped"
     assert not (tmp_path / "out/IM7").exists()
     error = capsys.readouterr().err
+    assert "skipped LICENSE: not DICOM" in error and "skipped metadata.csv: not DICOM" in error
     assert "skipped readme.dcm: not DICOM" in error and "skipped IM7: " in error
     assert run("-m", "identity", "-R", folder, "-o", tmp_path / "out2", "--strict") == 1
 

@@ -1,0 +1,77 @@
+"""What a training says at its end: better than doing nothing or not, and which commands make a report of it."""
+import math
+import shlex
+from pathlib import Path
+
+from medi2i.datasets.pairs import FOLDERS
+
+CLASSICAL = ("--classical", "tv", "nlm")
+PARTNERS = {inputs: truths for pair in FOLDERS.values() for inputs, truths in (pair, pair[::-1])}
+
+
+def against_nothing(entries) -> str | None:
+    """The best validation so far beside the input as it is, in words; None without a validation that has both.
+
+    entries: of the log, dicts.
+    """
+    known = [(entry["validation/RMSE"], entry["validation/RMSE_identity"]) for entry in entries
+             if "validation/RMSE_identity" in entry]
+    known = [(own, nothing) for own, nothing in known if _is_number(own) and _is_number(nothing)]
+    if not known:
+        return None
+    own, nothing = min(known)
+    relation = "better than" if own < nothing else "NO BETTER than" if own == nothing else "WORSE than"
+    return f"validation: RMSE {own:.4g}, {relation} doing nothing ({nothing:.4g})"
+
+
+def report_commands(options, run) -> list[str]:
+    """The two commands that convert the validation images and compare them with all else; [] without validation.
+
+    options: PairedOptions; run: the run folder. Strengths of classical filters are chosen on training pairs, which are
+    not measured.
+    """
+    root, run = Path(options.root), Path(run)
+    listed = options.val not in FOLDERS
+    inputs = root / ("testB" if options.btoa else "testA")
+    words = ["python", "pix2pix/convert.py", run, "-R", *([root, "--val", options.val] if listed else [inputs]),
+             "-o", run / "converted"]
+    tuned_on = options.train if listed and options.train not in FOLDERS and options.stack == 1 else None
+    judging = evaluation_command(options, root if listed else inputs, options.val if listed else None,
+                                 run / "converted", run / "evaluation", tuned_on)
+    return [] if judging is None else [_line(words), judging]
+
+
+def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> str | None:
+    """The command that measures converted images; None where no truth is known for them.
+
+    options: PairedOptions of the training. root: the folder that was converted, or that the list `listed` begins at.
+    tuned_on: list of other pairs to choose the strength of classical filters on.
+    """
+    words = ["python", "tools/evaluate.py"]
+    if listed is not None:
+        columns = (options.to_col[0], options.from_col[0]) if options.btoa else (options.from_col[0], options.to_col[0])
+        words += ["-R", root, "--pairs", listed, *_columns(columns)]
+    else:
+        truths = PARTNERS.get(Path(root).name)
+        if truths is None or not Path(root).with_name(truths).is_dir():
+            return None
+        words += ["-i", root, "-t", Path(root).with_name(truths)]
+    words += ["-c", f"pix2pix={converted}"]
+    if options.class_num:
+        words += ["-cn", options.class_num]
+    elif tuned_on is not None:
+        words += [*CLASSICAL, "--val_pairs", tuned_on]
+    return _line([*words, "-o", out])
+
+
+def _line(words):
+    return shlex.join(str(word) for word in words)
+
+
+def _columns(columns):
+    return [word for flag, column, default in zip(("-c1", "-c2"), columns, (0, 1), strict=True) if column != default
+            for word in (flag, column)]
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and math.isfinite(value)
