@@ -54,8 +54,8 @@ DATA = {one.name: one for one in (
 SUBJECTS = {one.name: one for one in (
     Subject("denoise", "Denoising, n = 100", "n100", "pix2pix", ("--preset", "denoise")),
     Subject("dose", "Denoising, a quarter of the dose", "dose25", "pix2pix", ("--preset", "denoise")),
-    Subject("cyclegan", "Denoising without pairs (CycleGAN), n = 100", "n100", "cyclegan", ("--preset", "denoise"),
-            unpaired=True),
+    Subject("cyclegan", "Denoising without pairs (CycleGAN), n = 100", "n100", "cyclegan",
+            ("--preset", "denoise", "-ca", -1024, 2000, "-cb", -1024, 2000), unpaired=True),
     Subject("superres", "Super-resolution, ×2", "lowres2", "pix2pix", ("--preset", "superres")),
 )}
 
