@@ -115,3 +115,33 @@ def test_everything_on_a_phantom(tmp_path, benchmark, monkeypatch):
     monkeypatch.setattr(benchmark("quality_steps").subprocess, "run", stop)
     shutil.rmtree(tmp_path / "docs" / "pictures")
     assert quality.main() == 0 and (tmp_path / "docs" / "pictures" / "quality_denoise.png").exists()
+
+
+def test_every_row_of_the_ablation_is_another_training(benchmark):
+    from medi2i.common.options import PairedOptions
+
+    rows = benchmark("ablation").rows()
+    assert len({name for name, _ in rows}) == len(rows)
+    built = [PairedOptions(**{name: value for name, value in changes.items() if value is not None})
+             for _, changes in rows]
+    seen = [(vars(one), None in changes.values()) for one, (_, changes) in zip(built, rows, strict=True)]
+    assert all(one not in seen[:number] for number, one in enumerate(seen))
+
+
+def test_ablation_measures_one_network_with_all_statistics(tmp_path, benchmark):
+    import numpy as np
+
+    from medi2i.tools import make_noisy, make_phantom, split_pairs
+
+    ablation = benchmark("ablation")
+    for tool, argv in ((make_phantom, ["-o", tmp_path / "ct", "--size", 32, "--slices", 4]),
+                       (make_noisy, ["-i", tmp_path / "ct", "-o", tmp_path / "data", "-j", 1]),
+                       (split_pairs, ["-i", tmp_path / "data" / "pairs.txt", "--ratio", 0.5, "--test", 0.25])):
+        assert tool.main([str(word) for word in argv]) == 0
+    test = [(np.zeros((24, 32), np.float32), np.full((24, 32), 3, np.float32))]
+    small = dict(gen_chs=[2, 4], gen_nblock=2, crop_width=16, crop_height=16, lambda_dis=0)
+    row = ablation.measured(tmp_path / "data", small, 0.01, 0, test)
+    assert row["updates"] >= 1
+    assert list(row)[1:] == ["as converted", "statistics of the image", "statistics estimated anew"]
+    plain = ablation.measured(tmp_path / "data", {**small, "gen_norm": "none", "lr_drop": None}, 0.01, 0, test)
+    assert list(plain) == ["updates", "as converted"] and plain["as converted"]["rmse"] > 0
