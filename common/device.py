@@ -1,12 +1,14 @@
 """Which device networks run on: ``--gpu``."""
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.kernels import cpu, loss_cuda, loss_nodes, normalisation, normalisation_cuda
+from medi2i.common.kernels import cpu, gpu_convolution, loss_cuda, loss_nodes, normalisation, normalisation_cuda
 from medi2i.common.kernels.onednn import OnednnError
 
 
-def choose_device(gpu=None):
+def choose_device(gpu=None, tf32=False):
     """A ``chainer.backend.Device``: GPU number ``gpu``, the CPU for -1, and for None the first GPU if there is one.
+
+    tf32: whether a GPU may round the factors of float32 products (``--tf32``); on the CPU it has no effect.
 
     Raises UserError when a GPU is asked for that is not there.
     """
@@ -14,9 +16,12 @@ def choose_device(gpu=None):
     if gpu is None:
         gpu = 0 if count else -1
     if gpu < 0:
+        if tf32:
+            print("--tf32: no effect on the CPU")
         return chainer.get_device("@numpy")
     if gpu >= count:
         raise UserError(f"--gpu {gpu}: {why or f'there are {count} GPUs, numbered from 0'}; -g -1 uses the CPU")
+    gpu_convolution.set_precision(tf32)  # before the GPU computes anything
     return chainer.get_device(f"@cupy:{gpu}")
 
 
@@ -47,8 +52,15 @@ def use_cpu_engine(name):
         raise UserError(f"--cpu_engine {name}: {error}; --cpu_engine auto would do without") from None
 
 
-def use_gpu_engine(name):
-    """``--gpu_engine``: this project's kernels for CuPy's arrays ("auto"), or Chainer's own functions ("chainer")."""
+def use_gpu_engine(name, tf32=False):
+    """``--gpu_engine``: this project's kernels for CuPy's arrays ("auto"), or Chainer's own functions ("chainer").
+
+    tf32: see ``choose_device``. Returns what convolutions on a GPU run on.
+    """
     ours = name != "chainer"
     normalisation.Engines.gpu = normalisation_cuda if ours else None
     loss_nodes.Engines.gpu = loss_cuda if ours else None
+    if ours:
+        return gpu_convolution.enable(tf32)
+    gpu_convolution.disable()
+    return "Chainer"

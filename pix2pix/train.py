@@ -36,11 +36,11 @@ def command(argv):
     """One training. Returns the status of the process; raises UserError."""
     # options
     options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
-    device = choose_device(options.gpu)
+    device = choose_device(options.gpu, options.tf32)
     device.use()
     workspace(device)
     use_cpu_engine(options.cpu_engine)
-    use_gpu_engine(options.gpu_engine)
+    use_gpu_engine(options.gpu_engine, options.tf32)
     random = RandomState(options.seed, device.xp)
     random.seed_global()
 

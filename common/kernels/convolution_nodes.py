@@ -23,16 +23,24 @@ def banded():
     return _triples(cpu_bands, lambda geometry, *arrays: geometry.groups == 1 and _plain(*arrays))
 
 
+def on_gpu(code):
+    """The same for arrays on a GPU. code: as the modules above, with any number of groups."""
+    def takes(geometry, *arrays):
+        return all(a.dtype == arrays[0].dtype and a.dtype.kind == "f" for a in arrays)
+
+    return _triples(code, takes, "forward_gpu")
+
+
 def _plain(*arrays):
     return all(type(a) is numpy.ndarray and a.dtype == arrays[0].dtype and a.dtype.kind == "f" and a.itemsize > 2
                for a in arrays)
 
 
-def _triples(code, takes):
-    """code: a module with forward, backward_data and backward_weights; takes: which arrays it is for."""
-    return ((_conv.Convolution2DFunction, "forward_cpu", functools.partial(_convolution, code, takes)),
-            (_conv.Convolution2DGradW, "forward_cpu", functools.partial(_gradient_of_weights, code, takes)),
-            (_deconv.Deconvolution2DFunction, "forward_cpu", functools.partial(_deconvolution, code, takes)))
+def _triples(code, takes, method="forward_cpu"):
+    """code: has forward, backward_data and backward_weights; takes: which arrays it is for; method: is replaced."""
+    return ((_conv.Convolution2DFunction, method, functools.partial(_convolution, code, takes)),
+            (_conv.Convolution2DGradW, method, functools.partial(_gradient_of_weights, code, takes)),
+            (_deconv.Deconvolution2DFunction, method, functools.partial(_deconvolution, code, takes)))
 
 
 def _geometry(node, shape, out_shape, weights):

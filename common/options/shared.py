@@ -18,6 +18,8 @@ class FileOptions(Checked):
                              "is installed, else NumPy")
     gpu_engine: str = option("auto", choices=kinds.GPU_ENGINES, help="what computes on a GPU; auto: this project's "
                              "kernels for normalisation with activation and for losses")
+    tf32: bool = option(False, type=bool, help="on a GPU, let tensor cores round the factors of float32 products to 10 "
+                        "bits (TF32); no effect on the CPU")
     seed: int = option(0, type=int, low=0, help="of every random draw: same seed, same run")
     workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
     worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "

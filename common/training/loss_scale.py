@@ -21,9 +21,10 @@ class LossScale:
 
     def accept(self, links):
         """Whether all gradients of ``links`` are finite; adapts the factor for the next update."""
-        finite = [chainer.backend.get_array_module(p.grad).isfinite(p.grad).all()
-                  for link in links for p in link.params() if p.grad is not None]
-        if not all(bool(ok) for ok in finite):
+        gradients = [p.grad for link in links for p in link.params() if p.grad is not None]
+        xp = chainer.backend.get_array_module(*gradients)
+        # One number for all: the only one in an update for which the CPU waits.
+        if gradients and not bool(xp.stack([xp.isfinite(gradient).all() for gradient in gradients]).all()):
             self.value = max(self.value / 2.0, _SMALLEST)
             self.good = 0
             return False

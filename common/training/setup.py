@@ -2,6 +2,7 @@
 import logging
 
 from medi2i.common.compat import chainer
+from medi2i.common.kernels.cudnn_graphs import WORKSPACE
 from medi2i.common.training.averaging import WeightAverage
 from medi2i.common.training.optimizers import make_controls, make_optimizer
 from medi2i.common.training.reestimation import Reestimation, has_batch_statistics, training_crops
@@ -54,4 +55,4 @@ def reestimation_of(forward, datasets, networks, options, device, ending):
 def workspace(device):
     """Let cuDNN use more than its 8 MiB to choose fast algorithms. Nothing to do on the CPU."""
     if device.xp.__name__ == "cupy":
-        chainer.cuda.set_max_workspace_size(512 << 20)
+        chainer.cuda.set_max_workspace_size(WORKSPACE)

@@ -110,6 +110,23 @@ def test_loss_scale_halves_at_infinity_and_doubles_after_good_updates():
     assert scale.value == 4
 
 
+def test_the_gradients_of_all_links_cost_one_look(monkeypatch):
+    """Each look makes the CPU wait for a GPU."""
+    looks = []
+
+    class Answer(int):
+        def __bool__(self):
+            looks.append(int(self))
+            return bool(int(self))
+
+    stack = numpy.stack
+    monkeypatch.setattr(numpy, "stack", lambda arrays: types.SimpleNamespace(all=lambda: Answer(stack(arrays).all())))
+    scale = LossScale(initial=8, interval=2)
+    assert scale.accept([with_gradient(1.0, 2.0), with_gradient(3.0)])
+    assert not scale.accept([with_gradient(1.0, 2.0), with_gradient(numpy.inf)])
+    assert looks == [1, 0]
+
+
 def test_loss_scale_is_saved(tmp_path):
     scale = LossScale(initial=8, interval=2)
     scale.accept([with_gradient(1.0)])
