@@ -18,6 +18,7 @@ from medi2i.common.compat import chainer
 
 MODULES = (
     "medi2i.common.kernels.averaging",
+    "medi2i.common.kernels.device_augment",
     "medi2i.common.kernels.loss_cuda",
     "medi2i.common.kernels.normalisation_cuda",
 )
