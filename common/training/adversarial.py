@@ -10,6 +10,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.training.eve import Eve
 from medi2i.common.training.loss_scale import LossScale
 from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
+from medi2i.common.training.transfer import PinnedConverter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
     """
 
     def __init__(self, iterator, optimizers: Mapping, random, device=None):
-        super().__init__(iterator, dict(optimizers), device=device, auto_new_epoch=False)
+        super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device,
+                         auto_new_epoch=False)
         self.random = random
         self.pools = {}
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.

@@ -2,6 +2,8 @@
 import math
 import time
 
+import numpy
+
 from medi2i.common.compat import chainer
 from medi2i.common.training.snapshot import serialize_json
 
@@ -52,8 +54,7 @@ class LossGuard(Extension):
         self.limit = limit
 
     def __call__(self, trainer):
-        for name, value in trainer.observation.items():
-            value = scalar(value)
+        for name, value in scalars(trainer.observation).items():
             if math.isfinite(value) and not (self.limit and abs(value) > self.limit):
                 continue
             what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
@@ -158,3 +159,15 @@ def scalar(value):
     if isinstance(value, chainer.Variable):
         value = value.array
     return float(value)
+
+
+def scalars(values):
+    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy: one wait, not one each.
+    """
+    arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
+    far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not numpy]
+    if far:
+        xp = chainer.backend.get_array_module(arrays[far[0]])
+        near = chainer.backends.cuda.to_cpu(xp.stack([arrays[name].reshape(()).astype(numpy.float64) for name in far]))
+        arrays.update(zip(far, near, strict=True))
+    return {name: float(array) for name, array in arrays.items()}

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.ending import scalar
+from medi2i.common.training.ending import scalar, scalars
 from medi2i.common.training.snapshot import serialize_json
 
 FIRST = ("epoch", "iteration", "elapsed_time")
@@ -63,7 +63,8 @@ class Log(chainer.training.Extension):
             self._append(self.entry)
 
     def _means(self):
-        return {name: scalar(total) / count for name, (total, count) in sorted(self._sums.items())}
+        totals = scalars({name: total for name, (total, _) in self._sums.items()})
+        return {name: totals[name] / count for name, (_, count) in sorted(self._sums.items())}
 
     def _append(self, entry):
         with open(self.path, "a", encoding="utf-8") as file:

@@ -6,7 +6,8 @@ import types
 import numpy
 import pytest
 
-from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
+from medi2i.common.compat import chainer
+from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime, scalars
 from medi2i.common.training.signals import SignalWatch
 from medi2i.common.training.snapshot import Reader, Writer
 
@@ -144,3 +145,18 @@ def test_the_epoch_in_which_a_training_ends_is_judged_and_not_remembered():
     worse.serialize(Reader(state))
     worse(timed(3, epoch=1, m=6.0))
     assert len(kept) == 2 and worse.latest == (1, 5.0)
+
+
+def test_all_losses_on_a_gpu_cost_one_copy(monkeypatch):
+    class Far(numpy.ndarray):
+        """Stands for an array on a GPU."""
+
+    copies = []
+    far = types.SimpleNamespace(stack=numpy.stack)
+    near = chainer.backend.get_array_module
+    monkeypatch.setattr(chainer.backend, "get_array_module", lambda a: far if isinstance(a, Far) else near(a))
+    monkeypatch.setattr(chainer.backends.cuda, "to_cpu", lambda a: copies.append(a.shape) or numpy.asarray(a))
+    losses = {"a": numpy.array(1.5, "float32").view(Far), "b": 2.5, "c": chainer.Variable(numpy.array(3.5, "float32")),
+              "d": numpy.array([4.5], "float16").view(Far)}
+    assert scalars(losses) == {"a": 1.5, "b": 2.5, "c": 3.5, "d": 4.5}
+    assert copies == [(2,)]

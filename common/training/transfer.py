@@ -1,0 +1,64 @@
+"""Batches on their way to a GPU: gathered in pinned memory, copied while the CPU goes on."""
+import numpy
+
+from medi2i.common.compat import chainer
+
+DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
+
+
+class PinnedConverter(chainer.dataset.Converter):
+    """Converts a list of examples as Chainer's ``concat_examples`` does, by pinned buffers where the device is a GPU.
+
+    A buffer is filled anew only once its last copy is done; with two of them that is a wait for a copy of the batch
+    before last. The copy runs on the current stream: what is computed next waits for it, the CPU does not.
+
+    pinned, event, stream: functions that give a pinned NumPy array of (shape, dtype), an event, and the current
+    stream; for tests.
+    """
+
+    def __init__(self, pinned=None, event=None, stream=None):
+        self._pinned = pinned or _pinned
+        self._event = event or _event
+        self._stream = stream or _stream
+        self._buffers = {}
+        self._turn = 0
+
+    def __call__(self, batch, device=None):
+        if device is None or device.xp is numpy:
+            return chainer.dataset.concat_examples(batch, device)
+        self._turn = (self._turn + 1) % DEPTH
+        with chainer.using_device(device):
+            if isinstance(batch[0], tuple):
+                return tuple(self._send(place, arrays, device.xp)
+                             for place, arrays in enumerate(zip(*batch, strict=True)))
+            return self._send(0, batch, device.xp)
+
+    def _send(self, place, arrays, xp):
+        shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
+        key = self._turn, place
+        buffer, copied = self._buffers.get(key, (None, None))
+        if copied is not None:
+            copied.synchronize()
+        if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
+            buffer, copied = self._pinned(shape, dtype), self._event()
+            self._buffers[key] = buffer, copied
+        numpy.stack(arrays, out=buffer)
+        result = xp.empty(shape, dtype)
+        result.set(buffer, stream=self._stream())  # without a stream, CuPy may wait for the copy
+        copied.record()
+        return result
+
+
+def _pinned(shape, dtype):
+    import cupyx
+    return cupyx.empty_pinned(shape, dtype)
+
+
+def _event():
+    import cupy
+    return cupy.cuda.Event(disable_timing=True)
+
+
+def _stream():
+    import cupy
+    return cupy.cuda.get_current_stream()

@@ -1,0 +1,101 @@
+"""Pinned transfers, with a device that copies only when it is waited for."""
+import types
+
+import numpy
+import pytest
+
+from medi2i.common.compat import chainer
+from medi2i.common.training import transfer
+from medi2i.common.training.transfer import PinnedConverter
+
+CPU = chainer.get_device("@numpy")
+
+
+class LateArray:
+    """Gets its content when the event after its copy is waited for, as on a GPU that is behind."""
+
+    def __init__(self, shape, dtype, pending):
+        self.content, self.pending = numpy.zeros(shape, dtype), pending
+
+    def set(self, source, stream):
+        assert stream == "current"
+        self.pending.append(lambda: self.content.__setitem__(..., source))
+
+
+class Event:
+    def __init__(self, pending):
+        self.pending, self.mine = pending, []
+
+    def record(self):
+        self.mine = list(self.pending)
+        self.pending.clear()
+
+    def synchronize(self):
+        for copy in self.mine:
+            copy()
+        self.mine = []
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """A converter, a device, and all buffers and events that were made."""
+    pending, buffers, events = [], [], []
+
+    def pinned(shape, dtype):
+        buffers.append(numpy.full(shape, -7, dtype))
+        return buffers[-1]
+
+    def event():
+        events.append(Event(pending))
+        return events[-1]
+
+    xp = types.SimpleNamespace(empty=lambda shape, dtype: LateArray(shape, dtype, pending))
+    monkeypatch.setattr(chainer, "using_device", lambda device: chainer.using_config("train", True))
+    return PinnedConverter(pinned, event, lambda: "current"), types.SimpleNamespace(xp=xp), buffers, events
+
+
+def examples(number):
+    rng = numpy.random.default_rng(number)
+    return [(rng.random((1, 3, 4), dtype=numpy.float32), rng.random((2, 3, 4), dtype=numpy.float32)) for _ in range(2)]
+
+
+def test_batches_arrive_whole_however_late_the_copies_are(late):
+    converter, device, buffers, events = late
+    batches = [examples(number) for number in range(7)]
+    results = [converter(batch, device) for batch in batches]
+    for event in events:
+        event.synchronize()
+    for batch, result in zip(batches, results, strict=True):
+        for place in (0, 1):
+            numpy.testing.assert_array_equal(result[place].content, numpy.stack([example[place] for example in batch]))
+    assert len(buffers) == len(events) == 2 * transfer.DEPTH
+
+
+def test_a_last_smaller_batch_gets_its_own_buffer(late):
+    converter, device, buffers, events = late
+    sizes = [2, 2, 1, 1, 2]
+    results = [converter([example[0] for example in examples(n)][:size], device) for n, size in enumerate(sizes)]
+    for event in events:
+        event.synchronize()
+    for n, (size, result) in enumerate(zip(sizes, results, strict=True)):
+        assert result.content.shape == (size, 1, 3, 4)
+        numpy.testing.assert_array_equal(result.content[0], examples(n)[0][0])
+
+
+def test_on_the_cpu_it_is_chainers():
+    batch = examples(1)
+    x, t = PinnedConverter()(batch, CPU)
+    assert type(x) is type(t) is numpy.ndarray and x.shape == (2, 1, 3, 4)
+    numpy.testing.assert_array_equal(t, numpy.stack([example[1] for example in batch]))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_what_was_sent():
+    cupy = pytest.importorskip("cupy")
+    if not cupy.cuda.is_available():
+        pytest.skip("there is no GPU")
+    converter, device = PinnedConverter(), chainer.get_device("@cupy:0")
+    batches = [examples(number) for number in range(5)]
+    results = [converter(batch, device) for batch in batches]
+    for batch, (x, _) in zip(batches, results, strict=True):
+        numpy.testing.assert_array_equal(x.get(), numpy.stack([example[0] for example in batch]))
