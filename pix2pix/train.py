@@ -38,9 +38,8 @@ def command(argv):
     options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
     device = choose_device(options.gpu, options.tf32)
     device.use()
-    workspace(device)
     use_cpu_engine(options.cpu_engine)
-    use_gpu_engine(options.gpu_engine, options.tf32)
+    workspace(device, use_gpu_engine(options.gpu_engine, options.tf32))
     random = RandomState(options.seed, device.xp)
     random.seed_global()
 
