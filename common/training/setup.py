@@ -52,9 +52,12 @@ def reestimation_of(forward, datasets, networks, options, device, ending):
                                           for dataset in datasets], device, ending)
 
 
-def workspace(device, convolutions):
-    """Let cuDNN use more than its 8 MiB to choose fast algorithms, and say what ``convolutions`` run on. Not on the CPU.
+def workspace(device, convolutions=None):
+    """Let cuDNN use more than its 8 MiB to choose fast algorithms, and say what ``convolutions`` run on.
+
+    Nothing on the CPU.
     """
     if device.xp.__name__ == "cupy":
         chainer.cuda.set_max_workspace_size(WORKSPACE)
-        print(f"convolutions on the GPU: {convolutions}")
+        if convolutions is not None:
+            print(f"convolutions on the GPU: {convolutions}")
