@@ -16,7 +16,7 @@ import time
 import subjects
 
 from medi2i.common.compat import chainer
-from medi2i.common.device import choose_device, gpu_count
+from medi2i.common.device import choose_device, gpu_count, use_gpu_engine
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.training.setup import workspace
 
@@ -27,9 +27,10 @@ NUMBERS = ("fp32", "tf32", "mixed")
 
 def ours(what, size, batch, numbers):
     """(a function that makes one update or conversion, a function that waits for the device)."""
-    device = choose_device(0)
+    device = choose_device(0, tf32=numbers != "fp32")
     device.use()
     workspace(device)
+    use_gpu_engine("auto", tf32=numbers != "fp32")
     dtype = "mixed16" if numbers == "mixed" else "fp32"
     if what == "convert":
         networks, _ = subjects.pix2pix(size, batch, device, dtype)

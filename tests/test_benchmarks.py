@@ -105,7 +105,7 @@ def test_what_the_gpu_runs_runs(benchmark, monkeypatch, capsys, what, numbers):
         wait()
         return [0.5, 0.25, 1.0][:repeats]
 
-    monkeypatch.setattr(gpu, "choose_device", lambda number: Device())
+    monkeypatch.setattr(gpu, "choose_device", lambda number, tf32=False: Device())
     monkeypatch.setattr(gpu, "measured", measured)
     gpu.main(what, "16", "1", gpu.OURS, numbers, "3")
     assert capsys.readouterr().out.split() == ["0.5"] and called == ["wait"]

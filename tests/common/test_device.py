@@ -1,4 +1,5 @@
 """Which GPUs there are, with every answer that CuPy gives."""
+import os
 import sys
 import types
 
@@ -51,3 +52,31 @@ def test_kernels_can_be_switched_off():
     finally:
         device.use_gpu_engine("auto")
     assert (normalisation.Engines.gpu, loss_nodes.Engines.gpu) == kernels and None not in kernels
+
+
+def test_tf32_is_accepted_on_the_cpu_and_said_to_do_nothing(capsys, monkeypatch):
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    device.choose_device(-1, tf32=True)
+    assert capsys.readouterr().out == "--tf32: no effect on the CPU\n" and "CUPY_TF32" not in os.environ
+    device.choose_device(-1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_precision_is_set_before_a_gpu_is_used(monkeypatch, tf32):
+    steps = []
+    monkeypatch.setattr(device, "gpu_count", lambda: (1, ""))
+    monkeypatch.setattr(device.gpu_convolution, "set_precision", lambda tf32: steps.append(("precision", tf32)))
+    monkeypatch.setattr(device.chainer, "get_device", lambda name: steps.append(name))
+    device.choose_device(None, tf32)
+    assert steps == [("precision", tf32), "@cupy:0"]
+
+
+def test_the_engine_of_convolutions_follows_the_option(monkeypatch):
+    calls = []
+    monkeypatch.setattr(device.gpu_convolution, "enable", lambda tf32: calls.append(tf32) or "some")
+    monkeypatch.setattr(device.gpu_convolution, "disable", lambda: calls.append("off"))
+    try:
+        assert device.use_gpu_engine("chainer") == "Chainer" and calls == ["off"]
+    finally:
+        assert device.use_gpu_engine("auto", tf32=True) == "some" and calls == ["off", True]

@@ -233,3 +233,21 @@ def test_nothing_to_learn_is_no_error():
     before = weights(updater)
     updater.update()
     assert moved(before, weights(updater)) == set()
+
+
+def test_half_precision_leaves_an_overflowing_update_out_and_saves_the_scale():
+    updater = updater_of(options_of(dtype="mixed16", batch_size=2))
+    update(updater)
+    before = weights(updater)
+    scales = updater.loss_scales
+    assert set(scales) == {"enc_x", "dis"}
+    scales["enc_x"].value = 2.0 ** 100
+    count = updater.get_optimizer("enc_x").t
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        reported = update(updater)
+    assert all(numpy.isfinite(list(reported.values())))
+    assert moved(before, weights(updater)) == {"dis"}
+    assert scales["enc_x"].value == 2.0 ** 99 and updater.get_optimizer("enc_x").t == count
+    arrays = {}
+    updater.serialize(Writer(arrays))
+    assert arrays["loss_scale:enc_x/value"] == 2.0 ** 99 and arrays["loss_scale:dis/good"] == 2
