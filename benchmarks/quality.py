@@ -20,7 +20,7 @@ from pathlib import Path
 import quality_judge
 import quality_page
 import quality_steps
-from quality_subjects import DATA, FILTERS, SPECTRAL, SUBJECTS, lists_in
+from quality_subjects import DATA, FILTERS, SPECTRAL, SUBJECTS, available, lists_in
 from quality_work import Work
 
 from medi2i.common.errors import UserError
@@ -65,7 +65,7 @@ def parse():
     parser.add_argument("--work", type=Path, default=Path("quality"), help="folder for all steps")
     parser.add_argument("--minutes", type=float, default=10, help="of each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--only", nargs="+", choices=available(), default=available())
     parser.add_argument("--classical", nargs="*", choices=[*FILTERS, SPECTRAL],
                         default=[*FILTERS, SPECTRAL])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at the same time, one thread each")

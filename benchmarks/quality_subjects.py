@@ -1,6 +1,7 @@
 """What quality.py measures: the data, and what is trained on them with which commands."""
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ SUBJECTS = {one.name: one for one in (
             ("--preset", "denoise", "-ca", -1024, 2000, "-cb", -1024, 2000), unpaired=True),
     Subject("superres", "Super-resolution, ×2", "lowres2", "pix2pix", ("--preset", "superres")),
 )}
+
+
+def available():
+    """Names of the subjects whose data can be made here."""
+    return [name for name, one in SUBJECTS.items() if find_spec(f"medi2i.tools.{DATA[one.data].tool}")]
 
 
 def lists_in(folder):
