@@ -49,8 +49,8 @@ DATA = {one.name: one for one in (
          "model): mean +100 HU, standard deviation 10 HU", "noisy input", COUNTS, FILTERS),
     Data("dose25", "make_noisy", ("--model", "dose", "--dose", 0.25), "a quarter of the dose simulated in the "
          "projections: correlated noise with streaks", "noisy input", None, (*FILTERS, SPECTRAL)),
-    Data("lowres2", "make_lowres", ("--scale", 2), "every second frequency lost: pixels of twice the size, brought "
-         "back to the grid of the truth by bicubic interpolation", "bicubic"),
+    Data("lowres2", "make_lowres", ("--scale", 2), "pixels of twice the size by anti-aliased bicubic "
+         "interpolation, brought back to the grid of the truth by bicubic interpolation", "bicubic"),
 )}
 SUBJECTS = {one.name: one for one in (
     Subject("denoise", "Denoising, n = 100", "n100", "pix2pix", ("--preset", "denoise")),

@@ -1,8 +1,5 @@
-"""The images of make_noisy: which files become which, and one image made noisy and written with its clean twin."""
+"""The images of make_noisy: its options, and one image made noisy and written with its clean twin."""
 
-import os
-import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +8,11 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import dicom, images, lists, noise
+from medi2i.datasets import dicom, images, noise
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.derived_pixels import Encoding
 from medi2i.datasets.dicom_file import text
-from medi2i.datasets.outputs import whole_file
+from medi2i.tools.pair_folders import Done, Task, copy_file, refuse_existing
 
 LARGEST_HU = (-3000.0, 8000.0)
 """What noisy HU must be able to hold where they may leave the source's range: clipping would shift the mean."""
@@ -52,89 +49,7 @@ class NoiseOptions(Checked):
     force: bool = option(False, type=bool, help="overwrite existing files")
 
 
-@dataclass(frozen=True)
-class Task:
-    """One image to make noisy: a frame of a file, the names (below trainA and trainB) and what its series becomes."""
-
-    path: Path
-    frame: int
-    frames: int
-    name: str
-    repeat: int
-    series: DerivedSeries | None = None
-    clean_series: DerivedSeries | None = None
-
-
-@dataclass(frozen=True)
-class Done:
-    """What happened to an image. ``problem`` is set where it was left out."""
-
-    name: str
-    saturated: int = 0
-    pixels: int = 0
-    problem: str = ""
-
-
-def dicom_tasks(root: Path, options: NoiseOptions) -> tuple[list[Task], list[dicom.Skipped]]:
-    """All CT slices below the root, in order of their series, and what was skipped."""
-    scan = dicom.scan(root, modalities=tuple(options.modality), decode=False, progress=True, workers=options.workers)
-    taken: set[str] = set()
-    tasks = []
-    for series in scan.require_series():
-        header = dicom.read(first_readable(series), modalities=tuple(options.modality)).header
-        clean = DerivedSeries(header, model_name="medi2i make_noisy", description="single frames of an enhanced image")
-        noisy = [series_for(header, options, repeat) for repeat in range(options.repeat)]
-        for item in series.slices:
-            name = name_of(item, root, taken)
-            tasks.extend(
-                Task(
-                    item.path,
-                    item.frame,
-                    item.frames,
-                    realisation(name, repeat, options.repeat),
-                    repeat,
-                    noisy[repeat],
-                    clean,
-                )
-                for repeat in range(options.repeat)
-            )
-    return tasks, scan.skipped
-
-
-def first_readable(series: dicom.Series) -> Path:
-    """The first file whose pixels decode; the last one tried raises its own reason."""
-    for path in series.paths[:-1]:
-        try:
-            dicom.read(path, modalities=(series.modality,))
-            return path
-        except dicom.Unreadable:
-            continue
-    return series.paths[-1]
-
-
-def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
-    """The file's place below the root, ending in .dcm, with the frame's number where there are several; never given
-    twice."""
-    place = item.path.relative_to(root) if root.is_dir() else Path(item.path.name)
-    base = images.name_without_suffix(listable(place.as_posix()), "dcm")
-    base = f"{base}_f{item.frame + 1:04d}" if item.frames > 1 else base
-    name, number = f"{base}.dcm", 2
-    while name.casefold() in taken:  # IM1 and IM1.dcm; IM1 and im1 on a file system that knows no case
-        name, number = f"{base}_{number}.dcm", number + 1
-    taken.add(name.casefold())
-    return name
-
-
-def listable(name: str) -> str:
-    """A name that a list with tabs between its columns can hold: no line ends, and nothing that is no UTF-8."""
-    return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]", "_", name)
-
-
-def realisation(name: str, repeat: int, repeats: int) -> str:
-    return name if repeats == 1 else f"noise{repeat + 1:02d}/{name}"
-
-
-def series_for(header: Dataset, options: NoiseOptions, repeat: int) -> DerivedSeries:
+def series_for(options: NoiseOptions, header: Dataset, repeat: int) -> DerivedSeries:
     """The noisy series: its description says what was done; all that decides the noise enters the UIDs."""
     what, decisive = {
         noise.POISSON: (f"Poisson noise n={options.counts:g}", {"n": options.counts}),
@@ -157,30 +72,6 @@ def series_for(header: Dataset, options: NoiseOptions, repeat: int) -> DerivedSe
         options={**decisive, "seed": options.seed, "repeat": repeat},
         value_range=None if within or modality != "CT" else LARGEST_HU,
     )
-
-
-def image_tasks(root: Path, kind: str, options: NoiseOptions) -> list[Task]:
-    """All images of a kind below the root, or the one that the root is. UserError for noise that needs HU."""
-    if options.model == noise.DOSE:
-        raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
-    files = [root] if root.is_file() else lists.find_files(root, kind)[1]
-    tasks, taken = [], set()
-    for path in files:
-        place = path.relative_to(root) if root.is_dir() else Path(path.name)
-        if images.kind_of(path) == "jpg":  # compressing noise again would change it
-            place = place.with_suffix(".png")
-        place = Path(listable(place.as_posix()))
-        name, number = place.as_posix(), 2
-        while name.casefold() in taken:
-            name, number = f"{place.with_suffix('').as_posix()}_{number}{place.suffix}", number + 1
-        taken.add(name.casefold())
-        tasks.extend(
-            Task(path, 0, 1, realisation(name, repeat, options.repeat), repeat) for repeat in range(options.repeat)
-        )
-    return tasks
-
-
-# --- one image ------------------------------------------------------------------------------------------------------
 
 
 def add_noise(task: Task, out: Path, options: NoiseOptions, on_gpu: bool = False) -> Done:
@@ -252,20 +143,10 @@ def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
         values, saturated = noise.poisson(
             array, options.counts, rng, least, most, unbiased=options.model == noise.UNBIASED
         )
-    for folder in ("trainA", "trainB"):
-        if (out / folder / task.name).exists() and not options.force:
-            raise UserError(f"{out / folder / task.name}: exists; --force would overwrite it")
+    refuse_existing(out, task.name, options.force)
     saturated += images.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
     if images.kind_of(task.path) == kind:
         copy_file(task.path, out / "trainB" / task.name, options.force)
     else:
         images.write_image(out / "trainB" / task.name, array, kind, bits=image.bits)
     return Done(task.name, saturated, values.size)
-
-
-def copy_file(source: Path, target: Path, force: bool) -> None:
-    """The clean image as it is, byte for byte."""
-    if target.exists() and os.path.samefile(source, target):
-        raise UserError(f"{target}: is an input; an output never takes its place")
-    with whole_file(target, force) as temporary:
-        shutil.copyfile(source, temporary)

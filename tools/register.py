@@ -25,7 +25,7 @@ from medi2i.datasets.deidentify import Deidentifier
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.placing import ORDERS, Grid, new_position, sample
-from medi2i.tools.noisy_images import first_readable, name_of
+from medi2i.tools.pair_folders import first_readable, name_of
 
 BODY, TEMPLATE, NONE = "body", "template", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way
