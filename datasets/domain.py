@@ -9,6 +9,7 @@ from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.dicom_file import Unreadable
 from medi2i.datasets.images import Image, default_clip, read_image, to_grey
+from medi2i.datasets.lowres import enlarge, enlarge_mask
 from medi2i.datasets.resample import resample, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
 
@@ -23,7 +24,8 @@ class Domain:
 
     clip: to [-1, 1]. channels: 1 or 3 (or more for npy) for every image. class_num: above 0, images hold classes 0 to
     class_num - 1 and ``clip`` does not matter. spacing: resample to this pixel size in mm. body: outside of the body
-    becomes air (HU). Files are read through ``cache``, which holds values in the files' unit.
+    becomes air (HU). scale: images are enlarged so many times by bicubic interpolation. Files are read through
+    ``cache``, which holds values in the files' unit.
     """
 
     clip: Clip
@@ -32,16 +34,18 @@ class Domain:
     class_num: int = 0
     spacing: float | None = None
     body: bool = False
+    scale: int = 1
 
     def size(self, source):
         """(H, W) of the image as ``unit`` gives it."""
         if self.spacing is None:
-            return source.shape[1:]
+            return tuple(self.scale * n for n in source.shape[1:])
         return resampled_size(source.shape[1:], source.spacing, self.spacing)
 
     def image(self, source):
         """The image of ``source`` in its own unit, on the grid to be used, through the cache. Raises Unreadable."""
-        key = (source.path, source.frame, source.stamp, self.spacing, self.body, self.class_num > 0)
+        key = (source.path, source.frame, source.stamp, self.spacing, self.body, self.class_num > 0,
+               self.scale)
         return self.cache.get(key, lambda: self._read(source))
 
     def _read(self, source):
@@ -50,6 +54,9 @@ class Domain:
             raise Unreadable(source.path, f"is {image.array.shape} now and was {source.shape}; it changed meanwhile")
         if self.body:
             image = Image(clip_to_body(image.array[0])[np.newaxis], image.mask, image.bits)
+        if self.scale > 1:
+            mask = None if image.mask is None else enlarge_mask(image.mask, self.scale)
+            image = Image(enlarge(image.array, self.scale), mask, image.bits)
         if self.spacing is not None:
             mask = image.mask
             image = Image(resample(image.array, source.spacing, self.spacing),

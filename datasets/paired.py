@@ -114,13 +114,14 @@ def build(options, phase="train", *, multiple=1, cache=None):
         raise UserError("--class_num: 1 class leaves nothing to tell apart; 2 or more, or 0 for images")
     kind_out = options.imgtype_out or options.imgtype
     pairs = find_pairs(root, name, kinds=(options.imgtype, kind_out), from_col=options.from_col, to_col=options.to_col,
-                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0)
+                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0, scale=options.scale)
     cache = ImageCache.shared(options.cache_mb) if cache is None else cache
     option_in, option_out = ("clipB", "clipA") if options.btoa else ("clipA", "clipB")
-    domain_in = _domain([source for pair in pairs for source in pair.inputs], options, option_in, cache)
+    domain_in = _domain([source for pair in pairs for source in pair.inputs], options, option_in, cache,
+                        scale=options.scale)
     domain_out = _domain([source for pair in pairs for source in pair.outputs], options, option_out, cache,
                          options.class_num)
-    sizes = [pair.inputs[0].shape[1:] for pair in pairs]
+    sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = choose_crop(tuple(map(min, zip(*sizes, strict=True))), options.crop_height, options.crop_width,
                        options.random_translate, multiple)
     augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
@@ -137,11 +138,11 @@ def build(options, phase="train", *, multiple=1, cache=None):
     return dataset
 
 
-def _domain(sources, options, option, cache, class_num=0):
+def _domain(sources, options, option, cache, class_num=0, scale=1):
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
     return Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
-                  choose_channels(sources, options.grey), cache)
+                  choose_channels(sources, options.grey), cache, scale=scale)
 
 
 def complete(options, dataset):

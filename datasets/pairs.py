@@ -70,11 +70,12 @@ class Columns:
 
 
 def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,), pattern=None, btoa=False,
-               labels=False):
+               labels=False, scale=1):
     """All pairs of the list file ``name``, or of folders if it is ``__train__`` (trainA, trainB) or ``__test__``.
 
     kinds: of inputs and outputs ("auto": by name, or what the folder holds). ``btoa`` makes the second column or folder
-    the input. ``labels``: outputs are class numbers. Files that cannot be read are left out with their partners, with
+    the input. ``labels``: outputs are class numbers. ``scale``: outputs have so many times the rows and columns of
+    inputs. Files that cannot be read are left out with their partners, with
     a warning that counts them. Raises UserError with all that is missing or does not fit.
     """
     root = Path(root)
@@ -93,7 +94,7 @@ def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,)
         if any(file in inputs.skipped for file in row.inputs) or any(file in outputs.skipped for file in row.outputs):
             left_out += 1
             continue
-        pairs.extend(_pairs_of(row, inputs.by_path, outputs.by_path, problems))
+        pairs.extend(_pairs_of(row, inputs.by_path, outputs.by_path, problems, scale))
     for found, where in ((inputs, roots[0]), (outputs, roots[1])):
         found.warn(where)
     problems.stop()
@@ -159,7 +160,7 @@ def _rows_of_list(path, root, from_col, to_col, pattern):
     return rows, problems
 
 
-def _pairs_of(row, inputs, outputs, problems):
+def _pairs_of(row, inputs, outputs, problems, scale=1):
     """The pairs of one row: one, or one for each frame where its files have several."""
     sides = [[inputs[file] for file in row.inputs], [outputs[file] for file in row.outputs]]
     counts = {len(frames) for side in sides for frames in side}
@@ -170,8 +171,12 @@ def _pairs_of(row, inputs, outputs, problems):
     for frame in range(counts.pop()):
         pair = Pair(*(tuple(frames[frame] for frames in side) for side in sides))
         sizes = {source.shape[1:]: source for source in (*pair.inputs, *pair.outputs)}
-        if len(sizes) > 1:
+        fine = {tuple(scale * n for n in source.shape[1:]) for source in pair.inputs}
+        fine |= {source.shape[1:] for source in pair.outputs}
+        if len(fine) > 1:
+            rule = (f"with --scale {scale} outputs must have {scale} times the rows and columns of inputs" if scale > 1
+                    else "a pair must have one size")
             problems.add(", ".join(f"{source.path} is {width}x{height}" for (height, width), source in sizes.items())
-                         + " (width x height): a pair must have one size")
+                         + f" (width x height): {rule}")
             continue
         yield pair

@@ -57,6 +57,8 @@ def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> 
             return None
         words += ["-i", root, "-t", Path(root).with_name(truths)]
     words += ["-c", f"pix2pix={converted}"]
+    if options.scale > 1:
+        words += ["--scale", options.scale]
     if options.class_num:
         words += ["-cn", options.class_num]
     elif tuned_on is not None:

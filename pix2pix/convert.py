@@ -54,7 +54,8 @@ def plan_of(options, model):
     crop, fixed = setup.crop_of(options, model)
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
                          list_file=options.val, columns=columns, exclude=options.out)
-    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more={"columns": columns})
+    more = {"columns": columns, **({"scale": trained.scale} if trained.scale > 1 else {})}
+    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more=more)
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes))
     network = network_of(model.generator, engine, options.tile, options.tile_overlap)
     samples = samples_of(
@@ -64,7 +65,8 @@ def plan_of(options, model):
     return Plan(
         options=options, model=model.description, settings=settings,
         network=network if samples is None else samples.run, samples=samples,
-        preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed),
+        preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
+                                 scale=trained.scale),
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
         compare_edges=not classes and not trained.gen_fc)

@@ -39,6 +39,8 @@ class ComparedOptions(Checked):
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
     imgtype: str | None = option(None, "-it", choices=list(images.KINDS), help="kind of the images [found out]")
+    scale: int = option(1, type=int, low=1, help="the truth has so many times the rows and columns of the input, which "
+                        "is enlarged by bicubic interpolation")
     bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
     classical: list | None = option(None, nargs="+", choices=list(classical.FILTERS),
                                     help="rows of classical filters (of the input minus --bias)")
@@ -142,7 +144,7 @@ def choose_rows(options, converted, lower, matching, scratch):
 
     Also what was tuned: name → Tuned. Raises UserError.
     """
-    identity = basis = measure.file_row(IDENTITY, "the input as it is: doing nothing")
+    identity = basis = measure.input_row(IDENTITY, options.scale)
     rows = [identity]
     if options.bias is not None and not options.classes:
         basis = measure.without_bias(identity, options.bias, lower)
@@ -170,7 +172,7 @@ def tune(options, basis, measured):
         raise UserError(f"--val_pairs: {both[0]} is measured too ({len(both)} are); a filter must not be chosen on "
                         "what it is judged by")
     chosen = slices[::max(1, -(-len(slices) // MOST_VALIDATION))]
-    scenes = [measure.read(one, [measure.file_row(IDENTITY, ""), basis]) for one in chosen]
+    scenes = [measure.read(one, [measure.input_row(IDENTITY, options.scale), basis]) for one in chosen]
     pairs = [(scene.images[basis.name], scene.truth, scene.mask) for scene in scenes]
     return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical)}
 

@@ -52,7 +52,8 @@ def metadata_of(generator):
     trained = generator.options
     return {"weights": " ".join(file.name for file in generator.files), "sha256": generator.sha256,
             "direction": generator.direction, "clipA": str(trained.clipA), "clipB": str(trained.clipB),
-            "size_multiple": str(size_multiple(trained))}
+            "size_multiple": str(size_multiple(trained)),
+            "enlarge_first": str(getattr(trained, "scale", 1))}
 
 
 def check(content, generator):

@@ -9,6 +9,7 @@ import numpy as np
 from medi2i.common import metrics
 from medi2i.common.errors import UserError
 from medi2i.common.evaluation.statistics import Summary, summarise
+from medi2i.datasets.lowres import enlarge, enlarge_mask
 
 ALL = "all"
 
@@ -60,6 +61,18 @@ def file_row(name: str, note: str) -> Row:
     return Row(name, note, lambda one: one.images[name].load().array)
 
 
+def input_row(name: str, scale: int = 1) -> Row:
+    """Doing nothing: the input as it is, or enlarged `scale` times by bicubic interpolation where it is so coarse."""
+    if scale == 1:
+        return file_row(name, "the input as it is: doing nothing")
+
+    def image(one):
+        array = one.images[name].load().array
+        fine = enlarge(array if array.ndim == 3 else array[np.newaxis], scale)
+        return fine if array.ndim == 3 else fine[0]
+    return Row(name, f"the input enlarged {scale} times by bicubic interpolation", image)
+
+
 def without_bias(source: Row, value: float, lower: float) -> Row:
     """The images of row `source` minus a known bias, not below `lower` (as every converted image is)."""
     shift = Shift(source.name, value, lower)
@@ -91,7 +104,10 @@ def read(one, rows) -> Scene:
     loaded = one.truth.load()
     mask = loaded.mask
     given = one.images[rows[0].name].load().mask
-    if given is not None and (mask is None or mask.shape == given.shape):
+    if given is not None:
+        scale = loaded.array.shape[-1] // given.shape[-1]
+        given = given if scale < 2 else ~enlarge_mask(~given, scale)
+    if given is not None and given.shape == loaded.array.shape[-2:]:
         mask = given if mask is None else mask & given
     images = {}
     for row in rows:

@@ -62,7 +62,7 @@ class DeviationMaps:
             parts = np.split(values, form.images)
             for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
                 series.write(path, middle.images[0], part[0], mask=middle.mask, sources=sources,
-                             force=self.results.force)
+                             force=self.results.force, **middle.geometry)
         else:
             with whole_file(paths[0], self.results.force) as temporary, open(temporary, "wb") as file:
                 np.save(file, values)

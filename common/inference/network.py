@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 IDENTITY = "identity"
 BLEND = 16  # pixels that neighbouring tiles share beyond their margins
 # What the args file decides; the command line may repeat it, not change it.
-DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "skipdim", "latent_dim", "pad", "gen_chs",
-           "gen_ndown", "gen_basech", "gen_nblock", "gen_ksize", "gen_sample", "gen_down", "gen_up", "gen_norm",
-           "gen_activation", "gen_out_activation", "gen_attention", "gen_fc", "gen_fc_activation",
+DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "skipdim", "latent_dim", "pad", "scale",
+           "gen_chs", "gen_ndown", "gen_basech", "gen_nblock", "gen_ksize", "gen_sample", "gen_down", "gen_up",
+           "gen_norm", "gen_activation", "gen_out_activation", "gen_attention", "gen_fc", "gen_fc_activation",
            "gen_pretrained_encoder", "single_encoder")
 
 

@@ -145,7 +145,7 @@ class Results:
         clipped, uids = 0, []
         for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
             hu = middle.placement.back(part, around)[0]
-            written = series.write(path, image, hu, mask=mask, sources=sources, force=self.force)
+            written = series.write(path, image, hu, mask=mask, sources=sources, force=self.force, **middle.geometry)
             clipped += written.clipped
             uids.append(written.sop_uid)
         return {"sop_uid": uids if len(uids) > 1 else uids[0], **({"clipped": clipped} if clipped else {})}

@@ -11,6 +11,8 @@ from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.dicom import DicomImage
 from medi2i.datasets.domain import PADDING
 from medi2i.datasets.images import default_clip, read_image, to_grey
+from medi2i.datasets.lowres import enlarge, enlarge_mask
+from medi2i.datasets.placing import Grid, new_position
 from medi2i.datasets.resample import resample, resample_back, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
 
@@ -22,7 +24,8 @@ class Preparation:
     clip: values that are -1 and 1, None for the default of the kind of image (``dicom_clip`` for DICOM). channels: of
     one slice, None for any. crop: (rows, columns) in the middle that are converted, None for all. spacing: pixel size
     in mm to resample to, None for the source's own. fixed: the only (H, W) that the network takes, or None. body: what
-    lies outside of the body becomes air (CT).
+    lies outside of the body becomes air (CT). scale: images are enlarged so many times first; all other sizes and
+    pixels are those of the enlarged image.
     """
 
     clip: Clip | None
@@ -32,6 +35,7 @@ class Preparation:
     spacing: float | None = None
     fixed: tuple[int, int] | None = None
     body: bool = False
+    scale: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU).
+    """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU),
+    enlarged ``scale`` times.
 
     ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``; ``images``
     are the DICOM images read, one of each column.
@@ -92,6 +97,26 @@ class Slice:
     bits: int | None
     placement: Placement
     images: tuple[DicomImage, ...] = ()
+    scale: int = 1
+
+    @property
+    def geometry(self):
+        """{} where the result lies on the source's grid, else its "spacing" and "position" in mm (None: not known).
+
+        Both grids cover the same area (``datasets.lowres``). Raises UserError where the source has no PixelSpacing.
+        """
+        if self.scale == 1:
+            return {}
+        image = self.images[0]
+        if image.spacing is None:
+            raise UserError(f"{image.path}: has no PixelSpacing, so that of the enlarged image is not known; "
+                            "--imgtype_out npy would do without")
+        source = Grid.of(image.hu.shape, image.spacing)
+        fine = Grid.of([self.scale * n for n in source.size], [mm / self.scale for mm in source.spacing])
+        where = image.where
+        position = (None if where.position is None or where.orientation is None
+                    else new_position(where.position, where.orientation, source, fine))
+        return {"spacing": fine.spacing, "position": position}
 
 
 def load_slice(source, preparation):
@@ -107,6 +132,11 @@ def load_slice(source, preparation):
     sizes = {array.shape[1:] for array in columns}
     if len(sizes) > 1:
         raise UserError(f"{source.paths[0]}: its columns have different sizes {sorted(sizes)}; they must be equal")
+    scale = preparation.scale
+    if scale > 1:
+        columns = [enlarge(array, scale) for array in columns]
+        masks = [None if mask is None else enlarge_mask(mask, scale) for mask in masks]
+        spacing = None if spacing is None else tuple(mm / scale for mm in spacing)
     placement = place(source.paths[0], columns[0].shape[1:], spacing, preparation)
     clip = preparation.clip or (preparation.dicom_clip if source.kind == "dcm" else default_clip(source.kind, bits))
     if preparation.body and any(image.modality != "CT" for image in images):
@@ -114,7 +144,8 @@ def load_slice(source, preparation):
     shown = [clip_to_body(array[0])[np.newaxis] for array in columns] if preparation.body else columns
     unit = np.concatenate([to_unit(array, one, clip, placement) for array, one in zip(shown, masks, strict=True)])
     unit = _match_channels(source.paths[0], unit, len(columns), preparation)
-    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, images)
+    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, images,
+                 scale)
 
 
 def to_unit(array, mask, clip, placement):
