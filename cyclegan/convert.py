@@ -12,6 +12,7 @@ from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import Plan, convert
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
@@ -27,7 +28,9 @@ def command(argv):
     setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
-    return convert(plan_of(options, load_model(options, given, UnpairedOptions)))
+    crew, options = sharing(options)
+    with crew:
+        return convert(crew.agree(lambda: plan_of(options, load_model(options, given, UnpairedOptions))), crew)
 
 
 def plan_of(options, model):

@@ -11,6 +11,7 @@ from medi2i.common.inference import setup
 from medi2i.common.inference.conversion import Plan, convert
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
@@ -27,16 +28,23 @@ def command(argv):
     setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
-    model = load_model(options, given, PairedOptions)
-    if model.direction == "yx":
-        raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
-    status = convert(plan_of(options, model))
-    if len(options.root) == 1 and not status:
+    crew, options = sharing(options)
+    with crew:
+        model = crew.agree(lambda: _model(options, given))
+        status = convert(crew.agree(lambda: plan_of(options, model)), crew)
+    if crew.finished and len(options.root) == 1 and not status:
         judging = evaluation_command(model.trained, options.root[0], options.val, options.out,
                                      f"{options.out.rstrip('/')}_evaluation")
         if judging is not None:
             print(f"how good it is, as a report:\n  {judging}", file=sys.stderr)
     return status
+
+
+def _model(options, given):
+    model = load_model(options, given, PairedOptions)
+    if model.direction == "yx":
+        raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
+    return model
 
 
 def plan_of(options, model):

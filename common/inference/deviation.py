@@ -1,5 +1,4 @@
 """Maps of the standard deviation of a network's samples, beside its results: derived DICOM, or npy."""
-import threading
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,8 +24,6 @@ class DeviationMaps:
     def __init__(self, results, samples):
         self.results, self.samples = results, samples
         self._series = {}
-        self._found = {}
-        self._lock = threading.Lock()
 
     def paths(self, source):
         """The files that the map of ``source`` will have."""
@@ -67,30 +64,31 @@ class DeviationMaps:
             with whole_file(paths[0], self.results.force) as temporary, open(temporary, "wb") as file:
                 np.save(file, values)
         modality = self.results.provenance.modality or (middle.images[0].modality if middle.images else None)
-        found = statistics(values[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
-        with self._lock:
-            self._found[source.label] = found
-        return found
+        return statistics(values[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
 
-    def summary(self):
-        """Means over the images of this run, for the report; {} without any."""
-        if not self._found:
-            return {}
-        largest = max(self._found, key=lambda name: self._found[name]["mean"])
-        return {"samples": self.samples.text, "folder": FOLDER, "unit": self._found[largest]["unit"],
-                "mean": round(float(np.mean([found["mean"] for found in self._found.values()])), 4),
-                "p95": round(float(np.mean([found["p95"] for found in self._found.values()])), 4),
-                "largest_mean": self._found[largest]["mean"], "largest_in": largest}
 
-    def text(self):
-        """The same in words, "" without any map."""
-        found = self.summary()
-        if not found:
-            return ""
-        unit = f" {found['unit']}" if found["unit"] else ""
-        return (f"standard deviation of {found['samples']}: mean {found['mean']:.3g}{unit}, 95 % of pixels below "
-                f"{found['p95']:.3g}{unit}; largest mean {found['largest_mean']:.3g}{unit} in {found['largest_in']}; "
-                f"maps in {Path(self.results.folder) / FOLDER}")
+def summary(found, samples):
+    """Means over images, for the report; {} without any.
+
+    found: name -> ``statistics`` of its map. samples: what was sampled, in words.
+    """
+    if not found:
+        return {}
+    found = dict(sorted(found.items()))  # sums and ties do not depend on which image was ready first
+    largest = max(found, key=lambda name: found[name]["mean"])
+    return {"samples": samples, "folder": FOLDER, "unit": found[largest]["unit"],
+            "mean": round(float(np.mean([one["mean"] for one in found.values()])), 4),
+            "p95": round(float(np.mean([one["p95"] for one in found.values()])), 4),
+            "largest_mean": found[largest]["mean"], "largest_in": largest}
+
+
+def text(found, samples, folder):
+    """The same in words; ``folder``: that of the conversion."""
+    about = summary(found, samples)
+    unit = f" {about['unit']}" if about["unit"] else ""
+    return (f"standard deviation of {samples}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
+            f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
+            f"maps in {Path(folder) / FOLDER}")
 
 
 def counted(middle):

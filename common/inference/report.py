@@ -18,12 +18,12 @@ class Report:
     """The state of one conversion, on disk from the first moment and always a whole file.
 
     ``model`` and ``settings`` are dicts of what decides the content of the results, ``inputs`` the files and folders
-    given; ``resume`` compares them.
+    given; ``resume`` compares them. ``name``: of the file, below ``folder``.
     The file holds no times, so that converting the same files again gives the same bytes. Threads may share it.
     """
 
-    def __init__(self, folder, model, settings, inputs):
-        self.path = Path(folder) / NAME
+    def __init__(self, folder, model, settings, inputs, name=NAME):
+        self.path = Path(folder) / name
         self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "inputs": {"given": inputs},
                         "state": "running", "counts": {}, "files": {}}
         self._lock = threading.Lock()
@@ -33,19 +33,13 @@ class Report:
         """Take over the files of an earlier run. Raises UserError if it had another model or other options."""
         if not self.path.exists():
             return
-        try:
-            old = json.loads(self.path.read_text(encoding="utf-8"))
-            files = dict(old["files"])
-            comparable = [(key, old[key]) for key in COMPARED]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path}: not a readable report ({error}); without --resume choose another --out, or "
-                            "--force") from None
-        for key, value in comparable:
-            other = _first_difference(value, self.content[key])
+        old = read_report(self.path, (*COMPARED, "files"))
+        for key in COMPARED:
+            other = first_difference(old[key], self.content[key])
             if other is not None:
                 raise UserError(f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
                                 "--out, or --force to convert everything again")
-        self.content["files"] = files
+        self.content["files"] = old["files"]
 
     def earlier(self, key):
         """The top-level entry ``key`` of an earlier report here of the same model and settings, else None."""
@@ -68,11 +62,10 @@ class Report:
             if time.monotonic() - self._written_at > WRITE_EVERY_SECONDS:
                 self._write()
 
-    def edge_changes(self):
-        """name -> change of edges, of the files for which it is known."""
+    def details(self, key):
+        """name -> detail ``key`` of its entry, of the files that have it."""
         with self._lock:
-            return {name: entry["structure"]["edge_change"] for name, entry in self.content["files"].items()
-                    if "structure" in entry}
+            return {name: entry[key] for name, entry in self.content["files"].items() if key in entry}
 
     def write(self, state="running", **more):
         """Write the file now; ``more`` becomes top-level entries."""
@@ -93,7 +86,19 @@ class Report:
         self._written_at = time.monotonic()
 
 
-def _first_difference(old, new):
+def read_report(path, keys):
+    """The content of a report's file, in which each of ``keys`` is a dict. Raises UserError, FileNotFoundError."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        for key in keys:
+            dict(content[key])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable report ({error}); without --resume choose another --out, or "
+                        "--force") from None
+    return content
+
+
+def first_difference(old, new):
     """The name of the first entry in which two dicts differ, with both values; None if they are equal."""
     new = json.loads(json.dumps(new))
     for key in sorted({*old, *new}):

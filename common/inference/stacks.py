@@ -57,7 +57,7 @@ def _average_jobs(cache, count, size, wanted, deliver, failed):
     stacks = whole_stacks(count, size)
     needed = [members for members in stacks if wanted.intersection(members)]
     last_of = {index: members for members in needed for index in members if index in wanted}
-    sums, slices, errors = {}, {}, {}
+    sums, slices, errors, went_in = {}, {}, {}, {}
     lock = threading.Lock()  # reading threads add to ``slices`` while the main thread takes from it
 
     for members in needed:
@@ -75,6 +75,7 @@ def _average_jobs(cache, count, size, wanted, deliver, failed):
                     if index in wanted and members.index(index) == place:  # repeated slices count once
                         total, number = sums.get(index, (0.0, 0))
                         sums[index] = (total + part, number + 1)
+                        went_in.setdefault(index, set()).update(members)
             ready = []
             for index in sorted({i for i in members if last_of.get(i) is members}):
                 if index not in sums:
@@ -82,7 +83,7 @@ def _average_jobs(cache, count, size, wanted, deliver, failed):
                     continue
                 total, number = sums.pop(index)
                 with lock:
-                    near = {i: slices[i] for i in range(index - size + 1, index + size) if i in slices}
+                    near = {i: slices[i] for i in sorted(went_in.pop(index))}
                 ready.append(deliver(index, total / np.float32(number), near))
             with lock:
                 for index in [i for i in slices if i < members[0] - size]:

@@ -6,6 +6,7 @@ noise is not taken for edges, and the lengths of their gradients are compared. T
 outlines; it cannot tell that a faint lesion is gone, and a high correlation proves nothing about diagnosis.
 """
 import dataclasses
+import math
 
 import numpy as np
 from scipy import ndimage
@@ -100,5 +101,5 @@ def summary(changes):
     if not changes:
         return {}
     worst = max(sorted(changes), key=changes.get)
-    return {"images": len(changes), "mean_edge_change": round(sum(changes.values()) / len(changes), 4),
+    return {"images": len(changes), "mean_edge_change": round(math.fsum(changes.values()) / len(changes), 4),
             "largest_edge_change": round(changes[worst], 4), "largest_in": worst}

@@ -75,6 +75,8 @@ class OutputOptions(Checked):
     resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")
     force: bool = option(False, type=bool, help="overwrite converted images that are there (inputs never are)")
     strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")
+    shards: str = option(None, metavar="I/N", help="convert only part I (1 to N) of N; once all are run, anywhere, "
+                         "their results are those of one process; under mpiexec its processes are the parts")
     workers: int = option(2, type=int, low=1, help="threads that read, and as many that write, while the network runs")
     structure: str = option("numbers", choices=STRUCTURE, help="compare the edges of input and output: a table and "
                             "warnings, or these and maps")

@@ -1,0 +1,135 @@
+"""The images of a conversion on their way through the network: what is to be converted now, and what became of it."""
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medi2i.common.errors import UserError, one_line
+from medi2i.common.inference import pipeline, stacks, structure
+from medi2i.common.inference.outcome import Outcome
+from medi2i.common.inference.report import SKIPPED, THERE, WRITTEN
+from medi2i.common.inference.shards import final_details, final_state
+from medi2i.common.inference.slices import SliceCache, load_slice
+from medi2i.common.inference.structure_maps import write_maps
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """The conversion of what is pending, with its counts.
+
+    plan: ``conversion.Plan``. report, results: where it is written down, and to. maps: DeviationMaps or None. own,
+    pending: {index of volume: set of indices of slices} of this process, and what of it is to be converted. skipped:
+    names and reasons known before. part: it is a shard, whose report is complete without any result, too. quiet: no
+    progress is shown.
+    """
+
+    def __init__(self, plan, report, results, maps, own, pending, skipped, part=False, quiet=False):
+        self.plan, self.options, self.out = plan, plan.options, Path(plan.options.out)
+        self.report, self.results, self.maps = report, results, maps
+        self.own, self.pending = own, pending
+        self.written = 0
+        self.skipped = dict(skipped)
+        self.there = sum(len(own[number] - pending.get(number, set())) for number in own)
+        self.part, self.quiet = part, quiet
+        self.bar = None
+
+    def run(self):
+        """Convert. Returns the Outcome. Raises UserError, and what the operating system says of files."""
+        plan, report = self.plan, self.report
+        for number, indices in self.own.items():
+            for index in sorted(indices - self.pending.get(number, set())):
+                source = plan.inputs.volumes[number].sources[index]
+                if report.begun_by_resume(source.label) is None:
+                    report.note(source.label, THERE, results=self._names(source))
+        report.write()
+        total = sum(len(indices) for indices in self.pending.values())
+        state = "interrupted"
+        try:
+            with tqdm(total=total, desc="converting", unit="image", file=sys.stderr,
+                      disable=True if self.quiet else None) as self.bar:
+                pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
+                             workers=self.options.workers)
+            state = "complete" if self.part else final_state(report)
+        except MemoryError as error:
+            raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
+                            "--batch_size") from error
+        finally:
+            self.report.write(state, **final_details(report, self._sampled()))
+        changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
+        return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"))
+
+    def _sampled(self):
+        return None if self.plan.samples is None else self.plan.samples.text
+
+    def _jobs(self):
+        plan, limit = self.plan, self.plan.stack + 2 * (self.options.workers + self.options.batch_size) + 2
+        for number, volume in enumerate(plan.inputs.volumes):
+            wanted = self.pending.get(number)
+            if not wanted:
+                continue
+            self.results.begin(volume)
+            if self.maps is not None and self.results.is_dicom(volume):
+                self.maps.begin(volume)
+            if plan.stack > 1 and volume.series is not None:
+                for warning in volume.series.warnings:
+                    log.warning("%s ...: %s", volume.sources[0].label, warning)
+            cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
+            yield from stacks.jobs(
+                cache, len(volume.sources), plan.stack, plan.combine, wanted,
+                lambda index, y, slices, volume=volume: self._ready(volume, index, y, slices),
+                lambda index, error, volume=volume: self._failed(volume.sources[index], error))
+
+    def _ready(self, volume, index, y, slices):
+        """In the thread of the network, which the analysis needs too: what a writing thread shall do."""
+        maps = None
+        if self.plan.analysis is not None:
+            members = stacks.middle_stack(index, len(volume.sources), self.plan.stack)
+            maps = self.plan.analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
+        return lambda: self._write(volume, index, y, slices, maps)
+
+    def _write(self, volume, index, y, slices, maps):
+        """In a writing thread: maps first, so that a result that is there has all that belongs to it."""
+        source, middle = volume.sources[index], slices[index]
+        y, deviation = (y, None) if self.plan.samples is None else self.plan.samples.split(y)
+        details = {}
+        try:
+            if self.plan.compare_edges and self.options.structure != "none":
+                details["structure"] = self._compare(source, middle, y)
+            if maps is not None:
+                self.plan.analysis.write(self._beside("analysis", source), maps)
+            inputs = [one for _, one in sorted(slices.items())]
+            if deviation is not None:
+                details["deviation"] = self.maps.write(volume, source, deviation, middle, inputs)
+            details.update(self.results.write(volume, source, y, middle, inputs))
+        except UserError as error:  # an image that cannot be held by its kind of file; the disk's errors end the run
+            self._failed(source, error)
+            return
+        self.report.note(source.label, WRITTEN, results=self._names(source), **details)
+        self.written += 1
+        self.bar.update()
+
+    def _compare(self, source, middle, y):
+        found = structure.compare(middle.unit.mean(0), y.mean(0))
+        if self.options.structure == "maps":
+            write_maps(self._beside("structure", source), middle.unit.mean(0), y.mean(0), found)
+        return found.numbers()
+
+    def _beside(self, folder, source):
+        """Path without suffix for extra files on a result, in a folder of their own."""
+        return self.out / folder / Path(self.results.form.names(source)[0]).with_suffix("")
+
+    def _names(self, source):
+        names = list(self.results.form.names(source))
+        return names[0] if len(names) == 1 else names
+
+    def _failed(self, source, error):
+        reason = one_line(error)
+        for path in source.paths:
+            reason = reason.removeprefix(f"{path}: ")
+        self.report.note(source.label, SKIPPED, reason=reason)
+        self.skipped[source.label] = reason
+        self.bar.set_postfix(skipped=len(self.skipped), refresh=False)
+        self.bar.update()
