@@ -144,12 +144,64 @@ def stub_chainercv_extension():
     sys.modules.setdefault(name, module)
 
 
+def mend_multi_node_iterator(module):
+    """ChainerMN takes ``int()`` of an array of one element, which NumPy >= 2.5 refuses (and 1.25 began to warn of)."""
+    module.int = lambda value: int(value.item() if isinstance(value, numpy.ndarray) else value)
+
+
+def mend_multi_node_mean(communicator_class):
+    """ChainerMN loses the mean of an array that is not contiguous: MPI writes it to a copy that nobody looks at.
+
+    Such gradients exist (a transposed product), and the ranks would then part without a word.
+    """
+    original = communicator_class._multi_node_mean
+    if hasattr(original, "original"):
+        return
+
+    def _multi_node_mean(self, sendbuf, recvbuf):
+        if recvbuf.flags.c_contiguous:
+            original(self, sendbuf, recvbuf)
+            return
+        whole = recvbuf.copy(order="C")
+        original(self, sendbuf, whole)
+        recvbuf[...] = whole
+
+    _multi_node_mean.original = original
+    communicator_class._multi_node_mean = _multi_node_mean
+
+
+def copy_gradients_one_by_one(communicator):
+    """ChainerMN's kernel that packs all gradients at once needs ``cuda_fp16.h``, which CuPy >= 14 does not bring.
+
+    Its own ``set_config("batched_copy", False)`` switches it on: the value is lost on the way to the base class.
+    """
+    with communicator.config_scope():
+        communicator.batched_copy = False
+
+
+def communicator(name):
+    """ChainerMN's communicator ``name`` over all processes that mpiexec started; starts MPI.
+
+    Raises ImportError without mpi4py, RuntimeError where mpi4py finds no MPI, or where CuPy or NCCL is missing.
+    """
+    chainermn = __getattr__("chainermn")
+    made = chainermn.create_communicator(name)
+    mend_multi_node_mean(chainermn.communicators.mpi_communicator_base.MpiCommunicatorBase)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and int(cupy.__version__.split(".")[0]) >= 14:
+        copy_gradients_one_by_one(made)
+    return made
+
+
 def __getattr__(name):
     """``from medi2i.common.compat import chainercv`` imports it on first use: most commands never need it.
 
+    So with ``chainermn``, which the import does not make start MPI.
+
     ``gradient_check`` (for tests) likewise: it comes with ``chainer.testing``, which asks for ``pkg_resources`` again.
     """
-    if name not in ("chainercv", "gradient_check"):
+    modules = {"chainercv": "chainercv", "chainermn": "chainermn", "gradient_check": "chainer.gradient_check"}
+    if name not in modules:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "chainercv":
         check_version("chainercv", CHAINERCV_VERSIONS)
@@ -157,7 +209,9 @@ def __getattr__(name):
     with warnings.catch_warnings(), pkg_resources():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
-        module = importlib.import_module("chainercv" if name == "chainercv" else "chainer.gradient_check")
+        module = importlib.import_module(modules[name])
+    if name == "chainermn":
+        mend_multi_node_iterator(importlib.import_module("chainermn.iterators.multi_node_iterator"))
     globals()[name] = module
     return module
 

@@ -5,8 +5,11 @@ from medi2i.common.kernels import cpu, gpu_convolution, loss_cuda, loss_nodes, n
 from medi2i.common.kernels.onednn import OnednnError
 
 
-def choose_device(gpu=None, tf32=False):
+def choose_device(gpu=None, tf32=False, local=0):
     """A ``chainer.backend.Device``: GPU number ``gpu``, the CPU for -1, and for None the first GPU if there is one.
+
+    local: number of this process among those of one training on this machine; each takes a GPU of its own, from the
+    one that ``gpu`` says.
 
     tf32: whether a GPU may round the factors of float32 products (``--tf32``); on the CPU it has no effect.
 
@@ -19,6 +22,10 @@ def choose_device(gpu=None, tf32=False):
         if tf32:
             print("--tf32: no effect on the CPU")
         return chainer.get_device("@numpy")
+    gpu += local
+    if gpu >= count and local:
+        raise UserError(f"--gpu: process {local} on this machine needs GPU {gpu} (both counted from 0) and there are "
+                        f"{count}; mpiexec -n should start one process for each GPU")
     if gpu >= count:
         raise UserError(f"--gpu {gpu}: {why or f'there are {count} GPUs, numbered from 0'}; -g -1 uses the CPU")
     gpu_convolution.set_precision(tf32)  # before the GPU computes anything

@@ -11,6 +11,7 @@ from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.check import check
+from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.perceptual_features import PerceptualFeatures
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.resume import lasting, training_options
@@ -33,11 +34,18 @@ def command(argv):
     """One training. Returns the status of the process; raises UserError."""
     # options
     options, resumed = training_options(UnpairedOptions, argv, __doc__.splitlines()[0])
-    device = choose_device(options.gpu, options.tf32)
+    with joined(options.communicator) as ranks:
+        return take_part(options, resumed, argv, ranks)
+
+
+def take_part(options, resumed, argv, ranks):
+    """One rank's part of a training (the whole of it without ``--communicator``). Returns the status of the process."""
+    device = choose_device(options.gpu, options.tf32, ranks.local)
+    ranks.fits(device)
     device.use()
     use_cpu_engine(options.cpu_engine)
     workspace(device, use_gpu_engine(options.gpu_engine, options.tf32))
-    random = RandomState(options.seed, device.xp)
+    random = RandomState(options.seed, device.xp, ranks.rank)
     random.seed_global()
 
     # data
@@ -60,7 +68,9 @@ def command(argv):
         print(summary_text(links, options, train[0].size))
     for link in links.values():
         link.to_device(device)
-
+    ranks.initialise(links, {"x": train[0].size, "y": train[1].size})
+    if options.sync_bn:
+        share_batches(links, ranks)
     shown, average = averaged(networks, options)
 
     # optimizers
@@ -68,16 +78,17 @@ def command(argv):
     optimizers, controls = make_optimizers(trained, options)
     if options.load_optimizer:
         load_optimizers(loaded, optimizers)
+    optimizers = ranks.wrapped(optimizers)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
     iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers,
-                                     processes=options.worker_processes)
+                                     processes=options.worker_processes, rank=ranks.rank, ranks=ranks.count)
                  for name, dataset, seed in (("main", train[0], options.seed), ("second", train[1], options.seed + 1))}
     updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
-                              features)
+                              features, ranks)
     measure = None
     if val != [None, None]:
-        measure = CycleMeasure(*val, shown, device, options.batch_size)
+        measure = CycleMeasure(*val, shown, device, options.batch_size, ranks)
     if options.check:
         check({"training A": train[0], "training B": train[1], "validation A": val[0], "validation B": val[1]},
               updater, links, measure, options)
@@ -86,9 +97,11 @@ def command(argv):
 
     # trainer
     command_line = ["cyclegan/train.py", *argv]
-    folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
-              else RunFolder.open(resumed, lasting(options), command_line))
-    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict())
+    folder = None
+    if ranks.first:
+        folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
+                  else RunFolder.open(resumed, lasting(options), command_line))
+    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict(), ranks)
 
     # extensions
     if average is not None:
@@ -100,7 +113,7 @@ def command(argv):
         training.extend(Validation(measure, training.ending))
         training.keep_best(f"validation/{options.best_metric}", larger=False)
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
-    for name, datasets in (("val", val), ("train", train)):
+    for name, datasets in (("val", val), ("train", train)) if ranks.first else ():
         training.extend(UnpairedPictures(
             folder.vis, name, datasets, [dataset.clip for dataset in train], shown, device,
             (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB),

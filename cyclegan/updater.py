@@ -4,6 +4,7 @@ import dataclasses
 from medi2i.common import losses
 from medi2i.common.errors import UserError
 from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.pool import HistoryPool
 
 _SLICE_KINDS = ("dcm", "auto", "nii")
@@ -88,7 +89,7 @@ class CycleganUpdater(AdversarialUpdater):
             "dis_z". With one encoder for both domains there is no "enc_y".
         networks: object with links of these names.
         settings: :class:`LossSettings`.
-        random, device: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.training.perceptual_features.PerceptualFeatures`; None without that loss.
 
@@ -98,8 +99,9 @@ class CycleganUpdater(AdversarialUpdater):
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
-    def __init__(self, iterators, optimizers, networks, settings, random, device=None, features=None):
-        super().__init__(iterators, optimizers, random, device)
+    def __init__(self, iterators, optimizers, networks, settings, random, device=None, features=None,
+                 ranks=ALONE):
+        super().__init__(iterators, optimizers, random, device, ranks)
         self.networks = networks
         self.settings = settings
         self.features = features

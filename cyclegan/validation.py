@@ -1,4 +1,5 @@
 """Validation of CycleGAN over whole data sets: how well each cycle gives its image back, in HU of its own domain."""
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.validation import ErrorSum, apply, batches
 
 
@@ -7,14 +8,17 @@ class CycleMeasure:
 
     A data set may be None. Called, it gives ``cycle_RMSE_x``, ``cycle_MAE_x`` (HU, or the unit of that domain's
     images), the same for y, and ``cycle_RMSE``, ``cycle_MAE``: the mean of both domains.
+    Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
+    process, so the figures are its figures.
     """
 
-    def __init__(self, dataset_x, dataset_y, networks, device, batch_size):
+    def __init__(self, dataset_x, dataset_y, networks, device, batch_size, ranks=ALONE):
         self.sides = {name: (dataset, cycle) for name, dataset, cycle in (
             ("x", dataset_x, lambda x: networks.translate_back(networks.translate(x))),
             ("y", dataset_y, lambda y: networks.translate(networks.translate_back(y)))) if dataset is not None}
         self.device = device
         self.batch_size = batch_size
+        self.ranks = ranks
 
     @property
     def count(self):
@@ -33,8 +37,13 @@ class CycleMeasure:
         return result
 
     def _error(self, dataset, cycle, indices):
-        error = ErrorSum()
-        for batch in batches(len(indices), self.batch_size):
+        def measure(batch):
+            error = ErrorSum()
             images = [dataset.load(indices[i], None) for i in batch]
             error.add(dataset.clip.from_unit(apply(cycle, images, self.device)), dataset.clip.from_unit(images))
-        return error
+            return error
+
+        total = ErrorSum()
+        for error in self.ranks.spread(measure, batches(len(indices), self.batch_size)):
+            total.merge(error)
+        return total

@@ -23,21 +23,27 @@ class ImageIterator(chainer.dataset.Iterator):
     repeat: False ends after one epoch; the last batch may then be smaller. With True a batch may cross the border.
     workers: how many load ahead; 0 loads in the caller. Threads share one cache; decoding and augmentation let other
     threads run. ``processes`` takes processes instead (the dataset must be picklable and divides its cache by them).
+    rank, ranks: the one sequence is dealt in turn to ``ranks`` processes, ``batch_size`` examples to each; this is
+    number ``rank``. Together their batches are those of one process with ``ranks`` times the batch size, and epochs are
+    counted of all of them, so the state is the same on each.
     Raises UserError for an empty dataset, and what ``load`` raises.
     """
 
     _pool = None  # Chainer finalises iterators whose __init__ failed, too
 
     def __init__(self, dataset, batch_size, seed=0, *, shuffle=True, repeat=True, augment=True, workers=0,
-                 processes=False):
+                 processes=False, rank=0, ranks=1):
         if len(dataset) == 0:
             raise UserError("the data set is empty; there is nothing to iterate over")
         if batch_size < 1:
             raise UserError(f"--batch_size: {batch_size}; at least 1 would be right")
         self.dataset = dataset
         self.batch_size = batch_size
+        if ranks > 1 and not repeat:
+            raise ValueError("one epoch cannot be dealt to several ranks: batches would differ in size")
         self.plan = Plan(len(dataset), seed, shuffle, augment)
         self._repeat = repeat
+        self._rank, self._ranks = rank, ranks
         self._workers = workers
         self._processes = processes and workers > 0
         self.idle = IdleTime()
@@ -48,6 +54,11 @@ class ImageIterator(chainer.dataset.Iterator):
     def repeat(self):
         """Whether it goes on after an epoch."""
         return self._repeat
+
+    @property
+    def examples_per_update(self):
+        """How many examples all ranks draw together at a time."""
+        return self.batch_size * self._ranks
 
     def reset(self):
         """Back to the beginning, with the same draws."""
@@ -91,15 +102,20 @@ class ImageIterator(chainer.dataset.Iterator):
         batch = self._take(count)
         self.idle.ends_waiting()
         before = self.epoch
-        self._drawn += count
+        self._drawn += count * self._ranks
         self.is_new_epoch = self.epoch > before
         return batch
 
     next = __next__
 
+    def _number(self, drawn, own):
+        """Which one of the whole sequence is the ``own``-th example of this rank, once all have drawn ``drawn``."""
+        batch, place = divmod(own, self.batch_size)
+        return drawn + (batch * self._ranks + self._rank) * self.batch_size + place
+
     def _take(self, count):
         if self._workers == 0:
-            return [load_here(self.dataset, self.plan.example(self._drawn + i)) for i in range(count)]
+            return [load_here(self.dataset, self.plan.example(self._number(self._drawn, i))) for i in range(count)]
         self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
         try:
             batch = [self._ahead.popleft().result() for _ in range(count)]
@@ -111,14 +127,15 @@ class ImageIterator(chainer.dataset.Iterator):
             self._go_to(self._drawn)  # what is left of the queue no longer starts at the next example
             raise
         # Begin the next ones before the caller is busy with these.
-        self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), start=self._drawn + count)
+        self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), self._drawn + count * self._ranks)
         return batch
 
-    def _load_ahead(self, wanted, start=None):
-        start = self._drawn if start is None else start
+    def _load_ahead(self, wanted, drawn=None):
+        drawn = self._drawn if drawn is None else drawn
         if self._pool is None:
             self._pool = self._make_pool()
-        for number in range(start + len(self._ahead), start + wanted):
+        for own in range(len(self._ahead), wanted):
+            number = self._number(drawn, own)
             if not self._repeat and number >= len(self.dataset):
                 break
             self._ahead.append(self._submit(self.plan.example(number)))

@@ -12,6 +12,7 @@ from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.check import check
+from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.log import read_log
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.resume import lasting, training_options
@@ -36,11 +37,18 @@ def command(argv):
     """One training. Returns the status of the process; raises UserError."""
     # options
     options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
-    device = choose_device(options.gpu, options.tf32)
+    with joined(options.communicator) as ranks:
+        return take_part(options, resumed, argv, ranks)
+
+
+def take_part(options, resumed, argv, ranks):
+    """One rank's part of a training (the whole of it without ``--communicator``). Returns the status of the process."""
+    device = choose_device(options.gpu, options.tf32, ranks.local)
+    ranks.fits(device)
     device.use()
     use_cpu_engine(options.cpu_engine)
     workspace(device, use_gpu_engine(options.gpu_engine, options.tf32))
-    random = RandomState(options.seed, device.xp)
+    random = RandomState(options.seed, device.xp, ranks.rank)
     random.seed_global()
 
     # data
@@ -61,20 +69,23 @@ def command(argv):
         print(summary_text(links, options, train.size))
     for link in links.values():
         link.to_device(device)
-
+    ranks.initialise(links, {"x": train.size})
+    if options.sync_bn:
+        share_batches(links, ranks)
     shown, average = averaged(networks, options)
 
     # optimizers
     optimizers, controls = make_optimizers(links, options)
     if options.load_optimizer:
         load_optimizers(loaded, optimizers)
+    optimizers = ranks.wrapped(optimizers)
 
     # updater
     iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers,
-                             processes=options.worker_processes)
-    updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device)
+                             processes=options.worker_processes, rank=ranks.rank, ranks=ranks.count)
+    updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device, ranks)
     measure = None if val is None else PairedMeasure(val, shown.translate, device, options.batch_size,
-                                                     options.class_num)
+                                                     options.class_num, ranks)
     if options.check:
         check({"training": train, "validation": val}, updater, links, measure, options)
         iterator.finalize()
@@ -82,9 +93,11 @@ def command(argv):
 
     # trainer
     command_line = ["pix2pix/train.py", *argv]
-    folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
-              else RunFolder.open(resumed, lasting(options), command_line))
-    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict())
+    folder = None
+    if ranks.first:
+        folder = (RunFolder.create(options.out, lasting(options), command_line) if resumed is None
+                  else RunFolder.open(resumed, lasting(options), command_line))
+    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict(), ranks)
 
     # extensions
     if average is not None:
@@ -98,7 +111,7 @@ def command(argv):
         training.keep_best(f"validation/{metric}", larger=metric == "Dice")
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
     colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
-    for name, dataset in (("val", val), ("train", train)):
+    for name, dataset in (("val", val), ("train", train)) if ranks.first else ():
         if dataset is None:
             continue
         training.extend(PairedPictures(folder.vis, name, dataset, shown.translate, device, options.nvis,
@@ -107,6 +120,8 @@ def command(argv):
 
     # run
     status = training.run()
+    if not ranks.first:
+        return status
     said = against_nothing(read_log(training.log.path))
     if said is not None:
         print(said)

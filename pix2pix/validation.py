@@ -1,6 +1,7 @@
 """Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
 import numpy
 
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
 
 
@@ -9,14 +10,17 @@ class PairedMeasure:
 
     Called, it gives {"RMSE", "MAE"} in HU (or the images' unit), and where input and output have equal channels the
     same of doing nothing as ``RMSE_identity``, ``MAE_identity``. With ``class_num`` > 0: {"Dice", "accuracy"}.
+    Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
+    process, so the figures are its figures.
     """
 
-    def __init__(self, dataset, translate, device, batch_size, class_num=0):
+    def __init__(self, dataset, translate, device, batch_size, class_num=0, ranks=ALONE):
         self.dataset = dataset
         self.translate = translate
         self.device = device
         self.batch_size = batch_size
         self.class_num = class_num
+        self.ranks = ranks
 
     @property
     def count(self):
@@ -25,33 +29,42 @@ class PairedMeasure:
 
     def __call__(self, indices=None):
         """The measures over the pairs ``indices``, by default all."""
-        indices = range(len(self.dataset)) if indices is None else indices
+        indices = list(range(len(self.dataset)) if indices is None else indices)
+        parts = [[indices[i] for i in batch] for batch in batches(len(indices), self.batch_size)]
         if self.class_num > 0:
-            return self._overlap(indices)
+            total = OverlapSum(self.class_num)
+            for part in self.ranks.spread(self._overlap, parts):
+                total.merge(part)
+            return {"Dice": total.dice, "accuracy": total.accuracy}
         own, nothing = ErrorSum(), ErrorSum()
-        for inputs, truths, outputs in self._batches(indices):
-            truth = self.dataset.clip_out.from_unit(truths)
-            own.add(self.dataset.clip_out.from_unit(outputs), truth)
-            if inputs.shape == truths.shape:
-                nothing.add(self.dataset.clip_in.from_unit(inputs), truth)
+        for part in self.ranks.spread(self._errors, parts):
+            own.merge(part[0])
+            nothing.merge(part[1])
         result = {"RMSE": own.rmse, "MAE": own.mae}
         if nothing.count:
             result.update(RMSE_identity=nothing.rmse, MAE_identity=nothing.mae)
         return result
 
-    def _overlap(self, indices):
-        total = OverlapSum(self.class_num)
-        for _, truths, outputs in self._batches(indices):
-            total.add(labels_of(outputs, self.class_num), labels_of(truths, self.class_num))
-        return {"Dice": total.dice, "accuracy": total.accuracy}
+    def _errors(self, indices):
+        inputs, truths, outputs = self._batch(indices)
+        own, nothing = ErrorSum(), ErrorSum()
+        truth = self.dataset.clip_out.from_unit(truths)
+        own.add(self.dataset.clip_out.from_unit(outputs), truth)
+        if inputs.shape == truths.shape:
+            nothing.add(self.dataset.clip_in.from_unit(inputs), truth)
+        return own, nothing
 
-    def _batches(self, indices):
-        indices = list(indices)
-        for batch in batches(len(indices), self.batch_size):
-            pairs = [self.dataset.load(indices[i], None) for i in batch]
-            inputs = numpy.stack([pair[0] for pair in pairs])
-            truths = numpy.stack([pair[1] for pair in pairs])
-            yield inputs, truths, apply(self.translate, inputs, self.device)
+    def _overlap(self, indices):
+        _, truths, outputs = self._batch(indices)
+        overlap = OverlapSum(self.class_num)
+        overlap.add(labels_of(outputs, self.class_num), labels_of(truths, self.class_num))
+        return overlap
+
+    def _batch(self, indices):
+        pairs = [self.dataset.load(i, None) for i in indices]
+        inputs = numpy.stack([pair[0] for pair in pairs])
+        truths = numpy.stack([pair[1] for pair in pairs])
+        return inputs, truths, apply(self.translate, inputs, self.device)
 
 
 def labels_of(scores, class_num):

@@ -60,8 +60,9 @@ def _images(*arrays):
 def _batch_normalization(original):
     @functools.wraps(original)
     def forward(self, axis, gamma, x, x_layout, xp, expander, beta, eps, decay, running_mean, running_var):
-        if xp is not numpy or x_layout is not None or tuple(axis) != IMAGES or not _images(x) or not plain_float32(
-                gamma, beta):
+        own_statistics = type(self) is _batch.GeneralBatchNormalizationImpl  # ChainerMN's are of all ranks
+        if not own_statistics or xp is not numpy or x_layout is not None or tuple(axis) != IMAGES or not _images(
+                x) or not plain_float32(gamma, beta):
             return original(self, axis, gamma, x, x_layout, xp, expander, beta, eps, decay, running_mean, running_var)
         y, mean, variance = cpu_pointwise.normalise(x, gamma, beta, eps)
         if running_mean is not None:

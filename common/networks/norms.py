@@ -58,9 +58,16 @@ class InstanceNormalization(chainer.Link):
 
 
 class BatchNormalization(L.BatchNormalization):
-    """Chainer's, followed by (leaky) ReLU of ``slope`` (1: none), in one function where there is one."""
+    """Chainer's, followed by (leaky) ReLU of ``slope`` (1: none), in one function where there is one.
+
+    ``shared``: None, or a function (link, x) that takes the place of both in training (``--sync_bn``).
+    """
+
+    shared = None
 
     def forward(self, x, slope=1.0):
+        if self.shared is not None and chainer.config.train:
+            return _rectified(self.shared(self, x), slope)
         if not is_fused(x):
             return _rectified(super().forward(x), slope)
         if not chainer.config.train:

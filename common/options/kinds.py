@@ -5,6 +5,7 @@ NORMS = ("none", "batch", "batch_aff", "layer", "rbatch", "group", "fnorm", "ins
 OPTIMIZERS = ("SGD", "Momentum", "AdaDelta", "AdaGrad", "Adam", "AdaBound", "RMSprop", "NesterovAG", "Eve")
 DTYPES = ("fp32", "fp16", "mixed16")
 CPU_ENGINES = ("auto", "onednn", "numpy", "chainer")
+COMMUNICATORS = ("naive", "flat", "pure_nccl")
 GPU_ENGINES = ("auto", "chainer")
 ENGINES = ("auto", "chainer", "openvino", "onnxruntime")
 PRECISIONS = ("fp32", "bf16")

@@ -1,6 +1,7 @@
 """The options of how a training runs: snapshots, resuming, when it ends, what it shows. None changes the networks."""
 from dataclasses import dataclass
 
+from medi2i.common.options import kinds
 from medi2i.common.options.machinery import Checked, option
 
 
@@ -19,5 +20,10 @@ class RunOptions(Checked):
     loss_limit: float = option(1e8, type=float, low=0, help="a loss beyond this ends the training; 0: no limit")
     check: bool = option(False, type=bool, help="read all data, build everything, do one update, say how long the "
                          "training would take, and make no run folder")
+    communicator: str = option(None, choices=kinds.COMMUNICATORS, help="one training by all processes that mpiexec "
+                               "starts, one for each GPU (pure_nccl, flat) or on CPUs (naive); needs "
+                               "pip install 'medi2i[mpi]'")
+    sync_bn: bool = option(False, type=bool, help="with --communicator, batch normalisation over the batches of all "
+                           "processes together")
     summary: bool = option(False, type=bool, help="print the layers of the networks before the training")
     tensorboard: bool = option(False, type=bool, help="also write TensorBoard event files (needs tensorboardX)")

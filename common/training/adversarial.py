@@ -7,6 +7,7 @@ import numpy
 
 from medi2i.common import losses
 from medi2i.common.compat import chainer
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.eve import Eve
 from medi2i.common.training.loss_scale import LossScale
 from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
@@ -61,16 +62,23 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         optimizers: dict name -> optimizer, set up; names are the networks'.
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
+        ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
     """
 
-    def __init__(self, iterator, optimizers: Mapping, random, device=None):
+    def __init__(self, iterator, optimizers: Mapping, random, device=None, ranks=ALONE):
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device,
                          auto_new_epoch=False)
         self.random = random
+        self.ranks = ranks
         self.pools = {}
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
         half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
         self.loss_scales = {} if half else None
+
+    def update(self):
+        """One update, after which running statistics are the same on all ranks."""
+        super().update()
+        self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name="main"):
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
@@ -105,15 +113,15 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         elif not self._backward_scaled(names, total, links):
             return
         for optimizer in optimizers:
-            if isinstance(optimizer, Eve):
-                optimizer.update(loss=total)
+            if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
+                optimizer.update(loss=self.ranks.mean(total))
             else:
                 optimizer.update()
 
     def _backward_scaled(self, names, total, links):
         scale = self.loss_scales.setdefault(names[0], LossScale())
         total.backward(loss_scale=scale.value)
-        return scale.accept(links)
+        return scale.accept(links, self.ranks.everywhere)
 
     def penalty_term(self, name, dis, fake, real, weight):
         """The gradient penalty of the critic ``dis``, reported with its weight under ``name``/loss_gp."""
@@ -128,9 +136,13 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             super().serialize(serializer)
         for name, optimizer in optimizers.items():
             serialize_float32_copies(serializer["float32:" + name], optimizer)
-        self.random.serialize(serializer["random"])
-        for name, pool in self.pools.items():
-            pool.serialize(serializer["pool:" + name])
+        self.serialize_own(serializer)
         if self.loss_scales is not None:
             for name in optimizers:
                 self.loss_scales.setdefault(name, LossScale()).serialize(serializer["loss_scale:" + name])
+
+    def serialize_own(self, serializer):
+        """What each rank of a distributed training has of its own: random state and pools."""
+        self.random.serialize(serializer["random"])
+        for name, pool in self.pools.items():
+            pool.serialize(serializer["pool:" + name])

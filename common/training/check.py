@@ -33,12 +33,14 @@ def check(datasets, updater, networks, measure, options):
     gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
     first = _timed(lambda: _update(updater))
     # The first update also allocates, and compiles kernels on a GPU; where that could matter, later ones are timed.
-    update = min(_timed(lambda: _update(updater)) for _ in range(3)) if gpu or first < 2.0 else first
+    again = updater.ranks.agreed(gpu or first < 2.0)
+    update = min(_timed(lambda: _update(updater)) for _ in range(3)) if again else first
     validation = 0.0
     if measure is not None:
         first_batch = range(min(options.batch_size, measure.count))
         validation = _timed(lambda: measure(first_batch)) * len(batches(measure.count, options.batch_size))
-    per_epoch = len(updater.get_iterator("main").dataset) / options.batch_size
+    iterator = updater.get_iterator("main")
+    per_epoch = len(iterator.dataset) / iterator.examples_per_update
     iterations = options.epoch * per_epoch
     if getattr(options, "iteration", None) is not None:
         iterations = min(iterations, options.iteration)

@@ -5,6 +5,7 @@ import time
 import numpy
 
 from medi2i.common.compat import chainer
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.snapshot import serialize_json
 
 Extension = chainer.training.Extension
@@ -30,6 +31,18 @@ class Ending:
         """End the training after this iteration."""
         if self.reason is None:
             self.reason, self.status, self.bad = reason, status, bad
+
+    def agree(self, ranks):
+        """Take over the reason of the lowest rank that has one, so that all end after the same iteration.
+
+        ranks: of medi2i.common.training.distributed, each of which calls this.
+        """
+        own = None if self.reason is None else (ranks.rank, self.reason, self.status, self.bad)
+        told = ranks.earliest(own)
+        if told is not None:
+            rank, self.reason, self.status, self.bad = told
+            if rank > 0:
+                self.reason += f" (rank {rank})"
 
     def complete(self, updater):
         """Whether all epochs (or iterations, or minutes) are done."""
@@ -81,21 +94,23 @@ class TimeLimit(Extension):
 class TrainingTime(Extension):
     """Completes the training after ``minutes`` of it, all sessions of the run together.
 
-    It looks once an iteration, before all others, so that they agree on which iteration is the last.
+    It looks once an iteration, before all others, so that they agree on which iteration is the last. Where there are
+    several ``ranks`` (medi2i.common.training.distributed), the first one's clock counts.
     """
 
     priority = 1000
 
-    def __init__(self, ending, minutes):
+    def __init__(self, ending, minutes, ranks=ALONE):
         self.ending = ending
         self.minutes = minutes
+        self.ranks = ranks
 
     def initialize(self, trainer):
         """Called by the trainer: a run that is resumed may have had its time."""
         self(trainer)
 
     def __call__(self, trainer):
-        self.ending.time_over = trainer.elapsed_time >= 60 * self.minutes
+        self.ending.time_over = self.ranks.agreed(trainer.elapsed_time >= 60 * self.minutes)
 
 
 class Best(Extension):

@@ -19,12 +19,15 @@ class LossScale:
         self.interval = interval
         self.good = 0
 
-    def accept(self, links):
-        """Whether all gradients of ``links`` are finite; adapts the factor for the next update."""
+    def accept(self, links, everywhere=bool):
+        """Whether all gradients of ``links`` are finite; adapts the factor for the next update.
+
+        everywhere: makes of the answer of one rank that of all (medi2i.common.training.distributed).
+        """
         gradients = [p.grad for link in links for p in link.params() if p.grad is not None]
         xp = chainer.backend.get_array_module(*gradients)
         # One number for all: the only one in an update for which the CPU waits.
-        if gradients and not bool(xp.stack([xp.isfinite(gradient).all() for gradient in gradients]).all()):
+        if gradients and not everywhere(xp.stack([xp.isfinite(gradient).all() for gradient in gradients]).all()):
             self.value = max(self.value / 2.0, _SMALLEST)
             self.good = 0
             return False

@@ -18,11 +18,17 @@ class RandomState:
     Args:
         seed: whole number >= 0. Same seed, same numbers.
         xp: numpy or cupy; where arrays are drawn.
+        rank: of a distributed training; each has numbers of its own, and the first those of a training alone.
     """
 
-    def __init__(self, seed, xp=numpy):
-        self.generator = numpy.random.Generator(numpy.random.PCG64(seed))
+    def __init__(self, seed, xp=numpy, rank=0):
+        self.generator = numpy.random.Generator(numpy.random.PCG64(_entropy(seed, rank) if rank else seed))
         self.xp = xp
+
+    def restart(self, seed, rank, iteration):
+        """Begin anew as ``rank`` of a training that is at ``iteration``, where that rank has no state to go on from."""
+        self.generator.bit_generator.state = numpy.random.PCG64(_entropy(seed, rank, iteration)).state
+        self.seed_global()
 
     def seed_global(self):
         """Seed NumPy's global state, and CuPy's on a GPU, from this generator."""
@@ -79,6 +85,10 @@ class RandomState:
         numpy.random.set_state(("MT19937", keys, position, has_gauss, float(serializer("numpy_gauss", None))))
         if self.xp is not numpy:
             self.xp.random.seed(int(serializer("device_seed", None)))
+
+
+def _entropy(seed, *stream):
+    return numpy.random.SeedSequence(seed, spawn_key=stream)
 
 
 def _generator_words(generator):

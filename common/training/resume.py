@@ -14,7 +14,7 @@ CHANGEABLE = ("epoch", "iteration", "minutes", "gpu", "gpu_engine", "root", "wor
               "display_interval", "vis_freq", "vis_window", "vis_windowB", "vis_random", "nvis", "nvis_A",
               "nvis_B", "parameter_statistics", "tensorboard")
 # What concerns the one command and not the run.
-MOMENTARY = ("resume", "check", "summary", "argfile")
+MOMENTARY = ("resume", "check", "summary", "argfile", "communicator")
 
 
 def training_options(cls, argv, description):

@@ -5,6 +5,7 @@ They keep no state of their own: a resumed run knows how far it is, so it has th
 import math
 
 from medi2i.common.compat import chainer
+from medi2i.common.training.distributed import ALONE
 
 
 def cosine_factor(epoch, epochs, restarts):
@@ -38,6 +39,7 @@ class LearningRateSchedule(chainer.training.Extension):
         epochs: number of epochs of the whole run.
         lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
         minutes: of the whole run, which then counts in place of ``epochs``; the cosine, too, goes down each iteration.
+        ranks: of medi2i.common.training.distributed; the first one's clock counts.
     """
 
     trigger = 1, "iteration"
@@ -45,11 +47,12 @@ class LearningRateSchedule(chainer.training.Extension):
     priority = chainer.training.PRIORITY_READER
     name = "learning_rate_schedule"
 
-    def __init__(self, controls, epochs, lr_drop, minutes=None):
+    def __init__(self, controls, epochs, lr_drop, minutes=None, ranks=ALONE):
         self.controls = list(controls)
         self.epochs = epochs
         self.lr_drop = lr_drop
         self.minutes = minutes
+        self.ranks = ranks
 
     def factor(self, updater):
         """The factor on the full rate for the next update."""
@@ -64,6 +67,6 @@ class LearningRateSchedule(chainer.training.Extension):
         if self.minutes is None:
             factor = self.factor(trainer.updater)
         else:
-            factor = timed_factor(trainer.elapsed_time / (60 * self.minutes), self.lr_drop)
+            factor = timed_factor(self.ranks.agreed(trainer.elapsed_time) / (60 * self.minutes), self.lr_drop)
         for control in self.controls:
             control.set_factor(factor)

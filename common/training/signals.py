@@ -10,10 +10,11 @@ class SignalWatch:
     """A context in which SIGINT and SIGTERM set ``received`` (a signal.Signals, else None) instead of ending things.
 
     A second one raises KeyboardInterrupt at once. Outside the main thread, where Python takes no signals, it does
-    nothing.
+    nothing. ``speaks``: whether it says what it will do.
     """
 
-    def __init__(self):
+    def __init__(self, speaks=True):
+        self.speaks = speaks
         self.received = None
         self._before = {}
 
@@ -31,5 +32,6 @@ class SignalWatch:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        print(f"\n{self.received.name}: finishing this iteration, then a snapshot; once more to leave at once",
-              file=sys.stderr)
+        if self.speaks:
+            print(f"\n{self.received.name}: finishing this iteration, then a snapshot; once more to leave at once",
+                  file=sys.stderr)

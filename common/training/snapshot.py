@@ -3,6 +3,7 @@
 Chainer's own npz functions pickle ``None`` and unpickle what they read; these do neither.
 """
 import io
+import itertools
 import json
 import os
 import re
@@ -96,12 +97,15 @@ def serialize_json(serializer, key, value):
 
 
 def write_npz(path, arrays):
-    """Write the dict ``arrays`` as an npz: a temporary file, fsync, rename. A kill leaves the old file or the new."""
+    """Write ``arrays``, a dict or pairs (name, array) one after the other, as an npz: a temporary file, fsync, rename.
+
+    A kill leaves the old file or the new.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
+            for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
                 with archive.open(name + ".npy", "w", force_zip64=True) as member:
                     numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
         file.flush()
@@ -140,15 +144,18 @@ def state_of(trainer):
     return {_FORMAT_NAME: numpy.asarray(FORMAT), **arrays}
 
 
-def restore(trainer, arrays, source):
-    """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError."""
+def restore(trainer, arrays, source, partial=False):
+    """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError.
+
+    partial: the trainer has fewer extensions than the one that was saved.
+    """
     arrays = dict(arrays)
     if int(arrays.pop(_FORMAT_NAME, -1)) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
     reader = Reader(arrays)
     try:
         trainer.serialize(reader)
-        if reader.unread():
+        if reader.unread() and not partial:
             raise ValueError(f"it has {reader.unread()[0]}, which has no place here")
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: does not fit this training ({error}); "
@@ -168,10 +175,13 @@ class SnapshotStore:
         found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)] if self.folder.is_dir() else []
         return sorted(found, key=iteration_of)
 
-    def write(self, trainer):
-        """Write a snapshot of ``trainer``, drop the oldest beyond ``keep``, and return the path."""
+    def write(self, trainer, more=()):
+        """Write a snapshot of ``trainer``, drop the oldest beyond ``keep``, and return the path.
+
+        more: further pairs (name, array), each asked for when the one before it is written.
+        """
         path = self.folder / f"snapshot_{trainer.updater.iteration:09d}.npz"
-        write_npz(path, state_of(trainer))
+        write_npz(path, itertools.chain(state_of(trainer).items(), more))
         for old in self.files()[:-self.keep]:
             old.unlink()
         return path

@@ -6,6 +6,8 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.training import rank_states
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
 from medi2i.common.training.log import Log
 from medi2i.common.training.plots import Plots
@@ -29,45 +31,53 @@ class Training:
     (averaged weights).
     controls: dict name -> RateControl, the optimizers' learning rates.
     options: PairedOptions or UnpairedOptions.
-    run: RunFolder.
+    run: RunFolder; None on other ranks than the first, which write nothing.
     shown: names of log entries for the progress bar.
+    ranks: medi2i.common.training.distributed.Alone or Ranks, those of ``updater``.
     """
 
-    def __init__(self, updater, networks, controls, options, run: RunFolder, shown, saved=None):
+    def __init__(self, updater, networks, controls, options, run: RunFolder | None, shown, saved=None, ranks=ALONE):
         self.updater = updater
         self.options = options
         self.run_folder = run
+        self.ranks = ranks
         iterations = getattr(options, "iteration", None)
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
-        self.signals = SignalWatch()
-        self.weights = WeightStore(run.path, saved or networks, updater.get_all_optimizers())
-        self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
-        self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
-        self.best = None
-        self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path))
-        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
+        self.signals = SignalWatch(speaks=ranks.first)
+        self.weights = self.store = self.best = None
+        self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path) if ranks.first else ".")
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
         self.extend(LossGuard(self.ending, options.loss_limit),
                     trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
-        self.extend(self.save_weights)
-        self.extend(self.log)
-        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes))
+        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes, ranks))
         if options.minutes is not None:
-            self.extend(TrainingTime(self.ending, options.minutes))
+            self.extend(TrainingTime(self.ending, options.minutes, ranks))
         if options.max_hours is not None:
             self.extend(TimeLimit(self.ending, options.max_hours))
+        if ranks.first:
+            self._keep_records(networks, controls, shown, saved or networks)
+        self.extend(Snapshots(self.store, self.ending, self.signals, options.snapshot_interval,
+                              options.snapshot_minutes, ranks))
+
+    def _keep_records(self, networks, controls, shown, saved):
+        options, run, updater = self.options, self.run_folder, self.updater
+        self.weights = WeightStore(run.path, saved, updater.get_all_optimizers())
+        self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
+        self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
+        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
+        self.extend(self.save_weights)
+        self.extend(self.log)
         if options.parameter_statistics:
             self.extend(ParameterStatistics(networks, run.path / "parameters.csv"))
         if options.tensorboard:
             self.extend(EventFiles(self.log, run.path / "tensorboard"))
         self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))
-        total = options.epoch * len(updater.get_iterator("main").dataset) / options.batch_size
+        iterator, iterations = updater.get_iterator("main"), self.ending.iterations
+        total = options.epoch * len(iterator.dataset) / iterator.examples_per_update
         total = -(-total // 1) if iterations is None else min(iterations, -(-total // 1))
         self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown,
                              minutes=options.minutes))
-        self.extend(Snapshots(self.store, self.ending, self.signals, options.snapshot_interval,
-                              options.snapshot_minutes))
 
     def extend(self, extension, **kwargs):
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
@@ -76,12 +86,14 @@ class Training:
     def reestimate(self, reestimation):
         """Add a ``Reestimation``, which also runs before weights are saved."""
         self.extend(reestimation)
-        self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
+        if self.ranks.first:
+            self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
 
     def keep_best(self, metric, larger):
         """Keep the weights of the epoch where the observation ``metric`` is best, and heed ``--patience``."""
-        self.best = Best(self.ending, metric, larger, self.options.patience, self._keep)
-        self.extend(self.best)
+        if self.ranks.first:
+            self.best = Best(self.ending, metric, larger, self.options.patience, self._keep)
+            self.extend(self.best)
 
     def _keep(self, epoch, metric, value, previous):
         if not self.save_weights.regular(epoch):
@@ -95,9 +107,11 @@ class Training:
 
         Raises UserError when a loss went bad, naming the last good snapshot.
         """
-        if self.run_folder.resumed:
+        if self.ranks.agreed(self.ranks.first and self.run_folder.resumed):
             self._resume()
-        print(f"training in {self.run_folder.path}", flush=True)
+        if self.ranks.first:
+            together = f" on {self.ranks.count} ranks" if self.ranks.count > 1 else ""
+            print(f"training in {self.run_folder.path}{together}", flush=True)
         began = time.monotonic()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
@@ -105,19 +119,28 @@ class Training:
         return self._finish(time.monotonic() - began)
 
     def _resume(self):
-        found = self.store.newest()
-        if found is None:
-            print(f"{self.run_folder.path}: no snapshot yet, so the training starts from its beginning", flush=True)
-        else:
-            path, arrays = found
-            restore(self.trainer, arrays, path)
+        ranks = self.ranks
+        found = self.store.newest() if ranks.first else None
+        if ranks.agreed(found is not None):
+            path, arrays, own, before = rank_states.deal(ranks, found)
+            restore(self.trainer, arrays, path, partial=not ranks.first)
+            rank_states.take_up(ranks, self.updater, own, self.options.seed)
             print(f"resumed from {path}: epoch {self.updater.epoch}, iteration {self.updater.iteration}", flush=True)
+            if before != ranks.count:
+                print(f"written by {before} rank(s), now {ranks.count}: not the same training bit for bit "
+                      "(docs/distributed.md)", flush=True)
+        elif ranks.first:
+            print(f"{self.run_folder.path}: no snapshot yet, so the training starts from its beginning", flush=True)
+        if not ranks.first:
+            return
         self.weights.remove_after(self.updater.epoch)
         best = self.best
         self.run_folder.write_best(*((None, None, None) if best is None else (best.epoch, best.metric, best.value)))
 
     def _finish(self, seconds):
         updater, ending = self.updater, self.ending
+        if not self.ranks.first:
+            return ending.status
         if ending.bad:
             files = self.store.files()
             last = f"the last good snapshot is {files[-1]}" if files else "there is no snapshot yet"
@@ -142,17 +165,19 @@ class Training:
 class Snapshots(chainer.training.Extension):
     """Writes snapshots: every ``interval`` iterations, every ``minutes``, and when the training ends or is told to.
 
-    It comes last in an iteration: what it stores is the state from which the next iteration starts.
+    It comes last in an iteration: what it stores is the state from which the next iteration starts. Where there are
+    several ``ranks``, it is here that they agree on whether the training ends, and the first one's clock counts.
     """
 
     priority = -1000
 
-    def __init__(self, store, ending, signals, interval, minutes):
+    def __init__(self, store, ending, signals, interval, minutes, ranks=ALONE):
         self.store = store
         self.ending = ending
         self.signals = signals
         self.interval = interval
         self.minutes = minutes
+        self.ranks = ranks
         self._last = time.monotonic()
 
     def initialize(self, trainer):
@@ -164,13 +189,16 @@ class Snapshots(chainer.training.Extension):
         received = self.signals.received
         if received is not None:
             self.ending.stop(f"{received.name} received", status=128 + received)
-        if self.ending.bad or not self._due(trainer):
+        self.ending.agree(self.ranks)
+        if self.ending.bad or not self.ranks.agreed(self._due(trainer)):
             return
-        bad = bad_parameter(trainer.updater)
+        bad = self.ranks.agreed(bad_parameter(trainer.updater))
         if bad is not None:
             self.ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
             return
-        self.store.write(trainer)
+        more = rank_states.collected(self.ranks, trainer.updater)
+        if self.ranks.first:
+            self.store.write(trainer, more)
         self._last = time.monotonic()
 
     def _due(self, trainer):

@@ -44,6 +44,12 @@ class ErrorSum:
         self.absolutes += float(numpy.sum(numpy.abs(difference)))
         self.count += difference.size
 
+    def merge(self, other):
+        """Add what ``other``, an ErrorSum, has summed."""
+        self.squares += other.squares
+        self.absolutes += other.absolutes
+        self.count += other.count
+
     @property
     def rmse(self):
         """Root of the mean squared difference; NaN when nothing was added."""
@@ -69,6 +75,12 @@ class OverlapSum:
         self.predicted += numpy.bincount(labels.ravel(), minlength=classes)
         self.true += numpy.bincount(truth.ravel(), minlength=classes)
         self.both += numpy.bincount(labels[labels == truth], minlength=classes)
+
+    def merge(self, other):
+        """Add what ``other``, an OverlapSum, has counted."""
+        self.both += other.both
+        self.predicted += other.predicted
+        self.true += other.true
 
     @property
     def dice(self):

@@ -1,0 +1,271 @@
+"""Several processes ("ranks") that are one training, by ChainerMN. Without ``--communicator`` nothing here imports MPI.
+
+All ranks hold the same weights. Each computes the gradient of its own batch; before every step of every optimizer
+ChainerMN replaces it by the mean over the ranks. ``docs/distributed.md`` says what follows for users.
+"""
+import contextlib
+import itertools
+import logging
+import operator
+import os
+import sys
+import time
+import traceback
+
+import numpy
+
+from medi2i.common import compat
+from medi2i.common.compat import L, chainer
+from medi2i.common.errors import UserError, one_line
+from medi2i.common.options import kinds
+from medi2i.common.training.shared_batches import SharedBatches
+
+# What the mpiexec of MPICH (and its relatives), of Open MPI, and Slurm tell the processes they start.
+_STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+
+
+class Alone:
+    """The only process of a training: what ranks have to agree on, it decides.
+
+    ``rank`` of ``count`` ranks, ``local``: its number on this machine; ``first``: whether it writes files and speaks.
+    """
+
+    rank, count, local, first = 0, 1, 0, True
+
+    def agreed(self, value):
+        """The first rank's ``value``, on all ranks. As everything here, all ranks must call it, in the same order."""
+        return value
+
+    def everywhere(self, condition):
+        """Whether ``condition`` holds on every rank."""
+        return bool(condition)
+
+    def earliest(self, value):
+        """The value of the lowest rank on which it is not None; None where there is no such rank."""
+        return value
+
+    def spread(self, function, items):
+        """[function(item) for item in items], each computed by one rank and known to all, in the order of ``items``."""
+        return [function(item) for item in items]
+
+    def mean(self, loss):
+        """``loss`` (Variable or array of one element), averaged over the ranks where there are several."""
+        return loss
+
+    def dealt(self, values):
+        """The element of the first rank's list ``values`` that belongs to this rank."""
+        return values[0]
+
+    def incoming(self):
+        """On the first rank: (rank, name, array) of all that the others ``send``, rank by rank."""
+        return iter(())
+
+    def send(self, arrays):
+        """Hand the dict ``arrays`` over to the first rank, which is in ``incoming``."""
+
+    def fits(self, device):
+        """Raises UserError where the communicator cannot work on ``device``."""
+
+    def initialise(self, links, sizes):
+        """Make sure that all weights are there, to be the same on all ranks; see ``initialise`` below."""
+
+    def wrapped(self, optimizers):
+        """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
+        return optimizers
+
+    def share_statistics(self, links):
+        """Replace the running statistics of local batch normalisations by their mean over the ranks."""
+
+
+ALONE = Alone()
+
+
+class Ranks(Alone):
+    """One of the ranks of a training. ``communicator``: of ChainerMN; ``name``: what ``--communicator`` says."""
+
+    def __init__(self, communicator, name):
+        self.communicator = communicator
+        self.name = name
+        self.mpi = communicator.mpi_comm
+        self.rank, self.count, self.local = communicator.rank, communicator.size, communicator.intra_rank
+        self.first = self.rank == 0
+        self._running = None
+
+    def __deepcopy__(self, memo):
+        return self  # a copied network belongs to the same training
+
+    def agreed(self, value):
+        return self.mpi.bcast(value)
+
+    def everywhere(self, condition):
+        return all(self.mpi.allgather(bool(condition)))
+
+    def earliest(self, value):
+        return next((found for found in self.mpi.allgather(value) if found is not None), None)
+
+    def spread(self, function, items):
+        own = [(i, function(item)) for i, item in enumerate(items) if i % self.count == self.rank]
+        together = itertools.chain.from_iterable(self.mpi.allgather(own))
+        return [value for _, value in sorted(together, key=operator.itemgetter(0))]
+
+    def mean(self, loss):
+        array = chainer.as_array(loss)
+        total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
+        return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=numpy.float64)
+
+    def dealt(self, values):
+        return self.mpi.scatter(values)
+
+    def incoming(self):
+        for rank in range(1, self.count):
+            while (pair := self.mpi.recv(source=rank)) is not None:
+                yield rank, *pair
+
+    def send(self, arrays):
+        for pair in arrays.items():
+            self.mpi.send(pair, dest=0)
+        self.mpi.send(None, dest=0)
+
+    def fits(self, device):
+        if self.name != "naive" and device.xp is numpy:
+            raise UserError(f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
+                            "--communicator naive would do")
+
+    def initialise(self, links, sizes):
+        initialise(links, sizes)
+
+    def wrapped(self, optimizers):
+        self._start_together([optimizer.target for optimizer in optimizers.values()])
+        wrapped = {name: compat.chainermn.create_multi_node_optimizer(optimizer, self.communicator, zero_fill=False)
+                   for name, optimizer in optimizers.items()}
+        for optimizer in wrapped.values():
+            # ChainerMN makes of the first update after a change of shape a mere broadcast. There was one already;
+            # and a resumed training must not leave an update out.
+            optimizer.is_changed(optimizer.target)
+        return wrapped
+
+    def _start_together(self, links):
+        arrays = [array for link in links for array in _arrays(link)]
+        values = self.agreed([chainer.backends.cuda.to_cpu(array) for array in arrays] if self.first else None)
+        for array, value in zip(arrays, values, strict=True):
+            array[...] = chainer.backend.get_array_module(array).asarray(value)
+
+    def share_statistics(self, links):
+        if self._running is None:
+            parts = {id(part): part for link in links for part in link.links()
+                     if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None}
+            self._running = list(parts.values())
+        arrays = [array for part in self._running for array in (part.avg_mean, part.avg_var)]
+        if not arrays:
+            return
+        # Through the host, in one message: MPI from wheels knows nothing of GPU memory, and they are small.
+        packed = numpy.concatenate([chainer.backends.cuda.to_cpu(array).astype(numpy.float32) for array in arrays])
+        self.communicator._multi_node_mean(None, packed)
+        ends = numpy.cumsum([array.size for array in arrays])
+        for array, value in zip(arrays, numpy.split(packed, ends[:-1]), strict=True):
+            array[...] = chainer.backend.get_array_module(array).asarray(value)
+
+
+def _arrays(link):
+    """Every weight and saved array of a link, in an order that all ranks have."""
+    yield from (param.array for _, param in sorted(link.namedparams()))
+    for _, part in sorted(link.namedlinks()):
+        yield from (value for key in sorted(part._persistent)
+                    if isinstance(value := getattr(part, key), chainer.get_array_types()))
+
+
+@contextlib.contextmanager
+def joined(name):
+    """The ranks of ``--communicator`` ``name`` (None: ``ALONE``) for a block.
+
+    Where there are several, what the block raises ends all of them at once, with one line that names the rank; others
+    than the first print nothing on stdout and no warnings. Raises UserError where MPI or the communicator is missing.
+    """
+    if name is None:
+        _refuse_strangers()
+        yield ALONE
+        return
+    ranks = Ranks(_create(name), name)
+    if ranks.count == 1:
+        yield ranks
+        return
+    with contextlib.ExitStack() as stack:
+        if not ranks.first:
+            quiet = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(quiet))
+            logging.getLogger("medi2i").setLevel(logging.ERROR)
+        try:
+            yield ranks
+        except (Exception, KeyboardInterrupt) as error:
+            _abort(ranks, error)
+
+
+def _refuse_strangers():
+    count = next((os.environ[name] for name in _STARTED if name in os.environ), "1")
+    if count.isdigit() and int(count) > 1:
+        raise UserError(f"--communicator: mpiexec started {count} processes that know nothing of each other; "
+                        f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them")
+
+
+def _create(name):
+    try:
+        import mpi4py.MPI  # noqa: F401 it also starts MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, and no MPI
+        raise UserError(f"--communicator {name}: MPI cannot be used ({one_line(error)}); "
+                        "pip install 'medi2i[mpi]'") from None
+    try:
+        return compat.communicator(name)
+    except RuntimeError as error:
+        raise UserError(f"--communicator {name}: {one_line(error)}; --communicator naive is for the CPU") from None
+
+
+def _abort(ranks, error):
+    """Say what is wrong and end all ranks. The first speaks at once: what is wrong everywhere is then said once."""
+    if not ranks.first:
+        time.sleep(1)
+    known = isinstance(error, UserError | OSError | MemoryError | KeyboardInterrupt)
+    if not known or "--debug" in sys.argv or os.environ.get("MEDI2I_DEBUG") == "1":
+        traceback.print_exception(error)
+    text = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error)
+    if not known:
+        text = f"{type(error).__name__}: {text}"
+    print(f"error: rank {ranks.rank} of {ranks.count}: {text}", file=sys.stderr, flush=True)
+    ranks.mpi.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def share_batches(links, ranks):
+    """``--sync_bn``: batch normalisations of ``links`` (dict name -> network) take statistics over all ranks.
+
+    Raises UserError where there is none.
+    """
+    parts = [part for link in links.values() for part in link.links() if hasattr(part, "shared")]
+    if not parts:
+        raise UserError("--sync_bn: these networks have no batch normalisation; --gen_norm or --dis_norm batch or "
+                        "batch_aff would be one")
+    if ranks.count > 1:
+        for part in parts:
+            part.shared = SharedBatches(ranks)
+
+
+def initialise(links, sizes):
+    """Run networks once on zeros where a layer learns its size from its first input: weights must be there to be sent.
+
+    links: dict name -> network on its device. sizes: dict "x" (and "y") -> (height, width) of that domain's images.
+    Nothing that is saved changes but those weights.
+    """
+    if all(param.is_initialized for link in links.values() for param in link.params()):
+        return
+
+    def zeros(link, domain):
+        return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=numpy.float32)
+
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        deepest = None
+        for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
+            if encoder in links:
+                features = links[encoder](zeros(links[encoder], encoder[-1]))
+                links[decoder](features)
+                deepest = features[-2 if links[encoder].spec.latent_dim > 0 else -1]
+        for name, link in links.items():
+            if name.startswith("dis"):
+                link(deepest.array if name == "dis_z" else zeros(link, name.removeprefix("dis_")))
