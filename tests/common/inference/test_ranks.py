@@ -183,7 +183,7 @@ def launcher():
     probe = "from mpi4py.MPI import COMM_WORLD; print(COMM_WORLD.size)"
     done = subprocess.run([*words, "-n", "2", sys.executable, "-c", probe], capture_output=True, text=True,
                           timeout=SECONDS)
-    if done.stdout.split() != ["2", "2"]:
+    if "".join(done.stdout.split()) != "22":  # whose line ends come first is open
         pytest.skip(f"mpi4py does not work with {program}")
     return words
 
