@@ -79,7 +79,8 @@ PAIRED = MappingProxyType({
         Setting("batch_size", 4, "steadier gradients"),
         Setting("random_translate", 16, "the body may lie anywhere"),
         Setting("random_scale", 0.05, "patients differ in size"))),
-    "superres": Preset("output with finer detail than the input, both on the same grid", (
+    "superres": Preset("finer detail on one grid, where bicubic interpolation brought the input to it, or --scale "
+                       "does", (
         Setting("gen_residual", 0.1, "the layers say only which detail to add"),
         *_WHAT_TO_TAKE_AWAY,
         Setting("gen_chs", (32, 64), "detail is local"),
@@ -89,6 +90,20 @@ PAIRED = MappingProxyType({
         _NO_ADVERSARY,
         Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
         Setting("batch_size", 8, "steadier gradients"),
+        *_SMALL_CROPS)),
+    "superres_gan": Preset("as superres, but sharp where that cannot be known: texture may be invented", (
+        Setting("gen_residual", 0.03, "the layers say only which detail to add, and begin with little"),
+        *(setting for setting in _WHAT_TO_TAKE_AWAY if setting.name != "unet"),
+        Setting("unet", "add", "features of the first layer join before the last, as in SRGAN (arXiv 1609.04802)"),
+        Setting("gen_chs", (32, 64), "the blocks work on a grid half as fine, where the measured detail lies"),
+        Setting("gen_up", "pixsh", "back to the fine grid by pixel shuffle (Shi et al., arXiv 1609.05158)"),
+        Setting("gen_nblock", 4, "without normalisation each block about doubles what fresh weights answer"),
+        Setting("dis_chs", (32, 64), "texture is local"),
+        Setting("lambda_rec_l1", 10, "holds the grey values, and is sharper than the squared error"),
+        Setting("lambda_dis", 0.01, "the adversary adds texture only where the pixels leave it open"),
+        Setting("dis_warmup", 500, "it begins once images look like images"),
+        Setting("learning_rate_gen", 5e-4, "an adversary bears less than none"),
+        Setting("batch_size", 8, "steadier gradients, and batch statistics for the discriminator"),
         *_SMALL_CROPS)),
     "reconstruct": Preset("an image from raw data such as a sinogram (AUTOMAP)", (
         Setting("gen_fc", 1, "one fully connected layer: each raw value bears on each pixel"),
