@@ -89,7 +89,6 @@ class Ranks(Alone):
         self.mpi = communicator.mpi_comm
         self.rank, self.count, self.local = communicator.rank, communicator.size, communicator.intra_rank
         self.first = self.rank == 0
-        self._running = None
 
     def __deepcopy__(self, memo):
         return self  # a copied network belongs to the same training
@@ -151,11 +150,9 @@ class Ranks(Alone):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
     def share_statistics(self, links):
-        if self._running is None:
-            parts = {id(part): part for link in links for part in link.links()
-                     if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None}
-            self._running = list(parts.values())
-        arrays = [array for part in self._running for array in (part.avg_mean, part.avg_var)]
+        parts = {id(part): part for link in links for part in link.links()
+                 if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None}
+        arrays = [array for part in parts.values() for array in (part.avg_mean, part.avg_var)]
         if not arrays:
             return
         # Through the host, in one message: MPI from wheels knows nothing of GPU memory, and they are small.
