@@ -145,7 +145,7 @@ def stub_chainercv_extension():
 
 
 def mend_multi_node_iterator(module):
-    """ChainerMN takes ``int()`` of an array of one element, which NumPy >= 2.5 refuses (and 1.25 began to warn of)."""
+    """ChainerMN takes ``int()`` of an array of one element, which NumPy >= 2.4 refuses (and 1.25 began to warn of)."""
     module.int = lambda value: int(value.item() if isinstance(value, numpy.ndarray) else value)
 
 
@@ -184,7 +184,7 @@ def communicator(name):
 
     Raises ImportError without mpi4py, RuntimeError where mpi4py finds no MPI, or where CuPy or NCCL is missing.
     """
-    chainermn = __getattr__("chainermn")
+    chainermn = sys.modules[__name__].chainermn
     made = chainermn.create_communicator(name)
     mend_multi_node_mean(chainermn.communicators.mpi_communicator_base.MpiCommunicatorBase)
     cupy = sys.modules.get("cupy")

@@ -213,7 +213,8 @@ def _create(name):
     try:
         return compat.communicator(name)
     except RuntimeError as error:
-        raise UserError(f"--communicator {name}: {one_line(error)}; --communicator naive is for the CPU") from None
+        why = one_line(error).rstrip(".")
+        raise UserError(f"--communicator {name}: {why}; --communicator naive is for the CPU") from None
 
 
 def _abort(ranks, error):

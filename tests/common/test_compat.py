@@ -3,6 +3,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import types
 from importlib import metadata
 from pathlib import Path
 
@@ -90,6 +91,82 @@ def test_chainercv_works_without_its_extension():
         sys.modules["chainercv.utils.bbox._nms_gpu_post"]._nms_gpu_post()
     without = python("from medi2i.common import compat\nwith compat.pkg_resources():\n    import chainercv")
     assert "_nms_gpu_post" in without.stderr
+
+
+def test_chainermn_is_there_without_mpi():
+    done = python("import sys; sys.modules['mpi4py'] = None\nfrom medi2i.common.compat import chainermn\n"
+                  "print(chainermn.__version__)")
+    assert done.stdout.strip() == chainer.__version__, done.stderr
+
+
+def test_the_size_of_a_multi_node_iterator():
+    from medi2i.common.compat import chainermn  # asked for here: it may not start MPI
+
+    class Master:
+        """The other process: a data set of four examples, not shuffled."""
+
+        rank = 1
+        sent = [np.array([4.0], np.float32), np.array([-1.0], np.float32)]
+
+        def bcast(self, value, root):
+            return self.sent.pop(0)
+
+    module = chainermn.iterators.multi_node_iterator
+    assert module._MultiNodeIteratorSlave(Master(), 0).dataset_size == 4
+    assert module.int(2.9) == 2
+    own = vars(module).pop("int")
+    try:
+        if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4):
+            with pytest.raises(TypeError):
+                module._MultiNodeIteratorSlave(type("Again", (Master,), {"sent": [np.array([4.0])]})(), 0)
+    finally:
+        module.int = own
+
+
+class MeanOfTwo:
+    """A communicator whose other rank has zeros; as MPI does, it takes a contiguous copy where it gets none."""
+
+    def _multi_node_mean(self, sent, array):
+        buffer = np.ascontiguousarray(array)
+        buffer *= 0.5
+
+
+def test_the_mean_of_an_array_that_is_not_contiguous():
+    class Mended(MeanOfTwo):
+        pass
+
+    compat.mend_multi_node_mean(Mended)
+    compat.mend_multi_node_mean(Mended)  # twice is once
+    for communicator, expected in ((MeanOfTwo(), [[2, 2], [4, 4]]), (Mended(), [[1, 1], [2, 2]])):
+        turned = np.array([[2, 4], [2, 4]], np.float32).T
+        communicator._multi_node_mean(None, turned)
+        assert turned.tolist() == expected
+    plain = np.array([[2, 4]], np.float32)
+    Mended()._multi_node_mean(None, plain)
+    assert plain.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("cupy,batched", [(None, True), ("13.6.0", True), ("14.0.1", False)])
+def test_gradients_one_by_one_where_cupy_lacks_a_header(monkeypatch, cupy, batched):
+    """Set as ChainerMN sets it itself, for its ``set_config`` loses the value for NCCL."""
+    from medi2i.common.compat import chainermn
+
+    class Communicator(chainermn.CommunicatorBase):
+        def __init__(self):
+            super().__init__()
+            self._configs = {}
+            with self.config_scope():
+                self.batched_copy = True
+
+    Communicator.__abstractmethods__ = frozenset()
+    base = types.SimpleNamespace(MpiCommunicatorBase=type("Base", (MeanOfTwo,), {}))
+    fake = types.SimpleNamespace(create_communicator=lambda name: Communicator(),
+                                 communicators=types.SimpleNamespace(mpi_communicator_base=base))
+    monkeypatch.setattr(compat, "chainermn", fake)
+    monkeypatch.setitem(sys.modules, "cupy", cupy and types.SimpleNamespace(__version__=cupy))
+    made = compat.communicator("pure_nccl")
+    assert made.batched_copy is batched and made._configs["batched_copy"] is batched
+    assert hasattr(base.MpiCommunicatorBase._multi_node_mean, "original")
 
 
 def test_unknown_versions_are_refused(monkeypatch):

@@ -37,6 +37,17 @@ def test_without_a_gpu_the_cpu_is_taken(monkeypatch, cupy, why):
         device.choose_device(0)
 
 
+def test_each_process_of_a_training_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 4))
+    monkeypatch.setattr(device.chainer, "get_device", lambda name: name)
+    monkeypatch.setattr(device.gpu_convolution, "set_precision", lambda tf32: None)
+    assert [device.choose_device(None, local=local) for local in range(4)] == [f"@cupy:{n}" for n in range(4)]
+    assert device.choose_device(2, local=1) == "@cupy:3"
+    assert device.choose_device(-1, local=3) == "@numpy"
+    with pytest.raises(UserError, match="process 2 on this machine needs GPU 4 .* there are 4"):
+        device.choose_device(2, local=2)
+
+
 def test_gpus_are_counted(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 2))
     assert device.gpu_count() == (2, "")

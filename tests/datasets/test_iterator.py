@@ -64,6 +64,34 @@ def test_epochs_are_counted_as_the_trainer_needs():
     assert iterator.epoch_detail == 2.0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size,ranks", [(1, 2), (2, 3), (5, 2)])
+def test_ranks_together_draw_what_one_process_with_the_joined_batch_does(batch_size, ranks, workers):
+    """7 examples, so that epochs end within a batch; also after a resume on another number of ranks."""
+    whole = ImageIterator(Numbers(7), batch_size * ranks, 5)
+    dealt = [ImageIterator(Numbers(7), batch_size, 5, workers=workers, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for _ in range(6):
+        batches = [iterator.next() for iterator in dealt]
+        assert [len(batch) for batch in batches] == [batch_size] * ranks
+        assert [example for batch in batches for example in batch] == whole.next()
+        for iterator in dealt:
+            assert (iterator.epoch, iterator.is_new_epoch, iterator.epoch_detail, iterator.previous_epoch_detail) == (
+                whole.epoch, whole.is_new_epoch, whole.epoch_detail, whole.previous_epoch_detail)
+            assert iterator.examples_per_update == whole.examples_per_update == batch_size * ranks
+    state = {}
+    dealt[-1].serialize(chainer.serializers.DictionarySerializer(state))
+    alone = ImageIterator(Numbers(7), 3, 5)
+    alone.serialize(chainer.serializers.NpzDeserializer(state))
+    assert alone.next() == ImageIterator(Numbers(7), batch_size * ranks * 6 + 3, 5).next()[-3:]
+    for iterator in dealt:
+        iterator.finalize()
+
+
+def test_one_epoch_is_not_dealt():
+    with pytest.raises(ValueError, match="several ranks"):
+        ImageIterator(Numbers(5), 2, repeat=False, rank=0, ranks=2)
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_one_epoch_without_anything_random(workers):
     iterator = ImageIterator(Numbers(5), 2, shuffle=False, repeat=False, augment=False, workers=workers)
