@@ -1,0 +1,102 @@
+"""The scaling model: formula and simulation agree where they must, and docs/scaling.md says what the script prints."""
+import importlib
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a module of benchmarks/, which is no package."""
+    if not (ROOT / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module
+    for name in ("scaling", "scaling_model", "scaling_subjects", "scaling_measure", "subjects"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def model(benchmark):
+    return benchmark("scaling_model")
+
+
+def flat(model, bandwidth=1e9, step=1e-5, launch=3e-6):
+    link = model.Link(bandwidth, step, 2e-5)
+    return model.Cluster("flat", link, link, launch=launch)
+
+
+def stages_of(model):
+    return [model.Compute(0.02), model.Ring("a", 11_000_000), model.Ring("b", 500), model.Compute(0.01),
+            model.Ring("c", 3_000_001), model.Tree(8192, 1e-4)]
+
+
+def test_the_ring_by_hand(model):
+    cluster = flat(model)
+    # 4 ranks: 6 steps, each with a quarter of the bytes
+    assert model.ring_time(4000, 4, cluster) == pytest.approx(3e-6 + 6 * (1e-5 + 1000 / 1e9), rel=1e-12)
+    assert model.tree_time(model.Tree(1000, 1e-4), 5, cluster) == pytest.approx(1e-4 + 3 * (2e-5 + 1e-6), rel=1e-12)
+    assert model.ring_time(4000, 1, cluster) == model.tree_time(model.Tree(1, 1), 1, cluster) == 0
+    assert model.efficiency(0.06, stages_of(model)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 13, 64, 512])
+def test_without_jitter_the_simulation_is_the_formula(model, ranks):
+    cluster, stages = flat(model), stages_of(model)
+    seconds, error = model.simulate(stages, ranks, cluster)
+    assert seconds == pytest.approx(model.update_time(stages, ranks, cluster), rel=1e-9) and error == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8, 9, 24, 64])
+def test_machines_of_eight(model, ranks):
+    """The formula adds latency and transfer; where links differ, a piece's latency passes during others' transfer."""
+    cluster = model.Cluster("nodes", model.Link(5e9, 2e-5, 0), model.Link(1e11, 1e-6, 0), node=8)
+    for size in (10, 100_000, 50_000_000):
+        seconds, _ = model.simulate([model.Ring("a", size)], ranks, cluster)
+        whole, latency = model.ring_time(size, ranks, cluster), model.ring_time(0, ranks, cluster)
+        assert max(latency, whole - latency) * (1 - 1e-9) <= seconds <= whole * (1 + 1e-9), size
+    assert cluster.crosses(8) == 0 and cluster.crosses(9) == 2 and cluster.crosses(64) == 8
+    latency, _ = cluster.outgoing(16)
+    assert np.flatnonzero(latency == 2e-5).tolist() == [7, 15]
+
+
+@pytest.mark.parametrize("node", [1, 4])
+@pytest.mark.parametrize("ranks", [2, 5, 8, 16])
+def test_the_ring_is_the_one_that_events_give(model, ranks, node):
+    cluster = model.Cluster("x", model.Link(1e9, 3e-5, 0), model.Link(4e9, 1e-6, 0), node=node)
+    start = np.random.default_rng(ranks).exponential(1e-3, (1, ranks))
+    expected = model.ring_by_events(start[0].tolist(), 300_000, cluster)
+    np.testing.assert_allclose(model._ring(start, model.Ring("a", 300_000), cluster)[0], expected, rtol=1e-12)
+
+
+def test_nobody_is_done_before_the_last_has_begun(model):
+    start = np.zeros((1, 6))
+    start[0, 2] = 1.0
+    done = model._ring(start, model.Ring("a", 600), flat(model))
+    assert (done > 1).all() and done.max() < 1.001
+    done = model._tree(start, model.Tree(600, 0.0), flat(model))
+    assert (done > 1).all() and done.max() < 1.001
+
+
+def test_jitter_costs_what_the_slowest_of_all_costs(model):
+    free = model.Cluster("free", *[model.Link(math.inf, 0.0, 0.0)] * 2, launch=0.0)
+    stages = [model.Compute(1.0), model.Ring("a", 1)]
+    one, _ = model.simulate(stages, 1, free, model.Jitter(0.05, 0, 0), updates=400, repeats=4)
+    assert one == pytest.approx(math.exp(0.05 ** 2 / 2), rel=0.01)
+    # the mean of the largest of 64 normal numbers is 2.344
+    many, error = model.simulate(stages, 64, free, model.Jitter(0.05, 0, 0), updates=100, repeats=4)
+    assert many == pytest.approx(math.exp(0.05 * 2.344), rel=0.01) and 0 < error < 0.01
+    # every update waits for somebody: 1 - (1 - 0.01)**64 of them
+    stalled, _ = model.simulate(stages, 64, free, model.Jitter(0.0, 0.01, 2.0), updates=400, repeats=4)
+    assert stalled == pytest.approx(1 + 2 * (1 - 0.99 ** 64), rel=0.05)
+
+
+def test_a_seed_decides_the_simulation(model):
+    first, again, other = (model.simulate(stages_of(model), 8, flat(model), model.Jitter(0.05, 0.01, 1.0), seed=seed)
+                           for seed in (1, 1, 2))
+    assert first == again != other
