@@ -17,11 +17,9 @@ import numpy
 from medi2i.common import compat
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.launcher import launched
 from medi2i.common.options import kinds
 from medi2i.common.training.shared_batches import SharedBatches
-
-# What the mpiexec of MPICH (and its relatives), of Open MPI, and Slurm tell the processes they start.
-_STARTED = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 
 class Alone:
@@ -198,9 +196,9 @@ def joined(name):
 
 
 def _refuse_strangers():
-    count = next((os.environ[name] for name in _STARTED if name in os.environ), "1")
-    if count.isdigit() and int(count) > 1:
-        raise UserError(f"--communicator: mpiexec started {count} processes that know nothing of each other; "
+    started = launched()
+    if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
+        raise UserError(f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
                         f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them")
 
 

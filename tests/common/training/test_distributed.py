@@ -344,12 +344,13 @@ def test_without_mpi4py_one_line_says_what_to_install(data, tmp_path, capsys, mo
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize("name", ["PMI", "OMPI_COMM_WORLD"])
 def test_processes_of_mpiexec_that_know_nothing_of_each_other_are_refused(monkeypatch, name):
-    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv(f"{name}_RANK", "0")
+    monkeypatch.setenv(f"{name}_SIZE", "1")
     with joined(None) as ranks:
         assert ranks is ALONE
-    monkeypatch.setenv(name, "2")
+    monkeypatch.setenv(f"{name}_SIZE", "2")
     with pytest.raises(UserError, match="mpiexec started 2 processes"), joined(None):
         pass
 
