@@ -30,6 +30,11 @@ class Decoder(Network):
                               spec.conv))
             self.level_names = self.add_all("ua", levels, start=1)
             self.ul = CBR(joined[0], spec.out_ch, 3, 1, Norm.NONE, spec.last, spec.out_activation, 0, spec.conv)
+            if spec.residual:
+                # The first output is nearly the input: nothing that is already right has to be unlearned.
+                for parameter in self.ul.params():
+                    if parameter.array is not None:
+                        parameter.array *= 0.1
         self.order = (*(("latent_fc",) if spec.latent_dim > 0 else ()), *self.res_names, *self.level_names, "ul")
 
     def forward(self, features):

@@ -75,6 +75,8 @@ class TrainingOptions(Checked):
     lr_drop: int = option(1, type=int, low=0, help="cosine decay restarted so many times; "
                           "0: constant for the first half, then linear to 0")
     optimizer: str = option("Adam", "-op", choices=kinds.OPTIMIZERS, help="optimizer")
+    adam_beta1: float = option(0.1, type=float, low=0, high=0.999, help="how much of the mean gradient Adam keeps at "
+                               "each step; 0.9 is steadier without an adversary")
     weight_decay: float = option(1e-7, "-wd", type=float, low=0, help="weight decay")
     ema: float = option(None, type=float, low=0, high=0.999999, metavar="DECAY", help="validate, draw and save the "
                         "moving average of the generator's weights with this decay an update, as 0.999")

@@ -2,38 +2,38 @@
 from medi2i.common.compat import chainer
 from medi2i.common.training.eve import Eve
 
-# beta1 = 0.1 where Adam's paper has 0.9: with an adversary the gradient of some steps ago is of little use.
-_BETA1 = 0.1
+# The released codes' 0.1 where Adam's paper has 0.9: with an adversary the gradient of some steps ago is of little use.
+BETA1 = 0.1
 
 _MAKERS = {
-    "SGD": lambda rate: chainer.optimizers.MomentumSGD(lr=rate),
-    "Momentum": lambda rate: chainer.optimizers.MomentumSGD(lr=rate),
-    "AdaDelta": lambda rate: chainer.optimizers.AdaDelta(),
-    "AdaGrad": lambda rate: chainer.optimizers.AdaGrad(lr=rate),
-    "Adam": lambda rate: chainer.optimizers.Adam(alpha=rate, beta1=_BETA1),
-    "AdaBound": lambda rate: chainer.optimizers.Adam(alpha=rate, beta1=_BETA1, adabound=True),
-    "RMSprop": lambda rate: chainer.optimizers.RMSprop(lr=rate),
-    "NesterovAG": lambda rate: chainer.optimizers.NesterovAG(lr=rate),
-    "Eve": lambda rate: Eve(alpha=rate, beta1=_BETA1),
+    "SGD": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
+    "Momentum": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
+    "AdaDelta": lambda rate, beta1: chainer.optimizers.AdaDelta(),
+    "AdaGrad": lambda rate, beta1: chainer.optimizers.AdaGrad(lr=rate),
+    "Adam": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1),
+    "AdaBound": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1, adabound=True),
+    "RMSprop": lambda rate, beta1: chainer.optimizers.RMSprop(lr=rate),
+    "NesterovAG": lambda rate, beta1: chainer.optimizers.NesterovAG(lr=rate),
+    "Eve": lambda rate, beta1: Eve(alpha=rate, beta1=beta1),
 }
 _ADAM_FAMILY = ("Adam", "AdaBound", "Eve")
 _NO_RATE = ("AdaDelta",)
 
 
-def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l2"):
+def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l2", beta1=BETA1):
     """An optimizer set up on ``link``.
 
     Args:
         name: SGD and Momentum (both momentum SGD, 0.9), AdaDelta (which has no learning rate: ``learning_rate`` does
-            not count), AdaGrad, Adam and AdaBound (beta1 = 0.1), RMSprop, NesterovAG (as Chainer has it:
-            v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g, where the paper has the v before that), Eve
-            (beta1 = 0.1).
+            not count), AdaGrad, Adam and AdaBound, RMSprop, NesterovAG (as Chainer has it:
+            v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g, where the paper has the v before that), Eve.
         link: Chain or Link.
         learning_rate: alpha of the Adam family, else lr.
         weight_decay: decoupled from the gradient for the Adam family (Loshchilov and Hutter, 2019): each step also
             takes ``eta * weight_decay`` of the parameter. Else it is added to the gradient, times the parameter
             ("l2") or times its sign ("l1").
         weight_decay_norm: "l1" or "l2".
+        beta1: of Adam, AdaBound and Eve: how much of the mean gradient so far stays at each step.
 
     float16 parameters are updated through float32 copies: their own steps would be lost in rounding, and the squares
     of their gradients that Adam keeps would be 0.
@@ -44,7 +44,7 @@ def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l
         raise ValueError(f"optimizer {name!r} is unknown; it can be {', '.join(_MAKERS)}")
     if weight_decay_norm not in ("l1", "l2"):
         raise ValueError(f"weight decay norm {weight_decay_norm!r} is unknown; it can be l1, l2")
-    optimizer = _MAKERS[name](learning_rate)
+    optimizer = _MAKERS[name](learning_rate, beta1)
     optimizer.use_fp32_update()
     optimizer.setup(link)
     if weight_decay > 0:

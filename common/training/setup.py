@@ -19,7 +19,7 @@ def make_optimizers(links, options):
     optimizers = {
         name: make_optimizer(options.optimizer, link,
                              discriminator_rate if name.startswith("dis") else generator_rate, options.weight_decay,
-                             getattr(options, "weight_decay_norm", "l2"))
+                             getattr(options, "weight_decay_norm", "l2"), options.adam_beta1)
         for name, link in links.items()}
     controls = make_controls(options.optimizer, optimizers)
     for name, link in links.items():
