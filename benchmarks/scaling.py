@@ -104,12 +104,12 @@ TABLES = {"sent": sent, "predicted": predicted, "needed": needed}
 
 def put(text, name, content):
     """``text`` with ``content`` between the marks of the block ``name``."""
-    begin, end = f"<!-- {name}: written by benchmarks/scaling.py -->\n", f"\n<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by benchmarks/scaling.py -->\n", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"no block {name!r} in the text")
-    return before + begin + content + end + after
+    return f"{before}{begin}{content}\n{end}{after}"
 
 
 def draw(path):

@@ -3,6 +3,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net as cyclegan_net
@@ -33,8 +34,8 @@ def images(batch, size, seed):
     return [rng.uniform(-1, 1, (1, size, size)).astype(np.float32) for _ in range(batch)]
 
 
-def pix2pix(size, batch, device=CPU, dtype="fp32"):
-    """(networks, updater) as ``-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4`` makes them."""
+def pix2pix(size, batch, device=CPU, dtype="fp32", ranks=ALONE):
+    """(networks, updater) as ``-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4`` makes them, of one of ``ranks``."""
     options = PairedOptions(gen_chs=CHANNELS, lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4,
                             batch_size=batch, dtype=dtype)
     options.ch = options.out_ch = 1
@@ -42,20 +43,21 @@ def pix2pix(size, batch, device=CPU, dtype="fp32"):
     networks = _built(pix2pix_net, options, device)
     pairs = list(zip(images(batch, size, 1), images(batch, size, 2), strict=True))
     updater = pix2pix_updater.Pix2pixUpdater(
-        OneBatch(pairs), _optimizers(networks), networks, pix2pix_updater.LossSettings.from_options(options),
-        RandomState(0, device.xp), device)
+        OneBatch(pairs), ranks.wrapped(_optimizers(networks)), networks,
+        pix2pix_updater.LossSettings.from_options(options), RandomState(0, device.xp), device, ranks)
     return networks, updater
 
 
-def cyclegan(size, batch, device=CPU, dtype="fp32"):
-    """(networks, updater) of CycleGAN with its own defaults and these channels."""
+def cyclegan(size, batch, device=CPU, dtype="fp32", ranks=ALONE):
+    """(networks, updater) of CycleGAN with its own defaults and these channels, of one of ``ranks``."""
     options = UnpairedOptions(gen_chs=CHANNELS, batch_size=batch, dtype=dtype)
     options.ch = options.out_ch = 1
     np.random.seed(0)
     networks = _built(cyclegan_net, options, device)
     updater = cyclegan_updater.CycleganUpdater(
-        {"main": OneBatch(images(batch, size, 1)), "second": OneBatch(images(batch, size, 2))}, _optimizers(networks),
-        networks, cyclegan_updater.LossSettings.from_options(options), RandomState(0, device.xp), device)
+        {"main": OneBatch(images(batch, size, 1)), "second": OneBatch(images(batch, size, 2))},
+        ranks.wrapped(_optimizers(networks)), networks, cyclegan_updater.LossSettings.from_options(options),
+        RandomState(0, device.xp), device, ranks=ranks)
     return networks, updater
 
 

@@ -100,3 +100,75 @@ def test_a_seed_decides_the_simulation(model):
     first, again, other = (model.simulate(stages_of(model), 8, flat(model), model.Jitter(0.05, 0.01, 1.0), seed=seed)
                            for seed in (1, 1, 2))
     assert first == again != other
+
+
+@pytest.fixture
+def page():
+    path = ROOT / "docs" / "scaling.md"
+    if not path.is_file():
+        pytest.skip("the documents are not installed")
+    return path.read_text(encoding="utf-8")
+
+
+def block(page, name):
+    begin, end = f"<!-- {name}: written by benchmarks/scaling.py -->\n", f"\n<!-- end of {name} -->"
+    return page.split(begin)[1].split(end)[0]
+
+
+@pytest.mark.parametrize("name", ["sent", "needed"])
+def test_the_page_has_the_scripts_tables(benchmark, page, name):
+    assert block(page, name) == benchmark("scaling").TABLES[name]()
+
+
+def test_the_page_has_the_scripts_efficiencies(benchmark, page):
+    """All by the formula; of the simulated ones those that take no minute."""
+    scaling, subjects = benchmark("scaling"), benchmark("scaling_subjects")
+    head, _, *rows = [line.strip("| ").split(" | ") for line in block(page, "predicted").splitlines()]
+    assert head[2:] == [cluster.name for cluster in subjects.CLUSTERS]
+    rows = [row[-len(subjects.CLUSTERS) - 1:] for row in rows]
+    cases = [(subject, ranks) for subject in subjects.SUBJECTS for ranks in scaling.RANKS]
+    assert len(rows) == len(cases)
+    for (subject, ranks), (number, *cells) in zip(cases, rows, strict=True):
+        assert number == str(ranks)
+        for cluster, found in zip(subjects.CLUSTERS, cells, strict=True):
+            by_formula, simulated = found.split(" / ")
+            assert by_formula == f"{100 * scaling.formula(subject, ranks, cluster):.0f}", (subject, ranks, cluster)
+            if ranks == 8 or (ranks, cluster, subject) == (64, subjects.CLUSTERS[1], subjects.SUBJECTS[0]):
+                assert simulated == f"{100 * scaling.simulated(subject, ranks, cluster):.0f}", (subject, ranks, cluster)
+
+
+def test_tables_go_between_their_marks(benchmark):
+    scaling = benchmark("scaling")
+    text = "a\n<!-- x: written by benchmarks/scaling.py -->\nold\n<!-- end of x -->\nb"
+    assert scaling.put(text, "x", "new") == text.replace("old", "new")
+    assert scaling.put(text.replace("old\n", ""), "x", "new") == text.replace("old", "new")
+    with pytest.raises(ValueError, match="no block 'y'"):
+        scaling.put(text, "y", "new")
+
+
+def test_messages_are_the_optimizers(benchmark):
+    """One all-reduce an optimizer, in the order of the updates: the tutorial's generator has 2.87 million weights."""
+    subjects, model = benchmark("scaling_subjects"), benchmark("scaling_model")
+    found = subjects.counted(subjects.SUBJECTS[0])
+    assert list(found.weights) == ["enc_x", "dec_y", "dis"]
+    assert found.weights["enc_x"] + found.weights["dec_y"] == 2_873_061
+    stages = subjects.stages(subjects.SUBJECTS[0], found, rate=1.0)
+    assert [type(stage).__name__ for stage in stages] == ["Compute", "Ring", "Ring", "Compute", "Ring", "Tree"]
+    assert [stage.size for stage in stages if isinstance(stage, model.Ring)] == [
+        4 * number for number in found.weights.values()]
+    # 105 GFLOP of the generator at 512 x 512, three times of it, and less at 480 x 480
+    generator = found.operations["generator"] - found.operations["dis"] / 2
+    assert generator / 3 / (480 / 512) ** 2 == pytest.approx(105e9, rel=0.02)
+
+
+@pytest.mark.parametrize("application", ["pix2pix", "cyclegan"])
+def test_the_order_is_that_of_the_updates(benchmark, application):
+    subjects, scaled = benchmark("subjects"), benchmark("scaling_subjects")
+    _, updater = subjects.APPLICATIONS[application](16, 1)
+    names, stepped = {id(optimizer): name for name, optimizer in updater.get_all_optimizers().items()}, []
+    for optimizer in updater.get_all_optimizers().values():
+        step = optimizer.update
+        optimizer.update = lambda *a, step=step, own=optimizer, **k: (stepped.append(names[id(own)]), step(*a, **k))
+    updater.update()
+    subject = next(s for s in scaled.SUBJECTS if s.application == application)
+    assert stepped == list(scaled.counted(subject).weights)
