@@ -17,6 +17,8 @@ class UnpairedPictures(chainer.training.Extension):
     seed: None for always the same, evenly spread images; a number for random ones (new ones in each picture).
     """
 
+    phase = "pictures"
+
     def __init__(self, folder, name, datasets, clips, networks, device, counts, windows, modalities=("", ""),
                  colour=False, seed=None):
         self.folder = Path(folder)

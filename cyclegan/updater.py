@@ -3,6 +3,7 @@ import dataclasses
 
 from medi2i.common import losses
 from medi2i.common.errors import UserError
+from medi2i.common.networks.constant import constant
 from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.pool import HistoryPool
@@ -157,8 +158,8 @@ class CycleganUpdater(AdversarialUpdater):
         if s.lambda_dis_z > 0:
             # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
             z_x, z_y = deepest_map(images.features_x), deepest_map(images.features_y)
-            yield Term("enc_x/loss_adv", s.lambda_dis_z, self.cost_of(dis_z(z_x), 1.0))
-            yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(dis_z(z_y), 0.0))
+            yield Term("enc_x/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_x), 1.0))
+            yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_y), 0.0))
 
     def _cycle_terms(self, images):
         s, n = self.settings, self.networks
@@ -170,9 +171,9 @@ class CycleganUpdater(AdversarialUpdater):
     def _adversarial_terms(self, images):
         s, n = self.settings, self.networks
         if s.lambda_dis_y > 0:
-            yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(n.dis_y(images.x_y), 1.0))
+            yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(_judged(n.dis_y, images.x_y), 1.0))
         if s.lambda_dis_x > 0:
-            yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(n.dis_x(images.y_x), 1.0))
+            yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(_judged(n.dis_x, images.y_x), 1.0))
 
     def _own_domain_terms(self, images):
         s, n, x_y, y_x = self.settings, self.networks, images.x_y, images.y_x
@@ -232,6 +233,12 @@ class CycleganUpdater(AdversarialUpdater):
         if s.dis_reg_weighting > 0:
             regularisation = losses.weight_magnitude(d_real) + losses.weight_magnitude(d_fake)
         return [*terms, Term(f"{name}/loss_reg", s.dis_reg_weighting, regularisation)]
+
+
+def _judged(dis, images):
+    """What a discriminator answers to a generator, which learns nothing about its weights."""
+    with constant(dis):
+        return dis(images)
 
 
 def deepest_map(features):

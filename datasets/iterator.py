@@ -8,7 +8,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.datasets.loading import Plan, load_here, load_in_worker, start_worker
+from medi2i.datasets.loading import Plan, load_here, load_in_worker, load_timed, start_worker
 
 BATCHES_AHEAD = 2
 
@@ -47,6 +47,7 @@ class ImageIterator(chainer.dataset.Iterator):
         self._workers = workers
         self._processes = processes and workers > 0
         self.idle = IdleTime()
+        self.loading = 0.0  # seconds that workers spent on the examples given so far
         self._ahead = collections.deque()
         self.reset()
 
@@ -118,7 +119,7 @@ class ImageIterator(chainer.dataset.Iterator):
             return [load_here(self.dataset, self.plan.example(self._number(self._drawn, i))) for i in range(count)]
         self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
         try:
-            batch = [self._ahead.popleft().result() for _ in range(count)]
+            loaded = [self._ahead.popleft().result() for _ in range(count)]
         except concurrent.futures.BrokenExecutor:
             self.finalize()
             raise UserError("--workers: a loading process died, perhaps of too little memory; "
@@ -126,9 +127,10 @@ class ImageIterator(chainer.dataset.Iterator):
         except BaseException:
             self._go_to(self._drawn)  # what is left of the queue no longer starts at the next example
             raise
+        self.loading += sum(seconds for _, seconds in loaded)
         # Begin the next ones before the caller is busy with these.
         self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), self._drawn + count * self._ranks)
-        return batch
+        return [example for example, _ in loaded]
 
     def _load_ahead(self, wanted, drawn=None):
         drawn = self._drawn if drawn is None else drawn
@@ -151,8 +153,8 @@ class ImageIterator(chainer.dataset.Iterator):
 
     def _submit(self, example):
         if self._processes:
-            return self._pool.submit(load_in_worker, example)
-        return self._pool.submit(load_here, self.dataset, example)
+            return self._pool.submit(load_timed, load_in_worker, example)
+        return self._pool.submit(load_timed, load_here, self.dataset, example)
 
     def finalize(self):
         """End the workers. Iterating again would start new ones."""

@@ -1,6 +1,7 @@
 """Which example comes when, and the loading of one. No Chainer in here: worker processes import this."""
 import dataclasses
 import functools
+import time
 
 import numpy as np
 
@@ -44,6 +45,12 @@ def _order(length, seed, epoch):
 def load_here(dataset, example):
     """One example of ``dataset``, loaded by the caller."""
     return dataset.load(example.index, example.generator())
+
+
+def load_timed(load, *arguments):
+    """(what ``load(*arguments)`` gives, seconds that it took)."""
+    start = time.perf_counter()
+    return load(*arguments), time.perf_counter() - start
 
 
 _dataset = None

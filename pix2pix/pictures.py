@@ -26,6 +26,8 @@ class PairedPictures(chainer.training.Extension):
     seed: None for always the first, evenly spread pairs; a number for random ones (new ones in each picture).
     """
 
+    phase = "pictures"
+
     def __init__(self, folder, name, dataset, translate, device, count, window=None, window_out=None,
                  class_num=0, colour=False, seed=None):
         self.folder = Path(folder)

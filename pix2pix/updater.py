@@ -5,6 +5,7 @@ from medi2i.common import losses
 from medi2i.common.compat import F
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
+from medi2i.common.networks.constant import constant
 from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.pool import HistoryPool
@@ -122,7 +123,8 @@ class Pix2pixUpdater(AdversarialUpdater):
 
     def adversarial_terms(self, fake):
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""
-        answer = self.networks.dis(fake)
+        with constant(self.networks.dis) as dis:
+            answer = dis(fake)
         cost = -losses.mean_answer(answer) if self.settings.dis_wgan else self.opponent.cost(answer, 1.0)
         return [Term("dec_y/loss_dis", self.settings.lambda_dis, cost)]
 

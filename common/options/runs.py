@@ -26,4 +26,6 @@ class RunOptions(Checked):
     sync_bn: bool = option(False, type=bool, help="with --communicator, batch normalisation over the batches of all "
                            "processes together")
     summary: bool = option(False, type=bool, help="print the layers of the networks before the training")
+    profile: bool = option(False, type=bool, help="say at the end where the time went, and write it to profile.csv "
+                           "in the run folder; on a GPU the training is slower for it")
     tensorboard: bool = option(False, type=bool, help="also write TensorBoard event files (needs tensorboardX)")

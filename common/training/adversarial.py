@@ -7,6 +7,7 @@ import numpy
 
 from medi2i.common import losses
 from medi2i.common.compat import chainer
+from medi2i.common.training import profile
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.eve import Eve
 from medi2i.common.training.loss_scale import LossScale
@@ -70,6 +71,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                          auto_new_epoch=False)
         self.random = random
         self.ranks = ranks
+        self.profile = profile.OFF
         self.pools = {}
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
         half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
@@ -77,12 +79,16 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
 
     def update(self):
         """One update, after which running statistics are the same on all ranks."""
-        super().update()
+        with self.profile(profile.FORWARD):  # all of an update that is nothing else
+            super().update()
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name="main"):
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
-        return self.converter(self.get_iterator(name).next(), self.input_device)
+        with self.profile(profile.WAITING):
+            examples = self.get_iterator(name).next()
+        with self.profile(profile.TRANSFER):
+            return self.converter(examples, self.input_device)
 
     def with_noise(self, x, sigma):
         """x + N(0, sigma), for an array x of any shape. No draw is made for sigma 0."""
@@ -108,15 +114,17 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         links = [optimizer.target for optimizer in optimizers]
         for link in links:
             link.cleargrads()
-        if self.loss_scales is None:
-            total.backward()
-        elif not self._backward_scaled(names, total, links):
-            return
-        for optimizer in optimizers:
-            if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
-                optimizer.update(loss=self.ranks.mean(total))
-            else:
-                optimizer.update()
+        with self.profile(profile.BACKWARD):
+            if self.loss_scales is None:
+                total.backward()
+            elif not self._backward_scaled(names, total, links):
+                return
+        with self.profile(profile.UPDATE):
+            for optimizer in optimizers:
+                if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
+                    optimizer.update(loss=self.ranks.mean(total))
+                else:
+                    optimizer.update()
 
     def _backward_scaled(self, names, total, links):
         scale = self.loss_scales.setdefault(names[0], LossScale())

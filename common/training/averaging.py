@@ -29,6 +29,7 @@ class WeightAverage(chainer.training.Extension):
     Make it once the networks are on their device and before optimizers are set up on them.
     """
 
+    phase = "update"
     priority = 900  # after the update, before all that looks at the averaged networks
     name = "weight_average"
 

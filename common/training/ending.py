@@ -122,6 +122,7 @@ class Best(Extension):
     """
 
     priority = chainer.training.PRIORITY_EDITOR
+    phase = "snapshots"
 
     def __init__(self, ending, metric, larger, patience, keep):
         self.ending = ending

@@ -22,6 +22,7 @@ class Reestimation(chainer.training.Extension):
     has the same statistics. ending: of medi2i.common.training.ending.
     """
 
+    phase = "statistics of normalisation"
     priority = chainer.training.PRIORITY_WRITER + 100  # before validation, after weights are averaged
 
     def __init__(self, forward, crops, device, ending):

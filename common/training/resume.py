@@ -12,7 +12,7 @@ from medi2i.common.training.tensorboard import summary_writer
 CHANGEABLE = ("epoch", "iteration", "minutes", "gpu", "gpu_engine", "root", "workers", "cache_mb", "snapinterval",
               "snapshot_minutes", "snapshot_interval", "snapshot_keep", "patience", "max_hours", "loss_limit",
               "display_interval", "vis_freq", "vis_window", "vis_windowB", "vis_random", "nvis", "nvis_A",
-              "nvis_B", "parameter_statistics", "tensorboard")
+              "nvis_B", "parameter_statistics", "profile", "tensorboard")
 # What concerns the one command and not the run.
 MOMENTARY = ("resume", "check", "summary", "argfile", "communicator")
 

@@ -6,7 +6,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.training import rank_states
+from medi2i.common.training import profile, rank_states
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
 from medi2i.common.training.log import Log
@@ -45,6 +45,8 @@ class Training:
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch(speaks=ranks.first)
         self.weights = self.store = self.best = None
+        self.profile = profile.make(updater.device) if options.profile else profile.OFF
+        updater.profile = self.profile
         self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path) if ranks.first else ".")
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
@@ -81,7 +83,7 @@ class Training:
 
     def extend(self, extension, **kwargs):
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
-        self.trainer.extend(extension, **kwargs)
+        self.trainer.extend(profile.Timed(extension, self.profile) if self.options.profile else extension, **kwargs)
 
     def reestimate(self, reestimation):
         """Add a ``Reestimation``, which also runs before weights are saved."""
@@ -112,7 +114,9 @@ class Training:
         if self.ranks.first:
             together = f" on {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             print(f"training in {self.run_folder.path}{together}", flush=True)
-        began = time.monotonic()
+        began, self._first = time.monotonic(), self.updater.iteration + 1
+        if self.options.profile:
+            self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
             self.trainer.run(show_loop_exception_msg=False)
@@ -147,7 +151,8 @@ class Training:
             raise UserError(f"{ending.reason}; {last}. A lower learning rate or another seed may help")
         # The weights of an epoch that is not over carry its number; finishing it writes them again.
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1
-        self.weights.save(epoch)
+        with self.profile(profile.SNAPSHOTS):
+            self.weights.save(epoch)
         print(f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
               f"weights: {self.run_folder.path} (epoch {epoch})")
         if self.best is not None and self.best.latest is not None:
@@ -156,10 +161,18 @@ class Training:
         for name in sorted(updater._iterators):
             idle = updater.get_iterator(name).idle
             print(f"waited for images ({name}) {idle.fraction:.2%} of the time")
+        if self.options.profile:
+            self._tell_profile()
         if not ending.complete(updater):
             print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
         self.run_folder.close()
         return ending.status
+
+    def _tell_profile(self):
+        self.profile.stop()
+        loading = sum(iterator.loading for iterator in self.updater._iterators.values())
+        print(profile.words(self.profile, self.options.workers, loading))
+        profile.write_rows(self.run_folder.path / "profile.csv", self.profile, self._first, self.updater.iteration)
 
 
 class Snapshots(chainer.training.Extension):
@@ -170,6 +183,7 @@ class Snapshots(chainer.training.Extension):
     """
 
     priority = -1000
+    phase = profile.SNAPSHOTS
 
     def __init__(self, store, ending, signals, interval, minutes, ranks=ALONE):
         self.store = store

@@ -15,6 +15,7 @@ class Validation(chainer.training.Extension):
     """
 
     priority = chainer.training.PRIORITY_WRITER
+    phase = "validation"
 
     def __init__(self, measure, ending=None):
         self.measure = measure

@@ -53,6 +53,7 @@ class SaveWeights(chainer.training.Extension):
     """Saves the weights every ``interval`` epochs (never for interval <= 0)."""
 
     priority = chainer.training.PRIORITY_EDITOR
+    phase = "snapshots"
 
     def __init__(self, store, interval, ending):
         self.store = store
