@@ -85,15 +85,18 @@ PAIRED = MappingProxyType({
         Setting("random_scale", 0.05, "patients differ in size"))),
     "superres": Preset("finer detail on one grid, where bicubic interpolation brought the input to it, or --scale "
                        "does", (
-        Setting("gen_residual", 0.1, "the layers say only which detail to add"),
+        Setting("gen_residual", 0.05, "the layers say only which detail to add"),
         *_WHAT_TO_TAKE_AWAY,
-        Setting("gen_chs", (32, 64), "detail is local"),
-        Setting("gen_nblock", 4, "deeper gains less than more updates in the same time"),
-        Setting("lambda_rec_l2", 1, "the mean is what minimises the squared error"),
+        Setting("gen_chs", (24, 48), "detail is local; a small network makes more updates in the same time"),
+        Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
+        Setting("lambda_rec_l2", 10000, "the mean is what minimises the squared error; as in denoise"),
         Setting("lambda_rec_l1", 0, "lambda_rec_l2 in its place"),
         _NO_ADVERSARY,
         Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
-        Setting("batch_size", 8, "steadier gradients"),
+        Setting("adam_beta1", 0.9, "as in denoise"),
+        Setting("batch_size", 2, "as in denoise: more updates in the same time"),
+        Setting("ema", 0.999, "the average of the last updates is better than the last one"),
+        Setting("random_rot90", True, "eight times the crops"),
         *_SMALL_CROPS)),
     "superres_gan": Preset("as superres, but sharp where that cannot be known: texture may be invented", (
         Setting("gen_residual", 0.03, "the layers say only which detail to add, and begin with little"),
