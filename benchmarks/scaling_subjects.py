@@ -92,11 +92,12 @@ def counted(subject):
     for name in judged:
         shown = np.zeros((1, networks[name].spec.in_ch, *image.shape[2:]), np.float32)
         adds[name] = measure(name, networks[name], shown)[0].multiply_adds
-    # A multiply-add is two operations; the way back costs twice the way there. A discriminator sees the fake and the
-    # real image in its own update.
-    each = 2 * 3 * subject.batch
-    operations = {"generator": each * sum(adds[name] * runs for name, runs in passes(networks, options).items())}
-    operations |= {name: each * 2 * adds[name] for name in judged}
+    # A multiply-add is two operations. The way back costs twice the way there, once where only the input has a gradient
+    # (the discriminators in the generator's step). A discriminator sees the fake and the real image in its own update.
+    each = 2 * subject.batch
+    operations = {"generator": each * sum((2 if name in judged else 3) * adds[name] * runs
+                                          for name, runs in passes(networks, options).items())}
+    operations |= {name: each * 3 * 2 * adds[name] for name in judged}
     order = [name for name in ("enc_x", "dec_x", "enc_y", "dec_y") if name in networks]
     # as in cyclegan/updater.py: the discriminator of Y is updated first
     order += sorted(judged, reverse=True)
