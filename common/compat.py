@@ -8,6 +8,7 @@ what it mends and for which versions; ``tests/common/test_compat.py`` has a test
 import contextlib
 import importlib
 import sys
+import threading
 import types
 import warnings
 from importlib import metadata
@@ -46,21 +47,26 @@ def restore_numpy_names():
         }
 
 
+# One thread at a time: else the second finds the first one's stand-in and puts it back for good.
+_STANDING_IN = threading.RLock()
+
+
 @contextlib.contextmanager
 def stand_in(name, **content):
     """While the block runs, ``import name`` gives an empty module with ``content``, and nothing is left behind."""
-    missing = object()
-    before = sys.modules.get(name, missing)
-    module = types.ModuleType(name)
-    vars(module).update(content)
-    sys.modules[name] = module
-    try:
-        yield module
-    finally:
-        if before is missing:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
+    with _STANDING_IN:
+        missing = object()
+        before = sys.modules.get(name, missing)
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        sys.modules[name] = module
+        try:
+            yield module
+        finally:
+            if before is missing:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = before
 
 
 @contextlib.contextmanager

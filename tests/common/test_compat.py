@@ -3,6 +3,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import threading
 import types
 from importlib import metadata
 from pathlib import Path
@@ -198,3 +199,21 @@ def test_nothing_else_imports_chainer():
                  if path != ROOT / "common" / "compat.py"
                  and {name.split(".")[0] for name in imported_modules(path)} & {"chainer", "chainercv", "chainermn"}]
     assert offenders == []
+
+
+def test_stand_ins_of_two_threads_leave_nothing_behind():
+    def stand(entered, leave):
+        with compat.stand_in("stand_in_of_a_test"):
+            entered.set()
+            leave.wait(10)
+
+    events = [(threading.Event(), threading.Event()) for _ in range(2)]
+    threads = [threading.Thread(target=stand, args=pair) for pair in events]
+    threads[0].start()
+    assert events[0][0].wait(10)
+    threads[1].start()
+    events[1][0].wait(0.3)  # were both let in, the second would take the first one's module for what was there before
+    for thread, (_, leave) in zip(threads, events, strict=True):
+        leave.set()
+        thread.join(10)
+    assert "stand_in_of_a_test" not in sys.modules
