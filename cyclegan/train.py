@@ -82,7 +82,8 @@ def take_part(options, resumed, argv, ranks):
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
     iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers,
-                                     processes=options.worker_processes, rank=ranks.rank, ranks=ranks.count)
+                                     processes=options.worker_processes, crops=options.crops_per_image,
+                                     rank=ranks.rank, ranks=ranks.count)
                  for name, dataset, seed in (("main", train[0], options.seed), ("second", train[1], options.seed + 1))}
     updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
                               features, ranks)

@@ -17,6 +17,16 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1):
             _side("crop_width", width, smallest[1], translate, multiple))
 
 
+def crop_for(phase, smallest, options, multiple=1):
+    """(height, width) of the crop of ``phase`` "train" or "val" by the options, else as ``choose_crop``.
+
+    Where training takes crops from anywhere, validation takes all of the image: its middle would not stand for it.
+    """
+    if phase == "val" and options.random_translate < 0:
+        return choose_crop(smallest, translate=-1, multiple=multiple)
+    return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple)
+
+
 def _side(option, given, available, translate, multiple):
     step = math.lcm(STEP, multiple)
     if given is None:

@@ -23,6 +23,7 @@ class ImageIterator(chainer.dataset.Iterator):
     repeat: False ends after one epoch; the last batch may then be smaller. With True a batch may cross the border.
     workers: how many load ahead; 0 loads in the caller. Threads share one cache; decoding and augmentation let other
     threads run. ``processes`` takes processes instead (the dataset must be picklable and divides its cache by them).
+    crops: how many of each example make an epoch. Each is drawn once before any is drawn again, as over so many epochs.
     rank, ranks: the one sequence is dealt in turn to ``ranks`` processes, ``batch_size`` examples to each; this is
     number ``rank``. Together their batches are those of one process with ``ranks`` times the batch size, and epochs are
     counted of all of them, so the state is the same on each.
@@ -32,7 +33,7 @@ class ImageIterator(chainer.dataset.Iterator):
     _pool = None  # Chainer finalises iterators whose __init__ failed, too
 
     def __init__(self, dataset, batch_size, seed=0, *, shuffle=True, repeat=True, augment=True, workers=0,
-                 processes=False, rank=0, ranks=1):
+                 processes=False, crops=1, rank=0, ranks=1):
         if len(dataset) == 0:
             raise UserError("the data set is empty; there is nothing to iterate over")
         if batch_size < 1:
@@ -42,6 +43,7 @@ class ImageIterator(chainer.dataset.Iterator):
         if ranks > 1 and not repeat:
             raise ValueError("one epoch cannot be dealt to several ranks: batches would differ in size")
         self.plan = Plan(len(dataset), seed, shuffle, augment)
+        self.per_epoch = len(dataset) * crops
         self._repeat = repeat
         self._rank, self._ranks = rank, ranks
         self._workers = workers
@@ -76,12 +78,12 @@ class ImageIterator(chainer.dataset.Iterator):
     @property
     def epoch(self):
         """Completed epochs."""
-        return self._drawn // len(self.dataset)
+        return self._drawn // self.per_epoch
 
     @property
     def epoch_detail(self):
         """Epochs, with the fraction of the one begun."""
-        return self._drawn / len(self.dataset)
+        return self._drawn / self.per_epoch
 
     @property
     def previous_epoch_detail(self):
@@ -91,10 +93,10 @@ class ImageIterator(chainer.dataset.Iterator):
     @property
     def current_position(self):
         """Examples drawn in the epoch begun."""
-        return self._drawn % len(self.dataset)
+        return self._drawn % self.per_epoch
 
     def __next__(self):
-        n = len(self.dataset)
+        n = self.per_epoch
         if not self._repeat and self._drawn >= n:
             raise StopIteration
         count = self.batch_size if self._repeat else min(self.batch_size, n - self._drawn)
@@ -138,7 +140,7 @@ class ImageIterator(chainer.dataset.Iterator):
             self._pool = self._make_pool()
         for own in range(len(self._ahead), wanted):
             number = self._number(drawn, own)
-            if not self._repeat and number >= len(self.dataset):
+            if not self._repeat and number >= self.per_epoch:
                 break
             self._ahead.append(self._submit(self.plan.example(number)))
 

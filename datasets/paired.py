@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, Augmentation, add_noise, apply
+from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.cropping import choose_crop
+from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.pairs import FOLDERS, find_pairs
@@ -74,8 +74,8 @@ class PairedDataset:
     def load(self, index, rng=None):
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         members = self.members(index)
-        draw = STILL if rng is None else self.augmentation.draw(rng)
         x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
+        draw = STILL if rng is None else self.augmentation.draw_for(x, self.size, rng)
         x = apply(x, draw, self.size)
         if rng is not None:
             x = add_noise(x, self.augmentation.noise, rng)
@@ -122,12 +122,9 @@ def build(options, phase="train", *, multiple=1, cache=None):
     domain_out = _domain([source for pair in pairs for source in pair.outputs], options, option_out, cache,
                          options.class_num)
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
-    size = choose_crop(tuple(map(min, zip(*sizes, strict=True))), options.crop_height, options.crop_width,
-                       options.random_translate, multiple)
-    augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                                options.augment_noise, options.random_rot90)
+    size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
     dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
-                            augmentation=augmentation if phase == "train" else Augmentation())
+                            augmentation=augmentation_for(phase, options))
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
     for side, known, found in (("input", options.ch, dataset.in_channels),

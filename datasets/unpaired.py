@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, Augmentation, add_noise, apply
+from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.cropping import choose_crop
+from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.sources import sources_in, stacks
@@ -62,8 +62,9 @@ class UnpairedDataset:
 
     def load(self, index, rng=None):
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        draw = STILL if rng is None else self.augmentation.draw(rng)
-        x = apply(np.concatenate([self.domain.unit(source) for source in self.members(index)]), draw, self.size)
+        x = np.concatenate([self.domain.unit(source) for source in self.members(index)])
+        draw = STILL if rng is None else self.augmentation.draw_for(x, self.size, rng)
+        x = apply(x, draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 
     def share_cache(self, processes=None):
@@ -99,12 +100,8 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
                   ImageCache.shared(options.cache_mb) if cache is None else cache,
                   spacing=spacing, body=options.clip_body)
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
-    size = choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple)
-    augmentation = Augmentation()
-    if phase == "train":
-        augmentation = Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                                    options.augment_noise, options.random_rot90)
-    dataset = UnpairedDataset(sources, side, stack=options.stack, size=size, augmentation=augmentation)
+    dataset = UnpairedDataset(sources, side, stack=options.stack, size=crop_for(phase, smallest, options, multiple),
+                              augmentation=augmentation_for(phase, options))
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:
         raise UserError(f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "

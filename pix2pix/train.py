@@ -85,7 +85,8 @@ def take_part(options, resumed, argv, ranks):
 
     # updater
     iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers,
-                             processes=options.worker_processes, rank=ranks.rank, ranks=ranks.count)
+                             processes=options.worker_processes, crops=options.crops_per_image,
+                             rank=ranks.rank, ranks=ranks.count)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device, ranks)
     measure = None if val is None else PairedMeasure(val, shown.translate, device, options.batch_size,
                                                      options.class_num, ranks)

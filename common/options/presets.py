@@ -52,6 +52,7 @@ _SMALL_CROPS = (
     Setting("crop_height", 64, "as its width"),
     Setting("random_translate", -1, "crops from anywhere in the image, so that all of it is seen"),
 )
+_OFTEN = Setting("crops_per_image", 16, "an epoch of seconds would spend half of the time on validation and pictures")
 _NO_ADVERSARY = Setting("lambda_dis", 0, "an adversary trades accuracy for looks")
 # What learns most in minutes of a core, found on noise of n = 100 in a real CT.
 _IN_MINUTES = (
@@ -67,6 +68,7 @@ _IN_MINUTES = (
     Setting("ema", 0.999, "the average of the last updates is better than the last one"),
     Setting("random_rot90", True, "noise has no up and down: eight times the crops"),
     *_SMALL_CROPS,
+    _OFTEN,
 )
 
 PAIRED = MappingProxyType({
@@ -134,7 +136,8 @@ UNPAIRED = MappingProxyType({
         Setting("lambda_B", 3, "as lambda_A"),
         Setting("lambda_Az", 0.3, "as lambda_A"),
         Setting("lambda_Bz", 0.3, "as lambda_A"),
-        *_SMALL_CROPS)),
+        *_SMALL_CROPS,
+        _OFTEN)),
     "synthesis": Preset("another modality, as MR to CT, from images in no pairs", (
         Setting("lambda_gc_x", 1, "edges stay where they are, whatever their contrast (Hiasa et al., 2018)"),
         Setting("lambda_gc_y", 1, "as lambda_gc_x"),

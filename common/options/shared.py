@@ -52,6 +52,9 @@ class AugmentationOptions(Checked):
                                    "in the image, never beyond it; except for 0 also flips")
     random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
                                 "are not square the four that keep the shape")
+    crop_content: float = option(0, type=float, low=0, high=1, metavar="SHARE", help="with -rt -1: crops with a "
+                                 "smaller share of pixels above background (5 % of the clip) are drawn again, up to 8 "
+                                 "times")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")
     random_scale: float = option(0, "-rs", type=float, low=0, high=0.9, help="scale by 1 plus or minus up to this")
     augment_noise: float = option(0, type=float, low=0, help="sd of Gaussian noise on the input images, in [-1, 1]; "
@@ -66,6 +69,9 @@ class TrainingOptions(Checked):
 
     batch_size: int = option(1, "-b", type=int, low=1, help="images per update")
     epoch: int = option(400, "-e", type=int, low=1, help="how often all images are seen")
+    crops_per_image: int = option(1, type=int, low=1, metavar="N", help="an epoch sees each image N times, each time "
+                                  "another crop; more where crops are small, as validation and pictures come once an "
+                                  "epoch")
     minutes: float = option(None, type=float, low=0.001, help="train for so many minutes in place of --epoch; the "
                             "learning rate follows the time")
     learning_rate: float = option(None, "-lr", type=float, low=0,

@@ -40,7 +40,7 @@ def check(datasets, updater, networks, measure, options):
         first_batch = range(min(options.batch_size, measure.count))
         validation = _timed(lambda: measure(first_batch)) * len(batches(measure.count, options.batch_size))
     iterator = updater.get_iterator("main")
-    per_epoch = len(iterator.dataset) / iterator.examples_per_update
+    per_epoch = iterator.per_epoch / iterator.examples_per_update
     iterations = options.epoch * per_epoch
     if getattr(options, "iteration", None) is not None:
         iterations = min(iterations, options.iteration)

@@ -76,7 +76,7 @@ class Training:
             self.extend(EventFiles(self.log, run.path / "tensorboard"))
         self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))
         iterator, iterations = updater.get_iterator("main"), self.ending.iterations
-        total = options.epoch * len(iterator.dataset) / iterator.examples_per_update
+        total = options.epoch * iterator.per_epoch / iterator.examples_per_update
         total = -(-total // 1) if iterations is None else min(iterations, -(-total // 1))
         self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown,
                              minutes=options.minutes))

@@ -64,6 +64,15 @@ def test_epochs_are_counted_as_the_trainer_needs():
     assert iterator.epoch_detail == 2.0
 
 
+def test_several_crops_of_each_example_make_an_epoch_of_the_same_draws():
+    once, thrice = ImageIterator(Numbers(5), 3, 0), ImageIterator(Numbers(5), 3, 0, crops=3)
+    assert [once.next() for _ in range(10)] == [thrice.next() for _ in range(10)]
+    assert (once.epoch, thrice.epoch) == (6, 2)
+    assert thrice.is_new_epoch and thrice.epoch_detail == 2.0 and thrice.current_position == 0
+    ends = ImageIterator(Numbers(5), 4, 0, crops=3, repeat=False)
+    assert sorted(index for batch in ends for index, _ in batch) == sorted(list(range(5)) * 3)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size,ranks", [(1, 2), (2, 3), (5, 2)])
 def test_ranks_together_draw_what_one_process_with_the_joined_batch_does(batch_size, ranks, workers):

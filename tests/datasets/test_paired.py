@@ -259,6 +259,13 @@ def test_validation_is_never_augmented(tmp_path):
         np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize(("translate", "size"), [(-1, (48, 64)), (0, (16, 16))])
+def test_validation_takes_whole_images_where_crops_come_from_anywhere(tmp_path, translate, size):
+    folders(tmp_path, ["a"], phase="test", size=(48, 67))
+    dataset = build(tmp_path, "val", random_translate=translate, crop_height=16, crop_width=16)
+    assert dataset.size == dataset[0][0].shape[1:] == size
+
+
 def test_validation_with_other_channels_than_training_is_refused(tmp_path):
     folders(tmp_path, ["a"])
     write_image(tmp_path / "testA" / "a.png", np.zeros((3, 19, 23)))
