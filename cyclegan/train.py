@@ -14,6 +14,7 @@ from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.perceptual_features import PerceptualFeatures
 from medi2i.common.training.randomness import RandomState
+from medi2i.common.training.residual_start import domain_shift, start_at
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
@@ -56,6 +57,10 @@ def take_part(options, resumed, argv, ranks):
 
     # networks
     networks = net.build(options)
+    if options.gen_residual:
+        shift = domain_shift(*train)
+        start_at(networks.dec_y, shift)
+        start_at(networks.dec_x, -shift)
     links = networks.as_dict()
     loaded = {}
     if resumed is None and options.model_gen is not None:

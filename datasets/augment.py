@@ -10,8 +10,6 @@ import numpy as np
 from PIL import Image as Pillow
 
 OUTSIDE = -1.0
-EMPTY = -0.9  # below this, near the lower end of the clip, is background: in a clip of -1024 to 2000 HU, air
-TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +18,6 @@ class Augmentation:
 
     ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``quarter_turns``: all eight symmetries
     of the square (the dihedral group D4), equally often; of a crop that is not square the four that keep its shape.
-    ``content``: crops from anywhere with a smaller share of pixels above ``EMPTY`` are drawn again, ``TRIES`` times at
-    most.
     ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
     Gaussian noise on the input image, in [-1, 1].
     """
@@ -31,7 +27,6 @@ class Augmentation:
     scale: float = 0.0
     noise: float = 0.0
     quarter_turns: bool = False
-    content: float = 0.0
 
     def draw(self, rng):
         """One ``Draw`` from the numpy Generator ``rng``.
@@ -48,23 +43,13 @@ class Augmentation:
                     place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
                     turns=int(turns) if self.quarter_turns else 0)
 
-    def draw_for(self, array, size, rng):
-        """One ``Draw`` for ``array`` (C, H, W) that is to be cut to ``size`` (h, w), with enough ``content`` in it."""
-        draw = self.draw(rng)
-        if self.content and draw.place is not None:
-            for _ in range(TRIES):
-                if np.mean(apply(array, draw, size) > EMPTY) >= self.content:
-                    break
-                draw = dataclasses.replace(draw, place=tuple(rng.random(2).tolist()))
-        return draw
-
 
 def augmentation_for(phase, options):
     """The ``Augmentation`` of ``phase`` "train" by the options; none in "val"."""
     if phase == "val":
         return Augmentation()
     return Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                        options.augment_noise, options.random_rot90, options.crop_content)
+                        options.augment_noise, options.random_rot90)
 
 
 @dataclasses.dataclass(frozen=True)

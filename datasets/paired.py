@@ -75,7 +75,7 @@ class PairedDataset:
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         members = self.members(index)
         x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
-        draw = STILL if rng is None else self.augmentation.draw_for(x, self.size, rng)
+        draw = STILL if rng is None else self.augmentation.draw(rng)
         x = apply(x, draw, self.size)
         if rng is not None:
             x = add_noise(x, self.augmentation.noise, rng)

@@ -60,10 +60,14 @@ class UnpairedDataset:
         """What example ``index`` is called: its middle slice's file, below the domain's folder, without suffix."""
         return self.members(index)[self.stack // 2].name
 
+    def whole(self, index):
+        """Example ``index``, neither cropped nor changed: (C, H, W). Raises Unreadable."""
+        return np.concatenate([self.domain.unit(source) for source in self.members(index)])
+
     def load(self, index, rng=None):
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        x = np.concatenate([self.domain.unit(source) for source in self.members(index)])
-        draw = STILL if rng is None else self.augmentation.draw_for(x, self.size, rng)
+        x = self.whole(index)
+        draw = STILL if rng is None else self.augmentation.draw(rng)
         x = apply(x, draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 

@@ -15,7 +15,7 @@ from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.log import read_log
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.residual_start import start_at_mean_difference
+from medi2i.common.training.residual_start import mean_difference, start_at
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
@@ -60,7 +60,7 @@ def take_part(options, resumed, argv, ranks):
     # networks
     networks = net.build(options)
     if options.gen_residual:
-        start_at_mean_difference(networks.dec_y, train, options.seed)
+        start_at(networks.dec_y, mean_difference(train, options.seed))
     links = networks.as_dict()
     generator = {name: link for name, link in links.items() if name != "dis"}
     loaded = {}

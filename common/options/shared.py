@@ -52,9 +52,6 @@ class AugmentationOptions(Checked):
                                    "in the image, never beyond it; except for 0 also flips")
     random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
                                 "are not square the four that keep the shape")
-    crop_content: float = option(0, type=float, low=0, high=1, metavar="SHARE", help="with -rt -1: crops with a "
-                                 "smaller share of pixels above background (5 % of the clip) are drawn again, up to 8 "
-                                 "times")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")
     random_scale: float = option(0, "-rs", type=float, low=0, high=0.9, help="scale by 1 plus or minus up to this")
     augment_noise: float = option(0, type=float, low=0, help="sd of Gaussian noise on the input images, in [-1, 1]; "

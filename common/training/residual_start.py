@@ -1,9 +1,10 @@
-"""Where a residual generator starts: the input plus the mean difference between output and input."""
+"""Where a residual generator starts: the input plus what the output's grey values are above the input's."""
 import numpy
 
 from medi2i.common.networks.spec import Activation
 
-EXAMPLES = 64  # random crops; the mean of so many is known far better than one output pixel
+EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
+QUANTILES = numpy.linspace(0.02, 0.98, 97)
 
 
 def mean_difference(dataset, seed, examples=EXAMPLES):
@@ -13,15 +14,26 @@ def mean_difference(dataset, seed, examples=EXAMPLES):
     return numpy.mean([(t - x).mean(axis=(1, 2)) for x, t in pairs], axis=0, dtype=numpy.float32)
 
 
-def start_at_mean_difference(decoder, dataset, seed):
-    """Set the bias of a residual decoder's last layer so that the first output has the right mean.
+def domain_shift(dataset_x, dataset_y, examples=EXAMPLES):
+    """How far the grey values of y lie above those of x, two ``UnpairedDataset``; float32, in [-1, 1] units.
+
+    The median over ``QUANTILES`` of (quantile of y - quantile of x), of evenly spread whole images: a domain that
+    shows more air, or more bone, than the other moves the mean, but few of the quantiles.
+    """
+    x, y = (numpy.quantile(numpy.concatenate([
+        dataset.whole(int(i)).ravel() for i in numpy.linspace(0, len(dataset) - 1, min(examples, len(dataset)))]),
+        QUANTILES) for dataset in (dataset_x, dataset_y))
+    return numpy.float32(numpy.median(y - x))
+
+
+def start_at(decoder, shift):
+    """Set the bias of a residual decoder's last layer so that its first output is about the input plus ``shift``.
 
     A constant bias, as Poisson noise of n photons adds, takes hundreds of updates to learn by small steps, and none
     so. Nothing is done where the last layer has an activation, which a bias would not pass unchanged.
     """
     if decoder.spec.out_activation is not Activation.NONE:
         return
-    start = mean_difference(dataset, seed) / numpy.float32(decoder.spec.residual)
     for parameter in decoder.ul.params():
         if parameter.name == "b":
-            parameter.array[...] = start
+            parameter.array[...] = shift / numpy.float32(decoder.spec.residual)

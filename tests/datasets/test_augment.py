@@ -159,21 +159,3 @@ def test_switching_quarter_turns_on_leaves_the_other_draws():
     for seed in range(20):
         a, b = (augmentation.draw(np.random.default_rng(seed)) for augmentation in (plain, turning))
         assert (a.flip, a.down, a.right, a.turns) == (b.flip, b.down, b.right, 0)
-
-
-def test_crops_without_content_are_drawn_again():
-    image = np.full((1, 40, 40), -1, dtype=np.float32)
-    image[:, :20] = 0
-    plain, picky = (Augmentation(translate=-1, content=content) for content in (0, 0.9))
-    shares = {}
-    for one in (plain, picky):
-        draws = [one.draw_for(image, (8, 8), np.random.default_rng(seed)) for seed in range(200)]
-        shares[one] = [float(np.mean(apply(image, draw, (8, 8)) > -0.5)) for draw in draws]
-    assert np.mean(np.greater_equal(shares[plain], 0.9)) < 0.5
-    assert np.mean(np.greater_equal(shares[picky], 0.9)) > 0.95
-    for seed in range(20):  # enough at once: nothing else is drawn
-        first = plain.draw(np.random.default_rng(seed))
-        if np.all(apply(image, first, (8, 8)) == 0):
-            assert picky.draw_for(image, (8, 8), np.random.default_rng(seed)) == first
-    empty = np.full((1, 40, 40), -1, dtype=np.float32)
-    assert picky.draw_for(empty, (8, 8), np.random.default_rng(0)).place is not None  # and it ends

@@ -1,9 +1,9 @@
-"""A residual generator starts at the input plus the mean difference."""
+"""A residual generator starts at the input plus what the output lies above it."""
 import numpy
 import pytest
 
 from medi2i.common.options import PairedOptions
-from medi2i.common.training.residual_start import mean_difference, start_at_mean_difference
+from medi2i.common.training.residual_start import domain_shift, mean_difference, start_at
 from medi2i.pix2pix import net
 
 
@@ -31,7 +31,7 @@ def test_the_first_output_is_the_input_with_the_right_mean():
     networks = net.build(options(gen_out_activation="none"))
     x = numpy.random.default_rng(0).normal(size=(1, 2, 8, 12)).astype(numpy.float32)
     before = networks.translate(x).array
-    start_at_mean_difference(networks.dec_y, Shifted(), seed=1)
+    start_at(networks.dec_y, mean_difference(Shifted(), seed=1))
     expected = before + numpy.float32([-0.25, 0.5])[:, None, None]
     numpy.testing.assert_allclose(networks.translate(x).array, expected, atol=1e-5)
 
@@ -39,5 +39,30 @@ def test_the_first_output_is_the_input_with_the_right_mean():
 @pytest.mark.parametrize("activation", ["tanh"])
 def test_nothing_is_done_before_an_activation(activation):
     networks = net.build(options(gen_out_activation=activation))
-    start_at_mean_difference(networks.dec_y, Shifted(), seed=1)
+    start_at(networks.dec_y, mean_difference(Shifted(), seed=1))
     assert not any(parameter.array.any() for parameter in networks.dec_y.ul.params() if parameter.name == "b")
+
+
+class Domain:
+    """Images of grey values near 0, a share ``air`` of them near -1, plus a shift."""
+
+    def __init__(self, shift, air):
+        self.shift, self.air = shift, air
+
+    def __len__(self):
+        return 5
+
+    def whole(self, index):
+        values = numpy.random.default_rng(index).normal(0, 0.05, size=(1, 40, 50)).astype(numpy.float32)
+        values[0, : round(40 * self.air)] -= 1
+        return values + numpy.float32(self.shift)
+
+
+def test_the_shift_between_domains():
+    assert domain_shift(Domain(0.25, 0.3), Domain(0.5, 0.3)) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_the_shift_does_not_follow_the_mean():
+    more, less = Domain(0, 0.5), Domain(0.1, 0.3)
+    assert less.whole(0).mean() - more.whole(0).mean() > 0.28
+    assert domain_shift(more, less) == pytest.approx(0.1, abs=0.04)
