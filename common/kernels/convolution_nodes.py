@@ -15,7 +15,8 @@ _deconv = chainer.functions.connection.deconvolution_2d
 
 def by_onednn():
     """Triples (class, name of a method, function original -> replacement) on oneDNN."""
-    return _triples(cpu_convolution, lambda geometry, *arrays: plain_float32(*arrays))
+    return (*_triples(cpu_convolution, lambda geometry, *arrays: plain_float32(*arrays)),
+            (_conv.Convolution2DFunction, "backward", _all_gradients))
 
 
 def banded():
@@ -69,6 +70,31 @@ def _convolution(code, takes, original):
         return y,
 
     return forward_cpu
+
+
+def _all_gradients(original):
+    """The three gradients in two calls of oneDNN and no function node, where they are not to be differentiated."""
+    @functools.wraps(original)
+    def backward(self, indexes, grad_outputs):
+        arrays = [v.array for v in (*self.get_retained_inputs(), *grad_outputs)]
+        if chainer.config.enable_backprop or not plain_float32(*arrays) or not _standard(self):
+            return original(self, indexes, grad_outputs)
+        x, weights, gy = arrays
+        geometry = _geometry(self, x.shape, gy.shape, weights.shape)
+        if geometry.empty:
+            return original(self, indexes, grad_outputs)
+        try:
+            gradients = []
+            if 0 in indexes:
+                gradients.append(cpu_convolution.backward_data(gy, weights, geometry))
+            if 1 in indexes or 2 in indexes:
+                gw, gb = cpu_convolution.backward_weights_and_bias(x, gy, geometry, 2 in indexes)
+                gradients += [gradient for index, gradient in ((1, gw), (2, gb)) if index in indexes]
+        except OnednnError:
+            return original(self, indexes, grad_outputs)
+        return tuple([chainer.Variable(gradient, requires_grad=False) for gradient in gradients])
+
+    return backward
 
 
 def _gradient_of_weights(code, takes, original):

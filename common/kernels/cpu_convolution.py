@@ -118,15 +118,18 @@ class _BackwardData:
 
 
 class _BackwardWeights:
-    def __init__(self, geometry):
+    def __init__(self, geometry, with_bias):
         dnnl = onednn.library()
         hint, source, weights, target = _forward_descriptor(dnnl, geometry, None)
+        bias = dnnl.descriptor((geometry.weights[0],), (1,)) if with_bias else None
         made = dnnl.create(
             "dnnl_convolution_backward_weights_primitive_desc_create", dnnl.engine, onednn.CONVOLUTION_DIRECT, source,
-            weights, None, target, *_window(geometry), hint, None)
+            weights, bias, target, *_window(geometry), hint, None)
         wanted = dnnl.wanted(made, onednn.DIFF_WEIGHTS)
-        self.primitive = onednn.Primitive(
-            dnnl, made, [(onednn.SRC, source), (onednn.DIFF_DST, target), (onednn.DIFF_WEIGHTS, wanted)])
+        arguments = [(onednn.SRC, source), (onednn.DIFF_DST, target), (onednn.DIFF_WEIGHTS, wanted)]
+        if with_bias:
+            arguments.append((onednn.DIFF_BIAS, bias))
+        self.primitive = onednn.Primitive(dnnl, made, arguments)
         self.weights = _Weights(dnnl, geometry, wanted, into=False)
 
 
@@ -167,13 +170,22 @@ def backward_data(gy, weights, geometry):
 
 def backward_weights(x, gy, geometry):
     """The gradient by the weights, in their plain layout. Raises OnednnError."""
+    return backward_weights_and_bias(x, gy, geometry, False)[0]
+
+
+def backward_weights_and_bias(x, gy, geometry, with_bias=True):
+    """The gradients by the weights and by the bias ((C',), or None without). Raises OnednnError."""
     if cpu_narrow.fits(geometry, narrow_axis=0):
-        return cpu_narrow.backward_weights(x, gy, geometry)
+        return cpu_narrow.backward_weights(x, gy, geometry), gy.sum(axis=(0, 2, 3)) if with_bias else None
     dnnl = onednn.library()
     x, gy = channels_last(x), channels_last(gy)
     gw = numpy.empty(geometry.weights, numpy.float32)
-    plan = _backward_weights_plan(geometry)
+    gb = numpy.empty(geometry.weights[0], numpy.float32) if with_bias else None
+    plan = _backward_weights_plan(geometry, with_bias)
     with dnnl.lock:
-        plan.primitive.run(x.ctypes.data, gy.ctypes.data, plan.weights.address(gw))
+        addresses = [x.ctypes.data, gy.ctypes.data, plan.weights.address(gw)]
+        if with_bias:
+            addresses.append(gb.ctypes.data)
+        plan.primitive.run(*addresses)
         plan.weights.leave(gw)
-    return gw
+    return gw, gb

@@ -7,6 +7,7 @@ the cache. Images are (N, C, H, W), channels last; stride and dilation 1, one gr
 """
 import numpy
 
+from medi2i.common.kernels.cpu_matmul import matmul
 from medi2i.common.kernels.layout import channels_last, empty_images
 
 NARROW, WIDE, TAPS = 2, 16, 9
@@ -24,7 +25,7 @@ def fits(geometry, narrow_axis):
 def forward(x, weights, bias, geometry):
     """As ``cpu_convolution.forward``, for few output channels."""
     out_ch, in_ch, kh, kw = geometry.weights
-    taps = weights.transpose(0, 2, 3, 1).reshape(-1, in_ch)
+    taps = numpy.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, in_ch)
     top, left = geometry.pad
     shifts = [(top - i, left - j) for i in range(kh) for j in range(kw)]
     y = _spread(channels_last(x), taps, shifts, geometry.out_shape)
@@ -36,7 +37,7 @@ def forward(x, weights, bias, geometry):
 def backward_data(gy, weights, geometry):
     """As ``cpu_convolution.backward_data``, for few input channels."""
     out_ch, in_ch, kh, kw = geometry.weights
-    taps = weights.transpose(1, 2, 3, 0).reshape(-1, out_ch)
+    taps = numpy.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
     top, left = geometry.pad
     shifts = [(i - top, j - left) for i in range(kh) for j in range(kw)]
     return _with_channels_last(_spread(channels_last(gy), taps, shifts, geometry.shape))
@@ -58,7 +59,7 @@ def backward_weights(x, gy, geometry):
                 for j in range(kw):
                     _shift(gy[sample], copies[:, i, j], (i - top - start, j - left), add=False)
             pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, in_ch)
-            gw += copies.reshape(out_ch * kh * kw, -1) @ pixels
+            gw += matmul(copies.reshape(out_ch * kh * kw, -1), pixels)
     return numpy.ascontiguousarray(gw.reshape(out_ch, kh, kw, in_ch).transpose(0, 3, 1, 2))
 
 
@@ -69,7 +70,7 @@ def _spread(x, taps, shifts, out_shape):
     for start, stop in _bands(h, w, len(taps)):
         for sample in range(n):
             pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, channels)
-            maps = (taps @ pixels.T).reshape(-1, len(shifts), stop - start, w)
+            maps = matmul(taps, pixels.T).reshape(-1, len(shifts), stop - start, w)
             for t, (down, right) in enumerate(shifts):
                 _shift(maps[:, t], y[sample], (down + start, right), add=True)
     return y

@@ -13,8 +13,10 @@ from medi2i.common.kernels import (
     loss_numpy,
     normalisation,
     normalisation_numpy,
+    quick_apply,
 )
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
+from medi2i.common.kernels.cpu_matmul import matmul
 from medi2i.common.kernels.layout import channels_last, plain_float32
 
 _functions = chainer.functions
@@ -31,8 +33,9 @@ def replacements(with_onednn):
     """Triples (class, name of a method, function original -> replacement)."""
     adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam)
     losses = (loss_nodes.Engines, "cpu", lambda original: loss_numpy)
+    apply = (chainer.FunctionNode, "apply", quick_apply.replacement)
     if not with_onednn:
-        return (*banded(), (normalisation.Engines, "cpu", lambda original: normalisation_numpy), losses, adam)
+        return (*banded(), (normalisation.Engines, "cpu", lambda original: normalisation_numpy), losses, adam, apply)
     return (
         *by_onednn(),
         (_batch.GeneralBatchNormalizationImpl, "forward", _batch_normalization),
@@ -50,6 +53,7 @@ def replacements(with_onednn):
         (normalisation.Engines, "cpu", lambda original: cpu_normalisation),
         losses,
         adam,
+        apply,
     )
 
 
@@ -213,9 +217,9 @@ def _sum(original):
         x, = inputs
         if self.axis != IMAGES or self.keepdims or not _images(x) or channels_last(x) is not x:
             return original(self, inputs)
-        # The gradient of a bias. A product with ones is what BLAS does quickest.
+        # The gradient of a bias, as a product with ones.
         pixels = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
-        return numpy.ones(len(pixels), numpy.float32) @ pixels,
+        return matmul(numpy.ones((1, len(pixels)), numpy.float32), pixels)[0],
 
     return forward
 

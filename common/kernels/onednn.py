@@ -79,7 +79,7 @@ class _Handle(c_void_p):
 
 @contextlib.contextmanager
 def _short_spins():
-    """libgomp, loaded meanwhile, lets a waiting thread spin for microseconds instead of its usual milliseconds.
+    """libgomp, loaded meanwhile, lets a waiting thread spin for a millisecond at most instead of its usual ten.
 
     Waiting threads that spin take the cores from those they wait for as soon as anything else runs: on two cores
     with other work a training step took five times as long. OMP_WAIT_POLICY or GOMP_SPINCOUNT, if set, decide.
@@ -87,7 +87,7 @@ def _short_spins():
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         yield
         return
-    os.environ["GOMP_SPINCOUNT"] = "500"
+    os.environ["GOMP_SPINCOUNT"] = "20000"
     try:
         yield
     finally:

@@ -73,14 +73,20 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.ranks = ranks
         self.profile = profile.OFF
         self.pools = {}
+        self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
         half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
         self.loss_scales = {} if half else None
 
     def update(self):
-        """One update, after which running statistics are the same on all ranks."""
-        with self.profile(profile.FORWARD):  # all of an update that is nothing else
+        """One update, after which running statistics are the same on all ranks.
+
+        Chainer checks types and shapes in the first one only: it does so in every function, and finds the same.
+        """
+        check = chainer.config.type_check and not self._checked
+        with self.profile(profile.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
             super().update()
+        self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name="main"):

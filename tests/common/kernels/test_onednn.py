@@ -114,7 +114,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     with onednn._short_spins():
-        assert onednn.os.environ["GOMP_SPINCOUNT"] == "500"
+        assert onednn.os.environ["GOMP_SPINCOUNT"] == "20000"
     assert "GOMP_SPINCOUNT" not in onednn.os.environ
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     with onednn._short_spins():
