@@ -32,7 +32,6 @@ demo: $(READY)
 bench: $(READY)
 	$(PIP) install -q --no-build-isolation -e ".[bench]"
 	$(VENV)/bin/python benchmarks/bench.py
-	$(VENV)/bin/python benchmarks/loader.py
 
 quality: $(READY)
 	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }

@@ -99,8 +99,31 @@ def training_idle(root, workers, processes, updates, crop):
     return idle.fraction, idle.seconds / idle.batches
 
 
+def measured(size=512, slices=64, workers=2, updates=12, crop=128):
+    """Print both tables. Returns their rows as dicts for the JSON file."""
+    results = []
+    with tempfile.TemporaryDirectory() as place:
+        folders = {}
+        for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("RLE", RLELossless)):
+            folders[name] = pathlib.Path(place) / name
+            write_slices(folders[name], size, slices, syntax)
+        print(f"\n| DICOM {size}², float32 pairs | | augmentation | slices / s / core |\n|---|---|---|---|")
+        for cached in (False, True):
+            for row in loading(folders if not cached else {"any": folders["uncompressed"]}, cached):
+                print("| {} | {} | {} | {:.0f} |".format(*row), flush=True)
+                results.append({"what": "loading", "size": size, **dict(zip(
+                    ("stored", "source", "augmentation", "slices_per_core_second"), row, strict=True))})
+        print(f"\n| training, CPU, crop {crop}², nothing cached | idle fraction | s / update |\n|---|---|---|")
+        for label, count, processes in (("no workers", 0, False), (f"{workers} threads", workers, False),
+                                        (f"{workers} processes", workers, True)):
+            fraction, seconds = training_idle(folders["uncompressed"], count, processes, updates, crop)
+            print(f"| {label} | {100 * fraction:.2f} % | {seconds:.2f} |", flush=True)
+            results.append({"what": "idle", "crop": crop, "workers": label, "fraction": fraction, "update_s": seconds})
+    return results
+
+
 def command(argv):
-    """Print both tables."""
+    """Measure by the options in ``argv``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="rows and columns of a slice [512]")
     parser.add_argument("--slices", type=int, default=64, help="slices in each folder [64]")
@@ -109,20 +132,7 @@ def command(argv):
     parser.add_argument("--crop", type=int, default=128, help="crop of the training [128]")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as place:
-        folders = {}
-        for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("RLE", RLELossless)):
-            folders[name] = pathlib.Path(place) / name
-            write_slices(folders[name], given.size, given.slices, syntax)
-        print(f"| DICOM {given.size}², float32 pairs | | augmentation | slices / s / core |\n|---|---|---|---|")
-        for cached in (False, True):
-            for row in loading(folders if not cached else {"any": folders["uncompressed"]}, cached):
-                print("| {} | {} | {} | {:.0f} |".format(*row), flush=True)
-        print(f"\n| training, CPU, crop {given.crop}², nothing cached | idle fraction | s / update |\n|---|---|---|")
-        for label, workers, processes in (("no workers", 0, False), (f"{given.workers} threads", given.workers, False),
-                                          (f"{given.workers} processes", given.workers, True)):
-            fraction, seconds = training_idle(folders["uncompressed"], workers, processes, given.updates, given.crop)
-            print(f"| {label} | {100 * fraction:.2f} % | {seconds:.2f} |", flush=True)
+    measured(given.size, given.slices, given.workers, given.updates, given.crop)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Convolutions between many channels and one or two, where oneDNN computes sixteen because its vectors are that long.
 
 With one output channel a k x k convolution is k^2 maps, each a weighted sum of the input's channels, which are shifted
-and added: a product of two matrices and k^2 additions of rows. The same holds for the gradient by a narrow input, and
+and added: a product of two matrices and 2 k additions. The same holds for the gradient by a narrow input, and
 the gradient by the weights is a product with shifted copies of the narrow image. All go in bands of rows that stay in
 the cache. Images are (N, C, H, W), channels last; stride and dilation 1, one group.
 """
@@ -27,8 +27,8 @@ def forward(x, weights, bias, geometry):
     out_ch, in_ch, kh, kw = geometry.weights
     taps = numpy.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, in_ch)
     top, left = geometry.pad
-    shifts = [(top - i, left - j) for i in range(kh) for j in range(kw)]
-    y = _spread(channels_last(x), taps, shifts, geometry.out_shape)
+    y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)],
+                geometry.out_shape)
     if bias is not None:
         y += bias[:, None, None]
     return _with_channels_last(y)
@@ -39,8 +39,8 @@ def backward_data(gy, weights, geometry):
     out_ch, in_ch, kh, kw = geometry.weights
     taps = numpy.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
     top, left = geometry.pad
-    shifts = [(i - top, j - left) for i in range(kh) for j in range(kw)]
-    return _with_channels_last(_spread(channels_last(gy), taps, shifts, geometry.shape))
+    return _with_channels_last(_spread(channels_last(gy), taps, [i - top for i in range(kh)],
+                                       [j - left for j in range(kw)], geometry.shape))
 
 
 def backward_weights(x, gy, geometry):
@@ -50,29 +50,44 @@ def backward_weights(x, gy, geometry):
     x = channels_last(x)
     n, _, h, w = x.shape
     gw = numpy.zeros((out_ch * kh * kw, in_ch), numpy.float32)
-    for start, stop in _bands(h, w, out_ch * kh * kw):
-        copies = numpy.empty((out_ch, kh, kw, stop - start, w), numpy.float32)
-        for sample in range(n):
-            # Of the pixels around the image, which are none, only zeros may be left.
-            copies.fill(0)
-            for i in range(kh):
-                for j in range(kw):
-                    _shift(gy[sample], copies[:, i, j], (i - top - start, j - left), add=False)
+    # padded[o, r, c] = gy[o, r + top - kh + 1, c + left - kw + 1], 0 outside: tap (i, j) of pixel (r, c) is the number
+    # at (r + kh - 1 - i, c + kw - 1 - j).
+    padded = numpy.zeros((out_ch, h + kh - 1, w + kw - 1), numpy.float32)
+    above, before = kh - 1 - top, kw - 1 - left
+    rows, columns = (_overlap(size, room, by) for size, room, by in zip(
+        gy.shape[2:], padded.shape[1:], (above, before), strict=True))
+    if rows is None or columns is None:  # so much padding that no output sees the image
+        return gw.reshape(geometry.weights)
+    windows = numpy.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))[:, :, :, ::-1, ::-1]
+    for sample in range(n):
+        padded[:, rows[1], columns[1]] = gy[sample][:, rows[0], columns[0]]
+        for start, stop in _bands(h, w, out_ch * kh * kw):
+            copies = numpy.ascontiguousarray(windows[:, start:stop].transpose(0, 3, 4, 1, 2))
             pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, in_ch)
             gw += matmul(copies.reshape(out_ch * kh * kw, -1), pixels)
     return numpy.ascontiguousarray(gw.reshape(out_ch, kh, kw, in_ch).transpose(0, 3, 1, 2))
 
 
-def _spread(x, taps, shifts, out_shape):
-    """y[o] = the sum over t of (taps[o, t] x) shifted by shifts[t]; taps (O T, C). A dense (N, O, H', W') array."""
+def _spread(x, taps, down, right, out_shape):
+    """y[o] = the sum over i and j of (taps[o, i, j] x) shifted by (down[i], right[j]); taps (O I J, C), rows in order.
+
+    A dense (N, O, H', W') array. Columns are shifted for all i at once, then rows.
+    """
     n, channels, h, w = x.shape
     y = numpy.zeros(out_shape, numpy.float32)
+    columns = [_overlap(w, out_shape[3], by) for by in right]
     for start, stop in _bands(h, w, len(taps)):
+        rows = [_overlap(stop - start, out_shape[2], start + by) for by in down]
         for sample in range(n):
             pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, channels)
-            maps = matmul(taps, pixels.T).reshape(-1, len(shifts), stop - start, w)
-            for t, (down, right) in enumerate(shifts):
-                _shift(maps[:, t], y[sample], (down + start, right), add=True)
+            maps = matmul(taps, pixels.T).reshape(-1, len(down), len(right), stop - start, w)
+            wide = numpy.zeros((*maps.shape[:2], stop - start, out_shape[3]), numpy.float32)
+            for j, part in enumerate(columns):
+                if part is not None:
+                    wide[..., part[1]] += maps[:, :, j, :, part[0]]
+            for i, part in enumerate(rows):
+                if part is not None:
+                    y[sample, :, part[1]] += wide[:, i, part[0]]
     return y
 
 
@@ -81,19 +96,8 @@ def _bands(h, w, maps):
     return [(start, min(start + rows, h)) for start in range(0, h, rows)]
 
 
-def _shift(source, target, by, add):
-    """Add (or write) ``source`` (O, h, w) to ``target`` (O, H, W), moved down and right by ``by``; the rest is cut."""
-    rows, columns = (_overlap(source.shape[axis], target.shape[axis], d) for axis, d in zip((1, 2), by, strict=True))
-    if rows is None or columns is None:
-        return
-    part = source[:, rows[0], columns[0]]
-    if add:
-        target[:, rows[1], columns[1]] += part
-    else:
-        target[:, rows[1], columns[1]] = part
-
-
 def _overlap(size, target_size, by):
+    """(part of the source, part of the target) where something of ``size``, moved by ``by``, meets the target."""
     first, last = max(0, by), min(target_size, size + by)
     return None if first >= last else (slice(first - by, last - by), slice(first, last))
 

@@ -6,6 +6,7 @@ import numpy
 from medi2i.common.compat import chainer
 from medi2i.common.kernels import (
     cpu_adam,
+    cpu_joining,
     cpu_normalisation,
     cpu_pointwise,
     cpu_resize,
@@ -23,6 +24,7 @@ _functions = chainer.functions
 _batch = _functions.normalization.batch_normalization
 _leaky = _functions.activation.leaky_relu
 _relu = _functions.activation.relu
+_math = _functions.math.basic_math
 _resize = _functions.array.resize_images
 _unpool = _functions.pooling.unpooling_2d
 
@@ -50,6 +52,8 @@ def replacements(with_onednn):
         (_unpool.Unpooling2D, "forward", _unpooling),
         (_unpool.Unpooling2DGrad, "forward", _unpooling_backward),
         (_functions.math.sum.Sum, "forward", _sum),
+        (_math.Add, "forward", _add),
+        (_functions.array.concat.Concat, "forward", _concatenation),
         (normalisation.Engines, "cpu", lambda original: cpu_normalisation),
         losses,
         adam,
@@ -220,6 +224,27 @@ def _sum(original):
         # The gradient of a bias, as a product with ones.
         pixels = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
         return matmul(numpy.ones((1, len(pixels)), numpy.float32), pixels)[0],
+
+    return forward
+
+
+def _add(original):
+    @functools.wraps(original)
+    def forward(self, inputs):
+        a, b = inputs
+        if not _images(a, b) or a.shape != b.shape or not cpu_joining.takes(inputs):
+            return original(self, inputs)
+        return cpu_joining.add(a, b),
+
+    return forward
+
+
+def _concatenation(original):
+    @functools.wraps(original)
+    def forward(self, inputs):
+        if self.axis != 1 or not _images(*inputs) or not cpu_joining.takes(inputs):
+            return original(self, inputs)
+        return cpu_joining.concatenate(inputs),
 
     return forward
 

@@ -21,7 +21,7 @@ def test_demo_on_a_phantom_and_the_way_to_the_next(tmp_path, capsys):
         "pix2pix/convert.py", "tools/evaluate.py"]
     for row in ("identity", "identity - 100", "pix2pix", "tv", "nlm"):
         assert any(line.startswith(f"{row} ") for line in told.splitlines()), row
-    assert "training: 1 epochs of 8 slices, 8 updates" in told and f"picture: {out}/evaluation/worst.png" in told
+    assert "training: 1 epochs of 8 slices, 64 updates" in told and f"picture: {out}/evaluation/worst.png" in told
     report = out / "evaluation" / "report.html"
     assert f"open {report} in a browser" in told and report.stat().st_size > 10_000
     said = json.loads((out / "evaluation" / "evaluation.json").read_text())

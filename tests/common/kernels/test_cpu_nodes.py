@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels import cpu, cpu_adam, cpu_bands, cpu_narrow, onednn
+from medi2i.common.kernels import cpu, cpu_adam, cpu_bands, cpu_joining, cpu_matmul, cpu_narrow, onednn
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -162,6 +162,61 @@ def test_pointwise_and_sizes(name, arrange):
     if name != "sum":
         assert took_onednn(POINTWISE[name], x)
     assert_equal_to_chainer(POINTWISE[name], x)
+
+
+@needs_onednn
+def test_large_images_are_joined_and_added_by_several_threads(monkeypatch):
+    monkeypatch.setattr(cpu_joining, "SMALLEST", 50)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    a, b, c = (last(random(2, channels, 7, 5)) for channels in (3, 3, 4))
+    assert cpu_joining.takes((a, b)) and not cpu_joining.takes((np.ascontiguousarray(a), b))
+    np.testing.assert_array_equal(cpu_joining.add(a, b), a + b)
+    joined = cpu_joining.concatenate((a, c, b))
+    np.testing.assert_array_equal(joined, np.concatenate((a, c, b), axis=1))
+    assert joined.strides == last(joined).strides
+    assert_equal_to_chainer(lambda x, y: F.concat([x + x, y], axis=1), a, c)
+
+
+@needs_onednn
+def test_products_are_numpys():
+    a, b = random(5, 70), random(70, 33)
+    for left, right in ((a, b), (np.asfortranarray(a), b), (a, np.asfortranarray(b))):
+        np.testing.assert_allclose(cpu_matmul.matmul(left, right), a @ b, rtol=1e-5, atol=1e-5)
+
+
+def gradients_of_convolution(case, twice):
+    n, in_ch, out_ch, h, w, ksize, stride, pad, dilate, groups = case
+    arrays = random(n, in_ch, h, w), random(out_ch, in_ch // groups, *ksize), random(out_ch)
+    inputs = [chainer.Variable(a) for a in arrays]
+    with chainer.using_config("type_check", False):
+        y = F.convolution_2d(*inputs, stride, pad, dilate=dilate, groups=groups)
+        y.grad = random(*y.shape, seed=1)
+        y.backward(enable_double_backprop=twice)
+    return [v.grad for v in inputs]
+
+
+@needs_onednn
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_gradients_without_a_graph_are_those_with_one(case):
+    """What is computed at once where nothing is differentiated twice, by function nodes otherwise."""
+    with cpu.using("onednn"):
+        found = [gradients_of_convolution(case, twice) for twice in (False, True)]
+    for once, graph in zip(*found, strict=True):
+        assert once.dtype == graph.dtype
+        np.testing.assert_allclose(once, graph, rtol=TOLERANCE, atol=TOLERANCE * np.abs(graph).max())
+
+
+@needs_onednn
+def test_hooks_and_checks_still_see_every_function():
+    x = chainer.Variable(random(1, 2, 5, 6))
+    with cpu.using("onednn"), chainer.using_config("type_check", False):
+        hook = chainer.function_hooks.TimerHook()
+        with hook:
+            F.sum(F.relu(x)).backward()
+        names = [name for name, _ in hook.call_history]
+    assert "ReLUGrad2" in names
+    with cpu.using("onednn"), chainer.no_backprop_mode(), pytest.raises(chainer.utils.type_check.InvalidType):
+        F.relu(np.arange(3))
 
 
 @needs_onednn
