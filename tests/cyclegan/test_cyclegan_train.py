@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
+from run_files import saved_arrays
 
 from medi2i.common.inference.checkpoint import load_generator
 from medi2i.common.options import load_args
@@ -50,11 +51,7 @@ def train(data, out, *argv, options=SMALL, status=0):
 
 
 def weights(run, epoch, names=NETWORKS):
-    found = {}
-    for name in names:
-        with numpy.load(run / f"{name}{epoch}.npz", allow_pickle=False) as file:
-            found.update({f"{name}/{key}": file[key].tobytes() for key in file.files})
-    return found
+    return saved_arrays(run, epoch, names)
 
 
 @pytest.fixture(scope="module")

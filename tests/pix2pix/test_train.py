@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 from PIL import Image
+from run_files import log_of, only_run, saved_arrays
 
 from medi2i.common.inference.checkpoint import find_run, load_generator
 from medi2i.common.options import load_args
@@ -64,15 +65,7 @@ def start(*argv):
 
 def weights(run, epoch):
     """All arrays of the networks saved for ``epoch``, as bytes."""
-    found = {}
-    for name in ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"):
-        with numpy.load(run / f"{name}{epoch}.npz", allow_pickle=False) as file:
-            found.update({f"{name}/{key}": file[key].tobytes() for key in file.files})
-    return found
-
-
-def only_run(out):
-    return next(path for path in Path(out).iterdir() if not path.name.startswith("."))
+    return saved_arrays(run, epoch, ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"))
 
 
 def wait_for(condition, process, seconds=240):
@@ -176,8 +169,7 @@ def test_killed_before_the_first_snapshot_and_in_the_middle(data, tmp_path):
     assert "taking the snapshot before it" in err_text and newest.name in err_text
     assert f"iteration {iteration_of(newest) - 3}" in out_text
     assert weights(run, 8) == weights(straight, 8)
-    assert [{k: v for k, v in entry.items() if k != "elapsed_time"} for entry in read_log(run / "log.jsonl")] == [
-        {k: v for k, v in entry.items() if k != "elapsed_time"} for entry in read_log(straight / "log.jsonl")]
+    assert log_of(run) == log_of(straight)
     assert (run / "best.json").read_text() == (straight / "best.json").read_text()
     assert sorted(p.name for p in run.glob("*.npz")) == sorted(p.name for p in straight.glob("*.npz"))
 

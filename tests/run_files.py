@@ -1,0 +1,26 @@
+"""What the tests of several folders read of a run folder."""
+import json
+from pathlib import Path
+
+import numpy
+
+
+def only_run(out):
+    """The one run folder in ``out``."""
+    run, = (path for path in Path(out).iterdir() if not path.name.startswith("."))
+    return run
+
+
+def saved_arrays(run, epoch, names):
+    """All arrays of the files ``names`` saved for ``epoch``: {"enc_x/name": bytes}."""
+    found = {}
+    for name in names:
+        with numpy.load(Path(run) / f"{name}{epoch}.npz", allow_pickle=False) as file:
+            found.update({f"{name}/{key}": file[key].tobytes() for key in file.files})
+    return found
+
+
+def log_of(run):
+    """The entries of the log, without the time they were written at."""
+    lines = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "elapsed_time"} for line in lines]
