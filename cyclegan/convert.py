@@ -12,11 +12,13 @@ from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import Plan, convert
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.quantised import examples_of
 from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import samples_of
+from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
 from medi2i.datasets.unpaired import DICOM_CLIP
@@ -51,8 +53,14 @@ def plan_of(options, model):
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out,
                                     more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
 
+    preparation = Preparation(clip_in, DICOM_CLIP,
+                              setup.per_slice(trained.ch if forward else trained.out_ch, stack, model), crop,
+                              spacing=spacing if spacing > 0 else None, fixed=fixed,
+                              body=trained.clip_body and generator is not None)
+
     def any_size(translation):
-        engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs))
+        engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs),
+                           lambda: examples_of(inputs, preparation, stack, size_multiple(trained)))
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
     network = any_size(generator)
@@ -63,10 +71,7 @@ def plan_of(options, model):
     return Plan(
         options=options, model=model.description, settings=settings,
         network=network if samples is None else samples.run, samples=samples,
-        preparation=Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch if forward else trained.out_ch, stack,
-                                                                     model),
-                                crop, spacing=spacing if spacing > 0 else None, fixed=fixed,
-                                body=trained.clip_body and generator is not None),
+        preparation=preparation,
         form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP),
         stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",

@@ -12,19 +12,21 @@ log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)  # how far the engine differs is told in every conversion
 
 NAMES = ("auto", "chainer", *ENGINES)
+_ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Runtime")}
 # Largest and mean difference in [-1, 1], where a 12-bit CT has steps of 5e-4. Libraries round differently: by some 1e-6
 # on average; a network that was hardly trained blows that up to 3e-4 here and there (Chainer's own code does, too).
 # A graph that is wrong differs by far more on average.
 TOLERANCE = 1e-3, 2e-5
 
 
-def choose(encoder, decoder, device, name, precision, unit, unit_name):
+def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=None):
     """The Engine for a generator.
 
     Args:
         encoder, decoder: links of ``common.networks``. device: of ``chainer.get_device``; a GPU runs Chainer.
         name: "auto" takes OpenVINO, else ONNX Runtime, else Chainer, as installed; or one of them by name.
-        precision: "fp32", or "bf16" with OpenVINO on a CPU that has it.
+        precision: "fp32"; "bf16" with OpenVINO on a CPU that has it; "int8" with ONNX Runtime.
+        examples: function that gives a list of inputs (1, C, H, W) that are like those to come, for "int8".
         unit, unit_name: what 1 of the network's [-1, 1] is, as 750 "HU", for the report of the check.
 
     Raises UserError for a combination that does not exist here.
@@ -39,13 +41,14 @@ def choose(encoder, decoder, device, name, precision, unit, unit_name):
     candidates = installed() if name == "auto" else [name]
     if name in ENGINES and name not in installed():
         raise UserError(f"--engine {name}: it is not installed; pip install {name}, or --engine auto")
-    if precision == "bf16":
-        if name == "auto" and "openvino" not in candidates:
-            raise UserError("--precision bf16: it needs OpenVINO; pip install openvino, or --precision fp32")
-        candidates = [c for c in candidates if c == "openvino" or name != "auto"]
+    if name == "auto" and precision in _ONLY_WITH:
+        only, package = _ONLY_WITH[precision]
+        if only not in candidates:
+            raise UserError(f"--precision {precision}: it needs {package}; pip install {only}, or --precision fp32")
+        candidates = [only]
     if not candidates:
         return plain
-    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision)
+    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision, examples)
     return CheckedEngine(graph, plain, None if precision != "fp32" else TOLERANCE, unit, unit_name)
 
 
@@ -53,7 +56,8 @@ def _refuse(name, precision, where):
     if name is not None:
         raise UserError(f"--engine {name}: it runs on the CPU; -g -1, or --engine auto")
     if precision != "fp32":
-        raise UserError(f"--precision {precision}: not {where}; --engine openvino on the CPU could do it")
+        raise UserError(f"--precision {precision}: not {where}; --engine {_ONLY_WITH[precision][0]} on the CPU could "
+                        "do it")
 
 
 class CheckedEngine:

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference import quantised
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.kernels.workers import threads
 from medi2i.common.networks.spec import SampleKind
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class GraphEngine:
@@ -38,23 +39,26 @@ class GraphEngine:
 
 
 class OnnxRuntimeEngine(GraphEngine):
-    """ONNX Runtime's CPU provider."""
+    """ONNX Runtime's CPU provider; with ``precision`` "int8" features have the ranges that ``examples()`` have."""
 
     name = "onnxruntime"
 
-    def __init__(self, encoder, decoder, chainer_engine, precision="fp32"):
+    def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None):
         super().__init__(encoder, decoder, chainer_engine)
-        if precision != "fp32":
-            raise UserError(f"--precision {precision}: ONNX Runtime computes in fp32 on this CPU; --engine openvino "
+        if precision == "bf16":
+            raise UserError("--precision bf16: ONNX Runtime computes in fp32 or int8 on this CPU; --engine openvino "
                             "could do it")
+        content = export(encoder, decoder)
+        if precision == "int8":
+            quantised.require()
+            content = quantised.quantised(content, examples())
         import onnxruntime
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads()
         settings.log_severity_level = 3
         # Reading and writing go on meanwhile: a thread that waits must not hold a core.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(export(encoder, decoder), settings,
-                                                     providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
     def run_one(self, x):
         return self._session.run(None, {INPUT: x})[0]
@@ -65,9 +69,11 @@ class OpenVinoEngine(GraphEngine):
 
     name = "openvino"
 
-    def __init__(self, encoder, decoder, chainer_engine, precision="fp32"):
+    def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None):
         super().__init__(encoder, decoder, chainer_engine)
         core = quiet_openvino().Core()
+        if precision == "int8":
+            raise UserError("--precision int8: not with OpenVINO; --engine onnxruntime could do it")
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("--precision bf16: this CPU has no bf16 arithmetic; --precision fp32 would do")
         settings = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],

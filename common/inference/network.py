@@ -83,19 +83,20 @@ def _check_given(given, trained, source):
                             f"({getattr(trained, name)} in {source}); leave it out")
 
 
-def engine_of(generator, device, options=None, clip_out=None) -> Engine:
+def engine_of(generator, device, options=None, clip_out=None, examples=None) -> Engine:
     """The Engine that runs ``generator`` (None: the identity) on ``device`` (of ``chainer.get_device``).
 
     options: of the conversion, with ``engine`` and ``precision``; None is Chainer. clip_out: the Clip of the results,
-    for telling in HU how far engines differ; None where they are not HU. Raises UserError for an engine that is not
-    there.
+    for telling in HU how far engines differ; None where they are not HU. examples: as for ``engine_choice.choose``.
+    Raises UserError for an engine that is not there.
     """
     if generator is None:
         return IdentityEngine()
     if options is None:
         return ChainerEngine(generator.encoder, generator.decoder, device)
     unit, unit_name = (1.0, "of [-1, 1]") if clip_out is None else ((clip_out.upper - clip_out.lower) / 2, "HU")
-    return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name)
+    return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name,
+                  examples)
 
 
 def network_of(generator, engine, tile=None, overlap=None):

@@ -34,8 +34,8 @@ class NetworkFiles(Checked):
                              "kernels for normalisation with activation and for losses")
     engine: str = option("auto", choices=kinds.ENGINES, help="what runs the network on the CPU; auto: OpenVINO, else "
                          "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
-    precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO); "
-                            "its deviation on the first image is told in HU")
+    precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO), "
+                            "int8 on most (ONNX Runtime); the deviation on the first image is told in HU")
     batch_size: int = option(1, "-b", type=int, low=1, help="images that go through the network together")
     tile: int = option(None, type=int, low=8, help="side in pixels of overlapping tiles, for images too large for the "
                        "memory; default: whole images")

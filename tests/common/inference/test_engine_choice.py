@@ -9,13 +9,16 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference import engine_choice, graph_engines, tiling
+from medi2i.common.inference import engine_choice, graph_engines, quantised, tiling
 from medi2i.common.inference.engine_choice import CheckedEngine, choose
 from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
+from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.receptive import reach
+from medi2i.common.inference.slices import Preparation
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions, kinds
+from medi2i.datasets.scaling import Clip
 
 CPU = chainer.get_device("@numpy")
 
@@ -76,7 +79,9 @@ def test_auto_takes_what_is_installed(monkeypatch):
 @pytest.mark.parametrize("name, precision, message", [
     ("openvino", "fp32", "--engine openvino: it is not installed; pip install openvino"),
     ("auto", "bf16", "--precision bf16: it needs OpenVINO"),
-    ("chainer", "bf16", "--precision bf16: not with Chainer"),
+    ("chainer", "bf16", "--precision bf16: not with Chainer; --engine openvino on the CPU could do it"),
+    ("auto", "int8", "--precision int8: it needs ONNX Runtime; pip install onnxruntime"),
+    ("chainer", "int8", "--precision int8: not with Chainer; --engine onnxruntime on the CPU could do it"),
 ])
 def test_what_is_not_there_is_said(monkeypatch, name, precision, message):
     monkeypatch.setattr(engine_choice, "installed", lambda: [])
@@ -88,6 +93,47 @@ def test_onnxruntime_has_no_bf16():
     needs("onnxruntime")
     with pytest.raises(UserError, match="--precision bf16: ONNX Runtime computes in fp32"):
         picked("onnxruntime", "bf16")
+
+
+def test_openvino_has_no_int8():
+    needs("openvino")
+    with pytest.raises(UserError, match="--precision int8: not with OpenVINO; --engine onnxruntime"):
+        picked("openvino", "int8")
+
+
+def test_int8_says_what_it_lacks(monkeypatch):
+    needs("onnxruntime")
+    monkeypatch.setattr(quantised.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--precision int8: it needs the package onnx; pip install 'medi2i\\[int8\\]'"):
+        quantised.require()
+
+
+def test_int8_is_near_and_its_deviation_is_told(caplog):
+    needs("onnxruntime")
+    pytest.importorskip("onnx")
+    encoder, decoder, _ = links(gen_residual=0.1, gen_norm="none", gen_out_activation="none", unet="concat")
+    engine = choose(encoder, decoder, CPU, "auto", "int8", 750, "HU", lambda: [image(32, 32, seed) for seed in (3, 4)])
+    x = image(24, 40)
+    y, expected = engine.run(x), ChainerEngine(encoder, decoder, CPU).run(x)
+    assert engine.name == "onnxruntime" and "onnxruntime differs from Chainer on the first image" in caplog.text
+    step = 0.1 * np.abs(expected - x).max()  # what the layers say, and so their rounding, is a tenth of what is added
+    assert 0 < np.abs(y - expected).max() < step
+    assert engine.deviation[0] == pytest.approx(750 * np.abs(y - expected).max(), rel=1e-3)
+
+
+def test_examples_are_spread_over_the_images_and_bad_ones_left_out(tmp_path):
+    for number in range(20):
+        np.save(tmp_path / f"{number:02d}.npy", np.full((1, 6, 7), number, np.float32))
+    (tmp_path / "00.npy").write_bytes(b"nothing")
+    inputs = find_inputs([tmp_path])
+    found = quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 3, 4)
+    assert [one.shape for one in found] == [(1, 3, 8, 8)] * 7
+    values = [round(float(one[0, 1, 3, 3] + 1) * 10) for one in found]
+    assert values == sorted(values) and values[0] == 3 and values[-1] == 19
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="--precision int8: none of the images"):
+        quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 1, 4)
 
 
 class Off(IdentityEngine):
