@@ -28,24 +28,29 @@ def main():
     options = parser.parse_args()
     about = measure.machine()
     print(json.dumps(about, indent=1))
-    results = []
-    if "conversion" in options.only:
-        results += conversion.run(options.repeats, (64,) if options.quick else conversion.SIZES)
-    if "end_to_end" in options.only:
-        results += end_to_end.run(1, 64, 3) if options.quick else end_to_end.run(3)
-    if "training" in options.only:
-        cases = (("pix2pix", 32, 1), ("cyclegan", 32, 1)) if options.quick else training.CASES
-        results += training.run(options.repeats, cases)
-    if "memory" in options.only:
-        results.append(training.memory(64 if options.quick else 512, 1 if options.quick else 4))
-    if "loader" in options.only:
-        results += loader.measured(64, 4, 2, 2, 32) if options.quick else loader.measured()
-    if "gpu" in options.only:
-        results += gpu.run(3 if options.quick else 20, (("pix2pix", 32, 1),) if options.quick else gpu.CASES)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / time.strftime("%Y%m%d_%H%M%S.json")
-    path.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8")
+    results = []
+    for part in options.only:
+        results += measured(part, options.repeats, options.quick)
+        # After each part: what was measured is not lost where a later one fails.
+        path.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8")
     print(f"\n{path}")
+
+
+def measured(part, repeats, quick):
+    """Measure and print a part. Returns a list of dicts."""
+    if part == "conversion":
+        return conversion.run(repeats, (64,) if quick else conversion.SIZES)
+    if part == "end_to_end":
+        return end_to_end.run(1, 64, 3) if quick else end_to_end.run(3)
+    if part == "training":
+        return training.run(repeats, (("pix2pix", 32, 1), ("cyclegan", 32, 1)) if quick else training.CASES)
+    if part == "memory":
+        return [training.memory(64 if quick else 512, 1 if quick else 4)]
+    if part == "loader":
+        return loader.measured(64, 4, 2, 2, 32) if quick else loader.measured()
+    return gpu.run(3 if quick else 20, (("pix2pix", 32, 1),) if quick else gpu.CASES)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subjects
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
-from medi2i.common.inference.graph_engines import ENGINES, installed
+from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed
 from medi2i.common.kernels import cpu
 from medi2i.common.kernels.workers import threads
 
@@ -29,9 +29,9 @@ def candidates(size):
 
         found[name] = convert
     for name in installed():
-        for precision in ("fp32", "bf16"):
+        for precision in PRECISIONS:
             try:
-                engine = ENGINES[name](networks.enc_x, networks.dec_y, plain, precision)
+                engine = ENGINES[name](networks.enc_x, networks.dec_y, plain, precision, lambda: [x])
             except UserError:
                 continue
             found[f"medi2i, --engine {name}, {precision}"] = lambda engine=engine: engine.run(x)

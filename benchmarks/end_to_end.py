@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medi2i.common.compat import chainer
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.graph_engines import ENGINES, installed
+from medi2i.common.kernels import cpu
 from medi2i.pix2pix import convert, train
 
 
@@ -22,7 +23,7 @@ def run(repeats, size=512, slices=40):
         place = Path(place)
         loader.write_slices(place, size, slices, ExplicitVRLittleEndian)
         must(train, ["-R", place, "-e", 1, "-cw", 64, "-ch", 64, "-gc", *subjects.CHANNELS, "-db", 8,
-                     "-o", place / "run"])
+                     "-g", -1, "-o", place / "run"])
         model = next((place / "run").iterdir())
         results = []
         for name in installed():
@@ -30,7 +31,7 @@ def run(repeats, size=512, slices=40):
             candidates = {
                 "engine alone": alone(name, size, slices),
                 "DICOM to DICOM": lambda name=name, counter=counter: must(convert, [
-                    model, "-R", place / "trainA", "-o", place / f"{name}{next(counter)}", "--engine", name])}
+                    model, "-R", place / "trainA", "-o", place / f"{name}{next(counter)}", "--engine", name, "-g", -1])}
             rows = measure.summary(measure.alternate(candidates, repeats), "engine alone")
             measure.show(f"{slices} slices of {size}x{size} by {name}", rows, "engine alone")
             results.append({"what": "end to end", "engine": name, "size": size, "slices": slices, "candidates": rows})
@@ -52,9 +53,9 @@ def alone(name, size, slices):
 
 
 def must(command, words):
-    """Run a command of this project quietly. Raises RuntimeError where it fails."""
+    """Run a command of this project quietly. Raises RuntimeError where it fails, or falls back to another engine."""
     told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), cpu.using("auto"):
         status = command.main([str(word) for word in words])
-    if status:
+    if status or "so Chainer runs" in told.getvalue():
         raise RuntimeError(f"{command.__name__}: status {status}\n{told.getvalue()}")

@@ -1,5 +1,7 @@
 """Training steps: plain Chainer, medi2i's CPU code, and the PyTorch twin in both layouts.
 
+Chainer checks types in the first update only, as in all trainings here.
+
     python benchmarks/training.py pix2pix 512 4 medi2i        one step in this process; prints its peak memory in MB
 """
 import sys

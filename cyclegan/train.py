@@ -57,7 +57,7 @@ def take_part(options, resumed, argv, ranks):
 
     # networks
     networks = net.build(options)
-    if options.gen_residual:
+    if options.gen_residual and not options.check:  # which reads all images, and tells of all that it cannot read
         shift = domain_shift(*train)
         start_at(networks.dec_y, shift)
         start_at(networks.dec_x, -shift)
@@ -94,7 +94,8 @@ def take_part(options, resumed, argv, ranks):
                               features, ranks)
     measure = None
     if val != [None, None]:
-        measure = CycleMeasure(*val, shown, device, options.batch_size, ranks)
+        # Whole images need more memory than crops.
+        measure = CycleMeasure(*val, shown, device, 1 if options.random_translate < 0 else options.batch_size, ranks)
     if options.check:
         check({"training A": train[0], "training B": train[1], "validation A": val[0], "validation B": val[1]},
               updater, links, measure, options)

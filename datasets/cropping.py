@@ -20,10 +20,12 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1):
 def crop_for(phase, smallest, options, multiple=1):
     """(height, width) of the crop of ``phase`` "train" or "val" by the options, else as ``choose_crop``.
 
-    Where training takes crops from anywhere, validation takes all of the image: its middle would not stand for it.
+    Where training takes crops from anywhere, validation takes all of the image (to a multiple of ``multiple``): its
+    middle would not stand for it. A network with fully connected layers keeps to its one size.
     """
-    if phase == "val" and options.random_translate < 0:
-        return choose_crop(smallest, translate=-1, multiple=multiple)
+    one_size = options.gen_fc > 0 or options.latent_dim > 0
+    if phase == "val" and options.random_translate < 0 and not one_size:
+        return tuple(size // multiple * multiple for size in smallest)
     return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple)
 
 

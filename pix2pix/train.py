@@ -59,7 +59,7 @@ def take_part(options, resumed, argv, ranks):
 
     # networks
     networks = net.build(options)
-    if options.gen_residual:
+    if options.gen_residual and not options.check:  # which reads all images, and tells of all that it cannot read
         start_at(networks.dec_y, mean_difference(train, options.seed))
     links = networks.as_dict()
     generator = {name: link for name, link in links.items() if name != "dis"}
@@ -88,8 +88,8 @@ def take_part(options, resumed, argv, ranks):
                              processes=options.worker_processes, crops=options.crops_per_image,
                              rank=ranks.rank, ranks=ranks.count)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device, ranks)
-    measure = None if val is None else PairedMeasure(val, shown.translate, device, options.batch_size,
-                                                     options.class_num, ranks)
+    at_once = 1 if options.random_translate < 0 else options.batch_size  # whole images need more memory than crops
+    measure = None if val is None else PairedMeasure(val, shown.translate, device, at_once, options.class_num, ranks)
     if options.check:
         check({"training": train, "validation": val}, updater, links, measure, options)
         iterator.finalize()

@@ -8,6 +8,7 @@ from medi2i.common.kernels import cpu_bands, cpu_convolution
 from medi2i.common.kernels.cpu_convolution import Geometry
 from medi2i.common.kernels.layout import plain_float32
 from medi2i.common.kernels.onednn import OnednnError
+from medi2i.common.kernels.quick_apply import no_graph
 
 _conv = chainer.functions.connection.convolution_2d
 _deconv = chainer.functions.connection.deconvolution_2d
@@ -76,8 +77,10 @@ def _all_gradients(original):
     """The three gradients in two calls of oneDNN and no function node, where they are not to be differentiated."""
     @functools.wraps(original)
     def backward(self, indexes, grad_outputs):
+        if not no_graph(self) or not _standard(self):
+            return original(self, indexes, grad_outputs)
         arrays = [v.array for v in (*self.get_retained_inputs(), *grad_outputs)]
-        if chainer.config.enable_backprop or not plain_float32(*arrays) or not _standard(self):
+        if not plain_float32(*arrays):
             return original(self, indexes, grad_outputs)
         x, weights, gy = arrays
         geometry = _geometry(self, x.shape, gy.shape, weights.shape)

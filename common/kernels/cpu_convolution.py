@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy
 
 from medi2i.common.kernels import cpu_narrow, onednn
+from medi2i.common.kernels.cpu_matmul import sum_of_pixels
 from medi2i.common.kernels.layout import PLANS, channels_last, empty_images, first_strides, last_strides
 
 
@@ -176,7 +177,8 @@ def backward_weights(x, gy, geometry):
 def backward_weights_and_bias(x, gy, geometry, with_bias=True):
     """The gradients by the weights and by the bias ((C',), or None without). Raises OnednnError."""
     if cpu_narrow.fits(geometry, narrow_axis=0):
-        return cpu_narrow.backward_weights(x, gy, geometry), gy.sum(axis=(0, 2, 3)) if with_bias else None
+        return cpu_narrow.backward_weights(x, gy, geometry), (
+            sum_of_pixels(channels_last(gy)) if with_bias else None)
     dnnl = onednn.library()
     x, gy = channels_last(x), channels_last(gy)
     gw = numpy.empty(geometry.weights, numpy.float32)

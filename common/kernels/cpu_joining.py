@@ -11,8 +11,10 @@ SMALLEST = 1 << 17  # numbers that are worth another thread
 
 
 def takes(arrays):
-    """Whether ``arrays`` are large enough, and lie in memory as is expected here."""
-    return arrays[0].size >= 2 * SMALLEST and all(x.transpose(0, 2, 3, 1).flags.c_contiguous for x in arrays)
+    """Whether ``arrays`` are large enough, of one size, and lie in memory as is expected here."""
+    n, _, *size = arrays[0].shape
+    return arrays[0].size >= 2 * SMALLEST and all(
+        len(x) == n and list(x.shape[2:]) == size and x.transpose(0, 2, 3, 1).flags.c_contiguous for x in arrays)
 
 
 def concatenate(arrays):

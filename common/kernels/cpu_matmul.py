@@ -19,6 +19,12 @@ def _plan(shapes, strides):
     return onednn.Primitive(dnnl, made, [(onednn.SRC, a), (onednn.WEIGHTS, b), (onednn.DST, c)])
 
 
+def sum_of_pixels(images):
+    """Sum of (N, C, H, W), channels last, in each channel: (C,). A product with ones is quick, and rounds less."""
+    pixels = images.transpose(0, 2, 3, 1).reshape(-1, images.shape[1])
+    return matmul(numpy.ones((1, len(pixels)), numpy.float32), pixels)[0]
+
+
 def matmul(a, b):
     """a @ b for float32 matrices (M, K) and (K, N), C-contiguous or the transpose of such. Nothing may be empty."""
     product = numpy.empty((a.shape[0], b.shape[1]), numpy.float32)

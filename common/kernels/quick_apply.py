@@ -12,17 +12,21 @@ from medi2i.common.compat import chainer
 Variable = chainer.Variable
 
 
+def no_graph(node):
+    """Whether ``node`` is only to compute: no graph is made, and neither debugging nor hooks look at it."""
+    config = chainer.config
+    return not (config.enable_backprop or config.debug or config.schedule_func is not None
+                or node._n_local_function_hooks or chainer.get_function_hooks())
+
+
 def replacement(original):
     """What takes the place of ``FunctionNode.apply``; goes to ``original`` for all but NumPy arrays without a graph.
 
     Chainer's checks (``type_check``, ``debug``), hooks and other array libraries also go there.
     """
-    config = chainer.config
-
     @functools.wraps(original)
     def apply(self, inputs):
-        if config.enable_backprop or config.type_check or config.debug or config.schedule_func is not None or (
-                self._n_local_function_hooks or chainer.get_function_hooks()):
+        if chainer.config.type_check or not no_graph(self):
             return original(self, inputs)
         arrays = []
         for x in inputs:
@@ -33,7 +37,8 @@ def replacement(original):
             arrays.append(x)
         self._input_layouts = (None,) * len(arrays)
         outputs = self.forward(tuple(arrays))
-        return tuple([Variable(y, requires_grad=False) for y in outputs])
+        requires_grad = any([isinstance(x, Variable) and x.requires_grad for x in inputs])
+        return tuple([Variable(y, requires_grad=requires_grad) for y in outputs])
 
     return apply
 

@@ -49,7 +49,8 @@ class AugmentationOptions(Checked):
     """Augmentation (training only)."""
 
     random_translate: int = option(4, "-rt", type=int, low=-1, help="largest shift in pixels; -1: crops from anywhere "
-                                   "in the image, never beyond it; except for 0 also flips")
+                                   "in the image, never beyond it, and validation on whole images; except for 0 also "
+                                   "flips")
     random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
                                 "are not square the four that keep the shape")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")
@@ -65,7 +66,7 @@ class TrainingOptions(Checked):
     """Training."""
 
     batch_size: int = option(1, "-b", type=int, low=1, help="images per update")
-    epoch: int = option(400, "-e", type=int, low=1, help="how often all images are seen")
+    epoch: int = option(400, "-e", type=int, low=1, help="how many epochs, each of all images")
     crops_per_image: int = option(1, type=int, low=1, metavar="N", help="an epoch sees each image N times, each time "
                                   "another crop; more where crops are small, as validation and pictures come once an "
                                   "epoch")

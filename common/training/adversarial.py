@@ -81,7 +81,8 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
     def update(self):
         """One update, after which running statistics are the same on all ranks.
 
-        Chainer checks types and shapes in the first one only: it does so in every function, and finds the same.
+        Chainer checks types and shapes in the first one only: it would do so in every function of every one. What joins
+        later (a discriminator that waits) was built for what these networks give.
         """
         check = chainer.config.type_check and not self._checked
         with self.profile(profile.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else

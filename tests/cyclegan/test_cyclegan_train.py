@@ -146,3 +146,17 @@ def test_check_and_bad_input(data, tmp_path, capsys):
         err = capsys.readouterr().err.strip()
         assert err.startswith("error: ") and said in err and "\n" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_residual_generators_start_at_the_shift_between_the_domains(tmp_path):
+    random = numpy.random.default_rng(2)
+    for folder, above in (("trainA", 0), ("trainB", 200)):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            numpy.save(tmp_path / folder / f"{number}.npy", random.normal(above, 50, (1, 18, 22)).astype(numpy.float32))
+    run = train(tmp_path, tmp_path / "out", "-it", "npy", "-e", "1", "-lr", "0", "-ca", "-1000", "1000", "-cb", "-1000",
+                "1000", "--gen_residual", "0.1", "-gn", "none", "-go", "none")
+    for name, shift in (("dec_y", 0.2), ("dec_x", -0.2)):
+        with numpy.load(run / f"{name}1.npz", allow_pickle=False) as file:
+            bias, = (file[key] for key in file.files if key.startswith("ul/") and key.endswith("/b"))
+        assert bias.item() * 0.1 == pytest.approx(shift, abs=0.01)

@@ -110,6 +110,17 @@ def test_without_any_term_nothing_moves():
     assert moved_by_one_update(updater_of(options_of(**NO_TERM))) == set()
 
 
+def test_types_are_checked_in_the_first_update_only(monkeypatch):
+    updater, seen = updater_of(options_of()), []
+    inner = type(updater.networks.enc_x).forward
+    monkeypatch.setattr(type(updater.networks.enc_x), "forward",
+                        lambda self, x: seen.append(chainer.config.type_check) or inner(self, x))
+    update(updater)
+    first = len(seen)
+    update(updater)
+    assert seen == [True] * first + [False] * first and chainer.config.type_check
+
+
 def test_one_encoder_for_both_domains():
     updater = updater_of(options_of(single_encoder=True))
     assert updater.networks.enc_x is updater.networks.enc_y

@@ -259,10 +259,14 @@ def test_validation_is_never_augmented(tmp_path):
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize(("translate", "size"), [(-1, (48, 64)), (0, (16, 16))])
-def test_validation_takes_whole_images_where_crops_come_from_anywhere(tmp_path, translate, size):
+@pytest.mark.parametrize(("options", "multiple", "size"), [
+    ({"random_translate": -1}, 1, (48, 67)), ({"random_translate": -1}, 10, (40, 60)),
+    ({"random_translate": 0}, 1, (20, 10)),
+    ({"random_translate": -1, "gen_fc": 1}, 1, (20, 10)), ({"random_translate": -1, "latent_dim": 3}, 1, (20, 10))])
+def test_validation_takes_whole_images_where_crops_come_from_anywhere(tmp_path, options, multiple, size):
     folders(tmp_path, ["a"], phase="test", size=(48, 67))
-    dataset = build(tmp_path, "val", random_translate=translate, crop_height=16, crop_width=16)
+    options = PairedOptions(root=str(tmp_path), crop_height=20, crop_width=10, **options)
+    dataset = paired.build(options, "val", multiple=multiple, cache=ImageCache(1))
     assert dataset.size == dataset[0][0].shape[1:] == size
 
 

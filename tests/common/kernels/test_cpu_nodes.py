@@ -207,14 +207,60 @@ def test_gradients_without_a_graph_are_those_with_one(case):
 
 
 @needs_onednn
+@pytest.mark.parametrize("learn", ["x", "weights", "bias", "weights bias", "x bias"])
+def test_only_the_gradients_that_are_asked_for(learn):
+    arrays = {"x": random(2, 3, 6, 7), "weights": random(4, 3, 3, 3), "bias": random(4)}
+    inputs = {name: chainer.Variable(a, requires_grad=name in learn.split()) for name, a in arrays.items()}
+    found = []
+    for engine in ("onednn", "chainer"):
+        for v in inputs.values():
+            v.cleargrad()
+        with cpu.using(engine), chainer.using_config("type_check", False):
+            y = F.convolution_2d(*inputs.values(), pad=1)
+            y.grad = random(*y.shape, seed=1)
+            y.backward()
+        found.append({name: v.grad for name, v in inputs.items() if v.grad is not None})
+    assert set(found[0]) == set(found[1]) == set(learn.split())
+    for name, gradient in found[0].items():
+        np.testing.assert_allclose(gradient, found[1][name], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@needs_onednn
+def test_no_function_node_is_made_for_the_gradients_of_a_convolution(monkeypatch):
+    """A fast path that is never taken would pass all other tests."""
+    made = []
+    monkeypatch.setattr(chainer.functions.connection.deconvolution_2d.Deconvolution2DFunction, "__init__",
+                        lambda self, *a, **k: made.append(self))
+    case = CONVOLUTIONS[1]
+    with cpu.using("onednn"):
+        gradients_of_convolution(case, False)
+        assert not made
+    calls = []
+    inner = chainer.FunctionNode.apply
+    monkeypatch.setattr(chainer.FunctionNode, "apply", lambda self, x: calls.append(self) or inner(self, x))
+    with cpu.using("onednn"), chainer.no_backprop_mode(), chainer.using_config("type_check", False):
+        y = F.relu(chainer.Variable(random(1, 2, 5, 6)))
+    assert not calls, "Chainer's own apply ran"
+    assert y.requires_grad and y.creator is None
+
+
+@needs_onednn
+def test_images_of_different_sizes_are_numpys_to_refuse(monkeypatch):
+    monkeypatch.setattr(cpu_joining, "SMALLEST", 10)
+    assert not cpu_joining.takes((last(random(2, 3, 4, 9)), last(random(1, 3, 8, 9))))
+    with cpu.using("onednn"), chainer.using_config("type_check", False), pytest.raises(ValueError):
+        F.concat([last(random(2, 3, 4, 9)), last(random(1, 3, 8, 9))])
+
+
+@needs_onednn
 def test_hooks_and_checks_still_see_every_function():
-    x = chainer.Variable(random(1, 2, 5, 6))
+    x, weights = chainer.Variable(random(1, 2, 5, 6)), chainer.Variable(random(3, 2, 3, 3))
     with cpu.using("onednn"), chainer.using_config("type_check", False):
         hook = chainer.function_hooks.TimerHook()
         with hook:
-            F.sum(F.relu(x)).backward()
+            F.sum(F.relu(F.convolution_2d(x, weights))).backward()
         names = [name for name, _ in hook.call_history]
-    assert "ReLUGrad2" in names
+    assert {"ReLUGrad2", "Deconvolution2DFunction", "Convolution2DGradW"} <= set(names)
     with cpu.using("onednn"), chainer.no_backprop_mode(), pytest.raises(chainer.utils.type_check.InvalidType):
         F.relu(np.arange(3))
 

@@ -62,6 +62,23 @@ def test_the_shift_between_domains():
     assert domain_shift(Domain(0.25, 0.3), Domain(0.5, 0.3)) == pytest.approx(0.25, abs=1e-6)
 
 
+def test_quantiles_at_the_ends_of_the_clip_say_nothing():
+    class Clipped(Domain):
+        def whole(self, index):
+            return numpy.clip(super().whole(index) * 4, -1, 1)
+
+    assert domain_shift(Clipped(0, 0.6), Clipped(0.05, 0.6)) == pytest.approx(0.2, abs=1e-6)
+    assert domain_shift(Clipped(0, 1), Clipped(0.05, 1)) == 0
+
+
+def test_each_channel_has_its_shift():
+    class Colour(Domain):
+        def whole(self, index):
+            return numpy.concatenate([super().whole(index), 2 * super().whole(index)])
+
+    numpy.testing.assert_allclose(domain_shift(Colour(0.1, 0), Colour(0.2, 0)), [0.1, 0.2], atol=1e-6)
+
+
 def test_the_shift_does_not_follow_the_mean():
     more, less = Domain(0, 0.5), Domain(0.1, 0.3)
     assert less.whole(0).mean() - more.whole(0).mean() > 0.28
