@@ -22,6 +22,7 @@ class LossSettings:
     stack: int
     imgtype: str
     noise: float
+    noise_x: float
     lambda_reg: float
     lambda_dis_z: float
     lambda_Az: float
@@ -143,7 +144,8 @@ class CycleganUpdater(AdversarialUpdater):
         features_x = self.networks.enc_x(self.with_noise(x, self.settings.noise))
         features_y = self.networks.enc_y(self.with_noise(y, self.settings.noise))
         x_y, y_x = self.networks.dec_y(features_x), self.networks.dec_x(features_y)
-        return Translated(x, y, features_x, features_y, x_y, y_x)
+        # A network cannot make noise of nothing. Without it images would come back from X cleaner than X's are.
+        return Translated(x, y, features_x, features_y, x_y, self.with_noise(y_x, self.settings.noise_x))
 
     def generator_terms(self, images):
         """All terms of encoders and decoders, in the released order."""

@@ -54,7 +54,7 @@ _SMALL_CROPS = (
 )
 _LONG_EPOCHS = (
     Setting("crops_per_image", 16, "an epoch of seconds would spend half of the time on validation and pictures"),
-    Setting("epoch", 25, "16 times 25 are the released 400; --minutes in its place is more practical"),
+    Setting("epoch", 25, "as many crops as in 400 epochs of one; --minutes in its place is more practical"),
 )
 _NO_ADVERSARY = Setting("lambda_dis", 0, "an adversary trades accuracy for looks")
 # What learns most in minutes of a core, found on noise of n = 100 in a real CT.
@@ -133,8 +133,8 @@ UNPAIRED = MappingProxyType({
         *_WHAT_TO_TAKE_AWAY,
         Setting("gen_chs", (16, 32), "two levels see far enough to average noise away"),
         Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
-        Setting("noise", 0.0066, "clean images that are made noisy and clean again teach what noise is; its sd, 10 HU "
-                                 "in a clip of 3024 HU: where your noise is another, give 2 sd / (HIGH - LOW)"),
+        Setting("noise_x", 0.0066, "clean images that are made noisy and clean again teach what noise is; its sd, 10 "
+                                   "HU in a clip of 3024 HU: where your noise is another, give 2 sd / (HIGH - LOW)"),
         Setting("lambda_A", 10, "noise that is gone cannot come back: a strong cycle would forbid to remove it"),
         Setting("lambda_B", 1000, "clean, noisy, clean: this cycle teaches; errors are near 0.005"),
         Setting("lambda_Az", 0, "encoder and decoder of one domain are not what translates"),

@@ -62,6 +62,8 @@ class UnpairedTrainingOptions(shared.TrainingOptions):
 
     epoch: int = redefault(shared.TrainingOptions, "epoch", 50)
     iteration: int = option(None, type=int, low=1, help="stop after so many iterations")
+    noise_x: float = option(0, type=float, low=0, help="sd of Gaussian noise on translations Y to X, in [-1, 1], where "
+                            "images of X are noisy and those of Y are not")
     learning_freq_d: int = option(1, "-lfd", type=int, low=1, help="iterations between two discriminator updates")
 
 

@@ -110,6 +110,19 @@ def test_without_any_term_nothing_moves():
     assert moved_by_one_update(updater_of(options_of(**NO_TERM))) == set()
 
 
+def test_translations_into_x_get_their_noise_and_nothing_else_does():
+    plain, noisy = updater_of(options_of()), updater_of(options_of(noise_x=0.5))
+    x, y = images(1, 7, 4), images(1, 8, 4)
+    one, other = plain.translate(x, y), noisy.translate(x, y)
+    numpy.testing.assert_array_equal(one.x_y.array, other.x_y.array)
+    added = other.y_x.array - one.y_x.array
+    assert added.dtype == numpy.float32 and abs(added.mean()) < 0.1 and 0.4 < added.std() < 0.6
+    # What comes back was made of the noisy translation: that is the lesson.
+    back = noisy.networks.dec_y(noisy.networks.enc_x(other.y_x)).array
+    term = next(term for term in noisy.generator_terms(other) if term.name == "dec_y/loss_cycle")
+    assert float(term.value.array) == pytest.approx(float(abs(back - y).mean()), rel=1e-5)
+
+
 def test_types_are_checked_in_the_first_update_only(monkeypatch):
     updater, seen = updater_of(options_of()), []
     inner = type(updater.networks.enc_x).forward
