@@ -38,6 +38,7 @@ class LossSettings:
     lambda_air: float
     air_threshold: float
     lambda_grad: float
+    lambda_grad_y: float
     lambda_gc_x: float
     lambda_gc_y: float
     lambda_tv: float
@@ -59,7 +60,7 @@ class LossSettings:
 
     def _refuse_same_channel_terms(self):
         for name in ("lambda_domain", "lambda_idempotence", "lambda_identity_x", "lambda_identity_y", "lambda_air",
-                     "lambda_grad", "lambda_gc_x", "lambda_gc_y"):
+                     "lambda_grad", "lambda_grad_y", "lambda_gc_x", "lambda_gc_y"):
             if getattr(self, name) > 0:
                 raise UserError(f"--{name}: it compares images of both domains, which have {self.ch} and {self.out_ch} "
                                 f"channels; --{name} 0 would do")
@@ -67,7 +68,10 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
-    """A batch of both domains (arrays), what the encoders answered, and the translations."""
+    """A batch of both domains (arrays), what the encoders answered, and the translations.
+
+    plain_y_x: as it was before ``noise_x``.
+    """
 
     x: object
     y: object
@@ -75,11 +79,12 @@ class Translated:
     features_y: list
     x_y: object
     y_x: object
+    plain_y_x: object
 
     def arrays(self):
         """The same without the graph that made it."""
         features = ([feature.array for feature in features] for features in (self.features_x, self.features_y))
-        return Translated(self.x, self.y, *features, self.x_y.array, self.y_x.array)
+        return Translated(self.x, self.y, *features, self.x_y.array, self.y_x.array, self.plain_y_x.array)
 
 
 class CycleganUpdater(AdversarialUpdater):
@@ -145,7 +150,7 @@ class CycleganUpdater(AdversarialUpdater):
         features_y = self.networks.enc_y(self.with_noise(y, self.settings.noise))
         x_y, y_x = self.networks.dec_y(features_x), self.networks.dec_x(features_y)
         # A network cannot make noise of nothing. Without it images would come back from X cleaner than X's are.
-        return Translated(x, y, features_x, features_y, x_y, self.with_noise(y_x, self.settings.noise_x))
+        return Translated(x, y, features_x, features_y, x_y, self.with_noise(y_x, self.settings.noise_x), y_x)
 
     def generator_terms(self, images):
         """All terms of encoders and decoders, in the released order."""
@@ -190,7 +195,7 @@ class CycleganUpdater(AdversarialUpdater):
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
         s = self.settings
         pairs = (("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
-                 ("enc_y", "dec_x", images.y, images.y_x, s.lambda_identity_y, s.lambda_gc_y))
+                 ("enc_y", "dec_x", images.y, images.plain_y_x, s.lambda_identity_y, s.lambda_gc_y))
         colour = s.ch == 3 and s.stack == 1
         for encoder, _, image, translated, weight, _ in pairs:
             if weight > 0:
@@ -203,6 +208,8 @@ class CycleganUpdater(AdversarialUpdater):
         for _, decoder, image, translated, _, _ in pairs:
             if s.lambda_grad > 0:
                 yield Term(f"{decoder}/loss_grad", s.lambda_grad, losses.gradient_difference(image, translated))
+        if s.lambda_grad_y > 0:
+            yield Term("dec_x/loss_grad_y", s.lambda_grad_y, losses.gradient_difference(images.y, images.plain_y_x))
         for _, decoder, image, translated, _, weight in pairs:
             if weight > 0:
                 yield Term(f"{decoder}/loss_gc", weight, losses.gradient_consistency(image, translated))

@@ -135,6 +135,8 @@ UNPAIRED = MappingProxyType({
         Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
         Setting("noise_x", 0.0066, "clean images that are made noisy and clean again teach what noise is; its sd, 10 "
                                    "HU in a clip of 3024 HU: where your noise is another, give 2 sd / (HIGH - LOW)"),
+        Setting("lambda_grad_y", 1000, "but for noise the way to A may add a constant only; else it sharpens, and the "
+                                       "way back blurs"),
         Setting("lambda_A", 10, "noise that is gone cannot come back: a strong cycle would forbid to remove it"),
         Setting("lambda_B", 1000, "clean, noisy, clean: this cycle teaches; errors are near 0.005"),
         Setting("lambda_Az", 0, "encoder and decoder of one domain are not what translates"),
@@ -146,6 +148,7 @@ UNPAIRED = MappingProxyType({
         Setting("dis_norm", "none", "instance normalisation would hide the mean, which is to be right"),
         Setting("learning_rate_gen", 1e-3, "small networks take larger steps"),
         Setting("adam_beta1", 0.5, "between the released 0.1 and Adam's own 0.9, which adversaries make unsteady"),
+        Setting("batch_size", 2, "as in pix2pix: few crops, many updates"),
         Setting("ema", 0.999, "the average of the last updates is better than the last one"),
         Setting("random_rot90", True, "noise has no up and down: eight times the crops"),
         *_SMALL_CROPS,

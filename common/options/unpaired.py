@@ -46,6 +46,8 @@ class UnpairedLossOptions(Checked):
                                             "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"))
     perceptual_weights: str = option(None, metavar="FILE", help="npz or caffemodel with VGG16's weights, for it")
     lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
+    lambda_grad_y: float = option(0, type=float, low=0, help="the same from Y to X only, which may add a constant "
+                                  "and nothing else")
     lambda_gc_x: float = option(0, type=float, low=0, help="weight of edges lost from X to Y, whatever the contrast "
                                 "(gradient consistency, Hiasa et al., 2018)")
     lambda_gc_y: float = option(0, type=float, low=0, help="the same from Y to X")

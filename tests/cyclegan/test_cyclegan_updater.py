@@ -1,4 +1,6 @@
 """The update of CycleGAN: its terms, what it leaves alone, and that it resumes exactly."""
+import dataclasses
+
 import numpy
 import pytest
 
@@ -94,6 +96,7 @@ def test_every_term_has_its_name():
     ("lambda_Az", {"enc_x", "dec_x"}), ("lambda_Bz", {"enc_y", "dec_y"}),
     ("lambda_A", {"enc_x", "dec_y", "enc_y", "dec_x"}), ("lambda_B", {"enc_x", "dec_y", "enc_y", "dec_x"}),
     ("lambda_tv", {"enc_x", "dec_y"}), ("lambda_gc_x", {"enc_x", "dec_y"}), ("lambda_gc_y", {"enc_y", "dec_x"}),
+    ("lambda_grad_y", {"enc_y", "dec_x"}),
     ("lambda_dis_y", {"enc_x", "dec_y", "dis_y"}), ("lambda_dis_x", {"enc_y", "dec_x", "dis_x"}),
     ("lambda_dis_z", {"enc_x", "enc_y", "dis_z"}), ("lambda_reg", {"enc_x", "enc_y"}),
     ("lambda_domain", {"enc_x", "dec_x", "enc_y", "dec_y"}),
@@ -121,6 +124,18 @@ def test_translations_into_x_get_their_noise_and_nothing_else_does():
     back = noisy.networks.dec_y(noisy.networks.enc_x(other.y_x)).array
     term = next(term for term in noisy.generator_terms(other) if term.name == "dec_y/loss_cycle")
     assert float(term.value.array) == pytest.approx(float(abs(back - y).mean()), rel=1e-5)
+
+
+def test_a_constant_costs_nothing_from_y_to_x_and_noise_there_does_not_count():
+    updater = updater_of(options_of(noise_x=0.5, lambda_grad_y=2))
+    x, y = images(1, 7, 4), images(1, 8, 4)
+    made = dataclasses.replace(updater.translate(x, y), plain_y_x=chainer.Variable(y + numpy.float32(0.25)))
+    term = next(term for term in updater.generator_terms(made) if term.name == "dec_x/loss_grad_y")
+    assert term.weight == 2 and float(term.value.array) == pytest.approx(0, abs=1e-6)
+    made = dataclasses.replace(made, plain_y_x=chainer.Variable(y * numpy.float32(1.5)))
+    term = next(term for term in updater.generator_terms(made) if term.name == "dec_x/loss_grad_y")
+    gradients = abs(numpy.diff(y, axis=2)).mean() + abs(numpy.diff(y, axis=3)).mean()
+    assert float(term.value.array) == pytest.approx(0.5 * gradients, rel=1e-4)
 
 
 def test_types_are_checked_in_the_first_update_only(monkeypatch):
