@@ -1,5 +1,6 @@
 """The measurements measure what they say: the PyTorch twin is the same network, ratios are those of one round."""
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def benchmark(monkeypatch):
         pytest.skip("the benchmarks are not installed")
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("measure", "subjects", "twin", "training", "gpu"):
+    for name in ("measure", "subjects", "twin", "training", "gpu", "loader", "end_to_end", "conversion", "bench"):
         sys.modules.pop(name, None)
 
 
@@ -109,3 +110,29 @@ def test_what_the_gpu_runs_runs(benchmark, monkeypatch, capsys, what, numbers):
     monkeypatch.setattr(gpu, "measured", measured)
     gpu.main(what, "16", "1", gpu.OURS, numbers, "3")
     assert capsys.readouterr().out.split() == ["0.5"] and called == ["wait"]
+
+
+def test_dicom_to_dicom_is_measured_beside_the_engine_that_ran(benchmark, capsys):
+    pytest.importorskip("onnxruntime")
+    rows = benchmark("end_to_end").run(1, 64, 2)
+    assert [row["what"] for row in rows] == ["end to end"] * len(rows) and rows
+    for row in rows:
+        assert row["candidates"]["DICOM to DICOM"]["median_s"] > row["candidates"]["engine alone"]["median_s"] > 0
+
+
+def test_the_loader_is_measured(benchmark):
+    rows = benchmark("loader").measured(48, 2, 1, 1, 16)
+    loading = [row for row in rows if row["what"] == "loading"]
+    assert len(loading) == 6 and all(row["slices_per_core_second"] > 0 for row in loading)
+    assert [row["workers"] for row in rows if row["what"] == "idle"] == ["no workers", "1 threads", "1 processes"]
+
+
+def test_what_was_measured_is_kept_where_a_later_part_fails(benchmark, tmp_path, monkeypatch):
+    bench = benchmark("bench")
+    monkeypatch.setattr(bench.conversion, "run", lambda *given: [{"what": "conversion"}])
+    monkeypatch.setattr(bench.gpu, "run", lambda *given: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "conversion", "gpu", "--out", str(tmp_path)])
+    with pytest.raises(ZeroDivisionError):
+        bench.main()
+    path, = tmp_path.iterdir()
+    assert json.loads(path.read_text())["results"] == [{"what": "conversion"}]
