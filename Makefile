@@ -1,6 +1,6 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
 # make test   the test suite
-# make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them)
+# make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): docs/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: docs/quality.md
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
@@ -31,7 +31,7 @@ demo: $(READY)
 
 bench: $(READY)
 	$(PIP) install -q --no-build-isolation -e ".[bench]"
-	$(VENV)/bin/python benchmarks/bench.py
+	$(VENV)/bin/python benchmarks/bench.py --write docs/speed.md
 
 quality: $(READY)
 	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }

@@ -13,6 +13,7 @@ import end_to_end
 import gpu
 import loader
 import measure
+import speed_page
 import training
 
 PARTS = ("conversion", "end_to_end", "training", "memory", "loader", "gpu")
@@ -25,6 +26,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the JSON file")
+    parser.add_argument("--write", type=Path, help="page to write, as docs/speed.md")
     options = parser.parse_args()
     about = measure.machine()
     print(json.dumps(about, indent=1))
@@ -36,6 +38,8 @@ def main():
         # After each part: what was measured is not lost where a later one fails.
         path.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n", encoding="utf-8")
     print(f"\n{path}")
+    if options.write:
+        speed_page.write(options.write, path)
 
 
 def measured(part, repeats, quick):

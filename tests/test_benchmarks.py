@@ -19,7 +19,8 @@ def benchmark(monkeypatch):
         pytest.skip("the benchmarks are not installed")
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("measure", "subjects", "twin", "training", "gpu", "loader", "end_to_end", "conversion", "bench"):
+    for name in ("measure", "subjects", "twin", "training", "gpu", "loader", "end_to_end", "conversion", "bench",
+                 "speed_page"):
         sys.modules.pop(name, None)
 
 
@@ -136,3 +137,21 @@ def test_what_was_measured_is_kept_where_a_later_part_fails(benchmark, tmp_path,
         bench.main()
     path, = tmp_path.iterdir()
     assert json.loads(path.read_text())["results"] == [{"what": "conversion"}]
+
+
+def test_the_page_has_every_figure(benchmark, tmp_path):
+    measure, page = benchmark("measure"), benchmark("speed_page")
+    rows = measure.summary({"Chainer": [2.0], "medi2i": [0.5]}, "Chainer")
+    results = [{"what": "training", "application": "pix2pix", "size": 8, "batch": 1, "candidates": rows,
+                "medi2i_to_best_pytorch": 1.25},
+               {"what": "memory", "size": 8, "batch": 1, "megabytes": {"medi2i": 321.4, "PyTorch": None}},
+               {"what": "loading", "size": 8, "stored": "RLE", "source": "cached", "augmentation": "shift",
+                "slices_per_core_second": 77.7},
+               {"what": "idle", "crop": 8, "workers": "2 threads", "fraction": 0.0123, "update_s": 0.5}]
+    (tmp_path / "a.json").write_text(json.dumps({"machine": measure.machine(), "results": results}))
+    page.write(tmp_path / "page.md", tmp_path / "a.json")
+    text = (tmp_path / "page.md").read_text()
+    for shown in ("| medi2i | 0.500 | 0.500 | 0.25 |", "takes 1.25 ×", "| medi2i | 321 |",
+                  "| RLE | cached | shift | 78 |", "| 2 threads | 1.23 % | 0.50 |"):
+        assert shown in text
+    assert "PyTorch |" not in text
