@@ -11,7 +11,7 @@ from quality_subjects import DATA, SPECTRAL, SUBJECTS, training_words
 
 COLUMNS = {"rmse": ("RMSE / HU", 2), "mae": ("MAE / HU", 2), "bias": ("bias / HU", 2),
            **{f"{metric} {window.name}": (f"{metric.upper()} {window.name}" + unit, digits) for window in RANGES
-              for metric, unit, digits in (("psnr", " / dB", 2), ("ssim", "", 4))},
+              for metric, unit, digits in (("psnr", " / dB", 2), ("ssim", "", 5))},
            "edge": ("edge / mm", 2)}
 OURS, ALL_SEEDS = "medi2i, seed ", "medi2i"
 
