@@ -75,7 +75,7 @@ def test_mean_and_spread_of_the_seeds(benchmark):
 def test_verdicts_name_the_best_other_row_and_bm3d(benchmark):
     best, bm3d = benchmark("quality_page").verdicts(ROWS)
     assert best == ("Against nlm, the best of the other rows in RMSE: RMSE +0.00 (worse), PSNR full +1.00 (better), "
-                    "SSIM full +0.0000 (worse), PSNR soft +2.00 (better), SSIM soft +0.0200 (better).")
+                    "SSIM full +0.00000 (worse), PSNR soft +2.00 (better), SSIM soft +0.02000 (better).")
     assert bm3d.startswith("Against bm3d: RMSE -0.50 (better), PSNR full +0.00 (worse), ")
 
 
