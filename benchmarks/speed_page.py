@@ -36,6 +36,8 @@ def _table(candidates, reference, deviation=False):
 
 def _conversion(one):
     lines = [f"## Conversion of one image, {one['size']}×{one['size']}", "",
+             "The weights are fresh ones, which blow differences up, int8 above all: they say nothing of trained "
+             "networks ([conversion.md](conversion.md) does).", "",
              *_table(one["candidates"], "Chainer", deviation=True), ""]
     if "medi2i_to_onnxruntime" in one:
         lines += [f"The quickest fp32 engine takes {one['medi2i_to_onnxruntime']:.2f} × the time of {TWIN_EXPORT}.", ""]
