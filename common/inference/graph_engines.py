@@ -1,4 +1,5 @@
 """Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
+import functools
 import importlib.util
 import sys
 
@@ -71,7 +72,7 @@ class OpenVinoEngine(GraphEngine):
 
     def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None):
         super().__init__(encoder, decoder, chainer_engine)
-        core = quiet_openvino().Core()
+        core = _openvino_core()
         if precision == "int8":
             raise UserError("--precision int8: not with OpenVINO; --engine onnxruntime could do it")
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -82,6 +83,12 @@ class OpenVinoEngine(GraphEngine):
 
     def run_one(self, x):
         return np.array(self._model(x)[0])
+
+
+@functools.cache
+def _openvino_core():
+    """The one Core of this process: with the last one its plug-in is unloaded, perhaps while its threads still run."""
+    return quiet_openvino().Core()
 
 
 def quiet_openvino():
