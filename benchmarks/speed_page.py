@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 
-TWIN_EXPORT = "ONNX Runtime, PyTorch's export"
+from conversion import TWIN_EXPORT
 
 
 def write(path, results_path):
