@@ -13,16 +13,23 @@ from pathlib import Path
 PACKAGES = ("numpy", "chainer", "onednn-cpu-gomp", "onnxruntime", "openvino", "torch")
 
 
+SETTLE = 0.2  # seconds
+
+
 def alternate(candidates, repeats, warm_up=1):
     """Run every candidate in turn, ``repeats`` times after ``warm_up`` rounds that do not count.
 
     candidates: dict name -> function without arguments. Returns dict name -> list of seconds, round by round, so that
     candidates can be compared within a round: what else the machine did meanwhile met all of them.
+
+    The threads of a library wait actively for some time after their last work (those of NumPy's BLAS for 20 ms), and
+    hold the cores of the next candidate, which has threads of its own. So each begins after a pause.
     """
     seconds = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         names = list(candidates) if turn % 2 == 0 else list(candidates)[::-1]
         for name in names:
+            time.sleep(SETTLE)
             start = time.perf_counter()
             candidates[name]()
             if turn >= warm_up:

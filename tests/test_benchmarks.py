@@ -31,10 +31,12 @@ def test_ratios_are_taken_within_a_round(benchmark):
     assert rows["b"] == {"median_s": 1.0, "fastest_s": 0.5, "ratio": 0.5, "rounds": 3}
 
 
-def test_candidates_alternate(benchmark):
-    calls = []
-    seconds = benchmark("measure").alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
-    assert calls == list("abbaabba") and {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+def test_candidates_alternate_with_pauses(benchmark, monkeypatch):
+    calls, measure = [], benchmark("measure")
+    monkeypatch.setattr(measure.time, "sleep", lambda seconds: calls.append(" "))
+    seconds = measure.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == " a b b a a b b a"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_the_machine_is_described(benchmark):

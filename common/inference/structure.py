@@ -32,8 +32,20 @@ class Structure:
     column: int
     edges_in: float
     edges_out: float
-    difference: np.ndarray  # (H, W) edges of the output minus those of the input, each divided by its own rms
-    local: np.ndarray  # (H, W) 1 - local correlation, 0 where there is no edge to compare
+    before: np.ndarray  # (H, W) edges of the input, divided by their rms
+    after: np.ndarray  # (H, W) those of the output by theirs
+    blocks: np.ndarray  # 1 - local correlation, 0 where there is no edge to compare, for squares of BLOCK pixels
+
+    @property
+    def difference(self):
+        """(H, W) edges of the output minus those of the input, each divided by its own rms; float32."""
+        return self.after - self.before
+
+    @property
+    def local(self):
+        """(H, W) 1 - local correlation, 0 where there is no edge to compare; float32."""
+        height, width = self.before.shape
+        return self.blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]
 
     def numbers(self):
         """Everything but the maps, rounded, for a report."""
@@ -46,16 +58,19 @@ def edges(image, smoothing=SMOOTHING):
     """Length of the gradient of a smoothed image (H, W), per pixel; float32 (H, W)."""
     smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), smoothing, mode="nearest")
     down, right = np.gradient(smooth)
-    return np.sqrt(down * down + right * right)
+    down *= down
+    right *= right
+    down += right
+    return np.sqrt(down, out=down)
 
 
 def correlation(a, b):
     """Pearson's correlation of two arrays; two constant ones are taken as equal (1), one of them alone as 0."""
-    a, b = (v - v.mean(dtype=np.float64) for v in (a, b))
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    a, b = (v - v.dtype.type(v.mean(dtype=np.float64)) for v in (a, b))
+    norm = np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64))
     if norm < 1e-12:
         return 1.0 if max(np.abs(a).max(), np.abs(b).max()) < 1e-6 else 0.0
-    return float((a * b).sum() / norm)
+    return float((a * b).sum(dtype=np.float64) / norm)
 
 
 def compare(x, y, smoothing=SMOOTHING, neighbourhood=NEIGHBOURHOOD):
@@ -64,10 +79,10 @@ def compare(x, y, smoothing=SMOOTHING, neighbourhood=NEIGHBOURHOOD):
         raise ValueError(f"images of shapes {x.shape} and {y.shape}; two (H, W) of the same size are needed")
     before, after = edges(x, smoothing), edges(y, smoothing)
     a, b = _by_rms(before), _by_rms(after)
-    local = _local_change(a, b, neighbourhood)
-    row, column = np.unravel_index(int(local.argmax()), local.shape)
-    return Structure(max(1 - correlation(before, after), 0.0), float(local[row, column]), int(row), int(column),
-                     float(before.mean()), float(after.mean()), (b - a).astype(np.float32), local.astype(np.float32))
+    blocks = _local_change(a, b, neighbourhood)
+    row, column = np.unravel_index(int(blocks.argmax()), blocks.shape)
+    return Structure(max(1 - correlation(before, after), 0.0), float(blocks[row, column]), int(row) * BLOCK,
+                     int(column) * BLOCK, float(before.mean()), float(after.mean()), a, b, blocks)
 
 
 def _by_rms(values):
@@ -76,7 +91,7 @@ def _by_rms(values):
 
 
 def _local_change(a, b, neighbourhood):
-    """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges."""
+    """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges, by blocks."""
     def mean(v):
         return ndimage.gaussian_filter(_block_means(v), neighbourhood / BLOCK, mode="nearest")
     mean_a, mean_b = mean(a), mean(b)
@@ -85,15 +100,17 @@ def _local_change(a, b, neighbourhood):
     # Where the larger of both hardly varies there is nothing to lose or to invent: the floor takes the map to 0 there.
     strongest = np.maximum(var_a, var_b)
     agreement = (mean(a * b) - mean_a * mean_b) / (np.sqrt(var_a * var_b) + 1e-6)
-    local = (1 - agreement.clip(-1, 1)) * strongest / (strongest + FLOOR)
-    return local.repeat(BLOCK, 0).repeat(BLOCK, 1)[:a.shape[0], :a.shape[1]]
+    return (1 - agreement.clip(-1, 1)) * strongest / (strongest + FLOOR)
 
 
 def _block_means(v):
     """(H, W) -> means over BLOCK x BLOCK squares, the last ones over what repeating the edge gives."""
     height, width = v.shape
-    v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
-    return v.reshape(v.shape[0] // BLOCK, BLOCK, v.shape[1] // BLOCK, BLOCK).mean((1, 3))
+    if height % BLOCK or width % BLOCK:
+        v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
+    # Slices are added ten times as fast as NumPy takes the mean of four neighbours.
+    rows = sum(v[i::BLOCK] for i in range(BLOCK))
+    return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK ** 2)
 
 
 def summary(changes):

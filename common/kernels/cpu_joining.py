@@ -1,13 +1,16 @@
-"""Concatenation and addition of float32 images (N, C, H, W), channels last, on all threads.
+"""Concatenation of float32 images (N, C, H, W), channels last, and addition of any float32 arrays, on all threads.
 
 NumPy does both on one; what they cost next to convolutions on two is twice what it is on one.
 """
+import functools
+
 import numpy
 
-from medi2i.common.kernels import workers
-from medi2i.common.kernels.layout import empty_images
+from medi2i.common.kernels import onednn, workers
+from medi2i.common.kernels.layout import PLANS, empty_images
 
-SMALLEST = 1 << 17  # numbers that are worth another thread
+SMALLEST = 1 << 17  # numbers that are worth copying on another thread
+SMALLEST_SUM = 1 << 14
 
 
 def takes(arrays):
@@ -33,10 +36,22 @@ def concatenate(arrays):
     return y
 
 
+@functools.lru_cache(PLANS)
+def _addition(size):
+    dnnl = onednn.library()
+    return dnnl.binary(onednn.BINARY_ADD, dnnl.descriptor((size,), (1,)))
+
+
+def can_add(a, b):
+    """Whether two float32 arrays have one shape, lie in memory alike without gaps, and are worth more than a thread."""
+    return a.size >= SMALLEST_SUM and a.shape == b.shape and a.strides == b.strides and (
+        a.flags.c_contiguous or (a.ndim == 4 and a.transpose(0, 2, 3, 1).flags.c_contiguous))
+
+
 def add(a, b):
-    """a + b, of one shape."""
-    y = empty_images(a.shape)
-    flat = [x.transpose(0, 2, 3, 1).reshape(-1) for x in (a, b, y)]
-    workers.spread(lambda start, stop: numpy.add(*(x[start:stop] for x in flat[:2]), out=flat[2][start:stop]),
-                   a.size, SMALLEST)
+    """a + b, in memory as they are. Raises OnednnError."""
+    y = numpy.empty_like(a)
+    addition = _addition(a.size)
+    with onednn.library().lock:
+        addition.run(a.ctypes.data, b.ctypes.data, y.ctypes.data)
     return y

@@ -14,6 +14,7 @@ from medi2i.common.kernels import (
     loss_numpy,
     normalisation,
     normalisation_numpy,
+    onednn,
     quick_apply,
 )
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
@@ -33,7 +34,7 @@ IMAGES = (0, 2, 3)
 
 def replacements(with_onednn):
     """Triples (class, name of a method, function original -> replacement)."""
-    adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam)
+    adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam_by_onednn if with_onednn else _adam)
     losses = (loss_nodes.Engines, "cpu", lambda original: loss_numpy)
     apply = (chainer.FunctionNode, "apply", quick_apply.replacement)
     if not with_onednn:
@@ -230,9 +231,12 @@ def _add(original):
     @functools.wraps(original)
     def forward(self, inputs):
         a, b = inputs
-        if not _images(a, b) or a.shape != b.shape or not cpu_joining.takes(inputs):
+        if not plain_float32(a, b) or not cpu_joining.can_add(a, b):
             return original(self, inputs)
-        return cpu_joining.add(a, b),
+        try:
+            return cpu_joining.add(a, b),
+        except onednn.OnednnError:
+            return original(self, inputs)
 
     return forward
 
@@ -247,14 +251,34 @@ def _concatenation(original):
     return forward
 
 
+def _takes_adam(rule, arrays):
+    hyperparam = rule.hyperparam
+    return not (hyperparam.amsgrad or hyperparam.adabound) and plain_float32(*arrays) and all(
+        a.flags.c_contiguous for a in arrays)
+
+
 def _adam(original):
     @functools.wraps(original)
     def update_core_cpu(self, param):
-        hyperparam = self.hyperparam
         arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
-        if hyperparam.amsgrad or hyperparam.adabound or not plain_float32(*arrays) or not all(
-                a.flags.c_contiguous for a in arrays):
+        if not _takes_adam(self, arrays):
             return original(self, param)
-        cpu_adam.update(*arrays, self.alpha_t, hyperparam)
+        cpu_adam.update(*arrays, self.alpha_t, self.hyperparam)
+
+    return update_core_cpu
+
+
+def _adam_by_onednn(original):
+    by_numpy = _adam(original)
+
+    @functools.wraps(original)
+    def update_core_cpu(self, param):
+        arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
+        if not _takes_adam(self, arrays):
+            return original(self, param)
+        try:
+            cpu_adam.update_by_onednn(*arrays, self.alpha_t, self.hyperparam)
+        except onednn.OnednnError:
+            by_numpy(self, param)
 
     return update_core_cpu

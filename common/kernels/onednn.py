@@ -17,14 +17,17 @@ MAJOR = 3
 
 FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD = 64, 96, 128
 CONVOLUTION_DIRECT = 1
-ELTWISE_RELU = 32
+ELTWISE_RELU, ELTWISE_SQRT, ELTWISE_LINEAR, ELTWISE_POW = 32, 37, 38, 48
+BINARY_ADD, BINARY_MUL, BINARY_MAX, BINARY_SUB = 0x1fff0, 0x1fff1, 0x1fff2, 0x1fff5
+SUM = 0  # this module's own number of the step that oneDNN has a function for
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
 F32 = 3
 TAG_ANY = 1
 
 # Arguments of a primitive, and the query that tells which layout it wants for them.
-SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 17, 33, 41, 49, 50, 51, 52
+SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
+POST_OP = 32768  # times 1 more than the place of a step that follows in the same primitive
 QUERY = {SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134}
 QUERY_IMPLEMENTATION = 8
 
@@ -63,6 +66,13 @@ _SIGNATURES = {
         (POINTER(c_void_p), c_void_p, c_int, c_int, c_void_p, c_void_p, c_float, c_float, c_void_p),
     "dnnl_eltwise_backward_primitive_desc_create":
         (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
+    "dnnl_binary_primitive_desc_create": (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 4),
+    "dnnl_post_ops_create": (POINTER(c_void_p),),
+    "dnnl_post_ops_append_eltwise": (c_void_p, c_int, c_float, c_float),
+    "dnnl_post_ops_append_binary": (c_void_p, c_int, c_void_p),
+    "dnnl_post_ops_append_sum": (c_void_p, c_float, c_int, c_int),
+    "dnnl_primitive_attr_create": (POINTER(c_void_p),),
+    "dnnl_primitive_attr_set_post_ops": (c_void_p, c_void_p),
     "dnnl_matmul_primitive_desc_create": (POINTER(c_void_p), c_void_p, *[c_void_p] * 4, c_void_p),
     "dnnl_reorder_primitive_desc_create": (POINTER(c_void_p), *[c_void_p] * 5),
 }
@@ -115,7 +125,8 @@ class Library:
         if self.version[0] != MAJOR:
             raise OnednnError(f"{path} is oneDNN {self.version[0]}, not {MAJOR}")
         self._destroyers = {}
-        for kind in ("engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc"):
+        for kind in ("engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "post_ops",
+                     "primitive_attr"):
             destroy = getattr(self._so, f"dnnl_{kind}_destroy")
             destroy.argtypes = (c_void_p,)
             self._destroyers[kind] = destroy
@@ -129,9 +140,7 @@ class Library:
     def create(self, name, *arguments):
         """The handle that a creating function returns in its first argument. Raises OnednnError."""
         handle = _Handle()
-        status = getattr(self._so, name)(byref(handle), *arguments)
-        if status:
-            raise OnednnError(f"{name}: status {status}")
+        self._call(name, byref(handle), *arguments)
         handle.destroy = self._destroyers[_kind(name)]
         return handle
 
@@ -145,6 +154,35 @@ class Library:
         """A :class:`Primitive` that copies an array from one layout to another; run(source, target)."""
         made = self.create("dnnl_reorder_primitive_desc_create", source, self.engine, target, self.engine, None)
         return Primitive(self, made, ((SRC, source), (DST, target)))
+
+    def binary(self, operation, arrays, then=()):
+        """A :class:`Primitive` that computes a ``operation`` b, and ``then`` more with it while it is in a register.
+
+        arrays: descriptor of a, b and the result. then: steps (ELTWISE_…, alpha, beta); (BINARY_…, descriptor), the
+        value so far with one more array; (SUM, scale), plus scale times what the result held before.
+        run(a, b, result, *more arrays); any may be the same. Raises OnednnError where oneDNN has only its slow
+        reference code.
+        """
+        steps, attributes = self.create("dnnl_post_ops_create"), self.create("dnnl_primitive_attr_create")
+        arguments = [(SRC, arrays), (SRC_1, arrays), (DST, arrays)]
+        for i, (kind, *values) in enumerate(then):
+            if kind == SUM:
+                self._call("dnnl_post_ops_append_sum", steps, *values, 0, 0)
+            elif kind >= BINARY_ADD:
+                self._call("dnnl_post_ops_append_binary", steps, kind, *values)
+                arguments.append((POST_OP * (i + 1) | SRC_1, *values))
+            else:
+                self._call("dnnl_post_ops_append_eltwise", steps, kind, *values)
+        self._call("dnnl_primitive_attr_set_post_ops", attributes, steps)
+        made = self.create("dnnl_binary_primitive_desc_create", self.engine, operation, arrays, arrays, arrays,
+                           attributes)
+        if not self.implementation(made).startswith("jit"):
+            raise OnednnError(f"no quick code, only {self.implementation(made)}")
+        return Primitive(self, made, arguments)
+
+    def _call(self, name, *arguments):
+        if status := getattr(self._so, name)(*arguments):
+            raise OnednnError(f"{name}: status {status}")
 
     def memory(self, descriptor):
         """A memory object without data."""
