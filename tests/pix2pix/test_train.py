@@ -341,7 +341,7 @@ def test_minutes_in_place_of_epochs(data, tmp_path, capsys):
     assert log[-1]["elapsed_time"] >= 2.4 and log[-1]["iteration"] > 4, "epochs, of four updates, do not count"
     assert log[-1]["validation/RMSE"] > 0
     rates = [line["dec_y/learning_rate"] for line in log]
-    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 4
+    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0] / 2
     best = json.loads((run / "best.json").read_text())
     assert best["epoch"] in find_run(run).epochs
     assert min(line["validation/RMSE"] for line in log) == pytest.approx(best["value"])
