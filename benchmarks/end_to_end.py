@@ -2,6 +2,7 @@
 import contextlib
 import io
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import loader
@@ -39,15 +40,15 @@ def run(repeats, size=512, slices=40):
 
 
 def alone(name, size, slices):
-    """A function that runs the engine ``name`` on ``slices`` images."""
+    """A function that runs the engine ``name`` on ``slices`` images, as many at a time as it is made for."""
     networks, _ = subjects.pix2pix(size, 1)
     engine = ENGINES[name](networks.enc_x, networks.dec_y,
-                           ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy")))
+                           ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy")), images=slices)
     x = np.stack(subjects.images(1, size, 3))
 
     def convert_all():
-        for _ in range(slices):
-            engine.run(x)
+        with ThreadPoolExecutor(engine.at_once) as pool:
+            list(pool.map(engine.run, [x] * slices))
 
     return convert_all
 

@@ -11,13 +11,13 @@ from medi2i.common.inference import setup
 from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import Plan, convert
 from medi2i.common.inference.inputs import find_inputs
-from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.network import Network, engine_of, load_model, network_of
 from medi2i.common.inference.quantised import examples_of
 from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
-from medi2i.common.inference.uncertainty import samples_of
+from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
@@ -58,19 +58,19 @@ def plan_of(options, model):
                               spacing=spacing if spacing > 0 else None, fixed=fixed,
                               body=trained.clip_body and generator is not None)
 
-    def any_size(translation):
+    def any_size(translation, images=1):
         engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs),
-                           lambda: examples_of(inputs, preparation, stack, size_multiple(trained)))
+                           lambda: examples_of(inputs, preparation, stack, size_multiple(trained)), images)
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
-    network = any_size(generator)
+    network = any_size(generator, 1 if sampled(options) else len(inputs.sources))
     samples = samples_of(
         options, model, network,
         lambda: network_of(generator, engine_of(generator, device), options.tile, options.tile_overlap),
         device, stack=stack)
     return Plan(
         options=options, model=model.description, settings=settings,
-        network=network if samples is None else samples.run, samples=samples,
+        network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
         form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP),
         stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,

@@ -10,13 +10,13 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.inference import setup
 from medi2i.common.inference.conversion import Plan, convert
 from medi2i.common.inference.inputs import find_inputs
-from medi2i.common.inference.network import engine_of, load_model, network_of
+from medi2i.common.inference.network import Network, engine_of, load_model, network_of
 from medi2i.common.inference.quantised import examples_of
 from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
-from medi2i.common.inference.uncertainty import samples_of
+from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
@@ -69,7 +69,8 @@ def plan_of(options, model):
     preparation = Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
                               scale=trained.scale)
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes),
-                       lambda: examples_of(inputs, preparation, stack, size_multiple(trained)))
+                       lambda: examples_of(inputs, preparation, stack, size_multiple(trained)),
+                       images=1 if sampled(options) else len(inputs.sources))
     network = network_of(model.generator, engine, options.tile, options.tile_overlap)
     samples = samples_of(
         options, model, network,
@@ -77,7 +78,7 @@ def plan_of(options, model):
         device, stack=stack, classes=classes)
     return Plan(
         options=options, model=model.description, settings=settings,
-        network=network if samples is None else samples.run, samples=samples,
+        network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",

@@ -12,6 +12,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference import shards
 from medi2i.common.inference.deviation import DeviationMaps
 from medi2i.common.inference.inputs import Inputs
+from medi2i.common.inference.network import Network
 from medi2i.common.inference.outcome import Outcome, tell
 from medi2i.common.inference.ranks import Alone
 from medi2i.common.inference.report import SKIPPED, Report
@@ -28,14 +29,13 @@ from medi2i.common.words import counted
 class Plan:
     """All of one conversion. ``options``: PairedConversionOptions or UnpairedConversionOptions.
 
-    network: (N, C, H, W) in [-1, 1] -> (N, C', H, W). model: dict that names the weights (for the report; "sha256"
-    and "name" are used). settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None
-    or dict of named maps to be written beside a result. samples: where the network answers several times; ``network``
-    is then its ``run``.
+    network: ``network.Network``. model: dict that names the weights (for the report; "sha256" and "name" are used).
+    settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None or dict of named maps
+    to be written beside a result. samples: where the network answers several times; ``network`` is then its ``run``.
     """
 
     options: object
-    network: object
+    network: Network
     model: dict
     settings: dict
     preparation: Preparation

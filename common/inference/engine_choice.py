@@ -19,7 +19,8 @@ _ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Ru
 TOLERANCE = 1e-3, 2e-5
 
 
-def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=None):
+def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=None, images=1,
+           piece=None):
     """The Engine for a generator.
 
     Args:
@@ -27,6 +28,8 @@ def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=
         name: "auto" takes OpenVINO, else ONNX Runtime, else Chainer, as installed; or one of them by name.
         precision: "fp32"; "bf16" with OpenVINO on a CPU that has it; "int8" with ONNX Runtime.
         examples: function that gives a list of inputs (1, C, H, W) that are like those to come, for "int8".
+        images: how many are to be run, as far as is known.
+        piece: as for CheckedEngine, with "fp32"; with the others all of the first image shows how far they deviate.
         unit, unit_name: what 1 of the network's [-1, 1] is, as 750 "HU", for the report of the check.
 
     Raises UserError for a combination that does not exist here.
@@ -48,8 +51,10 @@ def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=
         candidates = [only]
     if not candidates:
         return plain
-    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision, examples)
-    return CheckedEngine(graph, plain, None if precision != "fp32" else TOLERANCE, unit, unit_name)
+    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision, examples, images)
+    if precision != "fp32":
+        return CheckedEngine(graph, plain, None, unit, unit_name)
+    return CheckedEngine(graph, plain, TOLERANCE, unit, unit_name, piece)
 
 
 def _refuse(name, precision, where):
@@ -61,20 +66,27 @@ def _refuse(name, precision, where):
 
 
 class CheckedEngine:
-    """Runs ``quick``, whose first image is compared with ``plain``'s.
+    """Runs ``quick``, once it agrees with ``plain`` on the first image. Several threads may begin at once.
 
     tolerance: (largest, mean) difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only
-    told.
+    told. piece: side of the square in the middle of the image that both convert for this (``plain`` takes a second for
+    512 x 512, which a conversion of few images would feel), a size that the network takes. None: the whole image.
     """
 
     places_tiles = True
 
-    def __init__(self, quick, plain, tolerance, unit, unit_name):
+    def __init__(self, quick, plain, tolerance, unit, unit_name, piece=None):
+        self.piece = piece
         self.quick, self.plain, self.tolerance = quick, plain, tolerance
         self.unit, self.unit_name = unit, unit_name
         self.deviation = None
         self._chosen = None
-        self._lock = threading.Lock()
+        self._lock, self._begun, self._decided = threading.Lock(), False, threading.Event()
+
+    @property
+    def at_once(self):
+        """That of the quick engine."""
+        return self.quick.at_once
 
     @property
     def name(self):
@@ -85,11 +97,26 @@ class CheckedEngine:
         """As Engine.run."""
         if self._chosen is None:
             with self._lock:
-                if self._chosen is None:
-                    first = self._check(x[:1], frame)
-                    if len(x) == 1:
-                        return first
+                checks, self._begun = not self._begun, True
+            if checks:
+                self._decide(x[:1], frame)
+            else:
+                y = self.quick.run(x, frame)  # the time is there
+                self._decided.wait()
+                if self._chosen is self.quick:
+                    return y
         return self._chosen.run(x, frame)
+
+    def _decide(self, x, frame):
+        try:
+            cut = [slice(None)] * 4
+            if self.piece is not None and self.piece < min(x.shape[2:]):
+                cut[2:] = [slice((size - self.piece) // 2, (size + self.piece) // 2) for size in x.shape[2:]]
+                frame = None
+            self._check(np.ascontiguousarray(x[tuple(cut)]), frame)
+        finally:
+            self._chosen = self._chosen or self.quick  # an error ends the conversion; nobody is to wait for it
+            self._decided.set()
 
     def _check(self, x, frame):
         found, expected = self.quick.run(x, frame), self.plain.run(x, frame)
@@ -102,7 +129,6 @@ class CheckedEngine:
         if self.tolerance is not None and not (largest <= self.tolerance[0] and mean <= self.tolerance[1]):
             log.warning("%s %s: too much, so Chainer runs", self.quick.name, told)
             self._chosen = self.plain
-            return expected
+            return
         log.info("%s %s", self.quick.name, told)
         self._chosen = self.quick
-        return found

@@ -16,6 +16,7 @@ class Engine(Protocol):
 
     name: str
     places_tiles: bool  # whether ``frame`` makes a tile's corner-aligned layers those of the whole image
+    at_once: int  # how many threads may, and for speed should, call ``run`` together
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         """(N, C, H, W) float32 in [-1, 1] -> (N, C', H, W) float32. ``frame``: where in a larger image ``x`` lies."""
@@ -30,6 +31,7 @@ class ChainerEngine:
 
     name = "chainer"
     places_tiles = True
+    at_once = 1
 
     def __init__(self, encoder, decoder, device):
         self.encoder, self.decoder, self.device = encoder, decoder, device
@@ -50,6 +52,7 @@ class IdentityEngine:
 
     name = "identity"
     places_tiles = True
+    at_once = 1
 
     def run(self, x, frame=None):
         return x.copy()

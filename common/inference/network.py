@@ -1,6 +1,7 @@
 """From the options of a conversion to something that converts: weights, device, whole images or tiles."""
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from medi2i.common.errors import UserError
@@ -9,12 +10,14 @@ from medi2i.common.inference.checkpoint import Generator, find_run, load_generat
 from medi2i.common.inference.engine_choice import choose
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
 from medi2i.common.inference.receptive import reach
+from medi2i.common.inference.tiling import padded_size
 from medi2i.common.networks.sizes import fixed_size, size_multiple
 from medi2i.common.options import load_args
 
 log = logging.getLogger(__name__)
 
 IDENTITY = "identity"
+PIECE = 256  # pixels, of the square on which engines are compared
 BLEND = 16  # pixels that neighbouring tiles share beyond their margins
 # What the args file decides; the command line may repeat it, not change it.
 DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "skipdim", "latent_dim", "pad", "scale",
@@ -83,11 +86,23 @@ def _check_given(given, trained, source):
                             f"({getattr(trained, name)} in {source}); leave it out")
 
 
-def engine_of(generator, device, options=None, clip_out=None, examples=None) -> Engine:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """(N, C, H, W) -> (N, C', H, W) in [-1, 1], for images of any size; ``at_once``: as for an Engine."""
+
+    run: Callable
+    at_once: int = 1
+
+    def __call__(self, x):
+        return self.run(x)
+
+
+def engine_of(generator, device, options=None, clip_out=None, examples=None, images=1) -> Engine:
     """The Engine that runs ``generator`` (None: the identity) on ``device`` (of ``chainer.get_device``).
 
     options: of the conversion, with ``engine`` and ``precision``; None is Chainer. clip_out: the Clip of the results,
-    for telling in HU how far engines differ; None where they are not HU. examples: as for ``engine_choice.choose``.
+    for telling in HU how far engines differ; None where they are not HU. examples, images: as for
+    ``engine_choice.choose``.
     Raises UserError for an engine that is not there.
     """
     if generator is None:
@@ -96,30 +111,31 @@ def engine_of(generator, device, options=None, clip_out=None, examples=None) -> 
         return ChainerEngine(generator.encoder, generator.decoder, device)
     unit, unit_name = (1.0, "of [-1, 1]") if clip_out is None else ((clip_out.upper - clip_out.lower) / 2, "HU")
     return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name,
-                  examples)
+                  examples, images,
+                  None if fixed_size(generator.options) else padded_size(PIECE, size_multiple(generator.options)))
 
 
 def network_of(generator, engine, tile=None, overlap=None):
-    """``engine`` for images of any size: (N, C, H, W) -> (N, C', H, W), padded to what ``generator`` needs.
+    """The Network that pads images of any size to what ``generator`` needs and runs ``engine`` on them.
 
     tile: side of tiles in pixels, None for whole images. overlap: pixels at their inner edges that are thrown away,
     None for the receptive field. Raises UserError for a network that cannot be tiled.
     """
     if generator is None:
-        return engine.run
+        return Network(engine.run)
     if fixed_size(generator.options) is not None:
         if tile is not None:
             raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
-        return engine.run
+        return Network(engine.run, engine.at_once)
     multiple = size_multiple(generator.options)
     if tile is None:
-        return lambda x: tiling.run_whole(engine.run, x, multiple)
+        return Network(lambda x: tiling.run_whole(engine.run, x, multiple), engine.at_once)
     margin, blend = _margin(generator, overlap), BLEND
-    side = tiling.padded_size(tile, multiple)
+    side = padded_size(tile, multiple)
     if side < tiling.smallest_tile(margin, multiple, blend):
         raise UserError(f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
                         f"{tiling.smallest_tile(margin, multiple, blend)} would do, or a smaller --tile_overlap")
-    return lambda x: tiling.run_tiled(engine.run, x, side, margin, multiple, blend)
+    return Network(lambda x: tiling.run_tiled(engine.run, x, side, margin, multiple, blend), engine.at_once)
 
 
 def _margin(generator, overlap):

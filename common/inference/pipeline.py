@@ -6,7 +6,7 @@ on some of the cores, seldom waits. Order is kept: jobs are run in the order giv
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,18 @@ class Job:
 
 
 def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, batch_size: int, workers: int,
-        progress: Callable[[int], None] = lambda count: None) -> None:
+        at_once: int = 1, progress: Callable[[int], None] = lambda count: None) -> None:
     """Run all ``jobs`` through ``network`` ((N, C, H, W) -> (N, C', H, W)), ``batch_size`` of equal shape at a time.
 
+    at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread.
     ``progress`` is told how many jobs were dealt with. Any other error ends the run: what is
     being written is finished, nothing new is begun, and the error is raised.
     """
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
+    networks = ThreadPoolExecutor(at_once, "network") if at_once > 1 else None
     writing: deque = deque()
+    running: deque = deque()
     batch: list[tuple[Job, np.ndarray]] = []
 
     def write(callables):
@@ -49,18 +52,26 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
     def flush():
         if not batch:
             return
-        results = network(np.stack([x for _, x in batch]))
-        for (job, _), y in zip(batch, results, strict=True):
-            write(job.collect(y))
-        progress(len(batch))
+        x = np.stack([x for _, x in batch])
+        running.append(([job for job, _ in batch], _done(network(x)) if networks is None else
+                        networks.submit(network, x)))
         batch.clear()
+        collect(0 if networks is None else at_once)  # one more than run, so that no thread waits for this one
+
+    def collect(left):
+        while len(running) > left:
+            jobs, results = running.popleft()
+            for job, y in zip(jobs, results.result(), strict=True):
+                write(job.collect(y))
+            progress(len(jobs))
 
     try:
         for job, future in _ahead(jobs, readers, workers + batch_size):
             try:
                 x = future.result()
             except (UserError, OSError) as error:
-                flush()  # collect() is called in order
+                flush()
+                collect(0)  # in order
                 job.skipped(error)
                 write(job.collect(None))
                 progress(1)
@@ -71,11 +82,20 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             if len(batch) == batch_size:
                 flush()
         flush()
+        collect(0)
         while writing:
             writing.popleft().result()
     finally:
+        if networks is not None:
+            networks.shutdown(wait=True, cancel_futures=True)
         readers.shutdown(wait=True, cancel_futures=True)
         writers.shutdown(wait=True, cancel_futures=True)
+
+
+def _done(result):
+    future = Future()
+    future.set_result(result)
+    return future
 
 
 def _ahead(jobs, readers, count):

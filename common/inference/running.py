@@ -51,7 +51,7 @@ class Run:
             with tqdm(total=total, desc="converting", unit="image", file=sys.stderr,
                       disable=True if self.quiet else None) as self.bar:
                 pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
-                             workers=self.options.workers)
+                             workers=self.options.workers, at_once=plan.network.at_once)
             state = "complete" if self.part else final_state(report)
         except MemoryError as error:
             raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
@@ -65,7 +65,8 @@ class Run:
         return None if self.plan.samples is None else self.plan.samples.text
 
     def _jobs(self):
-        plan, limit = self.plan, self.plan.stack + 2 * (self.options.workers + self.options.batch_size) + 2
+        plan, batch = self.plan, self.options.batch_size
+        limit = plan.stack + 2 * (self.options.workers + batch) + (plan.network.at_once + 1) * batch
         for number, volume in enumerate(plan.inputs.volumes):
             wanted = self.pending.get(number)
             if not wanted:

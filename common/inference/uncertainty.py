@@ -124,6 +124,11 @@ def moments(samples):
     return mean, np.sqrt(squares / np.float32(max(count - 1, 1)))
 
 
+def sampled(options):
+    """Whether ``--uncertainty`` or ``--ensemble`` asks for several answers to each image."""
+    return bool(options.uncertainty or options.ensemble)
+
+
 def samples_of(options, model, network, dropping, device, *, stack, classes=0):
     """The Samples that ``--uncertainty`` and ``--ensemble`` ask for, None without them. Raises UserError.
 

@@ -3,6 +3,9 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,6 +161,76 @@ def test_the_check_decides(error, tolerance, chosen, caplog):
     if not np.isnan(error):
         np.testing.assert_allclose(engine.deviation, 750 * error, rtol=1e-5)
     assert caplog.records[0].levelno == (logging.INFO if chosen == "off" else logging.WARNING)
+
+
+@pytest.mark.parametrize("error, chosen", [(0.0, "off"), (1.0, "identity")])
+def test_threads_wait_for_the_one_that_checks(error, chosen, caplog):
+    """All run the quick engine at once; the first one's image is compared, and no other."""
+    inside, checked = threading.Barrier(3), []
+
+    class Together(Off):
+        def run(self, x, frame=None):
+            if not checked:
+                inside.wait(10)
+            return super().run(x)
+
+    class Slow(IdentityEngine):
+        def run(self, x, frame=None):
+            checked.append(float(x.mean()))
+            time.sleep(0.1)
+            return super().run(x)
+
+    engine = CheckedEngine(Together(error), Slow(), (1e-4, 1e-4), 750, "HU")
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda i: engine.run(np.full((1, 1, 3, 4), i, np.float32)), range(3)))
+    assert engine.name == chosen and len(caplog.records) == 1
+    assert checked[0] == 0 and len(checked) == (1 if chosen == "off" else 1 + 3)
+    for i, y in enumerate(results):
+        np.testing.assert_array_equal(y, np.full((1, 1, 3, 4), i, np.float32))
+
+
+@pytest.mark.parametrize("shape, piece, seen", [
+    ((13, 20), 8, (8, 8)), ((13, 20), None, (13, 20)), ((8, 20), 8, (8, 20)), ((5, 20), 8, (5, 20))])
+def test_engines_are_compared_on_the_middle(shape, piece, seen):
+    shapes = []
+
+    class Watched(IdentityEngine):
+        def run(self, x, frame=None):
+            shapes.append((x.shape, frame, float(x[0, 0, 0, 0])))
+            return x
+
+    x = np.arange(np.prod((2, 1, *shape)), dtype=np.float32).reshape(2, 1, *shape)
+    engine = CheckedEngine(Off(0), Watched(), (1e-4, 1e-4), 750, "HU", piece)
+    np.testing.assert_array_equal(engine.run(x, "frame"), x)
+    cut = seen != shape
+    top, left = ((a - b) // 2 for a, b in zip(shape, seen, strict=True))
+    assert shapes == [((1, 1, *seen), None if cut else "frame", x[0, 0, top, left])]
+
+
+def test_a_check_that_fails_lets_nobody_wait():
+    class Broken(IdentityEngine):
+        def run(self, x, frame=None):
+            raise MemoryError("none left")
+
+    engine = CheckedEngine(Off(0), Broken(), (1e-4, 1e-4), 750, "HU")
+    with pytest.raises(MemoryError):
+        engine.run(np.zeros((1, 1, 2, 2), np.float32))
+    engine.run(np.zeros((1, 1, 2, 2), np.float32))
+
+
+def test_openvino_runs_two_images_at_a_time_where_there_are_several(monkeypatch):
+    needs("openvino")
+    encoder, decoder, _ = links()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    one, two = (choose(encoder, decoder, CPU, "openvino", "fp32", 1, "", images=images) for images in (7, 8))
+    assert (one.at_once, two.at_once) == (1, 2)
+    images = [image(32, 40, seed) for seed in range(6)]
+    expected = [one.run(x) for x in images]
+    with ThreadPoolExecutor(2) as pool:
+        for a, b in zip(expected, pool.map(two.run, images), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert choose(encoder, decoder, CPU, "openvino", "fp32", 1, "", images=8).at_once == 1
 
 
 @pytest.mark.parametrize("up", ["resize", "unpool"])

@@ -84,3 +84,32 @@ def test_reading_goes_on_while_the_network_runs():
         return x
     run([Job(lambda i=i: load(i), lambda y: [], lambda e: None) for i in range(6)], network, batch_size=1, workers=2)
     assert states[0] >= 3 and states[1] >= 4
+
+
+def test_several_batches_in_the_network_together_come_in_order_all_the_same():
+    log = Log(17, bad=(4,), wide=(7, 8))
+    barrier, together = threading.Barrier(2), []
+
+    def network(x):
+        if x.mean() in (0, 1):  # the first two are in here at once, and the first leaves last
+            barrier.wait(10)
+            together.append(threading.current_thread().name)
+        time.sleep(0.02 if x.mean() % 2 == 0 else 0)
+        return log.network(x)
+    run(log.jobs, network, batch_size=1, workers=3, at_once=2)
+    assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]
+    assert sorted(log.written) == [i for i in range(17) if i != 4]
+    assert log.reasons == [(4, "file 4 is bad")] and len(set(together)) == 2
+
+
+def test_an_error_among_several_batches_ends_the_run():
+    log = Log(30)
+
+    def network(x):
+        if x.mean() == 4:
+            raise MemoryError("too large")
+        return x
+    with pytest.raises(MemoryError):
+        run(log.jobs, network, batch_size=1, workers=2, at_once=3)
+    assert set(log.written) <= {0, 1, 2, 3} and [i for i, _ in log.collected] == [0, 1, 2, 3]
+    assert not any(t.name.startswith("network") for t in threading.enumerate())
