@@ -27,6 +27,7 @@ from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
 from medi2i.cyclegan.validation import CycleMeasure
 from medi2i.datasets import unpaired
 from medi2i.datasets.iterator import ImageIterator
+from medi2i.datasets.uncut import examples_for
 
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
 
@@ -86,9 +87,9 @@ def take_part(options, resumed, argv, ranks):
     optimizers = ranks.wrapped(optimizers)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
-    iterators = {name: ImageIterator(dataset, options.batch_size, seed, workers=options.workers,
-                                     processes=options.worker_processes, crops=options.crops_per_image,
-                                     rank=ranks.rank, ranks=ranks.count)
+    iterators = {name: ImageIterator(examples_for(dataset, options.augment_on), options.batch_size, seed,
+                                     workers=options.workers, processes=options.worker_processes,
+                                     crops=options.crops_per_image, rank=ranks.rank, ranks=ranks.count)
                  for name, dataset, seed in (("main", train[0], options.seed), ("second", train[1], options.seed + 1))}
     updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
                               features, ranks)

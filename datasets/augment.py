@@ -78,21 +78,29 @@ def apply(array, draw, size, *, nearest=False, outside=OUTSIDE):
     Scale and rotation are one bilinear interpolation (``nearest``: none, for class numbers). Pixels that lie outside
     of the image get ``outside``. The same draw and sizes treat any number of channels alike.
     """
-    height, width = size
-    rows, columns = array.shape[1] - height, array.shape[2] - width
-    if draw.place is None:
-        top, left = rows // 2, columns // 2
-    else:
-        top, left = (min(int(share * (room + 1)), room)
-                     for share, room in zip(draw.place, (rows, columns), strict=True))
-    top, left = top - draw.down, left - draw.right
+    top, left = corner(draw, array.shape[1:], size)
     if draw.scale == 1 and draw.degrees == 0:
         # The flip is about the image's centre and comes before the shift.
         result = _window(array[:, :, ::-1] if draw.flip else array, top, left, size, outside)
     else:
         result = _resample(array, draw, top, left, size, nearest, outside)
-    turns = draw.turns if height == width else draw.turns // 2 * 2  # a quarter would stand an oblong crop on its end
+    turns = quarters(draw, size)
     return np.ascontiguousarray(np.rot90(result, turns, axes=(1, 2))) if turns else result
+
+
+def corner(draw, shape, size):
+    """Row and column of the top left pixel of what ``draw`` cuts out of an image of ``shape`` (H, W)."""
+    rooms = [whole - part for whole, part in zip(shape, size, strict=True)]
+    if draw.place is None:
+        top, left = (room // 2 for room in rooms)
+    else:
+        top, left = (min(int(share * (room + 1)), room) for share, room in zip(draw.place, rooms, strict=True))
+    return top - draw.down, left - draw.right
+
+
+def quarters(draw, size):
+    """By how many quarters it turns; a quarter would stand an oblong crop on its end."""
+    return draw.turns if size[0] == size[1] else draw.turns // 2 * 2
 
 
 def _window(array, top, left, size, outside):

@@ -75,6 +75,18 @@ class Domain:
             return unit.repeat(3, axis=0)
         return unit
 
+    def stored(self, source):
+        """(values, Clip) that give ``unit``: (channels, H, W) int16 or float32, padding at the lower end of the clip.
+
+        What is not to be had so comes as ``unit``, with the clip that changes nothing. Raises Unreadable.
+        """
+        image = self.image(source)
+        if not self.clip.scales or len(image.array) != self.channels:
+            return self.unit(source), Clip()
+        if image.mask is None:
+            return image.array, self.clip
+        return np.where(image.mask, np.float32(self.clip.lower), image.array), self.clip
+
     def classes(self, source):
         """The class numbers of ``source``: (1, H, W) float32. Raises Unreadable for other values."""
         array = self.image(source).array

@@ -14,6 +14,7 @@ from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.pairs import FOLDERS, find_pairs
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.sources import stacks
+from medi2i.datasets.uncut import Uncut, joined, noise_and_key
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,19 @@ class PairedDataset:
             return x, np.concatenate([one_hot(plane[np.newaxis], class_num) for plane in labels])
         t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
         return x, apply(t, draw, self.size)
+
+    def uncut(self, index, rng):
+        """What ``load`` would cut and change, for a device to do so: two ``Uncut``. Raises Unreadable."""
+        members = self.members(index)
+        draw = STILL if rng is None else self.augmentation.draw(rng)
+        x = Uncut(*joined(self.domain_in.stored(source) for pair in members for source in pair.inputs), draw, self.size,
+                  *noise_and_key(self.augmentation.noise, rng))
+        class_num = self.domain_out.class_num
+        if class_num:
+            labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
+            return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num)
+        return x, Uncut(*joined(self.domain_out.stored(source) for pair in members for source in pair.outputs), draw,
+                        self.size)
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.

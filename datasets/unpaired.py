@@ -12,6 +12,7 @@ from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.sources import sources_in, stacks
+from medi2i.datasets.uncut import Uncut, joined, noise_and_key
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,12 @@ class UnpairedDataset:
         draw = STILL if rng is None else self.augmentation.draw(rng)
         x = apply(x, draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
+
+    def uncut(self, index, rng):
+        """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
+        draw = STILL if rng is None else self.augmentation.draw(rng)
+        return Uncut(*joined(self.domain.stored(source) for source in self.members(index)), draw, self.size,
+                     *noise_and_key(self.augmentation.noise, rng))
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.

@@ -24,6 +24,7 @@ from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import load_initial, load_optimizers
 from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator
+from medi2i.datasets.uncut import examples_for
 from medi2i.pix2pix import net
 from medi2i.pix2pix.closing import against_nothing, report_commands
 from medi2i.pix2pix.pictures import PairedPictures
@@ -84,9 +85,9 @@ def take_part(options, resumed, argv, ranks):
     optimizers = ranks.wrapped(optimizers)
 
     # updater
-    iterator = ImageIterator(train, options.batch_size, options.seed, workers=options.workers,
-                             processes=options.worker_processes, crops=options.crops_per_image,
-                             rank=ranks.rank, ranks=ranks.count)
+    iterator = ImageIterator(examples_for(train, options.augment_on), options.batch_size, options.seed,
+                             workers=options.workers, processes=options.worker_processes,
+                             crops=options.crops_per_image, rank=ranks.rank, ranks=ranks.count)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random, device, ranks)
     at_once = 1 if options.random_translate < 0 else options.batch_size  # whole images need more memory than crops
     measure = None if val is None else PairedMeasure(val, shown.translate, device, at_once, options.class_num, ranks)

@@ -10,6 +10,7 @@ import numpy
 from medi2i.common.compat import chainer
 from medi2i.common.kernels import device_random
 from medi2i.common.kernels.cuda_sources import CudaSource, register
+from medi2i.datasets.augment import OUTSIDE, corner, quarters
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
@@ -129,19 +130,28 @@ def clip_scale(stored, slope, intercept, lower, upper):
 def matrices(draws, shape, size):
     """float64 (N, 6): for each ``datasets.augment.Draw`` the way back from a pixel of the result to the image.
 
-    shape: (H, W) of the images; size: (h, w) of what is cut out of their centre.
+    shape: (H, W) of the images; size: (h, w) of what is cut out of them.
     """
     rows = []
     for draw in draws:
-        top, left = (shape[0] - size[0]) // 2 - draw.down, (shape[1] - size[1]) // 2 - draw.right
+        top, left = corner(draw, shape, size)
         centre_y, centre_x = shape[0] / 2, shape[1] / 2
         angle = math.radians(draw.degrees)
         cosine, sine = math.cos(angle) / draw.scale, math.sin(angle) / draw.scale
         mirror = -1.0 if draw.flip else 1.0
         x0, y0 = mirror * (left - centre_x), top - centre_y
-        rows.append((mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x,
-                     mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y))
+        back = ((mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x),
+                (mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y))
+        # From the turned window (x, y) to the window before it was turned.
+        columns, downwards, x1, y1 = _TURNED[quarters(draw, size)]
+        x1, y1 = x1 * size[1], y1 * size[0]
+        rows.append([value for a, b, c in back for value in (
+            a * columns[0] + b * downwards[0], a * columns[1] + b * downwards[1], a * x1 + b * y1 + c)])
     return numpy.array(rows, numpy.float64).reshape(len(rows), 6)
+
+
+# By quarter turns counter-clockwise: x = columns · (x', y') + x1 w, y = downwards · (x', y') + y1 h.
+_TURNED = (((1, 0), (0, 1), 0, 0), ((0, -1), (1, 0), 1, 0), ((-1, 0), (0, -1), 1, 1), ((0, 1), (-1, 0), 0, 1))
 
 
 def augment(images, draws, size, *, nearest=False, outside=-1.0):
@@ -177,6 +187,22 @@ def _gather(image, m, size, nearest, outside):
                           for low, count in ((low_x, columns), (low_y, rows)))
     lines = [image[:, y, x0] + (image[:, y, x1] - image[:, y, x0]).astype(numpy.float64) * dx for y in (y0, y1)]
     return numpy.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(numpy.float32), outside)
+
+
+def finish(values, example):
+    """What the loader would have made of a ``datasets.uncut.Uncut`` but for the numbers that noise is made of.
+
+    values: its values where they are to be changed, (C, H, W). Returns (C, h, w) float32 in [-1, 1] on that device,
+    (C * class_num, h, w) for classes.
+    """
+    clip, xp = example.clip, chainer.backend.get_array_module(values)
+    unit = clip_scale(values, 1, 0, clip.lower, clip.upper) if clip.scales else values.astype(numpy.float32)
+    classes = example.class_num
+    y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=0.0 if classes else OUTSIDE)[0]
+    if classes:
+        one_hot = y[:, None] == xp.arange(classes, dtype=numpy.float32)[:, None, None]
+        return one_hot.reshape(-1, *example.size).astype(numpy.float32)
+    return gaussian(y, example.noise, example.key) if example.noise else y
 
 
 def gaussian(x, deviation, key):

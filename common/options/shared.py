@@ -24,6 +24,8 @@ class FileOptions(Checked):
     workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
     worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "
                                     "each has its share of the cache")
+    augment_on: str = option("loader", choices=kinds.AUGMENT_ON, help="where training images are clipped, cut, changed "
+                             "and made noisy: by the threads that load them, or where the networks are")
     cache_mb: int = option(2048, type=int, low=0, help="memory for decoded images, in MB")
 
 

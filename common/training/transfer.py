@@ -2,6 +2,8 @@
 import numpy
 
 from medi2i.common.compat import chainer
+from medi2i.common.kernels import device_augment
+from medi2i.datasets.uncut import Uncut
 
 DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
 
@@ -11,6 +13,7 @@ class PinnedConverter(chainer.dataset.Converter):
 
     A buffer is filled anew only once its last copy is done; with two of them that is a wait for a copy of the batch
     before last. The copy runs on the current stream: what is computed next waits for it, the CPU does not.
+    Images that come uncut (``datasets.uncut``) are copied one by one and finished on the device, be it the CPU.
 
     pinned, event, stream: functions that give a pinned NumPy array of (shape, dtype), an event, and the current
     stream; for tests.
@@ -25,7 +28,7 @@ class PinnedConverter(chainer.dataset.Converter):
 
     def __call__(self, batch, device=None):
         if device is None or device.xp is numpy:
-            return chainer.dataset.concat_examples(batch, device)
+            return chainer.dataset.concat_examples([_finished(example) for example in batch], device)
         self._turn = (self._turn + 1) % DEPTH
         with chainer.using_device(device):
             if isinstance(batch[0], tuple):
@@ -33,7 +36,13 @@ class PinnedConverter(chainer.dataset.Converter):
                              for place, arrays in enumerate(zip(*batch, strict=True)))
             return self._send(0, batch, device.xp)
 
-    def _send(self, place, arrays, xp):
+    def _send(self, place, examples, xp):
+        if not isinstance(examples[0], Uncut):
+            return self._copy(place, examples, xp)
+        return xp.stack([device_augment.finish(self._copy((place, number), [example.values], xp)[0], example)
+                         for number, example in enumerate(examples)])
+
+    def _copy(self, place, arrays, xp):
         shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
         key = self._turn, place
         buffer, copied = self._buffers.get(key, (None, None))
@@ -47,6 +56,12 @@ class PinnedConverter(chainer.dataset.Converter):
         result.set(buffer, stream=self._stream())  # without a stream, CuPy may wait for the copy
         copied.record()
         return result
+
+
+def _finished(example):
+    if isinstance(example, tuple):
+        return tuple(_finished(part) for part in example)
+    return device_augment.finish(example.values, example) if isinstance(example, Uncut) else example
 
 
 def _pinned(shape, dtype):

@@ -327,6 +327,18 @@ def test_two_seeds_differ_and_one_repeats_whatever_the_workers(data, tmp_path):
     assert final("c", "--seed", "1") != first
 
 
+def test_images_augmented_where_the_networks_are(data, tmp_path):
+    """Here that is the CPU: steps of whole pixels give the loader's run, noise one of its own, whatever the workers."""
+    def final(name, *argv, epochs="1"):
+        return weights(train(data, tmp_path / name, "-e", epochs, "-rt", "-1", "--random_rot90", *argv), epochs)
+
+    assert final("device", "--augment_on", "device") == final("loader")
+    noisy = ["--augment_noise", "0.1", "-rr", "9"]
+    whole = final("noisy", "--augment_on", "device", *noisy, epochs="2")
+    assert whole != final("other", *noisy, epochs="2")
+    assert final("alone", "--augment_on", "device", *noisy, "--workers", "0", epochs="2") == whole
+
+
 def test_the_script_runs_from_a_checkout(tmp_path):
     script = Path(__file__).resolve().parents[2] / "pix2pix" / "train.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, cwd=tmp_path,

@@ -5,12 +5,15 @@ import pytest
 from medi2i.common.kernels import cuda_on_cpu, device_augment, device_random
 from medi2i.datasets.augment import Draw, apply
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.uncut import Uncut
 
 needs_gcc = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 CHANGES = {
     "still": Draw(), "shift": Draw(down=3, right=-2), "flip": Draw(flip=True, down=-4, right=1),
     "rotated": Draw(degrees=11.0), "scaled": Draw(scale=0.8, right=2),
     "all": Draw(scale=1.15, degrees=-23.0, flip=True, down=2, right=-3),
+    "placed": Draw(place=(0.9, 0.1)), "quarter": Draw(turns=1), "three quarters": Draw(turns=3, flip=True, right=2),
+    "half": Draw(turns=2, place=(0.2, 0.6)), "turned": Draw(scale=0.9, degrees=9.0, turns=1, place=(0.0, 1.0)),
 }
 
 
@@ -18,7 +21,7 @@ def images(n=1, c=2, shape=(21, 18)):
     return np.random.default_rng(4).uniform(-1, 1, (n, c, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("size", [(13, 10), (21, 18), (8, 18)])
+@pytest.mark.parametrize("size", [(13, 10), (21, 18), (8, 18), (12, 12)])
 @pytest.mark.parametrize("draw", CHANGES.values(), ids=CHANGES)
 def test_the_same_as_the_loader(draw, size):
     x = images()
@@ -32,11 +35,11 @@ def test_the_same_as_the_loader(draw, size):
 
 
 def test_every_image_of_a_batch_has_its_own_change():
-    x, draws = images(n=6), list(CHANGES.values())
+    x, draws = images(n=len(CHANGES)), list(CHANGES.values())
     got = device_augment.augment(x, draws, (13, 10))
     for one, draw, result in zip(x, draws, got, strict=True):
         assert np.abs(apply(one, draw, (13, 10)) - result).max() <= 2e-7
-    with pytest.raises(ValueError, match="2 draws for 6 images"):
+    with pytest.raises(ValueError, match="2 draws for 11 images"):
         device_augment.augment(x, draws[:2], (13, 10))
 
 
@@ -52,9 +55,9 @@ def test_classes_stay_whole_numbers():
 @needs_gcc
 @pytest.mark.parametrize("nearest", [False, True])
 def test_gather_kernel_is_its_twin(nearest):
-    x, draws = images(n=6), list(CHANGES.values())
-    size, shape = (13, 11), (21, 18)
-    y = np.empty((6, 2, *size), np.float32)
+    x, draws = images(n=len(CHANGES)), list(CHANGES.values())
+    size, shape = (13, 13), (21, 18)
+    y = np.empty((len(CHANGES), 2, *size), np.float32)
     numbers = [np.int32(v) for v in (2, *shape, *size)]
     device_augment.AFFINE(x, device_augment.matrices(draws, shape, size), *numbers, np.float32(-1), np.bool_(nearest),
                           y)
@@ -126,10 +129,13 @@ def test_a_gpu_computes_what_the_twins_do():
     cupy = pytest.importorskip("cupy")
     if not cupy.cuda.is_available():
         pytest.skip("there is no GPU")
-    x, draws, size = images(n=6), list(CHANGES.values()), (13, 10)
+    x, draws, size = images(n=len(CHANGES)), list(CHANGES.values()), (13, 13)
     on_device = cupy.asarray(x)
     np.testing.assert_allclose(device_augment.augment(on_device, draws, size).get(),
                                device_augment.augment(x, draws, size), rtol=0, atol=1e-6)
+    uncut = Uncut(np.arange(378, dtype=np.int16).reshape(1, 21, 18), Clip(0, 300), draws[5], size, 0.1, 5)
+    np.testing.assert_allclose(device_augment.finish(cupy.asarray(uncut.values), uncut).get(),
+                               device_augment.finish(uncut.values, uncut), rtol=0, atol=1e-6)
     stored = np.arange(250, dtype=np.int16)
     np.testing.assert_array_equal(device_augment.clip_scale(cupy.asarray(stored), 16, -1024, -1000, 1500).get(),
                                   device_augment.clip_scale(stored, 16, -1024, -1000, 1500))

@@ -7,6 +7,9 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.training import transfer
 from medi2i.common.training.transfer import PinnedConverter
+from medi2i.datasets.augment import Draw
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.uncut import Uncut
 
 CPU = chainer.get_device("@numpy")
 
@@ -69,6 +72,32 @@ def test_batches_arrive_whole_however_late_the_copies_are(late):
         for place in (0, 1):
             numpy.testing.assert_array_equal(result[place].content, numpy.stack([example[place] for example in batch]))
     assert len(buffers) == len(events) == 2 * transfer.DEPTH
+
+
+def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_arrive(late, monkeypatch):
+    converter, device, buffers, events = late
+    device.xp.stack = list
+    monkeypatch.setattr(transfer.device_augment, "finish", lambda values, example: (values, example.key))
+    monkeypatch.setattr(LateArray, "__getitem__", lambda self, index: self, raising=False)
+    sizes = [(1, 3, 4), (1, 5, 2)]
+    batches = [[(Uncut(numpy.full(size, 10 * turn + i, numpy.int16), Clip(0, 1), Draw(), (2, 2), key=i),
+                 numpy.float32([turn])) for i, size in enumerate(sizes)] for turn in range(5)]
+    results = [converter(batch, device) for batch in batches]
+    for event in events:
+        event.synchronize()
+    for turn, (images, plain) in enumerate(results):
+        for i, (size, (values, key)) in enumerate(zip(sizes, images, strict=True)):
+            assert key == i and values.content.shape == (1, *size) and values.content.dtype == numpy.int16
+            assert (values.content == 10 * turn + i).all()
+        assert plain.content.tolist() == [[turn], [turn]]
+    assert len(buffers) == 3 * transfer.DEPTH
+
+
+def test_on_the_cpu_uncut_images_are_finished_too():
+    uncut = Uncut(numpy.arange(12, dtype=numpy.int16).reshape(1, 3, 4), Clip(0, 11), Draw(), (1, 2))
+    pairs, = (PinnedConverter()([(uncut, numpy.float32([7]))] * 2, CPU),)
+    numpy.testing.assert_allclose(pairs[0], numpy.float32([[[[5, 6]]]] * 2) / 5.5 - 1, atol=1e-6)
+    assert pairs[1].tolist() == [[7], [7]]
 
 
 def test_a_last_smaller_batch_gets_its_own_buffer(late):
