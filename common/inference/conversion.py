@@ -31,7 +31,7 @@ class Plan:
 
     network: ``network.Network``. model: dict that names the weights (for the report; "sha256" and "name" are used).
     settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None or dict of named maps
-    to be written beside a result. samples: where the network answers several times; ``network`` is then its ``run``.
+    to be written beside a result. samples: where the network answers several times; ``network`` then runs them.
     """
 
     options: object

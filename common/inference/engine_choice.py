@@ -66,7 +66,7 @@ def _refuse(name, precision, where):
 
 
 class CheckedEngine:
-    """Runs ``quick``, once it agrees with ``plain`` on the first image. Several threads may begin at once.
+    """Runs ``quick``, once it agrees with ``plain`` on the first image.
 
     tolerance: (largest, mean) difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only
     told. piece: side of the square in the middle of the image that both convert for this (``plain`` takes a second for
@@ -81,7 +81,7 @@ class CheckedEngine:
         self.unit, self.unit_name = unit, unit_name
         self.deviation = None
         self._chosen = None
-        self._lock, self._begun, self._decided = threading.Lock(), False, threading.Event()
+        self._lock = threading.Lock()
 
     @property
     def at_once(self):
@@ -97,28 +97,14 @@ class CheckedEngine:
         """As Engine.run."""
         if self._chosen is None:
             with self._lock:
-                checks, self._begun = not self._begun, True
-            if checks:
-                self._decide(x[:1], frame)
-            else:
-                y = self.quick.run(x, frame)  # the time is there
-                self._decided.wait()
-                if self._chosen is self.quick:
-                    return y
+                if self._chosen is None:
+                    self._check(x[:1], frame)
         return self._chosen.run(x, frame)
 
-    def _decide(self, x, frame):
-        try:
-            cut = [slice(None)] * 4
-            if self.piece is not None and self.piece < min(x.shape[2:]):
-                cut[2:] = [slice((size - self.piece) // 2, (size + self.piece) // 2) for size in x.shape[2:]]
-                frame = None
-            self._check(np.ascontiguousarray(x[tuple(cut)]), frame)
-        finally:
-            self._chosen = self._chosen or self.quick  # an error ends the conversion; nobody is to wait for it
-            self._decided.set()
-
     def _check(self, x, frame):
+        if self.piece is not None and self.piece < min(x.shape[2:]):
+            rows, columns = (slice((size - self.piece) // 2, (size + self.piece) // 2) for size in x.shape[2:])
+            x, frame = np.ascontiguousarray(x[..., rows, columns]), None
         found, expected = self.quick.run(x, frame), self.plain.run(x, frame)
         difference = np.abs(found - expected)
         largest, mean = float(difference.max()), float(difference.mean())

@@ -1,7 +1,8 @@
 """What runs a generator. An engine takes and gives NumPy arrays; which library computes is its own matter.
 
-Another engine (ONNX Runtime, OpenVINO) is one class with the same three members, and one entry in ``make_engine``.
+Another engine (ONNX Runtime, OpenVINO) is one class with the same members, and one entry in ``graph_engines.ENGINES``.
 """
+import threading
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,10 @@ class Engine(Protocol):
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         """(N, C, H, W) float32 in [-1, 1] -> (N, C', H, W) float32. ``frame``: where in a larger image ``x`` lies."""
+
+
+# Of all instances: several may have the same links, which change for tiles, and together they would be no quicker.
+_one_at_a_time = threading.RLock()
 
 
 class ChainerEngine:
@@ -41,7 +46,7 @@ class ChainerEngine:
     def run(self, x, frame=None):
         if self.device.xp is np and len(x) > 1:
             return np.concatenate([self.run(x[i:i + 1], frame) for i in range(len(x))])
-        with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
+        with (_one_at_a_time, chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
               chainer.using_device(self.device), framed_upsampling((self.encoder, self.decoder), x.shape, frame)):
             y = self.decoder(self.encoder(self.device.send(np.ascontiguousarray(x, np.float32))))
         return chainer.get_device("@numpy").send(y.array).astype(np.float32, copy=False)

@@ -21,13 +21,17 @@ class GraphEngine:
 
     A graph maps its corner-aligned upsampling to the image it is given, so a tile with its place in a larger image
     (``frame``) goes to ``chainer_engine`` where the generator has such layers.
+
+    images: of the conversion. Several are run two at a time, each on half of the threads: those wait less for each
+    other, and less for the ones that read and write meanwhile. Shards and resumed conversions decide by all images, so
+    that their results are the same.
     """
 
     places_tiles = True
-    at_once = 1
 
-    def __init__(self, encoder, decoder, chainer_engine):
+    def __init__(self, encoder, decoder, chainer_engine, images):
         self.chainer_engine = chainer_engine
+        self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
         spec = decoder.spec
         self._aligned = SampleKind.RESIZE in {spec.up.kind, spec.full.kind}
 
@@ -48,7 +52,7 @@ class OnnxRuntimeEngine(GraphEngine):
     name = "onnxruntime"
 
     def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None, images=1):
-        super().__init__(encoder, decoder, chainer_engine)
+        super().__init__(encoder, decoder, chainer_engine, images)
         if precision == "bf16":
             raise UserError("--precision bf16: ONNX Runtime computes in fp32 or int8 on this CPU; --engine openvino "
                             "could do it")
@@ -58,7 +62,7 @@ class OnnxRuntimeEngine(GraphEngine):
             content = quantised.quantised(content, examples())
         import onnxruntime
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads()
+        settings.intra_op_num_threads = threads() // self.at_once
         settings.log_severity_level = 3
         # Reading and writing go on meanwhile: a thread that waits must not hold a core.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -69,22 +73,17 @@ class OnnxRuntimeEngine(GraphEngine):
 
 
 class OpenVinoEngine(GraphEngine):
-    """OpenVINO's CPU plug-in; ``precision`` "bf16" where the CPU has it.
-
-    Several images are run two at a time, each on half of the threads: those wait less for each other, and less for the
-    ones that read and write meanwhile.
-    """
+    """OpenVINO's CPU plug-in; ``precision`` "bf16" where the CPU has it."""
 
     name = "openvino"
 
     def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None, images=1):
-        super().__init__(encoder, decoder, chainer_engine)
+        super().__init__(encoder, decoder, chainer_engine, images)
         core = _openvino_core()
         if precision == "int8":
             raise UserError("--precision int8: not with OpenVINO; --engine onnxruntime could do it")
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("--precision bf16: this CPU has no bf16 arithmetic; --precision fp32 would do")
-        self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
         settings = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
                     "INFERENCE_NUM_THREADS": threads(), "NUM_STREAMS": self.at_once}
         self._model = core.compile_model(core.read_model(export(encoder, decoder)), "CPU", settings)

@@ -32,13 +32,15 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
         at_once: int = 1, progress: Callable[[int], None] = lambda count: None) -> None:
     """Run all ``jobs`` through ``network`` ((N, C, H, W) -> (N, C', H, W)), ``batch_size`` of equal shape at a time.
 
-    at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread.
+    at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread. The
+    first batch is alone there in any case: a network may have something to decide by it.
     ``progress`` is told how many jobs were dealt with. Any other error ends the run: what is
     being written is finished, nothing new is begun, and the error is raised.
     """
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
     networks = ThreadPoolExecutor(at_once, "network") if at_once > 1 else None
+    begun = False
     writing: deque = deque()
     running: deque = deque()
     batch: list[tuple[Job, np.ndarray]] = []
@@ -50,13 +52,15 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             writing.popleft().result()
 
     def flush():
+        nonlocal begun
         if not batch:
             return
         x = np.stack([x for _, x in batch])
-        running.append(([job for job, _ in batch], _done(network(x)) if networks is None else
-                        networks.submit(network, x)))
+        alone = networks is None or not begun
+        running.append(([job for job, _ in batch], _done(network(x)) if alone else networks.submit(network, x)))
+        begun = True
         batch.clear()
-        collect(0 if networks is None else at_once)  # one more than run, so that no thread waits for this one
+        collect(0 if alone else at_once)  # one more than run, so that no thread waits for this one
 
     def collect(left):
         while len(running) > left:

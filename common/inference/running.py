@@ -84,7 +84,7 @@ class Run:
                 lambda index, error, volume=volume: self._failed(volume.sources[index], error))
 
     def _ready(self, volume, index, y, slices):
-        """In the thread of the network, which the analysis needs too: what a writing thread shall do."""
+        """In the one thread where the analysis may run its networks: what a writing thread shall do."""
         maps = None
         if self.plan.analysis is not None:
             members = stacks.middle_stack(index, len(volume.sources), self.plan.stack)

@@ -67,15 +67,14 @@ def _plans(size, beta1, beta2, eps):
 
 
 def update_by_onednn(param, grad, m, v, step, hyperparam):
-    """As :func:`update`, with the same bits in ``m`` and ``v`` and the same but for rounding in ``param``.
-
-    Raises OnednnError, before anything has changed, where oneDNN has no quick code.
-    """
+    """As :func:`update`, with the same bits in ``m`` and ``v`` and the same but for rounding in ``param``."""
     shrink = _shrink(hyperparam)
-    if param.size < SMALLEST or shrink == 0:
+    plans = () if param.size < SMALLEST or shrink == 0 else _plans(
+        param.size, hyperparam.beta1, hyperparam.beta2, hyperparam.eps)
+    if not plans or None in plans:
         update(param, grad, m, v, step, hyperparam)
         return
-    first, second, last = _plans(param.size, hyperparam.beta1, hyperparam.beta2, hyperparam.eps)
+    first, second, last = plans
     factors = numpy.array([-hyperparam.eta * step / shrink, shrink], numpy.float32)
     p, g, m, v, rate = (a.ctypes.data for a in (param, grad, m, v, factors))
     with onednn.library().lock:

@@ -49,9 +49,11 @@ def can_add(a, b):
 
 
 def add(a, b):
-    """a + b, in memory as they are. Raises OnednnError."""
+    """a + b, in memory as they are."""
     y = numpy.empty_like(a)
     addition = _addition(a.size)
+    if addition is None:
+        return numpy.add(a, b, out=y)
     with onednn.library().lock:
         addition.run(a.ctypes.data, b.ctypes.data, y.ctypes.data)
     return y

@@ -14,7 +14,6 @@ from medi2i.common.kernels import (
     loss_numpy,
     normalisation,
     normalisation_numpy,
-    onednn,
     quick_apply,
 )
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
@@ -34,7 +33,8 @@ IMAGES = (0, 2, 3)
 
 def replacements(with_onednn):
     """Triples (class, name of a method, function original -> replacement)."""
-    adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu", _adam_by_onednn if with_onednn else _adam)
+    adam = (chainer.optimizers.adam.AdamRule, "update_core_cpu",
+            _adam(cpu_adam.update_by_onednn if with_onednn else cpu_adam.update))
     losses = (loss_nodes.Engines, "cpu", lambda original: loss_numpy)
     apply = (chainer.FunctionNode, "apply", quick_apply.replacement)
     if not with_onednn:
@@ -233,10 +233,7 @@ def _add(original):
         a, b = inputs
         if not plain_float32(a, b) or not cpu_joining.can_add(a, b):
             return original(self, inputs)
-        try:
-            return cpu_joining.add(a, b),
-        except onednn.OnednnError:
-            return original(self, inputs)
+        return cpu_joining.add(a, b),
 
     return forward
 
@@ -251,34 +248,17 @@ def _concatenation(original):
     return forward
 
 
-def _takes_adam(rule, arrays):
-    hyperparam = rule.hyperparam
-    return not (hyperparam.amsgrad or hyperparam.adabound) and plain_float32(*arrays) and all(
-        a.flags.c_contiguous for a in arrays)
+def _adam(update):
+    def replacement(original):
+        @functools.wraps(original)
+        def update_core_cpu(self, param):
+            hyperparam = self.hyperparam
+            arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
+            if hyperparam.amsgrad or hyperparam.adabound or not plain_float32(*arrays) or not all(
+                    a.flags.c_contiguous for a in arrays):
+                return original(self, param)
+            update(*arrays, self.alpha_t, hyperparam)
 
+        return update_core_cpu
 
-def _adam(original):
-    @functools.wraps(original)
-    def update_core_cpu(self, param):
-        arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
-        if not _takes_adam(self, arrays):
-            return original(self, param)
-        cpu_adam.update(*arrays, self.alpha_t, self.hyperparam)
-
-    return update_core_cpu
-
-
-def _adam_by_onednn(original):
-    by_numpy = _adam(original)
-
-    @functools.wraps(original)
-    def update_core_cpu(self, param):
-        arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
-        if not _takes_adam(self, arrays):
-            return original(self, param)
-        try:
-            cpu_adam.update_by_onednn(*arrays, self.alpha_t, self.hyperparam)
-        except onednn.OnednnError:
-            by_numpy(self, param)
-
-    return update_core_cpu
+    return replacement

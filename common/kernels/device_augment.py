@@ -25,12 +25,12 @@ STORED = ("uint8", "int16", "uint16", "int32", "float32")
 
 CLIP_SCALE = register(CudaSource(
     "clip_scale", "elementwise", dtypes=STORED, preamble=_ROUNDED,
-    in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper", out_params="float32 y",
+    in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
+    out_params="float32 y",
     # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
     operation="""
         const float value = __fadd_rn(__fmul_rn((float)stored, slope), intercept);
         const float clipped = value < lower ? lower : value > upper ? upper : value;
-        const float half = (upper - lower) / 2.0f;
         y = (clipped - lower) / half - 1.0f;
     """))
 
@@ -119,12 +119,12 @@ def clip_scale(stored, slope, intercept, lower, upper):
 
     stored: array of one of ``STORED``.
     """
-    numbers = [numpy.float32(value) for value in (slope, intercept, lower, upper)]
+    numbers = [numpy.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
     if not _on_host(stored):
         return CLIP_SCALE(stored, *numbers)
-    slope, intercept, lower, upper = numbers
+    slope, intercept, lower, upper, half = numbers
     value = numpy.clip(stored.astype(numpy.float32) * slope + intercept, lower, upper)
-    return (value - lower) / ((upper - lower) / numpy.float32(2)) - numpy.float32(1)
+    return (value - lower) / half - numpy.float32(1)
 
 
 def matrices(draws, shape, size):

@@ -160,9 +160,16 @@ class Library:
 
         arrays: descriptor of a, b and the result. then: steps (ELTWISE_…, alpha, beta); (BINARY_…, descriptor), the
         value so far with one more array; (SUM, scale), plus scale times what the result held before.
-        run(a, b, result, *more arrays); any may be the same. Raises OnednnError where oneDNN has only its slow
-        reference code.
+        run(a, b, result, *more arrays); any may be the same. None where oneDNN refuses, or has only its slow reference
+        code.
         """
+        try:
+            made, arguments = self._binary(operation, arrays, then)
+        except OnednnError:
+            return None
+        return Primitive(self, made, arguments) if self.implementation(made).startswith("jit") else None
+
+    def _binary(self, operation, arrays, then):
         steps, attributes = self.create("dnnl_post_ops_create"), self.create("dnnl_primitive_attr_create")
         arguments = [(SRC, arrays), (SRC_1, arrays), (DST, arrays)]
         for i, (kind, *values) in enumerate(then):
@@ -176,9 +183,7 @@ class Library:
         self._call("dnnl_primitive_attr_set_post_ops", attributes, steps)
         made = self.create("dnnl_binary_primitive_desc_create", self.engine, operation, arrays, arrays, arrays,
                            attributes)
-        if not self.implementation(made).startswith("jit"):
-            raise OnednnError(f"no quick code, only {self.implementation(made)}")
-        return Primitive(self, made, arguments)
+        return made, arguments
 
     def _call(self, name, *arguments):
         if status := getattr(self._so, name)(*arguments):

@@ -43,7 +43,7 @@ def both(dataset, seed, index=1):
 
 @pytest.mark.parametrize("options", [
     STEPS, {**STEPS, "random_translate": -1}, {**STEPS, "crop_width": 18}, {**STEPS, "stack": 2},
-    {"random_translate": 0}, {**STEPS, "clipA": [20, 99.5]}], ids=str)
+    {"random_translate": 0}, {**STEPS, "clipA": [20.1, 99.7]}], ids=str)
 def test_without_interpolation_the_same_to_the_last_bit(tmp_path, options):
     pictures(tmp_path)
     dataset, seen = pairs(tmp_path, **options), set()

@@ -88,13 +88,17 @@ def test_reading_goes_on_while_the_network_runs():
 
 def test_several_batches_in_the_network_together_come_in_order_all_the_same():
     log = Log(17, bad=(4,), wide=(7, 8))
-    barrier, together = threading.Barrier(2), []
+    barrier, together, begun = threading.Barrier(2), [], []
 
     def network(x):
-        if x.mean() in (0, 1):  # the first two are in here at once, and the first leaves last
+        begun.append(float(x.mean()))
+        if x.mean() == 0:  # the first is alone
+            time.sleep(0.05)
+            assert begun == [0]
+        if x.mean() in (1, 2):  # the next two are in here at once, and the first of them leaves last
             barrier.wait(10)
             together.append(threading.current_thread().name)
-        time.sleep(0.02 if x.mean() % 2 == 0 else 0)
+        time.sleep(0.02 if x.mean() % 2 == 1 else 0)
         return log.network(x)
     run(log.jobs, network, batch_size=1, workers=3, at_once=2)
     assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]

@@ -363,23 +363,37 @@ def test_adam(engine, decay, monkeypatch):
 
 
 @needs_onednn
-def test_adam_goes_to_onednn_and_falls_back_before_anything_changes(monkeypatch):
+def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
     monkeypatch.setattr(cpu_adam, "SMALLEST", 10)
+    monkeypatch.setattr(cpu_joining, "SMALLEST_SUM", 10)
     links, ran = [], []
-    run = onednn.Primitive.run
+    run, call = onednn.Primitive.run, onednn.Library._call
+
+    def refused(self, name, *arguments):
+        if "append" in name or "binary" in name:
+            raise onednn.OnednnError(name)
+        call(self, name, *arguments)
+
     monkeypatch.setattr(onednn.Primitive, "run", lambda self, *addresses: ran.append(1) or run(self, *addresses))
-    for refuses in (False, True):
+    for refuses in (None, "implementation", "_call"):
         links.append(link := L.Linear(7, 5, nobias=True, initialW=random(5, 7)))
         optimizer = chainer.optimizers.Adam().setup(link)
         cpu_adam._plans.cache_clear()
-        if refuses:
-            monkeypatch.setattr(onednn.Library, "implementation", lambda self, descriptor: "ref:any")
+        if refuses == "implementation":
+            monkeypatch.setattr(onednn.Library, refuses, lambda self, descriptor: "ref:any")
+        elif refuses == "_call":
+            monkeypatch.setattr(onednn.Library, refuses, refused)
         with cpu.using("onednn"):
             link.W.grad = random(5, 7)
             optimizer.update()
-        assert len(ran) == 3
+            cpu_joining._addition.cache_clear()
+            total = link.W + link.W
+        np.testing.assert_array_equal(total.array, 2 * link.W.array)
+        assert len(ran) == 3 + 1
     cpu_adam._plans.cache_clear()
+    cpu_joining._addition.cache_clear()
     np.testing.assert_allclose(links[0].W.array, links[1].W.array, rtol=1e-6)
+    np.testing.assert_array_equal(links[1].W.array, links[2].W.array)
 
 
 @needs_onednn

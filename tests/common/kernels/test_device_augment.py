@@ -67,8 +67,9 @@ def test_gather_kernel_is_its_twin(nearest):
 @pytest.mark.parametrize("dtype", device_augment.STORED)
 def test_stored_values_become_what_the_loader_makes_of_them(dtype):
     stored = np.arange(0, 250, dtype=dtype).reshape(10, 25)
-    got = device_augment.clip_scale(stored, 16.0, -1024.0, -1000.0, 1500.0)
-    np.testing.assert_array_equal(got, Clip(-1000, 1500).to_unit(stored.astype(np.float32) * 16 - 1024))
+    for lower, upper in ((-900.1, 1200.3), (-1000.0, 1500.0)):
+        got = device_augment.clip_scale(stored, 16.0, -1024.0, lower, upper)
+        np.testing.assert_array_equal(got, Clip(lower, upper).to_unit(stored.astype(np.float32) * 16 - 1024))
     assert got.min() == -1 and got.max() == 1 and got.dtype == np.float32
 
 
@@ -77,7 +78,8 @@ def test_stored_values_become_what_the_loader_makes_of_them(dtype):
 def test_clip_kernel_is_its_twin(dtype):
     stored = np.random.default_rng(2).integers(0, 200, (7, 9)).astype(dtype)
     numbers = [np.float32(v) for v in (13.7, -1024.5, -900.3, 1211.1)]
-    np.testing.assert_array_equal(device_augment.CLIP_SCALE(stored, *numbers),
+    half = (numbers[3] - numbers[2]) / np.float32(2)
+    np.testing.assert_array_equal(device_augment.CLIP_SCALE(stored, *numbers, half),
                                   device_augment.clip_scale(stored, *numbers))
 
 
