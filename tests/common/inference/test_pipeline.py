@@ -48,17 +48,19 @@ def test_results_come_in_order_and_all_are_written():
     assert log.batches[0] == (3, 1, 2, 3) and max(shape[0] for shape in log.batches) == 3
 
 
-def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written():
-    log = Log(9)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written(at_once):
+    log = Log(30)
 
     def network(x):
         if x.mean() == 4:
             raise MemoryError("too large")
         return x
     with pytest.raises(MemoryError):
-        run(log.jobs, network, batch_size=1, workers=2)
+        run(log.jobs, network, batch_size=1, workers=2, at_once=at_once)
     assert set(log.written) <= {0, 1, 2, 3}
     assert [i for i, _ in log.collected] == [0, 1, 2, 3]
+    assert not any(t.name.startswith("network") for t in threading.enumerate())
 
 
 def test_an_error_while_writing_is_raised():
@@ -104,16 +106,3 @@ def test_several_batches_in_the_network_together_come_in_order_all_the_same():
     assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]
     assert sorted(log.written) == [i for i in range(17) if i != 4]
     assert log.reasons == [(4, "file 4 is bad")] and len(set(together)) == 2
-
-
-def test_an_error_among_several_batches_ends_the_run():
-    log = Log(30)
-
-    def network(x):
-        if x.mean() == 4:
-            raise MemoryError("too large")
-        return x
-    with pytest.raises(MemoryError):
-        run(log.jobs, network, batch_size=1, workers=2, at_once=3)
-    assert set(log.written) <= {0, 1, 2, 3} and [i for i, _ in log.collected] == [0, 1, 2, 3]
-    assert not any(t.name.startswith("network") for t in threading.enumerate())
