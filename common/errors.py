@@ -2,10 +2,23 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 
 class UserError(ValueError):
     """Something the user can put right. The text names the file or option, what is wrong and what would be right."""
+
+
+class Unreadable(UserError):
+    """A file that cannot be used. ``reason`` is the text without the file's name."""
+
+    def __init__(self, path: Path | str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self):
+        return Unreadable, (self.path, self.reason)
 
 
 def run(command, argv=None):

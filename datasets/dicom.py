@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medi2i.common.errors import run
-from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_read import DicomImage, iter_frames, read
 from medi2i.datasets.dicom_scan import Scan, Skipped, scan
 from medi2i.datasets.dicom_series import Series, SliceRef
+from medi2i.datasets.limits import MAX_PIXELS
 
 __all__ = [
     "MAX_PIXELS",

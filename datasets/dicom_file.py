@@ -11,17 +11,15 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from stat import S_ISREG
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
-from medi2i.common.errors import UserError
-
-MAX_PIXELS = 1 << 26
-"""Largest Rows × Columns accepted by default (8192²): a corrupted header must not ask for all memory."""
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.limits import check_pixels, check_regular
+from medi2i.datasets.limits import max_pixels as default_max_pixels
 
 VOLUME_MODALITIES = ("CT", "MR", "PT")
 
@@ -65,19 +63,7 @@ LOSSY_SYNTAXES = frozenset(
 warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
 
 
-class Unreadable(UserError):
-    """A file that cannot be used. ``reason`` is the text without the file's name."""
-
-    def __init__(self, path: Path | str, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path = Path(path)
-        self.reason = reason
-
-    def __reduce__(self):
-        return Unreadable, (self.path, self.reason)
-
-
-def load(path: Path | str, max_pixels: int = MAX_PIXELS) -> FileDataset:
+def load(path: Path | str, max_pixels: int | None = None) -> FileDataset:
     """Parse a file with its pixel data still encoded.
 
     Raises Unreadable for what is not DICOM, is damaged, or would unpack to far more than ``max_pixels`` allows.
@@ -98,12 +84,9 @@ def load(path: Path | str, max_pixels: int = MAX_PIXELS) -> FileDataset:
     return dataset
 
 
-def _bytes(path: Path, max_pixels: int) -> bytes:
+def _bytes(path: Path, max_pixels: int | None) -> bytes:
     try:
-        status = path.stat()
-        if not S_ISREG(status.st_mode):
-            raise Unreadable(path, "not a regular file")
-        if status.st_size == 0:
+        if check_regular(path) == 0:
             raise Unreadable(path, "empty file")
         with path.open("rb") as file:
             head = file.read(132)
@@ -113,7 +96,7 @@ def _bytes(path: Path, max_pixels: int) -> bytes:
     except OSError as error:
         raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
     if DEFLATED.encode() in data[:2048]:
-        _refuse_bomb(path, data, limit=8 * max_pixels)
+        _refuse_bomb(path, data, limit=8 * (max_pixels or default_max_pixels()))
     return data
 
 
@@ -247,13 +230,12 @@ def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...
         )
 
 
-def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int) -> None:
+def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int | None) -> None:
     """Raise Unreadable where Rows, Columns, bits or frames make no sense, before anything is allocated for them."""
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if not rows or not columns or rows < 0 or columns < 0:
         raise Unreadable(path, f"Rows {rows} and Columns {columns}: no image size")
-    if rows * columns > max_pixels:
-        raise Unreadable(path, f"declares {rows}×{columns} pixels, more than --max-pixels {max_pixels}")
+    check_pixels(path, rows, columns, max_pixels)
     allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
     if allocated not in (8, 16, 32):
         raise Unreadable(path, f"BitsAllocated {allocated}; 8, 16 or 32 are supported")

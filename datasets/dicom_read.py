@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from medi2i.datasets import dicom_file as file
 from medi2i.datasets import dicom_pixels as pixels
-from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_series import Series, SliceRef, describe
 
 
@@ -53,7 +53,7 @@ class DicomImage:
 
 
 def read(
-    path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES, max_pixels: int = MAX_PIXELS
+    path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES, max_pixels: int | None = None
 ) -> DicomImage:
     """Read one frame of one file as HU. Raises Unreadable (a UserError) with the file and the reason."""
     return next(iter_frames(path, [frame], modalities=modalities, max_pixels=max_pixels))
@@ -64,7 +64,7 @@ def iter_frames(
     frames: Iterable[int] | None = None,
     *,
     modalities: tuple[str, ...] = VOLUME_MODALITIES,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> Iterator[DicomImage]:
     """Yield several frames (default: all) of a file that is parsed once. Raises Unreadable."""
     path = Path(path)
@@ -90,7 +90,7 @@ def _without_pixels(dataset: Dataset) -> Dataset:
     return header
 
 
-def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int) -> tuple[Dataset, int]:
+def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> tuple[Dataset, int]:
     """Parse and check the header of an image; returns the data set and the number of its frames. Raises Unreadable."""
     dataset = file.load(path, max_pixels)
     file.refuse_others(path, dataset, modalities)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom_file as file
-from medi2i.datasets.dicom_file import MAX_PIXELS, VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
 from medi2i.datasets.dicom_read import iter_frames, load_volume, open_image, read
 from medi2i.datasets.dicom_series import Series, SliceRef, describe
@@ -66,7 +66,7 @@ def scan(
     *,
     modalities: tuple[str, ...] = VOLUME_MODALITIES,
     decode: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Scan:
@@ -125,7 +125,9 @@ def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterat
                     yield Path(folder, name)
 
 
-def examine_file(path: Path, modalities: tuple[str, ...], decode: bool, max_pixels: int) -> list[SliceRef] | Skipped:
+def examine_file(
+    path: Path, modalities: tuple[str, ...], decode: bool, max_pixels: int | None
+) -> list[SliceRef] | Skipped:
     """The frames of a file, or the reason why it cannot be used."""
     try:
         if not decode:
@@ -151,7 +153,7 @@ def examine_file(path: Path, modalities: tuple[str, ...], decode: bool, max_pixe
 
 
 def _drop_copies(
-    slices: list[SliceRef], modalities: tuple[str, ...], max_pixels: int
+    slices: list[SliceRef], modalities: tuple[str, ...], max_pixels: int | None
 ) -> tuple[list[SliceRef], list[Skipped]]:
     """Leave out files that repeat another one: same UID, place and pixels. The same UID alone is a writer's mistake,
     not a copy."""
@@ -179,7 +181,7 @@ def _drop_copies(
     return kept, copies
 
 
-def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], max_pixels: int) -> bool:
+def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], max_pixels: int | None) -> bool:
     try:
         images = [read(item.path, item.frame, modalities=modalities, max_pixels=max_pixels) for item in (one, other)]
     except Unreadable:

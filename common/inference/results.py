@@ -8,7 +8,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES
-from medi2i.datasets.dicom_read import MAX_PIXELS, open_image
+from medi2i.datasets.dicom_read import open_image
 from medi2i.datasets.images import KINDS, SUFFIXES, default_clip, name_without_suffix, write_image
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
@@ -101,7 +101,7 @@ class Results:
         prefix: of the description. more: dict of what else decides the pixels. how: further arguments of DerivedSeries.
         """
         first = volume.series.slices[0]
-        header, _ = open_image(first.path, VOLUME_MODALITIES, MAX_PIXELS)
+        header, _ = open_image(first.path, VOLUME_MODALITIES, None)
         about, clip = self.provenance, self.form.clip_for("dcm", None)
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None

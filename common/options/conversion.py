@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import kinds
-from medi2i.common.options.machinery import Checked, build_parser, option
+from medi2i.common.options.machinery import Checked, build_parser, option, take_common
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
@@ -143,7 +143,7 @@ def parse_conversion(cls, argv, prog=None, description=None):
         if field.name not in own and field.metadata["flags"] is not None:
             _add_hidden(parser, field)
     given = vars(parser.parse_args(argv))
-    given.pop("debug", None)
+    take_common(given)
     run = given.pop("run")
     for alias in cls.OLD_SPELLINGS:
         alias.fold(given)

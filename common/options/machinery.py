@@ -7,6 +7,7 @@ import sys
 
 from medi2i.common.errors import UserError
 from medi2i.common.options.presets import ListPresets, preset_values
+from medi2i.datasets import limits
 
 
 def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
@@ -115,8 +116,16 @@ def build_parser(cls, prog=None, description=None):
                                                          help="print all presets, with reasons, and end")
     for alias in getattr(cls, "OLD_SPELLINGS", ()):
         alias.add_to(parser)
+    parser.add_argument("--max-pixels", "--max_pixels", metavar="N", help="largest image to read, in pixels; no file "
+                        f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def take_common(given):
+    """Take out of the values of a command line, and act on, what every program has and no run saves."""
+    given.pop("debug", None)
+    limits.set_max_pixels(given.pop("max_pixels", None))
 
 
 def _title(group):
@@ -179,7 +188,7 @@ def parse(cls, argv, prog=None, description=None):
 def given_values(cls, argv, prog=None, description=None):
     """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
     given = vars(build_parser(cls, prog, description).parse_args(argv))
-    given.pop("debug", None)
+    take_common(given)
     for alias in getattr(cls, "OLD_SPELLINGS", ()):
         alias.fold(given)
     return given
