@@ -9,8 +9,8 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed
-from medi2i.common.kernels import cpu
-from medi2i.common.kernels.workers import threads
+from medi2i.common.kernels import cpu_engine
+from medi2i.common.kernels.cpu.threads import threads
 
 SIZES = (256, 512)
 TWIN_EXPORT = "ONNX Runtime, PyTorch's export"
@@ -24,7 +24,7 @@ def candidates(size):
     found = {}
     for name, engine in (("Chainer", "chainer"), ("medi2i, --engine chainer", "auto")):
         def convert(engine=engine):
-            with cpu.using(engine):
+            with cpu_engine.using(engine):
                 return plain.run(x)
 
         found[name] = convert

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medi2i.common.compat import chainer
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.graph_engines import ENGINES, installed
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 from medi2i.pix2pix import convert, train
 
 
@@ -56,7 +56,7 @@ def alone(name, size, slices):
 def must(command, words):
     """Run a command of this project quietly. Raises RuntimeError where it fails, or falls back to another engine."""
     told = io.StringIO()
-    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), cpu.using("auto"):
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), cpu_engine.using("auto"):
         status = command.main([str(word) for word in words])
     if status or "so Chainer runs" in told.getvalue():
         raise RuntimeError(f"{command.__name__}: status {status}\n{told.getvalue()}")

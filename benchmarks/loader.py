@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 
 from medi2i.common.device import choose_device
 from medi2i.common.errors import run
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.setup import make_optimizers
@@ -93,7 +93,7 @@ def training_idle(root, workers, processes, updates, crop):
     device = choose_device(-1)
     updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options),
                              RandomState(0, device.xp), device)
-    with cpu.using("auto"):
+    with cpu_engine.using("auto"):
         for _ in range(updates + 1):
             updater.update()
     idle = iterator.idle

@@ -21,10 +21,10 @@ def updates(application, size, number, together):
     """Seconds of each update in this process, and of all its all-reduces by themselves; a rank where ``together``."""
     import subjects
 
-    from medi2i.common.kernels import cpu
+    from medi2i.common.kernels import cpu_engine
     from medi2i.common.training.distributed import joined
 
-    cpu.enable("auto")
+    cpu_engine.enable("auto")
     with joined("naive" if together else None) as ranks:
         _, updater = subjects.APPLICATIONS[application](size, 1, ranks=ranks)
         seconds = []

@@ -9,7 +9,7 @@ import sys
 import measure
 import subjects
 
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 
 CASES = (("pix2pix", 128, 1), ("pix2pix", 128, 4), ("pix2pix", 256, 1), ("pix2pix", 256, 4), ("cyclegan", 128, 1))
 CHAINER, OURS, CONTIGUOUS, LAST = "Chainer", "medi2i", "PyTorch", "PyTorch channels last"
@@ -20,7 +20,7 @@ def chainer_step(application, size, batch, engine):
     _, updater = subjects.APPLICATIONS[application](size, batch)
 
     def step():
-        with cpu.using(engine):
+        with cpu_engine.using(engine):
             updater.update()
 
     return step

@@ -1,8 +1,9 @@
 """Which device networks run on: ``--gpu``."""
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.kernels import cpu, gpu_convolution, loss_cuda, loss_nodes, normalisation, normalisation_cuda
-from medi2i.common.kernels.onednn import OnednnError
+from medi2i.common.kernels import cpu_engine, gpu_engine, loss_nodes, normalisation_nodes
+from medi2i.common.kernels.cpu.onednn import OnednnError
+from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
 
 
 def choose_device(gpu=None, tf32=False, local=0):
@@ -28,7 +29,7 @@ def choose_device(gpu=None, tf32=False, local=0):
                         f"{count}; mpiexec -n should start one process for each GPU")
     if gpu >= count:
         raise UserError(f"--gpu {gpu}: {why or f'there are {count} GPUs, numbered from 0'}; -g -1 uses the CPU")
-    gpu_convolution.set_precision(tf32)  # before the GPU computes anything
+    gpu_engine.set_precision(tf32)  # before the GPU computes anything
     return chainer.get_device(f"@cupy:{gpu}")
 
 
@@ -54,7 +55,7 @@ def use_cpu_engine(name):
     Returns what is in use, for the log. Raises UserError where oneDNN is asked for and is not there.
     """
     try:
-        return cpu.enable(name)
+        return cpu_engine.enable(name)
     except OnednnError as error:
         raise UserError(f"--cpu_engine {name}: {error}; --cpu_engine auto would do without") from None
 
@@ -65,9 +66,9 @@ def use_gpu_engine(name, tf32=False):
     tf32: see ``choose_device``. Returns what convolutions on a GPU run on.
     """
     ours = name != "chainer"
-    normalisation.Engines.gpu = normalisation_cuda if ours else None
-    loss_nodes.Engines.gpu = loss_cuda if ours else None
+    normalisation_nodes.Engines.gpu = normalisation_kernels if ours else None
+    loss_nodes.Engines.gpu = loss_kernels if ours else None
     if ours:
-        return gpu_convolution.enable(tf32)
-    gpu_convolution.disable()
+        return gpu_engine.enable(tf32)
+    gpu_engine.disable()
     return "Chainer"

@@ -2,9 +2,15 @@
 from pathlib import Path
 
 import pytest
+from cuda_harness import on_cpu
+
+from medi2i.common.kernels.gpu import sources
 
 SHARED_PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"
+
+
+sources.run_numpy_by(on_cpu)
 
 
 def pytest_addoption(parser):

@@ -9,7 +9,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.common.inference import quantised
 from medi2i.common.inference.onnx_graph import INPUT, export
-from medi2i.common.kernels.workers import threads
+from medi2i.common.kernels.cpu.threads import threads
 from medi2i.common.networks.spec import SampleKind
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads

@@ -1,1 +1,1 @@
-"""CuPy kernels, each beside its NumPy twin."""
+"""What networks and losses are computed with: function nodes, and behind them oneDNN, CUDA or NumPy."""

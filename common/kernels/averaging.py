@@ -2,7 +2,7 @@
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels.cuda_sources import CudaSource, register
+from medi2i.common.kernels.gpu.sources import CudaSource, register
 
 PIECE = 1 << 15  # numbers: two arrays and the scratch of 128 kB each stay in a core's cache
 

@@ -4,11 +4,11 @@ import functools
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels import cpu_bands, cpu_convolution
-from medi2i.common.kernels.cpu_convolution import Geometry
-from medi2i.common.kernels.layout import plain_float32
-from medi2i.common.kernels.onednn import OnednnError
-from medi2i.common.kernels.quick_apply import no_graph
+from medi2i.common.kernels.cpu import bands, convolution
+from medi2i.common.kernels.cpu.convolution import Geometry
+from medi2i.common.kernels.cpu.layout import plain_float32
+from medi2i.common.kernels.cpu.onednn import OnednnError
+from medi2i.common.kernels.cpu.quick_apply import no_graph
 
 _conv = chainer.functions.connection.convolution_2d
 _deconv = chainer.functions.connection.deconvolution_2d
@@ -16,13 +16,13 @@ _deconv = chainer.functions.connection.deconvolution_2d
 
 def by_onednn():
     """Triples (class, name of a method, function original -> replacement) on oneDNN."""
-    return (*_triples(cpu_convolution, lambda geometry, *arrays: plain_float32(*arrays)),
+    return (*_triples(convolution, lambda geometry, *arrays: plain_float32(*arrays)),
             (_conv.Convolution2DFunction, "backward", _all_gradients))
 
 
 def banded():
     """The same on NumPy in bands of rows."""
-    return _triples(cpu_bands, lambda geometry, *arrays: geometry.groups == 1 and _plain(*arrays))
+    return _triples(bands, lambda geometry, *arrays: geometry.groups == 1 and _plain(*arrays))
 
 
 def on_gpu(code):
@@ -89,9 +89,9 @@ def _all_gradients(original):
         try:
             gradients = []
             if 0 in indexes:
-                gradients.append(cpu_convolution.backward_data(gy, weights, geometry))
+                gradients.append(convolution.backward_data(gy, weights, geometry))
             if 1 in indexes or 2 in indexes:
-                gw, gb = cpu_convolution.backward_weights_and_bias(x, gy, geometry, 2 in indexes)
+                gw, gb = convolution.backward_weights_and_bias(x, gy, geometry, 2 in indexes)
                 gradients += [gradient for index, gradient in ((1, gw), (2, gb)) if index in indexes]
         except OnednnError:
             return original(self, indexes, grad_outputs)

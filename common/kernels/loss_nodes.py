@@ -1,18 +1,18 @@
 """Losses of one array as functions of Chainer, each value and each gradient in one go.
 
-On a GPU by :mod:`~medi2i.common.kernels.loss_cuda`, on the CPU by :mod:`~medi2i.common.kernels.loss_numpy` unless
+On a GPU by :mod:`~medi2i.common.kernels.gpu.loss_kernels`, on the CPU by :mod:`~medi2i.common.kernels.reference` unless
 Chainer's own code is asked for.
 """
 import numpy
 
 from medi2i.common.compat import F, chainer
-from medi2i.common.kernels import loss_cuda
+from medi2i.common.kernels.gpu import loss_kernels
 
 
 class Engines:
     """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: the formula in Chainer's functions)."""
 
-    gpu = loss_cuda
+    gpu = loss_kernels
     cpu = None
 
 

@@ -2,7 +2,7 @@
 import numpy
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels.normalisation import is_fused, normalise, normalise_fixed, update_running
+from medi2i.common.kernels.normalisation_nodes import is_fused, normalise, normalise_fixed, update_running
 from medi2i.common.networks.activations import LEAKY_SLOPE, activation
 from medi2i.common.networks.spec import Activation, Norm
 

@@ -2,7 +2,7 @@
 import logging
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels.cudnn_graphs import WORKSPACE
+from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
 from medi2i.common.training.averaging import WeightAverage
 from medi2i.common.training.optimizers import make_controls, make_optimizer
 from medi2i.common.training.reestimation import Reestimation, has_batch_statistics, training_crops

@@ -2,7 +2,7 @@
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels import device_augment
+from medi2i.common.kernels.gpu import augment
 from medi2i.datasets.uncut import Uncut
 
 DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
@@ -39,7 +39,7 @@ class PinnedConverter(chainer.dataset.Converter):
     def _send(self, place, examples, xp):
         if not isinstance(examples[0], Uncut):
             return self._copy(place, examples, xp)
-        return xp.stack([device_augment.finish(self._copy((place, number), [example.values], xp)[0], example)
+        return xp.stack([augment.finish(self._copy((place, number), [example.values], xp)[0], example)
                          for number, example in enumerate(examples)])
 
     def _copy(self, place, arrays, xp):
@@ -61,7 +61,7 @@ class PinnedConverter(chainer.dataset.Converter):
 def _finished(example):
     if isinstance(example, tuple):
         return tuple(_finished(part) for part in example)
-    return device_augment.finish(example.values, example) if isinstance(example, Uncut) else example
+    return augment.finish(example.values, example) if isinstance(example, Uncut) else example
 
 
 def _pinned(shape, dtype):

@@ -13,7 +13,7 @@ import pytest
 
 from medi2i.common import compat
 from medi2i.common.compat import F, L, chainer, chainercv
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def test_numpy_float_resize_images(monkeypatch):
     expected = [[0, 0.5, 1, 1.5, 2], [1.5, 2, 2.5, 3, 3.5], [3, 3.5, 4, 4.5, 5]]
     np.testing.assert_allclose(F.resize_images(x, (3, 5)).array[0, 0], expected, atol=1e-6)
     monkeypatch.delattr(np, "float")
-    with cpu.using("chainer"), pytest.raises(AttributeError):
+    with cpu_engine.using("chainer"), pytest.raises(AttributeError):
         F.resize_images(x, (3, 5))
     compat.restore_numpy_names()
     assert F.resize_images(x, (3, 5)).shape == (1, 1, 3, 5)

@@ -7,7 +7,7 @@ import pytest
 
 from medi2i.common import device
 from medi2i.common.errors import UserError
-from medi2i.common.kernels import loss_nodes, normalisation
+from medi2i.common.kernels import loss_nodes, normalisation_nodes
 
 
 class CUDARuntimeError(RuntimeError):
@@ -40,7 +40,7 @@ def test_without_a_gpu_the_cpu_is_taken(monkeypatch, cupy, why):
 def test_each_process_of_a_training_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 4))
     monkeypatch.setattr(device.chainer, "get_device", lambda name: name)
-    monkeypatch.setattr(device.gpu_convolution, "set_precision", lambda tf32: None)
+    monkeypatch.setattr(device.gpu_engine, "set_precision", lambda tf32: None)
     assert [device.choose_device(None, local=local) for local in range(4)] == [f"@cupy:{n}" for n in range(4)]
     assert device.choose_device(2, local=1) == "@cupy:3"
     assert device.choose_device(-1, local=3) == "@numpy"
@@ -56,13 +56,13 @@ def test_gpus_are_counted(monkeypatch):
 
 
 def test_kernels_can_be_switched_off():
-    kernels = normalisation.Engines.gpu, loss_nodes.Engines.gpu
+    kernels = normalisation_nodes.Engines.gpu, loss_nodes.Engines.gpu
     try:
         device.use_gpu_engine("chainer")
-        assert normalisation.Engines.gpu is loss_nodes.Engines.gpu is None
+        assert normalisation_nodes.Engines.gpu is loss_nodes.Engines.gpu is None
     finally:
         device.use_gpu_engine("auto")
-    assert (normalisation.Engines.gpu, loss_nodes.Engines.gpu) == kernels and None not in kernels
+    assert (normalisation_nodes.Engines.gpu, loss_nodes.Engines.gpu) == kernels and None not in kernels
 
 
 def test_tf32_is_accepted_on_the_cpu_and_said_to_do_nothing(capsys, monkeypatch):
@@ -77,7 +77,7 @@ def test_tf32_is_accepted_on_the_cpu_and_said_to_do_nothing(capsys, monkeypatch)
 def test_precision_is_set_before_a_gpu_is_used(monkeypatch, tf32):
     steps = []
     monkeypatch.setattr(device, "gpu_count", lambda: (1, ""))
-    monkeypatch.setattr(device.gpu_convolution, "set_precision", lambda tf32: steps.append(("precision", tf32)))
+    monkeypatch.setattr(device.gpu_engine, "set_precision", lambda tf32: steps.append(("precision", tf32)))
     monkeypatch.setattr(device.chainer, "get_device", lambda name: steps.append(name))
     device.choose_device(None, tf32)
     assert steps == [("precision", tf32), "@cupy:0"]
@@ -85,8 +85,8 @@ def test_precision_is_set_before_a_gpu_is_used(monkeypatch, tf32):
 
 def test_the_engine_of_convolutions_follows_the_option(monkeypatch):
     calls = []
-    monkeypatch.setattr(device.gpu_convolution, "enable", lambda tf32: calls.append(tf32) or "some")
-    monkeypatch.setattr(device.gpu_convolution, "disable", lambda: calls.append("off"))
+    monkeypatch.setattr(device.gpu_engine, "enable", lambda tf32: calls.append(tf32) or "some")
+    monkeypatch.setattr(device.gpu_engine, "disable", lambda: calls.append("off"))
     try:
         assert device.use_gpu_engine("chainer") == "Chainer" and calls == ["off"]
     finally:

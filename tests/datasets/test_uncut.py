@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from medi2i.common.kernels import device_augment
+from medi2i.common.kernels.gpu import augment
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.datasets import paired, unpaired
 from medi2i.datasets.cache import ImageCache
@@ -33,7 +33,7 @@ def pairs(root, **options):
 def finished(example):
     if isinstance(example, tuple):
         return tuple(finished(part) for part in example)
-    return device_augment.finish(example.values, example)
+    return augment.finish(example.values, example)
 
 
 def both(dataset, seed, index=1):
@@ -124,7 +124,7 @@ def test_padding_lies_at_the_lower_end_of_the_clip(lower):
     values, clip = domain.stored(None)
     np.testing.assert_array_equal(clip.to_unit(values), domain.unit(None))
     assert (domain.unit(None)[0, 1, 2:] == -1).all()
-    assert values.dtype.name in device_augment.STORED
+    assert values.dtype.name in augment.STORED
 
 
 def test_slices_of_different_clips_come_scaled():

@@ -1,7 +1,7 @@
 """The golden cases hold for Chainer's own CPU code and for everything switched on."""
 import pytest
 
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine as cpu
 
 
 @pytest.fixture(autouse=True, params=["chainer", "auto"])

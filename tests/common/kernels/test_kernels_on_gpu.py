@@ -5,13 +5,14 @@ import pytest
 from medi2i.common import losses
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import (
-    cpu,
-    cuda_sources,
-    loss_cuda,
-    loss_numpy,
-    normalisation,
-    normalisation_cuda,
-    normalisation_numpy,
+    cpu_engine,
+    normalisation_nodes,
+    reference,
+)
+from medi2i.common.kernels.gpu import (
+    loss_kernels,
+    normalisation_kernels,
+    sources,
 )
 
 pytestmark = pytest.mark.gpu
@@ -36,52 +37,52 @@ def assert_same(found, expected, dtype):
         np.testing.assert_allclose(a.get(), b, atol=TOLERANCE[dtype] * np.abs(b).max(), rtol=0)
 
 
-@pytest.mark.parametrize("source", [s for s in cuda_sources.all_sources() if s.kind == "raw"], ids=lambda s: s.name)
+@pytest.mark.parametrize("source", [s for s in sources.all_sources() if s.kind == "raw"], ids=lambda s: s.name)
 def test_raw_sources_compile(source):
     for dtype in source.dtypes:
         source.kernel(dtype).compile()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", normalisation_cuda.DTYPES)
+@pytest.mark.parametrize("dtype", normalisation_kernels.DTYPES)
 @pytest.mark.parametrize("each", [True, False])
 @pytest.mark.parametrize("slope, affine", [(0.0, False), (0.2, True), (1.0, True)])
 def test_normalisation(shape, dtype, each, slope, affine):
     x, gy = (random(*shape) + 10).astype(dtype), random(*shape, seed=1).astype(dtype)
     c = shape[1]
     gamma, beta = ((random(c, seed=2) + 2).astype(dtype), random(c, seed=3).astype(dtype)) if affine else (None, None)
-    expected = normalisation_numpy.forward(x, gamma, beta, 2e-5, slope, each)
+    expected = reference.forward(x, gamma, beta, 2e-5, slope, each)
     arrays = [on_gpu(a) for a in (x, gamma, beta)]
-    assert_same(normalisation_cuda.forward(*arrays, 2e-5, slope, each), expected, dtype)
+    assert_same(normalisation_kernels.forward(*arrays, 2e-5, slope, each), expected, dtype)
     _, mean, _, inv_std = expected
     for fixed in (False,) if each else (False, True):
         assert_same(
-            normalisation_cuda.backward(*arrays, on_gpu(mean), on_gpu(inv_std), on_gpu(gy), slope, fixed),
-            normalisation_numpy.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed), dtype)
+            normalisation_kernels.backward(*arrays, on_gpu(mean), on_gpu(inv_std), on_gpu(gy), slope, fixed),
+            reference.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed), dtype)
 
 
 def test_running_statistics():
     new = np.float32([3, 2, 1]).reshape(1, 3, 1, 1)
     mean, variance = np.float32([1, 2, 3]), np.float32([4, 5, 6])
     on_device = on_gpu(mean), on_gpu(variance)
-    normalisation_cuda.update_running(*on_device, on_gpu(new), on_gpu(new), 0.75, 2.0)
-    normalisation_numpy.update_running(mean, variance, new, new, 0.75, 2.0)
+    normalisation_kernels.update_running(*on_device, on_gpu(new), on_gpu(new), 0.75, 2.0)
+    reference.update_running(mean, variance, new, new, 0.75, 2.0)
     np.testing.assert_allclose(on_device[0].get(), mean, rtol=1e-6)
     np.testing.assert_allclose(on_device[1].get(), variance, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", loss_cuda.DTYPES)
+@pytest.mark.parametrize("dtype", loss_kernels.DTYPES)
 @pytest.mark.parametrize("name, constants", [("absolute_variation", ()), ("variation", (0.1,)), ("variation", (0.0,)),
                                              ("least_squares", (0.9,))])
 def test_losses(shape, dtype, name, constants):
     y, g = random(*shape).astype(dtype), np.array(3, np.float32)
     wide = y.astype(np.float32)
-    value = getattr(loss_cuda, name)(on_gpu(y), *constants)
+    value = getattr(loss_kernels, name)(on_gpu(y), *constants)
     assert value.dtype == np.float32 and value.shape == ()
-    np.testing.assert_allclose(value.get(), getattr(loss_numpy, name)(wide, *constants), rtol=1e-4)
-    gradient = getattr(loss_cuda, f"{name}_gradient")(on_gpu(y), *constants, on_gpu(g))
-    expected = getattr(loss_numpy, f"{name}_gradient")(wide, *constants, g)
+    np.testing.assert_allclose(value.get(), getattr(reference, name)(wide, *constants), rtol=1e-4)
+    gradient = getattr(loss_kernels, f"{name}_gradient")(on_gpu(y), *constants, on_gpu(g))
+    expected = getattr(reference, f"{name}_gradient")(wide, *constants, g)
     np.testing.assert_allclose(gradient.get(), expected, atol=TOLERANCE[dtype] * np.abs(expected).max(), rtol=0)
 
 
@@ -98,14 +99,14 @@ def derivatives(function, arrays):
 @pytest.mark.parametrize("name", ["normalisation", "total variation", "least squares"])
 def test_derivatives_as_on_the_cpu(each, name):
     functions = {
-        "normalisation": lambda x, *a: normalisation.normalise(x, *a, 2e-5, 0.2, each)[0],
+        "normalisation": lambda x, *a: normalisation_nodes.normalise(x, *a, 2e-5, 0.2, each)[0],
         "total variation": lambda x, *a: losses.total_variation(x, "usual", 0.1),
         "least squares": lambda x, *a: losses.least_squares(x[:, :1], 0.9),
     }
     arrays = [a.astype(np.float32) for a in (random(2, 3, 9, 7), random(3, seed=2) + 2, random(3, seed=3))]
     if name != "normalisation":
         arrays = arrays[:1]
-    with cpu.using("chainer"):
+    with cpu_engine.using("chainer"):
         expected = derivatives(functions[name], arrays)
     found = derivatives(functions[name], [on_gpu(a) for a in arrays])
     for a, b in zip(found, expected, strict=True):

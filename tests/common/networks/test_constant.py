@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 from medi2i.common.networks.constant import constant
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training.optimizers import make_optimizer
@@ -73,7 +73,7 @@ def test_gradients_by_weights_are_not_computed(monkeypatch):
     for held, expected in ((constant, 0), (contextlib.nullcontext, 4)):
         calls.clear()
         x = chainer.Variable(images(2, 2))
-        with cpu.using("chainer"):  # others make no function node of it
+        with cpu_engine.using("chainer"):  # others make no function node of it
             with held(dis):
                 answer = dis(x)
             F.sum(answer).backward()

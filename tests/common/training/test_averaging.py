@@ -4,10 +4,11 @@ import types
 
 import numpy as np
 import pytest
+from cuda_harness import on_cpu
 from PIL import Image
 
 from medi2i.common.compat import L, chainer
-from medi2i.common.kernels import averaging, cuda_on_cpu
+from medi2i.common.kernels import averaging
 from medi2i.common.kernels.averaging import PIECE, step_towards
 from medi2i.common.networks.precision import using_dtype
 from medi2i.common.options import PairedOptions, UnpairedOptions
@@ -54,7 +55,7 @@ def test_a_step(shape, order):
     np.testing.assert_allclose(average, value, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
+@pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
 def test_the_kernel_for_gpus_does_the_same():
     random = np.random.default_rng(0)
     average, value = (random.normal(size=(7, 301)).astype(np.float32) for _ in range(2))

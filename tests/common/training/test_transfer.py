@@ -77,7 +77,7 @@ def test_batches_arrive_whole_however_late_the_copies_are(late):
 def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_arrive(late, monkeypatch):
     converter, device, buffers, events = late
     device.xp.stack = list
-    monkeypatch.setattr(transfer.device_augment, "finish", lambda values, example: (values, example.key))
+    monkeypatch.setattr(transfer.augment, "finish", lambda values, example: (values, example.key))
     monkeypatch.setattr(LateArray, "__getitem__", lambda self, index: self, raising=False)
     sizes = [(1, 3, 4), (1, 5, 2)]
     batches = [[(Uncut(numpy.full(size, 10 * turn + i, numpy.int16), Clip(0, 1), Draw(), (2, 2), key=i),

@@ -12,7 +12,7 @@ import numpy
 
 from medi2i.common import compat
 from medi2i.common.compat import F, chainer
-from medi2i.common.kernels import cpu
+from medi2i.common.kernels import cpu_engine
 from medi2i.common.networks.norms import BatchNormalization
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.training.distributed import ALONE, joined, share_batches
@@ -100,7 +100,7 @@ def check_batch_normalisation(ranks):
     whole = random.normal(2, 3, (6, 3, 5, 7)).astype(numpy.float32)
     weight = random.normal(0, 1, whole.shape).astype(numpy.float32)
     for engine in ("auto", "numpy", "chainer"):
-        with cpu.using(engine):
+        with cpu_engine.using(engine):
             results = []
             for x, w, ranks_of in ((whole, weight, ALONE),
                                    (whole[ranks.rank * 3:][:3], weight[ranks.rank * 3:][:3], ranks)):

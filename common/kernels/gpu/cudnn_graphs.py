@@ -1,0 +1,154 @@
+"""Convolution and its two gradients by cuDNN 9, through NVIDIA's ``cudnn`` module (nvidia-cudnn-frontend).
+
+CuPy 14 has no cuDNN of its own any more. A plan is built once for each shape, dtype and precision. Where cuDNN is not
+there, or builds no plan for a layer, the layer is computed by ``chunked_convolution``, and the first time that is said.
+"""
+import warnings
+
+from medi2i.common.compat import chainer
+from medi2i.common.kernels.gpu import chunked_convolution
+
+WORKSPACE = 512 << 20  # bytes; with less, cuDNN leaves out its quick algorithms
+_TYPES = {"float16": "HALF", "float32": "FLOAT", "float64": "DOUBLE"}
+
+
+class CudnnConvolutions:
+    """forward, backward_data and backward_weights as ``chunked_convolution`` has them.
+
+    Args:
+        cudnn: the module ``cudnn``.
+        tf32: whether float32 products may be of rounded factors (10 bits), which tensor cores are quick at.
+        memory: on which device and stream the arrays are; for tests.
+    """
+
+    def __init__(self, cudnn, tf32=False, memory=None):
+        self.cudnn = cudnn
+        self.tf32 = tf32
+        self.memory = memory or CupyMemory()
+        self._refusals = (RuntimeError, ValueError, TypeError, AttributeError, cudnn.cudnnGraphNotSupportedError)
+        self._handles = {}
+        self._plans = {}
+        self._warned = False
+
+    def forward(self, x, weights, bias, geometry):
+        """The convolution of ``x`` plus ``bias`` ((C',) or None)."""
+        y = self._run("fprop", geometry, geometry.out_shape, image=x, weight=weights)
+        if y is None:
+            return chunked_convolution.forward(x, weights, bias, geometry)
+        if bias is not None:
+            y += bias[:, None, None]
+        return y
+
+    def backward_data(self, gy, weights, geometry):
+        """The gradient by the input."""
+        gx = self._run("dgrad", geometry, geometry.shape, loss=gy, filter=weights)
+        return chunked_convolution.backward_data(gy, weights, geometry) if gx is None else gx
+
+    def backward_weights(self, x, gy, geometry):
+        """The gradient by the weights."""
+        gw = self._run("wgrad", geometry, geometry.weights, image=x, loss=gy)
+        return chunked_convolution.backward_weights(x, gy, geometry) if gw is None else gw
+
+    def _run(self, kind, geometry, shape, **inputs):
+        """The result, or None where cuDNN has no plan."""
+        xp = chainer.backend.get_array_module(*inputs.values())
+        inputs = {name: xp.ascontiguousarray(array) for name, array in inputs.items()}
+        dtype = next(iter(inputs.values())).dtype
+        deterministic = bool(chainer.config.cudnn_deterministic)
+        key = (self.memory.device(), kind, geometry, dtype.name, deterministic)
+        if key not in self._plans:
+            self._plans[key] = self._plan(kind, geometry, shape, dtype.name, deterministic, inputs)
+        plan = self._plans[key]
+        if plan is None:
+            return None
+        graph, tensors, result, size = plan
+        out = xp.empty(shape, dtype)
+        workspace = xp.empty(max(size, 1), xp.uint8)
+        handle = self._handle()
+        self.cudnn.set_stream(handle, self.memory.stream())
+        address = self.memory.address
+        graph.execute({**{tensors[name]: address(array) for name, array in inputs.items()}, result: address(out)},
+                      address(workspace), handle)
+        return out
+
+    def _plan(self, kind, geometry, shape, dtype, deterministic, inputs):
+        try:
+            return self._build(kind, geometry, shape, dtype, deterministic, inputs)
+        except self._refusals as error:
+            if not self._warned:
+                warnings.warn(f"cuDNN builds no plan for a convolution ({kind}, {geometry}: {error}); such layers are "
+                              "computed without it, slower", RuntimeWarning, stacklevel=2)
+                self._warned = True
+            return None
+
+    def _build(self, kind, geometry, shape, dtype, deterministic, inputs):
+        cudnn = self.cudnn
+        number = getattr(cudnn.data_type, _TYPES[dtype])
+        sums = cudnn.data_type.DOUBLE if dtype == "float64" else cudnn.data_type.FLOAT
+        graph = cudnn.pygraph(io_data_type=number, intermediate_data_type=sums, compute_data_type=sums,
+                              handle=self._handle())
+        tensors = {name: graph.tensor(dim=list(array.shape), stride=_strides(array.shape), data_type=number, name=name)
+                   for name, array in inputs.items()}
+        operation = {"fprop": graph.conv_fprop, "dgrad": graph.conv_dgrad, "wgrad": graph.conv_wgrad}[kind]
+        result = operation(**tensors, pre_padding=list(geometry.pad), post_padding=_post_padding(geometry),
+                           stride=list(geometry.stride), dilation=list(geometry.dilate))
+        result.set_output(True)
+        result.set_dim(list(shape))
+        result.set_stride(_strides(shape))
+        result.set_data_type(number)
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        notes = cudnn.numerical_note
+        left_out = [notes.NONDETERMINISTIC] if deterministic else []
+        if dtype == "float32" and not self.tf32:
+            left_out += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
+        if left_out:
+            graph.deselect_numeric_notes(left_out)
+        graph.deselect_workspace_greater_than(WORKSPACE)
+        graph.check_support()
+        graph.build_plans()
+        return graph, tensors, result, graph.get_workspace_size()
+
+    def _handle(self):
+        device = self.memory.device()
+        if device not in self._handles:
+            self._handles[device] = self.cudnn.create_handle()
+        return self._handles[device]
+
+
+def _post_padding(geometry):
+    """Padding after the image: the same as before it wherever that gives ``out_shape``, since cuDNN does it best."""
+    return [p if (size + 2 * p - (k - 1) * d - 1) // s + 1 == out else after
+            for out, s, k, d, size, p, after in zip(
+                geometry.out_shape[2:], geometry.stride, geometry.weights[2:], geometry.dilate, geometry.shape[2:],
+                geometry.pad, geometry.pad_after, strict=True)]
+
+
+def _strides(shape):
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return strides[::-1]
+
+
+class CupyMemory:
+    """Where CuPy's arrays are, as integers."""
+
+    @staticmethod
+    def device():
+        """Number of the current GPU."""
+        import cupy
+        return cupy.cuda.Device().id
+
+    @staticmethod
+    def stream():
+        """Address of the current stream."""
+        import cupy
+        return cupy.cuda.get_current_stream().ptr
+
+    @staticmethod
+    def address(array):
+        """Address of the first element."""
+        return array.data.ptr

@@ -1,0 +1,222 @@
+"""Every CUDA source of medi2i in one registry, so that one test compiles them all and one harness runs them on the CPU.
+
+A module that has CUDA code registers it where it is imported and is named in ``MODULES``::
+
+    CLIP = register(CudaSource("clip_scale", "elementwise", in_params="T x, float32 low, float32 width",
+                               out_params="T y", operation="y = T((x - low) / width);"))
+    y = CLIP(x, numpy.float32(0), numpy.float32(2))          # a CuPy array: on the GPU
+
+On NumPy arrays a source is refused, but where a test has put a harness: :func:`run_numpy_by`.
+"""
+import dataclasses
+import functools
+import importlib
+
+import numpy
+
+from medi2i.common.compat import chainer
+
+MODULES = (
+    "medi2i.common.kernels.averaging",
+    "medi2i.common.kernels.gpu.augment",
+    "medi2i.common.kernels.gpu.loss_kernels",
+    "medi2i.common.kernels.gpu.normalisation_kernels",
+)
+KINDS = ("elementwise", "reduction", "raw")
+
+# Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see _HALF) in raw
+# sources, which then need no header of CUDA's, and CuPy's own in elementwise ones: both convert to and from float.
+C_TYPES = {"float16": "float16", "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char",
+           "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short", "int32": "int",
+           "uint32": "unsigned int", "int64": "long long", "uint64": "unsigned long long"}
+
+_HALF = """
+struct float16 {
+    unsigned short bits;
+    float16() = default;
+    __device__ float16(float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value)); }
+    __device__ operator float() const {
+        float value;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+        return value;
+    }
+};
+"""
+
+# For preambles of raw sources: the sum of one number of each thread of a block, a power of two of them, for all of them
+# to see. ``shared``: __shared__ A[as many as threads].
+BLOCK_SUM = """
+__device__ A block_sum(A value, A* shared) {
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    const A sum = shared[0];
+    __syncthreads();
+    return sum;
+}
+"""
+
+_registry = {}
+_harness = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaSource:
+    """One kernel.
+
+    Args:
+        name: of the kernel; in a raw source of its ``extern "C" __global__`` function.
+        kind: "elementwise", "reduction" or "raw", as CuPy's ElementwiseKernel, ReductionKernel and RawKernel.
+        operation: the body of an elementwise kernel; the map expression of a reduction; the function of a raw source.
+        in_params, out_params: CuPy's parameter lists, empty for a raw source. Types are those of ``C_TYPES`` or one
+            name of a type of your choice (T), which the arrays decide. ``raw`` arrays are dense and read as x[k] only;
+            the index is ``i``.
+        reduce, post, identity, reduce_type: of a reduction: of a and b; of a, setting the output; a number; a C++ type.
+        preamble: device functions and constants before the kernel.
+        dtypes: for what the tests compile and run it: the dtype that T is. In a raw source T is that type and A, in
+            which sums are kept, is double for float64 and float for the others.
+    """
+
+    name: str
+    kind: str
+    operation: str
+    in_params: str = ""
+    out_params: str = ""
+    reduce: str = "a + b"
+    post: str = ""
+    identity: str = "0"
+    reduce_type: str = "float"
+    preamble: str = ""
+    dtypes: tuple = ("float32",)
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.name}: kind {self.kind!r} is unknown; it can be {', '.join(KINDS)}")
+
+    def text(self, dtype="float32", half=_HALF):
+        """CUDA source of one ``extern "C" __global__`` function ``name`` for T = ``dtype``, complete in itself.
+
+        A raw source is compiled as this. For the others CuPy writes a function of its own around the same body; the
+        function here takes the arrays' pointers and the numbers in order, then a ``long long`` with the count of
+        elements, so that the body can be compiled and run without CuPy.
+        """
+        head = [half if "float16" in (dtype, *self._type_names()) else "",
+                f"typedef {C_TYPES[dtype]} T;", f"typedef {'double' if dtype == 'float64' else 'float'} A;",
+                self.preamble]
+        body = {"raw": lambda: self.operation, "elementwise": self._elementwise_function,
+                "reduction": self._reduction_function}[self.kind]()
+        return "\n".join([*head, body])
+
+    def parameters(self):
+        """(type, name, is raw, is an output) of each parameter of an elementwise kernel or a reduction."""
+        found = []
+        for params, is_output in ((self.in_params, False), (self.out_params, True)):
+            for entry in filter(None, (p.strip() for p in params.split(","))):
+                *raw, kind, name = entry.split()
+                found.append((kind, name, bool(raw), is_output))
+        return found
+
+    def _type_names(self):
+        return [kind for kind, *_ in self.parameters()]
+
+    def _signature(self):
+        arguments = []
+        for kind, name, is_raw, is_output in self.parameters():
+            const = "" if is_output else "const "
+            own = name if is_raw else f"{name}_"
+            arguments.append(f"{const}{C_TYPES.get(kind, 'T')}* {own}")
+        return ", ".join([*arguments, "long long n_"])
+
+    def _elementwise_function(self):
+        elements = [(C_TYPES.get(kind, "T"), name, out) for kind, name, raw, out in self.parameters() if not raw]
+        loads = [f"        {'' if out else 'const '}{kind}{'& ' if out else ' '}{name} = {name}_[i];"
+                 for kind, name, out in elements]
+        return "\n".join([
+            f'extern "C" __global__ void {self.name}({self._signature()}) {{',
+            "    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n_;"
+            " i += (long long)gridDim.x * blockDim.x) {",
+            *loads, self.operation, "    }", "}"])
+
+    def _reduction_function(self):
+        loads = [f"        const {C_TYPES.get(kind, 'T')} {name} = {name}_[i];"
+                 for kind, name, raw, out in self.parameters() if not raw and not out]
+        (kind, out), = [(C_TYPES.get(kind, "T"), name) for kind, name, _, is_out in self.parameters() if is_out]
+        return "\n".join([
+            f'extern "C" __global__ void {self.name}({self._signature()}) {{',
+            "    if (blockIdx.x || threadIdx.x) return;",
+            f"    {self.reduce_type} a = {self.identity};",
+            "    for (long long i = 0; i < n_; ++i) {",
+            *loads, f"        const {self.reduce_type} b = {self.operation};", f"        a = {self.reduce};", "    }",
+            f"    {kind}& {out} = {out}_[0];", f"    {self.post or f'{out} = a'};", "}"])
+
+    @functools.cached_property
+    def _kernels(self):
+        return {}
+
+    def kernel(self, dtype="float32"):
+        """CuPy's kernel object; made once, compiled by CuPy when it first runs. ``dtype`` matters to raw sources."""
+        key = dtype if self.kind == "raw" else None
+        if key not in self._kernels:
+            self._kernels[key] = self._make(dtype)
+        return self._kernels[key]
+
+    def _make(self, dtype):
+        import cupy
+        if self.kind == "raw":
+            return cupy.RawKernel(self.text(dtype), self.name, options=("--std=c++17",))
+        if self.kind == "elementwise":
+            return cupy.ElementwiseKernel(self.in_params, self.out_params, self.operation, self.name,
+                                          preamble=self.preamble)
+        (out,) = [name for _, name, _, is_out in self.parameters() if is_out]
+        return cupy.ReductionKernel(self.in_params, self.out_params, self.operation, self.reduce,
+                                    self.post or f"{out} = a", self.identity, self.name,
+                                    reduce_type=self.reduce_type, preamble=self.preamble)
+
+    def __call__(self, *args):
+        """Run an elementwise kernel or a full reduction on arrays and NumPy scalars, in the order of in_params.
+
+        Returns its output, or a tuple of them. Outputs given after the inputs are written to.
+        """
+        if all(chainer.backend.get_array_module(a) is numpy for a in args):
+            return _harness_for(self).call(self, args)
+        return self.kernel()(*args)
+
+    def launch(self, grid, block, args, dtype):
+        """Run a raw source with ``grid`` blocks of ``block`` threads (tuples), T being ``dtype``.
+
+        ``args``: dense arrays and NumPy scalars of exactly the types of the function's parameters.
+        """
+        dtype = numpy.dtype(dtype).name
+        if all(chainer.backend.get_array_module(a) is numpy for a in args):
+            _harness_for(self).launch(self, grid, block, args, dtype)
+        else:
+            self.kernel(dtype)(grid, block, tuple(args))
+
+
+def run_numpy_by(harness):
+    """Let ``harness`` (of ``call(source, args)`` and ``launch(source, grid, block, args, dtype)``) run NumPy arrays."""
+    global _harness
+    _harness = harness
+
+
+def _harness_for(source):
+    if _harness is None:
+        raise TypeError(f"{source.name}: a CUDA source takes CuPy's arrays, not NumPy's")
+    return _harness
+
+
+def register(source):
+    """Add ``source`` to the registry and return it. Raises ValueError for a name that is taken by another."""
+    if _registry.setdefault(source.name, source) != source:
+        raise ValueError(f"there are two CUDA sources called {source.name}")
+    return source
+
+
+def all_sources():
+    """Every source of the modules in ``MODULES``, in the order of their names."""
+    for module in MODULES:
+        importlib.import_module(module)
+    return [_registry[name] for name in sorted(_registry)]

@@ -1,0 +1,198 @@
+"""Normalisation and (leaky) ReLU as one function of Chainer, differentiable as often as one likes.
+
+On a GPU it runs on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels`, on the CPU on oneDNN
+(:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use. Elsewhere Chainer's functions one after the
+other do the same: :func:`is_fused` tells.
+"""
+import numpy
+
+from medi2i.common.compat import F, chainer
+from medi2i.common.kernels import reference
+from medi2i.common.kernels.gpu import normalisation_kernels
+
+
+class Engines:
+    """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: Chainer's own functions are as good)."""
+
+    gpu = normalisation_kernels
+    cpu = None
+
+
+def is_fused(x):
+    """Whether images ``x`` (N, C, H, W; array or Variable) are for the functions here."""
+    x = getattr(x, "array", x)
+    engine = _engine(x)
+    if engine is None or x.ndim != 4 or x.size == 0:
+        return False
+    return engine.takes(x) if hasattr(engine, "takes") else x.dtype.kind == "f"
+
+
+def normalise(x, gamma, beta, eps, slope, each):
+    """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
+
+    Args: x (N, C, H, W); gamma, beta (C,), or None both: 1 and 0; slope: 0 ReLU, 1 no activation;
+    each: statistics of every sample by itself, over (H, W), else over (N, H, W).
+
+    Returns the Variable and the function node, which has ``mean`` and ``variance`` (N, C, 1, 1) or (1, C, 1, 1).
+    """
+    node = Normalise(eps, slope, each)
+    y, = node.apply((x,) if gamma is None else (x, gamma, beta))
+    return y, node
+
+
+def normalise_fixed(x, gamma, beta, mean, variance, eps, slope):
+    """The same with given statistics, arrays (C,): what batch normalisation does outside of training."""
+    node = Normalise(eps, slope, False, (mean, variance))
+    y, = node.apply((x,) if gamma is None else (x, gamma, beta))
+    return y
+
+
+def update_running(running_mean, running_variance, node, x, decay):
+    """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
+    count = x.size // running_mean.size
+    engine = reference if isinstance(running_mean, numpy.ndarray) else Engines.gpu
+    engine.update_running(running_mean, running_variance, node.mean, node.variance, decay,
+                          count / max(count - 1.0, 1.0))
+
+
+def _engine(x):
+    return Engines.cpu if isinstance(x, numpy.ndarray) else Engines.gpu
+
+
+class Normalise(chainer.FunctionNode):
+    """See :func:`normalise`. Inputs x, or x, gamma, beta."""
+
+    mean = variance = inv_std = None
+
+    def __init__(self, eps, slope, each, fixed=None):
+        super().__init__()
+        self.eps, self.slope, self.each, self.fixed = float(eps), float(slope), each, fixed
+
+    def check_type_forward(self, in_types):
+        expect = chainer.utils.type_check.expect
+        expect(in_types[0].ndim == 4, in_types[0].dtype.kind == "f")
+        for channels in in_types[1:]:
+            expect(channels.ndim == 1, channels.shape[0] == in_types[0].shape[1])
+
+    def forward(self, inputs):
+        self.retain_inputs(tuple(range(len(inputs))))
+        x, gamma, beta = _three(inputs)
+        engine = _engine(x) or reference
+        by_onednn = hasattr(engine, "takes")
+        if by_onednn and not engine.takes(x):
+            engine, by_onednn = reference, False
+        self.engine = engine
+        if self.fixed is None:
+            y, self.mean, self.variance, self.inv_std = engine.forward(x, gamma, beta, self.eps, self.slope, self.each)
+            if self._needs_output:
+                self.retain_outputs((0,))
+            return y,
+        mean, variance = self.fixed
+        if by_onednn and not chainer.config.enable_backprop:
+            return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
+        if by_onednn:
+            self.engine = reference
+        dtype = numpy.float64 if x.dtype == numpy.float64 else numpy.float32
+        self.mean, self.variance = (v.astype(dtype, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
+        self.inv_std = 1 / (self.variance + dtype(self.eps)) ** dtype(0.5)
+        return self.engine.apply(x, gamma, beta, self.mean, self.inv_std, self.slope),
+
+    def backward(self, indexes, grad_outputs):
+        inputs = self.get_retained_inputs()
+        y = self.get_retained_outputs()[0].array if self._needs_output else None
+        gx, with_x, plain = NormaliseGrad(self, y).apply((*inputs, *grad_outputs))
+        if len(inputs) == 1:
+            return gx,
+        return (gx, *(F.cast(_by_channel(sums), inputs[1].dtype) for sums in (with_x, plain)))
+
+    @property
+    def by_onednn(self):
+        """Whether oneDNN made the output; its backward then takes the signs of the activation from there."""
+        return self.fixed is None and hasattr(self.engine, "takes")
+
+    @property
+    def _needs_output(self):
+        return self.by_onednn and self.slope != 1
+
+
+class NormaliseGrad(chainer.FunctionNode):
+    """The gradient of :class:`Normalise` ``node``: inputs x (, gamma, beta) and gy.
+
+    Outputs gx, sum(g (x - mean) inv_std) and sum(g) of each group of statistics, g being gy times the slope of f.
+    """
+
+    def __init__(self, node, y=None):
+        super().__init__()
+        self.node, self.y = node, y
+
+    def forward(self, inputs):
+        self.retain_inputs(tuple(range(len(inputs))))
+        node = self.node
+        *rest, gy = inputs
+        x, gamma, beta = _three(rest)
+        if node.by_onednn and node.engine.takes(x, gy):
+            return node.engine.backward(x, gamma, node.mean, node.variance, gy, self.y, node.eps, node.slope)
+        engine = reference if isinstance(x, numpy.ndarray) else node.engine
+        return engine.backward(x, gamma, beta, node.mean, node.inv_std, gy, node.slope, node.fixed is not None)
+
+    def backward(self, indexes, grad_outputs):
+        """With n = (x - mean) r, r = inv_std, m the size of a group and P(u) = u - mean(u) - n mean(u n),
+
+        the outputs are gamma r P(g), sum(g n) and sum(g). P is symmetric, dr/dx = -n r^2 / m, and the derivative of n
+        is r P. Given gradients a, b, c of the outputs, that by g is gamma r P(a) + b n + c, and that by x is
+        r P(h) - gamma r sum(a r P(g)) n / m with h = b g - gamma r (a sum(g n) + g sum(a n)) / m.
+        """
+        node = self.node
+        *rest, gy = self.get_retained_inputs()
+        x, gamma, beta = _three(rest)
+        wide = node.mean.dtype
+        dtypes = [v.dtype for v in (*rest, gy)]
+        x, g = F.cast(x, wide), F.cast(gy, wide)
+        xp = chainer.backend.get_array_module(x)
+        a, b, c = (xp.zeros(shape, wide) if v is None else F.cast(v, wide)
+                   for v, shape in zip(grad_outputs, (x.shape, node.mean.shape, node.mean.shape), strict=True))
+        plain = Normalise(node.eps, 1, node.each, node.fixed)
+        normal, = plain.apply((x,))
+        factor = 1.0 if gamma is None else F.reshape(F.cast(gamma, wide), (1, -1, 1, 1))
+        slopes = None
+        if node.slope != 1:
+            v = normal if gamma is None else normal * factor + F.reshape(F.cast(beta, wide), (1, -1, 1, 1))
+            # Not xp.where of two numbers: CuPy may take those for float16.
+            slopes = (v.array > 0).astype(wide) * (1.0 - node.slope) + node.slope
+            g = g * slopes
+        r = _inverse_deviation(x, node)
+        if node.fixed is not None:
+            a_r = a * r
+            by_g, by_x, inner = factor * a_r, b * r * g, F.sum(a_r * g, axis=(0, 2, 3))
+        else:
+            a_r, a_sum, _ = NormaliseGrad(plain).apply((x, a))
+            g_r, g_sum, _ = NormaliseGrad(plain).apply((x, g))
+            inner = F.sum(a * g_r, axis=(2, 3) if node.each else (0, 2, 3), keepdims=True)
+            scale = factor * r * float(node.mean.size / x.size)
+            h = b * g - scale * (a * g_sum + g * a_sum)
+            by_x = NormaliseGrad(plain).apply((x, h))[0] - scale * inner * normal
+            by_g = factor * a_r
+            inner = _by_channel(inner)
+        by_g = by_g + b * normal + c
+        if slopes is not None:
+            by_g = by_g * slopes
+        outputs = [by_x, by_g] if gamma is None else [by_x, inner, None, by_g]
+        return tuple(None if v is None else F.cast(v, dtype) for v, dtype in zip(outputs, dtypes, strict=True))
+
+
+def _by_channel(sums):
+    """(N, C, 1, 1) -> (C,), summed over samples; (1, C, 1, 1) needs no sum."""
+    return F.reshape(sums, (-1,)) if len(sums) == 1 else F.sum(sums, axis=(0, 2, 3))
+
+
+def _three(inputs):
+    return (*inputs, None, None) if len(inputs) == 1 else tuple(inputs)
+
+
+def _inverse_deviation(x, node):
+    """inv_std of ``node`` as a function of x where a third derivative is asked for, else as an array."""
+    if node.fixed is not None or not chainer.config.enable_backprop:
+        return chainer.as_variable(node.inv_std)
+    axis = (2, 3) if node.each else (0, 2, 3)
+    apart = x - F.mean(x, axis=axis, keepdims=True)
+    return F.rsqrt(F.mean(apart * apart, axis=axis, keepdims=True) + node.eps)
