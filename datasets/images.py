@@ -23,6 +23,7 @@ SUFFIXES = {
     "png": (".png",),
     "tif": (".tif", ".tiff"),
     "bmp": (".bmp",),
+    "gif": (".gif",),
     "npy": (".npy",),
     "csv": (".csv",),
     "txt": (".txt",),
@@ -190,8 +191,8 @@ def _read_text(path, labels):
 # Compressions that tifffile leaves to another package, and Pillow knows.
 _PILLOW_TIFFS = (tifffile.COMPRESSION.LZW, tifffile.COMPRESSION.PACKBITS, tifffile.COMPRESSION.JPEG)
 
-_READERS = {"jpg": _read_pillow, "png": _read_pillow, "bmp": _read_pillow, "tif": _read_tiff, "npy": _read_npy,
-            "csv": _read_text, "txt": _read_text}
+_READERS = {"jpg": _read_pillow, "png": _read_pillow, "bmp": _read_pillow, "gif": _read_pillow, "tif": _read_tiff,
+            "npy": _read_npy, "csv": _read_text, "txt": _read_text}
 
 
 def write_image(path, array, kind=None, *, bits=8):

@@ -24,8 +24,8 @@ DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
 BEST = "best.json"
 _NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
 
-__all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "find_run", "load_generator", "load_link",
-           "save_link", "save_networks"]
+__all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "epoch_of", "find_run", "load_generator",
+           "load_link", "save_link", "save_networks"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,12 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
         load_arrays(arrays, link, source)
     return Generator(encoder, decoder, options, direction, files, digest(files))
+
+
+def epoch_of(model) -> int | None:
+    """The epoch in the name of a file of weights (``enc_x50.npz``), None where there is none."""
+    match = _NUMBERED.fullmatch(Path(model).name)
+    return int(match["epoch"]) if match and match["epoch"] else None
 
 
 def _beside(model, args):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
-from medi2i.common.inference.checkpoint import Generator, find_run, load_generator
+from medi2i.common.inference.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.inference.engine_choice import choose
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
 from medi2i.common.inference.receptive import reach
@@ -53,14 +53,20 @@ def load_model(options, given, application):
     options it must have been trained with. Raises UserError.
     """
     if options.model_gen == IDENTITY:
+        if options.epoch is not None:
+            raise UserError(f"--epoch: {options.epoch} of which training? The identity has no weights")
         trained = load_args(options.argfile) if options.argfile else application(**given)
         _check_application(trained, application, options.argfile)
         return Model(None, trained, IDENTITY, "", "xy")
     if options.model_gen is None and options.argfile is None:
         raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
-    epoch = "last"
+    epoch = options.epoch or "last"
     if options.model_gen is None or Path(options.model_gen).is_dir():
-        epoch = "last" if find_run(options.model_gen or options.argfile).best is None else "best"
+        best = find_run(options.model_gen or options.argfile).best
+        epoch = options.epoch or ("last" if best is None else "best")
+    elif options.epoch is not None and epoch_of(options.model_gen) != options.epoch:
+        raise UserError(f"--epoch: {options.epoch} is given together with the file --model_gen {options.model_gen}; "
+                        "one of them says which weights")
     generator = load_generator(options.model_gen, options.argfile, epoch=epoch)
     _check_application(generator.options, application, options.argfile or options.model_gen)
     _check_given(given, generator.options, options.argfile or generator.files[0].parent / "args")

@@ -49,6 +49,8 @@ class Format:
     def kind_for(self, source):
         """The kind in which the result of ``source`` is written. Raises UserError where that cannot be."""
         kind = self.kind or source.kind
+        if kind == "gif":  # 256 colours cannot hold a result
+            kind = "png"
         if kind == "dcm" and source.kind != "dcm":
             raise UserError(f"--imgtype_out dcm: {source.name} is no DICOM file, so there is no patient, position or "
                             "study to write; --imgtype_out npy, tif or png would do")

@@ -26,6 +26,8 @@ class NetworkFiles(Checked):
                             help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
                                  "folder (its best or last epoch), or 'identity'")
     argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
+    epoch: int = option(None, "-e", type=int, low=1, help="take the weights of this epoch; default: the best that the "
+                        "run names, else the last")
     gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
@@ -51,8 +53,8 @@ class InputOptions(Checked):
     val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root")
     from_col: list = option(None, "-c1", type=int, nargs="+", low=0,
                             help="columns of the list that are inputs; default: as in training")
-    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, help="kind of the images; auto: what is found, and "
-                          "among several the training's")
+    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
+                          help="kind of the images; auto: what is found, and among several the training's")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
     crop_width: int = option(None, "-cw", type=int, low=1, help="convert only the middle of so many columns, the rest "
                              "is the source's; default: all")
@@ -68,8 +70,8 @@ class OutputOptions(Checked):
     """Output."""
 
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
-    imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, help="kind of the converted images; default: as in "
-                              "training, else the input's own")
+    imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
+                              help="kind of the converted images; default: as in training, else the input's own")
     modality: str = option(None, choices=("CT", "MR", "PT"), help="modality of the DICOM images that are written, "
                            "where another than the input's (CT for MR to CT)")
     resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")

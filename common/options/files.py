@@ -30,9 +30,10 @@ def options_from_dict(values, source="args"):
     if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
         raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
     cls = APPLICATIONS[application]
+    values = {"released": True if "medi2i_version" not in values else None, **fold_json(values)}  # ours say who wrote
     known = {field.name for field in dataclasses.fields(cls)}
     try:
-        return cls(**{name: value for name, value in fold_json(values).items() if name in known})
+        return cls(**{name: value for name, value in values.items() if name in known})
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 

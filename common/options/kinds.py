@@ -13,9 +13,14 @@ PRECISIONS = ("fp32", "bf16", "int8")
 UNETS = ("none", "conv", "concat", "add")
 PADS = ("zero", "reflect")
 PRETRAINED = ("", "vgg", "resnet")
-IMAGE_KINDS = ("auto", "dcm", "jpg", "png", "tif", "bmp", "npy", "csv", "txt", "nii")
+IMAGE_KINDS = ("auto", "dcm", "jpg", "png", "tif", "bmp", "gif", "npy", "csv", "txt", "nii")
+_ALSO = {"jpeg": "jpg", "tiff": "tif", "ima": "dcm", "dicom": "dcm"}
 
 
+def image_kind(text):
+    """The kind of image that a suffix as the released codes took it says: JPG, jpeg, .tiff, IMA."""
+    name = text.lower().removeprefix(".")
+    return _ALSO.get(name, name)
 
 
 def _with_second_conv(*names):

@@ -2,25 +2,31 @@
 import argparse
 import dataclasses
 import difflib
+import itertools
+import logging
 import re
 import sys
 
 from medi2i.common.errors import UserError
+from medi2i.common.options.old_spellings import RELEASED
 from medi2i.common.options.presets import ListPresets, preset_values
 from medi2i.datasets import limits
 
+log = logging.getLogger(__name__)
+
 
 def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
-           low=None, high=None):
+           low=None, high=None, spelled=None):
     """A dataclass field that is also a command-line option.
 
     The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
     (``--name`` and ``--no-name``). ``nargs`` as in argparse, values then are lists. ``choices`` and the range
     ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike.
-    ``choices_text`` is what ``--help`` says in place of a long list of choices.
+    ``choices_text`` is what ``--help`` says in place of a long list of choices. ``spelled``: text -> text, the choice
+    that is meant by another spelling.
     """
     metadata = dict(flags=flags, type=type, nargs=nargs, choices=choices, choices_text=choices_text, help=help,
-                    metavar=metavar, low=low, high=high)
+                    metavar=metavar, low=low, high=high, spelled=spelled)
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -73,6 +79,8 @@ def _checked_one(name, rule, value):
         raise UserError(f"{name}: {value!r} is not {_KIND_NAMES.get(kind, kind.__name__)}") from None
     if kind is int and converted != float(value):
         raise UserError(f"{name}: {value!r} is not a whole number")
+    if rule["spelled"] is not None:
+        converted = rule["spelled"](converted)
     if rule["choices"] is not None and converted not in rule["choices"]:
         close = difflib.get_close_matches(str(converted), [str(c) for c in rule["choices"]], 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
@@ -89,15 +97,48 @@ _KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors in this project's one line and numbers like -1e-3 taken as values."""
+    """argparse, with errors in this project's one line and numbers like -1e-3 taken as values.
+
+    Old command lines abbreviate: ``abbreviated`` are the options of which a beginning will do, as in argparse.
+    """
+
+    abbreviated: tuple = ()
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, with abbreviations of old options written out and only the first of several GPUs."""
+        args = [self._whole(arg) for arg in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(first_gpu(args), namespace)
+
+    def _whole(self, arg):
+        name, equals, value = arg.partition("=")
+        if not name.startswith("--") or name == "--" or name in self._option_string_actions:
+            return arg
+        meant = ["--" + whole for whole in self.abbreviated if ("--" + whole).startswith(name)]
+        if len(meant) > 1:
+            self.error(f"{name} is short for {' and for '.join(sorted(meant))}; which one is meant?")
+        return meant[0] + equals + value if meant else arg
+
     def error(self, message):
         print(f"error: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def first_gpu(args):
+    """Arguments with ``-g 0`` for ``-g 0 1``: the released CycleGAN took a list; here a process has one GPU."""
+    left = list(args)
+    for place, arg in enumerate(args):
+        if arg in ("-g", "--gpu"):
+            numbers = list(itertools.takewhile(str.isdigit, args[place + 1:]))
+            if len(numbers) > 1:
+                log.warning("--gpu: %s: one process uses one GPU, %s; several together are --communicator's",
+                            " ".join(numbers), numbers[0])
+                left = [*args[:place + 2], *first_gpu(args[place + 1 + len(numbers):])]
+            break
+    return left
 
 
 def build_parser(cls, prog=None, description=None):
@@ -118,6 +159,7 @@ def build_parser(cls, prog=None, description=None):
         alias.add_to(parser)
     parser.add_argument("--max-pixels", "--max_pixels", metavar="N", help="largest image to read, in pixels; no file "
                         f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]")
+    parser.abbreviated = RELEASED.get(getattr(cls, "APPLICATION", None), ())
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

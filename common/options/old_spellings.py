@@ -48,6 +48,28 @@ OLD_SPELLINGS = (
     BaseAndWidth("vis_window", "HU_base_vis", "HU_range_vis", "-hubv", "-hurv", 0, 0),
 )
 
+# The long options that the released codes had: both, then each.
+_BOTH = """argfile out root imgtype crop_width crop_height grey batch_size epoch gpu learning_rate lr_drop
+weight_decay snapinterval vis_freq lambda_tv lambda_reg lambda_wgan_gp tv_tau random_translate random_rotation
+random_scale noise noise_z load_optimizer optimizer dtype eqconv spconv senet dis_activation dis_out_activation
+dis_ksize dis_chs dis_basech dis_ndown dis_down dis_sample dis_jitter dis_dropout dis_norm dis_reg_weighting dis_wgan
+dis_attention gen_pretrained_encoder gen_pretrained_lr_ratio gen_activation gen_out_activation gen_chs gen_ndown
+gen_basech gen_fc gen_fc_activation gen_nblock gen_ksize gen_sample gen_down gen_up gen_dropout gen_norm unet skipdim
+latent_dim
+""".split()
+_PAIRED = """btoa train val from_col to_col fn_pattern clipA clipB class_num class_weight stack learning_rate_gen
+learning_rate_dis weight_decay_norm display_interval nvis vis_random parameter_statistics lambda_rec_l1 lambda_rec_l2
+lambda_rec_ce lambda_dice lambda_dis lambda_mispair focal_gamma loss_ksize model_gen model_dis dis_warmup
+gen_attention
+""".split()
+_UNPAIRED = """learning_rate_g learning_rate_d learning_freq_d iteration load_models HU_baseA HU_rangeA HU_baseB
+HU_rangeB slice_range forceSpacing num_slices dis_pretrained dis_pretrained_lr_ratio single_encoder lambda_A lambda_B
+lambda_Az lambda_Bz lambda_identity_x lambda_identity_y perceptual_layer lambda_grad lambda_air lambda_domain
+lambda_idempotence lambda_dis_y lambda_dis_x lambda_dis_z tv_method air_threshold nvis_A nvis_B HU_base_vis
+HU_range_vis output_analysis
+""".split()
+RELEASED = {"pix2pix": (*_BOTH, *_PAIRED), "cyclegan": (*_BOTH, *_UNPAIRED)}
+
 # name in a released args file -> name here
 RENAMED = {"num_slices": "stack", "load_models": "model_gen", "learning_rate_g": "learning_rate_gen",
            "learning_rate_d": "learning_rate_dis"}

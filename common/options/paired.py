@@ -28,7 +28,8 @@ class PairOptions(Checked):
     to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
     btoa: bool = option(False, type=bool, help="translate from B to A")
-    imgtype_out: str = option(None, choices=shared.kinds.IMAGE_KINDS, help="kind of the output images, where another")
+    imgtype_out: str = option(None, choices=shared.kinds.IMAGE_KINDS, spelled=shared.kinds.image_kind,
+                              help="kind of the output images, where another")
     scale: int = option(1, type=int, low=1, help="super-resolution: output images have so many times the rows and "
                         "columns of the input images, which are enlarged by bicubic interpolation first")
     class_num: int = option(0, "-cn", type=int, low=0, help="output images hold classes 0 to this minus 1")

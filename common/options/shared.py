@@ -33,7 +33,8 @@ class FileOptions(Checked):
 class ImageOptions(Checked):
     """Images."""
 
-    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, help="kind of the images; auto: what is found")
+    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
+                          help="kind of the images; auto: what is found")
     crop_width: int = option(None, "-cw", type=int, low=1, help="width of the training crop in pixels")
     crop_height: int = option(None, "-ch", type=int, low=1, help="height of the training crop in pixels")
     grey: bool = option(False, type=bool, help="read colour images as grey; DICOM always is")
@@ -44,6 +45,7 @@ class ImageOptions(Checked):
     stack: int = option(1, "--num_slices", "-ns", type=int, low=1, help="neighbouring slices that become channels")
     ch: int = derived("input channels")
     out_ch: int = derived("output channels")
+    released: bool = derived("the args file is of the released codes, so their rules hold (docs/released_codes.md)")
 
 
 @dataclass

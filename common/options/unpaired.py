@@ -21,7 +21,8 @@ class UnpairedFileOptions(shared.FileOptions):
 class DomainOptions(Checked):
     """Two domains of images."""
 
-    imgtype_b: str = option(None, choices=kinds.IMAGE_KINDS, help="kind of the images of domain B, where another")
+    imgtype_b: str = option(None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
+                            help="kind of the images of domain B, where another")
     slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
                                help="only slices between these positions in mm")
     forceSpacing: float = option(-1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is")

@@ -15,6 +15,7 @@ from medi2i.common.options import (
     save_args,
 )
 from medi2i.common.options.machinery import default_of
+from medi2i.common.options.old_spellings import RELEASED, RENAMED
 
 BOTH = [PairedOptions, UnpairedOptions]
 
@@ -116,6 +117,52 @@ def test_old_spellings():
         parse(UnpairedOptions, "-ca 0 1 -huba 0".split())
 
 
+@pytest.mark.parametrize("spelling, kind", [("JPG", "jpg"), ("jpeg", "jpg"), ("TIFF", "tif"), ("IMA", "dcm"),
+                                            ("gif", "gif"), (".png", "png"), ("Auto", "auto")])
+def test_kinds_of_images_as_suffixes(spelling, kind):
+    """The released codes took any suffix of files, on the command line and so in args."""
+    assert parse(PairedOptions, ["-it", spelling]).imgtype == kind
+    assert options_from_dict({"gen_norm": "batch", "imgtype": spelling}).imgtype == kind
+
+
+def test_only_the_first_of_several_gpus_is_taken_and_that_is_told(caplog):
+    options = parse(UnpairedOptions, "-g 2 1 -e 3".split())
+    assert (options.gpu, options.epoch) == (2, 3) and "--gpu: 2 1: one process uses one GPU, 2" in caplog.text
+    caplog.clear()
+    assert parse(UnpairedOptions, "--gpu 0 -e 3".split()).gpu == 0 and parse(UnpairedOptions, ["-g", "-1"]).gpu == -1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("cls, given, expected", [
+    (PairedOptions, "--lambda_rec_l1 1 --lambda_w 3 --gen_pretrained_l 0.5 --sen", {
+        "lambda_rec_l1": 1, "lambda_wgan_gp": 3, "gen_pretrained_lr_ratio": 0.5, "senet": True}),
+    (UnpairedOptions, "--lambda_g 2 --gen_a tanh --num 3 --slice=1 --noise 1".replace("--slice=1", "--slice 1 2"), {
+        "lambda_grad": 2, "gen_activation": "tanh", "stack": 3, "slice_range": [1, 2], "noise": 1, "noise_x": 0}),
+    (UnpairedOptions, "--learning_rate_d=1e-3 --HU_baseA=-500", {"learning_rate_dis": 1e-3, "clipA": [-500, 700]})])
+def test_old_options_may_be_abbreviated_as_argparse_had_it(cls, given, expected):
+    """By what the old codes had: no new option makes an old abbreviation ambiguous."""
+    options = parse(cls, given.split())
+    assert {name: getattr(options, name) for name in expected} == expected
+
+
+def test_an_abbreviation_that_was_ambiguous_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(PairedOptions, ["--model", "x"])
+    assert end.value.code == 2
+    assert "--model is short for --model_dis and for --model_gen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_every_released_option_is_there(cls):
+    """``RELEASED`` and the table above say the same, and each name parses."""
+    there = {name for other, name, _, _ in CASES if other is cls}
+    otherwise = {"argfile", "gpu", "imgtype"}  # with another default here, so not in the table
+    released = {RENAMED.get(name, name) for name in RELEASED[cls.APPLICATION] if not name.startswith("HU_")}
+    assert released - otherwise == there
+    known = {spelling for action in build_parser(cls)._actions for spelling in action.option_strings}
+    assert {"--" + name for name in RELEASED[cls.APPLICATION]} <= known
+
+
 def test_learning_rate_gives_the_discriminator_half():
     assert PairedOptions(learning_rate=1e-3).rates == (1e-3, 5e-4)
     assert PairedOptions().rates == (2e-4, 1e-4)
@@ -159,6 +206,16 @@ def test_argfile_flags_decide(tmp_path):
     (tmp_path / "args").write_text(json.dumps({"gen_norm": "batch_aff", "eqconv": True, "gen_attention": True}))
     options = parse(PairedOptions, ["-a", str(tmp_path / "args")])
     assert options.eqconv and options.gen_attention
+
+
+def test_args_of_the_released_codes_are_told_from_ours(tmp_path):
+    """Ours say which version wrote them. Continued from released ones, the released rules go on."""
+    (tmp_path / "args").write_text(json.dumps({"gen_norm": "batch_aff"}))
+    old = parse(PairedOptions, ["-a", str(tmp_path / "args"), "-e", "7"])
+    assert old.released and not PairedOptions().released
+    for options in (old, PairedOptions()):
+        save_args(options, tmp_path / "new")
+        assert load_args(tmp_path / "new") == options
 
 
 def test_released_unpaired_args_are_understood():

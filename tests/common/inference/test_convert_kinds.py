@@ -136,3 +136,14 @@ def test_automap_takes_one_size_and_says_which(tmp_path, paired_run, capsys):
     assert run(run_folder, "-R", tmp_path / "a24.npy", "-o", tmp_path / "out3", "-ch", 16, "-cw", 16) == 0
     assert run(run_folder, "-R", tmp_path / "a16.npy", "-o", tmp_path / "out4", "--tile", 8) == 1
     assert "--tile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling, name", [("gif", "a.gif"), ("JPEG", "a.jpeg"), ("TIFF", "a.tif")])
+def test_kinds_as_the_released_codes_spell_them(tmp_path, paired_run, spelling, name):
+    """What 256 colours cannot hold is written as PNG."""
+    image = np.full((16, 24), 77, np.uint8)
+    Pillow.fromarray(image).save(tmp_path / name)
+    (tmp_path / "notes.md").write_text("not an image")
+    assert run(paired_run(**NO_CLIP), "-it", spelling, "-R", tmp_path, "-o", tmp_path / "out") == 0
+    written = "a.png" if spelling == "gif" else name
+    np.testing.assert_allclose(read_image(tmp_path / "out" / written).array[0], image, atol=1)

@@ -205,3 +205,30 @@ def test_two_inputs_for_one_output_are_refused(tmp_path, paired_run, capsys):
     error = errors_of(capsys, "-m", "identity", "-R", tmp_path, "-it", "tif", "--imgtype_out", "png", "-o", out)
     assert "a.tiff and a.tif would both be written" in error or "a.tif and a.tiff would both be written" in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("named", ["folder", "args", "-m folder"])
+def test_the_weights_of_one_epoch_are_taken_or_those_that_are_there_named(tmp_path, paired_run, files, capsys, named):
+    run_folder = paired_run(offset=0.1, epoch=1)
+    paired_run(offset=0.2, epoch=3)
+    (run_folder / "best.json").write_text('{"epoch": 3, "value": 1}')
+    folder = files.write_series(tmp_path / "in", 1)
+    which = {"folder": [run_folder], "args": ["-a", run_folder / "args"], "-m folder": ["-m", run_folder]}[named]
+    assert run(*which, "-e", 1, "-R", folder, "-o", tmp_path / "out") == 0
+    assert report_of(tmp_path / "out")["model"]["name"] == "enc_x1.npz+dec_y1.npz"
+    assert run(*which, "-R", folder, "-o", tmp_path / "best") == 0
+    assert report_of(tmp_path / "best")["model"]["name"] == "enc_x3.npz+dec_y3.npz"
+    capsys.readouterr()
+    assert run(*which, "-e", 2, "-R", folder, "-o", tmp_path / "none") == 1
+    assert f"{run_folder}: no weights of epoch 2; there are those of 1, 3" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_epoch_beside_a_file_of_another_is_refused(tmp_path, paired_run, files, capsys):
+    run_folder, folder = paired_run(), files.write_series(tmp_path / "in", 1)
+    assert run("-m", run_folder / "enc_x3.npz", "-e", 3, "-R", folder, "-o", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run("-m", run_folder / "enc_x3.npz", "-e", 50, "-R", folder, "-o", tmp_path / "other") == 1
+    assert "--epoch: 50 is given together with the file --model_gen" in capsys.readouterr().err
+    assert run("-m", "identity", "-e", 5, "-R", folder, "-o", tmp_path / "other") == 1
+    assert "--epoch: 5" in capsys.readouterr().err
