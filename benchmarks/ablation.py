@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common import metrics
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine
-from medi2i.common.evaluation import files
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.ending import Ending
@@ -30,6 +28,7 @@ from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
+from medi2i.tools.evaluation import files, metrics
 
 CROP = 96
 # The paper's tutorial; all else is the released default: batch 1, batch normalisation, 7×7 first and last layers,

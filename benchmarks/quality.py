@@ -24,8 +24,8 @@ from quality_subjects import DATA, FILTERS, SPECTRAL, SUBJECTS, available, lists
 from quality_work import Work
 
 from medi2i.common.errors import UserError
-from medi2i.common.metrics import FULL
 from medi2i.datasets import dicom, lists
+from medi2i.tools.evaluation.metrics import FULL
 
 
 def main():

@@ -8,10 +8,10 @@ from quality_steps import IDENTITY, command, input_rows, known_bias, slices_of
 from quality_subjects import DATA, SPECTRAL, SUBJECTS, conversion_words, lists_in
 from quality_work import write_json
 
-from medi2i.common.evaluation import classical, files, measure, picture
-from medi2i.common.evaluation.evaluation import evaluate
-from medi2i.common.evaluation.physics import TRUTH
-from medi2i.common.metrics import FULL, WINDOWS
+from medi2i.tools.evaluation import classical, files, measure, picture
+from medi2i.tools.evaluation.evaluation import evaluate
+from medi2i.tools.evaluation.metrics import FULL, WINDOWS
+from medi2i.tools.evaluation.physics import TRUTH
 
 OURS = "medi2i, seed {}"
 RANGES = (FULL, WINDOWS["soft"])

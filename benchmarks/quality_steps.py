@@ -21,9 +21,9 @@ from quality_subjects import (
 )
 from quality_work import Work
 
-from medi2i.common.evaluation import classical, files, measure
 from medi2i.common.training.log import read_log
 from medi2i.datasets import dicom, lists
+from medi2i.tools.evaluation import classical, files, measure
 
 IDENTITY = "identity"
 TUNED_ON = 6  # validation slices that a filter's strength is chosen on

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common import metrics
-from medi2i.common.metrics import FULL
 from medi2i.datasets import dicom, lists, lowres
 from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, split_pairs
+from medi2i.tools.evaluation import metrics
+from medi2i.tools.evaluation.metrics import FULL
 
 SPLIT = ("--by", "block", "--ratio", 1 / 2, "--test", 1 / 3)
 GAIN = 1.0  # dB

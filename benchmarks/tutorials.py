@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common import metrics
 from medi2i.datasets.images import read_image
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_shapes, make_sinograms
+from medi2i.tools.evaluation import metrics
 
 CLEARLY = 0.05  # of SSIM
 DICE = 0.9

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.evaluation import classical, files, html_report, measure, physics, picture, table, verdict, windows
-from medi2i.common.evaluation.evaluation import Evaluation, evaluate
-from medi2i.common.metrics import WINDOWS, Window
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.common.report.page import write_page
 from medi2i.common.version import VERSION
 from medi2i.common.words import counted
 from medi2i.datasets import images
+from medi2i.tools.evaluation import classical, files, html_report, measure, metrics, physics, picture, table, verdict
+from medi2i.tools.evaluation.evaluation import Evaluation, evaluate
+from medi2i.tools.evaluation.metrics import WINDOWS, Window
+from medi2i.tools.evaluation.page import write_page
 
 IDENTITY = "identity"
 SHOWN_MISSING = 5
@@ -84,7 +84,7 @@ def command(argv):
     left_out = problems(matching, [inputs, truth, *(listing for listing, _ in converted.values())])
     unit = "HU" if truth.first.modality == "CT" else ""
     ranges = choose_windows(options, matching.slices, unit)
-    shown = windows.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
+    shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
     with tempfile.TemporaryDirectory() as scratch:
         rows, tuned = choose_rows(options, converted, ranges[0].lower, matching, scratch)
         tell(left_out)
@@ -132,10 +132,10 @@ def check_out(options, converted):
 def choose_windows(options, slices, unit):
     """The full window first, then the others asked for. Raises UserError."""
     asked = options.window if options.window is not None else ["soft"] if unit == "HU" else []
-    others = [windows.parse_window(text) for text in asked]
+    others = [metrics.parse_window(text) for text in asked]
     if options.classes:
         return [Window("classes", 0, options.classes - 1)]
-    full = windows.clip_window(options.clip) or windows.full_window(slices, unit)
+    full = metrics.clip_window(options.clip) or metrics.full_window(slices, unit)
     return list({window.name: window for window in (full, *others)}.values())
 
 

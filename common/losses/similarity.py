@@ -1,7 +1,7 @@
 """Structural similarity as a loss: what two images share within windows, not pixel by pixel.
 
-The window is that of Wang et al. (2004) and of ``medi2i.common.metrics``: Gaussian, 11 x 11 pixels, sigma 1.5, without
-padding; the data range is 2, for images in [-1, 1].
+The window is that of Wang et al. (2004) and of ``medi2i.tools.evaluation.metrics``: Gaussian, 11 x 11 pixels, sigma
+1.5, without padding; the data range is 2, for images in [-1, 1].
 """
 import numpy
 

@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
-from medi2i.common import losses, metrics
+from medi2i.common import losses
 from medi2i.common.compat import chainer, gradient_check
 from medi2i.common.losses.similarity import SCALE_WEIGHTS, scales
+from medi2i.tools.evaluation import metrics
 
 UNIT = metrics.Window("[-1, 1]", -1, 1)
 

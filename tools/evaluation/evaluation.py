@@ -4,9 +4,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from medi2i.common import metrics
-from medi2i.common.evaluation import measure
-from medi2i.common.evaluation.physics import Physics
+from medi2i.tools.evaluation import measure, metrics
+from medi2i.tools.evaluation.physics import Physics
 
 FEW = 20  # slices that need no progress bar
 

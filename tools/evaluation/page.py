@@ -1,12 +1,17 @@
 """Writing a report: one HTML file with everything in it."""
 import html
+import io
 import json
 import math
 import os
 from dataclasses import dataclass, field
 from importlib import resources
 
-from medi2i.common.report import images, packing
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from medi2i.tools.evaluation import packing
 
 MEGABYTE = 10 ** 6
 
@@ -39,13 +44,13 @@ class Content:
     provenance: dict = field(default_factory=dict)
 
 
-def write_page(path, content: Content, load, budget_mb: float) -> images.Packed:
+def write_page(path, content: Content, load, budget_mb: float) -> packing.Packed:
     """Write the page; `load(number)` → {row: array} with the images of a slice, the truth under `truth`.
 
     The images take at most `budget_mb` megabytes, the worst slices (by the first metric of the judged row) first.
     """
     order = worst_first(content)
-    packed = images.pack_slices(order, load, content.scale, int(budget_mb * MEGABYTE))
+    packed = packing.pack_slices(order, load, content.scale, int(budget_mb * MEGABYTE))
     for number, entry in packed.entries.items():
         content.slices[number]["images"] = entry
     parts = {
@@ -75,7 +80,7 @@ def write_page(path, content: Content, load, budget_mb: float) -> images.Packed:
     return packed
 
 
-def content_size(packed: images.Packed) -> int:
+def content_size(packed: packing.Packed) -> int:
     """Characters that the images of a page take."""
     return sum(map(len, packed.blobs))
 
@@ -142,4 +147,28 @@ def json_text(content) -> str:
 
 def asset(name: str) -> str:
     """A text file that lies beside this module."""
-    return resources.files("medi2i.common.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("medi2i.tools.evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+SETTINGS = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "medi2i"}
+
+
+def line_plot(curves: dict, x_label: str, y_label: str, title: str, markers: bool = False, log: bool = False) -> str:
+    """SVG of `curves`: name → (x values, y values)."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        axis = figure.subplots()
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=name, linewidth=1.4, marker="." if markers else None)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.set_title(title, fontsize=11)
+        if log:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg"):]

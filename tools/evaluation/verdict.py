@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medi2i.common.evaluation.table import label
 from medi2i.common.words import counted
+from medi2i.tools.evaluation.table import label
 
 LARGER_IS_BETTER = frozenset({"psnr", "ssim", "dice", "iou"})
 

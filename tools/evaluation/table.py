@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from medi2i.common.evaluation import measure
-from medi2i.common.evaluation.measure import ALL
+from medi2i.tools.evaluation import measure
+from medi2i.tools.evaluation.measure import ALL
 
 DIGITS = {"rmse": 2, "mae": 2, "bias": 2, "psnr": 2, "ssim": 4, "dice": 4, "iou": 4}
 

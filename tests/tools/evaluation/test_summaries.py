@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from medi2i.common.evaluation.statistics import Summary, summarise
+from medi2i.tools.evaluation.measure import Summary, summarise
 
 
 def test_mean_and_deviation():

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common.evaluation import measure, physics, table
-from medi2i.common.evaluation.verdict import larger_is_better
-from medi2i.common.metrics import WINDOWS
-from medi2i.common.report import packing, plots
-from medi2i.common.report.page import Content
 from medi2i.common.version import VERSION
 from medi2i.common.words import counted
+from medi2i.tools.evaluation import measure, packing, page, physics, table
+from medi2i.tools.evaluation.metrics import WINDOWS
+from medi2i.tools.evaluation.page import Content
+from medi2i.tools.evaluation.verdict import larger_is_better
 
 CONVERSION = "conversion.json"
 
@@ -72,17 +71,17 @@ def _plots(evaluation, values, metric):
     curves = {row.name: (numbers, [values[one.key][row.name][metric] for one in evaluation.slices])
               for row in evaluation.rows}
     shown = table.label(metric) + (f" / {unit}" if unit else "")
-    drawn = [plots.line_plot(curves, "slice, in the order of the series", shown, f"{table.label(metric)} by slice",
+    drawn = [page.line_plot(curves, "slice, in the order of the series", shown, f"{table.label(metric)} by slice",
                              markers=len(numbers) <= 60, log=_spread(curves))]
     measured = evaluation.physics or {"rows": {}}
     nps = {name: one["nps"] for name, one in measured["rows"].items() if "nps" in one}
     edges = {name: one["edge_profile"] for name, one in measured["rows"].items() if "edge_profile" in one}
     if nps:
         length = measured["length"]
-        drawn.append(plots.line_plot(nps, f"frequency / {length}⁻¹", f"{unit or 'value'}² {length}²",
+        drawn.append(page.line_plot(nps, f"frequency / {length}⁻¹", f"{unit or 'value'}² {length}²",
                                      f"noise power in {measured['regions']} uniform regions"))
     if edges:
-        drawn.append(plots.line_plot(edges, f"distance from the edge / {measured['edge_length']}", "height of the step",
+        drawn.append(page.line_plot(edges, f"distance from the edge / {measured['edge_length']}", "height of the step",
                                      f"mean of {measured['edges']} edges"))
     return drawn
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
-from medi2i.common import metrics
 from medi2i.common.errors import UserError
+from medi2i.tools.evaluation import metrics
 
 STEP = 1.25       # the search goes up and down by this factor
 MOST_STEPS = 12   # 1.25^12 is a factor of 15 either way

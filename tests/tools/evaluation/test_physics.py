@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medi2i.common.errors import UserError
-from medi2i.common.evaluation import classical, noise
-from medi2i.common.evaluation.edges import EdgeMeter, rise
+from medi2i.tools.evaluation import classical, noise
+from medi2i.tools.evaluation.physics import EdgeMeter, rise
 
 
 def test_the_integral_of_the_noise_power_is_the_variance():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from medi2i.common import metrics
-from medi2i.common.metrics import FULL, WINDOWS, Window
+from medi2i.tools.evaluation import metrics
+from medi2i.tools.evaluation.metrics import FULL, WINDOWS, Window
 
 
 def images(shape=(13, 17)):

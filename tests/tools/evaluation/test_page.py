@@ -8,9 +8,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from medi2i.common.evaluation.verdict import Verdict
-from medi2i.common.report import page
-from medi2i.common.report.packing import Scale
+from medi2i.tools.evaluation import page
+from medi2i.tools.evaluation.packing import Scale
+from medi2i.tools.evaluation.verdict import Verdict
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here")

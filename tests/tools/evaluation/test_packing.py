@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from medi2i.common.report import packing
-from medi2i.common.report.packing import Scale
+from medi2i.tools.evaluation import packing
+from medi2i.tools.evaluation.packing import Scale
 
 
 @pytest.mark.parametrize("q", [

@@ -1,1 +1,0 @@
-"""Measuring converted images against the truth: matching files, tables, intervals, pictures."""

@@ -1,0 +1,1 @@
+"""What ``tools/evaluate.py`` measures and shows: metrics, noise, edges, classical filters, tables, pictures, pages."""
