@@ -172,14 +172,24 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset:
     """The item of a functional group macro for one frame of an enhanced image: per frame first, else shared, else the
-    data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16)."""
-    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
-    holders = per_frame[frame : frame + 1] + items(dataset, "SharedFunctionalGroupsSequence")[:1]
+    data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16). Frame -1: what frames share."""
+    holders = (sequence_item(dataset, "PerFrameFunctionalGroupsSequence", frame),
+               sequence_item(dataset, "SharedFunctionalGroupsSequence", 0))
     for holder in holders:
-        found = items(holder, macro)
-        if found:
-            return found[0]
+        found = None if holder is None else sequence_item(holder, macro, 0)
+        if found is not None:
+            return found
     return dataset
+
+
+def sequence_item(dataset: Dataset, keyword: str, index: int) -> Dataset | None:
+    """One item of a sequence, without a look at the others; None where it is absent or damaged."""
+    try:
+        found = dataset.get(keyword)
+        item = found[index] if found and 0 <= index < len(found) else None
+    except PARSE_ERRORS:
+        return None
+    return item if isinstance(item, Dataset) else None
 
 
 def syntax_uid(dataset: Dataset) -> UID:

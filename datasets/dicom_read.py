@@ -9,8 +9,9 @@ from pydicom.dataset import Dataset
 
 from medi2i.datasets import dicom_file as file
 from medi2i.datasets import dicom_pixels as pixels
+from medi2i.datasets.dicom_describe import describe
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
-from medi2i.datasets.dicom_series import Series, SliceRef, describe
+from medi2i.datasets.dicom_series import Series, SliceRef
 
 
 @dataclass

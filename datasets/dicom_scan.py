@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom_file as file
+from medi2i.datasets.dicom_describe import describe
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
 from medi2i.datasets.dicom_read import iter_frames, load_volume, open_image, read
-from medi2i.datasets.dicom_series import Series, SliceRef, describe
+from medi2i.datasets.dicom_series import Series, SliceRef
 from medi2i.datasets.outputs import UNFINISHED
 from medi2i.datasets.processes import Died, map_in_processes
 

@@ -1,5 +1,4 @@
-"""Slices described by their headers, and their grouping into series: one acquisition, one geometry, sorted along the
-normal.
+"""A slice as plain values, and a series of them: one acquisition, one geometry, sorted along the normal.
 
 Positions and normals are in the patient's coordinate system of DICOM (LPS, mm; PS3.3 C.7.6.2.1.1).
 """
@@ -10,10 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.uid import RE_VALID_UID
-
-from medi2i.datasets.dicom_file import functional_group, items, numbers, syntax_uid, text, whole
 
 
 @dataclass(frozen=True)
@@ -66,95 +62,6 @@ class SliceRef:
         if height is None or normal[np.argmax(np.abs(normal))] > 0:
             return height
         return -height
-
-
-# What tells images at one place apart, most telling first: (functional group, keyword).
-TRAITS = (
-    ("", "ImageType"),
-    ("CTImageFrameTypeSequence", "FrameType"),
-    ("MRImageFrameTypeSequence", "FrameType"),
-    ("", "AcquisitionNumber"),
-    ("", "EchoTime"),
-    ("MREchoSequence", "EffectiveEchoTime"),
-    ("", "EchoNumbers"),
-    ("", "TemporalPositionIdentifier"),
-    ("FrameContentSequence", "TemporalPositionIndex"),
-    ("FrameContentSequence", "StackID"),
-    ("MRDiffusionSequence", "DiffusionBValue"),
-    ("", "ConvolutionKernel"),
-    ("", "TriggerTime"),
-    ("", "ContrastBolusAgent"),
-    ("", "AcquisitionTime"),
-    ("", "SeriesTime"),
-)
-
-
-def describe(path: Path, dataset: Dataset, frame: int, frames: int) -> SliceRef:
-    """The header of one frame as a SliceRef, without its pixels. Geometry that makes no sense is dropped, with a
-    warning."""
-    notes = []
-    orientation = numbers(functional_group(dataset, frame, "PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    if orientation is not None:
-        orientation = _unit_axes(orientation)
-        if orientation is None:
-            notes.append("ImageOrientationPatient is not two perpendicular unit vectors: ignored")
-    position = numbers(functional_group(dataset, frame, "PlanePositionSequence"), "ImagePositionPatient", 3)
-    if orientation is None or position is None:
-        notes.append("no position in the patient: order and distance of slices are not known")
-    measures = functional_group(dataset, frame, "PixelMeasuresSequence")
-    spacing = numbers(measures, "PixelSpacing", 2)
-    if spacing is None or min(spacing) <= 0:
-        spacing = None
-        notes.append("no PixelSpacing: size in mm is not known")
-    thickness = numbers(measures, "SliceThickness", 1)
-    notes.extend(_uid_notes(dataset))
-    return SliceRef(
-        path=path,
-        frame=frame,
-        frames=frames,
-        series_uid=text(dataset, "SeriesInstanceUID"),
-        study_uid=text(dataset, "StudyInstanceUID"),
-        sop_uid=text(dataset, "SOPInstanceUID"),
-        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
-        patient=text(dataset, "PatientID"),
-        modality=text(dataset, "Modality"),
-        description=text(dataset, "SeriesDescription"),
-        number=whole(dataset, "SeriesNumber"),
-        instance=whole(dataset, "InstanceNumber"),
-        shape=(int(dataset.Rows), int(dataset.Columns)),
-        spacing=spacing,
-        thickness=thickness[0] if thickness else None,
-        orientation=orientation,
-        position=position,
-        syntax=syntax_uid(dataset).name,
-        warnings=tuple(notes),
-        traits=tuple(
-            text(functional_group(dataset, frame, group) if group else dataset, keyword) for group, keyword in TRAITS
-        ),
-    )
-
-
-def _unit_axes(orientation: tuple[float, ...]) -> tuple[float, ...] | None:
-    """The two directions with length exactly 1, or None unless they are unit vectors at a right angle within
-    rounding."""
-    row, column = np.array(orientation[:3]), np.array(orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if any(abs(length - 1) > 1e-2 for length in lengths) or abs(row @ column) > 1e-2:
-        return None
-    return tuple(float(v) for v in (*(row / lengths[0]), *(column / lengths[1])))
-
-
-def _uid_notes(dataset: Dataset) -> list[str]:
-    notes = []
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        uid = text(dataset, keyword)
-        if not uid:
-            notes.append(f"{keyword} is missing")
-        elif not is_valid_uid(uid):
-            notes.append(f"{keyword} is not a valid UID")
-    if items(dataset, "PerFrameFunctionalGroupsSequence") == [] and (whole(dataset, "NumberOfFrames") or 1) > 1:
-        notes.append("several frames without functional groups")
-    return notes
 
 
 def is_valid_uid(uid: str) -> bool:
@@ -214,11 +121,41 @@ class Series:
         return self.slices[0].orientation
 
     @property
-    def slice_distance(self) -> float | None:
-        heights = [s.height for s in self.slices]
-        if None in heights or len(heights) < 2:
+    def normal(self) -> np.ndarray | None:
+        """Unit vector across the slices, the mean of theirs; None without a geometry."""
+        if any(s.orientation is None or s.position is None for s in self.slices):
             return None
-        return round(float(np.median(np.diff(heights))), 6)
+        axes = np.array([s.orientation for s in self.slices])
+        normal = np.cross(axes[:, :3], axes[:, 3:]).mean(0)
+        return normal / np.linalg.norm(normal)
+
+    def heights(self) -> np.ndarray | None:
+        """Positions (N,) of the slices along their common normal in mm; None without a geometry."""
+        normal = self.normal
+        return None if normal is None else np.array([s.position for s in self.slices]) @ normal
+
+    def places(self) -> list[int] | None:
+        """A number for each slice, from 0 at the low end of the normal: slices at one place have the same."""
+        heights = self.heights()
+        if heights is None:
+            return None
+        order = np.argsort(heights, kind="stable")
+        places = np.empty(len(order), int)
+        places[order] = _places(heights[order], min((self.spacing or (0.1,)) + (1.0,)) / 10)
+        return places.tolist()
+
+    def steps(self) -> np.ndarray | None:
+        """Distances in mm from each place to the next; a slice that repeats a place makes none."""
+        places, heights = self.places(), self.heights()
+        if places is None:
+            return None
+        _, first = np.unique(places, return_index=True)
+        return np.diff(heights[first])
+
+    @property
+    def slice_distance(self) -> float | None:
+        steps = self.steps()
+        return None if steps is None or not len(steps) else round(float(np.median(np.abs(steps))), 6)
 
     @property
     def hu_range(self) -> tuple[float, float] | None:
@@ -242,7 +179,7 @@ class Series:
             return None
         step = first.normal * (first.thickness or 1.0)
         if len(self.slices) > 1:
-            step = (np.array(last.position) - np.array(first.position)) / (len(self.slices) - 1)
+            step = (np.array(last.position) - np.array(first.position)) / max(1, max(self.places()))
         matrix = np.eye(4)
         matrix[:3, 0] = np.array(first.orientation[:3]) * first.spacing[1]
         matrix[:3, 1] = np.array(first.orientation[3:]) * first.spacing[0]
@@ -262,3 +199,18 @@ class Series:
         if self.load_volume is None:
             raise ValueError("this Series was made without a reader; use medi2i.datasets.dicom.scan")
         return self.load_volume(self, True)
+
+
+def _places(heights: np.ndarray, tolerance: float) -> np.ndarray:
+    """Numbers of the places of ascending heights. What differs by rounding is one place, as far as that does not join
+    slices that lie closely one beside the other."""
+    if len(heights) > 1:  # many slices in a short range are close, not equal
+        tolerance = min(tolerance, max(1e-3, (heights[-1] - heights[0]) / (len(heights) - 1) / 2))
+    for closer in (*(tolerance / 10**n for n in range(5)), 0.0):
+        cuts = np.diff(heights) > closer
+        places = np.concatenate([[0], np.cumsum(cuts)])
+        starts = np.flatnonzero(np.concatenate([[True], cuts]))
+        extent = heights[np.append(starts[1:] - 1, len(heights) - 1)] - heights[starts]
+        if extent.max() <= closer:
+            break
+    return places
