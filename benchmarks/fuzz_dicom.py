@@ -33,8 +33,8 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.derived import DerivedSeries
-from medi2i.datasets.phantom import phantom
 from medi2i.tools.make_phantom import ct_image
+from medi2i.tools.making.phantom import phantom
 
 MAX_PIXELS = 1 << 20
 CPU_SECONDS = 5

@@ -13,9 +13,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from medi2i.datasets import noise
-from medi2i.datasets.noise import Dose, dose_noise, generator_for
-from medi2i.datasets.phantom import phantom
+from medi2i.tools.making import noise
+from medi2i.tools.making.noise import Dose, dose_noise, generator_for
+from medi2i.tools.making.phantom import phantom
 
 DOSES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 SPACING, RADIUS = 1.2, 100.0

@@ -21,7 +21,7 @@ from medi2i.common.options.presets import PAIRED
 from medi2i.datasets import dicom, lists
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
-from medi2i.tools.own_folder import OwnFolder
+from medi2i.tools.making.own_folder import OwnFolder
 
 COUNTS = 100       # of the released noise model
 MOST_PAIRS = 80    # of a large CT: evenly spaced slices, so that reading and converting stay short

@@ -15,8 +15,8 @@ from pathlib import Path
 from medi2i.common.errors import run
 from medi2i.common.options.machinery import parse
 from medi2i.common.words import counted
-from medi2i.tools.lowres_images import LowresOptions, make_coarse, series_for
-from medi2i.tools.pair_folders import check_folders, dicom_tasks, image_tasks, is_dicom, make_pairs, told_losses
+from medi2i.tools.making.lowres_images import LowresOptions, make_coarse, series_for
+from medi2i.tools.making.pair_folders import check_folders, dicom_tasks, image_tasks, is_dicom, make_pairs, told_losses
 
 
 def command(argv: list[str]) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import parse
 from medi2i.common.words import counted
-from medi2i.datasets import dicom, noise
-from medi2i.tools.noisy_images import NoiseOptions, add_noise, series_for
-from medi2i.tools.pair_folders import (
+from medi2i.datasets import dicom
+from medi2i.tools.making import noise
+from medi2i.tools.making.noisy_images import NoiseOptions, add_noise, series_for
+from medi2i.tools.making.pair_folders import (
     Done,
     check_folders,
     dicom_tasks,

@@ -21,7 +21,7 @@ from medi2i.common.version import VERSION
 from medi2i.datasets.derived_pixels import Encoding, encode
 from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
-from medi2i.datasets.phantom import Phantom, phantom
+from medi2i.tools.making.phantom import Phantom, phantom
 
 ENCODING = Encoding(1, -1024, 12, signed=False)
 """As scanners store HU: 12 bits, -1024…3071."""

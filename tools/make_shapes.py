@@ -18,7 +18,7 @@ from PIL import Image
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets import shapes
+from medi2i.tools.making import shapes
 
 BROWN = (0.55, 0.33, 0.16)
 MEADOW = (0.35, 0.6, 0.25)

@@ -16,8 +16,8 @@ from skimage.transform import radon
 
 from medi2i.common.errors import run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets import shapes
 from medi2i.tools.make_shapes import new_folder
+from medi2i.tools.making import shapes
 
 PNG_TOP = 65535
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets import dicom, nifti
+from medi2i.datasets import dicom
 from medi2i.datasets.derived_pixels import SAFE_CT, Encoding, encode
 from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
+from medi2i.tools.making import nifti
 
 
 @dataclass

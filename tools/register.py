@@ -19,13 +19,14 @@ import pydicom
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets import dicom, registration
+from medi2i.datasets import dicom
 from medi2i.datasets.body import AIR_HU, body_mask
-from medi2i.datasets.deidentify import Deidentifier
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.placing import ORDERS, Grid, new_position, sample
-from medi2i.tools.pair_folders import first_readable, name_of
+from medi2i.tools.making import registration
+from medi2i.tools.making.deidentify import Deidentifier
+from medi2i.tools.making.pair_folders import first_readable, name_of
 
 BODY, TEMPLATE, NONE = "body", "template", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way

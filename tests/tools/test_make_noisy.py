@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from medi2i.datasets import dicom, dicom_scan
-from medi2i.datasets.phantom import phantom
 from medi2i.tools import make_noisy, make_phantom, split_pairs
+from medi2i.tools.making.phantom import phantom
 
 
 @pytest.fixture(scope="module")

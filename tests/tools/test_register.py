@@ -7,8 +7,8 @@ import pydicom
 import pytest
 
 from medi2i.datasets import dicom
-from medi2i.datasets.registration import body_centre
 from medi2i.tools import make_phantom, register
+from medi2i.tools.making.registration import body_centre
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from medi2i.datasets import shapes
-from medi2i.datasets.shapes import ELLIPSE, RECTANGLE, TRIANGLE, Shape
+from medi2i.tools.making import shapes
+from medi2i.tools.making.shapes import ELLIPSE, RECTANGLE, TRIANGLE, Shape
 
 SIZE = (31, 44)
 WHITE = (1.0, 1.0, 1.0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom, nifti
+from medi2i.datasets import dicom
 from medi2i.tools import nifti as tool
+from medi2i.tools.making import nifti
 
 AFFINES = {
     "RAS": np.diag([0.8, 0.9, 2.0, 1]),

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
-from medi2i.datasets import projection
+from medi2i.tools.making import projection
 
 MU_WATER = 0.0193
 """Attenuation of water in 1/mm at 70 keV, the effective energy of a 120 kV scan (NIST XCOM)."""

@@ -2,7 +2,7 @@
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.tools.own_folder import OwnFolder
+from medi2i.tools.making.own_folder import OwnFolder
 
 
 def fill(folder, name, text="made"):

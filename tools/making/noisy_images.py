@@ -8,11 +8,12 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import dicom, images, noise
+from medi2i.datasets import dicom, images
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.derived_pixels import Encoding
 from medi2i.datasets.dicom_file import text
-from medi2i.tools.pair_folders import Done, Task, copy_file, refuse_existing
+from medi2i.tools.making import noise
+from medi2i.tools.making.pair_folders import Done, Task, copy_file, refuse_existing
 
 LARGEST_HU = (-3000.0, 8000.0)
 """What noisy HU must be able to hold where they may leave the source's range: clipping would shift the mean."""

@@ -5,7 +5,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.deidentify import Deidentifier
+from medi2i.tools.making.deidentify import Deidentifier
 
 table = pytest.importorskip("dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c",
                             reason="dicom-anonymizer is not installed")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage.transform import radon
 
-from medi2i.datasets import noise, projection
-from medi2i.datasets.noise import MU_WATER, Dose, dose_noise, generator_for
+from medi2i.tools.making import noise, projection
+from medi2i.tools.making.noise import MU_WATER, Dose, dose_noise, generator_for
 
 SPACING, RADIUS = 1.6, 90.0
 

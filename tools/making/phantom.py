@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medi2i.datasets import phantom_shapes as shapes
-from medi2i.datasets.phantom_shapes import Canvas
+from medi2i.tools.making import phantom_shapes as shapes
+from medi2i.tools.making.phantom_shapes import Canvas
 
 FIELD_MM = 400.0
 """Width of the image: what a body scan usually reconstructs."""

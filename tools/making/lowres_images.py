@@ -7,11 +7,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import dicom, images, lowres, noise
+from medi2i.datasets import dicom, images, lowres
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.dicom_file import text
 from medi2i.datasets.placing import Grid, new_position
-from medi2i.tools.pair_folders import Done, Task, copy_file, refuse_existing
+from medi2i.tools.making import noise
+from medi2i.tools.making.pair_folders import Done, Task, copy_file, refuse_existing
 
 LARGEST_HU = (-3000.0, 8000.0)
 """What HU must be able to hold where interpolation and truncation overshoot at edges."""
