@@ -3,6 +3,7 @@
     python cyclegan/train.py -R data -it dcm -sr -100 100
     python cyclegan/train.py --resume result/20260101_120000
 """
+import dataclasses
 import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
@@ -10,6 +11,7 @@ from medi2i.common.errors import run
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import UnpairedOptions
+from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.perceptual_features import PerceptualFeatures
@@ -22,6 +24,7 @@ from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import load_initial, load_optimizers
 from medi2i.cyclegan import net
+from medi2i.cyclegan.closing import change_of_mean, conversion_command
 from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
 from medi2i.cyclegan.validation import CycleMeasure
@@ -58,10 +61,14 @@ def take_part(options, resumed, argv, ranks):
 
     # networks
     networks = net.build(options)
-    if options.gen_residual and not options.check:  # which reads all images, and tells of all that it cannot read
-        shift = domain_shift(*train)
-        start_at(networks.dec_y, shift)
-        start_at(networks.dec_x, -shift)
+    if not options.check:  # which reads all images, and tells of all that it cannot read
+        shift = domain_shift(*train) if options.gen_residual else None
+        if shift is not None:
+            start_at(networks.dec_y, shift)
+            start_at(networks.dec_x, -shift)
+        if resumed is None:
+            change = ranks.agreed(mean_change.of_domains(*train, shift) if ranks.first else None)
+            options = dataclasses.replace(options, mean_change=change)
     links = networks.as_dict()
     loaded = {}
     if resumed is None and options.model_gen is not None:
@@ -129,7 +136,14 @@ def take_part(options, resumed, argv, ranks):
             options.seed if options.vis_random else None), trigger=when)
 
     # run
-    return training.run()
+    status = training.run()
+    if not ranks.first:
+        return status
+    said = change_of_mean(options, train)
+    if said is not None:
+        print(said)
+    print(f"to convert images of domain A:\n  {conversion_command(options, folder.path)}", flush=True)
+    return status
 
 
 def main(argv=None):

@@ -3,6 +3,7 @@ import math
 import shlex
 from pathlib import Path
 
+from medi2i.common.training import mean_change
 from medi2i.datasets.pairs import FOLDERS
 
 CLASSICAL = ("--classical", "tv", "nlm")
@@ -22,6 +23,15 @@ def against_nothing(entries) -> str | None:
     own, nothing = min(known)
     relation = "better than" if own < nothing else "NO BETTER than" if own == nothing else "WORSE than"
     return f"validation: RMSE {own:.4g}, {relation} doing nothing ({nothing:.4g})"
+
+
+def change_of_mean(options, train) -> str | None:
+    """What the model does to the mean, in words; None where that is not known or as good as nothing.
+
+    options: PairedOptions with ``mean_change``; train: the PairedDataset.
+    """
+    return mean_change.sentence(options.mean_change, train.clip_out.width, train.pairs[0].outputs[0].modality == "CT",
+                                "so far lie the outputs of the training pairs from their inputs, in the mean")
 
 
 def report_commands(options, run) -> list[str]:
@@ -59,11 +69,18 @@ def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> 
     words += ["-c", f"pix2pix={converted}"]
     if options.scale > 1:
         words += ["--scale", options.scale]
+    if not options.class_num and mean_change.worth_telling(options.mean_change, _width_of_output(options)):
+        words += ["--bias", f"{-options.mean_change:.4g}"]
     if options.class_num:
         words += ["-cn", options.class_num]
     elif tuned_on is not None:
         words += [*CLASSICAL, "--val_pairs", tuned_on]
     return _line([*words, "-o", out])
+
+
+def _width_of_output(options):
+    low, high = (options.clipA if options.btoa else options.clipB) or (-1, 1)
+    return high - low
 
 
 def _line(words):

@@ -4,6 +4,7 @@
     python pix2pix/train.py -i data/ldct
     python pix2pix/train.py --resume result/20260101_120000
 """
+import dataclasses
 import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
@@ -11,6 +12,7 @@ from medi2i.common.errors import run
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import PairedOptions
+from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.log import read_log
@@ -26,7 +28,7 @@ from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.uncut import examples_for
 from medi2i.pix2pix import net
-from medi2i.pix2pix.closing import against_nothing, report_commands
+from medi2i.pix2pix.closing import against_nothing, change_of_mean, report_commands
 from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
 from medi2i.pix2pix.validation import PairedMeasure
@@ -60,8 +62,12 @@ def take_part(options, resumed, argv, ranks):
 
     # networks
     networks = net.build(options)
-    if options.gen_residual and not options.check:  # which reads all images, and tells of all that it cannot read
-        start_at(networks.dec_y, mean_difference(train, options.seed))
+    if not options.check:  # which reads all images, and tells of all that it cannot read
+        if options.gen_residual:
+            start_at(networks.dec_y, mean_difference(train, options.seed))
+        if resumed is None:
+            change = ranks.agreed(mean_change.of_pairs(train) if ranks.first else None)
+            options = dataclasses.replace(options, mean_change=change)
     links = networks.as_dict()
     generator = {name: link for name, link in links.items() if name != "dis"}
     loaded = {}
@@ -127,9 +133,9 @@ def take_part(options, resumed, argv, ranks):
     status = training.run()
     if not ranks.first:
         return status
-    said = against_nothing(read_log(training.log.path))
-    if said is not None:
-        print(said)
+    for said in (against_nothing(read_log(training.log.path)), change_of_mean(options, train)):
+        if said is not None:
+            print(said)
     commands = report_commands(options, folder.path)
     if commands:
         print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)

@@ -46,6 +46,7 @@ class ImageOptions(Checked):
     ch: int = derived("input channels")
     out_ch: int = derived("output channels")
     released: bool = derived("the args file is of the released codes, so their rules hold (docs/released_codes.md)")
+    mean_change: float = derived("mean of output - input over the training images, in HU or their own unit")
 
 
 @dataclass

@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from medi2i.common.options import PairedOptions
+from medi2i.common.options import PairedOptions, load_args
 from medi2i.pix2pix import convert, train
 from medi2i.pix2pix.closing import against_nothing, evaluation_command, report_commands
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
@@ -38,6 +38,18 @@ def test_commands_of_folders_and_of_columns(tmp_path):
     assert judging[-4:] == ["-cn", "3", "-o", "run/evaluation"]
 
 
+@pytest.mark.parametrize(("change", "clip", "bias"), [
+    (-99.984, [-1024, 2000], ["--bias", "99.98"]), (12.5, [-1024, 2000], ["--bias", "-12.5"]), (None, None, []),
+    (0.4, [-1024, 2000], []), (0.4, [0, 255], ["--bias", "-0.4"]), (0.4, None, ["--bias", "-0.4"])])
+def test_a_known_change_of_the_mean_is_handed_on_as_the_bias_of_the_inputs(tmp_path, change, clip, bias):
+    for name in ("testA", "testB"):
+        (tmp_path / name).mkdir()
+    options = PairedOptions(root=str(tmp_path), clipA=[0, 7], clipB=clip)
+    options.mean_change = change
+    words = shlex.split(report_commands(options, "run")[1])
+    assert (words[words.index("--bias"):][:2] if "--bias" in words else []) == bias
+
+
 def test_no_command_where_no_truth_is_known(tmp_path):
     assert evaluation_command(PairedOptions(), tmp_path / "images", None, "out", "judged") is None
     assert evaluation_command(PairedOptions(), tmp_path / "trainA", None, "out", "judged") is None
@@ -57,14 +69,19 @@ def test_commands_run_as_they_are_printed(tmp_path, capsys):
     assert train.main([str(word) for word in argv]) == 0
     told = capsys.readouterr().out.splitlines()
     assert any(line.startswith("validation: RMSE ") and "doing nothing" in line for line in told)
+    assert any(line.startswith("this model takes ") and " HU away: " in line for line in told)
     converting, judging = (shlex.split(line)[1:] for line in told if line.startswith("  python "))
     assert converting[0] == "pix2pix/convert.py" and convert.main(converting[1:]) == 0
     (after,) = (shlex.split(line)[1:] for line in capsys.readouterr().err.splitlines() if line.startswith("  python "))
     assert after[0] == "tools/evaluate.py" and evaluate.main(after[1:]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    bias = -load_args(run).mean_change
+    assert bias == pytest.approx(100, abs=0.5)
+    for words in (judging, after):
+        assert float(words[words.index("--bias") + 1]) == pytest.approx(bias, rel=1e-3)
     capsys.readouterr()
     assert judging[0] == "tools/evaluate.py" and evaluate.main(judging[1:]) == 0
     out = capsys.readouterr().out
     for row in ("identity", "pix2pix", "tv", "nlm"):
         assert any(line.startswith(f"{row} ") for line in out.splitlines()), row
-    (run,) = (tmp_path / "runs").iterdir()
     assert (run / "evaluation" / "report.html").is_file() and (run / "converted_evaluation" / "report.html").is_file()

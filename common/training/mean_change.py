@@ -1,0 +1,99 @@
+"""What a model does to the mean: how far the outputs of its training images lie above the inputs, in their own unit.
+
+The released noise adds its n photons to the mean, so that what learns to undo it takes n HU away from any image that
+it is given. This number goes into the run's ``args`` as ``mean_change``.
+"""
+import numpy
+
+from medi2i.common.training.residual_start import EXAMPLES, domain_shift
+from medi2i.datasets.images import to_grey
+
+MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
+LEAST = 1 / 3000  # of the clip's width, 1 HU of -1024…2000: a smaller change is not spoken of
+
+
+def of_pairs(dataset) -> float | None:
+    """Mean of output - input over up to 64 whole pairs of a ``PairedDataset``, evenly spread, in HU or their own unit.
+
+    Pixels count whose truth lies inside of the clip by ``MARGIN`` of its width; padding never does. None where inputs
+    and outputs are not of one unit (two modalities, classes, other channels) or no pixel counts. Raises Unreadable.
+    """
+    if dataset.domain_out.class_num or not _one_unit(dataset.domain_in, dataset.domain_out, *_modalities(dataset)):
+        return None
+    total, count = 0.0, 0
+    for index in numpy.linspace(0, len(dataset) - 1, min(EXAMPLES, len(dataset))).round().astype(int):
+        for pair in dataset.members(int(index)):
+            if len(pair.inputs) != len(pair.outputs):
+                return None
+            for source_in, source_out in zip(pair.inputs, pair.outputs, strict=True):
+                change = _changes(dataset.domain_in, source_in, dataset.domain_out, source_out)
+                total, count = total + float(change.sum()), count + change.size
+    return round(total / count, 3) if count else None
+
+
+def of_domains(dataset_a, dataset_b, shift=None) -> float | None:
+    """How far domain B lies above domain A, two ``UnpairedDataset``, in HU or their own unit; mean over the channels.
+
+    shift: ``domain_shift`` of both, where known already; right to 1 or 2 HU where both show the same things.
+    None where the domains are not of one unit.
+    """
+    if not _one_unit(dataset_a.domain, dataset_b.domain, _modality(dataset_a.sources), _modality(dataset_b.sources)):
+        return None
+    if dataset_a.clip != dataset_b.clip:
+        return None
+    shift = domain_shift(dataset_a, dataset_b) if shift is None else shift
+    return round(float(numpy.mean(shift)) * dataset_a.clip.width / 2, 3)
+
+
+def worth_telling(change: float | None, width: float) -> bool:
+    """Whether ``change`` is known and at least ``LEAST`` of the ``width`` of the clip."""
+    return change is not None and abs(change) >= LEAST * width
+
+
+def words(change: float, hu: bool) -> str:
+    """What such a model does: "takes 100 HU away", or "adds 12.5" where the unit is not HU."""
+    amount = f"{abs(change):.3g}" + (" HU" if hu else "")
+    return f"takes {amount} away" if change < 0 else f"adds {amount}"
+
+
+def sentence(change: float | None, width: float, hu: bool, why: str) -> str | None:
+    """One line for the end of a training; None where the change is not worth telling. why: where the number is from."""
+    if not worth_telling(change, width):
+        return None
+    return f"this model {words(change, hu)}: {why}. Images that do not differ so come out wrong by as much"
+
+
+def _one_unit(domain_a, domain_b, modality_a, modality_b):
+    if domain_a.channels != domain_b.channels or modality_a != modality_b:
+        return False
+    return bool(modality_a) or domain_a.clip == domain_b.clip  # grey levels of 8 and of 16 bits are two units
+
+
+def _modalities(dataset):
+    return (_modality([pair.inputs[0] for pair in dataset.pairs]),
+            _modality([pair.outputs[0] for pair in dataset.pairs]))
+
+
+def _modality(sources):
+    found = {source.modality for source in sources}
+    return found.pop() if len(found) == 1 else None
+
+
+def _changes(domain_in, source_in, domain_out, source_out):
+    (x, masked_x), (t, masked_t) = _values(domain_in, source_in), _values(domain_out, source_out)
+    used = numpy.broadcast_to(~(masked_x | masked_t), t.shape)
+    clip = domain_out.clip
+    if clip.scales:
+        used = used & (abs(clip.to_unit(t)) < 1 - 2 * MARGIN)
+    return t[used] - x[used]
+
+
+def _values(domain, source):
+    """(values (C, H, W) as they are in the file, float64; where padding is (H, W))."""
+    image = domain.image(source)
+    array = numpy.asarray(image.array, numpy.float64)
+    if len(array) == 3 and domain.channels == 1:
+        array = to_grey(array)
+    elif len(array) == 1 and domain.channels == 3:
+        array = array.repeat(3, axis=0)
+    return array, numpy.zeros(array.shape[1:], bool) if image.mask is None else image.mask
