@@ -8,7 +8,7 @@ from medi2i.common.errors import UserError
 from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.dicom_file import Unreadable
-from medi2i.datasets.images import Image, default_clip, read_image, to_grey
+from medi2i.datasets.images import PLAIN_NUMBERS, Image, default_clip, read_image, to_grey
 from medi2i.datasets.lowres import enlarge, enlarge_mask
 from medi2i.datasets.resample import resample, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
@@ -24,8 +24,9 @@ class Domain:
 
     clip: to [-1, 1]. channels: 1 or 3 (or more for npy) for every image. class_num: above 0, images hold classes 0 to
     class_num - 1 and ``clip`` does not matter. spacing: resample to this pixel size in mm. body: outside of the body
-    becomes air (HU). scale: images are enlarged so many times by bicubic interpolation. Files are read through
-    ``cache``, which holds values in the files' unit.
+    becomes air (HU). scale: images are enlarged so many times by bicubic interpolation. released: colours become whole
+    grey levels, and pixel sizes change, as in the released codes. Files are read through ``cache``, which holds values
+    in the files' unit.
     """
 
     clip: Clip
@@ -35,6 +36,7 @@ class Domain:
     spacing: float | None = None
     body: bool = False
     scale: int = 1
+    released: bool = False
 
     def size(self, source):
         """(H, W) of the image as ``unit`` gives it."""
@@ -45,13 +47,19 @@ class Domain:
     def image(self, source):
         """The image of ``source`` in its own unit, on the grid to be used, through the cache. Raises Unreadable."""
         key = (source.path, source.frame, source.stamp, self.spacing, self.body, self.class_num > 0,
-               self.scale)
+               self.scale, self._whole_grey)
         return self.cache.get(key, lambda: self._read(source))
+
+    @property
+    def _whole_grey(self):
+        return self.released and self.channels == 1 and not self.class_num
 
     def _read(self, source):
         image = read_image(source.path, source.kind, frame=source.frame, labels=self.class_num > 0)
         if image.array.shape != source.shape:
             raise Unreadable(source.path, f"is {image.array.shape} now and was {source.shape}; it changed meanwhile")
+        if self._whole_grey and image.bits == 8 and len(image.array) == 3:
+            image = Image(to_grey(image.array, whole=True), image.mask, image.bits)
         if self.body:
             image = Image(clip_to_body(image.array[0])[np.newaxis], image.mask, image.bits)
         if self.scale > 1:
@@ -59,8 +67,9 @@ class Domain:
             image = Image(enlarge(image.array, self.scale), mask, image.bits)
         if self.spacing is not None:
             mask = image.mask
-            image = Image(resample(image.array, source.spacing, self.spacing),
-                          None if mask is None else resample_mask(mask, source.spacing, self.spacing), image.bits)
+            grids = source.spacing, self.spacing, self.released
+            image = Image(resample(image.array, *grids), None if mask is None else resample_mask(mask, *grids),
+                          image.bits)
         return image
 
     def unit(self, source):
@@ -132,9 +141,10 @@ def _shown(clip):
     return f"{clip.lower:g} to {clip.upper:g}" if clip.scales else "of no limits"
 
 
-def choose_channels(sources, grey):
+def choose_channels(sources, grey, released=False):
     """Channels of every image of a domain: 1, or 3 if one of them has colours and ``grey`` is off.
 
+    ``released``: pictures always have 3 where ``grey`` is off, as in the released codes.
     Raises UserError for images with other, different numbers of channels.
     """
     counts = {}
@@ -143,4 +153,6 @@ def choose_channels(sources, grey):
     if not set(counts) <= {1, 3} and len(counts) > 1:
         shown = ", ".join(f"{source.path} has {count}" for count, source in sorted(counts.items()))
         raise UserError(f"images with different numbers of channels: {shown}; all must have the same")
+    if released and not grey and not {source.kind for source in sources} & {"dcm", *PLAIN_NUMBERS}:
+        return 3
     return 1 if grey and set(counts) <= {1, 3} else max(counts)

@@ -95,8 +95,14 @@ def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
     return Image(array, None, bits)
 
 
-def to_grey(array):
-    """Luminance of (3, H, W) -> (1, H, W) float32 (ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B)."""
+def to_grey(array, whole=False):
+    """Luminance of (3, H, W) -> (1, H, W) float32 (ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B).
+
+    ``whole``: of 8-bit values, rounded to a whole grey level as Pillow's mode L does.
+    """
+    if whole:
+        weights = np.array([19595, 38470, 7471], dtype=np.int64)  # of 65536
+        return ((np.tensordot(weights, array.astype(np.int64), axes=1) + 32768) >> 16)[np.newaxis].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.tensordot(weights, array, axes=1)[np.newaxis].astype(np.float32)
 

@@ -128,9 +128,13 @@ def build(options, phase="train", *, multiple=1, cache=None):
         raise UserError("--class_num: 1 class leaves nothing to tell apart; 2 or more, or 0 for images")
     kind_out = options.imgtype_out or options.imgtype
     pairs = find_pairs(root, name, kinds=(options.imgtype, kind_out), from_col=options.from_col, to_col=options.to_col,
-                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0, scale=options.scale)
+                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0, scale=options.scale,
+                       by_file=bool(options.released))
     cache = ImageCache.shared(options.cache_mb) if cache is None else cache
-    option_in, option_out = ("clipB", "clipA") if options.btoa else ("clipA", "clipB")
+    option_in, option_out = options.clip_names
+    if options.btoa and phase == "train" and not options.released and options.clipA != options.clipB:
+        log.warning("--btoa: --clipA is of domain A, here the output, and --clipB of the input; the released code had "
+                    "it the other way round")
     domain_in = _domain([source for pair in pairs for source in pair.inputs], options, option_in, cache,
                         scale=options.scale)
     domain_out = _domain([source for pair in pairs for source in pair.outputs], options, option_out, cache,
@@ -153,7 +157,8 @@ def _domain(sources, options, option, cache, class_num=0, scale=1):
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
     return Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
-                  choose_channels(sources, options.grey), cache, scale=scale)
+                  choose_channels(sources, options.grey, options.released), cache, scale=scale,
+                  released=bool(options.released))
 
 
 def complete(options, dataset):
@@ -163,7 +168,7 @@ def complete(options, dataset):
     """
     decided = {"ch": dataset.in_channels, "out_ch": dataset.out_channels,
                "crop_height": dataset.size[0], "crop_width": dataset.size[1]}
-    clips = (dataset.clip_out, dataset.clip_in) if options.btoa else (dataset.clip_in, dataset.clip_out)
     decided.update({option: [clip.lower, clip.upper]
-                    for option, clip in zip(("clipA", "clipB"), clips, strict=True) if clip.scales})
+                    for option, clip in zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True)
+                    if clip.scales})
     return dataclasses.replace(options, **decided)

@@ -70,12 +70,12 @@ class Columns:
 
 
 def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,), pattern=None, btoa=False,
-               labels=False, scale=1):
+               labels=False, scale=1, by_file=False):
     """All pairs of the list file ``name``, or of folders if it is ``__train__`` (trainA, trainB) or ``__test__``.
 
     kinds: of inputs and outputs ("auto": by name, or what the folder holds). ``btoa`` makes the second column or folder
     the input. ``labels``: outputs are class numbers. ``scale``: outputs have so many times the rows and columns of
-    inputs. Files that cannot be read are left out with their partners, with
+    inputs. ``by_file``: as for ``sources.describe``. Files that cannot be read are left out with their partners, with
     a warning that counts them. Raises UserError with all that is missing or does not fit.
     """
     root = Path(root)
@@ -87,8 +87,8 @@ def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,)
         columns = (to_col, from_col) if btoa else (from_col, to_col)
         rows, problems = _rows_of_list(path, root, *columns, pattern)
         roots, kinds = (root, root), tuple(None if kind == "auto" else kind for kind in kinds)
-    inputs = describe([file for row in rows for file in row.inputs], roots[0], kinds[0])
-    outputs = describe([file for row in rows for file in row.outputs], roots[1], kinds[1], labels)
+    inputs = describe([file for row in rows for file in row.inputs], roots[0], kinds[0], by_file=by_file)
+    outputs = describe([file for row in rows for file in row.outputs], roots[1], kinds[1], labels, by_file)
     pairs, left_out = [], 0
     for row in rows:
         if any(file in inputs.skipped for file in row.inputs) or any(file in outputs.skipped for file in row.outputs):

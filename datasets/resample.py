@@ -11,23 +11,40 @@ def resampled_size(size, spacing, new_spacing):
     return tuple(max(1, round(n * mm / new_spacing)) for n, mm in zip(size, spacing, strict=True))
 
 
-def resample(array, spacing, new_spacing):
-    """(C, H, W) with ``spacing`` (row, column) mm -> (C, h, w) float32 with square pixels of ``new_spacing`` mm."""
+def resample(array, spacing, new_spacing, released=False):
+    """(C, H, W) with ``spacing`` (row, column) mm -> (C, h, w) float32 with square pixels of ``new_spacing`` mm.
+
+    ``released``: by scikit-image's rescale, as the released codes did. Both grids then cover the same area, whatever
+    whole number of pixels that makes.
+    """
     size = resampled_size(array.shape[1:], spacing, new_spacing)
+    if released:
+        return _resized(array, size)
     return _to_grid(array, spacing, (new_spacing, new_spacing), size)
 
 
-def resample_back(array, new_spacing, spacing, size):
+def resample_back(array, new_spacing, spacing, size, released=False):
     """The way back: (C, h, w) with pixels of ``new_spacing`` mm -> (C, *size) float32 with ``spacing`` mm."""
+    if released:
+        return _resized(array, size)
     return _to_grid(array, (new_spacing, new_spacing), spacing, size)
 
 
-def resample_mask(mask, spacing, new_spacing):
+def resample_mask(mask, spacing, new_spacing, released=False):
     """(H, W) bool -> (h, w) bool: the nearest pixel's."""
     size = resampled_size(mask.shape, spacing, new_spacing)
+    if released:
+        spacing = tuple(new_spacing * m / n for n, m in zip(mask.shape, size, strict=True))
     rows, columns = (np.clip(np.rint(_centres(n, old, m, new_spacing)), 0, n - 1).astype(int)
                      for n, old, m in zip(mask.shape, spacing, size, strict=True))
     return mask[np.ix_(rows, columns)]
+
+
+def _resized(array, size):
+    from skimage.transform import resize  # what its rescale is, once the size is known; 0.2 s to import
+
+    planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
+    return np.ascontiguousarray(planes, dtype=np.float32)
 
 
 def _centres(n, spacing, new_n, new_spacing):

@@ -1,6 +1,8 @@
 """From files to sources: the images that can be used, described by their headers, and those that cannot, with why."""
 import dataclasses
+import itertools
 import logging
+from collections import defaultdict
 from pathlib import Path
 
 from medi2i.common.errors import UserError
@@ -55,13 +57,14 @@ class Sources:
                         "\n".join(f"  {path}: {reason}" for path, reason in self.skipped.items()))
 
 
-def sources_in(folder, kind="auto", pattern=None, labels=False):
+def sources_in(folder, kind="auto", pattern=None, labels=False, by_file=False):
     """All images of one kind below ``folder``, in the order of ``lists.number_key``: ``Sources``.
 
-    Warns of files that cannot be read. Raises UserError for folders without any image that can.
+    ``by_file`` as for ``describe``. Warns of files that cannot be read. Raises UserError for folders without any image
+    that can.
     """
     kind, files = find_files(folder, kind, pattern)
-    found = describe(files, folder, kind, labels)
+    found = describe(files, folder, kind, labels, by_file)
     if not found.by_path:
         some = "; ".join(f"{path.name}: {reason}" for path, reason in list(found.skipped.items())[:3])
         raise UserError(f"{folder}: none of the {len(files)} {kind} file(s) can be read ({some})")
@@ -69,8 +72,11 @@ def sources_in(folder, kind="auto", pattern=None, labels=False):
     return found
 
 
-def describe(files, root, kind=None, labels=False):
-    """``Sources`` of ``files`` below ``root``; each file once. Without ``kind`` every file's name decides."""
+def describe(files, root, kind=None, labels=False, by_file=False):
+    """``Sources`` of ``files`` below ``root``; each file once. Without ``kind`` every file's name decides.
+
+    ``by_file``: the slices of a DICOM series follow each other as the files do, not along its normal.
+    """
     files = list(dict.fromkeys(Path(file) for file in files))
     kinds = {file: kind or kind_of(file) or "dcm" for file in files}
     images = _dicom_sources([file for file in files if kinds[file] == "dcm"], root)
@@ -85,12 +91,16 @@ def describe(files, root, kind=None, labels=False):
         images.by_path[file] = [Source(file, _name(file, root, kinds[file]), kinds[file], header.shape, header.bits,
                                        group=str(file.parent), stamp=_stamp(file))]
     by_path = {file: images.by_path[file] for file in files if file in images.by_path}
-    groups = {}
-    for file, (source, *_) in by_path.items():
-        if source.kind != "dcm":  # neighbours of plain files are those in their folder, in the given order
-            place = groups[source.group] = groups.get(source.group, -1) + 1
-            by_path[file] = [dataclasses.replace(source, place=place)]
+    places = defaultdict(itertools.count)
+    for file, frames in by_path.items():
+        if by_file or frames[0].kind != "dcm":  # neighbours of plain files are those in their folder, as given
+            by_path[file] = [dataclasses.replace(frame, place=next(places[frame.group])) for frame in frames]
     return Sources(by_path, {file: images.skipped[file] for file in files if file in images.skipped})
+
+
+def within(height, lowest, highest, released=False):
+    """Whether a height in mm is in ``--slice_range``, whose ends count; in the released code they did not."""
+    return lowest < height < highest if released else lowest <= height <= highest
 
 
 def _dicom_sources(files, root):

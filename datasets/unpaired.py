@@ -11,12 +11,13 @@ from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip
 from medi2i.datasets.scaling import Clip
-from medi2i.datasets.sources import sources_in, stacks
+from medi2i.datasets.sources import sources_in, stacks, within
 from medi2i.datasets.uncut import Uncut, joined, noise_and_key
 
 log = logging.getLogger(__name__)
 
 DICOM_CLIP = Clip(-1024, 176)  # HU: base -1024, width 1200, the released CycleGAN's
+HU_KINDS = ("dcm", "nii", "npy")  # for which --HU_base… counts
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
@@ -100,16 +101,15 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
         log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
         return None
     kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
-    sources = sources_in(folder, kind).all
+    sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None).all
     spacing = options.forceSpacing if options.forceSpacing > 0 else None
     _refuse_what_needs_geometry(sources, options, spacing)
     if options.slice_range is not None:
-        sources = _within(sources, *options.slice_range, folder)
-    option = f"clip{domain}"
-    side = Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
-                  choose_channels(sources, options.grey),
+        sources = _within(sources, *options.slice_range, folder, options.released)
+    side = Domain(_clip(options, f"clip{domain}", sources),
+                  choose_channels(sources, options.grey, options.released),
                   ImageCache.shared(options.cache_mb) if cache is None else cache,
-                  spacing=spacing, body=options.clip_body)
+                  spacing=spacing, body=options.clip_body, released=bool(options.released))
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
     dataset = UnpairedDataset(sources, side, stack=options.stack, size=crop_for(phase, smallest, options, multiple),
                               augmentation=augmentation_for(phase, options))
@@ -131,9 +131,24 @@ def _refuse_what_needs_geometry(sources, options, spacing):
             raise UserError(f"--clip_body: {source.path} is no CT; the body is found by its HU")
 
 
-def _within(sources, lowest, highest, folder):
+def _clip(options, option, sources):
+    """The clip of a domain. Base and width in HU are for DICOM and npy; npy has the default of DICOM, too."""
+    given, kinds = vars(options)[option], {source.kind for source in sources}
+    if given is not None and options.clips_in_hu and not kinds & set(HU_KINDS):
+        if not options.released:
+            log.warning("--HU_base, --HU_range: count for DICOM and npy only, and domain %s is %s; --%s LOWER UPPER "
+                        "counts for every kind", option[-1], ", ".join(sorted(kinds)), option)
+        given = None
+    if given in (None, [None, None]) and kinds == {"npy"}:
+        log.warning("--%s: npy is taken to be HU, and %g to %g becomes -1 to 1, as in the released code; --%s -1 1 "
+                    "would take values as they are", option, DICOM_CLIP.lower, DICOM_CLIP.upper, option)
+        return DICOM_CLIP
+    return choose_clip(given, sources, option, DICOM_CLIP)
+
+
+def _within(sources, lowest, highest, folder, released):
     heights = [source.height for source in sources]
-    kept = [source for source in sources if lowest <= source.height <= highest]
+    kept = [source for source in sources if within(source.height, lowest, highest, released)]
     if not kept:
         raise UserError(f"--slice_range: no slice of {folder} lies between {lowest:g} and {highest:g} mm; "
                         f"they lie between {min(heights):g} and {max(heights):g}")
@@ -145,7 +160,7 @@ def complete(options, dataset_a, dataset_b):
 
     The crop is filled in only if it is the same for both domains; clips stay as they are where values are not scaled.
     """
-    decided = {"ch": dataset_a.channels, "out_ch": dataset_b.channels}
+    decided = {"ch": dataset_a.channels, "out_ch": dataset_b.channels, "clips_in_hu": None}
     if dataset_a.size == dataset_b.size:
         decided.update(crop_height=dataset_a.size[0], crop_width=dataset_a.size[1])
     decided.update({option: [dataset.clip.lower, dataset.clip.upper]

@@ -8,6 +8,7 @@ from medi2i.common.errors import UserError
 from medi2i.datasets import dicom, lists
 from medi2i.datasets.dicom_series import Series, SliceRef
 from medi2i.datasets.images import KINDS, kind_of
+from medi2i.datasets.sources import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,14 @@ class Inputs:
 
 
 def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file=None, columns=(0,), exclude=None,
-                slice_range=None):
+                slice_range=None, released=False):
     """Find the images below ``roots`` (files or folders), or those that a list names. Returns Inputs.
 
     kind: of ``--imgtype``; "auto" is the one kind that is there, or of several the ``preferred`` one. list_file:
     tab-separated paths relative to the only root, of which ``columns`` become channels. exclude: a folder whose files
     are no inputs (earlier results). slice_range: (lowest, highest) ``SliceRef.body_height`` in
-    mm. Raises UserError if nothing is left.
+    mm. released: as in the released codes, whose slice_range excludes its ends, and without one slices of a series
+    follow each other as the files do. Raises UserError if nothing is left.
     """
     roots = [Path(root) for root in roots]
     if list_file is not None:
@@ -81,10 +83,11 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
                            for some in (entries, others))
         if not entries:
             raise UserError(f"--out: {exclude} holds all files of --root; choose a folder outside of it")
-    found = _dicom_volumes(entries) if kind == "dcm" else _plain_volumes(entries, kind)
+    by_file = released and slice_range is None
+    found = _dicom_volumes(entries, by_file) if kind == "dcm" else _plain_volumes(entries, kind)
     found.skipped += [Skipped(name, f"not DICOM ({kind_of(paths[0])} by its name)") for paths, name in others]
     if slice_range is not None:
-        _keep_range(found, *slice_range)
+        _keep_range(found, *slice_range, released)
     if not found.volumes:
         _nothing_left(roots, found, slice_range)
     _refuse_equal_names(found.sources)
@@ -163,15 +166,16 @@ def _plain_volumes(entries, kind):
     return Inputs([Volume(sources) for sources in folders.values()], [])
 
 
-def _dicom_volumes(entries):
+def _dicom_volumes(entries, by_file=False):
     """One volume a series. Only headers are read; damaged pixels are found when their turn comes."""
+    order = {paths[0]: number for number, (paths, _) in enumerate(entries)} if by_file else {}
     by_path = {paths[0]: (paths, name) for paths, name in entries}
     missing = [path for path in by_path if not path.is_file()]
     found = dicom.scan([path for path in by_path if path.is_file()], decode=False)
     volumes = []
     for series in found.series:
         sources = []
-        for ref in series.slices:
+        for ref in sorted(series.slices, key=lambda ref: (order.get(ref.path, 0), ref.frame if by_file else 0)):
             paths, name = by_path[ref.path]
             sources.append(Source(paths, "dcm", name, ref.frame, ref.frames, ref))
         volumes.append(Volume(sources, series))
@@ -180,10 +184,10 @@ def _dicom_volumes(entries):
     return Inputs(volumes, skipped)
 
 
-def _keep_range(found, lowest, highest):
+def _keep_range(found, lowest, highest, released):
     for volume in found.volumes:
         volume.sources = [source for source in volume.sources if source.ref is None or source.ref.body_height is None
-                          or lowest <= source.ref.body_height <= highest]
+                          or within(source.ref.body_height, lowest, highest, released)]
     found.volumes = [volume for volume in found.volumes if volume.sources]
 
 

@@ -37,7 +37,8 @@ class Format:
 
     kind: of the files, None for the input's own. clip: the values that -1 and 1 stand for, None for the default of the
     kind of image (``dicom_clip`` for DICOM). classes: above 0, results are class scores, written as probabilities (npy)
-    and labels (png). images: results of one slice.
+    and labels (png). images: results of one slice. numbers: the clip of results that are no whole numbers, where none
+    is given. cropped: results are of the network's crop only; DICOM keeps its size in any case.
     """
 
     kind: str | None
@@ -45,6 +46,8 @@ class Format:
     dicom_clip: Clip
     classes: int = 0
     images: int = 1
+    numbers: Clip = Clip()
+    cropped: bool = False
 
     def kind_for(self, source):
         """The kind in which the result of ``source`` is written. Raises UserError where that cannot be."""
@@ -60,7 +63,10 @@ class Format:
 
     def clip_for(self, kind, bits):
         """The Clip of results of ``kind`` with ``bits`` (as in ``Image``)."""
-        return self.clip or (self.dicom_clip if kind == "dcm" else default_clip(kind, bits))
+        if self.clip is not None or kind == "dcm":
+            return self.clip or self.dicom_clip
+        default = default_clip(kind, bits)
+        return default if default.scales else self.numbers
 
     def names(self, source):
         """The files of a result, below the output folder: tuple of text with / between folders."""
@@ -133,8 +139,12 @@ class Results:
         saturated = 0
         for path, part in zip(paths, parts, strict=True):
             around = _as_channels(middle.values, len(part)) if kind == source.kind else clip.lower or 0.0
-            saturated += _write_plain(path, middle.placement.back(part, around), kind, bits)
+            saturated += _write_plain(path, self._placed(middle.placement, part, around), kind, bits)
         return {"clipped": saturated} if saturated else {}
+
+    def _placed(self, placement, result, around):
+        """``result`` as it is written: in the whole image, or alone."""
+        return result if self.form.cropped and placement.spacing is None else placement.back(result, around)
 
     def _write_dicom(self, volume, paths, parts, clip, middle, inputs):
         image, mask = middle.images[0], middle.mask
@@ -156,7 +166,7 @@ class Results:
         probabilities = softmax(scores)
         background = np.zeros((len(scores), 1, 1), np.float32)
         background[0] = 1
-        probabilities = middle.placement.back(probabilities, background)
+        probabilities = self._placed(middle.placement, probabilities, background)
         labels = probabilities.argmax(0)
         write_image(paths[0], probabilities, "npy")
         write_image(paths[1], labels, "png", bits=8 if self.form.classes <= 256 else 16)

@@ -10,6 +10,7 @@ from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
 
 IN_HU = ("dcm", "nii")
+GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
 
 
 def show_warnings():
@@ -19,26 +20,39 @@ def show_warnings():
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-def clip_of(options, trained, name):
-    """The Clip ``name`` ("clipA", "clipB"): of this command line, else of the training, else None."""
+def clip_of(options, trained, name, in_hu=True):
+    """The Clip ``name`` ("clipA", "clipB"): of this command line, else of the training, else None.
+
+    in_hu: whether the images are of a kind for which base and width in HU count.
+    """
     for source in (options, trained):
         given = getattr(source, name)
-        if given is not None and list(given) != [None, None]:
+        if given is not None and list(given) != [None, None] and (in_hu or not source.clips_in_hu):
             return Clip(*given)
     return None
 
 
-def clip_in_hu(clip, inputs, classes=0):
+def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):
     """The Clip that takes the network's output to HU; None where the results are classes or images of another kind."""
     if classes or inputs.sources[0].kind not in IN_HU:
         return None
-    return clip or DICOM_CLIP
+    return clip or dicom_clip
+
+
+def released(model: Model):
+    """Whether the rules of the released codes hold (docs/released_codes.md): their args file says so."""
+    return model.generator is not None and bool(model.trained.released)
 
 
 def crop_of(options, model: Model):
-    """((rows or None, columns or None) of the crop, (H, W) that the network insists on or None)."""
+    """((rows or None, columns or None) of the crop, (H, W) that the network insists on or None).
+
+    A model of the released codes is used on the crop of its training.
+    """
     fixed = fixed_size(model.trained) if model.generator is not None else None
-    return (options.crop_height, options.crop_width), fixed
+    sides = [getattr(options, side) or (getattr(model.trained, side) if released(model) else None)
+             for side in ("crop_height", "crop_width")]
+    return tuple(sides), fixed
 
 
 def per_slice(channels, stack, model: Model):
@@ -53,9 +67,10 @@ def per_slice(channels, stack, model: Model):
 def pixel_settings(options, model, *, clip_in, clip_out, more):
     """All that decides the pixels of a result beside the model, for the report and for DICOM's UIDs."""
     return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
-            "crop": [options.crop_height, options.crop_width], "tile": options.tile,
+            "crop": list(crop_of(options, model)[0]), "tile": options.tile,
             "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
-            "engine": options.engine, "precision": options.precision, **settings_of(options), **more}
+            "engine": options.engine, "precision": options.precision,
+            **({"released": True} if released(model) else {}), **settings_of(options), **more}
 
 
 def shown(clip):

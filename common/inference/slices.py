@@ -1,5 +1,7 @@
 """One slice on its way: file -> HU -> [-1, 1] on the network's grid, and back onto the source's grid."""
 import dataclasses
+import functools
+import logging
 import threading
 from collections import OrderedDict
 
@@ -8,6 +10,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.body import clip_to_body
+from medi2i.datasets.cropping import STEP
 from medi2i.datasets.dicom import DicomImage
 from medi2i.datasets.domain import PADDING
 from medi2i.datasets.images import default_clip, read_image, to_grey
@@ -15,6 +18,8 @@ from medi2i.datasets.lowres import enlarge, enlarge_mask
 from medi2i.datasets.placing import Grid, new_position
 from medi2i.datasets.resample import resample, resample_back, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,9 @@ class Preparation:
     one slice, None for any. crop: (rows, columns) in the middle that are converted, None for all. spacing: pixel size
     in mm to resample to, None for the source's own. fixed: the only (H, W) that the network takes, or None. body: what
     lies outside of the body becomes air (CT). scale: images are enlarged so many times first; all other sizes and
-    pixels are those of the enlarged image.
+    pixels are those of the enlarged image. numbers: the clip of images that are no whole numbers, where none is given.
+    released: as in the released codes, crops default to a multiple of 16, colours become whole grey levels, and
+    scikit-image resamples.
     """
 
     clip: Clip | None
@@ -36,6 +43,8 @@ class Preparation:
     fixed: tuple[int, int] | None = None
     body: bool = False
     scale: int = 1
+    numbers: Clip = Clip()
+    released: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Placement:
     """Where the network's image lies in the source: resampled to ``grid`` (H, W), then cropped from (top, left).
 
     spacing: (row, column) mm of the source and pixel size in mm of the network's grid; None where they are the same.
+    released: as ``resample`` has it.
     """
 
     size: tuple[int, int]
@@ -52,6 +62,7 @@ class Placement:
     height: int
     width: int
     spacing: tuple[tuple[float, float], float] | None = None
+    released: bool = False
 
     @property
     def window(self):
@@ -72,13 +83,13 @@ class Placement:
         source_spacing, spacing = self.spacing
         on_grid = np.zeros((len(result), *self.grid), np.float32)
         on_grid[self.window] = result
-        converted = resample_back(on_grid, spacing, source_spacing, self.size)
+        converted = resample_back(on_grid, spacing, source_spacing, self.size, self.released)
         if self.whole:
             return converted
         inside = np.zeros((1, *self.grid), np.float32)
         inside[self.window] = 1
         # Pixels interpolated from both sides of the crop's edge are the source's, too.
-        covered = resample_back(inside, spacing, source_spacing, self.size) > 0.9999
+        covered = resample_back(inside, spacing, source_spacing, self.size, self.released) > 0.9999
         return np.where(covered, converted, around).astype(np.float32)
 
 
@@ -137,8 +148,11 @@ def load_slice(source, preparation):
         columns = [enlarge(array, scale) for array in columns]
         masks = [None if mask is None else enlarge_mask(mask, scale) for mask in masks]
         spacing = None if spacing is None else tuple(mm / scale for mm in spacing)
+    if preparation.released and preparation.channels == len(columns):
+        columns = [to_grey(array, whole=bits == 8) if len(array) == 3 else array for array in columns]
     placement = place(source.paths[0], columns[0].shape[1:], spacing, preparation)
     clip = preparation.clip or (preparation.dicom_clip if source.kind == "dcm" else default_clip(source.kind, bits))
+    clip = clip if clip.scales else preparation.numbers
     if preparation.body and any(image.modality != "CT" for image in images):
         raise UserError(f"{source.paths[0]}: is no CT; the network was trained with --clip_body, which needs HU")
     shown = [clip_to_body(array[0])[np.newaxis] for array in columns] if preparation.body else columns
@@ -151,8 +165,8 @@ def load_slice(source, preparation):
 def to_unit(array, mask, clip, placement):
     """(C, H, W) of a file -> [-1, 1] on the network's grid, padding at -1: the same steps as in training."""
     if placement.spacing is not None:
-        array = resample(array, *placement.spacing)
-        mask = None if mask is None else resample_mask(mask, *placement.spacing)
+        array = resample(array, *placement.spacing, placement.released)
+        mask = None if mask is None else resample_mask(mask, *placement.spacing, placement.released)
     unit = clip.to_unit(array)
     if mask is not None:
         unit[:, mask] = PADDING
@@ -180,6 +194,8 @@ def place(path, size, spacing, preparation):
                             "--forceSpacing -1 would do without")
         grid, spacings = resampled_size(size, spacing, preparation.spacing), (tuple(spacing), preparation.spacing)
     wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
+    if preparation.released:
+        wanted = _released_crop(path, grid, preparation.crop)
     if any(crop > n for crop, n in zip(wanted, grid, strict=True)):
         raise UserError(f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
                         f"{wanted[0]}x{wanted[1]}; leave these out to convert whole images")
@@ -189,7 +205,24 @@ def place(path, size, spacing, preparation):
             height <= grid[0] and width <= grid[1]) else ""
         raise UserError(f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
                         f"takes exactly {height}x{width}{crop}")
-    return Placement(tuple(size), grid, (grid[0] - wanted[0]) // 2, (grid[1] - wanted[1]) // 2, *wanted, spacings)
+    half = (lambda room: round(room / 2)) if preparation.released else (lambda room: room // 2)
+    top, left = (half(n - crop) for n, crop in zip(grid, wanted, strict=True))
+    return Placement(tuple(size), grid, top, left, *wanted, spacings, preparation.released)
+
+
+def _released_crop(path, grid, crops):
+    """(rows, columns) that a model of the released codes converts: its crop, else the largest multiple of 16."""
+    wanted = [min(crop, n) if crop else n // STEP * STEP or n for n, crop in zip(grid, crops, strict=True)]
+    if wanted != list(grid):
+        _tell_of_crop(path.parent, *grid, *wanted)
+    return wanted
+
+
+@functools.cache
+def _tell_of_crop(folder, height, width, rows, columns):
+    log.warning("%s: of %dx%d pixels (height x width) the middle %dx%d are converted, as by the released code that "
+                "wrote args; --crop_height %d --crop_width %d converts all", folder, height, width, rows, columns,
+                height, width)
 
 
 class SliceCache:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import kinds
-from medi2i.common.options.machinery import Checked, build_parser, option, take_common
+from medi2i.common.options.machinery import Checked, build_parser, derived, option, take_common
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
@@ -63,6 +63,7 @@ class InputOptions(Checked):
                          help="values (HU) of domain A that are -1 and 1; default: as in training")
     clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="values (HU) of domain B that are -1 and 1; default: as in training")
+    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only")
 
 
 @dataclass

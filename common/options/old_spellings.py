@@ -40,6 +40,8 @@ class BaseAndWidth:
         if extent < 0:
             raise UserError(f"--{self.width}: {width} is negative; it is the width of the range in HU")
         values[self.target] = [lower, lower + extent] if extent else None
+        if self.target.startswith("clip"):
+            values["clips_in_hu"] = True
 
 
 OLD_SPELLINGS = (

@@ -87,3 +87,11 @@ class PairedOptions(PairedFileOptions, shared.ImageOptions, PairOptions, shared.
     APPLICATION: ClassVar[str] = "pix2pix"
     PRESETS: ClassVar[Mapping] = presets.PAIRED
     OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+
+    @property
+    def clip_names(self):
+        """The options whose clips scale (input, output): with ``--btoa`` domain B is the input.
+
+        In the released codes clipA was the input's in any case.
+        """
+        return ("clipB", "clipA") if self.btoa and not self.released else ("clipA", "clipB")

@@ -45,6 +45,7 @@ class ImageOptions(Checked):
     stack: int = option(1, "--num_slices", "-ns", type=int, low=1, help="neighbouring slices that become channels")
     ch: int = derived("input channels")
     out_ch: int = derived("output channels")
+    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only")
     released: bool = derived("the args file is of the released codes, so their rules hold (docs/released_codes.md)")
     mean_change: float = derived("mean of output - input over the training images, in HU or their own unit")
 

@@ -64,6 +64,30 @@ def test_btoa_swaps_images_and_clips_stay_with_their_domain(tmp_path):
     assert (options.clipA, options.clipB) == ([0, 100], [0, 255])
 
 
+def test_continued_from_released_args_clip_a_is_the_inputs_and_grey_pictures_have_three_channels(tmp_path, caplog):
+    folders(tmp_path, ["a"])
+    dataset = build(tmp_path, btoa=True, clipA=[0, 100], released=True)
+    x, t = dataset[0]
+    np.testing.assert_array_equal(x, unit(grey(100), Clip(0, 100)).repeat(3, axis=0))
+    np.testing.assert_array_equal(t, unit(grey(0)).repeat(3, axis=0))
+    options = paired.complete(PairedOptions(btoa=True, released=True), dataset)
+    assert (options.clipA, options.clipB, options.ch, options.out_ch) == ([0, 100], [0, 255], 3, 3)
+    assert build(tmp_path, grey=True, released=True).in_channels == 1 and "--btoa" not in caplog.text
+    build(tmp_path, btoa=True, clipA=[0, 100])
+    assert "--btoa: --clipA is of domain A, here the output" in caplog.text
+
+
+def test_colours_of_released_args_become_whole_grey_levels(tmp_path):
+    image = np.arange(3 * 19 * 23).reshape(3, 19, 23) * 11 % 256
+    for folder in ("trainA", "trainB"):
+        write_image(tmp_path / folder / "a.png", image)
+    luminance = np.float32([0.299, 0.587, 0.114]) @ image.reshape(3, -1)
+    for released, wanted in ((True, np.rint(luminance)), (None, luminance)):
+        x, t = build(tmp_path, grey=True, released=released)[0]
+        np.testing.assert_allclose(x.ravel(), wanted / 127.5 - 1, atol=1e-5)
+        np.testing.assert_array_equal(x, t)
+
+
 def test_list_with_several_columns_and_kinds(tmp_path):
     for number, name in enumerate(["a.png", "b.npy", "c.jpg", "d.csv"]):
         write_image(tmp_path / name, np.full((17, 18), 10.0 * number))

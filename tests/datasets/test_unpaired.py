@@ -7,7 +7,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medi2i.common.errors import UserError
-from medi2i.common.options import UnpairedOptions
+from medi2i.common.options import UnpairedOptions, parse
 from medi2i.datasets import unpaired
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.images import write_image
@@ -137,6 +137,30 @@ def test_training_is_augmented_and_validation_is_not(tmp_path):
     np.testing.assert_array_equal(val.load(0, np.random.default_rng(0)), val[0])
     np.testing.assert_array_equal(val[0], train[0])
     assert build(tmp_path, "B", "val") is None
+
+
+def test_stacks_of_released_args_follow_the_names_of_files_unless_a_range_is_given(tmp_path):
+    volume(tmp_path / "trainA", [0, 10, 20, 30])  # named from the highest down
+    assert values(build(tmp_path, stack=3)) == [[0, 10, 20], [10, 20, 30]]
+    assert values(build(tmp_path, stack=3, released=True)) == [[30, 20, 10], [20, 10, 0]]
+    assert values(build(tmp_path, stack=2, released=True, slice_range=[0, 30])) == [[10, 20]]  # without its ends
+
+
+def test_base_and_width_in_hu_count_for_dicom_and_npy_only(tmp_path, caplog):
+    """As in the released code, whose default for npy is that of DICOM."""
+    given = parse(UnpairedOptions, ["-huba", "-600", "-hura", "1000"])
+    for kind, clip, words in (("png", Clip(0, 255), "--HU_base, --HU_range: count for DICOM and npy only"),
+                              ("npy", Clip(-600, 400), "")):
+        write_image(tmp_path / kind / "trainA" / f"a.{kind}", np.full((20, 24), 50))
+        caplog.clear()
+        dataset = build(tmp_path / kind, clipA=given.clipA, clips_in_hu=given.clips_in_hu)
+        assert dataset.clip == clip and (words in caplog.text if words else not caplog.records)
+    caplog.clear()
+    assert build(tmp_path / "npy").clip == Clip(-1024, 176)
+    assert "--clipA: npy is taken to be HU, and -1024 to 176 becomes -1 to 1" in caplog.text
+    assert build(tmp_path / "png", clipA=[0, 100]).clip == Clip(0, 100)
+    options = unpaired.complete(UnpairedOptions(clips_in_hu=True), dataset, dataset)
+    assert options.clips_in_hu is None and options.clipB == [-600, 400]
 
 
 @pytest.mark.parametrize("option", [{"slice_range": [0, 1]}, {"forceSpacing": 1.0}, {"clip_body": True}])
