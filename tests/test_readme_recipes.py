@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from medi2i.common.inference.report import find_report
 from medi2i.common.options import load_args
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
@@ -139,7 +140,7 @@ def test_mr_to_ct(here):
 
     for path in results:
         path.unlink()
-    (here / "as_ct" / "conversion.json").unlink()
+    find_report(here / "as_ct").unlink()
     for line in block("MR to CT", 1):
         typed(line, ["-e", "1", "--nvis_A", "0", "--nvis_B", "0"])
     assert len(list((here / "as_ct").rglob("*.dcm"))) == 6

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from medi2i.common.inference.link_files import write_arrays
+from medi2i.common.inference.report import find_report
 from medi2i.common.options import load_args
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
@@ -49,7 +50,7 @@ def convert(command, line):
     """Run a line of convert.py; its report."""
     assert command.main(f"{line} -g -1".split()) == 0
     words = line.split()
-    report = json.loads(Path(words[words.index("-o") + 1], "conversion.json").read_text())
+    report = json.loads(find_report(words[words.index("-o") + 1]).read_text())
     assert {file["status"] for file in report["files"].values()} == {"written"}
     return report
 
@@ -254,7 +255,7 @@ def test_cyclegan_of_dicom(domains, vgg):
     convert(cyclegan_convert, f"-a {run}/args -it dcm -R dicom/testA -o converted/dicom -b 10 -m {run}/enc_x1.npz -oa "
                               "-at -0.997 --perceptual_weights vgg.npz")
     assert files("converted/dicom", "*.dcm") == files("dicom/testA", "*.dcm")
-    maps = files("converted/dicom/analysis", "*_*.npy")
+    maps = files("converted/dicom.report/analysis", "*_*.npy")
     assert len(maps) == 6 * len(files("dicom/testA"))
 
 

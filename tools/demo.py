@@ -77,7 +77,8 @@ def command(argv):
                      "-e", epochs, *small_crop(data, part["train"], settings["crop_width"]), *seed])
         trained = max(runs.iterdir())
 
-    with folder.step("converted") as converted:
+    with folder.step("converted") as step_folder:
+        converted = step_folder / "images"  # what the conversion says of them lies beside it
         step("conversion of the test slices", "pix2pix/convert.py", convert,
              ["-m", trained, "-R", data, "--val", part["test"], "-o", converted])
 

@@ -15,7 +15,7 @@ from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.network import Network
 from medi2i.common.inference.outcome import Outcome, tell
 from medi2i.common.inference.ranks import Alone
-from medi2i.common.inference.report import SKIPPED, Report
+from medi2i.common.inference.report import SKIPPED, Report, place_for
 from medi2i.common.inference.results import Format, Provenance, Results
 from medi2i.common.inference.running import Run
 from medi2i.common.inference.shards import DATE
@@ -73,13 +73,14 @@ class _Work:
         options, inputs, self.out = plan.options, plan.inputs, Path(plan.options.out)
         refuse_input_folders(self.out, inputs)
         self.plan, self.shard, self.shards = plan, shard, None
+        self.place = place_for(self.out, plan.form.is_dicom(inputs.sources[0]))
         given = [*options.root, *([options.val] if options.val else [])]
-        self.report = Report(self.out, plan.model, plan.settings, given)
+        self.report = Report(self.place, plan.model, plan.settings, given)
         self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(inputs.volumes)}
         self.when = _date_of(self.report, options)
         if shard is not None:
             self.own = shards.own_slices(shard, inputs)
-            self.shards = shards.ShardFolder(self.out, shard.count, self.report.content, inputs)
+            self.shards = shards.ShardFolder(self.out, shard.count, self.report, inputs)
             self.report = Report(self.out, plan.model, plan.settings, given, self.shards.report_name(shard))
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
@@ -98,7 +99,7 @@ class _Work:
         if self.shards is None:
             if options.resume:
                 report.resume()
-                self.when = shards.absorb(report) or self.when
+                self.when = shards.absorb(report, self.out) or self.when
             make_folder(self.out)
         else:
             make_folder(self.out)
@@ -116,7 +117,7 @@ class _Work:
 
     def run(self, quiet):
         """The Run that converts it."""
-        return Run(self.plan, self.report, self.results, self.maps, self.own, self.pending, self.skipped,
+        return Run(self.plan, self.report, self.place, self.results, self.maps, self.own, self.pending, self.skipped,
                    part=self.shard is not None, quiet=quiet)
 
     def close(self, outcome, seconds, crew):

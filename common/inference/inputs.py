@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference.report import beside
 from medi2i.datasets import dicom, lists
 from medi2i.datasets.dicom_series import Series, SliceRef
 from medi2i.datasets.images import KINDS, kind_of
@@ -66,9 +67,9 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
     """Find the images below ``roots`` (files or folders), or those that a list names. Returns Inputs.
 
     kind: of ``--imgtype``; "auto" is the one kind that is there, or of several the ``preferred`` one. list_file:
-    tab-separated paths relative to the only root, of which ``columns`` become channels. exclude: a folder whose files
-    are no inputs (earlier results). slice_range: (lowest, highest) ``SliceRef.body_height`` in
-    mm. released: as in the released codes, whose slice_range excludes its ends, and without one slices of a series
+    tab-separated paths relative to the only root, of which ``columns`` become channels. exclude: a folder whose files,
+    and those of its report, are no inputs (earlier results). slice_range: (lowest, highest) ``SliceRef.body_height``
+    in mm. released: as in the released codes, whose slice_range excludes its ends, and without one slices of a series
     follow each other as the files do. Raises UserError if nothing is left.
     """
     roots = [Path(root) for root in roots]
@@ -78,8 +79,8 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
     else:
         kind, entries, others = _from_roots(roots, kind, preferred, pattern)
     if exclude is not None:
-        folder = Path(os.path.realpath(exclude))
-        entries, others = ([entry for entry in some if folder not in Path(os.path.realpath(entry[0][0])).parents]
+        folders = {Path(os.path.realpath(folder)) for folder in (exclude, beside(exclude))}
+        entries, others = ([entry for entry in some if folders.isdisjoint(Path(os.path.realpath(entry[0][0])).parents)]
                            for some in (entries, others))
         if not entries:
             raise UserError(f"--out: {exclude} holds all files of --root; choose a folder outside of it")

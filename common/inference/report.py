@@ -1,5 +1,7 @@
 """``conversion.json``: what was converted, by which model, with which options, and what became of each file."""
 import json
+import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,9 +11,45 @@ from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import whole_file
 
 NAME = "conversion.json"
+BESIDE = ".report"
+"""What the name of a folder of DICOM results has more where the report and all that is no DICOM lies."""
 WRITE_EVERY_SECONDS = 10.0
 COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
+
+
+log = logging.getLogger(__name__)
+
+
+def beside(folder) -> Path:
+    """Where the report of DICOM results in ``folder`` lies: senders of whole folders stop at what is no DICOM."""
+    folder = Path(os.path.abspath(folder))
+    return folder.with_name(folder.name + BESIDE)
+
+
+def place_for(out, dicom: bool) -> Path:
+    """The folder of the report on results in ``out``: that folder, or ``beside`` it where they are DICOM.
+
+    Nothing can lie beside the root of a mounted volume, or in a folder that is not the user's: then it is ``out``,
+    with a warning.
+    """
+    out = Path(out)
+    if not dicom:
+        return out
+    place = beside(out)
+    existing = next(folder for folder in place.parents if folder.exists())
+    if place.exists() or not (os.path.ismount(out) or not os.access(existing, os.W_OK | os.X_OK)):
+        return place
+    log.warning("%s: nothing can be written beside it, so %s lies in it; what sends the whole folder may stop there",
+                out, NAME)
+    return out
+
+
+def find_report(folder) -> Path | None:
+    """The report on the results in ``folder``, or in the folder above it; None without one."""
+    folder = Path(os.path.abspath(folder))
+    places = [place for one in (folder, *folder.parents[:1]) for place in (beside(one), one)]
+    return next((place / NAME for place in places if (place / NAME).is_file()), None)
 
 
 class Report:

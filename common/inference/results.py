@@ -61,6 +61,10 @@ class Format:
             raise UserError(f"--imgtype_out: {kind!r} cannot be written; it can be {', '.join(KINDS)}")
         return kind
 
+    def is_dicom(self, source):
+        """Whether the result of ``source`` is DICOM. Raises UserError as ``kind_for``."""
+        return not self.classes and self.kind_for(source) == "dcm"
+
     def clip_for(self, kind, bits):
         """The Clip of results of ``kind`` with ``bits`` (as in ``Image``)."""
         if self.clip is not None or kind == "dcm":
@@ -99,9 +103,7 @@ class Results:
 
     def is_dicom(self, volume):
         """Whether the results of a volume are DICOM."""
-        if volume.series is None or self.form.classes:
-            return False
-        return self.form.kind_for(volume.sources[0]) == "dcm"
+        return volume.series is not None and self.form.is_dicom(volume.sources[0])
 
     def derived(self, volume, prefix="", more=None, **how):
         """The DerivedSeries of a DICOM volume, one for each image of a result.

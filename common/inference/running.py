@@ -20,14 +20,15 @@ log = logging.getLogger(__name__)
 class Run:
     """The conversion of what is pending, with its counts.
 
-    plan: ``conversion.Plan``. report, results: where it is written down, and to. maps: DeviationMaps or None. own,
+    plan: ``conversion.Plan``. report, results: where it is written down, and to. place: folder for what lies beside
+    results. maps: DeviationMaps or None. own,
     pending: {index of volume: set of indices of slices} of this process, and what of it is to be converted. skipped:
     names and reasons known before. part: it is a shard, whose report is complete without any result, too. quiet: no
     progress is shown.
     """
 
-    def __init__(self, plan, report, results, maps, own, pending, skipped, part=False, quiet=False):
-        self.plan, self.options, self.out = plan, plan.options, Path(plan.options.out)
+    def __init__(self, plan, report, place, results, maps, own, pending, skipped, part=False, quiet=False):
+        self.plan, self.options, self.place = plan, plan.options, place
         self.report, self.results, self.maps = report, results, maps
         self.own, self.pending = own, pending
         self.written = 0
@@ -120,7 +121,7 @@ class Run:
 
     def _beside(self, folder, source):
         """Path without suffix for extra files on a result, in a folder of their own."""
-        return self.out / folder / Path(self.results.form.names(source)[0]).with_suffix("")
+        return self.place / folder / Path(self.results.form.names(source)[0]).with_suffix("")
 
     def _names(self, source):
         names = list(self.results.form.names(source))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import deviation, structure
-from medi2i.common.inference.report import COMPARED, SKIPPED, THERE, WRITTEN, Report, first_difference, read_report
+from medi2i.common.inference.report import COMPARED, SKIPPED, THERE, WRITTEN, first_difference, read_report
 from medi2i.datasets.outputs import whole_file
 
 FOLDER = "conversion.shards"
@@ -78,13 +78,13 @@ def labels_of(shard, inputs):
 class ShardFolder:
     """What the shards of one conversion tell each other.
 
-    out: the folder of the conversion. count: of the shards. content: of a fresh Report, with all that decides the
-    results. inputs: of the whole conversion.
+    out: the folder of the conversion. count: of the shards. report: a fresh Report of the whole conversion, with all
+    that decides the results. inputs: of the whole conversion.
     """
 
-    def __init__(self, out, count, content, inputs):
+    def __init__(self, out, count, report, inputs):
         self.out, self.path, self.count = Path(out), Path(out) / FOLDER, count
-        self.content, self.inputs = content, inputs
+        self.whole, self.content, self.inputs = report, report.content, inputs
         self.plan = None
 
     def begin(self, when, *, resume, force):
@@ -120,12 +120,10 @@ class ShardFolder:
 
     def _earlier(self, resume, force):
         """Entries of a complete earlier conversion that is continued or done again here; {} without one."""
-        report = Report(self.out, *(self.content[key] for key in ("model", "settings")),
-                        self.content["inputs"]["given"])
         if resume:
-            report.resume()
-            return report.content["files"]
-        return (report.earlier("files") or {}) if force else {}
+            self.whole.resume()
+            return self.whole.content["files"]
+        return (self.whole.earlier("files") or {}) if force else {}
 
     def follow(self):
         """Join the conversion that has been begun; ``begin`` for those who know that another process was first."""
@@ -166,8 +164,7 @@ class ShardFolder:
                 unfinished.append(number)
         if unfinished:  # without a plan: another shard finished at the same time and has put all together
             return None, unfinished if (self.path / PLAN).exists() else []
-        report = Report(self.out, *(self.content[key] for key in ("model", "settings")),
-                        self.content["inputs"]["given"])
+        report = self.whole
         report.content["files"], report.content["series_date"] = files, self.plan["series_date"]
         report.write(final_state(report), **final_details(report, samples))
         for path in (*read, self.path / PLAN):
@@ -196,12 +193,12 @@ def skipped_of(report):
     return {name: entry["reason"] for name, entry in report.content["files"].items() if entry["status"] == SKIPPED}
 
 
-def absorb(report):
-    """One process resumes what shards have begun: their entries become those of ``report``. Raises UserError.
+def absorb(report, out):
+    """One process resumes what shards have begun in the folder ``out``: their entries become those of ``report``.
 
-    Returns the date of their series, None if there are no shards.
+    Returns the date of their series, None if there are no shards. Raises UserError.
     """
-    folder = report.path.parent / FOLDER
+    folder = Path(out) / FOLDER
     plan = _read(folder / PLAN)
     if plan is None:
         return None

@@ -3,18 +3,16 @@ import datetime
 import json
 import platform
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.inference.report import find_report
 from medi2i.common.version import VERSION
 from medi2i.common.words import counted
 from medi2i.tools.evaluation import measure, packing, page, physics, table
 from medi2i.tools.evaluation.metrics import WINDOWS
 from medi2i.tools.evaluation.page import Content
 from medi2i.tools.evaluation.verdict import larger_is_better
-
-CONVERSION = "conversion.json"
 
 
 def content(evaluation, title: str, judged: str, verdicts) -> Content:
@@ -114,18 +112,16 @@ def _provenance(evaluation, series):
 
 
 def conversion_of(folder) -> dict:
-    """What the conversion.json in a converted folder says of model and settings, flat; {} where there is none."""
-    for place in (Path(folder), *Path(folder).parents[:1]):
-        try:
-            said = json.loads((place / CONVERSION).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(said, dict):
-            flat = {}
-            for part in ("model", "settings"):
-                _flatten(flat, said.get(part), "")
-            return flat
-    return {}
+    """What the conversion.json of a converted folder says of model and settings, flat; {} where there is none."""
+    path = find_report(folder)
+    try:
+        said = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        said = {}
+    flat = {}
+    for part in ("model", "settings") if isinstance(said, dict) else ():
+        _flatten(flat, said.get(part), "")
+    return flat
 
 
 def _flatten(flat, value, prefix):

@@ -1,4 +1,5 @@
 """Small DICOM series and run folders with weights whose effect is known."""
+import json
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medi2i.common.inference.checkpoint import save_networks
+from medi2i.common.inference.report import beside, find_report
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -61,6 +63,18 @@ def hu_of(path):
     """HU of a file, read with pydicom alone."""
     d = pydicom.dcmread(path)
     return d.pixel_array.astype(np.float64) * float(d.RescaleSlope) + float(d.RescaleIntercept)
+
+
+def report_of(folder):
+    """The conversion.json of results in ``folder``."""
+    return json.loads(find_report(folder).read_text())
+
+
+def contents(folder):
+    """Name → bytes of all results below ``folder``, the report among them wherever it lies."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return found | {path.relative_to(beside(folder)).as_posix(): path.read_bytes()
+                    for path in beside(folder).rglob("*") if path.is_file()}
 
 
 def tree(folder):
@@ -135,4 +149,4 @@ def unpaired_run(tmp_path):
 def files():
     """The functions above, for tests: files are imported by path, so they cannot import this one."""
     return types.SimpleNamespace(write_slice=write_slice, write_series=write_series, stored_image=stored_image,
-                                 hu_of=hu_of, tree=tree)
+                                 hu_of=hu_of, tree=tree, report_of=report_of, contents=contents)

@@ -1,5 +1,4 @@
 """DICOM through pix2pix/convert.py: HU exact, headers derived, structure kept, bad files skipped."""
-import json
 
 import numpy as np
 import pydicom
@@ -24,7 +23,7 @@ def test_identity_changes_no_pixel_and_keeps_the_folders(tmp_path, capsys, files
     files.write_series(tmp_path / "in/p1/a", 3)
     files.write_series(tmp_path / "in/p2", 2, series="1.2.3.2", start=1)
     assert run("-m", "identity", "-R", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert files.tree(tmp_path / "out") == sorted([*files.tree(tmp_path / "in"), "conversion.json"])
+    assert files.tree(tmp_path / "out") == files.tree(tmp_path / "in")
     for name in files.tree(tmp_path / "in"):
         np.testing.assert_array_equal(files.hu_of(tmp_path / "out" / name), files.hu_of(tmp_path / "in" / name))
     assert "5 written, 0 there already, 0 skipped" in capsys.readouterr().err
@@ -124,7 +123,7 @@ def test_bad_files_are_skipped_counted_and_an_error_with_strict(tmp_path, capsys
     whole = (folder / "IM7").read_bytes()
     (folder / "IM7").write_bytes(whole[:-900])  # pixels cut off: the header is fine
     assert run("-m", "identity", "-R", folder, "-o", tmp_path / "out") == 0
-    report = json.loads((tmp_path / "out/conversion.json").read_text())
+    report = files.report_of(tmp_path / "out")
     assert report["counts"] == {"skipped": 4, "written": 2} and report["state"] == "complete"
     assert report["files"]["readme.dcm"]["status"] == report["files"]["IM7"]["status"] == "skipped"
     assert not (tmp_path / "out/IM7").exists()

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from medi2i.common.inference.report import find_report
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.pix2pix import convert
 
@@ -23,7 +24,7 @@ def fixed_date(monkeypatch):
 
 
 def report_of(out):
-    return json.loads((out / "conversion.json").read_text())
+    return json.loads(find_report(out).read_text())
 
 
 def test_resume_converts_what_is_missing_and_leaves_the_rest(tmp_path, paired_run, files, capsys):
@@ -35,7 +36,7 @@ def test_resume_converts_what_is_missing_and_leaves_the_rest(tmp_path, paired_ru
     assert run(run_folder, "-R", folder, "-o", out, "--resume") == 0
     assert "1 written, 3 there already, 0 skipped" in capsys.readouterr().err
     assert {name: (out / name).read_bytes() for name in files.tree(out)} == complete
-    assert all((out / name).stat().st_mtime_ns == at for name, at in times.items() if name != "conversion.json")
+    assert all((out / name).stat().st_mtime_ns == at for name, at in times.items())
 
 
 def test_resume_keeps_the_date_of_the_series(tmp_path, files, monkeypatch):
@@ -111,14 +112,14 @@ def test_results_inside_of_the_root_are_no_inputs(tmp_path, files):
     folder = files.write_series(tmp_path / "in", 2)
     for _ in range(2):
         assert run("-m", "identity", "-R", folder, "-o", folder / "out", "--force") == 0
-    assert files.tree(folder / "out") == ["IM0", "IM7", "conversion.json"]
+    assert files.tree(folder / "out") == ["IM0", "IM7"]
 
 
 def test_several_roots_keep_their_names(tmp_path, files):
     roots = [files.write_series(tmp_path / name, 1, series=f"1.2.3.{i}", start=i) for i, name in enumerate("ab")]
     lone = files.write_slice(tmp_path / "lone.dcm", files.stored_image(5), series="1.2.9")
     assert run("-m", "identity", "-R", *roots, lone, "-o", tmp_path / "out") == 0
-    assert files.tree(tmp_path / "out") == ["a/IM0", "b/IM10", "conversion.json", "lone.dcm"]
+    assert files.tree(tmp_path / "out") == ["a/IM0", "b/IM10", "lone.dcm"]
 
 
 def test_the_released_spelling_runs(tmp_path, paired_run, files):

@@ -34,7 +34,7 @@ def test_enlarged_dicom_covers_the_same_area(tmp_path, paired_run, files, scale)
         np.testing.assert_allclose(*corners, atol=1e-6)
         assert y.where.position[2] == x.where.position[2]
         assert y.header.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
-    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    report = files.report_of(tmp_path / "out")
     assert report["settings"]["scale"] == scale
 
 

@@ -1,5 +1,4 @@
 """cyclegan/convert.py: both directions, averaged stacks, resampling and back, maps of the loss terms."""
-import json
 import logging
 
 import numpy as np
@@ -28,7 +27,7 @@ def test_both_directions_with_their_clips(tmp_path, unpaired_run, files):
     np.testing.assert_allclose(files.hu_of(tmp_path / "xy/IM0"), (hu.clip(-1000, 1000) / 2000 + 1) * 50, atol=0.51)
     assert run("-m", run_folder / "enc_y3.npz", "-R", folder, "-o", tmp_path / "yx") == 0
     np.testing.assert_allclose(files.hu_of(tmp_path / "yx/IM0"), (hu.clip(0, 100) / 50 - 1) * 1000, atol=0.51)
-    report = json.loads((tmp_path / "yx/conversion.json").read_text())
+    report = files.report_of(tmp_path / "yx")
     assert report["model"]["direction"] == "yx" and report["model"]["name"] == "enc_y3.npz+dec_x3.npz"
     assert "B to A" in pydicom.dcmread(tmp_path / "yx/IM0").SeriesDescription
 
@@ -61,7 +60,7 @@ def test_stacks_do_not_cross_series_and_a_damaged_slice_costs_only_itself(tmp_pa
     data = (folder / ORDER[3]).read_bytes()
     (folder / ORDER[3]).write_bytes(data[:-2000] + bytes(1992) + data[-8:])  # the header is whole, the pixels are not
     assert run(unpaired_run(stack=2, ch=2, out_ch=2), "-R", folder, "-o", tmp_path / "out") == 0
-    report = json.loads((tmp_path / "out/conversion.json").read_text())
+    report = files.report_of(tmp_path / "out")
     assert {name for name, entry in report["files"].items() if entry["status"] == "skipped"} == {ORDER[3]}
     assert report["counts"] == {"skipped": 1, "written": 8}
     # of the stacks (1, 2) and (2, 3) only the first could be read, and its first slice is what this network gives
@@ -108,14 +107,14 @@ def test_resampled_images_come_back_to_the_sources_grid(tmp_path, unpaired_run, 
 def test_slice_range(tmp_path, unpaired_run, files):
     folder = files.write_series(tmp_path / "in", 6)
     assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out", "-sr", 3, 8) == 0
-    assert files.tree(tmp_path / "out") == sorted([ORDER[2], ORDER[3], ORDER[4], "conversion.json"])
+    assert files.tree(tmp_path / "out") == sorted([ORDER[2], ORDER[3], ORDER[4]])
     assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out2", "-sr", 100, 200) == 1
     for path in folder.iterdir():  # rows that run the other way: the same slices, as in training
         header = pydicom.dcmread(path)
         header.ImageOrientationPatient = [1, 0, 0, 0, -1, 0]
         header.save_as(path)
     assert run(unpaired_run(), "-R", folder, "-o", tmp_path / "out3", "-sr", 3, 8) == 0
-    assert files.tree(tmp_path / "out3") == sorted([ORDER[2], ORDER[3], ORDER[4], "conversion.json"])
+    assert files.tree(tmp_path / "out3") == sorted([ORDER[2], ORDER[3], ORDER[4]])
 
 
 def test_mr_to_ct_is_a_ct_and_nothing_of_the_mr_is_left_around_the_crop(tmp_path, unpaired_run, files):
@@ -168,8 +167,8 @@ def test_analysis_maps(tmp_path, unpaired_run, files, monkeypatch, caplog):
     assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "-oa", "--perceptual_weights",
                thin_vgg(tmp_path, monkeypatch)) == 0
     names = ["air", "cycle", "discriminator", "gradient", "perceptual", "total_variation"]
-    assert files.tree(tmp_path / "out/analysis") == sorted(["IM0.png", *(f"IM0_{name}.npy" for name in names)])
-    maps = {name: np.load(tmp_path / f"out/analysis/IM0_{name}.npy") for name in names}
+    assert files.tree(tmp_path / "out.report/analysis") == sorted(["IM0.png", *(f"IM0_{name}.npy" for name in names)])
+    maps = {name: np.load(tmp_path / f"out.report/analysis/IM0_{name}.npy") for name in names}
     x = (files.hu_of(folder / "IM0") + 1024) / 1512 - 1
     np.testing.assert_allclose(maps["cycle"], 0.75 * x - x, atol=1e-5)
     down, right = np.diff(x, axis=0)[:, :-1], np.diff(x, axis=1)[:-1]
@@ -187,7 +186,7 @@ def test_maps_without_weights_are_left_out_with_a_warning(tmp_path, unpaired_run
     (run_folder / "dec_x3.npz").unlink()
     assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "--output_analysis") == 0
     assert all(f"--output_analysis: no {name} maps" in caplog.text for name in ("cycle", "discriminator", "perceptual"))
-    assert files.tree(tmp_path / "out/analysis") == ["IM0.png", "IM0_air.npy", "IM0_gradient.npy",
+    assert files.tree(tmp_path / "out.report/analysis") == ["IM0.png", "IM0_air.npy", "IM0_gradient.npy",
                                                      "IM0_total_variation.npy"]
 
 
@@ -200,6 +199,6 @@ def test_analysis_of_a_stack_is_of_its_middle_slice(tmp_path, unpaired_run, file
     folder = files.write_series(tmp_path / "in", 3, height=36, width=44)
     run_folder = unpaired_run(forth=[[0.5]], stack=3, ch=3, out_ch=3)
     assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "-oa", "--structure", "none", "-sr", -1, 3) == 0
-    found = np.load(tmp_path / f"out/analysis/{ORDER[1]}_cycle.npy")
+    found = np.load(tmp_path / f"out.report/analysis/{ORDER[1]}_cycle.npy")
     x = [(files.hu_of(folder / name) + 1024) / 1512 - 1 for name in ORDER[:2]]
     np.testing.assert_allclose(found, 0.5 * x[0] - x[1], atol=1e-5)  # every channel is the stack's first slice

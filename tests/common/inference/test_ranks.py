@@ -14,6 +14,7 @@ import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import ranks
+from medi2i.common.inference.report import find_report
 from medi2i.common.launcher import LAUNCHERS
 from medi2i.common.options.conversion import PairedConversionOptions
 from medi2i.cyclegan import convert as unpaired
@@ -199,30 +200,26 @@ def mpiexec(launcher):
     return run
 
 
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_two_processes_write_what_one_writes(tmp_path, paired_run, files, mpiexec, monkeypatch):
     folder, model = files.write_series(tmp_path / "in", 5), paired_run(stack=3, ch=3, out_ch=3)
     (folder / "notes").write_text("no image")
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     done = mpiexec(2, model, "-R", folder, "-o", tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    date = (tmp_path / "two/conversion.json").read_text()
+    date = find_report(tmp_path / "two").read_text()
     assert done.stderr.count("5 written, 0 there already, 1 skipped") == 1 and done.stderr.count("skipped notes") == 1
     # one process on the same date
     when = datetime.strptime(json.loads(date)["series_date"], "%Y-%m-%d %H:%M:%S")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(when.timestamp())))
     assert convert.main([str(word) for word in (model, "-R", folder, "-o", tmp_path / "one")]) == 0
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert files.contents(tmp_path / "two") == files.contents(tmp_path / "one")
 
 
 def test_three_processes_of_cyclegan(tmp_path, unpaired_run, files, mpiexec):
     folder, model = files.write_series(tmp_path / "in", 4), unpaired_run(stack=3, ch=3, out_ch=3)
     assert mpiexec(3, model, "-R", folder, "-o", tmp_path / "three", module="cyclegan").returncode == 0
     assert unpaired.main([str(word) for word in (model, "-R", folder, "-o", tmp_path / "one")]) == 0
-    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+    assert files.contents(tmp_path / "three") == files.contents(tmp_path / "one")
 
 
 def test_errors_under_mpiexec_are_told_once_and_nothing_hangs(tmp_path, files, mpiexec):
@@ -255,9 +252,9 @@ def test_a_process_that_fails_ends_the_job_and_resume_finishes_it(tmp_path, file
     assert done.returncode != 0
     if error.startswith("raise"):
         assert "error: process 2/2: x: No space left on device" in done.stderr and "1 of 2 processes" in done.stderr
-    assert not (out / "conversion.json").exists()
+    assert find_report(out) is None
     done = mpiexec(2, *arguments, out, "--resume")
     assert done.returncode == 0, done.stderr
     assert convert.main([str(word) for word in (*arguments, tmp_path / "one")]) == 0
-    assert {name: data for name, data in contents(out).items() if name != "conversion.json"} == \
-        {name: data for name, data in contents(tmp_path / "one").items() if name != "conversion.json"}
+    assert {name: data for name, data in files.contents(out).items() if name != "conversion.json"} == \
+        {name: data for name, data in files.contents(tmp_path / "one").items() if name != "conversion.json"}

@@ -9,6 +9,7 @@ from pydicom.uid import RLELossless
 from medi2i.common.errors import UserError
 from medi2i.common.inference import shards
 from medi2i.common.inference.inputs import Inputs, Skipped, Source, Volume
+from medi2i.common.inference.report import Report, find_report
 from medi2i.common.inference.shards import Shard, labels_of, own_slices, parse_shard
 from medi2i.cyclegan import convert as unpaired
 from medi2i.pix2pix import convert as paired
@@ -29,14 +30,6 @@ def dates(monkeypatch):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(next(numbers)))
     tomorrow()
     return tomorrow
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def report_of(out):
-    return json.loads((out / "conversion.json").read_text())
 
 
 def damage(path):
@@ -69,10 +62,10 @@ def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files
     folder, model = mixed(files, tmp_path / "in"), paired_run(stack=3, ch=3, out_ch=3)
     assert run(model, "-R", folder, "-o", tmp_path / "one", "--structure", "maps") == 0
     split(count, model, "-R", folder, "-o", tmp_path / "more", "--structure", "maps", order=order)
-    expected = contents(tmp_path / "one")
-    assert contents(tmp_path / "more") == expected
+    expected = files.contents(tmp_path / "one")
+    assert files.contents(tmp_path / "more") == expected
     assert len([name for name in expected if name.startswith("IM")]) == 5  # of 8: two lie beside the damaged one
-    assert report_of(tmp_path / "more")["counts"] == {"skipped": 4, "written": 5}
+    assert files.report_of(tmp_path / "more")["counts"] == {"skipped": 4, "written": 5}
 
 
 @pytest.mark.parametrize(("count", "order"), [(2, (2, 1)), (3, None), (4, (4, 1, 3, 2))])
@@ -82,10 +75,10 @@ def test_cyclegans_stacks_overlap_across_the_borders_of_shards(tmp_path, unpaire
     assert run(*arguments, "-o", tmp_path / "one", main=unpaired.main) == 0
     assert run(*arguments, "-o", tmp_path / "batch", "-b", 3, "--workers", 4, main=unpaired.main) == 0
     split(count, *arguments, "-o", tmp_path / "more", order=order, main=unpaired.main)
-    expected = contents(tmp_path / "one")
-    assert contents(tmp_path / "batch") == expected
-    assert contents(tmp_path / "more") == expected
-    assert {"deviation", "structure"} <= report_of(tmp_path / "more").keys()
+    expected = files.contents(tmp_path / "one")
+    assert files.contents(tmp_path / "batch") == expected
+    assert files.contents(tmp_path / "more") == expected
+    assert {"deviation", "structure"} <= files.report_of(tmp_path / "more").keys()
 
 
 def test_slices_beside_a_damaged_one_name_what_went_in_and_no_more(tmp_path, unpaired_run, files):
@@ -101,7 +94,7 @@ def test_the_date_is_that_of_the_shard_that_came_first(tmp_path, files, dates):
     assert run(*arguments, tmp_path / "one") == 0
     assert run(*arguments, tmp_path / "more", "--shards", "3/3") == 0
     split(3, *arguments, tmp_path / "more", order=(1, 2), dates=dates)
-    assert contents(tmp_path / "more") == contents(tmp_path / "one")
+    assert files.contents(tmp_path / "more") == files.contents(tmp_path / "one")
     assert len({pydicom.dcmread(tmp_path / "more" / name).SeriesInstanceUID for name in files.tree(folder)}) == 1
 
 
@@ -113,7 +106,7 @@ def test_frames_of_one_file_are_shared_out(tmp_path, files):
     d.save_as(path)
     assert run("-m", "identity", "-R", path, "-o", tmp_path / "one", "--imgtype_out", "npy") == 0
     split(2, "-m", "identity", "-R", path, "-o", tmp_path / "more", "--imgtype_out", "npy")
-    assert contents(tmp_path / "more") == contents(tmp_path / "one")
+    assert files.contents(tmp_path / "more") == files.contents(tmp_path / "one")
     assert files.tree(tmp_path / "one") == ["conversion.json", "x_0001.npy", "x_0002.npy", "x_0003.npy"]
 
 
@@ -142,9 +135,9 @@ def test_a_shard_of_damaged_images_alone_is_no_error_unless_all_are(tmp_path, fi
         last = run(*arguments, "2/2")
         told = capsys.readouterr().err
         if name == "IM0":
-            assert (first, last) == (0, 0) and report_of(tmp_path / name)["state"] == "complete"
+            assert (first, last) == (0, 0) and files.report_of(tmp_path / name)["state"] == "complete"
         else:
-            assert (first, last) == (0, 1) and report_of(tmp_path / name)["state"] == "nothing converted"
+            assert (first, last) == (0, 1) and files.report_of(tmp_path / name)["state"] == "nothing converted"
             assert "nor could the other 1 files be converted" in told
 
 
@@ -154,8 +147,8 @@ def test_a_killed_shard_is_resumed(tmp_path, paired_run, files, dates):
     assert run(*arguments, tmp_path / "one") == 0
     split(2, *arguments, out, order=(1,))
     assert run(*arguments, out, "--shards", "2/2") == 0
-    expected = contents(tmp_path / "one")
-    assert contents(out) == expected
+    expected = files.contents(tmp_path / "one")
+    assert files.contents(out) == expected
     # as if the second had been killed before its last image, and the first had finished
     shutil.rmtree(out)
     split(2, *arguments, out, order=(1,))
@@ -169,7 +162,7 @@ def test_a_killed_shard_is_resumed(tmp_path, paired_run, files, dates):
     dates()
     assert run(*arguments, out, "--shards", "2/2") == 1  # its results are in the way
     assert run(*arguments, out, "--shards", "2/2", "--resume") == 0
-    assert contents(out) == expected
+    assert files.contents(out) == expected
 
 
 def own_names(model, folder, shard):
@@ -185,16 +178,16 @@ def test_one_shard_can_be_run_again_when_all_is_done(tmp_path, files, dates):
     folder = files.write_series(tmp_path / "in", 5)
     arguments, out = ["-m", "identity", "-R", folder, "-o", tmp_path / "out"], tmp_path / "out"
     split(3, *arguments)
-    expected = contents(out)
+    expected = files.contents(out)
     for how in ("--resume", "--force"):
         (out / "IM7").unlink()
         split(3, *arguments, how, order=(3, 1, 2), dates=dates)
-        assert contents(out) == expected, how
+        assert files.contents(out) == expected, how
     (out / "IM7").unlink()
     for number in (1, 2, 3):
         assert run(*arguments, "--resume", "--shards", f"{number}/3") == 0
-        assert "conversion.json" in files.tree(out) and not (out / "conversion.shards").exists()
-    assert contents(out) == expected
+        assert find_report(out) and not (out / "conversion.shards").exists()
+    assert files.contents(out) == expected
     assert run(*arguments, "--shards", "1/3") == 1
 
 
@@ -213,7 +206,7 @@ def test_one_process_resumes_what_shards_have_begun(tmp_path, files, dates, caps
     assert run(*arguments, out, "-cw", 20, "--resume") == 1
     assert "another crop" in capsys.readouterr().err
     assert run(*arguments, out, "--resume") == 0
-    assert contents(out) == contents(tmp_path / "one")
+    assert files.contents(out) == files.contents(tmp_path / "one")
     split(4, *arguments, tmp_path / "begun", order=(2,), dates=dates)
     assert run(*arguments, tmp_path / "begun", "--force") == 0
     assert files.tree(tmp_path / "begun") == files.tree(out)
@@ -232,7 +225,7 @@ def test_shards_of_different_conversions_do_not_mix(tmp_path, paired_run, files,
         assert words in capsys.readouterr().err, arguments
     split(2, other, "-R", folder, "-o", out, "--force")
     assert run(other, "-R", folder, "-o", tmp_path / "alone") == 0
-    assert contents(out) == contents(tmp_path / "alone")
+    assert files.contents(out) == files.contents(tmp_path / "alone")
 
 
 def test_a_damaged_plan_is_one_line(tmp_path, files, capsys):
@@ -288,9 +281,9 @@ def test_slices_and_names_of_a_shard():
 
 def test_of_two_that_come_at_once_one_is_first(tmp_path, monkeypatch):
     """The second finds no plan, and a plan when it comes to write its own."""
-    content = {"model": {}, "settings": {"tile": None}, "inputs": {"given": ["x"]}}
+    report = Report(tmp_path, {}, {"tile": None}, ["x"])
     inputs = Inputs([Volume([Source((), "npy", "a.npy"), Source((), "npy", "b.npy")])], [])
-    first, second = (shards.ShardFolder(tmp_path, 2, content, inputs) for _ in range(2))
+    first, second = (shards.ShardFolder(tmp_path, 2, report, inputs) for _ in range(2))
     one, other = (shards.datetime(2026, 1, day) for day in (1, 2))
     create = shards._create
 

@@ -1,5 +1,4 @@
 """Self-ensembles and maps of the standard deviation: exact numbers, DICOM of their own, what is refused."""
-import json
 import shutil
 import subprocess
 
@@ -140,7 +139,7 @@ def test_mean_and_deviation_in_hu_and_what_is_told(tmp_path, paired_run, files, 
     found = files.hu_of(tmp_path / "out/uncertainty/x")
     np.testing.assert_allclose(found[tissue], deviation[tissue], atol=0.03)
     assert deviation[tissue].mean() > 20
-    report = json.loads((tmp_path / "out/conversion.json").read_text())
+    report = files.report_of(tmp_path / "out")
     told = report["files"]["x"]["deviation"]
     assert told["mean"] == pytest.approx(deviation[tissue].mean(), abs=0.05) and told["unit"] == "HU"
     assert told["p95"] == pytest.approx(np.percentile(deviation[tissue], 95), abs=0.05)
@@ -261,7 +260,7 @@ def test_dropout_samples(tmp_path, paired_run, files):
         deviation = files.hu_of(tmp_path / "one/uncertainty" / name)
         assert deviation.mean() > 0.1
         np.testing.assert_array_equal(deviation, files.hu_of(tmp_path / "two/uncertainty" / name))
-    report = json.loads((tmp_path / "one/conversion.json").read_text())
+    report = files.report_of(tmp_path / "one")
     assert report["settings"]["samples"] == 3 and report["deviation"]["samples"] == "3 samples of dropout"
 
 
@@ -275,7 +274,6 @@ def test_resume_makes_missing_maps_and_leaves_the_rest(tmp_path, paired_run, fil
     stat = (tmp_path / "out/IM0").stat().st_mtime_ns
     assert run(*common, "--resume") == 0
     after = {name: (tmp_path / "out" / name).read_bytes() for name in files.tree(tmp_path / "out")}
-    del before["conversion.json"], after["conversion.json"]
     assert after == before and (tmp_path / "out/IM0").stat().st_mtime_ns == stat
     assert run(*common[:-2], "--resume") == 1  # other settings
 
@@ -300,5 +298,5 @@ def test_without_it_nothing_is_different(tmp_path, paired_run, files):
     """The settings, which enter the UIDs, are those of before."""
     folder = files.write_series(tmp_path / "in", 1)
     assert run(paired_run(KERNEL), "-R", folder, "-o", tmp_path / "out") == 0
-    report = json.loads((tmp_path / "out/conversion.json").read_text())
+    report = files.report_of(tmp_path / "out")
     assert not {"uncertainty", "ensemble", "samples"} & set(report["settings"]) and "deviation" not in report
