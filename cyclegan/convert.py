@@ -92,7 +92,7 @@ def _kinds(trained, forward):
 
 
 def _analysis(options, model, any_size, device):
-    if not options.output_analysis:
+    if not (options.output_analysis or (setup.released(model) and model.trained.output_analysis)):
         return None
     if model.generator is None:
         raise UserError("--output_analysis: the identity has no networks to analyse with")

@@ -256,7 +256,7 @@ def test_cyclegan_of_dicom(domains, vgg):
                               "-at -0.997 --perceptual_weights vgg.npz")
     assert files("converted/dicom", "*.dcm") == files("dicom/testA", "*.dcm")
     maps = files("converted/dicom.report/analysis", "*_*.npy")
-    assert len(maps) == 6 * len(files("dicom/testA"))
+    assert len(maps) == 7 * len(files("dicom/testA"))
 
 
 def test_cyclegan_of_stacks_of_resampled_slices(domains):

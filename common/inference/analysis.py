@@ -59,7 +59,9 @@ class Analysis:
             if self.features is not None:
                 terms["perceptual"] = self._perceptual(source, result)
         if self.discriminator is not None:
-            terms["discriminator"] = self._judgement(y)
+            terms |= self._judgement(y, "discriminator")
+            if x.shape == y.shape:
+                terms |= self._judgement(x, "discriminator_input")
         terms["total_variation"] = variation_map(result, self.tv_tau)
         return Maps(pictures, {name: np.ascontiguousarray(values, np.float32) for name, values in terms.items()})
 
@@ -89,9 +91,13 @@ class Analysis:
         with _test_mode(self.device):
             return _numpy(self.features(self.device.send(np.ascontiguousarray(image[np.newaxis]))))[0]
 
-    def _judgement(self, y):
+    def _judgement(self, image, name):
+        """What the discriminator says of (1, C, H, W), and how much that weighs where it weights its own decision."""
         with _test_mode(self.device):
-            return _numpy(self.discriminator(self.device.send(np.ascontiguousarray(y))))[0, 0]
+            judged = _numpy(self.discriminator(self.device.send(np.ascontiguousarray(image))))[0]
+        if len(judged) == 1:
+            return {name: judged[0]}
+        return {name: judged[0], name + "_weight": np.tanh(judged[1]) + 1}  # as in training: cyclegan/updater.py
 
 
 def gradient_map(x, y):
@@ -124,8 +130,8 @@ def _panel(name, values):
     if name == "cycle":
         limit = max(float(np.abs(values).max()), 1e-6)
         return Panel("cycle - input", values, "RdBu_r", -limit, limit)
-    if name == "discriminator":
-        return Panel("discriminator (1: taken for real)", values, "viridis", min(0.0, float(values.min())),
+    if name in ("discriminator", "discriminator_input"):
+        return Panel(f"{title} (1: taken for real)", values, "viridis", min(0.0, float(values.min())),
                      max(1.0, float(values.max())))
     return Panel(title, values, "magma", 0, max(float(values.max()), 1e-6))
 

@@ -50,4 +50,7 @@ def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
     ("dcm", None, 0, DICOM_CLIP), ("dcm", Clip(-160, 240), 0, Clip(-160, 240)), ("nii", None, 0, DICOM_CLIP),
     ("png", None, 0, None), ("png", Clip(0, 255), 0, None), ("dcm", None, 4, None)])
 def test_differences_are_told_in_hu_only_where_results_are_hu(kind, clip, classes, expected):
-    assert clip_in_hu(clip, SimpleNamespace(sources=[SimpleNamespace(kind=kind)]), classes) == expected
+    inputs = SimpleNamespace(sources=[SimpleNamespace(kind=kind)])
+    assert clip_in_hu(clip, inputs, classes) == expected
+    own = Clip(-1024, 176)  # CycleGAN's, where no other is given
+    assert clip_in_hu(clip, inputs, classes, own) == (own if expected == DICOM_CLIP else expected)

@@ -3,10 +3,14 @@ import logging
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.uid import RLELossless
 
+from medi2i.common.compat import chainer
 from medi2i.common.inference import analysis
+from medi2i.common.inference.link_files import load_link
 from medi2i.common.inference.slices import load_slice
+from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.pretrained import VGG16_WIDTHS
 from medi2i.common.options import load_args
 from medi2i.cyclegan import convert
@@ -166,7 +170,7 @@ def test_analysis_maps(tmp_path, unpaired_run, files, monkeypatch, caplog):
     run_folder = unpaired_run(forth=[[0.5]], back=[[1.5]])
     assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "-oa", "--perceptual_weights",
                thin_vgg(tmp_path, monkeypatch)) == 0
-    names = ["air", "cycle", "discriminator", "gradient", "perceptual", "total_variation"]
+    names = ["air", "cycle", "discriminator", "discriminator_input", "gradient", "perceptual", "total_variation"]
     assert files.tree(tmp_path / "out.report/analysis") == sorted(["IM0.png", *(f"IM0_{name}.npy" for name in names)])
     maps = {name: np.load(tmp_path / f"out.report/analysis/IM0_{name}.npy") for name in names}
     x = (files.hu_of(folder / "IM0") + 1024) / 1512 - 1
@@ -177,7 +181,28 @@ def test_analysis_maps(tmp_path, unpaired_run, files, monkeypatch, caplog):
     np.testing.assert_allclose(maps["total_variation"], np.sqrt(down ** 2 / 4 + right ** 2 / 4 + tau ** 2), atol=1e-5)
     assert maps["perceptual"].shape == (36, 44) and maps["perceptual"].max() > 0
     assert maps["discriminator"].ndim == 2 and maps["discriminator"].size > 1
+    assert maps["discriminator_input"].shape == maps["discriminator"].shape
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("weights, domain", [("enc_x3.npz", "y"), ("enc_y3.npz", "x")])
+def test_a_discriminator_that_weights_its_decision_gives_maps_of_both(tmp_path, unpaired_run, files, weights, domain):
+    """Of the output and of the original, by the discriminator of the domain translated to."""
+    folder = files.write_series(tmp_path / "in", 1, height=36, width=44)
+    run_folder = unpaired_run(forth=[[0.5]], back=[[0.5]], dis_reg_weighting=0.1)
+    assert run("-m", run_folder / weights, "-R", folder, "-o", tmp_path / "out", "-oa", "--structure", "none") == 0
+    names = [f"discriminator{image}{weight}" for image in ("", "_input") for weight in ("", "_weight")]
+    maps = {name: np.load(tmp_path / f"out.report/analysis/IM0_{name}.npy") for name in names}
+    trained = load_args(run_folder)
+    discriminator = discriminator_spec(trained, 1).build()
+    load_link(run_folder / f"dis_{domain}3.npz", discriminator)
+    x = np.float32((files.hu_of(folder / "IM0") + 1024) / 1512 - 1)[np.newaxis, np.newaxis]
+    for image, values in (("", x / 2), ("_input", x)):
+        with chainer.using_config("train", False):
+            judged = discriminator(values).array[0]
+        np.testing.assert_allclose(maps[f"discriminator{image}"], judged[0], atol=1e-5)
+        np.testing.assert_allclose(maps[f"discriminator{image}_weight"], np.tanh(judged[1]) + 1, atol=1e-5)
+    assert len(files.tree(tmp_path / "out.report/analysis")) == 1 + len(names) + 4  # air, cycle, gradient, variation
 
 
 def test_maps_without_weights_are_left_out_with_a_warning(tmp_path, unpaired_run, files, caplog):
