@@ -3,9 +3,12 @@ import dataclasses
 from pathlib import Path
 
 import tifffile
-from PIL import Image as Pillow
 
-from medi2i.datasets.images import colour_mode, png_depth, read_image
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.dicom_file import PARSE_ERRORS
+from medi2i.datasets.images import read_image
+from medi2i.datasets.pictures import colour_mode, opened, png_depth
+from medi2i.datasets.tiff import tiff_header
 
 _TAIL = 64
 _END = {"png": b"IEND\xaeB`\x82", "jpg": b"\xff\xd9"}
@@ -25,7 +28,7 @@ def read_header(path, kind, labels=False):
     Pictures are decoded only where their end is not where it should be; plain numbers are read, as they may hold NaN.
     """
     path = Path(path)
-    quick = {"png": _pillow_header, "jpg": _pillow_header, "tif": _tiff_header}.get(kind)
+    quick = {"png": _picture_header, "jpg": _picture_header, "tif": _tiff_header}.get(kind)
     header = quick(path, kind, labels) if quick else None
     if header is None:
         image = read_image(path, kind, labels=labels)
@@ -33,11 +36,13 @@ def read_header(path, kind, labels=False):
     return header
 
 
-def _pillow_header(path, kind, labels):
+def _picture_header(path, kind, labels):
     try:
-        with Pillow.open(path) as image:
+        with opened(path, kind) as image:
             mode, (width, height) = image.mode, image.size
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+    except Unreadable:
+        raise
+    except (OSError, ValueError, SyntaxError):
         return None
     deep = kind == "png" and png_depth(path) == 16
     colour = colour_mode(mode, labels)
@@ -55,15 +60,9 @@ def _ends_well(path, kind):
 
 def _tiff_header(path, kind, labels):
     try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-            plain = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
-            whole = ends and max(ends) <= path.stat().st_size
-            if not (plain and whole and page.dtype is not None and page.dtype.str in ("|u1", "<u2", ">u2")):
-                return None
-            samples = min(page.samplesperpixel, 3)
-            return Header((samples if samples == 3 else 1, page.imagelength, page.imagewidth),
-                          8 * page.dtype.itemsize)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, tifffile.TiffFileError):
+        found = tiff_header(path)
+    except Unreadable:
+        raise
+    except (*PARSE_ERRORS, tifffile.TiffFileError):
         return None  # read_image says what is wrong
+    return None if found is None else Header(*found)

@@ -4,18 +4,20 @@ Arrays are (C, H, W) float32 in the file's own unit: HU for DICOM, grey levels f
 and txt.
 """
 import dataclasses
-import io
 from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image as Pillow
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom_file import PARSE_ERRORS, Unreadable, short
+from medi2i.datasets.dicom_file import PARSE_ERRORS, short
 from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.pictures import read_picture
+from medi2i.datasets.plain_numbers import read_npy, read_table
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.tiff import read_tiff
 
 SUFFIXES = {
     "dcm": (".dcm", ".dicom", ".ima"),
@@ -85,7 +87,7 @@ def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
         values, bits = _READERS[kind](path, labels)
     except (Unreadable, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (*PARSE_ERRORS, SyntaxError, Pillow.DecompressionBombError, tifffile.TiffFileError) as error:
+    except (*PARSE_ERRORS, SyntaxError, tifffile.TiffFileError) as error:
         raise Unreadable(path, f"not a readable {kind} image ({short(error)})") from None
     array = _channels_first(path, values)
     if not np.isfinite(array).all():
@@ -118,87 +120,16 @@ def _channels_first(path, values):
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _bits(dtype):
-    return {"|u1": 8, "|b1": 8}.get(dtype.str, 16 if dtype.kind == "u" and dtype.itemsize == 2 else None)
-
-
-def _read_pillow(path, labels):
-    with Pillow.open(path) as image:
-        if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and png_depth(path) == 16:
-            raise Unreadable(path, "16-bit colour PNG cannot be read without loss; write it as TIFF")
-        if image.mode == "LA":
-            image = image.getchannel(0)
-        elif image.mode == "1" and not labels:
-            image = image.convert("L")
-        elif colour_mode(image.mode, labels):
-            image = image.convert("RGB")
-        values = np.asarray(image)
-    values = values.transpose(2, 0, 1) if values.ndim == 3 else values
-    if image.mode == "I":  # how older Pillow opens 16-bit grey PNG
-        return values, 16
-    return values, _bits(values.dtype)
-
-
-def colour_mode(mode, labels):
-    """Whether a picture of this Pillow mode is read as three channels; a palette of ``labels`` is class numbers."""
-    return mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F") and not (mode == "P" and labels)
-
-
-def png_depth(path):
-    """Bits per channel of a PNG file (IHDR, byte 24)."""
-    with open(path, "rb") as file:
-        return file.read(25)[24]
-
-
-def _read_tiff(path, labels):
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        if page.compression in _PILLOW_TIFFS:
-            return _read_pillow(path, labels)
-        values = page.asarray()
-        photometric = page.photometric
-        if photometric == tifffile.PHOTOMETRIC.PALETTE and not labels:
-            values = np.take(np.asarray(page.colormap), values, axis=1).transpose(1, 2, 0) >> 8
-            values = values.astype(np.uint8)
-        if photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind == "u":
-            values = np.iinfo(values.dtype).max - values
-        if values.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-            values = values.transpose(1, 2, 0)
-    if values.ndim == 3 and values.shape[2] == 2:  # grey with transparency
-        values = values[..., 0]
-    if values.ndim == 3:
-        values = values[..., :3]
-        return np.ascontiguousarray(values.transpose(2, 0, 1)), _bits(values.dtype)
-    return values, _bits(values.dtype)
-
-
-def _read_npy(path, labels):
-    """Channels may be last: three axes are taken so when the last one is 1, 3 or 4 and the first is longer than 4.
-
-    A fourth, transparent channel is then dropped.
-    """
-    values = np.load(path, allow_pickle=False)
-    if values.ndim == 3 and values.shape[2] in (1, 3, 4) and values.shape[0] > 4:
-        values = values.transpose(2, 0, 1)
-        values = values[:3] if values.shape[0] == 4 else values
-    return values, None
-
-
-def _read_text(path, labels):
-    """Numbers in rows, separated by commas, semicolons, tabs or spaces; lines with # are comments."""
-    text = path.read_text(encoding="utf-8-sig")
-    for separator in ",;":
-        text = text.replace(separator, " ")
-    if not any(line.split("#")[0].strip() for line in text.splitlines()):
-        raise Unreadable(path, "holds no numbers")
-    return np.loadtxt(io.StringIO(text), dtype=np.float32, ndmin=2), None
-
-
-# Compressions that tifffile leaves to another package, and Pillow knows.
-_PILLOW_TIFFS = (tifffile.COMPRESSION.LZW, tifffile.COMPRESSION.PACKBITS, tifffile.COMPRESSION.JPEG)
-
-_READERS = {"jpg": _read_pillow, "png": _read_pillow, "bmp": _read_pillow, "gif": _read_pillow, "tif": _read_tiff,
-            "npy": _read_npy, "csv": _read_text, "txt": _read_text}
+_READERS = {
+    "jpg": lambda path, labels: read_picture(path, "jpg", labels),
+    "png": lambda path, labels: read_picture(path, "png", labels),
+    "bmp": lambda path, labels: read_picture(path, "bmp", labels),
+    "gif": lambda path, labels: read_picture(path, "gif", labels),
+    "tif": read_tiff,
+    "npy": lambda path, labels: (read_npy(path), None),
+    "csv": lambda path, labels: (read_table(path), None),
+    "txt": lambda path, labels: (read_table(path), None),
+}
 
 
 def write_image(path, array, kind=None, *, bits=8):

@@ -58,6 +58,15 @@ def check_bytes(path: Path | str, count: int, declares: str = "", limit: int | N
                                f"--max-pixels {-(-count // BYTES_PER_PIXEL)} would allow it")
 
 
+def check_file(path: Path | str) -> int:
+    """``check_regular``, and Unreadable for a file longer than ``max_bytes()``, which no reader here takes."""
+    size = check_regular(path)
+    if size > max_bytes():
+        raise Unreadable(path, f"has {in_words(size)}, more than {in_words(max_bytes())}; "
+                               f"--max-pixels {-(-size // BYTES_PER_PIXEL)} would allow it")
+    return size
+
+
 def in_words(count: int) -> str:
     """A number of bytes for people: "1.5 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):

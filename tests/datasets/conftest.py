@@ -7,6 +7,10 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.headers import read_header
+from medi2i.datasets.images import kind_of, read_image
+
 SERIES = "1.2.826.0.1.3680043.8.498.7"
 
 
@@ -64,3 +68,17 @@ def ct_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def refusal():
+    """Why a picture or table is not read, as a function of its path; its header alone must say the same in one line."""
+    def why(path):
+        with pytest.raises(Unreadable) as error:
+            read_image(path)
+        with pytest.raises(Unreadable) as header:
+            read_header(path, kind_of(path))
+        assert str(header.value) == str(error.value) and "\n" not in str(error.value)
+        return error.value.reason
+
+    return why

@@ -1,0 +1,119 @@
+"""Plain numbers: npy arrays and text tables (csv, txt), measured before they are read."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.limits import check_bytes, check_file, check_pixels, check_regular, in_words
+from medi2i.datasets.pictures import other_format
+from medi2i.datasets.text import decoder_of
+
+MOST_CHANNELS = 4
+"""Of an npy array: more planes than these are a volume, whose slices are images of their own."""
+
+_LONGEST_LINE = 64 << 20
+_BLOCK = 1 << 20
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """(H, W) or (C, H, W) values; never unpickled.
+
+    Channels may be last: three axes are taken so when the last one is 1, 3 or 4 and the first is longer than 4. A
+    fourth, transparent channel is then dropped. Raises Unreadable for more than ``MOST_CHANNELS`` channels.
+    """
+    size = check_regular(path)
+    with open(path, "rb") as file:
+        if file.read(6) != npy_format.MAGIC_PREFIX:
+            raise Unreadable(path, other_format(path, "npy"))
+        file.seek(0)
+        version = npy_format.read_magic(file)
+        read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        _check_array(path, shape, dtype, size - file.tell())
+        file.seek(0)
+        values = npy_format.read_array(file, allow_pickle=False)
+    if values.ndim == 3 and values.shape[2] in (1, 3, 4) and values.shape[0] > 4:
+        values = values.transpose(2, 0, 1)
+        values = values[:3] if values.shape[0] == 4 else values
+    if values.ndim == 3 and values.shape[0] > MOST_CHANNELS:
+        raise Unreadable(path, f"has shape {values.shape}: an image has up to {MOST_CHANNELS} channels, so this is a "
+                               f"volume; save each of its {len(values)} slices as a file of its own")
+    return values
+
+
+def _check_array(path, shape, dtype, available):
+    if dtype.hasobject:
+        raise Unreadable(path, "holds Python objects, which are never unpickled; it must hold numbers")
+    if dtype.kind not in "biuf":
+        raise Unreadable(path, f"holds {dtype} values; it must hold real numbers")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise Unreadable(path, f"has shape {shape}; it must be (H, W) or (C, H, W)")
+    rows, columns = sorted(shape)[-2:]
+    check_pixels(path, rows, columns)
+    count = dtype.itemsize
+    for n in shape:
+        count *= n
+    check_bytes(path, count, "×".join(map(str, shape)) + f" values of {dtype}")
+    if count > available:
+        raise Unreadable(path, f"is cut off: {'×'.join(map(str, shape))} values of {dtype} need {count} bytes, and "
+                               f"there are {available}")
+
+
+def read_table(path: Path) -> np.ndarray:
+    """(H, W) float32: numbers in rows, separated by commas, semicolons, tabs or spaces; lines with # are comments.
+
+    Raises Unreadable for several tables, and for decimal commas, which cannot be told from separators.
+    """
+    check_file(path)
+    encoding = decoder_of(path)
+    _check_lines(path)
+    rows = _rows(path, encoding)
+    first = next(rows, None)
+    if first is None:
+        raise Unreadable(path, "holds no numbers")
+    return np.loadtxt(_after(first, rows), dtype=np.float32, ndmin=2, comments=None)
+
+
+def _after(first, rows):
+    yield first
+    yield from rows
+
+
+def _check_lines(path):
+    """Text has lines; a file without them would be in memory as one."""
+    longest, current = 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            parts = re.split(rb"[\r\n]", block)
+            longest = max(longest, current + len(parts[0]), *map(len, parts[1:]))
+            current = len(parts[-1]) + (current if len(parts) == 1 else 0)
+            if longest > _LONGEST_LINE or current > _LONGEST_LINE:
+                raise Unreadable(path, f"has a line of more than {in_words(_LONGEST_LINE)}; that is no table")
+
+
+def _rows(path, encoding) -> Iterator[str]:
+    """The lines with numbers, separated by spaces. Raises Unreadable for what is no single table."""
+    blocks, inside, columns, count = [], False, 0, 0
+    with open(path, encoding=encoding, newline=None) as file:
+        for line in file:
+            text = line.split("#")[0].strip()
+            if not text:
+                inside = False
+                continue
+            if ";" in text and "," in text:
+                raise Unreadable(path, "has both , and ; in a line: decimal commas? Numbers need a decimal point")
+            text = text.replace(",", " ").replace(";", " ")
+            if not inside:
+                blocks.append(0)
+                inside = True
+            blocks[-1] += 1
+            if len(blocks) > 1 and max(blocks[:-1]) > 1 and blocks[-1] > 1:
+                raise Unreadable(path, "holds several tables, with empty lines or comments between them; a file holds "
+                                       "one image here, so save each as a file of its own")
+            columns, count = columns or len(text.split()), count + 1
+            check_pixels(path, count, columns)
+            yield text

@@ -1,0 +1,186 @@
+"""TIFF files by tifffile: one image a file, and nothing decoded that its directories declare too large.
+
+Directories and their entries: https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf, section 2; BigTIFF:
+https://www.awaresystems.be/imaging/tiff/bigtiff.html.
+"""
+
+import contextlib
+import lzma
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.limits import check_bytes, check_file, check_pixels, in_words
+from medi2i.datasets.pictures import bits_of, other_format, read_picture, refuse_several
+
+_COMPRESSION, _PHOTOMETRIC, _EXTRA = tifffile.COMPRESSION, tifffile.PHOTOMETRIC, tifffile.EXTRASAMPLE
+
+# Compressions that tifffile leaves to another package, and Pillow knows.
+_PILLOW_TIFFS = (_COMPRESSION.LZW, _COMPRESSION.PACKBITS, _COMPRESSION.JPEG)
+_DEFLATED = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
+_LIKE_GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB, _PHOTOMETRIC.PALETTE)
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_SUBFILE, _OLD_SUBFILE = 254, 255
+_MOST_DIRECTORIES = 1000
+_LARGEST_TAG = 64 << 20
+_SPARE = 64 << 20  # bytes that a strip or tile may have beyond those of the image
+_PIECE = 1 << 20
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[tifffile.TiffPage, int]]:
+    """The page that holds the image of a file, and its number; previews and masks beside it do not count.
+
+    Raises Unreadable for several images, for what is too large, and for what no reader here shows truly; ValueError
+    and TiffFileError where the file is damaged.
+    """
+    size = check_file(path)
+    number = _only_image(path, _directories(path))
+    with tifffile.TiffFile(path, is_ome=False) as file:  # OME names other files, which are not opened for it
+        page = file.pages[number]
+        check_pixels(path, page.imagelength, page.imagewidth)
+        check_bytes(path, page.nbytes, "×".join(map(str, page.shape)) + f" values of {page.dtype}")
+        refuse_several(path, page.imagedepth, "slices")
+        if len(file.pages) == 1:  # stacks of ImageJ and others have one directory for all
+            refuse_several(path, sum(series.size for series in file.series) // page.size, "images")
+        if page.compression not in _PILLOW_TIFFS:
+            if page.photometric not in _LIKE_GREY:
+                raise Unreadable(path, f"its colours are {page.photometric.name}; grey, RGB or a palette can be read")
+            if page.dtype is None:
+                raise Unreadable(path, f"has {page.bitspersample} bits a sample; 1, 8, 16, 32 and 64 can be read")
+            _check_segments(path, page, size)
+        yield page, number
+
+
+def _directories(path):
+    """The kind of each image of a file: the values of the tags NewSubfileType and SubfileType, 0 where absent."""
+    found, seen = [], set()
+    with open(path, "rb") as file:
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        version = struct.unpack(order + "H", head[2:4])[0] if order and len(head) >= 8 else 0
+        if version not in (42, 43) or (version == 43 and len(head) < 16):
+            raise Unreadable(path, other_format(path, "TIFF"))
+        big = version == 43
+        count_form, entry_form, next_form = (order + form for form in (("Q", "HHQ8s", "Q") if big
+                                                                       else ("H", "HHI4s", "I")))
+        place = struct.unpack(next_form, head[8:16] if big else head[4:8])[0]
+        while place and place not in seen:
+            seen.add(place)
+            if len(seen) > _MOST_DIRECTORIES:
+                raise Unreadable(path, f"holds more than {_MOST_DIRECTORIES} images; a file holds one image here")
+            file.seek(place)
+            count = struct.unpack(count_form, _exactly(path, file, struct.calcsize(count_form)))[0]
+            if count > 0xffff:
+                raise Unreadable(path, f"damaged TIFF directory ({count} entries)")
+            entries = _exactly(path, file, count * struct.calcsize(entry_form))
+            kinds = {_SUBFILE: 0, _OLD_SUBFILE: 0}
+            for tag, form, values, value in struct.iter_unpack(entry_form, entries):
+                if values * _SIZES.get(form, 1) > _LARGEST_TAG:
+                    raise Unreadable(path, f"tag {tag} has {values} values, more than {in_words(_LARGEST_TAG)} hold")
+                if tag in kinds:
+                    kinds[tag] = struct.unpack_from(order + ("H" if form == 3 else "I"), value)[0]
+            found.append(kinds)
+            following = file.read(struct.calcsize(next_form))  # some writers leave out the last "none"
+            place = struct.unpack(next_form, following)[0] if len(following) == struct.calcsize(next_form) else 0
+    return found
+
+
+def _exactly(path, file, count):
+    data = file.read(count)
+    if len(data) < count:
+        raise Unreadable(path, "not a readable tif image (cut off in a directory)")
+    return data
+
+
+def _only_image(path, directories):
+    """The number of the only directory that is neither a preview (bit 0) nor a mask (bit 2)."""
+    images = [number for number, kinds in enumerate(directories)
+              if not kinds[_SUBFILE] & 5 and kinds[_OLD_SUBFILE] != 2]
+    refuse_several(path, len(images), "images (pages)")
+    return images[0] if images else 0
+
+
+def _check_segments(path, page, size):
+    """Strips and tiles are decoded as they come: none may unpack to much more than the image that it is a part of."""
+    chunk = math.prod(page.chunks) * page.dtype.itemsize
+    most = page.nbytes + _SPARE
+    if chunk > most:
+        raise Unreadable(path, f"has tiles of {in_words(chunk)} for an image of {in_words(page.nbytes)}")
+    if sum(page.databytecounts) > 4 * size:
+        raise Unreadable(path, f"its strips or tiles have {in_words(sum(page.databytecounts))}, the file "
+                               f"{in_words(size)}")
+    if page.compression not in (*_DEFLATED, _COMPRESSION.LZMA):
+        return
+    with open(path, "rb") as file:
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if page.compression in _DEFLATED and 1032 * count <= most:  # deflate never unpacks to more
+                continue
+            file.seek(start)
+            if _unpacked(file.read(count), page.compression, most) > most:
+                raise Unreadable(path, f"a strip or tile unpacks to more than {in_words(most)}, the image has "
+                                       f"{in_words(page.nbytes)}")
+
+
+def _unpacked(data, compression, most):
+    """How many bytes ``data`` unpacks to, as far as ``most``; never more than a piece is in memory."""
+    if compression in _DEFLATED:
+        unpacker, total = zlib.decompressobj(), 0
+        while data and total <= most and not unpacker.eof:
+            total += len(unpacker.decompress(data, _PIECE))
+            data = unpacker.unconsumed_tail
+        return total
+    unpacker, total = lzma.LZMADecompressor(memlimit=_SPARE), 0
+    while total <= most and not unpacker.eof:
+        piece = unpacker.decompress(data, _PIECE)
+        if not piece and not data:
+            break
+        total, data = total + len(piece), b""
+    return total
+
+
+def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
+    """(H, W) or (C, H, W) values, and their bits as in ``images.Image``; a transparent channel is dropped."""
+    with opened(path) as (page, number):
+        if page.compression in _PILLOW_TIFFS:
+            return read_picture(path, "tif", labels, number)
+        values = page.asarray()
+        if page.photometric == _PHOTOMETRIC.PALETTE and not labels:
+            values = (np.take(np.asarray(page.colormap), values, axis=1) >> 8).astype(np.uint8)
+            return values, 8
+        if page.photometric == _PHOTOMETRIC.MINISWHITE and values.dtype.kind in "ub":
+            values = ~values
+        if values.dtype.kind == "b" and not labels:
+            values = values.astype(np.uint8) * 255
+        if values.ndim == 3 and page.planarconfig != tifffile.PLANARCONFIG.SEPARATE:
+            values = values.transpose(2, 0, 1)
+        if values.ndim == 3:
+            values = values[:channels_of(page)]
+        if len(values) == 1 and values.ndim == 3:
+            values = values[0]
+        return np.ascontiguousarray(values), bits_of(values.dtype)
+
+
+def channels_of(page: tifffile.TiffPage) -> int:
+    """Samples of a pixel without those that say how transparent it is; the fourth of RGB is, whatever it is called."""
+    if page.photometric == _PHOTOMETRIC.RGB and page.samplesperpixel == 4:
+        return 3
+    return page.samplesperpixel - sum(extra in (_EXTRA.ASSOCALPHA, _EXTRA.UNASSALPHA) for extra in page.extrasamples)
+
+
+def tiff_header(path: Path) -> tuple[tuple[int, int, int], int] | None:
+    """((C, H, W), bits) of a file whose data are whole and plain; None where only decoding tells."""
+    with opened(path) as (page, _):
+        ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        plain = page.photometric in (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.RGB)
+        whole = ends and max(ends) <= path.stat().st_size
+        if not (plain and whole and page.dtype is not None and page.dtype.str in ("|u1", "<u2", ">u2")):
+            return None
+        return (channels_of(page), page.imagelength, page.imagewidth), 8 * page.dtype.itemsize
