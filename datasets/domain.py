@@ -22,7 +22,7 @@ PADDING = -1.0  # in [-1, 1]: the lower end of the clip
 class Domain:
     """Reads the images of one domain.
 
-    clip: to [-1, 1]. channels: 1 to 4 for every image (TIFF may have more). class_num: above 0, images hold classes 0 to
+    clip: to [-1, 1]. channels: of every image, 1 to 4 (TIFF: more). class_num: above 0, images hold classes 0 to
     class_num - 1 and ``clip`` does not matter. spacing: resample to this pixel size in mm. body: outside of the body
     becomes air (HU). scale: images are enlarged so many times by bicubic interpolation. released: colours become whole
     grey levels, and pixel sizes change, as in the released codes. Files are read through ``cache``, which holds values
