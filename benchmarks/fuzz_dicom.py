@@ -10,21 +10,14 @@ dies, if it takes more than 5 s of processor time, or if memory grows by more th
 seed makes the same cases. Ends with status 1 if there are findings.
 """
 
-import argparse
-import collections
 import io
-import multiprocessing
 import os
-import re
-import signal
 import struct
 import sys
-import tempfile
-import time
-import traceback
 import zlib
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
@@ -35,12 +28,6 @@ from medi2i.datasets import dicom
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.tools.make_phantom import ct_image
 from medi2i.tools.making.phantom import phantom
-
-MAX_PIXELS = 1 << 20
-CPU_SECONDS = 5
-WALL_SECONDS = 120
-MEMORY_LIMIT = 160 * MAX_PIXELS + (32 << 20)
-"""Bytes by which a case may grow the process: some arrays of double precision of the largest image allowed."""
 
 WHEEL = """
     693_J2KI.dcm CT_small.dcm J2K_pixelrep_mismatch.dcm MR_small.dcm MR_small_RLE.dcm MR_small_bigendian.dcm
@@ -143,15 +130,8 @@ def deflate(body):
 
 
 def flip_bits(data, rng):
-    """1 to 64 bits, anywhere, or in the first 2 kB where the header is."""
-    end = len(data) if rng.random() < 0.5 else min(len(data), 2048)
-    for place in rng.integers(132, max(end, 133), rng.choice([1, 2, 4, 16, 64])):
-        data[min(place, len(data) - 1)] ^= 1 << rng.integers(8)
-    return data
-
-
-def truncate(data, rng):
-    return data[: rng.integers(0, len(data) if rng.random() < 0.5 else min(len(data), 4096))]
+    """Bits behind the preamble."""
+    return fuzz.flip_bits(data, rng, 132)
 
 
 def swap_tags(data, rng):
@@ -199,22 +179,15 @@ def hurtful_value(data, rng):
     return data
 
 
-MUTATIONS = (flip_bits, flip_bits, truncate, swap_tags, wrong_length, hurtful_value, hurtful_value)
+MUTATIONS = (flip_bits, flip_bits, fuzz.truncate, swap_tags, wrong_length, hurtful_value, hurtful_value)
 
 
-def mutated(files, seed, case):
-    """(bytes, description) of a case: one to three mutations of one seed."""
-    rng = np.random.default_rng([seed, case])
-    name = list(files)[rng.integers(len(files))]
-    head, body, packed = inflate(files[name])
-    packed = packed and rng.random() < 0.8  # else the deflated stream itself is damaged
-    data = bytearray(head + body if packed else files[name])
-    steps = [MUTATIONS[rng.integers(len(MUTATIONS))] for _ in range(rng.choice([1, 1, 2, 3]))]
-    for step in steps:
-        data = step(data, rng) if len(data) > 200 else data
-    if packed and len(data) > len(head):
-        data = data[: len(head)] + deflate(bytes(data[len(head) :]))
-    return bytes(data), f"{name}: {', '.join(step.__name__ for step in steps)}"
+def wrapped(data, rng):
+    """A deflated file is damaged behind its packing, or (one in five) as it is."""
+    head, body, packed = inflate(data)
+    if not (packed and rng.random() < 0.8):
+        return data, bytes
+    return head + body, lambda data: data[: len(head)] + deflate(data[len(head) :]) if len(data) > len(head) else data
 
 
 # --- one case -----------------------------------------------------------------------------------------------------
@@ -222,22 +195,22 @@ def mutated(files, seed, case):
 
 def attempt(path, out):
     """Scan, read and write a file. Returns what came of it; raises what should never be raised."""
-    headers = dicom.scan([path], decode=False, max_pixels=MAX_PIXELS, workers=1)
-    found = dicom.scan([path], max_pixels=MAX_PIXELS, workers=1)
+    headers = dicom.scan([path], decode=False, max_pixels=fuzz.MAX_PIXELS, workers=1)
+    found = dicom.scan([path], max_pixels=fuzz.MAX_PIXELS, workers=1)
     for one in (headers, found):
         list(dicom.as_text(one))
         dicom.as_json(one)
     if not found.series:
-        return "skipped: " + re.sub(r"[0-9][0-9.,e+]*", "#", found.skipped[0].reason.split("(")[0])[:60]
+        return "skipped: " + fuzz.in_words(found.skipped[0].reason)
     for series in found.series:
         series.affine()
         for item in series.slices[:2]:
-            image = dicom.read(item.path, item.frame, max_pixels=MAX_PIXELS)
+            image = dicom.read(item.path, item.frame, max_pixels=fuzz.MAX_PIXELS)
             derived = DerivedSeries(image.header, model_name="identity", description="fuzz", value_range=None)
             try:
                 report = derived.write(out, image, image.hu, mask=image.mask, force=True)
             except UserError as error:
-                return "not written: " + re.sub(r"[0-9][0-9.,e+]*", "#", str(error).split(": ", 1)[-1])[:60]
+                return "not written: " + fuzz.in_words(str(error).split(": ", 1)[-1])
             again = dicom.read(out)
             if report.clipped == 0 and image.modality == "CT" and image.slope == 1 and image.mask is None:
                 difference = np.abs(again.hu - image.hu).max()
@@ -246,132 +219,8 @@ def attempt(path, out):
     return "read and written"
 
 
-def grown(pid="self", reset=False):
-    """Peak resident memory of the process in bytes since the last reset (Linux), else 0."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", text).group(1))
-
-
-def work(pipe, seed, folder):
-    """Worker process: takes numbers of cases, answers (case, outcome, finding or None, bytes grown, seconds)."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process: it counts processor time, so a busy machine
-    files = seeds(folder)  # makes no false alarm
-    path, out = folder / "mutated", folder / "out.dcm"
-    path.write_bytes(files["phantom-plain"])
-    attempt(path, out)
-    while (case := pipe.recv()) is not None:
-        data, _ = mutated(files, seed, case)
-        path.write_bytes(data)
-        before, started, finding = grown(reset=True), time.process_time(), None
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        try:
-            outcome = attempt(path, out)
-        except Exception as error:  # this is what is looked for
-            outcome, finding = type(error).__name__, traceback.format_exc()
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        growth = max(0, grown() - before)
-        if growth > MEMORY_LIMIT:
-            finding = finding or f"memory grew by {growth >> 20} MB"
-        pipe.send((case, outcome, finding, growth, time.process_time() - started))
-
-
-class Worker:
-    """A process that is started again when it dies."""
-
-    def __init__(self, seed):
-        self.seed, self.case = seed, None
-        self.folder = tempfile.TemporaryDirectory(prefix="fuzz")
-        self.start()
-
-    def start(self):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(end, self.seed, Path(self.folder.name)), daemon=True)
-        self.process.start()
-        end.close()
-
-    def run(self, case):
-        """Answer of ``work``, also where the process did not live to give it."""
-        self.pipe.send(case)
-        try:
-            if self.pipe.poll(WALL_SECONDS):
-                return self.pipe.recv()
-            self.process.kill()
-            finding = f"no answer after {WALL_SECONDS} s"
-        except EOFError:
-            finding = None
-        self.process.join()
-        code = self.process.exitcode
-        if finding is None:
-            hung = code == -signal.SIGPROF
-            finding = f"more than {CPU_SECONDS} s of processor time" if hung else f"the process died (exit code {code})"
-        self.start()
-        return case, "died", finding, 0, 0.0
-
-    def stop(self):
-        self.pipe.send(None)
-        self.process.join()
-        self.folder.cleanup()
-
-
-def run_cases(cases, seed, report):
-    """All answers, in order. report(answer) is called after each."""
-    worker = Worker(seed)
-    answers = []
-    for case in cases:
-        answers.append(worker.run(case))
-        report(answers[-1])
-    worker.stop()
-    return answers
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first case")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one case, in this process, with its traceback")
-    parser.add_argument("--keep", type=Path, help="folder for the files of findings")
-    args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
-        files = seeds(Path(name))
-        if args.only is not None:
-            data, what = mutated(files, args.seed, args.only)
-            path = Path(args.keep or name, f"case{args.only}.dcm")
-            path.write_bytes(data)
-            print(what, path, sep="\n")
-            print(attempt(path, Path(name, "out.dcm")))
-            return 0
-    started = time.monotonic()
-
-    def report(answer):
-        case, _, finding, _, _ = answer
-        if finding is not None:
-            data, what = mutated(files, args.seed, case)
-            print(f"FINDING case {case}, {what}\n{finding}", flush=True)
-            if args.keep is not None:
-                args.keep.mkdir(parents=True, exist_ok=True)
-                (args.keep / f"case{case}.dcm").write_bytes(data)
-        elif (case + 1) % 1000 == 0:
-            print(f"{case + 1 - args.first} cases, {time.monotonic() - started:.0f} s", flush=True)
-
-    answers = run_cases(range(args.first, args.first + args.cases), args.seed, report)
-    for outcome, number in collections.Counter(a[1] for a in answers).most_common():
-        print(f"{number:6d}  {outcome}")
-    found = sum(a[2] is not None for a in answers)
-    print(
-        f"{len(answers)} files of {len(files)} seeds: {found} finding(s); "
-        f"at most {max(a[4] for a in answers):.2f} s and {max(a[3] for a in answers) >> 20} MB a file "
-        f"(limits: {CPU_SECONDS} s, {MEMORY_LIMIT >> 20} MB); {time.monotonic() - started:.0f} s in all"
-    )
-    return int(found > 0)
-
+SUBJECT = fuzz.Subject(".dcm", seeds, MUTATIONS, attempt, "phantom-plain", wrapped)
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    sys.exit(fuzz.run(SUBJECT, fuzz.parser(__doc__, 10_000).parse_args()))
