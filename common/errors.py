@@ -32,9 +32,11 @@ def run(command, argv=None):
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
     try:
-        return command(argv) or 0
+        status = command(argv) or 0
+        _flush()
+        return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -44,6 +46,21 @@ def run(command, argv=None):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _flush():
+    try:
+        sys.stdout.flush()  # now, while a full disk behind it can still be told, and the status say so
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _discard_output():
+    """What is still to be printed goes nowhere: Python tries once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error):

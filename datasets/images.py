@@ -4,6 +4,7 @@ Arrays are (C, H, W) float32 in the file's own unit: HU for DICOM, grey levels f
 and txt.
 """
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,13 @@ def to_integers(array, bits):
     return np.clip(rounded, 0, top).astype({8: np.uint8, 16: np.uint16}[bits]), outside
 
 
+def save_picture(picture, path, form, **how):
+    """Write a Pillow image. Pillow's own way into a file ends JPEG where the disk is full, without a word."""
+    content = io.BytesIO()
+    picture.save(content, form, **how)
+    Path(path).write_bytes(content.getvalue())
+
+
 def _write_pillow(temporary, path, array, bits, kind):
     form = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP"}[kind]
     bits = bits or 8
@@ -171,10 +179,7 @@ def _write_pillow(temporary, path, array, bits, kind):
         raise UserError(f"{path}: {form} with {array.shape[0]} channel(s) cannot hold 16 bits here; tif can")
     values, saturated = to_integers(array, bits)
     picture = Pillow.fromarray(values[0] if values.shape[0] == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
-    if form == "JPEG":
-        picture.save(temporary, form, quality=95, subsampling=0)
-    else:
-        picture.save(temporary, form)
+    save_picture(picture, temporary, form, **({"quality": 95, "subsampling": 0} if form == "JPEG" else {}))
     return saturated
 
 

@@ -1,7 +1,9 @@
 """Outputs appear whole or not at all, and never in the place of an input."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -27,28 +29,98 @@ def check_target(out_path: Path, inputs: Iterable[Path], force: bool) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(out_path: Path, force: bool) -> Iterator[Path]:
+def whole_file(out_path: Path, force: bool, lasting: bool = False) -> Iterator[Path]:
     """A hidden temporary path beside ``out_path`` that takes its name when the block ends well, and vanishes when it
-    does not. An OSError in the block (a full disk) is raised with the name of ``out_path``."""
+    does not. An OSError in the block (a full disk) is raised with the name of ``out_path``.
+
+    lasting: the file outlives a loss of power, too. Without ``force``, UserError where the file is there already."""
+    out_path = Path(out_path)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     _clear_after_kills(out_path.parent.absolute())
     mark = hashlib.sha256(out_path.name.encode(errors="surrogateescape")).hexdigest()[:16]
     temporary = out_path.with_name(f".{mark}.{os.getpid()}.{_HOST}{UNFINISHED}")
     try:
-        yield temporary
-        if force:
-            os.replace(temporary, out_path)
-            return
-        try:
-            os.link(temporary, out_path)  # unlike a rename, fails if somebody made the file in the meantime
-        except FileExistsError:
-            raise UserError(f"{out_path}: exists; --force would overwrite it") from None
-        except OSError:  # a file system without links
-            os.rename(temporary, out_path)
-    except OSError as error:
-        raise _named(error, out_path) from error
+        with naming(out_path):
+            yield temporary
+            if lasting:
+                _sync(temporary, os.O_RDWR)
+            if force:
+                os.replace(temporary, out_path)
+            else:
+                _take_name(temporary, out_path)
+            if lasting and os.name == "posix":
+                _sync(out_path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_name(temporary: Path, out_path: Path) -> None:
+    """A rename that fails, with UserError, if somebody made the file in the meantime; also on network file systems."""
+    try:
+        try:
+            os.link(temporary, out_path)
+        except FileExistsError:
+            if os.stat(temporary).st_nlink == 1:  # else it is ours: NFS asks again where an answer was lost
+                raise
+        except OSError:  # a file system without links
+            os.close(os.open(out_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            os.replace(temporary, out_path)
+    except FileExistsError:
+        raise UserError(f"{out_path}: exists; --force would overwrite it") from None
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(out_path: Path, text: str, lasting: bool = False) -> None:
+    """Write a text file (UTF-8; names that are no UTF-8 as ``\\udc..``), whole or not at all."""
+    with whole_file(out_path, force=True, lasting=lasting) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def csv_text(rows: Iterable[Iterable]) -> str:
+    """Rows as the text of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def append_text(path: Path, text: str, lasting: bool = False) -> None:
+    """Add ``text`` (UTF-8) to the end of a file: all of it, or none where the disk is full.
+
+    lasting: it outlives a loss of power, too. An OSError has the file's name."""
+    with naming(path), open(path, "ab", buffering=0) as file:
+        size, left = file.tell(), text.encode("utf-8", "backslashreplace")
+        try:
+            while left:
+                left = left[file.write(left):]
+            if lasting:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """OSErrors of the block are raised with the name of ``path``: writing to an open file gives them none."""
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder that belongs to this one alone."""
+    for pattern in (f".*{UNFINISHED}", "*.tmp"):  # .tmp: as earlier versions called them
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _clear_after_kills(folder: Path) -> None:
@@ -77,4 +149,6 @@ def _named(error: OSError, path: Path) -> OSError:
     cause = error
     while cause is not None and not (isinstance(cause, OSError) and cause.errno is not None):
         cause = cause.__cause__ or cause.__context__
-    return error if cause is None else OSError(cause.errno, cause.strerror, str(path))
+    if cause is None:  # a library's own, in words
+        return OSError(f"{path}: {error}")
+    return OSError(cause.errno, cause.strerror or os.strerror(cause.errno), str(path))

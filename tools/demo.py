@@ -19,6 +19,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.options.presets import PAIRED
 from medi2i.datasets import dicom, lists
+from medi2i.datasets.outputs import write_text
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 from medi2i.tools.making.own_folder import OwnFolder
@@ -112,7 +113,7 @@ def thin_out(pairs: Path) -> Path:
         return pairs
     shorter = pairs.with_name("pairs_some.txt")
     chosen = np.linspace(0, len(lines) - 1, MOST_PAIRS).round().astype(int)
-    shorter.write_text("".join(lines[index] for index in chosen), encoding="utf-8")
+    write_text(shorter, "".join(lines[index] for index in chosen))
     print(f"# {MOST_PAIRS} of {len(lines)} pairs, evenly spaced, are in {shorter}")
     return shorter
 

@@ -6,9 +6,7 @@ The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network 
 run once by ONNX Runtime and compared with Chainer before it is written.
 """
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from medi2i.common.inference.engine_choice import TOLERANCE
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.datasets.outputs import whole_file
 
 
 def command(argv):
@@ -74,14 +73,8 @@ def check(content, generator):
 
 def write(path, content):
     """Write a file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path, force=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def main(argv=None):

@@ -18,6 +18,8 @@ from PIL import Image
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.datasets.images import save_picture
+from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.tools.making import shapes
 
 BROWN = (0.55, 0.33, 0.16)
@@ -57,7 +59,7 @@ def command(argv):
             for domain, image in zip("AB", make(generator, size, options), strict=True):
                 save(out / f"{phase}{domain}" / name, image, options.grey)
             names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-        (out / f"{phase}.txt").write_text("".join(names), encoding="utf-8")
+        write_text(out / f"{phase}.txt", "".join(names))
     print(f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
           "(trainA trainB testA testB; train.txt test.txt)")
 
@@ -93,14 +95,14 @@ def textures(generator, size, options):
 
 def save(path, image, grey=False):
     """Write class numbers (uint8) as they are, a picture (3, H, W) in 0…1 as 8 bit."""
-    path.parent.mkdir(exist_ok=True)
     if image.dtype != np.uint8:
         values = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         image = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-        if grey and image.ndim == 3:
-            Image.fromarray(image).convert("L").save(path, quality=95)
-            return
-    Image.fromarray(image).save(path, quality=95)
+    picture = Image.fromarray(image)
+    if grey and image.ndim == 3:
+        picture = picture.convert("L")
+    with whole_file(path, force=True) as temporary:
+        save_picture(picture, temporary, "jpeg" if path.suffix == ".jpg" else "png", quality=95)
 
 
 def new_folder(path) -> Path:

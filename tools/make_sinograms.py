@@ -16,6 +16,7 @@ from skimage.transform import radon
 
 from medi2i.common.errors import run
 from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.tools.make_shapes import new_folder
 from medi2i.tools.making import shapes
 
@@ -49,7 +50,7 @@ def command(argv):
             save(out / f"{phase}A" / name, sinogram(image), float(options.size))
             save(out / f"{phase}B" / name, image, 1.0)
             names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-        (out / f"{phase}.txt").write_text("".join(names), encoding="utf-8")
+        write_text(out / f"{phase}.txt", "".join(names))
     print(f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} pixels "
           "(trainA trainB testA testB; train.txt test.txt)")
 
@@ -72,10 +73,12 @@ def sinogram(image: np.ndarray) -> np.ndarray:
 
 def save(path, array, top: float):
     """npy: float32 as it is; png: 16 bit, `top` becomes 65535."""
-    if path.suffix == ".npy":
-        np.save(path, array.astype(np.float32), allow_pickle=False)
-    else:
-        Image.fromarray(np.rint(np.clip(array / top, 0, 1) * PNG_TOP).astype(np.uint16)).save(path)
+    with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, array.astype(np.float32), allow_pickle=False)
+        else:
+            values = np.rint(np.clip(array / top, 0, 1) * PNG_TOP).astype(np.uint16)
+            Image.fromarray(values).save(file, "png")
 
 
 def main(argv=None):

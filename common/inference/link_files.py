@@ -1,5 +1,4 @@
 """One network, one npz file: written whole or not at all, read whole or not at all, and nothing is ever unpickled."""
-import os
 import zipfile
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.datasets.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
 
@@ -24,16 +24,8 @@ def arrays_of(link) -> dict[str, numpy.ndarray]:
 
 def write_arrays(path, arrays: dict[str, numpy.ndarray]):
     """Write an npz file; ``path`` is either as it was before, or complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            numpy.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path), force=True, lasting=True) as temporary, temporary.open("wb") as file:
+        numpy.savez(file, **arrays)
 
 
 def save_link(path, link):

@@ -15,6 +15,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.onnx_graph import INPUT
 from medi2i.common.inference.slices import load_slice
 from medi2i.common.inference.tiling import pad_to_multiple
+from medi2i.datasets.outputs import naming
 
 EXAMPLES = 8
 
@@ -63,7 +64,8 @@ def quantised(content, images):
     names = [node.name for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Conv"]
     with tempfile.TemporaryDirectory() as place:
         plain, small = Path(place) / "float32.onnx", Path(place) / "int8.onnx"
-        plain.write_bytes(content)
+        with naming(plain):
+            plain.write_bytes(content)
         logging.disable(logging.WARNING)  # advice on graphs that were not made here
         try:
             quantization.quantize_static(

@@ -1,7 +1,6 @@
 """The ``args`` file beside the weights: all options as flat JSON, ours or the released codes'."""
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from medi2i.common.errors import UserError
@@ -9,6 +8,7 @@ from medi2i.common.options.old_spellings import fold_json
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.common.version import VERSION
+from medi2i.datasets.outputs import write_text
 
 APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}
 
@@ -54,7 +54,4 @@ def load_args(path):
 
 def save_args(options, path):
     """Write ``options`` as JSON, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(Path(path), json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n")

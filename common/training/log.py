@@ -1,12 +1,11 @@
 """The log of a training: one JSON object a line in log.jsonl, and the same as a table in log.csv."""
-import csv
 import json
-import os
 from pathlib import Path
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.ending import scalar, scalars
 from medi2i.common.training.snapshot import serialize_json
+from medi2i.datasets.outputs import append_text, csv_text, write_text
 
 FIRST = ("epoch", "iteration", "elapsed_time")
 
@@ -41,9 +40,7 @@ class Log(chainer.training.Extension):
             self.warn(f"warning: {self.path}: {self.lines - len(entries)} lines are missing")
         entries = entries[:self.lines]
         self.lines = len(entries)
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(_line(entry) for entry in entries), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(_line(entry) for entry in entries))
         self.table.rewrite(entries)
 
     def __call__(self, trainer):
@@ -67,10 +64,7 @@ class Log(chainer.training.Extension):
         return {name: totals[name] / count for name, (_, count) in sorted(self._sums.items())}
 
     def _append(self, entry):
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line(entry))
-            file.flush()
-            os.fsync(file.fileno())  # the snapshot that counts this line may be written next
+        append_text(self.path, _line(entry), lasting=True)  # the snapshot that counts this line may be written next
         self.lines += 1
         self.table.append(entry, lambda: read_log(self.path))
 
@@ -93,20 +87,14 @@ class Table:
         if set(entry) - set(self.columns):
             self.rewrite(all_entries())
             return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(entry)
+        append_text(self.path, csv_text([[entry.get(name, "") for name in self.columns]]))
 
     def rewrite(self, entries):
         """Write the table of ``entries`` anew."""
         names = {name for entry in entries for name in entry}
         self.columns = [*FIRST, *sorted(names - set(FIRST))] if names else []
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            if self.columns:
-                writer.writeheader()
-            writer.writerows(entries)
-        os.replace(temporary, self.path)
+        rows = [self.columns, *([entry.get(name, "") for name in self.columns] for entry in entries)]
+        write_text(self.path, csv_text(rows) if self.columns else "")
 
 
 def read_log(path):

@@ -1,14 +1,14 @@
 """Grids of pictures as PNG: each panel an image in its own window, pixel for pixel."""
 import dataclasses
 import enum
-import os
-from pathlib import Path
 
 import numpy
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
+
+from medi2i.datasets.outputs import whole_file
 
 DPI = 100
 SMALLEST, LARGEST = 160, 560  # a panel's longer side in the picture's pixels
@@ -127,10 +127,8 @@ def _shortened(text, pixels):
 
 def save_figure(figure, path):
     """Write a matplotlib figure as PNG, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, path)
+    with whole_file(path, force=True) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def chosen_samples(length, count, seed, iteration):

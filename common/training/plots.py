@@ -1,4 +1,5 @@
 """Plots of the log: one PNG for each network and one for the validation."""
+import sys
 import time
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medi2i.common.compat import chainer
+from medi2i.common.errors import one_line
 from medi2i.common.training.log import read_log
 from medi2i.common.training.pictures import save_figure
 
@@ -35,7 +37,10 @@ class Plots(chainer.training.Extension):
 
     def finalize(self):
         """Called by the trainer when training ends, however it ends."""
-        draw_all(read_log(self.log_path), self.folder)
+        try:
+            draw_all(read_log(self.log_path), self.folder)
+        except OSError as error:  # what comes after must be closed, too, and a training that ended has its weights
+            print(f"warning: {one_line(error)}", file=sys.stderr, flush=True)
 
 
 def draw_all(entries, folder):

@@ -1,11 +1,11 @@
 """``--profile``: where the time of a training goes, in words and as rows of profile.csv."""
 import contextlib
 import csv
-import os
 import time
 from pathlib import Path
 
 from medi2i.common.compat import chainer
+from medi2i.datasets.outputs import csv_text, write_text
 
 WAITING, TRANSFER, FORWARD, BACKWARD, UPDATE = "waiting for images", "to the device", "forward", "backward", "update"
 SNAPSHOTS, LOG, REST = "snapshots", "log and plots", "the rest"
@@ -162,12 +162,8 @@ def write_rows(path, profile, first, last):
     if path.is_file():
         with open(path, newline="", encoding="utf-8") as file:
             earlier = [row for row in csv.DictReader(file) if int(row["last_iteration"]) < first]
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows([*earlier, *profile.rows(first, last)])
-    os.replace(temporary, path)
+    rows = [*earlier, *profile.rows(first, last)]
+    write_text(path, csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
 
 
 def _share(part, total):

@@ -1,7 +1,6 @@
 """The folder of one training run: made whole in one step, opened again to resume."""
 import contextlib
 import json
-import os
 import shlex
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import save_args
+from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
 
 try:
     import fcntl
@@ -42,7 +42,7 @@ class RunFolder:
             for name in FOLDERS:
                 (temporary / name).mkdir()
             save_args(options, temporary / "args")
-            (temporary / "command.txt").write_text(shlex.join(command_line) + "\n", encoding="utf-8")
+            write_text(temporary / "command.txt", shlex.join(command_line) + "\n")
             path = _renamed(temporary, out / time.strftime("%Y%m%d_%H%M%S"))
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -56,11 +56,9 @@ class RunFolder:
         for folder in (run.plots, run.vis, run.snapshots):
             folder.mkdir(exist_ok=True)
         for folder in (run.path, run.plots, run.vis, run.snapshots):
-            for unfinished in folder.glob("*.tmp"):
-                unfinished.unlink()  # what a kill cut short
+            clear_unfinished(folder)
         save_args(options, run.path / "args")
-        with open(run.path / "command.txt", "a", encoding="utf-8") as file:
-            file.write(shlex.join(command_line) + "\n")
+        append_text(run.path / "command.txt", shlex.join(command_line) + "\n")
         return run
 
     def write_best(self, epoch, metric, value):
@@ -69,9 +67,7 @@ class RunFolder:
         if epoch is None:
             path.unlink(missing_ok=True)
             return
-        temporary = path.with_name("best.json.tmp")
-        temporary.write_text(json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n")
 
     def close(self):
         """Give the lock back."""

@@ -5,7 +5,6 @@ Chainer's own npz functions pickle ``None`` and unpickle what they read; these d
 import io
 import itertools
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.datasets.outputs import whole_file
 
 FORMAT = 1
 _FORMAT_NAME = "format"
@@ -101,17 +101,11 @@ def write_npz(path, arrays):
 
     A kill leaves the old file or the new.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
-                with archive.open(name + ".npy", "w", force_zip64=True) as member:
-                    numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with (whole_file(Path(path), force=True, lasting=True) as temporary, open(temporary, "wb") as file,
+          zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive):
+        for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
+            with archive.open(name + ".npy", "w", force_zip64=True) as member:
+                numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path):
@@ -124,17 +118,6 @@ def read_npz(path):
                     for name in archive.namelist()}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise BrokenFile(f"{path}: not a whole npz file ({error})") from None
-
-
-def sync_folder(folder):
-    """Make a rename in ``folder`` last through a loss of power, where the system can (POSIX)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def state_of(trainer):

@@ -1,9 +1,9 @@
 """Statistics of the weights, each epoch, on request: what a network that learns nothing, or too much, shows first."""
 import csv
-import os
 from pathlib import Path
 
 from medi2i.common.compat import chainer
+from medi2i.datasets.outputs import append_text, csv_text, write_text
 
 COLUMNS = ("epoch", "iteration", "parameter", "mean", "sd", "smallest", "largest", "gradient_norm")
 
@@ -25,23 +25,16 @@ class ParameterStatistics(chainer.training.Extension):
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if None not in row.values()]
         rows = [row for row in rows if int(row["iteration"]) <= trainer.updater.iteration]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        write_text(self.path, csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
 
     def __call__(self, trainer):
         updater = trainer.updater
         if not updater.is_new_epoch:
             return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            for name, link in self.networks.items():
-                for path, parameter in sorted(link.namedparams()):
-                    if parameter.array is not None:
-                        writer.writerow([updater.epoch, updater.iteration, name + path, *describe(parameter)])
+        append_text(self.path, csv_text(
+            [updater.epoch, updater.iteration, name + path, *describe(parameter)]
+            for name, link in self.networks.items() for path, parameter in sorted(link.namedparams())
+            if parameter.array is not None))
 
 
 def describe(parameter):

@@ -23,3 +23,11 @@ def test_no_right_to_write(capsys):
 
     assert run(refuse, []) == 1
     assert capsys.readouterr().err.startswith("error: out: Permission denied; another place, or the right to use this")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_output_that_goes_nowhere(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert run(lambda _: print("as many pairs as were made"), []) == 1
+    assert capsys.readouterr().err == "error: standard output: No space left on device\n"

@@ -8,6 +8,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.lowres import enlarge, enlarge_mask
+from medi2i.datasets.outputs import naming
 from medi2i.tools.evaluation import metrics
 
 LEVEL = 0.95
@@ -139,7 +140,9 @@ def kept_on_disk(row: Row, folder) -> Row:
         if one.key not in numbers:
             array = row.image(one)
             numbers[one.key] = len(numbers)
-            np.save(folder / f"{numbers[one.key]}.npy", array, allow_pickle=False)
+            path = folder / f"{numbers[one.key]}.npy"
+            with naming(path):
+                np.save(path, array, allow_pickle=False)
             return array
         return np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False)
     return Row(row.name, row.note, image, row.shift)

@@ -3,7 +3,6 @@ import html
 import io
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -11,6 +10,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from medi2i.datasets.outputs import write_text
 from medi2i.tools.evaluation import packing
 
 MEGABYTE = 10 ** 6
@@ -73,10 +73,7 @@ def write_page(path, content: Content, load, budget_mb: float) -> packing.Packed
     for piece in pieces:  # filled in one pass: what is filled in may hold braces itself
         name, _, after = piece.partition("}}")
         out += [parts[name], after]
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write("".join(out))
-    os.replace(temporary, path)
+    write_text(path, "".join(out))
     return packed
 
 

@@ -3,6 +3,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medi2i.datasets.outputs import whole_file
+
 DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one outlier
 PANEL = 3.2  # inches
 
@@ -41,7 +43,8 @@ def comparison(path, title: str, images: dict, truth, window, unit: str, differe
     bar.set_label("difference" + (unit and f" /{unit}"))
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.savefig(path, dpi=110)
+    with whole_file(path, force=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _grey(image):

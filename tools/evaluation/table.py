@@ -1,11 +1,11 @@
 """The results as a table for people, and as CSV and JSON for programs."""
-import csv
 import json
 import math
 import os
 
 import numpy as np
 
+from medi2i.datasets.outputs import csv_text, whole_file, write_text
 from medi2i.tools.evaluation import measure
 from medi2i.tools.evaluation.measure import ALL
 
@@ -113,14 +113,14 @@ def write_maps(folder, evaluation):
         scene = measure.read(one, evaluation.rows)
         for row, image in scene.images.items():
             path = folder / row.replace(os.sep, "_") / f"{one.key}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, image - scene.truth, allow_pickle=False)
+            with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
+                np.save(file, image - scene.truth, allow_pickle=False)
     return folder
 
 
 def write_json(path, content):
     """Write JSON; what is not a finite number becomes a string (inf, nan), which JSON has no number for."""
-    _write(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _plain(value):
@@ -134,17 +134,7 @@ def _plain(value):
 
 
 def _write_csv(path, head, lines):
-    with open(f"{path}.tmp", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(lines)
-    os.replace(f"{path}.tmp", path)
-
-
-def _write(path, text):
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(f"{path}.tmp", path)
+    write_text(path, csv_text([head, *lines]))
 
 
 def _number(value, digits):

@@ -1,11 +1,11 @@
 """A folder that a command may empty and fill again, without ever deleting what it did not make."""
 import json
-import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.datasets.outputs import write_text
 
 RECORD = ".made-by.json"
 
@@ -65,9 +65,7 @@ class OwnFolder:
 
     def _save(self):
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / (RECORD + ".tmp")
-        temporary.write_text(json.dumps(self._record), encoding="utf-8")
-        os.replace(temporary, self.path / RECORD)
+        write_text(self.path / RECORD, json.dumps(self._record))
 
 
 def _is_record(record):

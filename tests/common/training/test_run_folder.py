@@ -36,12 +36,12 @@ def test_opening_cleans_up_and_locks(tmp_path):
     with pytest.raises(UserError, match="another process is training"):
         RunFolder.open(run.path, PairedOptions(), [])
     run.close()
-    for leftover in (run.path / ".enc_x3.npz.tmp", run.snapshots / "snapshot_000000007.npz.tmp"):
+    for leftover in (run.path / ".enc_x3.npz.tmp", run.snapshots / ".0123456789abcdef.1.host.part"):
         leftover.write_bytes(b"half")
     again = RunFolder.open(run.path, PairedOptions(epoch=7), ["train", "--resume", "x"])
     assert again.resumed and load_args(run.path).epoch == 7
     assert (run.path / "command.txt").read_text() == "train\ntrain --resume x\n"
-    assert not [name for _, _, names in os.walk(run.path) for name in names if name.endswith(".tmp")]
+    assert not [name for _, _, names in os.walk(run.path) for name in names if name.endswith((".tmp", ".part"))]
 
 
 def test_best_json(tmp_path):
