@@ -29,9 +29,10 @@ MEADOW = (0.35, 0.6, 0.25)
 @dataclass
 class ShapesOptions(Checked):
     """What to make"""
-    out: str = option("data/shapes", "-o", metavar="FOLDER", help="new folder for the images and lists")
+    out: str = option("data/shapes", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
     make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
-    size: list = option([64], nargs="+", type=int, low=16, metavar="PX", help="width, or height and width, in pixels")
+    size: list = option([64], "-s", "-z", nargs="+", type=int, low=16, metavar="PX",
+                        help="width, or height and width, in pixels")
     num: int = option(200, "-n", type=int, low=1, help="training images")
     num_test: int = option(40, type=int, low=0, help="test images")
     shapes: int = option(3, type=int, low=1, help="most shapes in an image")

@@ -26,8 +26,8 @@ PNG_TOP = 65535
 @dataclass
 class SinogramOptions(Checked):
     """What to make"""
-    out: str = option("data/sinograms", "-o", metavar="FOLDER", help="new folder for the images and lists")
-    size: int = option(128, type=int, low=16, metavar="PX", help="width and height of image and sinogram")
+    out: str = option("data/sinograms", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
+    size: int = option(128, "-s", "-z", type=int, low=16, metavar="PX", help="width and height of image and sinogram")
     num: int = option(1000, "-n", type=int, low=1, help="training images")
     num_test: int = option(100, type=int, low=0, help="test images")
     shapes: int = option(4, type=int, low=1, help="most shapes in an image")

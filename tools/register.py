@@ -20,8 +20,9 @@ import pydicom
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom
-from medi2i.datasets.body import AIR_HU, body_mask
+from medi2i.datasets.body import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.derived import DerivedSeries
+from medi2i.datasets.images import read_image
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.placing import ORDERS, Grid, new_position, sample
 from medi2i.tools.making import registration
@@ -37,18 +38,32 @@ POOR = 0.5       # correlation after registration below which to warn
 class RegisterOptions(Checked):
     """What to do with a series"""
     root: str = option("data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content")
-    out: str = option("registered", "-o", metavar="FOLDER", help="folder for the new series, as the root's")
+    out: str = option("registered", "-o", "--outdir", metavar="FOLDER", help="folder for the new series, as the root's")
     to: str = option(BODY, choices=[BODY, TEMPLATE, NONE], help="what comes to the middle: the body's centre, what is "
                      "there in the template, or what is there already")
     template: str | None = option(None, metavar="FOLDER", help="series for --to template; its grid is the default")
-    size: list | None = option(None, nargs="+", type=int, low=8, metavar="PX",
+    size: list | None = option(None, "-s", nargs="+", type=int, low=8, metavar="PX",
                                help="width, or height and width, of the new images [the same field in the new spacing]")
-    spacing: float | None = option(None, type=float, low=0.01, metavar="MM", help="size of the new pixels [the same]")
-    slice_range: list | None = option(None, "-sr", nargs=2, type=float, metavar="MM", help="only slices between these "
-                                      "positions")
+    spacing: float | None = option(None, "-f", "-fs", "--forceSpacing", type=float, low=0.01, metavar="MM",
+                                   help="size of the new pixels [the same]")
+    scale: float | None = option(None, type=float, low=0.01, high=100, metavar="X",
+                                 help="so many times as many pixels a mm, in place of --spacing")
+    translate: list | None = option(None, "-tr", nargs="*", type=float, metavar="MM",
+                                    help="then shift everything by so many mm to the right and down [0 0]")
+    random_translate: int = option(0, "-rt", type=int, low=0, metavar="PX", help="shift each series at random by up to "
+                                   "so many of the new pixels")
+    seed: int = option(0, type=int, low=0, help="of --random_translate: the same seed and series, the same shift")
+    slice_range: list | None = option(None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between "
+                                      "these positions")
     mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air")
+    mask_img: list | None = option(None, nargs="*", metavar="FILE", help="a picture or npy that is 0 on what is to be "
+                                   "set to air; without one, --mask body")
+    threshold: float | None = option(None, type=float, metavar="HU", help="what is above it is body [CT: -500]")
+    padding: float | None = option(None, type=float, metavar="HU", help="value beside the image and outside the mask "
+                                   "[CT: -1000, else marked as padding]")
     interpolation: str = option("linear", choices=list(ORDERS), help="between pixels")
-    deidentify: bool = option(False, type=bool, help="remove what tells of the patient (PS3.15 Annex E, basic profile)")
+    deidentify: bool = option(False, "--anonimise", "--anonymise", type=bool, help="remove what tells of the patient "
+                              "(PS3.15 Annex E, basic profile)")
     modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="modalities to take")
     force: bool = option(False, type=bool, help="overwrite files that are there (inputs never are)")
 
@@ -57,6 +72,11 @@ def command(argv):
     options = parse(RegisterOptions, argv, prog="register", description=__doc__.splitlines()[0])
     if options.size is not None and len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
+    if options.scale is not None and options.spacing is not None:
+        raise UserError("--scale: given together with --spacing; one of them says how large pixels are")
+    for name, counts in (("translate", (0, 2)), ("mask_img", (0, 1))):
+        if len(getattr(options, name) or []) not in counts:
+            raise UserError(f"--{name}: {len(getattr(options, name))} values; it takes none or {counts[1]}")
     if (options.template is not None) != (options.to == TEMPLATE):
         raise UserError("--template: goes with --to template, and --to template with it")
     deidentifier = Deidentifier() if options.deidentify else None
@@ -76,18 +96,21 @@ def register(series, template, options, deidentifier, taken):
         raise UserError(f"{slices[0].path}: has no PixelSpacing; nothing can be placed in mm")
     source = Grid.of(series.shape, series.spacing)
     centre, told = where(series, slices, template, options)
-    target = target_grid(source, centre, template, options)
+    target, moved = shifted(target_grid(source, centre, template, options), series, options)
     header = dicom.read(first_readable(series), modalities=(series.modality,)).header
     description = f"{series.description} registered".strip() if deidentifier is None else "registered"
     derived = DerivedSeries(header, model_name="medi2i register", description=description, options={
         "centre": target.centre, "spacing": target.spacing, "size": target.size, "mask": options.mask,
-        "interpolation": options.interpolation})
+        "interpolation": options.interpolation,
+        **{name: value for name in ("mask_img", "threshold", "padding")
+           if (value := getattr(options, name)) is not None}})
+    air = np.float32(AIR_HU if options.padding is None else options.padding)
     clipped = padded = 0
     for item in slices:
         image = dicom.read(item.path, item.frame, modalities=(series.modality,))
-        values, padding = sample(masked(image, options.mask), source, target, image.mask, ORDERS[options.interpolation])
-        if image.modality == "CT" and not np.any(image.mask):
-            values, padding = np.where(padding, np.float32(AIR_HU), values), None  # beside the image there is air
+        values, padding = sample(masked(image, options, air), source, target, image.mask, ORDERS[options.interpolation])
+        if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
+            values, padding = np.where(padding, air, values), None  # beside the image there is air
         position = None if item.position is None else new_position(item.position, item.orientation, source, target)
         out = Path(options.out) / name_of(item, Path(options.root), taken)
         write = dict(mask=padding, force=options.force)
@@ -100,7 +123,7 @@ def register(series, template, options, deidentifier, taken):
         clipped, padded = clipped + report.clipped, padded + report.padded
     name = series.description if deidentifier is None else "series"
     print(f"{name or 'series'}: {len(slices)} slices, {target.size[1]}×{target.size[0]} pixels of "
-          f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}"
+          f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}{moved}"
           + (f"; {clipped} values clipped" if clipped else "") + (f"; {padded} pixels are padding" if padded else ""))
 
 
@@ -123,7 +146,7 @@ def where(series, slices, template, options):
         return (0.0, 0.0), "not moved"
     volume = np.stack([dicom.read(item.path, item.frame, modalities=(series.modality,)).hu for item in slices])
     if options.to == BODY:
-        v, u = registration.body_centre(volume, np.array(series.spacing), series.modality)
+        v, u = registration.body_centre(volume, np.array(series.spacing), series.modality, options.threshold)
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
     require_parallel(series, template)
     found = registration.translation(template.volume(), (distance_of(template), *template.spacing),
@@ -140,6 +163,8 @@ def target_grid(source, centre, template, options) -> Grid:
     """The grid of the new images: as asked for, else the template's, else the source's field."""
     like = source if template is None else Grid.of(template.shape, template.spacing)
     spacing = like.spacing if options.spacing is None else (options.spacing, options.spacing)
+    if options.scale is not None:
+        spacing = tuple(mm / options.scale for mm in spacing)
     if options.size is not None:
         size = (options.size[0], options.size[-1])
     else:
@@ -147,13 +172,35 @@ def target_grid(source, centre, template, options) -> Grid:
     return Grid(centre, spacing, size)
 
 
-def masked(image, mask):
-    """The pixels (H, W), with air outside the body where that was asked for."""
-    if mask == NONE:
+def shifted(grid, series, options):
+    """The grid moved so that everything in it is by --translate and --random_translate, and that in words."""
+    right, down = options.translate or (0.0, 0.0)
+    if options.random_translate:
+        draw = np.random.default_rng([options.seed, *series.uid.encode()]).integers(
+            -options.random_translate, options.random_translate, 2, endpoint=True)
+        down, right = down + draw[0] * grid.spacing[0], right + draw[1] * grid.spacing[1]
+    if not (right or down):
+        return grid, ""
+    centre = float(grid.centre[0] - down), float(grid.centre[1] - right)
+    return Grid(centre, grid.spacing, grid.size), f"; then {right:+.2f} mm to the right and {down:+.2f} mm down"
+
+
+def masked(image, options, air):
+    """The pixels (H, W), with air outside the body or where the mask is 0, as asked for."""
+    if options.mask_img:
+        inside = read_image(options.mask_img[0]).array.any(axis=0)
+        if inside.shape != image.hu.shape:
+            sizes = ["x".join(map(str, array.shape)) for array in (inside, image.hu)]
+            raise UserError(f"--mask_img: {options.mask_img[0]} is {sizes[0]} (height x width), {image.path} is "
+                            f"{sizes[1]}; both must be equal")
+        return np.where(inside, image.hu, air)
+    if options.mask == NONE and options.mask_img is None:
         return image.hu
-    if image.modality != "CT":
-        raise UserError(f"{image.path}: --mask body knows the body in CT only, not in {image.modality}")
-    return np.where(body_mask(image.hu), image.hu, np.float32(AIR_HU))
+    if image.modality != "CT" and options.threshold is None:
+        raise UserError(f"{image.path}: --mask body knows the body in CT only, not in {image.modality}; --threshold "
+                        "would say above which value it is")
+    threshold = SKIN_HU if options.threshold is None else options.threshold
+    return np.where(body_mask(image.hu, threshold), image.hu, air)
 
 
 def read_template(options):

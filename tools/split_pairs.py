@@ -33,11 +33,13 @@ class SplitOptions(Checked):
     """What to split"""
 
     list: str = option(
-        "data/ldct/pairs.txt", "-i", metavar="FILE", help="list of pairs; paths are relative to its folder"
+        "data/ldct/pairs.txt", "-i", "-f", metavar="FILE", help="list of pairs; paths are relative to its folder"
     )
     root: str = option(None, "-R", metavar="FOLDER", help="folder the paths are relative to; default: the list's")
-    out: str = option(None, "-o", metavar="FOLDER", help="where to write the lists; default: beside the list")
-    ratio: float = option(0.8, type=float, low=0.0, high=1.0, help="share of the pairs for training")
+    out: str = option(
+        None, "-o", "--outdir", metavar="FOLDER", help="where to write the lists; default: beside the list"
+    )
+    ratio: float = option(0.8, "-r", "-tr", type=float, low=0.0, high=1.0, help="share of the pairs for training")
     test: float = option(0.0, type=float, low=0.0, high=1.0, help="share for test; the rest is for validation")
     by: str = option(
         "auto",

@@ -98,3 +98,10 @@ def test_sinograms_are_written_as_16_bit_png_or_float_npy(tmp_path):
     np.testing.assert_allclose(stored / 65535 * 33, rays, atol=33 / 65535)
     np.testing.assert_allclose(pixels(tmp_path / "png" / "trainB" / "00002.png") / 65535, image, atol=1 / 65535)
     assert (tmp_path / "npy" / "test.txt").read_text() == "testA/00001.npy\ttestB/00001.npy\n"
+
+
+@pytest.mark.parametrize("size", ["-s", "-z", "--size"])
+@pytest.mark.parametrize("tool, shape", [(make_shapes, (24, 24, 3)), (make_sinograms, (24, 24))])
+def test_spellings_of_the_released_helpers(tmp_path, tool, shape, size):
+    assert tool.main([size, "24", "-n", "1", "--num_test", "0", "--outdir", str(tmp_path / "out")]) == 0
+    assert pixels(tmp_path / "out/trainA/00001.png").shape == shape

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from medi2i.common.options import parse
 from medi2i.datasets import dicom
 from medi2i.tools import make_phantom, register
 from medi2i.tools.making.registration import body_centre
@@ -123,6 +124,8 @@ def test_written_series_are_valid(phantom, tmp_path, argv):
     (["--template", "x"], "--template: goes with --to template"),
     (["--size", "9", "9", "9"], "--size: 3 values"),
     (["--to", "somewhere"], "'somewhere' is unknown"),
+    (["--scale", "2", "--spacing", "1"], "--scale: given together with --spacing"),
+    (["--translate", "2"], "--translate: 1 values; it takes none or 2"),
 ])
 def test_wrong_options(phantom, tmp_path, capsys, argv, message):
     assert run(phantom, tmp_path / "out", *argv) == 1
@@ -137,3 +140,64 @@ def test_an_input_is_never_overwritten(phantom, tmp_path, capsys):
         assert run(tmp_path / "ct", tmp_path / "ct", "--to", "none", "--force", *more) == 1
         assert "is an input" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "ct").rglob("*.dcm")} == before
+
+
+def test_pixels_so_many_times_as_fine_are_those_of_the_spacing(phantom, tmp_path):
+    """``-f`` is the released code's --forceSpacing."""
+    spacing = only_series(phantom).spacing[0]
+    assert run(phantom, tmp_path / "scale", "--to", "none", "--scale", "0.5") == 0
+    old = ["-R", phantom, "--outdir", tmp_path / "mm", "--to", "none", "-f", 2 * spacing]
+    assert register.main([str(word) for word in old]) == 0
+    scaled, forced = only_series(tmp_path / "scale"), only_series(tmp_path / "mm")
+    assert scaled.spacing == pytest.approx((2 * spacing,) * 2) and scaled.shape == (30, 36)
+    np.testing.assert_array_equal(scaled.volume(), forced.volume())
+
+
+def test_a_shift_moves_what_is_seen_and_leaves_every_pixel_in_its_place_of_the_patient(phantom, tmp_path, capsys):
+    before = only_series(phantom)
+    down, right = before.spacing[0] * 3, before.spacing[1] * -4
+    assert run(phantom, tmp_path / "out", "--to", "none", "-tr", right, down, "--padding", "-1024") == 0
+    after = only_series(tmp_path / "out")
+    np.testing.assert_array_equal(after.volume()[:, 3:, :-4], before.volume()[:, :-3, 4:])
+    assert np.all(after.volume()[:, :3] == -1024) and np.all(after.volume()[:, :, -4:] == -1024)
+    moved = np.array(after.slices[0].position) - before.slices[0].position
+    assert moved == pytest.approx([4 * before.spacing[1], -3 * before.spacing[0], 0], abs=1e-3)
+    assert f"then {right:+.2f} mm to the right and {down:+.2f} mm down" in capsys.readouterr().out
+    assert run(phantom, tmp_path / "flag", "--to", "none", "--translate") == 0  # as a switch: what it does anyway
+    np.testing.assert_array_equal(only_series(tmp_path / "flag").volume(), before.volume())
+
+
+def test_random_shifts_are_whole_pixels_of_the_seed(phantom, tmp_path):
+    before = only_series(phantom).volume()
+    shifts = []
+    for seed in (1, 1, 2):
+        out = tmp_path / str(len(shifts))
+        assert run(phantom, out, "--to", "none", "--random_translate", "5", "--seed", seed) == 0
+        after = only_series(out).volume()
+        found = [(down, right) for down in range(-5, 6) for right in range(-5, 6) if np.array_equal(
+            np.roll(before, (down, right), (1, 2))[:, 5:-5, 5:-5], after[:, 5:-5, 5:-5])]
+        shifts += found
+    assert len(shifts) == 3 and shifts[0] == shifts[1] != shifts[2]
+
+
+def test_masks_by_a_picture_and_by_a_threshold(phantom, tmp_path, capsys):
+    from PIL import Image
+    before = only_series(phantom).volume()
+    mask = np.zeros((60, 72), np.uint8)
+    mask[10:40, 20:30] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert run(phantom, tmp_path / "out", "--to", "none", "--mask_img", tmp_path / "mask.png", "--padding", "-900") == 0
+    np.testing.assert_array_equal(only_series(tmp_path / "out").volume(), np.where(mask > 0, before, -900))
+    for name, more in (("body", ["--mask", "body"]), ("img", ["--mask_img"]),
+                       ("high", ["--mask_img", "--threshold", "150"])):
+        assert run(phantom, tmp_path / name, "--to", "none", *more) == 0
+    body, same, dense = (only_series(tmp_path / name).volume() for name in ("body", "img", "high"))
+    np.testing.assert_array_equal(body, same)
+    assert 0 < (dense > -1000).sum() < (body > -1000).sum()
+    Image.fromarray(mask[1:]).save(tmp_path / "small.png")
+    assert run(phantom, tmp_path / "no", "--to", "none", "--mask_img", tmp_path / "small.png") == 1
+    assert "--mask_img" in capsys.readouterr().err
+
+
+def test_anonimise_is_deidentify():
+    assert parse(register.RegisterOptions, ["--anonimise", "-z", "1", "2", "-s", "9"]).deidentify

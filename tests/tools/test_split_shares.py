@@ -36,3 +36,13 @@ def test_list_of_one_column_is_refused_and_nothing_written(tmp_path, capsys):
     assert main(["-i", str(names)]) == 1
     assert f"{names}: line 3 has one column" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [names]
+
+
+@pytest.mark.parametrize("ratio", ["-r", "-tr", "--ratio"])
+def test_spellings_of_the_released_helper(tmp_path, ratio):
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{number}.png\t{number}.png\n" for number in range(10)))
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    assert main(["-f", str(pairs), ratio, "0.7", "--outdir", str(tmp_path / "lists"), "--by", "image"]) == 0
+    assert [len((tmp_path / f"lists/pairs_{name}.txt").read_text().splitlines()) for name in ("train", "val")] == [7, 3]

@@ -7,6 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError
+from medi2i.common.options.kinds import image_kind
 from medi2i.common.options.machinery import Checked, option
 from medi2i.datasets import dicom, images
 from medi2i.datasets.derived import DerivedSeries
@@ -24,7 +25,7 @@ class NoiseOptions(Checked):
     """What to add"""
 
     root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
-    out: str = option("data/ldct", "-o", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
+    out: str = option("data/ldct", "-o", "--outdir", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
     model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model")
     counts: float = option(
         100.0, "-n", "--n", type=float, low=0, help="poisson: mean counts added to the stored values"
@@ -44,7 +45,9 @@ class NoiseOptions(Checked):
         0, type=int, low=0, help="same seed and image: same noise, in any order, by any number of workers"
     )
     modality: list = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
-    imgtype: str = option("auto", "-it", choices=["auto", *images.SUFFIXES], help="kind of the images")
+    imgtype: str = option(
+        "auto", "-it", choices=["auto", *images.SUFFIXES], spelled=image_kind, help="kind of the images"
+    )
     workers: int = option(None, "-j", type=int, low=1, help="processes; default: one per core")
     gpu: int = option(None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any")
     force: bool = option(False, type=bool, help="overwrite existing files")

@@ -17,13 +17,14 @@ AGREE = 2            # coarse pixels by which both may differ
 SOFT = (-200.0, 300.0)  # HU: what the search looks at; metal and bone would outweigh the rest
 
 
-def body_centre(volume, spacing, modality: str) -> tuple[float, float]:
+def body_centre(volume, spacing, modality: str, threshold: float | None = None) -> tuple[float, float]:
     """Centre of gravity (v, u) in mm from the image's centre, of the body in all slices of (slices, H, W).
 
-    CT: what is denser than -500 HU, without the table; else what is brighter than Otsu's threshold. Raises UserError
-    where there is none.
+    What is above ``threshold``; by default in CT what is denser than -500 HU, without the table; else what is brighter
+    than Otsu's threshold. Raises UserError where there is none.
     """
-    threshold = SKIN_HU if modality == "CT" else float(threshold_otsu(volume))
+    if threshold is None:
+        threshold = SKIN_HU if modality == "CT" else float(threshold_otsu(volume))
     amount, moment = 0, np.zeros(2)
     for image in volume:
         found = np.argwhere(body_mask(image, threshold))
