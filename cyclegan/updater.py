@@ -68,15 +68,20 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
-    """A batch of both domains (arrays), what the encoders answered, and the translations.
+    """A batch of both domains (arrays), what the encoders answered, and what the decoders made of it.
 
-    plain_y_x: as it was before ``noise_x``.
+    features_x, features_y: before the decoders, which add ``noise_z`` to theirs; z_x, z_y: the deepest maps after them.
+    x_x, y_y: back in the own domain; x_y, y_x: translations. plain_y_x: as it was before ``noise_x``.
     """
 
     x: object
     y: object
     features_x: list
     features_y: list
+    z_x: object
+    z_y: object
+    x_x: object
+    y_y: object
     x_y: object
     y_x: object
     plain_y_x: object
@@ -84,7 +89,8 @@ class Translated:
     def arrays(self):
         """The same without the graph that made it."""
         features = ([feature.array for feature in features] for features in (self.features_x, self.features_y))
-        return Translated(self.x, self.y, *features, self.x_y.array, self.y_x.array, self.plain_y_x.array)
+        made = (one.array for one in (self.z_x, self.z_y, self.x_x, self.y_y, self.x_y, self.y_x, self.plain_y_x))
+        return Translated(self.x, self.y, *features, *made)
 
 
 class CycleganUpdater(AdversarialUpdater):
@@ -125,14 +131,14 @@ class CycleganUpdater(AdversarialUpdater):
         made = self.update_generators(self.next_batch("main"), self.next_batch("second"))
         old_y = self.pools["y"].query(made.x_y) if s.lambda_dis_y > 0 else None
         old_x = self.pools["x"].query(made.y_x) if s.lambda_dis_x > 0 else None
-        if self.iteration % s.learning_freq_d == 0:
+        # Critics learn at every update, whatever learning_freq_d says: so the released code has it.
+        if s.dis_wgan or self.iteration % s.learning_freq_d == 0:
             if s.lambda_dis_y > 0:
                 self.minimise(("dis_y",), self.discriminator_terms("dis_y", old_y, made.y))
             if s.lambda_dis_x > 0:
                 self.minimise(("dis_x",), self.discriminator_terms("dis_x", old_x, made.x))
             if s.lambda_dis_z > 0:
-                latents = deepest_map(made.features_x), deepest_map(made.features_y)
-                self.minimise(("dis_z",), self.discriminator_terms("dis_z", *latents, names=("loss_x", "loss_y")))
+                self.minimise(("dis_z",), self.discriminator_terms("dis_z", made.z_x, made.z_y, ("loss_x", "loss_y")))
 
     def update_generators(self, x, y):
         """One step of encoders and decoders. Returns what they made, as arrays.
@@ -145,12 +151,18 @@ class CycleganUpdater(AdversarialUpdater):
         return images.arrays()
 
     def translate(self, x, y):
-        """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into the other domain."""
-        features_x = self.networks.enc_x(self.with_noise(x, self.settings.noise))
-        features_y = self.networks.enc_y(self.with_noise(y, self.settings.noise))
-        x_y, y_x = self.networks.dec_y(features_x), self.networks.dec_x(features_y)
+        """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into both domains.
+
+        In the released order, which running statistics show: the own domain comes before the other one.
+        """
+        n, s = self.networks, self.settings
+        features_x, features_y = n.enc_x(self.with_noise(x, s.noise)), n.enc_y(self.with_noise(y, s.noise))
+        in_x, in_y = list(features_x), list(features_y)
+        x_x, y_y = n.dec_x(in_x), n.dec_y(in_y)
+        x_y, y_x = n.dec_y(in_x), n.dec_x(in_y)
         # A network cannot make noise of nothing. Without it images would come back from X cleaner than X's are.
-        return Translated(x, y, features_x, features_y, x_y, self.with_noise(y_x, self.settings.noise_x), y_x)
+        return Translated(x, y, features_x, features_y, deepest_map(in_x), deepest_map(in_y), x_x, y_y, x_y,
+                          self.with_noise(y_x, s.noise_x), y_x)
 
     def generator_terms(self, images):
         """All terms of encoders and decoders, in the released order."""
@@ -170,8 +182,8 @@ class CycleganUpdater(AdversarialUpdater):
 
     def _cycle_terms(self, images):
         s, n = self.settings, self.networks
-        yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(n.dec_x(images.features_x), images.x))
-        yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(n.dec_y(images.features_y), images.y))
+        yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x))
+        yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y))
         yield Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(images.x_y)), images.x))
         yield Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(images.y_x)), images.y))
 

@@ -34,7 +34,6 @@ class LossSettings:
     lambda_mispair: float
     lambda_wgan_gp: float
     focal_gamma: float
-    loss_ksize: int
     dis_warmup: int
     dis_jitter: float
     dis_reg_weighting: float
@@ -113,8 +112,8 @@ class Pix2pixUpdater(AdversarialUpdater):
             ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(latent)),
             ("dec_y/loss_CE", s.lambda_rec_ce, lambda: losses.focal_cross_entropy(y, t, s.focal_gamma, weight)),
             ("dec_y/loss_dice", s.lambda_dice, lambda: losses.dice(y, t, weight)),
-            ("dec_y/loss_L1", s.lambda_rec_l1, lambda: losses.mean_absolute(y, t, weight, s.loss_ksize)),
-            ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight, s.loss_ksize)),
+            ("dec_y/loss_L1", s.lambda_rec_l1, lambda: losses.mean_absolute(y, t, weight)),
+            ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight)),
             ("dec_y/loss_SSIM", s.lambda_ssim, lambda: losses.structural_dissimilarity(y, t)),
             ("dec_y/loss_MSSSIM", s.lambda_msssim, lambda: losses.multiscale_dissimilarity(y, t)),
             ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),

@@ -18,25 +18,18 @@ def _weighted(values, weight):
     return values if weight is None else values * F.broadcast_to(chainer.as_variable(weight), values.shape)
 
 
-def _pooled(y, t, ksize):
-    """Means over all ksize x ksize windows that lie inside the image, so that small shifts count less."""
-    if ksize == 1:
-        return y, t
-    return F.average_pooling_2d(y, ksize, 1, 0), F.average_pooling_2d(t, ksize, 1, 0)
-
-
-def mean_absolute(y, t, weight=None, ksize=1):
-    """mean(w_c |y - t|), after averaging both over ``ksize`` x ``ksize`` windows.
+def mean_absolute(y, t, weight=None):
+    """mean(w_c |y - t|).
 
     Args: y, t (N, C, H, W); weight: (1, C, 1, 1) or None, see :func:`channel_weight`.
     """
-    y, t = _pooled(*in_float32(y, t), ksize)
+    y, t = in_float32(y, t)
     return F.mean(_weighted(F.absolute(y - t), weight))
 
 
-def mean_squared(y, t, weight=None, ksize=1):
+def mean_squared(y, t, weight=None):
     """mean(w_c (y - t)^2); arguments as in :func:`mean_absolute`."""
-    y, t = _pooled(*in_float32(y, t), ksize)
+    y, t = in_float32(y, t)
     return F.mean(_weighted(F.square(y - t), weight))
 
 

@@ -51,7 +51,8 @@ class PairedLossOptions(Checked):
     lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
     lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
     focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")
-    loss_ksize: int = option(1, "-lk", type=int, low=1, help="average pooling before the differences are taken")
+    loss_ksize: int = option(1, "-lk", type=int, low=1, help="accepted because the released "
+                             "code has it; does nothing, as there")
     dis_warmup: int = option(-1, type=int, low=-1, help="iteration from which the adversarial loss counts")
 
 

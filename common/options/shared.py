@@ -79,7 +79,7 @@ class TrainingOptions(Checked):
     minutes: float = option(None, type=float, low=0.001, help="train for so many minutes in place of --epoch; the "
                             "learning rate follows the time")
     learning_rate: float = option(None, "-lr", type=float, low=0,
-                                  help="of the generator; the discriminator gets half of it")
+                                  help="of the generator; the discriminator gets half of it; 0: as if not given")
     learning_rate_gen: float = option(2e-4, "--learning_rate_g", "-lrg", type=float, low=0, help="of the generator")
     learning_rate_dis: float = option(1e-4, "--learning_rate_d", "-lrd", type=float, low=0, help="of the discriminator")
     lr_drop: int = option(1, type=int, low=0, help="cosine decay restarted so many times; "
@@ -100,8 +100,8 @@ class TrainingOptions(Checked):
 
     @property
     def rates(self):
-        """Learning rates (generator, discriminator): ``-lr L`` means L and L/2."""
-        if self.learning_rate is not None:
+        """Learning rates (generator, discriminator): ``-lr L`` means L and L/2; 0 means not given."""
+        if self.learning_rate:
             return self.learning_rate, self.learning_rate / 2
         return self.learning_rate_gen, self.learning_rate_dis
 

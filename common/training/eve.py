@@ -27,7 +27,7 @@ class EveRule(chainer.optimizer.UpdateRule):
         m += (1 - hp.beta1) * (grad - m)
         v += (1 - hp.beta2) * (grad * grad - v)
         correction = 1 - math.pow(hp.beta1, self.t), 1 - math.pow(hp.beta2, self.t)
-        rate = hp.alpha / self.parent.feedback.astype(param.dtype)
+        rate = hp.alpha / self.parent.d_tilde.astype(param.dtype)
         step = rate * (m / correction[0]) / (param.device.xp.sqrt(v / correction[1]) + hp.eps)
         param.data -= hp.eta * (step + hp.weight_decay_rate * param.data)
 
@@ -66,8 +66,8 @@ class Eve(chainer.optimizer.GradientMethod):
         self.hyperparam.eta = eta
         self.hyperparam.f_star = f_star
         self.hyperparam.weight_decay_rate = weight_decay_rate
-        self.feedback = numpy.ones((), dtype=numpy.float64)
-        self.last_loss = numpy.zeros((), dtype=numpy.float64)
+        self.d_tilde = numpy.ones((), dtype=numpy.float64)
+        self.f = numpy.zeros((), dtype=numpy.float64)
 
     def create_update_rule(self):
         rule = EveRule(self.hyperparam)
@@ -89,17 +89,17 @@ class Eve(chainer.optimizer.GradientMethod):
     def _follow(self, loss):
         if self.t > 0:
             xp = chainer.backend.get_array_module(loss)
-            last, feedback = xp.asarray(self.last_loss), xp.asarray(self.feedback)
+            last, feedback = xp.asarray(self.f), xp.asarray(self.d_tilde)
             least = xp.minimum(loss, last) - self.f_star
             change = xp.where(least > 0, abs(loss - last) / xp.maximum(least, 1e-30), self.c)
-            self.feedback = self.beta3 * feedback + (1 - self.beta3) * xp.clip(change, 1 / self.c, self.c)
+            self.d_tilde = self.beta3 * feedback + (1 - self.beta3) * xp.clip(change, 1 / self.c, self.c)
         else:
-            self.feedback = chainer.backend.get_array_module(loss).ones_like(loss)
-        self.last_loss = loss
+            self.d_tilde = chainer.backend.get_array_module(loss).ones_like(loss)
+        self.f = loss
 
     def serialize(self, serializer):
         super().serialize(serializer)
-        for name in ("feedback", "last_loss"):
+        for name in ("d_tilde", "f"):
             setattr(self, name, serializer(name, _host(getattr(self, name))))
 
 

@@ -8,7 +8,7 @@ BETA1 = 0.1
 _MAKERS = {
     "SGD": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
     "Momentum": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
-    "AdaDelta": lambda rate, beta1: chainer.optimizers.AdaDelta(),
+    "AdaDelta": lambda rate, beta1: chainer.optimizers.AdaDelta(rho=rate),
     "AdaGrad": lambda rate, beta1: chainer.optimizers.AdaGrad(lr=rate),
     "Adam": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1),
     "AdaBound": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1, adabound=True),
@@ -24,9 +24,10 @@ def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l
     """An optimizer set up on ``link``.
 
     Args:
-        name: SGD and Momentum (both momentum SGD, 0.9), AdaDelta (which has no learning rate: ``learning_rate`` does
-            not count), AdaGrad, Adam and AdaBound, RMSprop, NesterovAG (as Chainer has it:
-            v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g, where the paper has the v before that), Eve.
+        name: SGD and Momentum (both momentum SGD, 0.9), AdaDelta (which has no learning rate: ``learning_rate`` is its
+            rho, how much of the mean squares stays at each step, as in the released codes), AdaGrad, Adam and AdaBound,
+            RMSprop, NesterovAG (as Chainer has it: v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g; the paper has
+            the v before that), Eve.
         link: Chain or Link.
         learning_rate: alpha of the Adam family, else lr.
         weight_decay: decoupled from the gradient for the Adam family (Loshchilov and Hutter, 2019): each step also

@@ -39,14 +39,6 @@ def test_channels_count_by_their_weight():
     assert losses.channel_weight(None) is None
 
 
-def test_pooling_forgives_a_shift_inside_the_window():
-    y, t = image([0, 4, 0, 0], [0, 0, 0, 0]), image([0, 0, 4, 0], [0, 0, 0, 0])
-    assert value(losses.mean_absolute(y, t)) == 1.0
-    # 2x2 windows, three of them: means 1 1 0 against 0 1 1.
-    assert value(losses.mean_absolute(y, t, ksize=2)) == pytest.approx(2 / 3)
-    assert value(losses.mean_squared(y, t, ksize=2)) == pytest.approx(2 / 3)
-
-
 def test_mean_square():
     assert value(losses.mean_square(numpy.array([[1.0, -2.0, 2.0]], numpy.float32))) == 3.0
 
@@ -234,9 +226,7 @@ TRUTH = random_images(2)[1]
 ANSWERS = random_images()[0][:, :2]
 GRADIENTS = {
     "mean_absolute": (lambda y: losses.mean_absolute(y, TRUTH, WEIGHT), TRUTH + 0.5),
-    "mean_absolute pooled": (lambda y: losses.mean_absolute(y, TRUTH, None, 2), TRUTH + 0.5),
     "mean_squared": (lambda y: losses.mean_squared(y, TRUTH, WEIGHT), random_images()[0]),
-    "mean_squared pooled": (lambda y: losses.mean_squared(y, TRUTH, None, 3), random_images()[0]),
     "mean_square": (losses.mean_square, random_images()[0]),
     "class_probabilities": (lambda y: F.sum(losses.class_probabilities(y) * TRUTH), random_images()[0]),
     "class_probabilities of a stack": (lambda y: F.sum(losses.class_probabilities(y, 2) ** 3),

@@ -56,12 +56,12 @@ def rmsprop():
 
 
 def adadelta():
-    # Zeiler, 2012, algorithm 1.
+    # Zeiler, 2012, algorithm 1; the released codes hand the learning rate over as its rho.
     p, square, moved = START.copy(), 0, 0
     for g in gradients():
-        square = 0.95 * square + 0.05 * g * g
+        square = RATE * square + (1 - RATE) * g * g
         step = -numpy.sqrt((moved + 1e-6) / (square + 1e-6)) * g
-        moved = 0.95 * moved + 0.05 * step * step
+        moved = RATE * moved + (1 - RATE) * step * step
         p = p + step
     return p
 
@@ -156,7 +156,7 @@ def test_eve_slows_down_while_the_loss_jumps_and_counts_a_loss_below_its_least_a
     feedback = 1.0
     for _ in range(2):
         feedback = 0.999 * feedback + 0.001 * 10
-    assert float(optimizer.feedback) == pytest.approx(feedback)
+    assert float(optimizer.d_tilde) == pytest.approx(feedback)
     with pytest.raises(ValueError, match="loss"):
         optimizer.update()
 
@@ -184,6 +184,15 @@ def test_saved_and_restored_exactly_and_without_pickle(tmp_path, name):
         step(optimizer, gradients()[i], LOSSES[i])
         step(other, gradients()[i], LOSSES[i])
     assert (other.target.p.array == optimizer.target.p.array).all()
+
+
+def test_the_state_of_eve_has_the_released_names(tmp_path):
+    optimizer = make_optimizer("Eve", one_parameter(), RATE, 0.0)
+    step(optimizer, gradients()[0], 3.0)
+    chainer.serializers.save_npz(str(tmp_path / "opt.npz"), optimizer)
+    with numpy.load(tmp_path / "opt.npz") as file:
+        assert {"t", "epoch", "d_tilde", "f", "p/m", "p/v", "p/t"} == set(file.files)
+        assert float(file["d_tilde"]) == 1 and float(file["f"]) == 3
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdaBound", "Eve"])

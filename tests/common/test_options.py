@@ -165,6 +165,7 @@ def test_every_released_option_is_there(cls):
 
 def test_learning_rate_gives_the_discriminator_half():
     assert PairedOptions(learning_rate=1e-3).rates == (1e-3, 5e-4)
+    assert PairedOptions(learning_rate=0, learning_rate_gen=0.3).rates == (0.3, 1e-4)  # 0: as if not given
     assert PairedOptions().rates == (2e-4, 1e-4)
 
 

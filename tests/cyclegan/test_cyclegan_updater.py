@@ -113,6 +113,61 @@ def test_without_any_term_nothing_moves():
     assert moved_by_one_update(updater_of(options_of(**NO_TERM))) == set()
 
 
+class Recorded:
+    """A network that notes each call by ``name`` and what it was called with: the name of what made that."""
+
+    def __init__(self, name, link, calls, made):
+        self.name, self.link, self.calls, self.made = name, link, calls, made
+
+    def __call__(self, given):
+        key = given[-1] if isinstance(given, list) else given
+        self.calls.append(f"{self.name}({self.made.get(id(chainer.as_array(key)), '?')})")
+        result = self.link(given)
+        last = result[-1] if isinstance(result, list) else result
+        self.made[id(last.array)] = self.calls[-1]
+        self.calls_kept = [*getattr(self, "calls_kept", ()), result]  # so that no id is used twice
+        return result
+
+    def __getattr__(self, name):
+        return getattr(self.link, name)
+
+
+def test_networks_are_called_in_the_released_order():
+    # Running statistics show the order: each decoder first its own domain's features, then the other one's.
+    updater = updater_of(options_of(lambda_idempotence=1, lambda_dis_z=1))
+    calls, x, y = [], images(1, 7, 2), images(1, 8, 2)
+    made = {id(x): "x", id(y): "y"}
+    for name, link in updater.networks.as_dict().items():
+        setattr(updater.networks, name, Recorded(name, link, calls, made))
+    list(updater.generator_terms(updater.translate(x, y)))
+    assert [call for call in calls if not call.startswith("dis")] == [
+        "enc_x(x)", "enc_y(y)", "dec_x(enc_x(x))", "dec_y(enc_y(y))", "dec_y(enc_x(x))", "dec_x(enc_y(y))",
+        "enc_y(dec_y(enc_x(x)))", "dec_x(enc_y(dec_y(enc_x(x))))", "enc_x(dec_x(enc_y(y)))",
+        "dec_y(enc_x(dec_x(enc_y(y))))",
+        "enc_y(dec_x(enc_y(y)))", "dec_x(enc_y(dec_x(enc_y(y))))", "enc_x(dec_y(enc_x(x)))",
+        "dec_y(enc_x(dec_y(enc_x(x))))",
+        "enc_y(x)", "dec_x(enc_y(x))", "enc_x(y)", "dec_y(enc_x(y))"]
+    assert [call for call in calls if call.startswith("dis")] == [
+        "dis_z(enc_x(x))", "dis_z(enc_y(y))", "dis_y(dec_y(enc_x(x)))", "dis_x(dec_x(enc_y(y)))"]
+
+
+@pytest.mark.parametrize("wgan", [False, True])
+def test_critics_learn_at_every_update_whatever_learning_freq_d_says(wgan):
+    updater = updater_of(options_of(dis_wgan=wgan, lambda_wgan_gp=0, learning_freq_d=3))
+    for dis in (updater.networks.dis_x, updater.networks.dis_y):
+        dis(images(1, 7, 1))  # a critic's last weights are made with its first input
+    learned = ["dis_x" in moved_by_one_update(updater) for _ in range(4)]
+    assert learned == ([True] * 4 if wgan else [True, False, False, True])
+
+
+def test_the_latent_terms_see_the_features_before_the_noise_of_the_decoders():
+    updater = updater_of(options_of(noise_z=5.0, lambda_reg=1))
+    made = updater.translate(images(1, 7, 2), images(1, 8, 2))
+    reg, _ = updater._latent_terms(made)
+    plain = updater.networks.enc_x(images(1, 7, 2))[-1]
+    assert float(reg.value.array) == pytest.approx(float((plain.array ** 2).mean()), rel=1e-5)
+
+
 def test_translations_into_x_get_their_noise_and_nothing_else_does():
     plain, noisy = updater_of(options_of()), updater_of(options_of(noise_x=0.5))
     x, y = images(1, 7, 4), images(1, 8, 4)
