@@ -21,6 +21,7 @@ from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
+from medi2i.datasets.cropping import STEP
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.unpaired import DICOM_CLIP, HU_KINDS
 
@@ -42,8 +43,8 @@ def plan_of(options, model):
     forward = model.direction == "xy"
     option_in, option_out = ("clipA", "clipB") if forward else ("clipB", "clipA")
     kind_in, kind_out = _kinds(trained, forward)
-    stack, released = trained.stack, setup.released(model)
-    slice_range = options.slice_range or (trained.slice_range if released else None)
+    stack, released, as_released = trained.stack, setup.released(model), setup.as_released(model)
+    slice_range = options.slice_range or (trained.slice_range if as_released else None)
     spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
     crop, fixed = setup.crop_of(options, model)
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=kind_in, pattern=options.fn_pattern,
@@ -52,17 +53,18 @@ def plan_of(options, model):
     found = inputs.sources[0].kind
     written = options.imgtype_out or kind_out or found
     clip_in = setup.clip_of(options, trained, option_in, found in HU_KINDS)
-    clip_out = setup.clip_of(options, trained, option_out, written in (setup.IN_HU if released else HU_KINDS))
+    clip_out = setup.clip_of(options, trained, option_out, written in (setup.IN_HU if as_released else HU_KINDS))
     if generator is None:
         stack, clip_out, kind_out = 1, clip_in, None
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out,
                                     more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
 
-    numbers = setup.GREY_LEVELS if released else Clip()
+    numbers = setup.GREY_LEVELS if as_released else Clip()
     preparation = Preparation(clip_in, DICOM_CLIP,
                               setup.per_slice(trained.ch if forward else trained.out_ch, stack, model), crop,
                               spacing=spacing if spacing > 0 else None, fixed=fixed,
-                              body=trained.clip_body and generator is not None, numbers=numbers, released=released)
+                              body=trained.clip_body and generator is not None, numbers=numbers, released=released,
+                              step=STEP if as_released else 1)
 
     def any_size(translation, images=1):
         engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs, dicom_clip=DICOM_CLIP),
@@ -78,7 +80,7 @@ def plan_of(options, model):
         options=options, model=model.description, settings=settings,
         network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
-        form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=released),
+        form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released),
         stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
         analysis=_analysis(options, model, any_size, device))
@@ -92,7 +94,7 @@ def _kinds(trained, forward):
 
 
 def _analysis(options, model, any_size, device):
-    if not (options.output_analysis or (setup.released(model) and model.trained.output_analysis)):
+    if not (options.output_analysis or (setup.as_released(model) and model.trained.output_analysis)):
         return None
     if model.generator is None:
         raise UserError("--output_analysis: the identity has no networks to analyse with")

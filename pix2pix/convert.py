@@ -20,6 +20,7 @@ from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
+from medi2i.datasets.cropping import STEP
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix.closing import evaluation_command
@@ -62,14 +63,14 @@ def plan_of(options, model):
         stack, images, classes, clip_out = 1, 1, 0, clip_in
     if options.val is None:
         columns = columns[:1]
-    released = setup.released(model)
+    released, as_released = setup.released(model), setup.as_released(model)
     crop, fixed = setup.crop_of(options, model)
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
                          list_file=options.val, columns=columns, exclude=options.out, released=released)
     more = {"columns": columns, **({"scale": trained.scale} if trained.scale > 1 else {})}
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more=more)
     preparation = Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
-                              scale=trained.scale, released=released)
+                              scale=trained.scale, released=released, step=STEP if as_released else 1)
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes),
                        lambda: examples_of(inputs, preparation, stack, size_multiple(trained)),
                        images=1 if sampled(options) else len(inputs.sources))
@@ -83,7 +84,7 @@ def plan_of(options, model):
         network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
         form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images,
-                    numbers=setup.GREY_LEVELS if released else Clip(), cropped=released),
+                    numbers=setup.GREY_LEVELS if as_released else Clip(), cropped=as_released),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
         compare_edges=not classes and not trained.gen_fc)
 

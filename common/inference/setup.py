@@ -6,6 +6,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.network import Model
 from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
+from medi2i.common.options.files import ARGS
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
 
@@ -40,8 +41,13 @@ def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):
 
 
 def released(model: Model):
-    """Whether the rules of the released codes hold (docs/released_codes.md): their args file says so."""
+    """Whether the rules of the released codes hold that decide what a network sees (docs/released_codes.md)."""
     return model.generator is not None and bool(model.trained.released)
+
+
+def as_released(model: Model):
+    """Whether conversion is that of the released codes, too, as their own args file is in use: crop, range, output."""
+    return released(model) and model.trained.released == ARGS
 
 
 def crop_of(options, model: Model):
@@ -50,7 +56,7 @@ def crop_of(options, model: Model):
     A model of the released codes is used on the crop of its training.
     """
     fixed = fixed_size(model.trained) if model.generator is not None else None
-    sides = [getattr(options, side) or (getattr(model.trained, side) if released(model) else None)
+    sides = [getattr(options, side) or (getattr(model.trained, side) if as_released(model) else None)
              for side in ("crop_height", "crop_width")]
     return tuple(sides), fixed
 
@@ -70,7 +76,7 @@ def pixel_settings(options, model, *, clip_in, clip_out, more):
             "crop": list(crop_of(options, model)[0]), "tile": options.tile,
             "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
             "engine": options.engine, "precision": options.precision,
-            **({"released": True} if released(model) else {}), **settings_of(options), **more}
+            **({"released": model.trained.released} if released(model) else {}), **settings_of(options), **more}
 
 
 def shown(clip):

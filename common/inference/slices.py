@@ -10,7 +10,6 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.body import clip_to_body
-from medi2i.datasets.cropping import STEP
 from medi2i.datasets.dicom import DicomImage
 from medi2i.datasets.domain import PADDING
 from medi2i.datasets.images import default_clip, read_image, to_grey
@@ -31,8 +30,8 @@ class Preparation:
     in mm to resample to, None for the source's own. fixed: the only (H, W) that the network takes, or None. body: what
     lies outside of the body becomes air (CT). scale: images are enlarged so many times first; all other sizes and
     pixels are those of the enlarged image. numbers: the clip of images that are no whole numbers, where none is given.
-    released: as in the released codes, crops default to a multiple of 16, colours become whole grey levels, and
-    scikit-image resamples.
+    released: as in the released codes, colours become whole grey levels, and scikit-image resamples. step: above 1,
+    also crops are as there: no more than the image has, and where none is given, the largest multiple of ``step``.
     """
 
     clip: Clip | None
@@ -45,6 +44,7 @@ class Preparation:
     scale: int = 1
     numbers: Clip = Clip()
     released: bool = False
+    step: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +194,8 @@ def place(path, size, spacing, preparation):
                             "--forceSpacing -1 would do without")
         grid, spacings = resampled_size(size, spacing, preparation.spacing), (tuple(spacing), preparation.spacing)
     wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
-    if preparation.released:
-        wanted = _released_crop(path, grid, preparation.crop)
+    if preparation.step > 1:
+        wanted = _released_crop(path, grid, preparation)
     if any(crop > n for crop, n in zip(wanted, grid, strict=True)):
         raise UserError(f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
                         f"{wanted[0]}x{wanted[1]}; leave these out to convert whole images")
@@ -205,14 +205,15 @@ def place(path, size, spacing, preparation):
             height <= grid[0] and width <= grid[1]) else ""
         raise UserError(f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
                         f"takes exactly {height}x{width}{crop}")
-    half = (lambda room: round(room / 2)) if preparation.released else (lambda room: room // 2)
+    half = (lambda room: round(room / 2)) if preparation.step > 1 else (lambda room: room // 2)
     top, left = (half(n - crop) for n, crop in zip(grid, wanted, strict=True))
     return Placement(tuple(size), grid, top, left, *wanted, spacings, preparation.released)
 
 
-def _released_crop(path, grid, crops):
-    """(rows, columns) that a model of the released codes converts: its crop, else the largest multiple of 16."""
-    wanted = [min(crop, n) if crop else n // STEP * STEP or n for n, crop in zip(grid, crops, strict=True)]
+def _released_crop(path, grid, preparation):
+    """[rows, columns] that a model of the released codes converts: its crop, else the largest multiple of 16."""
+    step = preparation.step
+    wanted = [min(crop, n) if crop else n // step * step or n for n, crop in zip(grid, preparation.crop, strict=True)]
     if wanted != list(grid):
         _tell_of_crop(path.parent, *grid, *wanted)
     return wanted

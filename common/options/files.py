@@ -4,18 +4,21 @@ import json
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.common.options.machinery import default_of
 from medi2i.common.options.old_spellings import fold_json
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import write_text
 
+ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
 APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}
 
 
 def options_to_dict(options):
     """All options as a dict that JSON can hold, with the application and the version that wrote it."""
-    return {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
+    values = {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
+    return {**values, "released": CONTINUED if options.released else None}
 
 
 def options_from_dict(values, source="args"):
@@ -30,10 +33,11 @@ def options_from_dict(values, source="args"):
     if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
         raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
     cls = APPLICATIONS[application]
-    values = {"released": True if "medi2i_version" not in values else None, **fold_json(values)}  # ours say who wrote
-    known = {field.name for field in dataclasses.fields(cls)}
-    try:
-        return cls(**{name: value for name, value in values.items() if name in known})
+    values = {"released": None if "medi2i_version" in values else ARGS, **fold_json(values)}  # ours say who wrote them
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(cls)}
+    try:  # null is "not given" where the option needs a value
+        return cls(**{name: value for name, value in values.items()
+                      if name in defaults and (value is not None or defaults[name] is None)})
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 

@@ -30,7 +30,7 @@ class BaseAndWidth:
         if self.base not in values and self.width not in values:
             return
         base, width = values.pop(self.base, None), values.pop(self.width, None)
-        if self.target in values:
+        if values.get(self.target) is not None:
             raise UserError(f"--{self.target}: given together with --{self.base}/--{self.width}; one of them is enough")
         try:
             lower = float(self.default_base if base is None else base)
@@ -90,5 +90,8 @@ def fold_json(values):
         values["gpu"] = values["gpu"][0] if values["gpu"] else None
     for name in ("clipA", "clipB"):
         if values.get(name) == [None, None]:
+            values[name] = None
+    for name in ("argfile", "model_gen", "model_dis"):  # what those codes save for none
+        if values.get(name) == "":
             values[name] = None
     return values

@@ -46,7 +46,8 @@ class ImageOptions(Checked):
     ch: int = derived("input channels")
     out_ch: int = derived("output channels")
     clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only")
-    released: bool = derived("the args file is of the released codes, so their rules hold (docs/released_codes.md)")
+    released: str = derived("the rules of the released codes hold (docs/released_codes.md): ARGS, they wrote this "
+                            "file, or CONTINUED, a training here went on from such a file")
     mean_change: float = derived("mean of output - input over the training images, in HU or their own unit")
 
 

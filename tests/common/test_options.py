@@ -209,14 +209,23 @@ def test_argfile_flags_decide(tmp_path):
     assert options.eqconv and options.gen_attention
 
 
+@pytest.mark.parametrize("cls", BOTH)
+def test_null_in_args_is_not_given(cls):
+    """Whatever option it is; "" is what those codes save for no weights."""
+    content = {name: None for name in RELEASED[cls.APPLICATION]} | {"gen_norm": "batch", "model_gen": ""}
+    options = options_from_dict(content)
+    clips = {} if cls is PairedOptions else {"clipA": [-1024, 176], "clipB": [-1024, 176], "clips_in_hu": True}
+    assert options == cls(gen_norm="batch", released="args", **clips)
+
+
 def test_args_of_the_released_codes_are_told_from_ours(tmp_path):
     """Ours say which version wrote them. Continued from released ones, the released rules go on."""
     (tmp_path / "args").write_text(json.dumps({"gen_norm": "batch_aff"}))
     old = parse(PairedOptions, ["-a", str(tmp_path / "args"), "-e", "7"])
-    assert old.released and not PairedOptions().released
-    for options in (old, PairedOptions()):
+    assert old.released == "args" and PairedOptions().released is None
+    for options, again in ((old, "continued"), (PairedOptions(), None)):
         save_args(options, tmp_path / "new")
-        assert load_args(tmp_path / "new") == options
+        assert load_args(tmp_path / "new") == dataclasses.replace(options, released=again)
 
 
 def test_released_unpaired_args_are_understood():

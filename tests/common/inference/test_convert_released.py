@@ -183,6 +183,19 @@ def test_the_middle_is_converted(tmp_path, paired_run, files, caplog, args, top,
     assert read_image(tmp_path / "all/a.png").array.shape == (1, 37, 23)
 
 
+def test_a_training_continued_here_keeps_what_its_network_saw_and_converts_as_ours(tmp_path, paired_run, files):
+    """Stacks in the order of the files; whole images, and numbers in the unit of the training's."""
+    folder, hu = descending(files, tmp_path / "in", 3)
+    run_folder = paired_run(stack=3, ch=3, out_ch=3, released="args", crop_height=8, crop_width=8)  # as training saves it
+    assert run(pix2pix_convert, run_folder, "-R", folder, "-o", tmp_path / "out") == 0
+    np.testing.assert_allclose(files.hu_of(tmp_path / "out/s001.dcm"), hu[0], atol=0.51)
+    image = np.random.default_rng(0).normal(size=(37, 23)).astype(np.float32)
+    write(tmp_path / "npy/a.npy", image)
+    run_folder = paired_run(name="numbers", released="args", crop_height=8, crop_width=8, clipA=None, clipB=None)
+    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "npy", "-o", tmp_path / "out2") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out2/a.npy"), image, atol=1e-5)
+
+
 def test_colour_becomes_whole_grey_levels(tmp_path, paired_run):
     image = np.random.default_rng(0).integers(0, 256, (16, 32, 3)).astype(np.uint8)
     write(tmp_path / "in/a.png", image)
