@@ -186,12 +186,13 @@ def test_the_middle_is_converted(tmp_path, paired_run, files, caplog, args, top,
 def test_a_training_continued_here_keeps_what_its_network_saw_and_converts_as_ours(tmp_path, paired_run, files):
     """Stacks in the order of the files; whole images, and numbers in the unit of the training's."""
     folder, hu = descending(files, tmp_path / "in", 3)
-    run_folder = paired_run(stack=3, ch=3, out_ch=3, released="args", crop_height=8, crop_width=8)  # as training saves it
+    crop = dict(released="args", crop_height=8, crop_width=8)  # save_args says that ours wrote it
+    run_folder = paired_run(stack=3, ch=3, out_ch=3, **crop)
     assert run(pix2pix_convert, run_folder, "-R", folder, "-o", tmp_path / "out") == 0
     np.testing.assert_allclose(files.hu_of(tmp_path / "out/s001.dcm"), hu[0], atol=0.51)
     image = np.random.default_rng(0).normal(size=(37, 23)).astype(np.float32)
     write(tmp_path / "npy/a.npy", image)
-    run_folder = paired_run(name="numbers", released="args", crop_height=8, crop_width=8, clipA=None, clipB=None)
+    run_folder = paired_run(name="numbers", clipA=None, clipB=None, **crop)
     assert run(pix2pix_convert, run_folder, "-R", tmp_path / "npy", "-o", tmp_path / "out2") == 0
     np.testing.assert_allclose(np.load(tmp_path / "out2/a.npy"), image, atol=1e-5)
 
@@ -223,7 +224,7 @@ def test_pixel_sizes_change_by_scikit_images_rescale(tmp_path, unpaired_run, fil
     hu = files.hu_of(tmp_path / "in/x").astype(np.float32)
     for grid in (False, True):
         preparation = Preparation(Clip(-1024, 2000), Clip(-1024, 2000), 1, (None, None) if grid else (28, 24),
-                                  spacing=spacing, released=True)
+                                  spacing=spacing, released=True, step=16)
         piece = load_slice(source, preparation)
         expected = Clip(-1024, 2000).to_unit(rescale(hu, (0.8 / spacing, 0.9 / spacing)))
         where = piece.placement
