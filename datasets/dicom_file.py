@@ -8,6 +8,7 @@ is checked before use.
 import io
 import math
 import struct
+import tokenize
 import warnings
 import zlib
 from pathlib import Path
@@ -23,8 +24,8 @@ from medi2i.datasets.limits import max_pixels as default_max_pixels
 
 VOLUME_MODALITIES = ("CT", "MR", "PT")
 
-# What pydicom and the codecs raise on damaged data. There is no common base class: parsing is spread over struct,
-# zlib, NumPy and C.
+# What pydicom, NumPy and the codecs raise on damaged data. There is no common base class: parsing is spread over
+# struct, zlib, NumPy (the header of npy is a Python expression) and C.
 PARSE_ERRORS = (
     InvalidDicomError,
     ArithmeticError,
@@ -40,6 +41,7 @@ PARSE_ERRORS = (
     TypeError,
     ValueError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
 )
 

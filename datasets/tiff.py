@@ -159,7 +159,7 @@ def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
             values = ~values
         if values.dtype.kind == "b" and not labels:
             values = values.astype(np.uint8) * 255
-        if values.ndim == 3 and page.planarconfig != tifffile.PLANARCONFIG.SEPARATE:
+        if values.ndim == 3 and page.axes.endswith("S"):  # what tifffile took its planar configuration for
             values = values.transpose(2, 0, 1)
         if values.ndim == 3:
             values = values[:channels_of(page)]

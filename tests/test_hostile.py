@@ -1,4 +1,5 @@
 """The attackers' side judges as it says: what a process does is seen, and every rule has something that breaks it."""
+import collections
 import contextlib
 import importlib
 import os
@@ -144,3 +145,15 @@ def test_a_case_of_the_fuzzer_is_the_same_each_time(benchmark, tmp_path):
         (tmp_path / f"whole{subject.suffix}").write_bytes(seeds[subject.first])
         came = subject.attempt(tmp_path / f"whole{subject.suffix}", tmp_path / f"out{subject.suffix}")
         assert came in ("read and written", "loaded")
+
+
+@pytest.mark.parametrize("kind, cases, read, refused", [("png", 50, 5, 30), ("tif", 120, 20, 60), ("npy", 120, 8, 80)])
+def test_damaged_files_are_read_or_refused_with_a_reason(benchmark, monkeypatch, tmp_path, kind, cases, read, refused):
+    fuzz, subject = benchmark("fuzz"), benchmark("fuzz_files").SUBJECTS[kind]
+    monkeypatch.setenv("MEDI2I_MAX_PIXELS", str(fuzz.MAX_PIXELS))
+    seeds = subject.seeds(tmp_path)
+    path, came = tmp_path / f"case{subject.suffix}", collections.Counter()
+    for number in range(cases):
+        path.write_bytes(subject.case(seeds, 1, number)[0])
+        came[subject.attempt(path, tmp_path / f"out{subject.suffix}").partition(":")[0]] += 1
+    assert came["read and written"] + came["loaded"] >= read and came["refused"] >= refused

@@ -150,3 +150,14 @@ def test_directories_without_end(tmp_path, refusal):
         for number in range(2000):
             file.write(struct.pack("<HHHIII", 1, 256, 4, 1, 10, 8 + 18 * (number + 1)))
     assert refusal(path) == "holds more than 1000 images; a file holds one image here"
+
+
+def test_a_planar_configuration_that_is_none_is_taken_for_planes_by_all(tmp_path):
+    planes = np.arange(3 * 5 * 7, dtype=np.uint8).reshape(3, 5, 7)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", metadata=None)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    at = data.index(struct.pack("<HHIH", 284, 3, 1, 2)) + 8
+    data[at:at + 2] = struct.pack("<H", 9)
+    (tmp_path / "a.tif").write_bytes(data)
+    assert read_header(tmp_path / "a.tif", "tif").shape == (3, 5, 7)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, planes)
