@@ -127,8 +127,8 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
 
 
 def test_iteration_ends_it_in_the_middle_of_an_epoch(data, tmp_path, finished):
-    run = train(data, tmp_path, "-e", "2", "--iteration", "3", "-m", str(finished / "dec_y2.npz"), "-lr", "0",
-                "-wd", "0")
+    run = train(data, tmp_path, "-e", "2", "--iteration", "3", "-m", str(finished / "dec_y2.npz"), "-lrg", "0",
+                "-lrd", "0", "-wd", "0")
     (line,) = read_log(run / "log.jsonl")  # what it ended with is measured
     assert (line["epoch"], line["iteration"]) == (0, 3) and line["validation/cycle_MAE"] > 0
     assert (run / "enc_x1.npz").is_file()
@@ -154,8 +154,8 @@ def test_residual_generators_start_at_the_shift_between_the_domains(tmp_path):
         (tmp_path / folder).mkdir()
         for number in range(4):
             numpy.save(tmp_path / folder / f"{number}.npy", random.normal(above, 50, (1, 18, 22)).astype(numpy.float32))
-    run = train(tmp_path, tmp_path / "out", "-it", "npy", "-e", "1", "-lr", "0", "-ca", "-1000", "1000", "-cb", "-1000",
-                "1000", "--gen_residual", "0.1", "-gn", "none", "-go", "none")
+    run = train(tmp_path, tmp_path / "out", "-it", "npy", "-e", "1", "-lrg", "0", "-lrd", "0", "-ca", "-1000", "1000",
+                "-cb", "-1000", "1000", "--gen_residual", "0.1", "-gn", "none", "-go", "none")
     for name, shift in (("dec_y", 0.2), ("dec_x", -0.2)):
         with numpy.load(run / f"{name}1.npz", allow_pickle=False) as file:
             bias, = (file[key] for key in file.files if key.startswith("ul/") and key.endswith("/b"))

@@ -203,7 +203,8 @@ def test_time_and_patience_end_it(data, tmp_path, capsys):
     assert "--max_hours 0 are over; --resume" in capsys.readouterr().err
     assert (run / "enc_x1.npz").is_file() and len(list((run / "snapshots").iterdir())) == 1
     # At a learning rate of 0 nothing ever gets better than after the first epoch, but for the running statistics.
-    run = train(data, tmp_path / "b", "-e", "50", "-lr", "0", "--patience", "2", "-gn", "instance", "-wd", "0")
+    run = train(data, tmp_path / "b", "-e", "50", "-lrg", "0", "-lrd", "0", "--patience", "2", "-gn", "instance",
+                "-wd", "0")
     assert find_run(run).epochs == (1, 3)
     assert "has not been better" in capsys.readouterr().err
 
@@ -221,8 +222,8 @@ def test_nan_stops_with_one_line_and_the_last_good_snapshot(data, tmp_path, caps
 
 
 def test_starting_from_weights(data, tmp_path, finished):
-    run = train(data, tmp_path / "a", "-e", "1", "-lr", "0", "-wd", "0", "-m", str(finished / "enc_x3.npz"),
-                "-md", str(finished / "dis3.npz"), "-mo")
+    run = train(data, tmp_path / "a", "-e", "1", "-lrg", "0", "-lrd", "0", "-wd", "0",
+                "-m", str(finished / "enc_x3.npz"), "-md", str(finished / "dis3.npz"), "-mo")
     for name in ("enc_x", "dec_y", "dis"):
         with numpy.load(finished / f"{name}3.npz") as before, numpy.load(run / f"{name}1.npz") as after:
             learned = [key for key in before.files if key.endswith(("W", "gamma"))]
