@@ -79,7 +79,7 @@ def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> 
 
 
 def _width_of_output(options):
-    low, high = (options.clipA if options.btoa else options.clipB) or (-1, 1)
+    low, high = getattr(options, options.clip_names[1]) or (-1, 1)
     return high - low
 
 
