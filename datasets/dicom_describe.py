@@ -68,8 +68,8 @@ class Frames:
         self._known: dict[tuple, object] = {}
         self._shared: dict[str, Dataset] = {}
         self._item: tuple[int, Dataset | None] = -1, None
-        plain = frames == 1 or items(dataset, "PerFrameFunctionalGroupsSequence") == []
-        self._one = self._describe(0) if plain else None
+        self._plain = frames == 1 or items(dataset, "PerFrameFunctionalGroupsSequence") == []
+        self._one = self._describe(0) if self._plain else None
 
     def __getitem__(self, frame: int) -> SliceRef:
         """The header of one frame as a SliceRef, without its pixels. Geometry that makes no sense is dropped, with a
@@ -108,6 +108,8 @@ class Frames:
             if orientation is None:
                 notes.append("ImageOrientationPatient is not two perpendicular unit vectors: ignored")
         position = value(numbers, frame, "PlanePositionSequence", "ImagePositionPatient", 3)
+        if self.frames > 1 and self._plain:
+            position = None  # what the header has is one of many
         if orientation is None or position is None:
             notes.append("no position in the patient: order and distance of slices are not known")
         spacing = value(numbers, frame, "PixelMeasuresSequence", "PixelSpacing", 2)

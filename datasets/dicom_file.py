@@ -1,28 +1,28 @@
-"""One DICOM file: bytes -> parsed header, with every reason why it cannot be used as a CT or MR image.
+"""The values of one DICOM header, checked, and every reason why its file cannot be used as a CT or MR image.
 
-Nothing here guesses. A file is found by what is in it (the DICM mark, PS3.10 §7.1), it is parsed strictly, and what
-cannot be trusted is refused with a reason that a person can act on. Values in a header come from outside: every one
-is checked before use.
+Nothing here guesses: what cannot be trusted is refused with a reason that a person can act on. Values in a header come
+from outside, so every one is checked before use.
 """
 
-import io
 import math
 import struct
 import tokenize
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.limits import check_pixels, check_regular
-from medi2i.datasets.limits import max_pixels as default_max_pixels
+from medi2i.datasets.limits import BYTES_PER_PIXEL, check_bytes, check_pixels
 
 VOLUME_MODALITIES = ("CT", "MR", "PT")
+
+MAX_FRAMES = 1 << 16
+"""Frames of one file that are read: each takes time and memory, however small it is."""
 
 # What pydicom, NumPy and the codecs raise on damaged data. There is no common base class: parsing is spread over
 # struct, zlib, NumPy (the header of npy is a Python expression) and C.
@@ -63,64 +63,6 @@ LOSSY_SYNTAXES = frozenset(
 # pydicom warns about each odd value of a header (there are many in real files); what matters is reported by our own
 # checks.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
-
-
-def load(path: Path | str, max_pixels: int | None = None) -> FileDataset:
-    """Parse a file with its pixel data still encoded.
-
-    Raises Unreadable for what is not DICOM, is damaged, or would unpack to far more than ``max_pixels`` allows.
-    """
-    path = Path(path)
-    data = _bytes(path, max_pixels)
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
-        str(dataset.file_meta.get("TransferSyntaxUID", ""))
-        # A value that runs past the end of the file makes pydicom drop all it has read; the header alone tells that
-        # it happened.
-        lost = not dataset and len(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)) > 0
-    except PARSE_ERRORS as error:
-        raise Unreadable(path, f"damaged DICOM header ({short(error)})") from error
-    if lost:
-        raise Unreadable(path, "cut off in the middle of its pixel data")
-    return dataset
-
-
-def _bytes(path: Path, max_pixels: int | None) -> bytes:
-    try:
-        if check_regular(path) == 0:
-            raise Unreadable(path, "empty file")
-        with path.open("rb") as file:
-            head = file.read(132)
-            if head[128:132] != b"DICM":
-                raise Unreadable(path, _why_not_dicom(head))
-            data = head + file.read()
-    except OSError as error:
-        raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
-    if DEFLATED.encode() in data[:2048]:
-        _refuse_bomb(path, data, limit=8 * (max_pixels or default_max_pixels()))
-    return data
-
-
-def _why_not_dicom(head: bytes) -> str:
-    group, element = struct.unpack("<HH", head[:4]) if len(head) >= 4 else (0, 0)
-    if group in (2, 8) and element < 0x100:
-        return "DICOM without the file header of PS3.10 (no DICM mark at byte 128; DCMTK's dcmconv adds one)"
-    return "not DICOM (no DICM mark at byte 128)"
-
-
-def _refuse_bomb(path: Path, data: bytes, limit: int) -> None:
-    """A deflated data set may unpack to a thousand times its size: look how far it goes before pydicom unpacks it
-    whole."""
-    if len(data) < 144 or data[132:136] != b"\x02\x00\x00\x00":
-        raise Unreadable(path, "damaged DICOM header (deflated, without the length of its file meta group)")
-    start = 144 + struct.unpack("<I", data[140:144])[0]
-    try:
-        size = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:], limit + 1))
-    except zlib.error as error:
-        raise Unreadable(path, f"damaged deflated data ({error})") from error
-    if size > limit:
-        raise Unreadable(path, f"unpacks to more than {limit} bytes; a larger --max-pixels would allow it")
 
 
 def short(error: BaseException, length: int = 100) -> str:
@@ -242,8 +184,29 @@ def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...
         )
 
 
-def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int | None) -> None:
-    """Raise Unreadable where Rows, Columns, bits or frames make no sense, before anything is allocated for them."""
+@dataclass(frozen=True)
+class Layout:
+    """How the samples of an image are stored (PS3.5 8.1): ``frames`` of ``rows`` × ``columns`` words of ``allocated``
+    bits, of which ``stored`` up to bit number ``high`` are the value."""
+
+    rows: int
+    columns: int
+    frames: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    syntax: UID
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one frame before it is compressed."""
+        return self.rows * self.columns * (self.allocated // 8)
+
+
+def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int | None) -> Layout:
+    """The Layout of an image. Raises Unreadable where Rows, Columns, bits or frames make no sense or take more memory
+    than allowed, before anything is allocated for them."""
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if not rows or not columns or rows < 0 or columns < 0:
         raise Unreadable(path, f"Rows {rows} and Columns {columns}: no image size")
@@ -253,27 +216,22 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int 
         raise Unreadable(path, f"BitsAllocated {allocated}; 8, 16 or 32 are supported")
     if stored is None or not 1 <= stored <= allocated:
         raise Unreadable(path, f"BitsStored {stored} does not fit BitsAllocated {allocated}")
-    if whole(dataset, "PixelRepresentation") not in (0, 1):
+    high = whole(dataset, "HighBit")
+    high = stored - 1 if high is None else high
+    sign = whole(dataset, "PixelRepresentation")
+    if sign not in (0, 1):
         raise Unreadable(
             path, f"PixelRepresentation {text(dataset, 'PixelRepresentation') or 'missing'}; 0 or 1 is needed"
         )
     frames = frame_count(dataset)
     if frames < 1:
         raise Unreadable(path, f"NumberOfFrames {frames}")
+    if frames > MAX_FRAMES:
+        raise Unreadable(path, f"NumberOfFrames {frames} in one file; up to {MAX_FRAMES} are read")
     syntax = syntax_uid(dataset)
     if not syntax.is_transfer_syntax:
         raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
-    if syntax.is_encapsulated:
-        if frames > max(1, len(dataset.PixelData or b"") // 8):  # a fragment has at least its tag and length
-            raise Unreadable(path, f"NumberOfFrames {frames} in {len(dataset.PixelData or b'')} bytes of PixelData")
-        return
-    expected = rows * columns * frames * (allocated // 8)
-    data = dataset.PixelData or b""
-    surplus = data[expected:]
-    if len(data) < expected or (surplus.strip(b"\0") or len(surplus) > max(columns * allocated // 8, 2)):
-        raise Unreadable(
-            path,
-            f"PixelData holds {len(data)} bytes where Rows {rows} × Columns {columns} × {frames} frame(s) × "
-            f"{allocated // 8} byte(s) need {expected}: "
-            + ("cut off" if len(data) < expected else "Rows, Columns or NumberOfFrames are wrong"),
-        )
+    layout = Layout(rows, columns, frames, allocated, stored, high, sign == 1, syntax)
+    limit = None if max_pixels is None else BYTES_PER_PIXEL * max_pixels
+    check_bytes(path, layout.frame_bytes * frames, f"{frames} frame(s) of {rows}×{columns} pixels", limit)
+    return layout

@@ -76,7 +76,7 @@ def _separate(members: list[SliceRef]) -> list[tuple[list[SliceRef], list[str]]]
     """[(members, notes)] with each place once, as far as something tells the images at one place apart."""
     members = _sorted(members)
     places = Series(members).places()
-    if places is None:
+    if places is None or len(places) == 1:
         return [(members, [])]
     labels = _telling(members, places) if len(set(places)) < len(places) else _interleaved(members, places)
     if labels is not None:

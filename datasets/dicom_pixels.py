@@ -1,34 +1,32 @@
 """Encoded pixels of a parsed DICOM file -> stored values -> modality values (HU for CT), and the mask of padding."""
 
-import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, get_decoder
 
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.dicom_encoded import frame_fragments, measure
 from medi2i.datasets.dicom_file import (
     PARSE_ERRORS,
-    Unreadable,
-    frame_count,
+    Layout,
     functional_group,
     items,
     numbers,
     short,
-    syntax_uid,
     text,
     whole,
 )
+from medi2i.datasets.dicom_parse import Parsed
+from medi2i.datasets.dicom_words import Stored, Words
+from medi2i.datasets.limits import in_words
 
 AIR_HU = -1024.0
 """What padding reads as in a CT: not tissue, so the lowest value of the usual scale."""
-
-# JPEG markers that start a frame (SOF0–SOF15 without DHT, JPG, DAC; 0xF7 is JPEG-LS): ISO/IEC 10918-1 table B.1,
-# 14495-1.
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-
 
 @dataclass(frozen=True)
 class Rescale:
@@ -61,14 +59,89 @@ def rescale_of(path: Path | str, dataset: Dataset, frame: int) -> Rescale:
     return Rescale(slope[0], intercept[0], True, kind=text(group, "RescaleType"))
 
 
-def decode(path: Path | str, dataset: Dataset, frame: int) -> np.ndarray:
-    """Stored values (H, W) of one frame as integers, whatever the transfer syntax. Raises Unreadable."""
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    syntax = syntax_uid(dataset)
+class Frames:
+    """The frames of an image, each read and decoded when it is wanted. Raises Unreadable where the file does not hold
+    what its header declares."""
+
+    def __init__(self, parsed: Parsed, layout: Layout):
+        self.parsed, self.layout, self.path = parsed, layout, parsed.path
+        self._fragments = None
+        if layout.syntax.is_encapsulated:
+            self._fragments = frame_fragments(parsed, layout.frames)
+            self.encoded_bytes = sum(length for frame in self._fragments for _, length in frame)
+        else:
+            _check_length(parsed, layout)
+            self.encoded_bytes = layout.frame_bytes * layout.frames
+
+    def words(self, frame: int) -> Words:
+        """The samples of a frame as they are stored. Raises Unreadable."""
+        with self.parsed.open() as read:
+            if self._fragments is None:
+                return _native(self.parsed, self.layout, read, frame)
+            encoded = self._encoded(read, frame)
+        return _decode(self.path, self.layout, encoded)
+
+    def _encoded(self, read: Callable, frame: int) -> bytes:
+        fragments = self._fragments[frame]
+        size = sum(length for _, length in fragments)
+        if size > 2 * self.layout.frame_bytes + (1 << 20):
+            raise Unreadable(
+                self.path,
+                f"a compressed frame of {in_words(size)} for {in_words(self.layout.frame_bytes)} of pixels",
+            )
+        return b"".join(read(start, length) for start, length in fragments)
+
+
+def _check_length(parsed: Parsed, layout: Layout) -> None:
+    expected, place = layout.frame_bytes * layout.frames, parsed.pixels
+    if place.length is None:
+        raise Unreadable(parsed.path, "pixel data of undefined length that are not compressed")
+    with parsed.open() as read:
+        length = place.length
+        if len(read(place.start + min(length, expected) - 1, 1)) < 1:
+            length = parsed.available(place.start)
+        surplus = length - expected
+        wrong = surplus > max(layout.columns * layout.allocated // 8, 2)
+        if surplus > (1 if _swapped(parsed, layout) else 0) and not wrong:
+            wrong = bool(read(place.start + expected, surplus).strip(b"\0"))
+    if surplus < 0 or wrong:
+        raise Unreadable(
+            parsed.path,
+            f"PixelData holds {length} bytes where Rows {layout.rows} × Columns {layout.columns} × {layout.frames} "
+            f"frame(s) × {layout.allocated // 8} byte(s) need {expected}: "
+            + ("cut off" if surplus < 0 else "Rows, Columns or NumberOfFrames are wrong"),
+        )
+
+
+def _swapped(parsed: Parsed, layout: Layout) -> bool:
+    """Whether samples of 8 bits lie in big-endian words of 16."""
+    return not layout.syntax.is_little_endian and layout.allocated == 8 and parsed.pixels.vr == "OW"
+
+
+def _native(parsed: Parsed, layout: Layout, read: Callable, frame: int) -> Words:
+    little, size = layout.syntax.is_little_endian, layout.frame_bytes
+    swap = _swapped(parsed, layout)
+    odd = frame * size % 2 if swap else 0
+    data = read(parsed.pixels.start + frame * size - odd, size + odd + ((size + odd) % 2 if swap else 0))
+    if swap:
+        data = np.frombuffer(data, "u2").byteswap().tobytes()[odd : odd + size]
+    if len(data) < size:
+        raise Unreadable(parsed.path, "cut off in the middle of its pixel data")
+    kind = ("<u" if little else ">u") + str(layout.allocated // 8)
+    values = np.frombuffer(data, kind).reshape(layout.rows, layout.columns)
+    return Words(values.astype(values.dtype.newbyteorder("=")), layout.allocated)
+
+
+def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
+    syntax, size = layout.syntax, layout.rows * layout.columns
     try:
-        if syntax.is_encapsulated:
-            _check_codestream(path, dataset, frame)
-        array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True)
+        decoder = get_decoder(syntax)
+        found = measure(path, encoded, layout)
+        data, _ = decoder.as_buffer(
+            encapsulate([encoded], has_bot=False), index=0, rows=layout.rows, columns=layout.columns,
+            number_of_frames=1, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
+            bits_allocated=layout.allocated, bits_stored=layout.stored, pixel_representation=int(layout.signed),
+        )  # fmt: skip
     except Unreadable:
         raise
     except NotImplementedError as error:
@@ -79,82 +152,53 @@ def decode(path: Path | str, dataset: Dataset, frame: int) -> np.ndarray:
         if type(error).__name__ != "PanicException":  # what a decoder in Rust raises is no Exception, and has no module
             raise
         raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
-    if array.shape != (rows, columns):
-        raise Unreadable(path, f"decodes to {array.shape} instead of Rows {rows} × Columns {columns}")
-    return array
-
-
-def _check_codestream(path: Path | str, dataset: Dataset, frame: int) -> None:
-    """Compare the size inside a compressed frame with Rows and Columns, before a decoder allocates what it asks for."""
-    size = codestream_size(get_frame(dataset.PixelData, frame, number_of_frames=frame_count(dataset)))
-    if size is not None and size != (dataset.Rows, dataset.Columns):
+    each = len(data) // size
+    if each not in (1, 2, 4) or len(data) != each * size:
+        raise Unreadable(path, f"decodes to {len(data)} bytes for Rows {layout.rows} × Columns {layout.columns}")
+    values = np.frombuffer(data, f"<u{each}").reshape(layout.rows, layout.columns)
+    if found is None:
+        return Words(values, 8 * each)
+    if found.signed:
+        return Words(values, 8 * each, True)
+    bits = min(found.precision, 8 * each)
+    if layout.signed and bits < layout.stored and (values >> (bits - 1)).any():
         raise Unreadable(
-            path, f"the compressed image is {size[0]}×{size[1]}, Rows × Columns say {dataset.Rows}×{dataset.Columns}"
+            path,
+            f"the compressed image has {bits} bits without a sign, the header says {layout.stored} with one: what has "
+            f"bit {bits} may be negative or not",
         )
+    return Words(values, bits)
 
 
-def codestream_size(encoded: bytes) -> tuple[int, int] | None:
-    """(rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None for RLE and where there is no
-    header."""
-    start = encoded[:1024].find(b"\xff\x4f\xff\x51")  # not at 0 when a JP2 box is around it
-    if start >= 0 and len(encoded) >= start + 24:
-        x1, y1, x0, y0 = struct.unpack(">4I", encoded[start + 8 : start + 24])
-        return y1 - y0, x1 - x0
-    if encoded[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(encoded) and encoded[at] == 0xFF:
-        marker = encoded[at + 1]
-        if marker in _START_OF_FRAME:
-            return struct.unpack(">2H", encoded[at + 5 : at + 9])
-        if marker == 0xFF or 0xD0 <= marker <= 0xD9:
-            at += 1 if marker == 0xFF else 2
-            continue
-        at += 2 + struct.unpack(">H", encoded[at + 2 : at + 4])[0]
-    return None
-
-
-def check_stored(path: Path | str, dataset: Dataset, frame: int, stored: np.ndarray, rescale: Rescale) -> list[str]:
-    """Compare the values with what the header declares. Returns warnings; raises Unreadable for a wrong
-    PixelRepresentation.
+def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Stored, rescale: Rescale) -> None:
+    """Raise Unreadable where the values of a CT tell of a wrong PixelRepresentation.
 
     Signed pixels read as unsigned show air near +64 000: every value is either small or in the top 8 192 of the range.
     Unsigned ones read as signed show dense bone below air.
     """
-    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    signed, is_ct = int(dataset.PixelRepresentation) == 1, text(dataset, "Modality") == "CT"
-    if is_ct and not signed and allocated == 16 and stored.max() >= 0xE000:
-        top = stored >= 0xE000
-        if not np.any((stored >= 0x8000) & ~top) and not _is_padding_only(dataset, stored, top):
+    if text(dataset, "Modality") != "CT":
+        return
+    values = stored.values
+    if not layout.signed and layout.allocated == 16 and values.max() >= 0xE000:
+        top = values >= 0xE000
+        if not np.any((values >= 0x8000) & ~top) and not _is_padding_only(dataset, values, top):
             raise Unreadable(
                 path,
-                f"stored values reach {int(stored.max())} with none from 32768 to 57343: signed pixels declared "
+                f"stored values reach {int(values.max())} with none from 32768 to 57343: signed pixels declared "
                 "unsigned (PixelRepresentation should be 1)",
             )
-    raw = _raw_frame(dataset, frame, stored.shape)
-    if bits == allocated or raw is None or np.array_equal(raw, stored):
-        return []
-    changed = raw != stored
-    if is_ct and signed and rescale.intercept <= -1000 and np.all(raw[changed] >= 0):
+    if stored.unextended is not None and rescale.intercept <= -1000:
         raise Unreadable(
             path,
-            f"{int(changed.sum())} pixels have the sign bit of BitsStored {bits} but no sign, and would be below "
-            f"{rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation should be 0)",
+            f"{int(stored.unextended.sum())} pixels have the sign bit of BitsStored {layout.stored} but no sign, and "
+            f"would be below {rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation should be "
+            "0)",
         )
-    if any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys()):  # noqa: SIM118 (iterating converts every value)
-        return []  # an overlay lives in the spare bits, as it did before 2004
-    return [f"{int(changed.sum())} pixels use bits above BitsStored {bits}, which are ignored: is BitsStored right?"]
 
 
-def _raw_frame(dataset: Dataset, frame: int, shape: tuple[int, int]) -> np.ndarray | None:
-    """The words of a native frame with all their bits; None where it is compressed, or not in words of 16 bits."""
-    syntax = syntax_uid(dataset)
-    if syntax.is_encapsulated or int(dataset.BitsAllocated) != 16:
-        return None
-    order = "<" if syntax.is_little_endian else ">"
-    kind = "i2" if int(dataset.PixelRepresentation) == 1 else "u2"
-    size = shape[0] * shape[1]
-    return np.frombuffer(dataset.PixelData, order + kind, size, frame * size * 2).reshape(shape)
+def has_overlay(dataset: Dataset) -> bool:
+    """Whether the file has an overlay, which may be in spare bits of its pixels."""
+    return any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys())  # noqa: SIM118 (iterating converts every value)
 
 
 def _is_padding_only(dataset: Dataset, stored: np.ndarray, where: np.ndarray) -> bool:

@@ -9,9 +9,12 @@ from pydicom.dataset import Dataset
 
 from medi2i.datasets import dicom_file as file
 from medi2i.datasets import dicom_pixels as pixels
-from medi2i.datasets.dicom_describe import describe
+from medi2i.datasets import limits
+from medi2i.datasets.dicom_describe import Frames
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom_parse import parse
 from medi2i.datasets.dicom_series import Series, SliceRef
+from medi2i.datasets.dicom_words import to_stored
 
 
 @dataclass
@@ -70,12 +73,12 @@ def iter_frames(
     """Yield several frames (default: all) of a file that is parsed once. Raises Unreadable."""
     path = Path(path)
     try:
-        dataset, count = open_image(path, modalities, max_pixels)
-        header = _without_pixels(dataset)
+        opened = open_file(path, modalities, max_pixels)
+        header, count = _without_pixels(opened.dataset), opened.layout.frames
         for frame in range(count) if frames is None else frames:
             if not 0 <= frame < count:
                 raise Unreadable(path, f"no frame {frame}: the file has {count}")
-            yield _image(path, dataset, header, frame, count, pixels.decode(path, dataset, frame))
+            yield _image(opened, header, frame)
     except Unreadable:
         raise
     except file.PARSE_ERRORS as error:
@@ -91,17 +94,64 @@ def _without_pixels(dataset: Dataset) -> Dataset:
     return header
 
 
+@dataclass
+class Opened:
+    """A file whose header was read and checked. ``frames``: its pixels; ``describe``: its frames as SliceRefs."""
+
+    path: Path
+    dataset: Dataset
+    layout: file.Layout
+    frames: pixels.Frames
+    describe: Frames
+    notes: tuple[str, ...]
+    overlay: bool
+
+
+_last_opened: dict[tuple, Opened] = {}
+
+
+def open_file(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> Opened:
+    """Parse and check the header of an image. Raises Unreadable.
+
+    The last file of several frames is kept, as its frames are often asked for one by one.
+    """
+    key = (path, tuple(modalities), max_pixels or limits.max_pixels(), *_state(path))
+    kept = _last_opened.get(key)
+    if kept is not None:
+        return kept
+    parsed = parse(path, max_pixels)
+    dataset = parsed.dataset
+    file.refuse_others(path, dataset, modalities)
+    layout = file.check_pixel_description(path, dataset, max_pixels)
+    frames = pixels.Frames(parsed, layout)
+    described = Frames(path, dataset, layout.frames)
+    opened = Opened(path, dataset, layout, frames, described, parsed.notes, pixels.has_overlay(dataset))
+    if layout.frames > 1:
+        _last_opened.clear()
+        _last_opened[key] = opened
+    return opened
+
+
+def _state(path: Path) -> tuple:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> tuple[Dataset, int]:
     """Parse and check the header of an image; returns the data set and the number of its frames. Raises Unreadable."""
-    dataset = file.load(path, max_pixels)
-    file.refuse_others(path, dataset, modalities)
-    file.check_pixel_description(path, dataset, max_pixels)
-    return dataset, file.frame_count(dataset)
+    opened = open_file(path, modalities, max_pixels)
+    return opened.dataset, opened.layout.frames
 
 
-def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: int, stored: np.ndarray) -> DicomImage:
+def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
+    path, dataset, layout = opened.path, opened.dataset, opened.layout
+    read = to_stored(path, opened.frames.words(frame), layout, opened.overlay)
     rescale = pixels.rescale_of(path, dataset, frame)
-    notes = pixels.check_stored(path, dataset, frame, stored, rescale)
+    pixels.check_stored(path, dataset, layout, read, rescale)
+    stored, notes = read.values, [*opened.notes, *read.notes]
     hu = pixels.to_modality(dataset, stored, rescale)
     if not np.isfinite(hu).all():
         raise Unreadable(
@@ -109,7 +159,7 @@ def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: in
             f"RescaleSlope {rescale.slope:g} and RescaleIntercept {rescale.intercept:g} give infinite values",
         )
     mask = pixels.padding_mask(dataset, stored)
-    where = describe(path, dataset, frame, frames)
+    where = opened.describe[frame]
     if where.modality == "CT":
         if not rescale.declared:
             notes.append("no RescaleSlope and RescaleIntercept: stored values are taken as HU")
@@ -132,8 +182,8 @@ def _image(path: Path, dataset: Dataset, header: Dataset, frame: int, frames: in
         where=where,
         lossy=file.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
-        encoded_bytes=len(dataset.PixelData),
-        raw_bytes=stored.nbytes * frames,
+        encoded_bytes=opened.frames.encoded_bytes,
+        raw_bytes=stored.nbytes * layout.frames,
     )
 
 

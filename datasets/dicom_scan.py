@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom_file as file
-from medi2i.datasets.dicom_describe import describe
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
-from medi2i.datasets.dicom_read import iter_frames, load_volume, open_image, read
+from medi2i.datasets.dicom_read import iter_frames, load_volume, open_file, read
 from medi2i.datasets.dicom_series import Series, SliceRef
 from medi2i.datasets.outputs import UNFINISHED
 from medi2i.datasets.processes import Died, map_in_processes
@@ -132,8 +131,8 @@ def examine_file(
     """The frames of a file, or the reason why it cannot be used."""
     try:
         if not decode:
-            dataset, count = open_image(path, modalities, max_pixels)
-            return [describe(path, dataset, frame, count) for frame in range(count)]
+            opened = open_file(path, modalities, max_pixels)
+            return [opened.describe[frame] for frame in range(opened.layout.frames)]
         found = []
         for image in iter_frames(path, modalities=modalities, max_pixels=max_pixels):
             tissue = image.hu if image.mask is None else image.hu[~image.mask]

@@ -45,7 +45,8 @@ class SliceRef:
         """Unit vector across the slice: row direction × column direction."""
         if self.orientation is None:
             return None
-        return np.cross(self.orientation[:3], self.orientation[3:])
+        a, b, c, d, e, f = self.orientation
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
 
     @property
     def height(self) -> float | None:
@@ -125,6 +126,8 @@ class Series:
         """Unit vector across the slices, the mean of theirs; None without a geometry."""
         if any(s.orientation is None or s.position is None for s in self.slices):
             return None
+        if len(self.slices) == 1:
+            return self.slices[0].normal
         axes = np.array([s.orientation for s in self.slices])
         normal = np.cross(axes[:, :3], axes[:, 3:]).mean(0)
         return normal / np.linalg.norm(normal)
@@ -137,8 +140,8 @@ class Series:
     def places(self) -> list[int] | None:
         """A number for each slice, from 0 at the low end of the normal: slices at one place have the same."""
         heights = self.heights()
-        if heights is None:
-            return None
+        if heights is None or len(heights) == 1:
+            return None if heights is None else [0]
         order = np.argsort(heights, kind="stable")
         places = np.empty(len(order), int)
         places[order] = _places(heights[order], min((self.spacing or (0.1,)) + (1.0,)) / 10)
@@ -154,7 +157,7 @@ class Series:
 
     @property
     def slice_distance(self) -> float | None:
-        steps = self.steps()
+        steps = self.steps() if len(self.slices) > 1 else None
         return None if steps is None or not len(steps) else round(float(np.median(np.abs(steps))), 6)
 
     @property

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import Unreadable, UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.words import counted
 from medi2i.datasets import lists
-from medi2i.datasets.dicom_file import Unreadable, load, text
+from medi2i.datasets.dicom_file import text
+from medi2i.datasets.dicom_parse import load
 from medi2i.datasets.outputs import whole_file
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
