@@ -38,9 +38,9 @@ class DemoOptions(Checked):
     out: str = option("demo", "-o", metavar="FOLDER", help="folder for everything the demo makes")
     ct: str | None = option(None, metavar="FOLDER", help="CT series to use instead of the phantom")
     updates: int = option(UPDATES, type=int, low=1, help="updates of the training, rounded to whole epochs")
-    size: int = option(256, type=int, low=32, metavar="PX", help="width and height of the phantom")
-    slices: int = option(40, type=int, low=10, help="slices of the phantom")
-    seed: int = option(0, type=int, low=0, help="the same seed gives the same result")
+    size: int = option(256, type=int, low=32, high=2048, metavar="PX", help="width and height of the phantom")
+    slices: int = option(40, type=int, low=10, high=2000, help="slices of the phantom")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed gives the same result")
 
 
 def command(argv):

@@ -39,7 +39,8 @@ class ComparedOptions(Checked):
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
     imgtype: str | None = option(None, "-it", choices=list(images.KINDS), help="kind of the images [found out]")
-    scale: int = option(1, type=int, low=1, help="the truth has so many times the rows and columns of the input, which "
+    scale: int = option(1, type=int, low=1, high=64,
+                        help="the truth has so many times the rows and columns of the input, which "
                         "is enlarged by bicubic interpolation")
     bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
     classical: list | None = option(None, nargs="+", choices=list(classical.FILTERS),
@@ -51,13 +52,14 @@ class ComparedOptions(Checked):
 @dataclass
 class MeasureOptions(Checked):
     """How to measure"""
-    classes: int | None = option(None, "-cn", type=int, low=2, help="the images hold class numbers 0…N-1: Dice and IoU")
+    classes: int | None = option(None, "-cn", type=int, low=2, high=65536,
+                                 help="the images hold class numbers 0…N-1: Dice and IoU")
     clip: list | None = option(None, nargs=2, type=float, metavar="X", help="the full range, as the network was trained"
                                " [CT: -1024 2000; 8 bit: 0 255; 16 bit: 0 65535; others: the range of the truth]")
     window: list | None = option(None, "-w", nargs="+", metavar="NAME[=LOW:HIGH]",
                                  help="further windows for PSNR and SSIM: " + ", ".join(WINDOWS)
                                  + ", or one's own as liver=-50:150 [CT: soft]")
-    seed: int = option(0, type=int, low=0, help="of the bootstrap")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="of the bootstrap")
 
 
 @dataclass

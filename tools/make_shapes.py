@@ -31,15 +31,15 @@ class ShapesOptions(Checked):
     """What to make"""
     out: str = option("data/shapes", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
     make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
-    size: list = option([64], "-s", "-z", nargs="+", type=int, low=16, metavar="PX",
+    size: list = option([64], "-s", "-z", nargs="+", type=int, low=16, high=16384, metavar="PX",
                         help="width, or height and width, in pixels")
     num: int = option(200, "-n", type=int, low=1, help="training images")
     num_test: int = option(40, type=int, low=0, help="test images")
-    shapes: int = option(3, type=int, low=1, help="most shapes in an image")
+    shapes: int = option(3, type=int, low=1, high=1000, help="most shapes in an image")
     noise: float = option(0.05, type=float, low=0, high=1, help="standard deviation of the noise in `labels`, of 0…1")
     grey: bool = option(False, type=bool, help="one channel instead of three")
     imgtype: str = option("png", "-it", choices=["png", "jpg"], help="kind of the images (class numbers are PNG)")
-    seed: int = option(0, type=int, low=0, help="the same seed makes the same images")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same images")
 
 
 def command(argv):

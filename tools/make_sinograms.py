@@ -27,13 +27,14 @@ PNG_TOP = 65535
 class SinogramOptions(Checked):
     """What to make"""
     out: str = option("data/sinograms", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
-    size: int = option(128, "-s", "-z", type=int, low=16, metavar="PX", help="width and height of image and sinogram")
+    size: int = option(128, "-s", "-z", type=int, low=16, high=4096, metavar="PX",
+                       help="width and height of image and sinogram")
     num: int = option(1000, "-n", type=int, low=1, help="training images")
     num_test: int = option(100, type=int, low=0, help="test images")
-    shapes: int = option(4, type=int, low=1, help="most shapes in an image")
+    shapes: int = option(4, type=int, low=1, high=1000, help="most shapes in an image")
     imgtype: str = option("png", "-it", choices=["png", "npy"],
                           help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled")
-    seed: int = option(0, type=int, low=0, help="the same seed makes the same images")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same images")
 
 
 def command(argv):

@@ -42,7 +42,7 @@ class RegisterOptions(Checked):
     to: str = option(BODY, choices=[BODY, TEMPLATE, NONE], help="what comes to the middle: the body's centre, what is "
                      "there in the template, or what is there already")
     template: str | None = option(None, metavar="FOLDER", help="series for --to template; its grid is the default")
-    size: list | None = option(None, "-s", nargs="+", type=int, low=8, metavar="PX",
+    size: list | None = option(None, "-s", nargs="+", type=int, low=8, high=16384, metavar="PX",
                                help="width, or height and width, of the new images [the same field in the new spacing]")
     spacing: float | None = option(None, "-f", "-fs", "--forceSpacing", type=float, low=0.01, metavar="MM",
                                    help="size of the new pixels [the same]")
@@ -50,9 +50,11 @@ class RegisterOptions(Checked):
                                  help="so many times as many pixels a mm, in place of --spacing")
     translate: list | None = option(None, "-tr", nargs="*", type=float, metavar="MM",
                                     help="then shift everything by so many mm to the right and down [0 0]")
-    random_translate: int = option(0, "-rt", type=int, low=0, metavar="PX", help="shift each series at random by up to "
+    random_translate: int = option(0, "-rt", type=int, low=0, high=16384, metavar="PX",
+                                   help="shift each series at random by up to "
                                    "so many of the new pixels")
-    seed: int = option(0, type=int, low=0, help="of --random_translate: the same seed and series, the same shift")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1,
+                       help="of --random_translate: the same seed and series, the same shift")
     slice_range: list | None = option(None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between "
                                       "these positions")
     mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air")

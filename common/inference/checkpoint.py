@@ -3,7 +3,6 @@
 The ``args`` file beside the weights describes the networks; no option is needed to load them.
 """
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.link_files import arrays_of, load_arrays, load_link, read_arrays, save_link, save_networks
 from medi2i.common.inference.whole_generator import split_generator
+from medi2i.common.json_files import read_json
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
 from medi2i.common.networks.network import padded
 from medi2i.common.networks.precision import using_dtype
@@ -85,9 +85,9 @@ def _run(folder, args):
     best = None
     if (folder / BEST).is_file():
         try:
-            best = int(json.loads((folder / BEST).read_text(encoding="utf-8"))["epoch"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / BEST}: not readable ({error}); it should hold epoch and value") from None
+            best = int(read_json(folder / BEST, "it should hold epoch and value", what="readable")["epoch"])
+        except (KeyError, TypeError):
+            raise UserError(f"{folder / BEST}: names no epoch; it should hold epoch and value") from None
     return Run(folder, args, tuple(sorted(whole)), best)
 
 

@@ -15,10 +15,9 @@ from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.network import Network
 from medi2i.common.inference.outcome import Outcome, tell
 from medi2i.common.inference.ranks import Alone
-from medi2i.common.inference.report import SKIPPED, Report, place_for
+from medi2i.common.inference.report import DATE, SKIPPED, Report, place_for
 from medi2i.common.inference.results import Format, Provenance, Results
 from medi2i.common.inference.running import Run
-from medi2i.common.inference.shards import DATE
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import Samples

@@ -1,11 +1,11 @@
 """One network, one npz file: written whole or not at all, read whole or not at all, and nothing is ever unpickled."""
-import zipfile
 from pathlib import Path
 
 import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.npz_files import BrokenFile, read_arrays_of
 from medi2i.datasets.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
@@ -48,15 +48,12 @@ def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
 
 def read_arrays(path) -> dict[str, numpy.ndarray]:
     """The arrays of an npz file. Raises UserError if there is none, it is damaged, or it holds pickled objects."""
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).exists():
         raise UserError(f"{path}: no such file; it should be the npz file of a network")
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    # A bare .npy gives an array, which is no context manager; an empty file gives EOFError.
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a readable npz file of a network ({error})") from None
+        return read_arrays_of(path)
+    except BrokenFile as error:
+        raise UserError(f"{path}: not a readable npz file of a network ({error.reason})") from None
 
 
 def load_link(path, link):

@@ -4,16 +4,20 @@ import logging
 import os
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.common.json_files import read_json
 from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import whole_file
 
 NAME = "conversion.json"
+DATE = "%Y-%m-%d %H:%M:%S"  # of series_date
 BESIDE = ".report"
 """What the name of a folder of DICOM results has more where the report and all that is no DICOM lies."""
 WRITE_EVERY_SECONDS = 10.0
+MOST_BYTES = 1 << 27  # some 300,000 images
 COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
 
@@ -82,8 +86,8 @@ class Report:
     def earlier(self, key):
         """The top-level entry ``key`` of an earlier report here of the same model and settings, else None."""
         try:
-            old = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            old = read_report(self.path, (*COMPARED, "files"))
+        except (OSError, UserError):
             return None
         same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in COMPARED)
         return old.get(key) if same else None
@@ -126,14 +130,28 @@ class Report:
 
 def read_report(path, keys):
     """The content of a report's file, in which each of ``keys`` is a dict. Raises UserError, FileNotFoundError."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        for key in keys:
-            dict(content[key])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable report ({error}); without --resume choose another --out, or "
-                        "--force") from None
+    right = "without --resume choose another --out, or --force"
+    content = read_json(path, right, MOST_BYTES, "a readable report")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in keys):
+        raise UserError(f"{path}: not a readable report (it has no {', '.join(keys)}); {right}")
+    wrong = [name for name, entry in content.get("files", {}).items() if not _is_entry(entry)]
+    wrong += ["series_date"] if not _is_date(content.get("series_date")) else []
+    if wrong:
+        raise UserError(f"{path}: not a readable report ({wrong[0]!r} is not as a conversion writes it); {right}")
     return content
+
+
+def _is_entry(entry):
+    return (isinstance(entry, dict) and entry.get("status") in (WRITTEN, THERE, SKIPPED)
+            and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
+            and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation")))
+
+
+def _is_date(text):
+    try:
+        return text is None or bool(datetime.strptime(text, DATE))
+    except (TypeError, ValueError):
+        return False
 
 
 def first_difference(old, new):

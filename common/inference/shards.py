@@ -16,12 +16,11 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import deviation, structure
-from medi2i.common.inference.report import COMPARED, SKIPPED, THERE, WRITTEN, first_difference, read_report
+from medi2i.common.inference.report import COMPARED, DATE, SKIPPED, THERE, WRITTEN, first_difference, read_report
 from medi2i.datasets.outputs import whole_file
 
 FOLDER = "conversion.shards"
 PLAN = "plan.json"
-DATE = "%Y-%m-%d %H:%M:%S"
 PATIENCE = 5.0  # seconds for a file that another machine wrote to appear here
 
 
@@ -208,9 +207,14 @@ def absorb(report, out):
             raise UserError(f"--resume: {folder} is of a conversion with another {different}; use the same, another "
                             "--out, or --force to convert everything again")
     report.content["files"] |= plan["files"]
-    for number in range(1, plan["shards"] + 1):
+    for number in range(1, _count_of(plan) + 1):
         report.content["files"] |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
     return datetime.strptime(plan["series_date"], DATE)
+
+
+def _count_of(plan):
+    count = plan.get("shards")
+    return count if isinstance(count, int) and 0 < count <= 10 ** 6 else 0  # more than any conversion has images
 
 
 def refuse_begun(out):

@@ -3,7 +3,6 @@
 VGG16: Simonyan and Zisserman, arXiv 1409.1556. ResNet50: He et al., arXiv 1512.03385 (stride in the first 1×1).
 """
 import re
-import zipfile
 from pathlib import Path
 
 import numpy
@@ -12,6 +11,7 @@ from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec
+from medi2i.common.npz_files import declared_arrays, read_arrays_of
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
@@ -139,7 +139,7 @@ def load_pretrained(link: chainer.Chain, path, option: str):
                         f"{type(link).__name__}. {SOURCES[kind]}")
     try:
         found = _read(path)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise UserError(f"{option}: {path}: not a readable npz or caffemodel file ({error}). {SOURCES[kind]}") from None
     expected = chainer.serializers.DictionarySerializer()
     expected.save(link)
@@ -159,8 +159,8 @@ def _read(path: Path) -> dict[str, numpy.ndarray]:
         packed = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not packed:
         return chainer_arrays(read_caffemodel(path.read_bytes()))
-    with numpy.load(path, allow_pickle=False) as file:
-        return {_chainer_name(name): file[name] for name in file.files if not name.startswith("fc")}
+    wanted = [name for name in declared_arrays(path) if not name.startswith("fc")]
+    return {_chainer_name(name): array for name, array in read_arrays_of(path, wanted).items()}
 
 
 def _chainer_name(name: str) -> str:

@@ -172,9 +172,10 @@ class EncoderSpec:
         return downscaling(self.chs, self.down, self.pretrained)
 
     def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
+        from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.encoder import Encoder
-        return Encoder(self)
+        return within_budget(lambda: Encoder(self))
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,10 @@ class DecoderSpec:
         return tuple(extra(ch) for ch in self.chs)
 
     def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
+        from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.decoder import Decoder
-        return Decoder(self)
+        return within_budget(lambda: Decoder(self))
 
 
 @dataclass(frozen=True)
@@ -240,9 +242,10 @@ class DiscriminatorSpec:
     pretrained: PretrainedSpec | None
 
     def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``."""
+        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
+        from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.discriminator import Discriminator
-        return Discriminator(self)
+        return within_budget(lambda: Discriminator(self))
 
 
 def downscaling(chs, down: Sampling, pretrained: PretrainedSpec | None) -> int:

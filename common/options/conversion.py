@@ -38,10 +38,12 @@ class NetworkFiles(Checked):
                          "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
     precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO), "
                             "int8 on most (ONNX Runtime); the deviation on the first image is told in HU")
-    batch_size: int = option(1, "-b", type=int, low=1, help="images that go through the network together")
-    tile: int = option(None, type=int, low=8, help="side in pixels of overlapping tiles, for images too large for the "
+    batch_size: int = option(1, "-b", type=int, low=1, high=65536, help="images that go through the network together")
+    tile: int = option(None, type=int, low=8, high=65536,
+                       help="side in pixels of overlapping tiles, for images too large for the "
                        "memory; default: whole images")
-    tile_overlap: int = option(None, type=int, low=0, help="pixels of a tile's inner edges that are thrown away; "
+    tile_overlap: int = option(None, type=int, low=0, high=65536,
+                               help="pixels of a tile's inner edges that are thrown away; "
                                "default: as far as the network looks, so that tiles equal the whole image")
 
 
@@ -56,14 +58,16 @@ class InputOptions(Checked):
     imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
                           help="kind of the images; auto: what is found, and among several the training's")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
-    crop_width: int = option(None, "-cw", type=int, low=1, help="convert only the middle of so many columns, the rest "
+    crop_width: int = option(None, "-cw", type=int, low=1, high=65536,
+                             help="convert only the middle of so many columns, the rest "
                              "is the source's; default: all")
-    crop_height: int = option(None, "-ch", type=int, low=1, help="the same for rows")
+    crop_height: int = option(None, "-ch", type=int, low=1, high=65536, help="the same for rows")
     clipA: list = option(None, "-ca", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="values (HU) of domain A that are -1 and 1; default: as in training")
     clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="values (HU) of domain B that are -1 and 1; default: as in training")
-    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only")
+    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only",
+                                type=bool)
 
 
 @dataclass
@@ -80,7 +84,8 @@ class OutputOptions(Checked):
     strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")
     shards: str = option(None, metavar="I/N", help="convert only part I (1 to N) of N; once all are run, anywhere, "
                          "their results are those of one process; under mpiexec its processes are the parts")
-    workers: int = option(2, type=int, low=1, help="threads that read, and as many that write, while the network runs")
+    workers: int = option(2, type=int, low=1, high=1024,
+                          help="threads that read, and as many that write, while the network runs")
     structure: str = option("numbers", choices=STRUCTURE, help="compare the edges of input and output: a table and "
                             "warnings, or these and maps")
     structure_warn: float = option(0.15, type=float, low=0, high=2, metavar="X",
@@ -93,7 +98,7 @@ class UncertaintyOptions(Checked):
 
     uncertainty: str = option(None, choices=("tta", "dropout"), help="also write a map of the standard deviation: of "
                               "the image flipped and turned (the result is their mean), or of samples of dropout")
-    uncertainty_samples: int = option(8, type=int, low=2, help="samples of dropout")
+    uncertainty_samples: int = option(8, type=int, low=2, high=10000, help="samples of dropout")
     ensemble: bool = option(False, type=bool, help="the result is the mean over all flips and turns of the image: "
                             "better, 8 times as slow (images that are not square: 4)")
 

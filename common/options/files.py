@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.common.json_files import read_json
 from medi2i.common.options.machinery import default_of
 from medi2i.common.options.old_spellings import fold_json
 from medi2i.common.options.paired import PairedOptions
@@ -28,7 +29,7 @@ def options_from_dict(values, source="args"):
     application = values.get("application")
     if application is None:  # a released file does not say; only CycleGAN has two cycle weights
         application = "cyclegan" if "lambda_A" in values else "pix2pix"
-    if application not in APPLICATIONS:
+    if not isinstance(application, str) or application not in APPLICATIONS:
         raise UserError(f"{source}: application {application!r} is unknown; it can be {', '.join(APPLICATIONS)}")
     if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
         raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
@@ -47,13 +48,9 @@ def load_args(path):
     path = Path(path)
     if path.is_dir():
         path = path / "args"
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; it should be the args file that training writes beside its weights")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); it should be the args file that training writes") from None
-    return options_from_dict(values, str(path))
+    return options_from_dict(read_json(path, "it should be the args file that training writes"), str(path))
 
 
 def save_args(options, path):

@@ -14,19 +14,26 @@ from medi2i.datasets import limits
 
 log = logging.getLogger(__name__)
 
+BOUNDS = {int: (-10 ** 9, 10 ** 9), float: (-1e12, 1e12)}
+"""Where an option says nothing else. Values come from files of strangers, too: none may hang a program."""
+MOST_VALUES = 4096  # of one option, where these are numbers
+_SHOWN = 60  # characters of a value in an error
+
 
 def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
-           low=None, high=None, spelled=None):
+           low=None, high=None, spelled=None, most=None):
     """A dataclass field that is also a command-line option.
 
     The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
     (``--name`` and ``--no-name``). ``nargs`` as in argparse, values then are lists. ``choices`` and the range
-    ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike.
+    ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike, and so is
+    that a list has ``most`` values at most.
     ``choices_text`` is what ``--help`` says in place of a long list of choices. ``spelled``: text -> text, the choice
     that is meant by another spelling.
     """
+    low, high = _bounds(type, low, high)
     metadata = dict(flags=flags, type=type, nargs=nargs, choices=choices, choices_text=choices_text, help=help,
-                    metavar=metavar, low=low, high=high, spelled=spelled)
+                    metavar=metavar, low=low, high=high, spelled=spelled, most=most)
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -37,9 +44,16 @@ def redefault(group, name, default):
     return dataclasses.field(default=default, metadata=group.__dataclass_fields__[name].metadata)
 
 
-def derived(help=""):
-    """A field that the program fills in and saves; it has no command-line option."""
-    return dataclasses.field(default=None, metadata=dict(flags=None, help=help))
+def _bounds(kind, low, high):
+    lowest, highest = BOUNDS.get(kind, (None, None))
+    return lowest if low is None else low, highest if high is None else high
+
+
+def derived(help="", type=str, low=None, high=None):
+    """A field that the program fills in and saves; it has no command-line option. Checked like an option."""
+    low, high = _bounds(type, low, high)
+    return dataclasses.field(default=None, metadata=dict(flags=None, help=help, type=type, nargs=None, choices=None,
+                                                         low=low, high=high, spelled=None))
 
 
 class Checked:
@@ -53,14 +67,17 @@ class Checked:
 def checked(field, value):
     """``value`` with the field's type, or UserError with the option's name and what is allowed."""
     rule = field.metadata
-    if rule["flags"] is None or value is None:
+    if value is None:
         return value
-    name = "--" + field.name
+    name = "--" + field.name if rule["flags"] is not None else field.name
     if rule["nargs"] is not None:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{name}: {value!r} is one value where a list is needed")
+            raise UserError(f"{name}: {_short(value)} is one value where a list is needed")
         if isinstance(rule["nargs"], int) and len(value) != rule["nargs"]:
-            raise UserError(f"{name}: {len(value)} values {list(value)}; it takes {rule['nargs']}")
+            raise UserError(f"{name}: {len(value)} values {_short(list(value))}; it takes {rule['nargs']}")
+        most = rule["most"] or (MOST_VALUES if rule["type"] in BOUNDS else None)
+        if most is not None and len(value) > most:
+            raise UserError(f"{name}: {len(value)} values; it takes {most} at most")
         return [_checked_one(name, rule, item) for item in value]
     return _checked_one(name, rule, value)
 
@@ -71,26 +88,33 @@ def _checked_one(name, rule, value):
     kind = rule["type"]
     if kind is bool:
         if not isinstance(value, bool):
-            raise UserError(f"{name}: {value!r} is not true or false")
+            raise UserError(f"{name}: {_short(value)} is not true or false")
         return value
     try:
+        if isinstance(value, (list, tuple, dict)):  # of which str() would make a text
+            raise TypeError
         converted = kind(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: {value!r} is not {_KIND_NAMES.get(kind, kind.__name__)}") from None
-    if kind is int and converted != float(value):
-        raise UserError(f"{name}: {value!r} is not a whole number")
+        if kind is int and converted != float(value):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{name}: {_short(value)} is not {_KIND_NAMES.get(kind, kind.__name__)}") from None
     if rule["spelled"] is not None:
         converted = rule["spelled"](converted)
     if rule["choices"] is not None and converted not in rule["choices"]:
         close = difflib.get_close_matches(str(converted), [str(c) for c in rule["choices"]], 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{name}: {converted!r} is unknown{hint}; it can be "
+        raise UserError(f"{name}: {_short(converted)} is unknown{hint}; it can be "
                         + ", ".join(str(c) or "''" for c in rule["choices"]))
     if rule["low"] is not None and not converted >= rule["low"]:
-        raise UserError(f"{name}: {converted} is out of range; it must be at least {rule['low']}")
+        raise UserError(f"{name}: {_short(converted)} is out of range; it must be at least {rule['low']}")
     if rule["high"] is not None and not converted <= rule["high"]:
-        raise UserError(f"{name}: {converted} is out of range; it must be at most {rule['high']}")
+        raise UserError(f"{name}: {_short(converted)} is out of range; it must be at most {rule['high']}")
     return converted
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}

@@ -30,9 +30,10 @@ class PairOptions(Checked):
     btoa: bool = option(False, type=bool, help="translate from B to A")
     imgtype_out: str = option(None, choices=shared.kinds.IMAGE_KINDS, spelled=shared.kinds.image_kind,
                               help="kind of the output images, where another")
-    scale: int = option(1, type=int, low=1, help="super-resolution: output images have so many times the rows and "
+    scale: int = option(1, type=int, low=1, high=32,
+                        help="super-resolution: output images have so many times the rows and "
                         "columns of the input images, which are enlarged by bicubic interpolation first")
-    class_num: int = option(0, "-cn", type=int, low=0, help="output images hold classes 0 to this minus 1")
+    class_num: int = option(0, "-cn", type=int, low=0, high=65536, help="output images hold classes 0 to this minus 1")
     class_weight: list = option(None, type=float, nargs="+", low=0, help="weight of each class in the losses")
 
 
@@ -51,7 +52,7 @@ class PairedLossOptions(Checked):
     lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
     lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
     focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")
-    loss_ksize: int = option(1, "-lk", type=int, low=1, help="accepted because the released "
+    loss_ksize: int = option(1, "-lk", type=int, low=1, high=1024, help="accepted because the released "
                              "code has it; does nothing, as there")
     dis_warmup: int = option(-1, type=int, low=-1, help="iteration from which the adversarial loss counts")
 
@@ -68,7 +69,7 @@ class PairedTrainingOptions(shared.TrainingOptions):
 class PairedPictureOptions(shared.PictureOptions):
     """Logs and pictures."""
 
-    nvis: int = option(3, type=int, low=0, help="number of images in a picture")
+    nvis: int = option(3, type=int, low=0, high=1000, help="number of images in a picture")
 
 
 @dataclass

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from medi2i.common.options import kinds
 from medi2i.common.options.machinery import Checked, derived, option
 
+LEVELS = 12  # an image is continued to a multiple of 2 to the power of these less one
+
 
 @dataclass
 class FileOptions(Checked):
@@ -20,8 +22,9 @@ class FileOptions(Checked):
                              "kernels for normalisation with activation and for losses")
     tf32: bool = option(False, type=bool, help="on a GPU, let tensor cores round the factors of float32 products to 10 "
                         "bits (TF32); no effect on the CPU")
-    seed: int = option(0, type=int, low=0, help="of every random draw: same seed, same run")
-    workers: int = option(2, type=int, low=0, help="threads that load images ahead; 0 loads in the main thread")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="of every random draw: same seed, same run")
+    workers: int = option(2, type=int, low=0, high=1024,
+                          help="threads that load images ahead; 0 loads in the main thread")
     worker_processes: bool = option(False, type=bool, help="processes instead of threads, for many slices a second; "
                                     "each has its share of the cache")
     augment_on: str = option("loader", choices=kinds.AUGMENT_ON, help="where training images are clipped, cut, changed "
@@ -35,27 +38,30 @@ class ImageOptions(Checked):
 
     imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
                           help="kind of the images; auto: what is found")
-    crop_width: int = option(None, "-cw", type=int, low=1, help="width of the training crop in pixels")
-    crop_height: int = option(None, "-ch", type=int, low=1, help="height of the training crop in pixels")
+    crop_width: int = option(None, "-cw", type=int, low=1, high=65536, help="width of the training crop in pixels")
+    crop_height: int = option(None, "-ch", type=int, low=1, high=65536, help="height of the training crop in pixels")
     grey: bool = option(False, type=bool, help="read colour images as grey; DICOM always is")
     clipA: list = option(None, "-ca", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="values (HU) of domain A that become -1 and 1; default by kind of image")
     clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="values (HU) of domain B that become -1 and 1; default by kind of image")
-    stack: int = option(1, "--num_slices", "-ns", type=int, low=1, help="neighbouring slices that become channels")
-    ch: int = derived("input channels")
-    out_ch: int = derived("output channels")
-    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only")
+    stack: int = option(1, "--num_slices", "-ns", type=int, low=1, high=512,
+                        help="neighbouring slices that become channels")
+    ch: int = derived("input channels", type=int, low=1, high=4096)
+    out_ch: int = derived("output channels", type=int, low=1, high=4096)
+    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only",
+                                type=bool)
     released: str = derived("the rules of the released codes hold (docs/released_codes.md): ARGS, they wrote this "
                             "file, or CONTINUED, a training here went on from such a file")
-    mean_change: float = derived("mean of output - input over the training images, in HU or their own unit")
+    mean_change: float = derived("mean of output - input over the training images, in HU or their own unit", type=float)
 
 
 @dataclass
 class AugmentationOptions(Checked):
     """Augmentation (training only)."""
 
-    random_translate: int = option(4, "-rt", type=int, low=-1, help="largest shift in pixels; -1: crops from anywhere "
+    random_translate: int = option(4, "-rt", type=int, low=-1, high=16384,
+                                   help="largest shift in pixels; -1: crops from anywhere "
                                    "in the image, never beyond it, and validation on whole images; except for 0 also "
                                    "flips")
     random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
@@ -72,7 +78,7 @@ class AugmentationOptions(Checked):
 class TrainingOptions(Checked):
     """Training."""
 
-    batch_size: int = option(1, "-b", type=int, low=1, help="images per update")
+    batch_size: int = option(1, "-b", type=int, low=1, high=65536, help="images per update")
     epoch: int = option(400, "-e", type=int, low=1, help="how many epochs, each of all images")
     crops_per_image: int = option(1, type=int, low=1, metavar="N", help="an epoch sees each image N times, each time "
                                   "another crop; more where crops are small, as validation and pictures come once an "
@@ -111,11 +117,14 @@ class TrainingOptions(Checked):
 class GeneratorOptions(Checked):
     """Generator."""
 
-    gen_chs: list = option(None, "-gc", type=int, nargs="+", low=1, help="channels of each level")
-    gen_ndown: int = option(3, "-gl", type=int, low=1, help="number of levels, where channels are not given")
-    gen_basech: int = option(64, "-gb", type=int, low=1, help="channels of the first level, doubled at each next")
-    gen_nblock: int = option(9, "-gnb", type=int, low=0, help="number of residual blocks")
-    gen_ksize: int = option(3, "-gk", type=int, low=1, help="kernel size of the levels")
+    gen_chs: list = option(None, "-gc", type=int, nargs="+", low=1, high=65536, most=LEVELS,
+                         help="channels of each level")
+    gen_ndown: int = option(3, "-gl", type=int, low=1, high=LEVELS,
+                            help="number of levels, where channels are not given")
+    gen_basech: int = option(64, "-gb", type=int, low=1, high=65536,
+                             help="channels of the first level, doubled at each next")
+    gen_nblock: int = option(9, "-gnb", type=int, low=0, high=1000, help="number of residual blocks")
+    gen_ksize: int = option(3, "-gk", type=int, low=1, high=255, help="kernel size of the levels")
     gen_sample: str = option("none-7", "-gs", choices=kinds.SAMPLE, choices_text=kinds.SAMPLE_TEXT,
                              help="first and last layer")
     gen_down: str = option("down", "-gd", choices=kinds.DOWN, choices_text=kinds.DOWN_TEXT,
@@ -127,11 +136,11 @@ class GeneratorOptions(Checked):
     gen_out_activation: str = option("tanh", "-go", choices=kinds.ACTIVATIONS, help="activation of the output")
     gen_dropout: float = option(None, "-gdo", type=float, low=0, high=1, help="dropout ratio")
     gen_attention: bool = option(False, type=bool, help="non-local block at the deepest level")
-    gen_fc: int = option(0, "-gfc", type=int, low=0, help="number of AUTOMAP layers before the encoder")
+    gen_fc: int = option(0, "-gfc", type=int, low=0, high=100, help="number of AUTOMAP layers before the encoder")
     gen_fc_activation: str = option("relu", "-gfca", choices=kinds.ACTIVATIONS, help="activation of AUTOMAP layers")
     unet: str = option("conv", "-u", choices=kinds.UNETS, help="connections from encoder to decoder")
-    skipdim: int = option(4, "-sd", type=int, low=1, help="channels of a connection of kind conv")
-    latent_dim: int = option(-1, type=int, low=-1, help="size of a latent vector; -1: none")
+    skipdim: int = option(4, "-sd", type=int, low=1, high=65536, help="channels of a connection of kind conv")
+    latent_dim: int = option(-1, type=int, low=-1, high=10 ** 7, help="size of a latent vector; -1: none")
     gen_pretrained_encoder: str = option("", "-gp", choices=kinds.PRETRAINED, help="encoder trained on ImageNet")
     gen_pretrained_lr_ratio: float = option(0, "-gpr", type=float, low=0,
                                             help="learning rate of that encoder relative to the rest; 0 freezes it")
@@ -147,10 +156,13 @@ class GeneratorOptions(Checked):
 class DiscriminatorOptions(Checked):
     """Discriminator."""
 
-    dis_chs: list = option(None, "-dc", type=int, nargs="+", low=1, help="channels of each level")
-    dis_ndown: int = option(3, "-dl", type=int, low=1, help="number of levels, where channels are not given")
-    dis_basech: int = option(64, "-db", type=int, low=1, help="channels of the first level, doubled at each next")
-    dis_ksize: int = option(4, "-dk", type=int, low=1, help="kernel size")
+    dis_chs: list = option(None, "-dc", type=int, nargs="+", low=1, high=65536, most=LEVELS,
+                         help="channels of each level")
+    dis_ndown: int = option(3, "-dl", type=int, low=1, high=LEVELS,
+                            help="number of levels, where channels are not given")
+    dis_basech: int = option(64, "-db", type=int, low=1, high=65536,
+                             help="channels of the first level, doubled at each next")
+    dis_ksize: int = option(4, "-dk", type=int, low=1, high=255, help="kernel size")
     dis_sample: str = option("down", "-ds", choices=kinds.SAMPLE, choices_text=kinds.SAMPLE_TEXT, help="first layer")
     dis_down: str = option("down", "-dd", choices=kinds.SAMPLE, choices_text=kinds.SAMPLE_TEXT,
                            help="how a level halves the size")

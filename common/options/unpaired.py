@@ -95,8 +95,8 @@ class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
 class UnpairedPictureOptions(shared.PictureOptions):
     """Logs and pictures."""
 
-    nvis_A: int = option(3, "-nvis_A", type=int, low=0, help="number of images of domain A in a picture")
-    nvis_B: int = option(3, "-nvis_B", type=int, low=0, help="number of images of domain B in a picture")
+    nvis_A: int = option(3, "-nvis_A", type=int, low=0, high=1000, help="number of images of domain A in a picture")
+    nvis_B: int = option(3, "-nvis_B", type=int, low=0, high=1000, help="number of images of domain B in a picture")
     output_analysis: bool = option(False, "-oa", type=bool, help="write maps of every loss term at conversion")
 
 

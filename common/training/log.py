@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 from medi2i.common.compat import chainer
+from medi2i.common.json_files import parse_json
 from medi2i.common.training.ending import scalar, scalars
 from medi2i.common.training.snapshot import serialize_json
 from medi2i.datasets.outputs import append_text, csv_text, write_text
@@ -104,8 +105,8 @@ def read_log(path):
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                entries.append(json.loads(line, parse_constant=str))
-            except json.JSONDecodeError:
+                entries.append(parse_json(line, constant=str))
+            except ValueError:
                 break
     return entries
 

@@ -2,28 +2,24 @@
 
 Chainer's own npz functions pickle ``None`` and unpickle what they read; these do neither.
 """
-import io
 import itertools
 import json
 import re
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.json_files import parse_json
+from medi2i.common.npz_files import BrokenFile, read_arrays_of
 from medi2i.datasets.outputs import whole_file
 
 FORMAT = 1
 _FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
 _NAME = re.compile(r"snapshot_(\d+)\.npz")
-
-
-class BrokenFile(Exception):
-    """An npz file that cannot be read back: truncated, damaged, or holding Python objects."""
 
 
 class Writer(chainer.serializer.Serializer):
@@ -93,7 +89,7 @@ def serialize_json(serializer, key, value):
     if isinstance(serializer, chainer.serializer.Serializer):
         serializer(key, numpy.frombuffer(json.dumps(value).encode("utf-8"), numpy.uint8))
         return value
-    return json.loads(numpy.asarray(serializer(key, None), numpy.uint8).tobytes().decode("utf-8"))
+    return parse_json(numpy.asarray(serializer(key, None), numpy.uint8).tobytes(), constant=float)
 
 
 def write_npz(path, arrays):
@@ -110,14 +106,7 @@ def write_npz(path, arrays):
 
 def read_npz(path):
     """All arrays of an npz file, every checksum verified, nothing unpickled. Raises BrokenFile, or OSError."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # ZipFile.read compares the checksum; numpy.load would trust what it gets.
-            return {name.removesuffix(".npy"):
-                    numpy.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
-                    for name in archive.namelist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-        raise BrokenFile(f"{path}: not a whole npz file ({error})") from None
+    return read_arrays_of(path)
 
 
 def state_of(trainer):

@@ -1,12 +1,12 @@
 """From the results of an evaluation to the content of its page."""
 import datetime
-import json
 import platform
 from collections import Counter
 
 import numpy as np
 
-from medi2i.common.inference.report import find_report
+from medi2i.common.errors import UserError
+from medi2i.common.inference.report import find_report, read_report
 from medi2i.common.version import VERSION
 from medi2i.common.words import counted
 from medi2i.tools.evaluation import measure, packing, page, physics, table
@@ -115,11 +115,11 @@ def conversion_of(folder) -> dict:
     """What the conversion.json of a converted folder says of model and settings, flat; {} where there is none."""
     path = find_report(folder)
     try:
-        said = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        said = {} if path is None else read_report(path, ("model", "settings"))
+    except (OSError, UserError):
         said = {}
     flat = {}
-    for part in ("model", "settings") if isinstance(said, dict) else ():
+    for part in ("model", "settings"):
         _flatten(flat, said.get(part), "")
     return flat
 

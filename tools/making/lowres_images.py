@@ -24,16 +24,18 @@ class LowresOptions(Checked):
 
     root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
     out: str = option("data/lowres", "-o", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
-    scale: int = option(2, "-s", type=int, low=2, help="pixels become so many times as large, in both directions")
+    scale: int = option(2, "-s", type=int, low=2, high=64,
+                        help="pixels become so many times as large, in both directions")
     method: str = option("bicubic", "-m", choices=list(lowres.METHODS), help="how: anti-aliased bicubic, or the outer "
                          "part of k-space cut off, as an MR scan with a smaller matrix")
     noise: float = option(0, type=float, low=0, metavar="SD", help="Gaussian noise added to the coarse image, HU in CT")
     keep_small: bool = option(False, type=bool, help="leave the coarse images on their own grid (train with --scale); "
                               "else they are brought back to the fine grid by bicubic interpolation")
-    seed: int = option(0, type=int, low=0, help="of the noise: same seed and image, same noise, in any order")
+    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1,
+                       help="of the noise: same seed and image, same noise, in any order")
     modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="DICOM modalities to take")
     imgtype: str = option("auto", "-it", choices=["auto", *images.SUFFIXES], help="kind of the images")
-    workers: int = option(None, "-j", type=int, low=1, help="processes; default: one per core")
+    workers: int = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     force: bool = option(False, type=bool, help="overwrite existing files")
 
 

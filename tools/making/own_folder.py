@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.common.json_files import read_json
 from medi2i.datasets.outputs import write_text
 
 RECORD = ".made-by.json"
+MOST_BYTES = 1 << 24
 
 
 class OwnFolder:
@@ -26,8 +28,8 @@ class OwnFolder:
         record = self.path / RECORD
         if record.is_file():
             try:
-                self._record = json.loads(record.read_text(encoding="utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError):
+                self._record = read_json(record, "a record of what the demo made", MOST_BYTES)
+            except UserError:
                 self._record = None
         if not _is_record(self._record):
             raise UserError(f"{record}: damaged; remove the folder yourself or give another --out")
