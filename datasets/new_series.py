@@ -20,8 +20,9 @@ DATE = "20190101"
 class NewSeries:
     """What the slices of a new series share.
 
-    affine: 4×4, from (column, row, slice) to patient coordinates in mm (LPS), axes at right angles. entropy: whatever
-    decides the pixels; it decides the UIDs. image_type: values 1 to 3. extra: further keywords and values.
+    affine: 4×4, from (column, row, slice) to patient coordinates in mm (LPS), rows and columns at right angles.
+    entropy: whatever decides the pixels; it decides the UIDs. image_type: values 1 to 3. extra: further keywords and
+    values.
     """
 
     modality: str
@@ -80,7 +81,8 @@ class NewSeries:
         d.PatientPosition = "HFS"
         if "BodyPartExamined" not in self.extra:  # it might be one of a pair (type 2C)
             d.Laterality = ""
-        d.SliceThickness = decimal(spacing[2])
+        across = np.cross(*(self.affine[:3, :2] / spacing[:2]).T)
+        d.SliceThickness = decimal(abs(float(across @ self.affine[:3, 2])))  # of slices that may be shifted, too
         d.ImagePositionPatient = [decimal(v) for v in position]
         d.ImageOrientationPatient = [decimal(v) for v in (self.affine[:3, :2] / spacing[:2]).T.ravel()]
         d.PositionReferenceIndicator = ""

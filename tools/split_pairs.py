@@ -5,14 +5,15 @@
 
 writes pairs_train.txt and pairs_val.txt beside the list (and pairs_test.txt with --test). No patient is in two lists:
 by default whole patients are drawn where there are several, else whole series, else whole folders, else the list is
-cut into contiguous blocks, because neighbouring slices are nearly the same image.
+cut into contiguous blocks, because neighbouring slices are nearly the same image. The patient of DICOM is its
+PatientID; that of pictures is what all of their names or folders say (sub-01, patient3, case_0012).
 """
 
 import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from medi2i.common.errors import Unreadable, UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.words import counted
-from medi2i.datasets import lists
+from medi2i.datasets import identity, lists
 from medi2i.datasets.dicom_file import text
 from medi2i.datasets.dicom_parse import load
 from medi2i.datasets.outputs import whole_file
@@ -80,6 +81,8 @@ def command(argv: list[str]) -> None:
         if len(row.columns) < 2:
             raise UserError(f"{path}: line {row.line} has one column; a pair is two paths, separated by a tab")
     rows = [describe(row.columns, root) for row in listed]
+    if not all(row.patient for row in rows):  # names of some files say it and of others not: they do not count
+        rows = [row if row.series else replace(row, patient="") for row in rows]
     by, note = choose(rows, options.by)
     chosen = blocks(rows, parts) if by == BLOCK else whole_groups(rows, by, parts, np.random.default_rng(options.seed))
     if by != IMAGE and options.by != BLOCK:
@@ -108,8 +111,9 @@ def describe(columns: Sequence[str], root: Path) -> Row:
         raise UserError(f"{path}: listed, but there is no such file; --root gives the folder the paths are relative to")
     # realisations of one image (noise01/…, noise02/…) belong together
     parts = [part for part in Path(name).parts if not re.fullmatch(r"noise\d+", part)]
-    folder = "/".join(parts[:-1])
-    patient = series = ""
+    folder = "/".join(identity.folder_of(parts[:-1]))
+    patient = next((person for part in parts if (person := identity.person_in(part))), "")
+    series = ""
     if lists.has_dicom_mark(path):
         try:
             header = load(path)
@@ -131,15 +135,18 @@ def choose(rows: list[Row], wanted: str) -> tuple[str, str]:
     if wanted != "auto":
         if not known[wanted]:
             raise UserError(
-                f"--by {wanted}: not all images are DICOM that say their {wanted}; folder, block or image would work"
+                f"--by {wanted}: not all images are DICOM that say their {wanted}, or named after it; folder, block or "
+                "image would work"
             )
         if counts[wanted] < 2:
             raise UserError(f"--by {wanted}: there is only one; block would cut it, image would split it at random")
         leak = "; slices of one patient are on both sides, which flatters results" if wanted == IMAGE else ""
         return wanted, f"by {wanted}: {counts[wanted]} {_PLURAL[wanted]}{leak}"
-    for by in (PATIENT, SERIES) if known[PATIENT] and known[SERIES] else (FOLDER,):
+    candidates = [by for by in (PATIENT, SERIES) if known[PATIENT] and known[by]]
+    for by in candidates if known[SERIES] else [*candidates, FOLDER]:
         if counts[by] > 1:
-            return by, f"by {by}: {counts[by]} {_PLURAL[by]}" + ("; all of one patient" if by == SERIES else "")
+            one = "; all of one patient" if by != PATIENT and counts[PATIENT] == 1 and known[PATIENT] else ""
+            return by, f"by {by}: {counts[by]} {_PLURAL[by]}{one}"
     return (
         BLOCK,
         "one series only: in contiguous blocks of the list (training first), as neighbouring slices look alike",

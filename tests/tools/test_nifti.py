@@ -88,7 +88,7 @@ def test_dcm2niix_agrees(tmp_path, name):
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="not installed: dciodvfy")
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_the_series_is_valid(tmp_path, modality):
-    save(tmp_path / "v.nii", np.random.default_rng(0).random((9, 8, 3)).astype(np.float32))
+    save(tmp_path / "v.nii", 1000 * np.random.default_rng(0).random((9, 8, 3)).astype(np.float32) - 900)
     assert tool.main([str(tmp_path / "v.nii"), "-o", str(tmp_path / "s"), "--modality", modality]) == 0
     done = subprocess.run(["dciodvfy", next((tmp_path / "s").iterdir())], capture_output=True, text=True)
     assert "Error" not in done.stdout + done.stderr

@@ -46,3 +46,37 @@ def test_spellings_of_the_released_helper(tmp_path, ratio):
         (tmp_path / f"{number}.png").write_bytes(b"")
     assert main(["-f", str(pairs), ratio, "0.7", "--outdir", str(tmp_path / "lists"), "--by", "image"]) == 0
     assert [len((tmp_path / f"lists/pairs_{name}.txt").read_text().splitlines()) for name in ("train", "val")] == [7, 3]
+
+
+def split(tmp_path, names, *options):
+    """What split_pairs makes of a list of empty pictures: the note it prints, and the names of each list."""
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("".join(f"{name}\t{name}\n" for name in names))
+    assert main(["-i", str(pairs), "--ratio", "0.5", "--force", *options]) == 0
+    return [{line.split("\t")[0] for line in (tmp_path / f"pairs_{part}.txt").read_text().splitlines()}
+            for part in ("train", "val")]
+
+
+@pytest.mark.parametrize(("layout", "note"), [
+    ("trainB/patient{}/slice_00{}.png", "by patient: 4 patients"),
+    ("trainB/sub-{}/ses-{}/anat/a.png", "by patient: 4 patients"),
+    ("trainB/sub-{0}_ses-{1}_{1}.png", "by patient: 4 patients"),
+    ("case_000{}_000{}.png", "by patient: 4 patients"),
+    ("P{}_S{}.npy", "by patient: 4 patients"),
+    ("smith{}/ses{}/png/x.png", "by folder: 4 folders"),
+])
+def test_patients_of_pictures_are_those_of_their_names(tmp_path, capsys, layout, note):
+    names = [layout.format(person, image) for person in (1, 2, 3, 4) for image in (1, 2)]
+    train, val = split(tmp_path, names)
+    assert note in capsys.readouterr().out
+    assert len(train) == len(val) == 4
+    for one, other in zip(names[::2], names[1::2], strict=True):
+        assert (one in train) == (other in train)
+
+
+def test_names_that_only_some_pictures_have_do_not_count(tmp_path, capsys):
+    split(tmp_path, ["patient1/1.png", "patient2/1.png", "smith/1.png"])
+    assert "by folder: 3 folders" in capsys.readouterr().out

@@ -10,11 +10,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel import orientations
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.outputs import whole_file
+from medi2i.tools.making.nifti_file import read_header, read_voxels
 
 SUFFIXES = (".nii", ".nii.gz")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -23,10 +22,16 @@ _AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
 
 @dataclass(frozen=True)
 class Volume:
-    """``values`` (D, H, W) float32; ``affine`` 4×4 from (column, row, slice) to mm in patient coordinates (LPS)."""
+    """``values`` (D, H, W) float32; ``affine`` 4×4 from (column, row, slice) to mm in patient coordinates (LPS).
+
+    ``scaling``: (slope, intercept) that made the values of whole numbers, where the file says so. ``notes``: what a
+    user should know of the file.
+    """
 
     values: np.ndarray
     affine: np.ndarray
+    scaling: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -47,43 +52,34 @@ def stem(path: Path | str) -> str:
 
 
 def read(path: Path | str, axial: bool = True) -> Volume:
-    """Read a volume, scaled as its header says. UserError for what is no 3-D NIfTI file with a usable geometry.
+    """Read a volume, scaled as its header says. Unreadable for what is no 3-D NIfTI file with a usable geometry.
 
     axial: turn the array (flips and exchanges of axes only, nothing is interpolated) so that slices go to the head,
     rows to the back and columns to the left as far as they can, like axial DICOM images.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        image = nibabel.load(path)
-        values = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-        affine = np.asarray(image.affine, float)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as NIfTI ({error})") from error
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.ndim != 3 or 0 in values.shape:
-        raise UserError(f"{path}: has shape {values.shape}; one 3-D volume is needed")
-    if not np.isfinite(values).all():
-        raise UserError(f"{path}: {int(np.count_nonzero(~np.isfinite(values)))} voxels are not finite numbers")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path}: has no usable geometry (its affine matrix cannot be inverted)")
+    header, values = _named(path, read_voxels)
+    values, affine = values.transpose(2, 1, 0), header.affine
     if axial:
         turn = orientations.ornt_transform(orientations.io_orientation(affine), _AXIAL)
         affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
         values = orientations.apply_orientation(values, turn)
-    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0)), _LPS @ affine)
+    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0)), _LPS @ affine,
+                  (header.slope, header.intercept) if header.dtype.kind in "iu" else None, header.notes)
 
 
-def _header_of(path):
-    """A NIfTI file with its affine, its values not read. UserError for a file that is missing or no NIfTI."""
-    if not Path(path).is_file():
-        raise UserError(f"--like: {path}: no such file")
+def _named(path, read):
+    """What ``read(path)`` gives; UserError for a file that is missing."""
     try:
-        return nibabel.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise UserError(f"--like: {path}: cannot be read as NIfTI ({error})") from error
+        return read(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file") from None
+
+
+def is_sheared(affine: np.ndarray) -> bool:
+    """Whether the axes of a 4×4 matrix are not at right angles: a qform cannot hold them, a tilted gantry has them."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)
 
 
 def write(path: Path | str, volume: Volume, like: Path | str | None = None, force: bool = False) -> None:
@@ -99,20 +95,24 @@ def write(path: Path | str, volume: Volume, like: Path | str | None = None, forc
         raise UserError(f"{path}: a NIfTI file ends in .nii or .nii.gz")
     values, affine = volume.values.transpose(2, 1, 0), _LPS @ volume.affine
     if like is not None:
-        model = _header_of(like)
+        try:
+            model = _named(Path(like), read_header)
+        except UserError as error:
+            raise UserError(f"--like: {error}") from None
         turn = orientations.ornt_transform(
             orientations.io_orientation(affine), orientations.io_orientation(model.affine)
         )
         affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
         values = orientations.apply_orientation(values, turn)
-        if values.shape != model.shape[:3] or not np.allclose(affine, model.affine, atol=1e-2):
-            raise UserError(f"{like}: lies on another grid ({model.shape[:3]}, not {values.shape})")
+        if values.shape != model.shape or not np.allclose(affine, model.affine, atol=1e-2):
+            raise UserError(f"{like}: lies on another grid ({model.shape}, not {values.shape})")
         affine = model.affine
     whole = np.all(values == np.rint(values)) and values.min() >= -32768 and values.max() <= 32767
     image = nibabel.Nifti1Image(values.astype(np.int16 if whole else np.float32), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    # nibabel would straighten sheared axes for the qform, and readers that prefer it would shift every slice.
+    image.set_qform(affine, code=0 if is_sheared(affine) else 1)
     suffix = ".nii.gz" if str(path).lower().endswith(".gz") else ".nii"
     with whole_file(path, force) as temporary:  # nibabel tells by the name whether to compress
         named = temporary.with_name(temporary.name + suffix)
