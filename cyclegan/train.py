@@ -14,6 +14,7 @@ from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
+from medi2i.common.training.log import read_log
 from medi2i.common.training.perceptual_features import PerceptualFeatures
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.residual_start import domain_shift, start_at
@@ -24,7 +25,7 @@ from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import load_initial, load_optimizers
 from medi2i.cyclegan import net
-from medi2i.cyclegan.closing import change_of_mean, conversion_command
+from medi2i.cyclegan.closing import against_nothing, change_of_mean, conversion_command
 from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
 from medi2i.cyclegan.validation import CycleMeasure
@@ -126,7 +127,8 @@ def take_part(options, resumed, argv, ranks):
         training.reestimate(reestimation)
     if measure is not None:
         training.extend(Validation(measure, training.ending))
-        training.keep_best(f"validation/{options.best_metric}", larger=False)
+        if options.best_metric is not None:
+            training.keep_best(f"validation/{options.best_metric}", larger=False)
     when = (1, "epoch") if options.vis_freq is None else (options.vis_freq, "iteration")
     for name, datasets in (("val", val), ("train", train)) if ranks.first else ():
         training.extend(UnpairedPictures(
@@ -139,9 +141,9 @@ def take_part(options, resumed, argv, ranks):
     status = training.run()
     if not ranks.first:
         return status
-    said = change_of_mean(options, train)
-    if said is not None:
-        print(said)
+    for said in (*against_nothing(read_log(training.log.path), options, train), change_of_mean(options, train)):
+        if said is not None:
+            print(said)
     print(f"to convert images of domain A:\n  {conversion_command(options, folder.path)}", flush=True)
     return status
 

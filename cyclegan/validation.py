@@ -1,21 +1,30 @@
-"""Validation of CycleGAN over whole data sets: how well each cycle gives its image back, in HU of its own domain."""
+"""Validation of CycleGAN over whole data sets: does each cycle give its image back, and do translations look like the
+other domain?
+"""
+import numpy
+
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.validation import ErrorSum, apply, batches
+
+BINS = 4096  # of the range [-1, 1]: less than one HU of -1024…2000
 
 
 class CycleMeasure:
     """Measures x → y → x against x, and y → x → y against y, on all images of ``dataset_x`` and ``dataset_y``.
 
     A data set may be None. Called, it gives ``cycle_RMSE_x``, ``cycle_MAE_x`` (HU, or the unit of that domain's
-    images), the same for y, and ``cycle_RMSE``, ``cycle_MAE``: the mean of both domains.
+    images), the same for y, and ``cycle_RMSE``, ``cycle_MAE``: the mean of both domains. With both domains of as many
+    channels also ``values_y``, how far the grey values of x → y lie from those of y (``Appearance.distance``, in the
+    unit of y), ``texture_y``, the same of differences between neighbours, both of doing nothing as ``…_identity``, and
+    the same for x.
     Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
     process, so the figures are its figures.
     """
 
     def __init__(self, dataset_x, dataset_y, networks, device, batch_size, ranks=ALONE):
-        self.sides = {name: (dataset, cycle) for name, dataset, cycle in (
-            ("x", dataset_x, lambda x: networks.translate_back(networks.translate(x))),
-            ("y", dataset_y, lambda y: networks.translate(networks.translate_back(y)))) if dataset is not None}
+        self.sides = {name: (dataset, there, back) for name, dataset, there, back in (
+            ("x", dataset_x, networks.translate, networks.translate_back),
+            ("y", dataset_y, networks.translate_back, networks.translate)) if dataset is not None}
         self.device = device
         self.batch_size = batch_size
         self.ranks = ranks
@@ -23,27 +32,74 @@ class CycleMeasure:
     @property
     def count(self):
         """How many images the larger domain has."""
-        return max(len(dataset) for dataset, _ in self.sides.values())
+        return max(len(dataset) for dataset, *_ in self.sides.values())
 
     def __call__(self, indices=None):
         """The measures over the images ``indices`` of each domain that has them, by default all."""
-        result = {}
-        for name, (dataset, cycle) in self.sides.items():
+        result, own, made = {}, {}, {}
+        for name, (dataset, there, back) in self.sides.items():
             chosen = [i for i in (range(len(dataset)) if indices is None else indices) if i < len(dataset)]
-            error = self._error(dataset, cycle, chosen)
+            error, own[name], made[name] = self._measured(dataset, there, back, chosen)
             result[f"cycle_RMSE_{name}"], result[f"cycle_MAE_{name}"] = error.rmse, error.mae
         for kind in ("cycle_RMSE", "cycle_MAE"):
             result[kind] = sum(result[f"{kind}_{name}"] for name in self.sides) / len(self.sides)
+        for source, target in (("x", "y"), ("y", "x")):
+            if len(own) == 2 and own["x"].channels == own["y"].channels:
+                half = self.sides[target][0].clip.width / 2
+                for suffix, images in (("", made[source]), ("_identity", own[source])):
+                    values, texture = images.distance(own[target])
+                    result[f"values_{target}{suffix}"] = values * half
+                    result[f"texture_{target}{suffix}"] = texture * half
         return result
 
-    def _error(self, dataset, cycle, indices):
+    def _measured(self, dataset, there, back, indices):
+        """(errors of the cycle, Appearance of the images, Appearance of their translations)."""
         def measure(batch):
-            error = ErrorSum()
             images = [dataset.load(indices[i], None) for i in batch]
-            error.add(dataset.clip.from_unit(apply(cycle, images, self.device)), dataset.clip.from_unit(images))
-            return error
+            translated = apply(there, images, self.device)
+            error = ErrorSum()
+            error.add(dataset.clip.from_unit(apply(back, translated, self.device)), dataset.clip.from_unit(images))
+            return error, Appearance(numpy.stack(images)), Appearance(translated)
 
-        total = ErrorSum()
-        for error in self.ranks.spread(measure, batches(len(indices), self.batch_size)):
-            total.merge(error)
-        return total
+        totals = None
+        for parts in self.ranks.spread(measure, batches(len(indices), self.batch_size)):
+            if totals is None:
+                totals = parts
+                continue
+            for total, part in zip(totals, parts, strict=True):
+                total.merge(part)
+        return totals
+
+
+class Appearance:
+    """How often each grey value and each absolute difference of neighbours (to the right, down) occurs in images
+    (N, C, H, W) in [-1, 1], channel by channel; values beyond count as the ends.
+    """
+
+    def __init__(self, images):
+        self.channels = images.shape[1]
+        differences = [abs(numpy.diff(images, axis=axis)) - 1 for axis in (2, 3)]
+        self.counts = [[sum(_histogram(part[:, channel]) for part in parts) for channel in range(self.channels)]
+                       for parts in ((images,), differences)]
+
+    def merge(self, other):
+        """Count what ``other``, an Appearance, has counted, too."""
+        for own, more in zip(self.counts, other.counts, strict=True):
+            for channel in range(self.channels):
+                own[channel] = own[channel] + more[channel]
+
+    def distance(self, other) -> tuple[float, float]:
+        """(of the values, of the differences): mean distance of equal quantiles, which is the Wasserstein distance of
+        two distributions on a line, averaged over the channels; in [-1, 1] units.
+        """
+        return tuple(float(numpy.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
+                     for both in zip(self.counts, other.counts, strict=True))
+
+
+def _distance(counts, others):
+    return abs(numpy.cumsum(counts) / counts.sum() - numpy.cumsum(others) / others.sum()).sum() * 2 / BINS
+
+
+def _histogram(values):
+    bins = ((numpy.clip(values, -1, 1) + 1) * (BINS / 2)).astype(numpy.int64)
+    return numpy.bincount(numpy.minimum(bins, BINS - 1).ravel(), minlength=BINS)

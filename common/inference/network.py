@@ -62,7 +62,7 @@ def load_model(options, given, application):
         raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
     epoch = options.epoch or "last"
     if options.model_gen is None or Path(options.model_gen).is_dir():
-        best = find_run(options.model_gen or options.argfile).best
+        best = find_run(options.model_gen or options.argfile).best if application.CONVERTS_BEST else None
         epoch = options.epoch or ("last" if best is None else "best")
     elif options.epoch is not None and epoch_of(options.model_gen) != options.epoch:
         raise UserError(f"--epoch: {options.epoch} is given together with the file --model_gen {options.model_gen}; "

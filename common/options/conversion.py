@@ -24,10 +24,10 @@ class NetworkFiles(Checked):
 
     model_gen: str = option(None, "--load_models", "-m", metavar="FILE",
                             help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
-                                 "folder (its best or last epoch), or 'identity'")
+                                 "folder (see --epoch), or 'identity'")
     argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
-    epoch: int = option(None, "-e", type=int, low=1, help="take the weights of this epoch; default: the best that the "
-                        "run names, else the last")
+    epoch: int = option(None, "-e", type=int, low=1, help="take the weights of this epoch; default: the last, of "
+                        "pix2pix the best by validation where there is one")
     gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
                       "default: the first GPU if there is one, else the CPU")
     cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
@@ -145,7 +145,7 @@ def parse_conversion(cls, argv, prog=None, description=None):
     """
     parser = build_parser(cls, prog, description)
     parser.usage = "%(prog)s [RUN] [options]"
-    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="a run folder: its best or last epoch")
+    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="a run folder")
     own = {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls.TRAINING):
         if field.name not in own and field.metadata["flags"] is not None:

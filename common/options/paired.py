@@ -87,6 +87,7 @@ class PairedOptions(PairedFileOptions, shared.ImageOptions, PairOptions, shared.
     """All options of pix2pix."""
 
     APPLICATION: ClassVar[str] = "pix2pix"
+    CONVERTS_BEST: ClassVar[bool] = True
     PRESETS: ClassVar[Mapping] = presets.PAIRED
     OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
 

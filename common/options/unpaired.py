@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from medi2i.common.errors import UserError
 from medi2i.common.options import kinds, presets, shared
 from medi2i.common.options.machinery import Checked, option, redefault
 from medi2i.common.options.old_spellings import OLD_SPELLINGS
@@ -104,8 +105,15 @@ class UnpairedPictureOptions(shared.PictureOptions):
 class UnpairedRunOptions(RunOptions):
     """Runs: resuming, ending, checking."""
 
-    best_metric: str = option("cycle_MAE", choices=("cycle_MAE", "cycle_RMSE"), help="validation metric that decides "
-                              "which epoch is best: of both cycles, there is no truth to compare with")
+    best_metric: str = option(None, choices=("cycle_MAE", "cycle_RMSE"), help="also keep the weights of the epoch "
+                              "that is best by this validation metric, and end by --patience; a cycle is good before "
+                              "anything is learned, so conversion takes the last weights all the same")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.patience is not None and self.best_metric is None:
+            raise UserError("--patience: for a better what? CycleGAN has no truth to compare with; --best_metric "
+                            "cycle_MAE, or --minutes in its place, would say when to end")
 
 
 @dataclass
@@ -116,5 +124,6 @@ class UnpairedOptions(UnpairedFileOptions, shared.ImageOptions, DomainOptions, s
     """All options of CycleGAN."""
 
     APPLICATION: ClassVar[str] = "cyclegan"
+    CONVERTS_BEST: ClassVar[bool] = False  # cycles, all that it can measure, are best where nothing was learned
     PRESETS: ClassVar[Mapping] = presets.UNPAIRED
     OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS

@@ -9,7 +9,8 @@ from medi2i.common.training.residual_start import EXAMPLES, domain_shift
 from medi2i.datasets.images import to_grey
 
 MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
-LEAST = 1 / 3000  # of the clip's width, 1 HU of -1024…2000: a smaller change is not spoken of
+# Of the clip's width: a smaller change is not spoken of. 1 HU of -1024…2000, and 5 HU between domains.
+LEAST, LEAST_OF_DOMAINS = 1 / 3000, 5 / 3000
 
 
 def of_pairs(dataset) -> float | None:
@@ -45,9 +46,9 @@ def of_domains(dataset_a, dataset_b, shift=None) -> float | None:
     return round(float(numpy.mean(shift)) * dataset_a.clip.width / 2, 3)
 
 
-def worth_telling(change: float | None, width: float) -> bool:
-    """Whether ``change`` is known and at least ``LEAST`` of the ``width`` of the clip."""
-    return change is not None and abs(change) >= LEAST * width
+def worth_telling(change: float | None, width: float, least: float = LEAST) -> bool:
+    """Whether ``change`` is known and at least a share ``least`` of the ``width`` of the clip."""
+    return change is not None and abs(change) >= least * width
 
 
 def words(change: float, hu: bool) -> str:
@@ -56,9 +57,9 @@ def words(change: float, hu: bool) -> str:
     return f"takes {amount} away" if change < 0 else f"adds {amount}"
 
 
-def sentence(change: float | None, width: float, hu: bool, why: str) -> str | None:
+def sentence(change: float | None, width: float, hu: bool, why: str, least: float = LEAST) -> str | None:
     """One line for the end of a training; None where the change is not worth telling. why: where the number is from."""
-    if not worth_telling(change, width):
+    if not worth_telling(change, width, least):
         return None
     return f"this model {words(change, hu)}: {why}. Images that do not differ so come out wrong by as much"
 

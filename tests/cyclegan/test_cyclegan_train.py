@@ -1,6 +1,7 @@
 """Tiny CycleGAN trainings from the command line: two domains, two iterators, pools, exact resume."""
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from PIL import Image
 from run_files import saved_arrays
 
 from medi2i.common.inference.checkpoint import load_generator
+from medi2i.common.inference.report import find_report
 from medi2i.common.options import load_args
 from medi2i.common.training.log import read_log
 from medi2i.common.training.snapshot import iteration_of
+from medi2i.cyclegan import convert
 from medi2i.cyclegan.train import main
 
 SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis_A", "0",
@@ -61,9 +64,9 @@ def finished(data, tmp_path_factory):
 
 
 def test_a_run_leaves_all_networks_and_both_clips(finished):
-    best = json.loads((finished / "best.json").read_text())
     assert {p.name for p in finished.glob("*.npz")} == {
-        f"{kind}{name}{epoch}.npz" for kind in ("", "opt_") for name in NETWORKS for epoch in {2, best["epoch"]}}
+        f"{kind}{name}2.npz" for kind in ("", "opt_") for name in NETWORKS}
+    assert not (finished / "best.json").exists()  # a cycle is best where nothing is translated
     options = load_args(finished)
     assert options.APPLICATION == "cyclegan" and (options.ch, options.out_ch) == (1, 1)
     assert (options.clipA, options.clipB) == ([0, 255], [-1000, 1000])
@@ -72,6 +75,28 @@ def test_a_run_leaves_all_networks_and_both_clips(finished):
     assert [(entry["epoch"], entry["iteration"]) for entry in entries] == [
         (0, 2), (0, 4), (1, 5), (1, 6), (1, 8), (2, 10)]
     assert {"dec_x/loss_cycle", "dec_y/loss_adv", "dis_x/loss_fake", "dis_y/loss_real"} <= set(entries[0])
+
+
+def test_conversion_takes_the_last_weights_and_the_command_for_it_is_said(data, tmp_path, capsys):
+    run = train(data, tmp_path / "runs", "-e", "2", "-si", "1", "--best_metric", "cycle_MAE")
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("best epoch ") for line in told)
+    for way, other in (("A to B", "B"), ("B to A", "A")):
+        (line,) = (line for line in told if line.startswith(f"validation, {way}: grey values "))
+        assert line.count(f" from those of {other}, ") == 2 and line.count(" doing nothing (") == 2
+    best = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps({**best, "epoch": 1}))
+    (words,) = (shlex.split(line) for line in told if line.startswith("  python cyclegan/convert.py "))
+    assert convert.main([*words[2:], "-it", "png"]) == 0
+    report = find_report(run / "converted").read_text()
+    assert "enc_x2.npz" in report and "enc_x1.npz" not in report
+    assert convert.main([*words[2:-1], str(tmp_path / "first"), "-it", "png", "-e", "1"]) == 0
+    assert "enc_x1.npz" in find_report(tmp_path / "first").read_text()
+
+
+def test_patience_without_a_metric_is_refused(data, tmp_path, capsys):
+    assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, "--patience", "3"]) == 1
+    assert "--patience: " in (said := capsys.readouterr().err) and "--best_metric cycle_MAE" in said
 
 
 def test_each_cycle_is_compared_with_its_own_image_in_its_own_unit(finished, data):

@@ -1,0 +1,72 @@
+"""How near translations come to the other domain, and what the end of a training says of it."""
+import types
+
+import numpy
+import pytest
+
+from medi2i.common.options import UnpairedOptions
+from medi2i.cyclegan.closing import against_nothing, change_of_mean
+from medi2i.cyclegan.validation import BINS, Appearance
+from medi2i.datasets.scaling import Clip
+
+BIN = 2 / BINS
+
+
+def grey(seed, channels=1):
+    return numpy.random.default_rng(seed).uniform(-0.5, 0.25, (2, channels, 9, 7)).astype(numpy.float32)
+
+
+def test_a_shift_moves_the_values_by_as_much_and_leaves_the_texture():
+    values, texture = Appearance(grey(0) + numpy.float32(0.25)).distance(Appearance(grey(0)))
+    assert values == pytest.approx(0.25, abs=BIN) and texture == pytest.approx(0, abs=BIN)
+
+
+def test_a_stretch_is_the_mean_distance_of_sorted_values():
+    image, other = grey(1), grey(1) * 1.5
+    values, texture = Appearance(other).distance(Appearance(image))
+    assert values == pytest.approx(abs(numpy.sort(other.ravel()) - numpy.sort(image.ravel())).mean(), abs=BIN)
+    steps = numpy.concatenate([abs(numpy.diff(image, axis=axis)).ravel() for axis in (2, 3)])
+    assert texture == pytest.approx(0.5 * steps.mean(), abs=BIN)
+
+
+def test_channels_are_compared_each_with_its_own_and_averaged():
+    image = grey(2, 2)
+    moved = image + numpy.float32([0, 0.5])[None, :, None, None]
+    assert Appearance(moved).distance(Appearance(image))[0] == pytest.approx(0.25, abs=BIN)
+    assert Appearance(image[:, ::-1]).distance(Appearance(image))[0] > 0
+
+
+def test_parts_count_together_and_values_beyond_the_clip_as_its_ends():
+    parts = Appearance(grey(3)[:1])
+    parts.merge(Appearance(grey(3)[1:]))
+    assert parts.distance(Appearance(grey(3))) == (0, 0)
+    far, ends = numpy.float32([[[[-9, 9]]]]), numpy.float32([[[[-1, 1]]]])
+    assert Appearance(far).distance(Appearance(ends))[0] == 0
+
+
+def domain(modality="CT"):
+    return types.SimpleNamespace(clip=Clip(-1024, 2000), sources=[types.SimpleNamespace(modality=modality)])
+
+
+ENTRY = {f"validation/{kind}_{name}{suffix}": value for name in "xy"
+         for kind, suffix, value in (("values", "", 4.5), ("values", "_identity", 102.49), ("texture", "", 7.0),
+                                     ("texture", "_identity", 6.5))}
+
+
+def test_the_verdict_is_on_the_last_validation():
+    entries = [{**ENTRY, "validation/values_y": 1.0}, ENTRY, {"epoch": 3}]
+    one, other = against_nothing(entries, UnpairedOptions(), [domain(), domain()])
+    assert one == ("validation, A to B: grey values 4.5 HU from those of B, nearer than doing nothing (102); "
+                   "differences of neighbours 7 HU from those of B, FARTHER than doing nothing (6.5)")
+    assert other.startswith("validation, B to A: ")
+    assert against_nothing(entries, UnpairedOptions(noise_x=0.01), [domain(), domain()]) == [one]
+    assert against_nothing([{"epoch": 3}], UnpairedOptions(), [domain(), domain()]) == []
+    assert " HU" not in against_nothing([ENTRY], UnpairedOptions(), [domain("MR"), domain()])[0]
+
+
+@pytest.mark.parametrize("change,words", [(-100.2, "this model takes 100 HU away: "), (-4.0, None), (None, None)])
+def test_a_shift_between_domains_is_told_from_where_it_is_known(change, words):
+    options = UnpairedOptions()
+    options.mean_change = change
+    said = change_of_mean(options, [domain(), domain()])
+    assert said is None if words is None else said.startswith(words)
