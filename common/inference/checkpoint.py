@@ -11,7 +11,14 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.link_files import arrays_of, load_arrays, load_link, read_arrays, save_link, save_networks
+from medi2i.common.inference.link_files import (
+    arrays_of,
+    load_arrays,
+    load_link,
+    save_link,
+    save_networks,
+    stored_arrays,
+)
 from medi2i.common.inference.whole_generator import split_generator
 from medi2i.common.json_files import read_json
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
@@ -159,10 +166,10 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     files = _files(folder, name, number, direction, model)
     encoder, decoder = build_generator(options, direction, args, dtype)
     if len(files) == 1:
-        parts = split_generator(read_arrays(files[0]), arrays_of(encoder), arrays_of(decoder), str(files[0]))
+        parts = split_generator(stored_arrays(files[0]), arrays_of(encoder), arrays_of(decoder), str(files[0]))
         sources = [str(files[0])] * 2
     else:
-        parts, sources = [read_arrays(file) for file in files], [str(file) for file in files]
+        parts, sources = [stored_arrays(file) for file in files], [str(file) for file in files]
     for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
         load_arrays(arrays, link, source)
     return Generator(encoder, decoder, options, direction, files, digest(files))
@@ -196,7 +203,9 @@ def digest(files) -> str:
     """SHA-256 (hex) of the contents of ``files``, one after the other."""
     total = hashlib.sha256()
     for file in files:
-        total.update(Path(file).read_bytes())
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                total.update(block)
     return total.hexdigest()
 
 

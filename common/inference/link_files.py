@@ -1,11 +1,12 @@
 """One network, one npz file: written whole or not at all, read whole or not at all, and nothing is ever unpickled."""
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.npz_files import BrokenFile, read_arrays_of
+from medi2i.common.npz_files import BrokenFile, declared_arrays, read_arrays_of
 from medi2i.datasets.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
@@ -46,23 +47,45 @@ def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
     return files
 
 
-def read_arrays(path) -> dict[str, numpy.ndarray]:
-    """The arrays of an npz file. Raises UserError if there is none, it is damaged, or it holds pickled objects."""
-    if not Path(path).exists():
+@dataclass(frozen=True)
+class Stored:
+    """An array of an npz file that is not read yet: where it is, its shape and type."""
+
+    path: Path
+    member: str
+    shape: tuple[int, ...]
+    dtype: numpy.dtype
+
+
+def stored_arrays(path) -> dict[str, Stored]:
+    """What an npz file declares, by name; no array is unpacked.
+
+    Raises UserError if there is no file, it is damaged, or it holds pickled objects.
+    """
+    path = Path(path)
+    if not path.exists():
         raise UserError(f"{path}: no such file; it should be the npz file of a network")
+    return _readable(path, lambda: {name: Stored(path, name, declared.shape, declared.dtype)
+                                    for name, declared in declared_arrays(path).items()})
+
+
+def _readable(path, read):
     try:
-        return read_arrays_of(path)
+        return read()
     except BrokenFile as error:
         raise UserError(f"{path}: not a readable npz file of a network ({error.reason})") from None
 
 
 def load_link(path, link):
     """Fill ``link`` from the npz file ``path``: all of it or, with UserError naming parameters and shapes, nothing."""
-    load_arrays(read_arrays(path), link, str(path))
+    load_arrays(stored_arrays(path), link, str(path))
 
 
-def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
-    """Fill ``link`` from ``arrays``; ``source`` names them in the UserError when they do not fit."""
+def load_arrays(arrays: dict[str, Stored], link, source: str):
+    """Fill ``link`` from ``arrays`` of one file, unpacked once they are known to fit, and no others.
+
+    ``source`` names them in the UserError when they do not fit.
+    """
     expected = arrays_of(link)
     unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
     arrays = {name: array for name, array in sorted(arrays.items())
@@ -77,7 +100,16 @@ def load_arrays(arrays: dict[str, numpy.ndarray], link, source: str):
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
                         f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
-    chainer.serializers.NpzDeserializer(arrays).load(link)
+    chainer.serializers.NpzDeserializer(_unpacked(arrays, expected)).load(link)
+
+
+def _unpacked(arrays, names):
+    members = {arrays[name].member: name for name in names}
+    if not members:
+        return {}
+    path = next(iter(arrays.values())).path
+    found = _readable(path, lambda: read_arrays_of(path, members))
+    return {members[member]: array for member, array in found.items()}
 
 
 def _fits(array, expected):

@@ -2,6 +2,8 @@
 import dataclasses
 import json
 import os
+import tracemalloc
+import zipfile
 
 import numpy
 import pytest
@@ -289,3 +291,21 @@ def test_fp16_weights_run_in_fp32(tmp_path):
     wide, narrow = generator(x), load_generator(tmp_path, dtype="fp16")(x)
     assert wide.dtype == narrow.dtype == numpy.float32
     assert abs(wide - narrow).max() < 2e-2
+
+
+def test_what_the_network_does_not_have_is_refused_without_being_unpacked(tmp_path):
+    """128 MB in 500 kB, beside weights that fit."""
+    link = chainer.links.Linear(2, 1)
+    save_link(tmp_path / "enc_x1.npz", link)
+    with (zipfile.ZipFile(tmp_path / "enc_x1.npz", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+          archive.open("more.npy", "w") as member):
+        numpy.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 25,)})
+        for _ in range(128):
+            member.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="more 33554432 is in the file; the network has no such parameter"):
+            load_link(tmp_path / "enc_x1.npz", link)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
