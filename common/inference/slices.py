@@ -205,8 +205,8 @@ def place(path, size, spacing, preparation):
             height <= grid[0] and width <= grid[1]) else ""
         raise UserError(f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
                         f"takes exactly {height}x{width}{crop}")
-    half = (lambda room: round(room / 2)) if preparation.step > 1 else (lambda room: room // 2)
-    top, left = (half(n - crop) for n, crop in zip(grid, wanted, strict=True))
+    rooms = [n - crop for n, crop in zip(grid, wanted, strict=True)]
+    top, left = (round(room / 2) if preparation.step > 1 else room // 2 for room in rooms)
     return Placement(tuple(size), grid, top, left, *wanted, spacings, preparation.released)
 
 
