@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy
 
+from medi2i.common.errors import UserError
 from medi2i.datasets.limits import check_regular
 
 MOST_MEMBERS = 100_000
@@ -110,3 +111,23 @@ def _read(archive, info):
             left = left[count:]
         member.read(1)  # the end, where the checksum is compared
     return array.reshape(about.shape, order="F" if about.fortran_order else "C")
+
+
+def refuse_not_finite(arrays, source, dtypes=None, right="weights of an earlier epoch would be right"):
+    """UserError, naming ``source`` and the array, where one has NaN or infinities, or gets them in its type of use.
+
+    arrays: name → NumPy array. dtypes: name → the type in which it will be used, where that is another. right: what
+    would be, in words.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        bad = array.size - int(numpy.count_nonzero(numpy.isfinite(array)))
+        if bad:
+            raise UserError(f"{source}: {name} is not finite, {bad} of its {array.size} values are NaN or infinite; "
+                            f"{right}")
+        dtype = numpy.dtype((dtypes or {}).get(name) or array.dtype)
+        largest = float(numpy.abs(array).max(initial=0))
+        if dtype.kind == "f" and largest > float(numpy.finfo(dtype).max):
+            raise UserError(f"{source}: {name} has values up to {largest:.3g}, which {dtype} does not hold (at most "
+                            f"{numpy.finfo(dtype).max:.5g}); --dtype fp32 would do")

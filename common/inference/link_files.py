@@ -6,7 +6,7 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.npz_files import BrokenFile, declared_arrays, read_arrays_of
+from medi2i.common.npz_files import BrokenFile, declared_arrays, read_arrays_of, refuse_not_finite
 from medi2i.datasets.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
@@ -100,7 +100,9 @@ def load_arrays(arrays: dict[str, Stored], link, source: str):
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
                         f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
-    chainer.serializers.NpzDeserializer(_unpacked(arrays, expected)).load(link)
+    found = _unpacked(arrays, expected)
+    refuse_not_finite(found, source, {name: array.dtype for name, array in expected.items() if array is not None})
+    chainer.serializers.NpzDeserializer(found).load(link)
 
 
 def _unpacked(arrays, names):

@@ -11,7 +11,7 @@ from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec
-from medi2i.common.npz_files import declared_arrays, read_arrays_of
+from medi2i.common.npz_files import declared_arrays, read_arrays_of, refuse_not_finite
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
@@ -151,7 +151,9 @@ def load_pretrained(link: chainer.Chain, path, option: str):
         if there.shape != array.shape or not numpy.can_cast(there.dtype, array.dtype, "same_kind"):
             raise UserError(f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
                             f"{type(link).__name__} has {array.shape} {array.dtype}")
-    chainer.serializers.NpzDeserializer({name: found[name] for name in expected.target}).load(link)
+    wanted = {name: found[name] for name in expected.target}
+    refuse_not_finite(wanted, f"{option}: {path}", {name: array.dtype for name, array in expected.target.items()})
+    chainer.serializers.NpzDeserializer(wanted).load(link)
 
 
 def _read(path: Path) -> dict[str, numpy.ndarray]:

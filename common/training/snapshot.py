@@ -13,7 +13,7 @@ import numpy
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
-from medi2i.common.npz_files import BrokenFile, read_arrays_of
+from medi2i.common.npz_files import BrokenFile, read_arrays_of, refuse_not_finite
 from medi2i.datasets.outputs import whole_file
 
 FORMAT = 1
@@ -124,6 +124,7 @@ def restore(trainer, arrays, source, partial=False):
     arrays = dict(arrays)
     if int(arrays.pop(_FORMAT_NAME, -1)) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
+    refuse_not_finite(arrays, source, right="without this file, --resume takes the snapshot before it")
     reader = Reader(arrays)
     try:
         trainer.serialize(reader)

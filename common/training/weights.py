@@ -5,8 +5,9 @@ from pathlib import Path
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import load_link, save_networks
+from medi2i.common.npz_files import refuse_not_finite
 from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
-from medi2i.common.training.snapshot import BrokenFile, Reader, Writer, read_npz, write_npz
+from medi2i.common.training.snapshot import Reader, Writer, read_npz, write_npz
 
 _NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
 
@@ -105,12 +106,16 @@ def load_optimizers(files, optimizers):
         if not path.is_file():
             raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
         try:
-            reader = Reader(read_npz(path))
+            arrays = read_npz(path)
+            refuse_not_finite(arrays, path)
+            reader = Reader(arrays)
             with missing_states_allowed([optimizers[name]]):
                 optimizers[name].serialize(reader)
             serialize_float32_copies(reader["float32"], optimizers[name])
             if reader.unread():
                 raise ValueError(f"it has {reader.unread()[0]}")
-        except (BrokenFile, KeyError, ValueError) as error:
+        except UserError:
+            raise
+        except (KeyError, ValueError) as error:
             raise UserError(f"{path}: not the state of this optimizer ({error}); "
                             "leave --load_optimizer out to start afresh") from None
