@@ -1,8 +1,14 @@
 """One way to tell a user what is wrong: raise UserError anywhere, and ``run`` turns it into one line and a status."""
+import contextlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
+
+# Control characters (C0, DEL, C1) and those that turn the direction of writing. Line breaks, tabs and the carriage
+# return of a progress bar are ours.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class UserError(ValueError):
@@ -21,13 +27,51 @@ class Unreadable(UserError):
         return Unreadable, (self.path, self.reason)
 
 
+def printable(text):
+    r"""``text`` with characters that a terminal would obey written out (``\x1b``)."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+class _Printable:
+    """A text stream that writes names and header values of files as they look, whoever prints them."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        return self._stream.write(printable(text))
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _printable_streams():
+    old = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream if stream is None or isinstance(stream, _Printable) else _Printable(stream)
+                              for stream in old)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = old
+
+
 def run(command, argv=None):
     """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
 
     With ``--debug`` among the arguments (or MEDI2I_DEBUG=1) the traceback is shown instead.
-    Only what a user can cause is caught: UserError, and what the operating system says of files.
+    Only what a user can cause is caught: UserError, and what the operating system says of files. What is printed holds
+    no characters that a terminal would obey (``printable``), from whatever file they come.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with _printable_streams():
+        return _run(command, list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(command, argv):
     if hasattr(sys.stdout, "reconfigure"):  # names of files hold any bytes, and not every terminal has every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from medi2i.common.errors import run
+from medi2i.common.errors import printable, run
+from medi2i.common.words import counted
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_read import DicomImage, iter_frames, read
 from medi2i.datasets.dicom_scan import Scan, Skipped, scan
@@ -63,6 +64,10 @@ def as_json(found: Scan) -> dict:
 
 def as_text(found: Scan) -> Iterator[str]:
     """The scan as lines for people."""
+    yield from (printable(" ".join(line.splitlines())) for line in _lines(found))
+
+
+def _lines(found: Scan) -> Iterator[str]:
     for s in found.series:
         name = " ".join(filter(None, (s.modality, f"#{s.number}" if s.number is not None else "", s.description)))
         size = f"{s.shape[1]}×{s.shape[0]}×{len(s.slices)}"
@@ -86,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--strict", action="store_true", help="status 1 if any file was skipped or any series has a warning"
+        "--strict",
+        action="store_true",
+        help="status 1 if any file was skipped or any series has a warning (1 in any case if a decoder crashed)",
     )
     parser.add_argument(
         "--modality", nargs="+", default=list(VOLUME_MODALITIES), help="what to look for (default: %(default)s)"
@@ -117,8 +124,11 @@ def command(argv: list[str] | None = None) -> int:
     else:
         print("\n".join(as_text(found)))
     found.require_series()
+    crashed = sum(item.crashed for item in found.skipped)
+    if crashed:
+        print(f"error: the decoder crashed on {counted(crashed, 'file')}, left out (see above)", file=sys.stderr)
     warned = any(series.warnings for series in found.series)
-    return int(args.strict and bool(found.skipped or warned))
+    return int(bool(crashed) or (args.strict and bool(found.skipped or warned)))
 
 
 def main(argv: list[str] | None = None) -> int:

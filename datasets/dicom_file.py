@@ -4,7 +4,9 @@ Nothing here guesses: what cannot be trusted is refused with a reason that a per
 from outside, so every one is checked before use.
 """
 
+import logging
 import math
+import re
 import struct
 import tokenize
 import warnings
@@ -60,14 +62,16 @@ LOSSY_SYNTAXES = frozenset(
 )
 """JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K without the lossless promise."""
 
-# pydicom warns about each odd value of a header (there are many in real files); what matters is reported by our own
-# checks.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
+# pydicom warns about each odd value of a header (there are many in real files), and writes the value down, which may be
+# one of a patient; what matters is reported by our own checks.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
 def short(error: BaseException, length: int = 100) -> str:
-    """The first line of an exception's text."""
+    """The first line of an exception's text, without the values that it quotes: they may be a patient's."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -83,7 +87,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     if value is None:
         return ""
     parts = [value] if isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__") else list(value)
-    return "\\".join(str(part).strip() for part in parts).replace("\n", " ").strip("\0 ")
+    return " ".join("\\".join(str(part).strip() for part in parts).splitlines()).strip("\0 ")
 
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

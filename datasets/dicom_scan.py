@@ -26,10 +26,11 @@ PARALLEL_FROM_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was not used, and why."""
+    """A file that was not used, and why. ``crashed``: the process that read it died, twice."""
 
     path: Path
     reason: str
+    crashed: bool = False
 
 
 @dataclass
@@ -201,8 +202,9 @@ def run_parallel(
 ) -> list:
     """[task(path) for path in paths], in worker processes as soon as more than a few seconds of work are left.
 
-    ``task`` must be importable. A worker that dies (a codec that crashes on a damaged file) costs one file, not the
-    scan: that file's result is Skipped. progress: the text before a progress bar on stderr; None for no bar.
+    ``task`` must be importable. A worker may die of a codec that crashes on a damaged file, or be killed for what
+    others do (memory, an administrator): its file is tried once more, alone, and is Skipped if that process dies, too.
+    progress: the text before a progress bar on stderr; None for no bar.
     """
     workers = available_cores() if workers is None else max(1, workers)
     results: dict[int, object] = {}
@@ -212,11 +214,17 @@ def run_parallel(
             mean = (time.perf_counter() - started) / index if index >= 8 else 0.0
             if workers > 1 and mean * (len(paths) - index) > PARALLEL_FROM_SECONDS:
                 for offset, result in map_in_processes(task, paths[index:], workers):
-                    crashed = isinstance(result, Died)
-                    place = index + offset
-                    results[place] = Skipped(paths[place], "the decoder crashed on this file") if crashed else result
+                    results[index + offset] = result
                     bar.update()
                 break
             results[index] = task(path)
             bar.update()
+    for index, result in results.items():
+        if isinstance(result, Died):
+            results[index] = _again(task, paths[index])
     return [results[index] for index in range(len(paths))]
+
+
+def _again(task: Callable[[Path], object], path: Path) -> object:
+    (_, result), = map_in_processes(task, [path], 1)
+    return Skipped(path, "the decoder crashed on this file", crashed=True) if isinstance(result, Died) else result

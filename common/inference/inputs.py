@@ -171,8 +171,8 @@ def _dicom_volumes(entries, by_file=False):
     """One volume a series. Only headers are read; damaged pixels are found when their turn comes."""
     order = {paths[0]: number for number, (paths, _) in enumerate(entries)} if by_file else {}
     by_path = {paths[0]: (paths, name) for paths, name in entries}
-    missing = [path for path in by_path if not path.is_file()]
-    found = dicom.scan([path for path in by_path if path.is_file()], decode=False)
+    missing = [path for path in by_path if not path.exists()]
+    found = dicom.scan([path for path in by_path if path.exists()], decode=False)
     volumes = []
     for series in found.series:
         sources = []

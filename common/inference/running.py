@@ -1,5 +1,6 @@
 """The images of a conversion on their way through the network: what is to be converted now, and what became of it."""
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Run:
         self.there = sum(len(own[number] - pending.get(number, set())) for number in own)
         self.part, self.quiet = part, quiet
         self.bar = None
+        self._told = set()
 
     def run(self):
         """Convert. Returns the Outcome. Raises UserError, and what the operating system says of files."""
@@ -75,9 +77,8 @@ class Run:
             self.results.begin(volume)
             if self.maps is not None and self.results.is_dicom(volume):
                 self.maps.begin(volume)
-            if plan.stack > 1 and volume.series is not None:
-                for warning in volume.series.warnings:
-                    log.warning("%s ...: %s", volume.sources[0].label, warning)
+            for warning in volume.series.warnings if volume.series is not None else ():
+                log.warning("%s ...: %s", volume.sources[0].label, warning)
             cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
             yield from stacks.jobs(
                 cache, len(volume.sources), plan.stack, plan.combine, wanted,
@@ -86,11 +87,21 @@ class Run:
 
     def _ready(self, volume, index, y, slices):
         """In the one thread where the analysis may run its networks: what a writing thread shall do."""
+        self._tell(volume, volume.sources[index], slices[index])
         maps = None
         if self.plan.analysis is not None:
             members = stacks.middle_stack(index, len(volume.sources), self.plan.stack)
             maps = self.plan.analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
         return lambda: self._write(volume, index, y, slices, maps)
+
+    def _tell(self, volume, source, middle):
+        """Warn of what the pixels of a slice told, once for each volume; that of its header is told before."""
+        for image in middle.images:
+            for note in image.warnings:
+                kind = id(volume), re.sub(r"[0-9]+", "#", note)
+                if note not in source.ref.warnings and kind not in self._told:
+                    self._told.add(kind)
+                    log.warning("%s: %s", source.label, note)
 
     def _write(self, volume, index, y, slices, maps):
         """In a writing thread: maps first, so that a result that is there has all that belongs to it."""

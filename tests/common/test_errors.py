@@ -1,9 +1,11 @@
 """One line for what the operating system refuses, with what would be right."""
+import logging
 import os
+import sys
 
 import pytest
 
-from medi2i.common.errors import run
+from medi2i.common.errors import UserError, run
 
 
 @pytest.mark.parametrize(("below", "words"), [
@@ -31,3 +33,22 @@ def test_output_that_goes_nowhere(capsys, monkeypatch):
         monkeypatch.setattr("sys.stdout", full)
         assert run(lambda _: print("as many pairs as were made"), []) == 1
     assert capsys.readouterr().err == "error: standard output: No space left on device\n"
+
+
+def test_nothing_that_a_terminal_obeys_reaches_it(capsys):
+    """Whoever prints it: an error, a progress bar, a log, a list of lines."""
+    nasty = "a\x1b[2J\x07\x9b\x7f\u202e\u2066é"
+
+    def command(_):
+        print(nasty, end="\r\n")
+        sys.stdout.writelines([nasty, "\n"])
+        print(nasty, file=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.emit(logging.makeLogRecord({"msg": nasty}))
+        raise UserError(nasty)
+
+    before = sys.stdout, sys.stderr
+    assert run(command, []) == 1 and (sys.stdout, sys.stderr) == before
+    shown, safe = capsys.readouterr(), r"a\x1b[2J\x07\x9b\x7f\u202e\u2066é"
+    assert shown.out == f"{safe}\r\n{safe}\n"
+    assert shown.err == f"{safe}\n{safe}\nerror: {safe}\n"

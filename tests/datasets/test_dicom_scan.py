@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import socket
 
 import numpy as np
+import pydicom
 import pytest
 
 from medi2i.common.errors import UserError
@@ -184,3 +187,57 @@ def test_report(ct_file, tmp_path, capsys):
     assert report["series"][0]["spacing_mm"] == [0.5, 0.75] and report["skipped"][0]["path"].endswith("note")
     assert dicom.main([str(tmp_path / "nothing")]) == 1
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_decoder_that_crashed_gives_status_1(ct_file, tmp_path, monkeypatch, capsys):
+    write_series(ct_file, ".", range(1, 4))
+    gone = dicom.Skipped(tmp_path / "x", "the decoder crashed on this file", crashed=True)
+    scan = dicom_scan.scan
+    monkeypatch.setattr(dicom, "scan", lambda *a, **k: (found := scan(*a, **k), found.skipped.append(gone))[0])
+    assert dicom.main([str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "3 slices, 1 file(s) skipped" in shown.out and f"skipped {tmp_path / 'x'}: the decoder crashed" in shown.out
+    assert shown.err.splitlines()[-1] == "error: the decoder crashed on 1 file, left out (see above)"
+
+
+def test_what_is_no_regular_file_is_never_opened(ct_file, tmp_path):
+    write_series(ct_file, "in", (1, 2))
+    os.mkfifo(tmp_path / "in/pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "in/socket"))
+    os.symlink("/dev/zero", tmp_path / "in/zero")
+    os.symlink(tmp_path / "in/pipe", tmp_path / "in/link")
+    for decode in (True, False):
+        scan = dicom.scan(tmp_path / "in", decode=decode)
+        assert len(scan.series[0].slices) == 2
+        assert [s.path.name for s in scan.skipped] == ["link", "pipe", "socket", "zero"]
+        assert all("is not a regular file" in s.reason for s in scan.skipped)
+    for place in ("/dev/zero", tmp_path / "in/pipe"):
+        assert "is not a regular file" in dicom.scan(place).skipped[0].reason
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2Jred\x9b31m \u202etxt"
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "PatientID", "SeriesInstanceUID", "Modality", "ImageType",
+                                     "PhotometricInterpretation", "RescaleType", "BitsStored"])  # fmt: skip
+def test_nothing_that_a_terminal_obeys_is_printed(ct_file, tmp_path, capsys, keyword):
+    path = ct_file("s\x1b[31m\r\n", STORED)
+    plain = ct_file("plain", STORED, InstanceNumber=2)
+    data = pydicom.dcmread(path)
+    data[keyword] = pydicom.DataElement(keyword, "LT", ESCAPES + "\r\nCT")
+    data.SpecificCharacterSet = "ISO_IR 192"
+    data.save_as(path)
+    assert plain.exists() and dicom.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text) and "\\x1b" in text
+    assert len(shown.out.splitlines()) == len([line for line in shown.out.splitlines() if line.strip()])
+
+
+def test_nothing_of_a_patient_is_said_by_pydicom(ct_file, tmp_path, caplog, recwarn):
+    path = ct_file("a", STORED)
+    path.write_bytes(path.read_bytes().replace(b"\x10\x000\x00DA\0\0", b"\x10\x000\x00DA\x0a\x001950.01.02"))
+    image = dicom.read(path)
+    assert image.header.PatientBirthDate == "1950.01.02"
+    assert not caplog.records and not recwarn.list

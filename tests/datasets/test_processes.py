@@ -30,6 +30,12 @@ TASKS = """
             os._exit(1)  # as a codec that crashes does
         return path.name
 
+    def die_once_on_f3(path):
+        if path.name == "f3" and not path.exists():
+            path.touch()
+            os.kill(os.getpid(), signal.SIGKILL)  # as a machine without memory does
+        return path.name
+
     def complain(x):
         raise KeyError(f"no {x}")
 
@@ -81,8 +87,14 @@ def test_a_decoder_that_crashes_costs_one_file(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
     paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
     found = dicom_scan.run_parallel(tasks.die_on_f3, paths, workers=2)
-    assert found[-2] == dicom_scan.Skipped(paths[-2], "the decoder crashed on this file")
+    assert found[-2] == dicom_scan.Skipped(paths[-2], "the decoder crashed on this file", crashed=True)
     assert found[:-2] == [p.name for p in paths[:-2]] and found[-1] == "f1"
+
+
+def test_a_worker_that_is_killed_costs_no_file(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
+    assert dicom_scan.run_parallel(tasks.die_once_on_f3, paths, workers=2) == [path.name for path in paths]
 
 
 def test_an_unguarded_script_runs_once(ct_file, tmp_path):

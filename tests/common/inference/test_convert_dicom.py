@@ -153,3 +153,17 @@ def test_dicom_as_another_kind(tmp_path, paired_run, files):
     files.write_slice(tmp_path / "in/x.dcm", files.stored_image(0))
     assert run(paired_run(), "-R", tmp_path / "in", "-o", tmp_path / "out", "--imgtype_out", "npy") == 0
     np.testing.assert_allclose(np.load(tmp_path / "out/x.npy"), files.hu_of(tmp_path / "in/x.dcm"), atol=1e-3)
+
+
+def test_what_the_scan_warns_of_is_told_once(tmp_path, caplog, files):
+    folder = files.write_series(tmp_path / "in", 4)
+    for path in folder.iterdir():
+        d = pydicom.dcmread(path)
+        d.BitsStored, d.HighBit = 11, 10  # the values have 12 bits
+        if d.InstanceNumber == 4:
+            d.ImagePositionPatient = [0, 0, 40]
+        d.save_as(path)
+    run("-m", "identity", "-R", folder, "-o", tmp_path / "out")
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if "uneven slice distance: 1 of 3 steps" in text]) == 1
+    assert len([text for text in told if "use bits above BitsStored 11, which are ignored" in text]) == 1
