@@ -1,7 +1,8 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
 # make test   the test suite
-# make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): docs/speed.md
-# make quality CT=/path/to/series   trains the presets and compares them with classical filters: docs/quality.md
+# make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
+# make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
+# WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,6 +10,7 @@ PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check
 READY   = $(VENV)/.ready
 DEMO   ?= demo
 WORK   ?= quality
+RESULTS = benchmarks/results
 MINUTES ?= 10
 
 .PHONY: test demo bench quality lint clean
@@ -31,12 +33,12 @@ demo: $(READY)
 
 bench: $(READY)
 	$(PIP) install -q --no-build-isolation -e ".[bench]"
-	$(VENV)/bin/python benchmarks/bench.py --write docs/speed.md
+	$(VENV)/bin/python benchmarks/bench.py --out $(RESULTS) --write $(or $(WRITE),$(RESULTS)/speed.md)
 
 quality: $(READY)
 	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }
 	$(PIP) install -q --no-build-isolation -e ".[quality]"
-	$(VENV)/bin/python benchmarks/quality.py "$(CT)" --work $(WORK) --minutes $(MINUTES) --write docs/quality.md \
+	$(VENV)/bin/python benchmarks/quality.py "$(CT)" --work "$(WORK)" --minutes $(MINUTES) --write "$(or $(WRITE),$(WORK)/quality.md)" \
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ABOUT),--about "$(ABOUT)")
 
 lint: $(READY)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How good are the presets on a real CT, beside doing nothing and beside classical filters?
 
-  python benchmarks/quality.py /path/to/series --work quality --write docs/quality.md
+  python benchmarks/quality.py /path/to/series --work quality --write quality/quality.md
   python benchmarks/quality.py /path/to/series --work quality --only denoise --seeds 0 --minutes 2
 
 The series is cut into contiguous blocks: the first half is for training, the next sixth for choosing (epochs, strengths

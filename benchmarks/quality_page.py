@@ -151,8 +151,9 @@ def write(path, work, about, jobs):
     windows = ", ".join(f"{window.name} = {window.lower:g}…{window.upper:g} HU (data range {window.range:g})"
                         for window in RANGES)
     lines = ["# How good it is", "",
-             "Made by `make quality CT=/path/to/series`; benchmarks/quality.py says how. Figures are means over the "
-             "test slices, which nothing was chosen on; the last row is mean ± standard deviation over the seeds of "
+             "Made by `make quality CT=/path/to/series WRITE=docs/quality.md`; benchmarks/quality.py says how. "
+             "Figures are means over the test slices, which nothing was chosen on; the last row is mean ± standard "
+             "deviation over the seeds of "
              f"the training. PSNR and SSIM: both images clipped to {windows}. `edge`: distance in which the mean edge "
              "rises from 10 % to 90 %, larger is blurrier. How each is computed: [evaluation.md](evaluation.md). The "
              "classical filters work on the input without its known bias, with the strength that was best on "

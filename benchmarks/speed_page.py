@@ -11,8 +11,9 @@ def write(path, results_path):
     machine, results = content["machine"], content["results"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
     lines = ["# How fast it is", "",
-             "Made by `make bench`, which measures all candidates in turn in one run: a ratio is the median over the "
-             "rounds of two times measured one after the other, with a pause between. The networks are the tutorial's "
+             "Made by `make bench WRITE=docs/speed.md`, which measures all candidates in turn in one run: a ratio is "
+             "the median over the rounds of two times measured one after the other, with a pause between. The "
+             "networks are the tutorial's "
              "generator (32, 64, 128 channels, nine blocks) and discriminator, and CycleGAN with its own defaults and "
              "these channels; those of PyTorch have the same layers and are counted to have the same weights.", "",
              f"- machine: {machine['cpu']}, {machine['cores']} cores, no GPU" + (

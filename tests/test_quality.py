@@ -1,6 +1,8 @@
 """make quality: steps are made once, the page's words are true to its figures, the parts share no slice."""
 import importlib
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -145,3 +147,15 @@ def test_ablation_measures_one_network_with_all_statistics(tmp_path, benchmark):
     assert list(row)[1:] == ["as converted", "statistics of the image", "statistics estimated anew"]
     plain = ablation.measured(tmp_path / "data", {**small, "gen_norm": "none", "lr_drop": None}, 0.01, 0, test)
     assert list(plain) == ["updates", "as converted"] and plain["as converted"]["rmse"] > 0
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("target, page", [(["bench"], "benchmarks/results/speed.md"),
+                                          (["quality", "CT=x"], "quality/quality.md"),
+                                          (["quality", "CT=x", "WORK=w"], "w/quality.md"),
+                                          (["bench", "WRITE=docs/speed.md"], "docs/speed.md"),
+                                          (["quality", "CT=x", "WRITE=docs/quality.md"], "docs/quality.md")])
+def test_make_writes_a_tracked_page_only_where_it_is_asked_to(target, page):
+    shown = subprocess.run(["make", "-n", *target], cwd=Path(__file__).resolve().parents[1], capture_output=True,
+                           text=True, check=True).stdout
+    assert re.search(r'--write "?([^"\s]+)', shown)[1] == page
