@@ -45,18 +45,22 @@ def plan_of(options, model):
     kind_in, kind_out = _kinds(trained, forward)
     stack, released, as_released = trained.stack, setup.released(model), setup.as_released(model)
     slice_range = options.slice_range or (trained.slice_range if as_released else None)
+    if generator is None:
+        stack, kind_out = 1, None
     spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
     crop, fixed = setup.crop_of(options, model)
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=kind_in, pattern=options.fn_pattern,
                          list_file=options.val, columns=(options.from_col or [0])[:1], exclude=options.out,
                          slice_range=slice_range, released=released)
     found = inputs.sources[0].kind
-    written = options.imgtype_out or kind_out or found
+    kind_out = options.imgtype_out or kind_out
     clip_in = setup.clip_of(options, trained, option_in, found in HU_KINDS)
-    clip_out = setup.clip_of(options, trained, option_out, written in (setup.IN_HU if as_released else HU_KINDS))
+    clip_out = setup.clip_of(options, trained, option_out,
+                             (kind_out or found) in (setup.IN_HU if as_released else HU_KINDS))
     if generator is None:
-        stack, clip_out, kind_out = 1, clip_in, None
-    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out,
+        clip_in = clip_out = setup.clips_of_identity(options, option_in, found, kind_out)
+    keep = setup.kept_outside(options, model, inputs, clip_in, clip_out)
+    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, keep=keep,
                                     more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
 
     numbers = setup.GREY_LEVELS if as_released else Clip()
@@ -80,7 +84,7 @@ def plan_of(options, model):
         options=options, model=model.description, settings=settings,
         network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
-        form=Format(options.imgtype_out or kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released),
+        form=Format(kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released, keep=keep),
         stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
         analysis=_analysis(options, model, any_size, device))

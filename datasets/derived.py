@@ -18,7 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medi2i.common.errors import UserError
 from medi2i.common.version import VERSION
 from medi2i.datasets import derived_header as headers
-from medi2i.datasets.derived_pixels import SAFE_CT, Encoded, Encoding, choose_encoding, decode, encode
+from medi2i.datasets.derived_encoding import decimal, encode_beside, encoding_of
+from medi2i.datasets.derived_pixels import Encoded, Encoding, decode
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, text, whole
 from medi2i.datasets.dicom_read import DicomImage, read
 from medi2i.datasets.dicom_series import is_valid_uid
@@ -29,7 +30,8 @@ IMPLEMENTATION_UID = headers.uid_from("medi2i", "implementation")
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written: ``clipped`` pixels left the range of the file, ``padded`` pixels are not tissue."""
+    """What was written: ``clipped`` pixels left the range of the file, ``padded`` pixels are not tissue, and the steps
+    of the file changed ``rounded`` pixels by ``largest`` at most."""
 
     path: Path
     sop_uid: str
@@ -37,6 +39,8 @@ class WriteReport:
     clipped_high: int
     padded: int
     range: tuple[float, float]
+    rounded: int = 0
+    largest: float = 0.0
 
     @property
     def clipped(self) -> int:
@@ -139,9 +143,9 @@ class DerivedSeries:
             raise ValueError(
                 f"image of shape {hu.shape} for a source of {image.hu.shape}; another grid needs its spacing"
             )
-        encoding = self.encoding_for(image)
+        encoding = self.encoding_for(image, hu, mask)
         try:
-            encoded = encode(hu, encoding, mask, whole(image.header, "PixelPaddingValue"))
+            encoded = encode_beside(image, self.modality, hu, encoding, mask)
         except ValueError as error:
             raise UserError(f"{image.path}: {error}; nothing was written") from error
         try:
@@ -151,26 +155,17 @@ class DerivedSeries:
         with whole_file(out_path, force) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
             if verify:
-                _verify(temporary, dataset.SOPInstanceUID, encoded, encoding, self.modality)
-        return WriteReport(
-            out_path, dataset.SOPInstanceUID, encoded.clipped_low, encoded.clipped_high, encoded.padded, encoding.range
-        )
+                _verify(temporary, dataset.SOPInstanceUID, encoded, encoding, mask, self.modality)
+        e = encoded
+        return WriteReport(out_path, dataset.SOPInstanceUID, e.clipped_low, e.clipped_high, e.padded, encoding.range,
+                           e.rounded, e.largest)
 
-    def encoding_for(self, image: DicomImage) -> Encoding:
-        """How values are stored: as in the source where that holds ``value_range``, else in signed 16 bits."""
+    def encoding_for(self, image: DicomImage, hu: np.ndarray | None = None, mask: np.ndarray | None = None) -> Encoding:
+        """How the values ``hu`` (default: the source's) are stored: as in the source where that holds them and
+        ``value_range``, else as ``derived_pixels.choose_encoding`` says."""
         if self.encoding is not None:
             return self.encoding
-        if image.modality != self.modality:
-            return SAFE_CT if self.modality == "CT" else Encoding(1.0, 0.0)
-        bits = min(int(image.header.BitsStored), 16)
-        own = Encoding(image.slope, image.intercept, bits, int(image.header.PixelRepresentation) == 1)
-        if (
-            int(image.header.BitsAllocated) == 32
-            or "ModalityLUTSequence" in image.header
-            or int(image.header.BitsAllocated) == 8
-        ):
-            own = Encoding(image.slope, image.intercept)
-        return choose_encoding(own, self.modality, self.value_range)
+        return encoding_of(image, self.modality, self.value_range, image.hu if hu is None else hu, mask)
 
     def _dataset(
         self,
@@ -236,7 +231,7 @@ class DerivedSeries:
         header.PhotometricInterpretation = "MONOCHROME2"
         if image.modality == self.modality and text(image.header, "PhotometricInterpretation") == "MONOCHROME1":
             header.PhotometricInterpretation = "MONOCHROME1"
-        header.BitsAllocated, header.BitsStored, header.HighBit = 16, encoding.bits, encoding.bits - 1
+        header.BitsAllocated, header.BitsStored, header.HighBit = encoding.allocated, encoding.bits, encoding.bits - 1
         header.PixelRepresentation = int(encoding.signed)
         plain = encoding.slope == 1 and encoding.intercept == 0
         if self.modality == "CT" or not plain or "RescaleSlope" in header:
@@ -245,9 +240,13 @@ class DerivedSeries:
             header.RescaleType = (
                 kind if kind and image.modality == self.modality else "HU" if self.modality == "CT" else "US"
             )
-        if encoded.padding_value is not None:
-            header.add_new("PixelPaddingValue", "SS" if encoding.signed else "US", encoded.padding_value)
-        header.add_new("PixelData", "OW", encoded.stored.astype("<i2" if encoding.signed else "<u2").tobytes())
+        for keyword, value in (
+            ("PixelPaddingValue", encoded.padding_value),
+            ("PixelPaddingRangeLimit", encoded.padding_limit),
+        ):
+            if value is not None:
+                header.add_new(keyword, "SS" if encoding.signed else "US", value)
+        header.add_new("PixelData", "OW", encoded.stored.tobytes())
 
     def uid_of(self, image: DicomImage, inputs: Iterable[DicomImage] = ()) -> str:
         """SOPInstanceUID: decided by the sources and the model. Broken sources share UIDs, so place and pixels count
@@ -273,15 +272,16 @@ def _unique(images: Iterable[DicomImage]) -> list[DicomImage]:
     return list({(i.path, i.frame): i for i in images}.values())
 
 
-def _verify(path: Path, sop_uid: str, encoded: Encoded, encoding: Encoding, modality: str) -> None:
+def _verify(
+    path: Path, sop_uid: str, encoded: Encoded, encoding: Encoding, mask: np.ndarray | None, modality: str
+) -> None:
     found = read(path, modalities=(modality,))
     expected = decode(encoded, encoding)
-    tissue = np.ones(expected.shape, bool) if encoded.padding_value is None else encoded.stored != encoded.padding_value
-    mask = np.zeros(expected.shape, bool) if found.mask is None else found.mask
+    padding = np.zeros(expected.shape, bool) if encoded.padding_value is None else mask
     if (
         text(found.header, "SOPInstanceUID") != sop_uid
-        or not np.array_equal(found.hu[tissue], expected[tissue])
-        or not np.array_equal(mask, ~tissue)
+        or not np.array_equal(found.hu[~padding], expected[~padding])
+        or not np.array_equal(np.zeros(expected.shape, bool) if found.mask is None else found.mask, padding)
     ):
         raise UserError(f"{path}: reads back differently from what was written (a failing disk?)")
 
@@ -295,11 +295,3 @@ def _ascii(value: str, length: int) -> str:
     """Text that every character set of a file can hold, with the end cut off where it is too long for its VR."""
     value = value.replace("\\", "/").encode("ascii", "replace").decode()
     return value if len(value) <= length else value[: length - 3] + "..."
-
-
-def decimal(value: float) -> str:
-    """A DS: at most 16 characters, as exact as they allow."""
-    value = float(value)
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return next(s for digits in range(17, 0, -1) if len(s := f"{value:.{digits}g}") <= 16)

@@ -10,7 +10,7 @@ DEFAULT_CT_RANGE = (-1024.0, 3071.0)
 
 @dataclass(frozen=True)
 class Encoding:
-    """value = stored · slope + intercept, with ``bits`` stored bits of 16, signed or not."""
+    """value = stored · slope + intercept, with ``bits`` stored bits, signed or not."""
 
     slope: float
     intercept: float
@@ -26,79 +26,190 @@ class Encoding:
         return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
 
     @property
+    def allocated(self) -> int:
+        """Bits of a word of the file."""
+        return 16 if self.bits <= 16 else 32
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the words of the file, little endian."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
     def range(self) -> tuple[float, float]:
         """Lowest and highest value it can hold."""
         ends = (self.least * self.slope + self.intercept, self.most * self.slope + self.intercept)
         return min(ends), max(ends)
 
     def covers(self, low: float, high: float) -> bool:
-        return self.range[0] <= low and high <= self.range[1]
+        """Whether it holds values from ``low`` to ``high``, which are float32 and may be rounded to a step."""
+        slack = abs(self.slope) / 2 + 1e-6 * max(map(abs, self.range))
+        return self.range[0] - slack <= low and high <= self.range[1] + slack
+
+    def scaled_as(self, slope: float, intercept: float) -> bool:
+        """Whether stored values of ``slope`` and ``intercept`` mean the same here."""
+        return (self.slope, self.intercept) == (slope, intercept)
 
 
 SAFE_CT = Encoding(1.0, -1024.0)
 """-33 792 … 31 743 HU in whole numbers: holds every CT."""
+STEPS = 1024
+"""A range of values is stored in so many steps at least, where it is not HU."""
 
 
-def choose_encoding(source: Encoding, modality: str, wanted: tuple[float, float] | None = None) -> Encoding:
-    """The encoding of a derived image: the source's own if it holds ``wanted`` and is fine enough, else a wider one.
+def choose_encoding(
+    source: Encoding,
+    modality: str,
+    wanted: tuple[float, float] | None = None,
+    values: tuple[float, float] | None = None,
+) -> Encoding:
+    """The encoding of a derived image: the source's own if it holds what it shall and is fine enough, else another.
 
-    wanted: values to be held, (-1024, 3071) HU by default for CT and the source's own range for others. A slope of 2,
-    3… becomes 1 in CT: it holds the source's values exactly, and new values are rounded to 1 HU.
+    source: with 32 bits where the source has more than 16, and then the result may have them, too. wanted: values that
+    such images may have, (-1024, 3071) HU by default for CT and the source's own range for others. values: lowest and
+    highest of this image; they count more than ``wanted`` where no encoding holds both. Slopes that differ from the
+    source's hold its values exactly where that can be. A slope of 2, 3… becomes 1 in CT; it rounds new values to 1 HU.
     """
+    wanted = wanted or (DEFAULT_CT_RANGE if modality == "CT" else source.range)
+    values = values or wanted
+    both = min(wanted[0], values[0]), max(wanted[1], values[1])
+    exact = list(_exact(source, modality, wanted, both))
+    rounded = [Encoding(1.0, source.intercept), SAFE_CT] if modality == "CT" else [_coarser(source, wanted)]
+    for candidates, needed in ((exact, both), (exact, values), (rounded, both), (rounded, wanted)):
+        for candidate in candidates:
+            if candidate.covers(*needed):
+                return candidate
+    return exact[-1]
+
+
+def _exact(source, modality, wanted, both):
+    """Encodings that hold the source's values exactly, within their ranges; the one that is liked best first."""
+    slope, intercept, bits = source.slope, source.intercept, max(16, source.bits)
     if modality != "CT":
-        wider = Encoding(source.slope, source.intercept, 16, source.signed)
-        return source if wanted is None or source.covers(*wanted) else wider
-    low, high = wanted or DEFAULT_CT_RANGE
-    own = Encoding(1.0, source.intercept)
-    whole_numbers = source.slope == int(source.slope) and source.intercept == int(source.intercept)
-    if 0 < source.slope <= 1:
-        candidates = [source, Encoding(source.slope, source.intercept), own]
-    else:
-        candidates = [own] if whole_numbers else [Encoding(source.slope, source.intercept), own]
-    return next((c for c in candidates if c.covers(low, high)), SAFE_CT)
+        parts = np.ceil(STEPS * abs(slope) / (wanted[1] - wanted[0]))
+        if parts > 1:
+            yield Encoding(float(f"{slope / parts:.12g}"), intercept, bits)
+        yield source
+        yield from (Encoding(slope, intercept, bits, signed) for signed in (source.signed, True, False))
+        return
+    if slope == int(slope) and intercept == int(intercept) and not 0 < slope <= 1:
+        yield from (Encoding(1.0, intercept), SAFE_CT)
+    if source.bits <= 16:
+        yield source
+    yield Encoding(slope, intercept)
+    if 0 < slope < 1:
+        steps = np.rint((sum(both) / 2 - intercept) / slope)
+        yield Encoding(slope, float(f"{intercept + steps * slope:.9g}"))
+    yield Encoding(slope, intercept, 16, False)
+    if source.bits > 16:  # words of 32 bits are no standard CT
+        yield source
+
+
+def _coarser(source, wanted):
+    """``source`` with so large a step that 16 bits hold ``wanted``: a whole multiple of its own."""
+    reach = max(abs(end - source.intercept) for end in wanted) / abs(source.slope)
+    return Encoding(source.slope * max(1.0, np.ceil(reach / 32767)), source.intercept)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Pixels of a source that are no tissue: ``stored`` (H, W) has their values where its ``mask`` is True.
+
+    value, limit: the ends of the range that declares them; limit None where it is a single value.
+    """
+
+    stored: np.ndarray
+    value: int
+    limit: int | None = None
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        return tuple(sorted((self.value, self.value if self.limit is None else self.limit)))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """``stored`` (H, W) uint16 or int16; how many pixels left the range; the padding value, if any pixel is padding."""
+    """``stored`` (H, W) integers; how many pixels left the range; the padding value (and the other end of its range),
+    if any pixel is padding.
+
+    rounded: how many pixels the steps of the file changed, ``largest``: by how much at most.
+    """
 
     stored: np.ndarray
     clipped_low: int
     clipped_high: int
     padding_value: int | None
     padded: int
+    padding_limit: int | None = None
+    rounded: int = 0
+    largest: float = 0.0
 
 
-def encode(values: np.ndarray, encoding: Encoding, mask: np.ndarray | None, padding_hint: int | None) -> Encoded:
+def encode(
+    values: np.ndarray,
+    encoding: Encoding,
+    mask: np.ndarray | None,
+    padding: Padding | None = None,
+    unchanged: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Encoded:
     """Round values (H, W) to the nearest stored integer, clip and count; ValueError for NaN and infinities.
 
-    mask: True where a pixel is padding; those get one value that no other pixel has: ``padding_hint`` if it is free.
+    mask: True where a pixel is padding; those get what ``padding`` says if no other pixel has it, else one value that
+    is free. unchanged: (values, integers) of the source: where the values are the same, so are the integers, which may
+    be finer than float32.
     """
-    values = np.asarray(values, np.float64)
-    where = np.ones(values.shape, bool) if mask is None else ~mask
-    bad = int(np.count_nonzero(~np.isfinite(values[where])))
+    given = np.asarray(values)
+    values = given.astype(np.float64)
+    where = None if mask is None or not mask.any() else ~mask
+    if where is not None:
+        values[~where] = encoding.intercept
+    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
         raise ValueError(f"{bad} of {values.size} pixels are not finite numbers")
-    wanted = np.rint((np.where(where, values, encoding.intercept) - encoding.intercept) / encoding.slope)
-    low = int(np.count_nonzero((wanted < encoding.least) & where))
-    high = int(np.count_nonzero((wanted > encoding.most) & where))
-    stored = np.clip(wanted, encoding.least, encoding.most).astype(np.int16 if encoding.signed else np.uint16)
+    exact = (values - encoding.intercept) / encoding.slope
+    wanted = np.rint(exact)
+    if unchanged is not None:
+        wanted = exact = np.where(given == unchanged[0], unchanged[1].astype(np.float64), wanted)
+    low = int(np.count_nonzero(wanted < encoding.least))
+    high = int(np.count_nonzero(wanted > encoding.most))
+    stored = np.clip(wanted, encoding.least, encoding.most).astype(encoding.dtype)
+    off = np.abs(exact - wanted)
+    # A value and its step are floating-point numbers, too: what they leave over is no change.
+    rounded, largest = int(np.count_nonzero(off > ROUNDING)), float(off.max(initial=0)) * abs(encoding.slope)
     if encoding.slope < 0:
         low, high = high, low
-    if mask is None or not mask.any():
-        return Encoded(stored, low, high, None, 0)
-    value = _free_value(stored[where], encoding, padding_hint)
+    counts = {"rounded": rounded, "largest": largest if rounded else 0.0}
+    if where is None:
+        return Encoded(stored, low, high, None, 0, **counts)
+    padded = int(np.count_nonzero(mask))
+    if padding is not None and _is_free(padding.ends, stored[where], encoding):
+        stored[mask] = padding.stored[mask]
+        return Encoded(stored, low, high, padding.value, padded, padding.limit, **counts)
+    value = _free_value(stored[where], encoding)
     stored[mask] = value
-    return Encoded(stored, low, high, value, int(np.count_nonzero(mask)))
+    return Encoded(stored, low, high, value, padded, **counts)
 
 
-def _free_value(used: np.ndarray, encoding: Encoding, hint: int | None) -> int:
-    """A stored value that ``used`` does not hold: the hint, the lowest, the highest, else the first gap."""
+ROUNDING = 0.01
+"""Of a step: what is nearer to a stored value is that value."""
+
+
+def _padding_range(encoding):
+    """What PixelPaddingValue can say of such pixels: it has 16 bits."""
+    bits = min(encoding.bits, 16)
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if encoding.signed else (0, (1 << bits) - 1)
+
+
+def _is_free(ends, used, encoding):
+    least, most = _padding_range(encoding)
+    return least <= ends[0] and ends[1] <= most and not ((used >= ends[0]) & (used <= ends[1])).any()
+
+
+def _free_value(used: np.ndarray, encoding: Encoding) -> int:
+    """A stored value that ``used`` does not hold: the lowest, the highest, else the first gap."""
     present = set(np.unique(used).tolist())
-    for value in (hint, encoding.least, encoding.most):
-        if value is not None and encoding.least <= value <= encoding.most and value not in present:
-            return value
-    for value in range(encoding.least, encoding.most + 1):
+    least, most = _padding_range(encoding)
+    for value in (least, most, *range(least, most + 1)):
         if value not in present:
             return value
     raise ValueError("every stored value is used: none is left for padding")

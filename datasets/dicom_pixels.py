@@ -212,13 +212,20 @@ def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     None where the file declares no padding or no pixel has it. Writers store the value as signed or unsigned without
     regard to PixelRepresentation, so it is taken modulo the allocated bits.
     """
+    ends = padding_range(dataset)
+    if ends is None:
+        return None
+    mask = (stored >= min(ends)) & (stored <= max(ends))
+    return mask if mask.any() else None
+
+
+def padding_range(dataset: Dataset) -> tuple[int, int] | None:
+    """Stored values of PixelPaddingValue and PixelPaddingRangeLimit, the same twice without one; None without both."""
     value = whole(dataset, "PixelPaddingValue")
     if value is None:
         return None
     limit = whole(dataset, "PixelPaddingRangeLimit")
-    ends = sorted(_as_stored(v, dataset) for v in (value, value if limit is None else limit))
-    mask = (stored >= ends[0]) & (stored <= ends[1])
-    return mask if mask.any() else None
+    return _as_stored(value, dataset), _as_stored(value if limit is None else limit, dataset)
 
 
 def _as_stored(value: int, dataset: Dataset) -> int:

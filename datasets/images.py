@@ -32,6 +32,7 @@ SUFFIXES = {
     "txt": (".txt",),
 }
 KINDS = tuple(SUFFIXES)
+PICTURES = ("jpg", "png", "tif", "bmp")
 PLAIN_NUMBERS = ("npy", "csv", "txt")
 DICOM_CLIP = Clip(-1024, 2000)  # HU; reference.md section 1
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}

@@ -8,7 +8,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medi2i.common.version import VERSION
-from medi2i.datasets.derived import IMPLEMENTATION_UID, decimal
+from medi2i.datasets.derived import IMPLEMENTATION_UID
+from medi2i.datasets.derived_encoding import decimal
 from medi2i.datasets.derived_header import STORAGE, uid_from
 from medi2i.datasets.derived_pixels import Encoding
 

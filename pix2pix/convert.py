@@ -60,15 +60,19 @@ def plan_of(options, model):
     columns = options.from_col or from_col
     stack, images, classes = trained.stack, 1 if trained.class_num else len(to_col), trained.class_num
     if model.generator is None:
-        stack, images, classes, clip_out = 1, 1, 0, clip_in
+        stack, images, classes = 1, 1, 0
     if options.val is None:
         columns = columns[:1]
     released, as_released = setup.released(model), setup.as_released(model)
     crop, fixed = setup.crop_of(options, model)
     inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
                          list_file=options.val, columns=columns, exclude=options.out, released=released)
+    imgtype_out = options.imgtype_out or trained.imgtype_out
+    if model.generator is None:
+        clip_in = clip_out = setup.clips_of_identity(options, option_in, inputs.sources[0].kind, imgtype_out)
+    keep = setup.kept_outside(options, model, inputs, clip_in, clip_out, classes)
     more = {"columns": columns, **({"scale": trained.scale} if trained.scale > 1 else {})}
-    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, more=more)
+    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, keep=keep, more=more)
     preparation = Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
                               scale=trained.scale, released=released, step=STEP if as_released else 1)
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes),
@@ -83,7 +87,7 @@ def plan_of(options, model):
         options=options, model=model.description, settings=settings,
         network=network if samples is None else Network(samples.run), samples=samples,
         preparation=preparation,
-        form=Format(options.imgtype_out or trained.imgtype_out, clip_out, DICOM_CLIP, classes, images,
+        form=Format(imgtype_out, clip_out, DICOM_CLIP, classes, images, keep=keep,
                     numbers=setup.GREY_LEVELS if as_released else Clip(), cropped=as_released),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
         compare_edges=not classes and not trained.gen_fc)

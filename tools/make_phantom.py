@@ -94,7 +94,7 @@ def ct_image(made: Phantom, index: int, seed: int, number: int) -> FileDataset:
             "WindowCenterWidthExplanation": ["SOFT TISSUE", "LUNG"],
         },
     )
-    return series.image(index, encode(made.hu[index], ENCODING, None, None).stored)
+    return series.image(index, encode(made.hu[index], ENCODING, None).stored)
 
 
 def main(argv: list[str] | None = None) -> int:

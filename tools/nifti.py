@@ -109,7 +109,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
     clipped, changed, most = 0, 0, 0.0
     exact = 4 * np.finfo(np.float32).eps * float(np.abs(volume.values).max())
     for index, values in enumerate(volume.values):
-        encoded = encode(values, encoding, None, None)
+        encoded = encode(values, encoding, None)
         clipped += encoded.clipped_low + encoded.clipped_high
         off = np.abs(encoded.stored * encoding.slope + encoding.intercept - values.astype(np.float64))
         off = off[(values >= encoding.range[0]) & (values <= encoding.range[1])]

@@ -3,6 +3,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from medi2i.common.inference.results import counted
 from medi2i.datasets.derived_pixels import Encoding
 from medi2i.datasets.images import name_without_suffix
 from medi2i.datasets.outputs import whole_file
@@ -50,7 +51,7 @@ class DeviationMaps:
         """
         form = self.results.form
         kind = None if form.classes else form.kind_for(source)
-        clip = None if form.classes else form.clip_for(kind, middle.bits if kind == source.kind else 8)
+        clip = None if form.classes else form.clip_for(kind, form.bits_for(kind, source, middle.bits))
         values = unit if clip is None or not clip.scales else unit * np.float32((clip.upper - clip.lower) / 2)
         values = np.maximum(middle.placement.back(values, 0.0), 0)
         paths = self.paths(source)
@@ -89,13 +90,6 @@ def text(found, samples, folder):
     return (f"standard deviation of {samples}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
             f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
             f"maps in {Path(folder) / FOLDER}")
-
-
-def counted(middle):
-    """(H, W), True where a pixel was converted and is no padding."""
-    place = middle.placement
-    inside = place.back(np.ones((1, place.height, place.width), np.float32), 0.0)[0] > 0
-    return inside if middle.mask is None else inside & ~middle.mask
 
 
 def statistics(values, unit):

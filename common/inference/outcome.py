@@ -3,26 +3,29 @@ import sys
 from dataclasses import dataclass, field
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import deviation, structure
+from medi2i.common.inference import deviation, structure, values
 
 LINES = 10  # of one kind on the terminal; conversion.json has all
 
 
 @dataclass
 class Outcome:
-    """Images ``written`` now and ``there`` before, and by name: why others were skipped, how much edges changed, and
-    the statistics of deviation maps."""
+    """Images ``written`` now and ``there`` before, and by name: why others were skipped, how much edges changed,
+    the statistics of deviation maps, and what became of values and of the mean (``values.summary``)."""
 
     written: int = 0
     there: int = 0
     skipped: dict = field(default_factory=dict)
     changes: dict = field(default_factory=dict)
     deviations: dict = field(default_factory=dict)
+    values: dict = field(default_factory=dict)
+    means: dict = field(default_factory=dict)
 
     def __add__(self, other):
         """Both together."""
         return Outcome(self.written + other.written, self.there + other.there, self.skipped | other.skipped,
-                       self.changes | other.changes, self.deviations | other.deviations)
+                       self.changes | other.changes, self.deviations | other.deviations,
+                       self.values | other.values, self.means | other.means)
 
     def refuse_nothing(self):
         """UserError if there is no result at all."""
@@ -47,6 +50,8 @@ def tell(outcome, seconds, folder, report, limit, samples=None, prefix=""):
     _tell_some([f"skipped {name}: {reason}" for name, reason in sorted(outcome.skipped.items())], report)
     if outcome.changes:
         _tell_structure(outcome.changes, report, limit)
+    for line in values.lines(outcome.values, outcome.means):
+        _tell(line)
     if outcome.deviations:
         _tell(deviation.text(outcome.deviations, samples, folder))
     rate = f", {outcome.written / seconds:.2f} images/s" if outcome.written else ""

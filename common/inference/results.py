@@ -6,14 +6,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference import values
 from medi2i.datasets.derived import DerivedSeries
+from medi2i.datasets.derived_pixels import ROUNDING
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES
 from medi2i.datasets.dicom_read import open_image
-from medi2i.datasets.images import KINDS, SUFFIXES, default_clip, name_without_suffix, write_image
+from medi2i.datasets.images import KINDS, PLAIN_NUMBERS, SUFFIXES, default_clip, name_without_suffix, write_image
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
-
-COLOUR_KINDS = ("jpg", "png", "tif", "bmp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Format:
     kind: of the files, None for the input's own. clip: the values that -1 and 1 stand for, None for the default of the
     kind of image (``dicom_clip`` for DICOM). classes: above 0, results are class scores, written as probabilities (npy)
     and labels (png). images: results of one slice. numbers: the clip of results that are no whole numbers, where none
-    is given. cropped: results are of the network's crop only; DICOM keeps its size in any case.
+    is given. cropped: results are of the network's crop only; DICOM keeps its size in any case. keep: where the input
+    lies outside of the network's clip, the result is the input plus the change at the clip's end.
     """
 
     kind: str | None
@@ -48,6 +49,7 @@ class Format:
     images: int = 1
     numbers: Clip = Clip()
     cropped: bool = False
+    keep: bool = False
 
     def kind_for(self, source):
         """The kind in which the result of ``source`` is written. Raises UserError where that cannot be."""
@@ -71,6 +73,15 @@ class Format:
             return self.clip or self.dicom_clip
         default = default_clip(kind, bits)
         return default if default.scales else self.numbers
+
+    def bits_for(self, kind, source, bits):
+        """Bits of results of ``kind`` where the ``source`` has ``bits`` (as in ``Image``): as many, if it holds them.
+
+        TIFF holds numbers of no integer type, too, if they are not stretched to the range of a picture.
+        """
+        if kind == source.kind or kind in ("png", "tif") and bits == 16:
+            return bits
+        return None if kind == "tif" and bits is None and self.clip is not None else 8
 
     def names(self, source):
         """The files of a result, below the output folder: tuple of text with / between folders."""
@@ -133,16 +144,38 @@ class Results:
         if self.form.classes:
             return self._write_classes(paths, unit, middle)
         kind = self.form.kind_for(source)
-        bits = middle.bits if kind == source.kind else 8
+        bits = self.form.bits_for(kind, source, middle.bits)
         clip = self.form.clip_for(kind, bits)
-        parts = np.split(clip.from_unit(unit), self.form.images)
+        converted = clip.from_unit(unit)
+        kept = self.form.keep and middle.clip == clip
+        if kept and middle.beyond is not None:
+            converted += middle.beyond
+        parts = np.split(converted, self.form.images)
         if kind == "dcm":
-            return self._write_dicom(volume, paths, parts, clip, middle, inputs)
-        saturated = 0
+            details, written = self._write_dicom(volume, paths, parts, clip, middle, inputs)
+        else:
+            details, written = self._write_plain(paths, parts, clip, middle, kind, bits, kind == source.kind)
+        changed = {**values.outside_of(middle, kept), **written}
+        return {**details, **({"values": changed} if changed else {})}
+
+    def _write_plain(self, paths, parts, clip, middle, kind, bits, same_kind):
+        details, clipped, rounded, largest = {}, 0, 0, 0.0
         for path, part in zip(paths, parts, strict=True):
-            around = _as_channels(middle.values, len(part)) if kind == source.kind else clip.lower or 0.0
-            saturated += _write_plain(path, self._placed(middle.placement, part, around), kind, bits)
-        return {"clipped": saturated} if saturated else {}
+            around = _as_channels(middle.values, len(part)) if same_kind else clip.lower or 0.0
+            whole = self._placed(middle.placement, part, around)
+            clipped += _write_plain(path, whole, kind, bits)
+            if bits is not None and kind not in PLAIN_NUMBERS:
+                off = np.abs(np.rint(whole) - whole)
+                rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max()))
+            if middle.clip == clip and len(parts) == 1 and whole.shape == middle.values.shape:
+                details = self._mean_change(middle.values.mean(0), whole.mean(0), middle, clip)
+        return details, values.of_file(clipped, rounded, largest)
+
+    def _mean_change(self, before, after, middle, clip):
+        ct = bool(middle.images) and middle.images[0].modality == "CT"
+        where = None if middle.mask is None and middle.placement.whole else counted(middle)
+        found = values.mean_change(before, after, where, clip, ct)
+        return {"mean_change": found} if found else {}
 
     def _placed(self, placement, result, around):
         """``result`` as it is written: in the whole image, or alone."""
@@ -156,13 +189,17 @@ class Results:
             outside = middle.placement.back(np.zeros((1, middle.placement.height, middle.placement.width)), 1.0)[0] > 0
             mask, around = outside if mask is None else mask | outside, clip.lower
         sources = [image for one in inputs for image in one.images]
-        clipped, uids = 0, []
+        clipped, rounded, largest, uids, details = 0, 0, 0.0, [], {}
         for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
             hu = middle.placement.back(part, around)[0]
             written = series.write(path, image, hu, mask=mask, sources=sources, force=self.force, **middle.geometry)
-            clipped += written.clipped
+            clipped, rounded = clipped + written.clipped, rounded + written.rounded
+            largest = max(largest, written.largest)
             uids.append(written.sop_uid)
-        return {"sop_uid": uids if len(uids) > 1 else uids[0], **({"clipped": clipped} if clipped else {})}
+            if len(parts) == 1 and self.provenance.modality in (None, image.modality) and (
+                    middle.clip == clip or image.modality == "CT"):
+                details = self._mean_change(middle.values[0], hu, middle, middle.clip)
+        return {"sop_uid": uids if len(uids) > 1 else uids[0], **details}, values.of_file(clipped, rounded, largest)
 
     def _write_classes(self, paths, scores, middle):
         probabilities = softmax(scores)
@@ -175,13 +212,20 @@ class Results:
         return {"pixels_of_class": np.bincount(labels.ravel(), minlength=self.form.classes).tolist()}
 
 
-def _write_plain(path, values, kind, bits):
+def _write_plain(path, array, kind, bits):
     """As ``write_image``; one channel of npy becomes (H, W), which is how it usually comes."""
-    if kind == "npy" and len(values) == 1:
+    if kind == "npy" and len(array) == 1:
         with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
-            np.save(file, values[0])
+            np.save(file, array[0])
         return 0
-    return write_image(path, values, kind, bits=bits)
+    return write_image(path, array, kind, bits=bits)
+
+
+def counted(middle):
+    """(H, W), True where a pixel of a ``Slice`` was converted and is no padding."""
+    place = middle.placement
+    inside = place.back(np.ones((1, place.height, place.width), np.float32), 0.0)[0] > 0
+    return inside if middle.mask is None else inside & ~middle.mask
 
 
 def softmax(scores):

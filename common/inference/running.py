@@ -62,7 +62,8 @@ class Run:
         finally:
             self.report.write(state, **final_details(report, self._sampled()))
         changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
-        return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"))
+        return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"),
+                       report.details("values"), report.details("mean_change"))
 
     def _sampled(self):
         return None if self.plan.samples is None else self.plan.samples.text

@@ -7,7 +7,7 @@ from medi2i.common.inference.network import Model
 from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options.files import ARGS
-from medi2i.datasets.images import DICOM_CLIP
+from medi2i.datasets.images import DICOM_CLIP, PICTURES, PLAIN_NUMBERS
 from medi2i.datasets.scaling import Clip
 
 IN_HU = ("dcm", "nii")
@@ -31,6 +31,30 @@ def clip_of(options, trained, name, in_hu=True):
         if given is not None and list(given) != [None, None] and (in_hu or not source.clips_in_hu):
             return Clip(*given)
     return None
+
+
+def clips_of_identity(options, name, kind_in, kind_out):
+    """The Clip of ``-m identity``, in and out: none, so that values stay, unless option ``name`` gives one.
+
+    They become those of a picture all the same where the result is one and the input is not, or has more bits.
+    """
+    numbers = kind_out in (None, kind_in, "dcm", "tif", *PLAIN_NUMBERS) or kind_out == "png" and kind_in in PICTURES
+    return clip_of(options, options, name) or (Clip() if numbers else None)
+
+
+def kept_outside(options, model, inputs, clip_in, clip_out, classes=0):
+    """Whether values outside of the network's clip are kept (``--outside``). Raises UserError where that cannot be."""
+    residual = model.generator is not None and getattr(model.trained, "gen_residual", 0)
+    wanted = options.outside or ("keep" if residual else "clip")
+    others = {volume.series.modality for volume in inputs.volumes if volume.series is not None} - {options.modality}
+    reasons = {"its results are classes": classes, "its clips A and B are not the same": clip_in != clip_out,
+               "its results have another number of channels": model.trained.ch != model.trained.out_ch,
+               f"its results are {options.modality}, the images are not": options.modality is not None and others}
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if options.outside == "keep" and reason is not None:
+        raise UserError(f"--outside keep: input cannot be added to this network's output, because {reason}; "
+                        "--outside clip, or leave it out")
+    return wanted == "keep" and reason is None
 
 
 def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):
@@ -70,9 +94,10 @@ def per_slice(channels, stack, model: Model):
     return channels // stack
 
 
-def pixel_settings(options, model, *, clip_in, clip_out, more):
+def pixel_settings(options, model, *, clip_in, clip_out, keep, more):
     """All that decides the pixels of a result beside the model, for the report and for DICOM's UIDs."""
     return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
+            "outside": "keep" if keep else "clip",
             "crop": list(crop_of(options, model)[0]), "tile": options.tile,
             "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
             "engine": options.engine, "precision": options.precision,

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference.values import beyond_clip
 from medi2i.datasets import dicom
 from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.dicom import DicomImage
@@ -98,8 +99,9 @@ class Slice:
     """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU),
     enlarged ``scale`` times.
 
-    ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``; ``images``
-    are the DICOM images read, one of each column.
+    ``clip`` made ``unit`` of values, and ``beyond`` (as ``unit``, in the unit of values) is what it took off them, None
+    for nothing. ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``;
+    ``images`` are the DICOM images read, one of each column.
     """
 
     unit: np.ndarray
@@ -107,6 +109,8 @@ class Slice:
     mask: np.ndarray | None
     bits: int | None
     placement: Placement
+    clip: Clip
+    beyond: np.ndarray | None = None
     images: tuple[DicomImage, ...] = ()
     scale: int = 1
 
@@ -156,19 +160,32 @@ def load_slice(source, preparation):
     if preparation.body and any(image.modality != "CT" for image in images):
         raise UserError(f"{source.paths[0]}: is no CT; the network was trained with --clip_body, which needs HU")
     shown = [clip_to_body(array[0])[np.newaxis] for array in columns] if preparation.body else columns
-    unit = np.concatenate([to_unit(array, one, clip, placement) for array, one in zip(shown, masks, strict=True)])
+    grid = [on_grid(array, one, placement) for array, one in zip(shown, masks, strict=True)]
+    unit = np.concatenate([to_unit(array, mask, clip) for array, mask in grid])
     unit = _match_channels(source.paths[0], unit, len(columns), preparation)
-    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, images,
-                 scale)
+    beyond = [beyond_clip(array, mask, clip) for array, mask in grid]
+    if any(one is not None for one in beyond):
+        beyond = np.concatenate([np.zeros_like(array) if one is None else one
+                                 for one, (array, _) in zip(beyond, grid, strict=True)])
+        beyond = _match_channels(source.paths[0], beyond, len(columns), preparation)[placement.window]
+    else:
+        beyond = None
+    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, clip,
+                 None if beyond is None or not beyond.any() else beyond, images, scale)
 
 
-def to_unit(array, mask, clip, placement):
-    """(C, H, W) of a file -> [-1, 1] on the network's grid, padding at -1: the same steps as in training."""
-    if placement.spacing is not None:
-        array = resample(array, *placement.spacing, placement.released)
-        mask = None if mask is None else resample_mask(mask, *placement.spacing, placement.released)
+def on_grid(array, mask, placement):
+    """(C, H, W) of a file and its mask or None -> both on the network's grid."""
+    if placement.spacing is None:
+        return array, mask
+    how = (*placement.spacing, placement.released)
+    return resample(array, *how), None if mask is None else resample_mask(mask, *how)
+
+
+def to_unit(array, mask, clip):
+    """(C, H, W) on the network's grid -> [-1, 1], padding at -1: the same steps as in training."""
     unit = clip.to_unit(array)
-    if mask is not None:
+    if mask is not None and clip.scales:
         unit[:, mask] = PADDING
     return unit
 

@@ -16,6 +16,7 @@ from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
 
 STRUCTURE = ("none", "numbers", "maps")
+OUTSIDE = ("keep", "clip")
 
 
 @dataclass
@@ -77,6 +78,9 @@ class OutputOptions(Checked):
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
     imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
                               help="kind of the converted images; default: as in training, else the input's own")
+    outside: str = option(None, choices=OUTSIDE, help="what becomes of values outside of the network's clip (metal): "
+                          "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
+                          "networks with --gen_residual whose clips A and B are the same, else clip")
     modality: str = option(None, choices=("CT", "MR", "PT"), help="modality of the DICOM images that are written, "
                            "where another than the input's (CT for MR to CT)")
     resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")

@@ -341,5 +341,5 @@ def test_encodings():
 
 
 def test_rounding_is_to_the_nearest():
-    encoded = encode(np.array([[0.4, 0.6, -0.4, 1.5]]), Encoding(1, 0), None, None)
+    encoded = encode(np.array([[0.4, 0.6, -0.4, 1.5]]), Encoding(1, 0), None)
     np.testing.assert_array_equal(encoded.stored, [[0, 1, 0, 2]])

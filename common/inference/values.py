@@ -1,0 +1,150 @@
+"""What a conversion does to values, counted: the clip, the file's steps and range, and the mean, tissue by tissue.
+
+A network that lowers everything by 100 HU moves no edge, and one that was never shown metal cuts it off at the end of
+its clip; neither shows in a picture. So each result is measured against its source, and the numbers of all are said.
+"""
+import math
+
+import numpy as np
+
+from medi2i.common.words import counted
+from medi2i.datasets.scaling import Clip
+
+# By the HU of the input, upper ends; between lung and fat there is mostly the edge of the two.
+TISSUES = (("air", -900.0), ("lung", -400.0), (None, -150.0), ("fat", -30.0), ("soft tissue", 150.0), ("bone", np.inf))
+QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
+"""Of the network's clip, where values are not HU."""
+BLOCK = 4  # pixels, of the squares whose mean decides what they are: noise must not sort pixels
+
+
+def mean_change(before, after, where, clip, ct):
+    """How much ``after`` is above ``before``: dict of "all" and of each class of the input to [pixels, mean change].
+
+    before, after: (H, W) in the unit of the file. where: (H, W) bool, what counts; None for all. clip: the Clip of the
+    input, whose quarters are the classes unless ``ct`` says that values are HU. Classes are those of squares of
+    ``BLOCK`` pixels, all of which count. {} without any such square.
+    """
+    side = BLOCK if min(before.shape) >= 4 * BLOCK else 1
+    level, change = _block_means(before, side), _block_means(after - before, side)
+    if where is not None:
+        inside = _block_means(where.astype(np.float32), side) == 1
+        level, change = level[inside], change[inside]
+    if not level.size:
+        return {}
+    names, ends = _classes(clip, ct)
+    kinds = np.searchsorted(ends, level.ravel(), side="right")
+    pixels = np.bincount(kinds, minlength=len(names)) * side * side
+    sums = np.bincount(kinds, change.ravel(), minlength=len(names)) * side * side
+    found = {"all": [int(pixels.sum()), _rounded(sums.sum() / pixels.sum())]}
+    for name, count, total in zip(names, pixels, sums, strict=True):
+        if name is not None and count:
+            found[name] = [int(count), _rounded(total / count)]
+    return found
+
+
+def _classes(clip, ct):
+    if ct:
+        return [name for name, _ in TISSUES], [end for _, end in TISSUES[:-1]]
+    if not clip.scales:
+        return [None], []
+    return QUARTERS, [clip.lower + share * clip.width for share in (0.25, 0.5, 0.75)]
+
+
+def _block_means(values, side):
+    height, width = (n // side * side for n in values.shape)
+    rows = sum(values[i:height:side, :width] for i in range(side))
+    return sum(rows[:, i::side] for i in range(side)) / np.float32(side * side)
+
+
+def _rounded(value):
+    return float(f"{value:.5g}")
+
+
+def outside_of(middle, kept):
+    """For the report: how many values of a ``slices.Slice`` lie outside of the clip; {} if none. kept: what became of
+    them."""
+    if middle.beyond is None:
+        return {}
+    beyond, clip = middle.beyond, middle.clip
+    return {"outside_clip": {
+        "below": int(np.count_nonzero(beyond < 0)), "above": int(np.count_nonzero(beyond > 0)),
+        "lowest": _rounded(clip.lower + min(float(beyond.min()), 0.0)),
+        "highest": _rounded(clip.upper + max(float(beyond.max()), 0.0)), "kept": kept}}
+
+
+def of_file(clipped, rounded, largest):
+    """For the report: how many values the file's range and its steps changed, and these by how much at most."""
+    return {**({"clipped": clipped} if clipped else {}),
+            **({"rounded": rounded, "rounded_by": _rounded(largest)} if rounded else {})}
+
+
+def summary(values, changes):
+    """Of all images together, for the report: {} or "values" and "mean_change".
+
+    values: name -> what ``outside_of`` and ``of_file`` found of each. changes: name -> ``mean_change``.
+    """
+    found = {}
+    for one in values.values():
+        outside = one.get("outside_clip")
+        if outside is not None:
+            total = found.setdefault("kept" if outside["kept"] else "cut", {
+                "images": 0, "below": 0, "above": 0, "lowest": math.inf, "highest": -math.inf})
+            for key in ("below", "above"):
+                total[key] += outside[key]
+            total["images"] += 1
+            total["lowest"] = min(total["lowest"], outside["lowest"])
+            total["highest"] = max(total["highest"], outside["highest"])
+        for key in ("clipped", "rounded"):
+            if key in one:
+                found[key] = found.get(key, 0) + one[key]
+        if "rounded_by" in one:
+            found["rounded_by"] = max(found.get("rounded_by", 0.0), one["rounded_by"])
+    means = _means(changes)
+    return {**({"values": found} if found else {}), **({"mean_change": means} if means else {})}
+
+
+def _means(changes):
+    names = ["all", *(name for name, _ in TISSUES if name), *QUARTERS]
+    found = {}
+    for name in names:
+        here = [one[name] for _, one in sorted(changes.items()) if name in one]
+        if here:
+            pixels = sum(count for count, _ in here)
+            found[name] = _rounded(math.fsum(count * change for count, change in here) / pixels)
+    return found
+
+
+def lines(values, changes):
+    """The same in words, a line each; none where nothing was changed."""
+    found = summary(values, changes)
+    yield from _value_lines(found.get("values", {}))
+    means = dict(found.get("mean_change", {}))
+    if means:
+        total = means.pop("all")
+        unit = " HU" if means.keys() & {name for name, _ in TISSUES} else ""
+        parts = ", ".join(f"{name} {change:+.4g}" for name, change in means.items())
+        yield f"mean change: {total:+.4g}{unit}" + (f" ({parts})" if parts else "")
+
+
+def _value_lines(found):
+    for key, what in (("kept", "kept: the result there is the input plus the change at the end of the clip"),
+                      ("cut", "cut off at its ends")):
+        if key in found:
+            one = found[key]
+            yield (f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
+                   f"the network's clip ({one['lowest']:.6g} to {one['highest']:.6g}) {what}")
+    if "clipped" in found:
+        yield f"{counted(found['clipped'], 'value')} beyond what the files hold, clipped to their ends"
+    if "rounded" in found:
+        yield (f"{counted(found['rounded'], 'value')} rounded to the steps of the files, by "
+               f"{found['rounded_by']:.3g} at most")
+
+
+def beyond_clip(array, mask, clip: Clip):
+    """(C, H, W) -> what ``clip`` takes off: values minus clipped ones, 0 on padding; None where that is nothing."""
+    if not clip.scales or (array.min() >= clip.lower and array.max() <= clip.upper):
+        return None
+    beyond = array - np.clip(array, np.float32(clip.lower), np.float32(clip.upper))
+    if mask is not None:
+        beyond[:, mask] = 0
+    return beyond if beyond.any() else None
