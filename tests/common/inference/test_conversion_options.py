@@ -22,6 +22,14 @@ def test_training_options_are_taken_aside():
     assert training == {"gen_chs": ["32", "64"], "eqconv": False}
 
 
+def test_an_old_line_with_abbreviations_and_a_list_of_gpus():
+    options, training = parse_conversion(UnpairedConversionOptions, (
+        "--argf args --load_m enc_x5.npz --roo in --output_a --forceS 2 --slice 1 2 -g 0 1 --gen_ch 4 8").split())
+    assert (options.argfile, options.model_gen, options.root, options.gpu) == ("args", "enc_x5.npz", ["in"], 0)
+    assert options.output_analysis and (options.forceSpacing, options.slice_range) == (2, [1, 2])
+    assert training == {"gen_chs": ["4", "8"]}
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["RUN", "-m", "enc_x5.npz"], "one is enough"), (["RUN", "--structure", "all"], "none, numbers, maps"),
     (["RUN", "-b", "0"], "--batch_size"), (["RUN", "--modality", "US"], "CT, MR, PT"),

@@ -60,6 +60,27 @@ def test_unpaired_pictures_are_scaled_from_0_to_255_whatever_the_hu(tmp_path, un
     np.testing.assert_allclose(found, 127.5 * (unit / 2 + 1), atol=0.51 + tolerance)
 
 
+def test_pictures_of_16_bits_keep_them(tmp_path, unpaired_run):
+    """Where the released code cut them off at 255."""
+    image = np.arange(0, 65536, 128, dtype=np.uint16).reshape(16, 32)
+    write(tmp_path / "in/a.png", image)
+    assert run(cyclegan_convert, released(unpaired_run()), "-R", tmp_path / "in", "-o", tmp_path / "out") == 0
+    np.testing.assert_array_equal(np.asarray(Pillow.open(tmp_path / "out/a.png")), image)
+
+
+def test_columns_of_a_list_are_scaled_and_stacked_alike(tmp_path, paired_run):
+    """From B to A: the columns of --to_col, by clipA; every output channel is the first input."""
+    random = np.random.default_rng(0)
+    images = [random.normal(size=(16, 32)).astype(np.float32) for _ in range(3)]
+    for name, image in zip("xyz", images, strict=True):
+        write(tmp_path / "in" / f"{name}.npy", image)
+    (tmp_path / "list.txt").write_text("x.npy\ty.npy\tz.npy\n")
+    run_folder = released(paired_run(btoa=True, from_col=[0], to_col=[2, 1], clipA=[-1, 2], clipB=[0, 10], ch=2))
+    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "--val", tmp_path / "list.txt", "-o",
+               tmp_path / "out") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "out/z.npy"), (images[2].clip(-1, 2) + 1) / 3 * 10, atol=1e-4)
+
+
 def test_unpaired_npy_is_hu_on_its_way_in_and_0_to_255_on_its_way_out(tmp_path, unpaired_run):
     image = np.linspace(-1500, 800, 16 * 32, dtype=np.float32).reshape(16, 32)
     write(tmp_path / "in/a.npy", image)
