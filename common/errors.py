@@ -1,5 +1,6 @@
 """One way to tell a user what is wrong: raise UserError anywhere, and ``run`` turns it into one line and a status."""
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -71,7 +72,15 @@ def run(command, argv=None):
         return _run(command, list(sys.argv[1:] if argv is None else argv))
 
 
+def show_messages():
+    """Warnings and errors that modules log, as lines on stderr, for whatever the command is."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+
+
 def _run(command, argv):
+    show_messages()
     if hasattr(sys.stdout, "reconfigure"):  # names of files hold any bytes, and not every terminal has every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"

@@ -29,7 +29,6 @@ from medi2i.datasets.unpaired import DICOM_CLIP, HU_KINDS
 def command(argv):
     """``cyclegan/convert.py`` with the arguments ``argv``; returns the status."""
     options, given = parse_conversion(UnpairedConversionOptions, argv, "medi2i-cyclegan-convert", __doc__)
-    setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
     crew, options = sharing(options)

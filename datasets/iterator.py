@@ -2,6 +2,7 @@
 import collections
 import concurrent.futures
 import multiprocessing
+import signal
 import time
 
 import numpy as np
@@ -100,16 +101,22 @@ class ImageIterator(chainer.dataset.Iterator):
         if not self._repeat and self._drawn >= n:
             raise StopIteration
         count = self.batch_size if self._repeat else min(self.batch_size, n - self._drawn)
-        self._previous_epoch_detail = self.epoch_detail
         self.idle.begins_waiting()
         batch = self._take(count)
         self.idle.ends_waiting()
         before = self.epoch
+        self._before = self._drawn, self.is_new_epoch, self._previous_epoch_detail
+        self._previous_epoch_detail = self.epoch_detail
         self._drawn += count * self._ranks
         self.is_new_epoch = self.epoch > before
         return batch
 
     next = __next__
+
+    def step_back(self):
+        """Forget the last batch: the next one is the same again. Once only, and not after a state was restored."""
+        drawn, self.is_new_epoch, self._previous_epoch_detail = self._before
+        self._go_to(drawn)
 
     def _number(self, drawn, own):
         """Which one of the whole sequence is the ``own``-th example of this rank, once all have drawn ``drawn``."""
@@ -119,20 +126,30 @@ class ImageIterator(chainer.dataset.Iterator):
     def _take(self, count):
         if self._workers == 0:
             return [load_here(self.dataset, self.plan.example(self._number(self._drawn, i))) for i in range(count)]
-        self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
         try:
+            self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
             loaded = [self._ahead.popleft().result() for _ in range(count)]
+            # Begin the next ones before the caller is busy with these.
+            self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), self._drawn + count * self._ranks)
         except concurrent.futures.BrokenExecutor:
-            self.finalize()
-            raise UserError("--workers: a loading process died, perhaps of too little memory; "
-                            "a smaller --cache_mb or fewer workers would help") from None
+            raise self._loader_died() from None
         except BaseException:
             self._go_to(self._drawn)  # what is left of the queue no longer starts at the next example
             raise
         self.loading += sum(seconds for _, seconds in loaded)
-        # Begin the next ones before the caller is busy with these.
-        self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), self._drawn + count * self._ranks)
         return [example for example, _ in loaded]
+
+    def _loader_died(self):
+        """The UserError that says how. Python ends the other processes of the pool by SIGTERM."""
+        processes = list((self._pool._processes or {}).values())
+        self.finalize()
+        ends = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
+        how = next((end for end in ends if end != -signal.SIGTERM), ends[0] if ends else None)
+        killed = how is not None and how < 0
+        said = "" if how is None else f" ({signal.Signals(-how).name if killed else f'status {how}'})"
+        return UserError(f"--worker_processes: a process that loads images died{said}"
+                         + (", as the system ends one where memory runs out: a smaller --cache_mb, fewer --workers, or "
+                            "threads (without --worker_processes) need less" if how == -signal.SIGKILL else ""))
 
     def _load_ahead(self, wanted, drawn=None):
         drawn = self._drawn if drawn is None else drawn

@@ -29,7 +29,6 @@ from medi2i.pix2pix.closing import evaluation_command
 def command(argv):
     """``pix2pix/convert.py`` with the arguments ``argv``; returns the status."""
     options, given = parse_conversion(PairedConversionOptions, argv, "medi2i-pix2pix-convert", __doc__)
-    setup.show_warnings()
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
     crew, options = sharing(options)

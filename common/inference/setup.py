@@ -1,7 +1,4 @@
 """What both convert.py share in the way from a command line to a Plan."""
-import logging
-import sys
-
 from medi2i.common.errors import UserError
 from medi2i.common.inference.network import Model
 from medi2i.common.inference.uncertainty import settings_of
@@ -12,13 +9,6 @@ from medi2i.datasets.scaling import Clip
 
 IN_HU = ("dcm", "nii")
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
-
-
-def show_warnings():
-    """Warnings of the program as lines on stderr."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for level in (logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
 def clip_of(options, trained, name, in_hu=True):

@@ -7,6 +7,7 @@ import numpy
 
 from medi2i.common import losses
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
 from medi2i.common.training import profile
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.eve import Eve
@@ -73,6 +74,8 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.ranks = ranks
         self.profile = profile.OFF
         self.pools = {}
+        self.rescue = None  # called with the error where images cannot be loaded: nothing of that update was done
+        self._drawn = []
         self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
         half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
@@ -84,6 +87,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         Chainer checks types and shapes in the first one only: it would do so in every function of every one. What joins
         later (a discriminator that waits) was built for what these networks give.
         """
+        self._drawn = []
         check = chainer.config.type_check and not self._checked
         with self.profile(profile.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
             super().update()
@@ -93,7 +97,15 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
     def next_batch(self, name="main"):
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
         with self.profile(profile.WAITING):
-            examples = self.get_iterator(name).next()
+            try:
+                examples = self.get_iterator(name).next()
+            except (UserError, OSError, MemoryError) as error:
+                if self.rescue is not None:
+                    for drawn in self._drawn:  # so that all iterators are where this update began
+                        self.get_iterator(drawn).step_back()
+                    self.rescue(error)
+                raise
+            self._drawn.append(name)
         with self.profile(profile.TRANSFER):
             return self.converter(examples, self.input_device)
 

@@ -5,7 +5,7 @@ import time
 import numpy
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError
+from medi2i.common.errors import UserError, one_line
 from medi2i.common.training import profile, rank_states
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
@@ -47,6 +47,7 @@ class Training:
         self.weights = self.store = self.best = None
         self.profile = profile.make(updater.device) if options.profile else profile.OFF
         updater.profile = self.profile
+        updater.rescue = self._rescue
         self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path) if ranks.first else ".")
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
@@ -118,9 +119,13 @@ class Training:
         if self.options.profile:
             self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
-        with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
-            self.trainer.run(show_loop_exception_msg=False)
-        return self._finish(time.monotonic() - began)
+        try:
+            with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
+                self.trainer.run(show_loop_exception_msg=False)
+            return self._finish(time.monotonic() - began)
+        finally:
+            if self.ranks.first:
+                self.run_folder.close()
 
     def _resume(self):
         ranks = self.ranks
@@ -140,6 +145,19 @@ class Training:
         self.weights.remove_after(self.updater.epoch)
         best = self.best
         self.run_folder.write_best(*((None, None, None) if best is None else (best.epoch, best.metric, best.value)))
+
+    def _rescue(self, error):
+        """Write a snapshot of the last whole update, and raise ``error`` with how to go on. Alone only: other ranks
+        are in the middle of an update, and end with this one.
+        """
+        if self.ranks.count > 1 or bad_parameter(self.updater) is not None:
+            return
+        try:
+            path = self.store.write(self.trainer)
+        except OSError as second:
+            raise UserError(f"{one_line(error)}; and no snapshot could be written: {one_line(second)}") from None
+        raise UserError(f"{one_line(error)}. The training up to here is in {path}: --resume {self.run_folder.path} "
+                        "goes on as if nothing had been") from None
 
     def _finish(self, seconds):
         updater, ending = self.updater, self.ending
@@ -165,7 +183,6 @@ class Training:
             self._tell_profile()
         if not ending.complete(updater):
             print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
-        self.run_folder.close()
         return ending.status
 
     def _tell_profile(self):
