@@ -34,8 +34,10 @@ def command(argv):
     crew, options = sharing(options)
     with crew:
         model = crew.agree(lambda: _model(options, given))
-        status = convert(crew.agree(lambda: plan_of(options, model)), crew)
-    if crew.finished and len(options.root) == 1 and not status:
+        plan = crew.agree(lambda: plan_of(options, model))
+        status = convert(plan, crew)
+    comparable = not plan.form.cropped or plan.inputs.sources[0].kind == "dcm"  # of the truth's size, in its unit
+    if crew.finished and len(options.root) == 1 and not status and comparable:
         judging = evaluation_command(model.trained, options.root[0], options.val, options.out,
                                      f"{options.out.rstrip('/')}_evaluation")
         if judging is not None:

@@ -35,7 +35,7 @@ def released(folder, **values):
 
 def write(path, image):
     """An image (H, W) or (H, W, 3), by its suffix."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, image)
     elif path.suffix in (".csv", ".txt"):
@@ -135,6 +135,16 @@ def descending(files, folder, count):
         files.write_slice(folder / f"s{number:03d}.dcm", files.stored_image(number, 16, 32), z=-2.0 * number,
                           number=number + 1)
     return folder, [files.hu_of(folder / f"s{number:03d}.dcm") for number in range(count)]
+
+
+def test_a_report_is_offered_where_results_have_the_size_and_unit_of_the_truth(tmp_path, paired_run, files, capsys):
+    for folder in ("testA", "testB"):
+        write(tmp_path / "png" / folder / "a.png", np.zeros((37, 23), np.uint8))
+        files.write_slice(tmp_path / "ct" / folder / "x", files.stored_image(0, 37, 23))
+    run_folder = released(paired_run())
+    for kind in ("png", "ct"):
+        assert run(pix2pix_convert, run_folder, "-R", tmp_path / kind / "testA", "-o", tmp_path / f"{kind}_out") == 0
+        assert ("how good it is" in capsys.readouterr().err) == (kind == "ct")
 
 
 @pytest.mark.parametrize("size", [3, 5])
