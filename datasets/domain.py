@@ -1,6 +1,7 @@
 """One side of a translation: how its images are read, scaled and made into channels."""
 import dataclasses
 import logging
+import math
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)
 
+FAR = 1.5  # beyond, a network whose output ends in tanh is far from the truth
 PADDING = -1.0  # in [-1, 1]: the lower end of the clip
 
 
@@ -134,7 +136,32 @@ def choose_clip(given, sources, option, dicom_clip):
     if others:
         log.warning("--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
                     "UPPER would fit better", option, ", ".join(sorted(others)), _shown(dicom_clip), option)
-    return next(iter(defaults))
+    clip = next(iter(defaults))
+    if not clip.scales:
+        _tell_range(sources, option)
+    return clip
+
+
+def _tell_range(sources, option):
+    """Warn of values that stay as they are and are far from what networks take and give."""
+    extents = [source.extent for source in sources if source.extent is not None]
+    low, high = min((e[0] for e in extents), default=0.0), max((e[1] for e in extents), default=0.0)
+    if low >= -FAR and high <= FAR:
+        return
+    low, high = _short(low, -1), _short(high, 1)
+    if low == high:
+        high = low + 1
+    log.warning("--%s: the images have no range of their own and hold values from %g to %g, far outside of the [-1, 1] "
+                "that networks work with; -c%s %g %g would scale them (they are taken as they are)", option, low, high,
+                option[-1].lower(), low, high)
+
+
+def _short(value, direction):
+    """``value`` with four digits, rounded up (``direction`` 1) or down (-1)."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
+    return float(f"{direction * math.ceil(direction * value / unit - 1e-9) * unit:.6g}")
 
 
 def _shown(clip):

@@ -16,10 +16,14 @@ _END = {"png": b"IEND\xaeB`\x82", "jpg": b"\xff\xd9"}
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """``shape``: (C, H, W) as ``read_image`` gives it. ``bits``: 8 or 16 for unsigned integers, else None."""
+    """``shape``: (C, H, W) as ``read_image`` gives it. ``bits``: 8 or 16 for unsigned integers, else None.
+
+    ``extent``: lowest and highest value, where there are no bits that bound them.
+    """
 
     shape: tuple[int, int, int]
     bits: int | None
+    extent: tuple[float, float] | None = None
 
 
 def read_header(path, kind, labels=False):
@@ -32,7 +36,8 @@ def read_header(path, kind, labels=False):
     header = quick(path, kind, labels) if quick else None
     if header is None:
         image = read_image(path, kind, labels=labels)
-        header = Header(image.array.shape, image.bits)
+        extent = None if image.bits else (float(image.array.min()), float(image.array.max()))
+        header = Header(image.array.shape, image.bits, extent)
     return header
 
 

@@ -21,6 +21,7 @@ class Source:
 
     ``name``: path below the root without its suffix, with ``#frame`` where a file has several. ``shape``: (C, H, W).
     ``group`` and ``place`` are of the series: neighbours in a stack share the group and follow each other by place.
+    ``extent``: lowest and highest value of images whose kind has no range of its own.
     ``height``: mm along the axis of the body that is closest to the slices' normal (for axial slices, patient z).
     """
 
@@ -36,6 +37,7 @@ class Source:
     spacing: tuple[float, float] | None = None
     modality: str = ""
     stamp: int = 0
+    extent: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass
@@ -89,7 +91,7 @@ def describe(files, root, kind=None, labels=False, by_file=False):
             images.skipped[file] = error.reason
             continue
         images.by_path[file] = [Source(file, _name(file, root, kinds[file]), kinds[file], header.shape, header.bits,
-                                       group=str(file.parent), stamp=_stamp(file))]
+                                       group=str(file.parent), stamp=_stamp(file), extent=header.extent)]
     by_path = {file: images.by_path[file] for file in files if file in images.by_path}
     places = defaultdict(itertools.count)
     for file, frames in by_path.items():

@@ -1,6 +1,7 @@
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medi2i.common.errors import UserError
@@ -89,6 +90,28 @@ def test_default_clips_by_kind_and_what_has_to_be_given():
     assert choose_clip([1, 2], [source(), source(bits=16)], "clipA", DICOM_CLIP) == Clip(1, 2)
     with pytest.raises(UserError, match="--clipB: .*0 to 255 and .*0 to 65535"):
         choose_clip(None, [source(), source(bits=16)], "clipB", DICOM_CLIP)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("npy", "f8"), ("npy", "i2"), ("csv", "f4"), ("txt", "f4"),
+                                             ("tif", "f4"), ("tif", "i2"), ("tif", "i4")])
+@pytest.mark.parametrize(("values", "told"), [
+    ([[-1000, 0], [5, 2000.25]], "-1000 to 2001"), ([[0, 4095]], "0 to 4095"), ([[3, 3]], "3 to 4"),
+    ([[-1, 1]], None), ([[0, 1]], None)])
+def test_values_without_a_range_far_from_unit_are_told_with_their_range(tmp_path, caplog, kind, dtype, values, told):
+    if kind == "tif":
+        tifffile.imwrite(tmp_path / "a.tif", np.array(values).astype(dtype))
+    elif kind == "npy":
+        np.save(tmp_path / "a.npy", np.array(values).astype(dtype))
+    else:
+        write_image(tmp_path / f"a.{kind}", np.array(values, dtype))
+    if dtype[0] == "i" and told:
+        told = told.replace("2001", "2000")
+    found = sources_in(tmp_path).all
+    assert not choose_clip(None, found, "clipB", DICOM_CLIP).scales
+    message = " ".join(record.message for record in caplog.records)
+    assert (f"hold values from {told}, far" in message and "-cb" in message) if told else message == ""
+    caplog.clear()
+    assert choose_clip([-1000, 2000], found, "clipB", DICOM_CLIP).scales and not caplog.records
 
 
 def test_channels():
