@@ -7,7 +7,13 @@ import re
 from pathlib import Path
 
 from medi2i.common.errors import UserError
+from medi2i.datasets.advice import next_steps
 from medi2i.datasets.images import SUFFIXES, kind_of
+from medi2i.datasets.limits import check_file
+from medi2i.datasets.text import decoder_of
+
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_SEP_LINE = re.compile(r"sep=[;,]")  # how Excel is told of the separator
 
 
 def number_key(path):
@@ -80,13 +86,15 @@ def find_files(folder, kind="auto", pattern=None):
     if not found:
         others = collections.Counter(kind_of(file) or "other" for file in chosen)
         there = ", ".join(f"{number} {name}" for name, number in sorted(others.items()))
-        raise UserError(f"{folder}: no {kind} images here (there are: {there}); --imgtype says what to look for")
+        raise UserError(f"{folder}: no {kind} images here (there are: {there}); --imgtype says what to look for"
+                        f"{next_steps(chosen)}")
     return kind, found
 
 
 def _known(kind):
     if kind not in SUFFIXES:
-        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(SUFFIXES)}")
+        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(SUFFIXES)}"
+                        f"{next_steps([f'.{kind}'])}")
     return kind
 
 
@@ -99,7 +107,8 @@ def _only_kind(folder, files):
     if any(kind not in ("txt", "csv") for kind in counts):  # notes and tables lie beside images
         del counts["txt"], counts["csv"]
     if not counts:
-        raise UserError(f"{folder}: no images among its {len(files)} files; it can be {', '.join(SUFFIXES)}")
+        raise UserError(f"{folder}: no images among its {len(files)} files; it can be {', '.join(SUFFIXES)}"
+                        f"{next_steps(files)}")
     if len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
         raise UserError(f"{folder}: several kinds of images ({there}); --imgtype says which to take")
@@ -117,18 +126,50 @@ class Row:
 def read_list(path):
     """The rows of a list file: columns separated by tabs. Empty lines and lines starting with # are passed over.
 
+    What Windows and Excel make of a list is undone: UTF-16, byte order marks, quotes around a path, backslashes,
+    empty columns at the end; semicolons or commas count where no line has a tab and every part ends like an image.
     Raises UserError for a file that is missing, no text, or has no rows.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text file; a list holds one pair a line, separated by a tab") from None
-    rows = [Row(number, tuple(part.strip() for part in line.split("\t")))
-            for number, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    check_file(path)
+    text = path.read_text(encoding=decoder_of(path)).rstrip("\n\x1a")
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1)
+             if line.strip() and not line.startswith("#")]
+    separator = _separator([line for _, line in lines])
+    rows = [Row(number, _columns(line, separator)) for number, line in lines if not _SEP_LINE.fullmatch(line.strip())]
     if not rows:
         raise UserError(f"{path}: the list is empty; it should hold one pair a line, separated by a tab")
+    for row in rows:
+        if os.name == "posix" and any(_DRIVE.match(column) for column in row.columns):
+            raise UserError(f"{path}, line {row.line}: {' '.join(row.columns)} begins with a drive of Windows; paths "
+                            "below --root would be right")
     return rows
+
+
+def _separator(lines):
+    if any("\t" in line for line in lines):
+        return "\t"
+    for mark in ";,":
+        if lines and all(mark in line and all(map(kind_of, _columns(line, mark))) for line in lines
+                         if not _SEP_LINE.fullmatch(line.strip())):
+            return mark
+    return "\t"
+
+
+def _columns(line, separator):
+    columns = [_path_of(cell) for cell in line.split(separator)]
+    while len(columns) > 1 and not columns[-1]:
+        columns.pop()
+    return tuple(columns)
+
+
+def _path_of(cell):
+    """A path as Windows and Excel write it: quoted, quotes in it doubled, folders apart by backslashes."""
+    cell = cell.strip().strip("\ufeff")
+    for first, last in ('""', "''", "“”"):
+        if len(cell) > 1 and cell[0] == first and cell[-1] == last:
+            cell = cell[1:-1].replace('""', '"').strip()
+    return cell.replace("\\", "/") if os.sep == "/" and "/" not in cell else cell
 
 
 def locate_list(name, root):

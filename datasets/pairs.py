@@ -150,7 +150,8 @@ def _rows_of_list(path, root, from_col, to_col, pattern):
             continue
         missing = [file for side in files for file in side if not file.is_file()]
         for file in missing:
-            problems.add(f"line {row.line}: {file} does not exist")
+            why = "does not exist" if not file.exists() else "is not a regular file"
+            problems.add(f"line {row.line}: {file} {why}" if file != root else f"line {row.line}: has an empty column")
         if not missing:
             rows.append(Columns(f"line {row.line}", *map(tuple, files)))
     if not rows and not problems.lines:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
+from medi2i.datasets.advice import next_steps
 from medi2i.datasets.dicom_file import Unreadable
 from medi2i.datasets.headers import read_header
 from medi2i.datasets.images import kind_of, name_without_suffix
@@ -82,6 +83,8 @@ def describe(files, root, kind=None, labels=False, by_file=False):
     files = list(dict.fromkeys(Path(file) for file in files))
     kinds = {file: kind or kind_of(file) or "dcm" for file in files}
     images = _dicom_sources([file for file in files if kinds[file] == "dcm"], root)
+    for file in images.skipped:
+        images.skipped[file] += next_steps([file])
     for file in files:
         if kinds[file] == "dcm":
             continue

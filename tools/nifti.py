@@ -21,6 +21,7 @@ import numpy as np
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom, identity
+from medi2i.datasets.advice import next_steps
 from medi2i.datasets.derived import decimal
 from medi2i.datasets.derived_pixels import SAFE_CT, Encoding, encode
 from medi2i.datasets.new_series import NewSeries
@@ -52,7 +53,7 @@ def command(argv: list[str]) -> None:
         raise UserError(f"{root}: no such file or folder")
     volumes = [root] if root.is_file() else sorted(path for path in root.rglob("*") if nifti.is_nifti(path))
     if root.is_file() and not nifti.is_nifti(root):
-        raise UserError(f"{root}: is no .nii or .nii.gz; for DICOM give the folder of the series")
+        raise UserError(f"{root}: is no .nii or .nii.gz; for DICOM give the folder of the series{next_steps([root])}")
     if not volumes:
         to_nifti(root, out, options)
         return

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import beside
 from medi2i.datasets import dicom, lists
+from medi2i.datasets.advice import next_steps
 from medi2i.datasets.dicom_series import Series, SliceRef
 from medi2i.datasets.images import KINDS, kind_of
 from medi2i.datasets.sources import within
@@ -154,7 +155,7 @@ def _from_list(roots, kind, list_file, columns):
 def _kind_of_file(path, kind):
     if kind != "auto":
         if kind not in KINDS:
-            raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}")
+            raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}{next_steps([path])}")
         return kind
     return kind_of(path) or "dcm"
 
@@ -201,7 +202,8 @@ def _nothing_left(roots, found, slice_range):
         reasons[item.reason] += 1
     what = "; ".join(f"{number} x {reason}" for reason, number in sorted(reasons.items(), key=lambda r: -r[1])[:3])
     first = f", the first {found.skipped[0].name}" if found.skipped else ""
-    raise UserError(f"{where}: no image to convert ({what or 'nothing found'}{first})")
+    steps = next_steps(item.name for item in found.skipped)
+    raise UserError(f"{where}: no image to convert ({what or 'nothing found'}{first}){steps}")
 
 
 def _refuse_equal_names(sources):

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference.inputs import find_inputs
 from medi2i.datasets.lists import Row, find_files, locate_list, matches, number_key, read_list, walk
+from medi2i.datasets.sources import describe
 
 
 def touch(folder, *names):
@@ -61,7 +63,7 @@ def test_dicom_is_known_by_its_content(tmp_path):
     (["a.png", "b.jpg"], "auto", None, "1 jpg, 1 png.*--imgtype"),
     (["a.png"], "dcm", None, "no dcm images.*1 png"),
     (["a.png"], "png", "zz*", "--fn_pattern"),
-    (["a.nii"], "nii", None, "'nii' cannot be read"),
+    (["a.nii"], "nii", None, "'nii' cannot be read.*tools/nifti.py"),
 ])
 def test_folders_without_images(tmp_path, names, kind, pattern, words):
     touch(tmp_path, *names)
@@ -81,6 +83,75 @@ def test_list_file(tmp_path):
     path = tmp_path / "pairs.txt"
     path.write_bytes("\ufeff# a comment\r\ntrainA/a 1.dcm\ttrainB/a 1.dcm\r\n\r\nx\ty\tz\r\n".encode())
     assert read_list(path) == [Row(2, ("trainA/a 1.dcm", "trainB/a 1.dcm")), Row(4, ("x", "y", "z"))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_in_the_encodings_of_windows(tmp_path, encoding, end):
+    (tmp_path / "pairs.txt").write_bytes(f"a/é 1.png\tb/ü.png{end}{end}c\td{end}".encode(encoding))
+    assert read_list(tmp_path / "pairs.txt") == [Row(1, ("a/é 1.png", "b/ü.png")), Row(3, ("c", "d"))]
+
+
+@pytest.mark.parametrize("line", [
+    '"trainA/a, 1.png"\t"trainB/b.png"', "trainA\\a, 1.png\ttrainB\\b.png", "'trainA/a, 1.png'\t“trainB\\b.png”",
+    ' "trainA/a, 1.png" \t trainB/b.png\t\t', "\ufefftrainA/a, 1.png\ttrainB/b.png\x1a",
+    "trainA/a, 1.png\xa0\t\xa0trainB/b.png"])
+def test_what_windows_does_to_a_path_is_undone(tmp_path, line):
+    (tmp_path / "pairs.txt").write_text(line + "\n", encoding="utf-8")
+    assert read_list(tmp_path / "pairs.txt") == [Row(1, ("trainA/a, 1.png", "trainB/b.png"))]
+
+
+def test_quotes_within_a_quoted_path_are_doubled(tmp_path):
+    (tmp_path / "pairs.txt").write_text('"a ""b"".png"\tc\n')
+    assert read_list(tmp_path / "pairs.txt") == [Row(1, ('a "b".png', "c"))]
+
+
+@pytest.mark.parametrize("mark", [";", ","])
+def test_the_separators_of_csv_count_where_every_part_is_an_image(tmp_path, mark):
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"sep={mark}\na.png{mark}b.png\n\"c d.png\"{mark}e.png\n")
+    assert read_list(path) == [Row(2, ("a.png", "b.png")), Row(3, ("c d.png", "e.png"))]
+    for line in (f"Smith{mark} John/1.png", f"a{mark}b"):  # part of a name
+        path.write_text(line)
+        assert read_list(path) == [Row(1, (line,))]
+    path.write_text(f"a{mark}1.png\tb.png\nc.png{mark}d.png\te.png\n")
+    assert read_list(path)[1] == Row(2, (f"c.png{mark}d.png", "e.png"))
+
+
+def test_a_drive_of_windows_is_told(tmp_path):
+    (tmp_path / "pairs.txt").write_text("a.png\tb.png\n\"C:\\data\\a.png\"\tb.png\n")
+    with pytest.raises(UserError, match="pairs.txt, line 2: .*begins with a drive of Windows; paths below --root"):
+        read_list(tmp_path / "pairs.txt")
+
+
+def test_a_list_that_is_no_text_or_no_file_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_bytes("Müller.png\tb.png\n".encode("cp1252"))
+    with pytest.raises(UserError, match="is not a text file in UTF-8; saving it as UTF-8 would help"):
+        read_list(path)
+    path.write_bytes("a.png\tb.png\n".encode("utf-16")[2:])  # without its mark
+    with pytest.raises(UserError, match="zero bytes"):
+        read_list(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        read_list(path)
+
+
+@pytest.mark.parametrize(("name", "step"), [
+    ("a.nii", "tools/nifti.py makes DICOM"), ("A.NII.GZ", "tools/nifti.py makes DICOM"), ("a.mha", "save it as NIfTI"),
+    ("a.nrrd", "save it as NIfTI"), ("a.zip", "unpack it first"), ("a.tar.gz", "unpack it first"),
+    ("a.npz", "as .npy"), ("a.mat", "as .npy"), ("a.webp", "as .png"), ("a.jp2", "as .png"), ("a.xlsx", "with tabs")])
+def test_the_next_step_is_named_for_what_no_reader_takes(tmp_path, name, step):
+    touch(tmp_path, name)
+    with pytest.raises(UserError, match=f"no images among its 1 files; .*; {name}: .*{step}"):
+        find_files(tmp_path)
+    with pytest.raises(UserError, match=f"{name}: .*{step}"):
+        find_inputs([tmp_path / name])
+    (tmp_path / "list.txt").write_text(name + "\n")
+    with pytest.raises(UserError, match=f"{name}: .*{step}"):
+        find_inputs([tmp_path], list_file="list.txt")
+    assert step in next(iter(describe([tmp_path / name], tmp_path).skipped.values()))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n# nothing\n", b"\xff\xfe\x80"])
