@@ -37,8 +37,7 @@ def whole_file(out_path: Path, force: bool, lasting: bool = False) -> Iterator[P
     out_path = Path(out_path)
     out_path.parent.mkdir(parents=True, exist_ok=True)
     _clear_after_kills(out_path.parent.absolute())
-    mark = hashlib.sha256(out_path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    temporary = out_path.with_name(f".{mark}.{os.getpid()}.{_HOST}{UNFINISHED}")
+    temporary = unfinished(out_path, hashlib.sha256(out_path.name.encode(errors="surrogateescape")).hexdigest()[:16])
     try:
         with naming(out_path):
             yield temporary
@@ -52,6 +51,11 @@ def whole_file(out_path: Path, force: bool, lasting: bool = False) -> Iterator[P
                 _sync(out_path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(out_path: Path, mark: str) -> Path:
+    """A hidden path beside ``out_path`` that a later run removes if this process is killed. mark: without a dot."""
+    return out_path.with_name(f".{mark}.{os.getpid()}.{_HOST}{UNFINISHED}")
 
 
 def _take_name(temporary: Path, out_path: Path) -> None:

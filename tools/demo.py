@@ -19,6 +19,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.options.presets import PAIRED
 from medi2i.datasets import dicom, lists
+from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import write_text
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
@@ -49,7 +50,12 @@ def command(argv):
         raise UserError(f"--ct: {options.ct}: no such folder; it should hold a CT as DICOM")
     if options.ct is not None and Path(options.out).resolve() in (Path(options.ct) / "x").resolve().parents:
         raise UserError(f"--ct: {options.ct} lies in {options.out}, which the demo empties; give another --out")
-    folder = OwnFolder(options.out, "medi2i demo")
+    with locked(Path(options.out), "working"):
+        show(options, OwnFolder(options.out, "medi2i demo"))
+
+
+def show(options, folder: OwnFolder):
+    """All steps, in a folder that is emptied first. Raises UserError."""
     folder.clear()
     started = time.monotonic()
     seed = ["--seed", options.seed]

@@ -17,6 +17,7 @@ from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.common.words import counted
 from medi2i.datasets import images
+from medi2i.datasets.locks import locked
 from medi2i.tools.evaluation import classical, files, html_report, measure, metrics, physics, picture, table, verdict
 from medi2i.tools.evaluation.evaluation import Evaluation, evaluate
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
@@ -83,17 +84,18 @@ def command(argv):
         raise UserError(_nothing_matches(matching, truth))
     if options.pairs:
         matching.extra.clear()  # a list may name a part of what was converted
-    left_out = problems(matching, [inputs, truth, *(listing for listing, _ in converted.values())])
-    unit = "HU" if truth.first.modality == "CT" else ""
-    ranges = choose_windows(options, matching.slices, unit)
-    shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
-    with tempfile.TemporaryDirectory() as scratch:
-        rows, tuned = choose_rows(options, converted, ranges[0].lower, matching, scratch)
-        tell(left_out)
-        evaluation = evaluate(rows, matching.slices, [] if options.classes else ranges, shown, unit,
-                              classes=options.classes, seed=options.seed, left_out=left_out,
-                              folders={name: folder for name, (_, folder) in converted.items()})
-        write(evaluation, options, tuned, next(iter(converted), rows[-1].name))
+    with locked(Path(options.out), "writing"):
+        left_out = problems(matching, [inputs, truth, *(listing for listing, _ in converted.values())])
+        unit = "HU" if truth.first.modality == "CT" else ""
+        ranges = choose_windows(options, matching.slices, unit)
+        shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
+        with tempfile.TemporaryDirectory() as scratch:
+            rows, tuned = choose_rows(options, converted, ranges[0].lower, matching, scratch)
+            tell(left_out)
+            evaluation = evaluate(rows, matching.slices, [] if options.classes else ranges, shown, unit,
+                                  classes=options.classes, seed=options.seed, left_out=left_out,
+                                  folders={name: folder for name, (_, folder) in converted.items()})
+            write(evaluation, options, tuned, next(iter(converted), rows[-1].name))
     return 1 if options.strict and any(left_out.values()) else 0
 
 

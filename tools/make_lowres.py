@@ -15,6 +15,7 @@ from pathlib import Path
 from medi2i.common.errors import run
 from medi2i.common.options.machinery import parse
 from medi2i.common.words import counted
+from medi2i.datasets.locks import locked
 from medi2i.tools.making.lowres_images import LowresOptions, make_coarse, series_for
 from medi2i.tools.making.pair_folders import check_folders, dicom_tasks, image_tasks, is_dicom, make_pairs, told_losses
 
@@ -22,34 +23,35 @@ from medi2i.tools.making.pair_folders import check_folders, dicom_tasks, image_t
 def command(argv: list[str]) -> None:
     options = parse(LowresOptions, argv, prog="make_lowres", description=__doc__.splitlines()[0])
     root, out = Path(options.root), Path(options.out)
-    check_folders(root, out, options.force)
-    found_dicom, kind = is_dicom(root, options.imgtype)
-    if found_dicom:
-        tasks, skipped = dicom_tasks(
+    with locked(out, "writing"):
+        check_folders(root, out, options.force)
+        found_dicom, kind = is_dicom(root, options.imgtype)
+        if found_dicom:
+            tasks, skipped = dicom_tasks(
+                root,
+                partial(series_for, options),
+                f"medi2i make_lowres 1/{options.scale}",
+                modalities=tuple(options.modality),
+                workers=options.workers,
+                clean="originals, cut to whole pixels of the low resolution" if options.keep_small else "single frames",
+            )
+        else:
+            tasks, skipped = image_tasks(root, kind), []
+        good, failed = make_pairs(
+            partial(make_coarse, out=out, options=options),
+            tasks,
             root,
-            partial(series_for, options),
-            f"medi2i make_lowres 1/{options.scale}",
-            modalities=tuple(options.modality),
+            out,
             workers=options.workers,
-            clean="originals, cut to whole pixels of the low resolution" if options.keep_small else "single frames",
+            progress="lowering the resolution",
         )
-    else:
-        tasks, skipped = image_tasks(root, kind), []
-    good, failed = make_pairs(
-        partial(make_coarse, out=out, options=options),
-        tasks,
-        root,
-        out,
-        workers=options.workers,
-        progress="lowering the resolution",
-    )
-    grid = "on their own grid: train with --scale" if options.keep_small else "on the grid of the originals"
-    lines = [
-        f"{out}: {counted(len(good), 'pair')} in trainA (1/{options.scale} of the resolution) and trainB (originals), "
-        "listed in pairs.txt",
-        f"low-resolution images are {grid}{f' {options.scale}' if options.keep_small else ''}",
-    ]
-    print("\n".join(lines + told_losses(good, failed, skipped)))
+        grid = "on their own grid: train with --scale" if options.keep_small else "on the grid of the originals"
+        lines = [
+            f"{out}: {counted(len(good), 'pair')} in trainA (1/{options.scale} of the resolution) and trainB "
+            "(originals), listed in pairs.txt",
+            f"low-resolution images are {grid}{f' {options.scale}' if options.keep_small else ''}",
+        ]
+        print("\n".join(lines + told_losses(good, failed, skipped)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import parse
 from medi2i.common.words import counted
 from medi2i.datasets import dicom
+from medi2i.datasets.locks import locked
 from medi2i.tools.making import noise
 from medi2i.tools.making.noisy_images import NoiseOptions, add_noise, series_for
 from medi2i.tools.making.pair_folders import (
@@ -32,31 +33,32 @@ from medi2i.tools.making.pair_folders import (
 def command(argv: list[str]) -> None:
     options = parse(NoiseOptions, argv, prog="make_noisy", description=__doc__.splitlines()[0])
     root, out = Path(options.root), Path(options.out)
-    check_folders(root, out, options.force)
-    found_dicom, kind = is_dicom(root, options.imgtype)
-    if found_dicom:
-        tasks, skipped = dicom_tasks(
+    with locked(out, "writing"):
+        check_folders(root, out, options.force)
+        found_dicom, kind = is_dicom(root, options.imgtype)
+        if found_dicom:
+            tasks, skipped = dicom_tasks(
+                root,
+                partial(series_for, options),
+                "medi2i make_noisy",
+                modalities=tuple(options.modality),
+                workers=options.workers,
+                repeats=options.repeat,
+            )
+        elif options.model == noise.DOSE:
+            raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
+        else:
+            tasks, skipped = image_tasks(root, kind, options.repeat), []
+        on_gpu = uses_gpu(options)
+        good, failed = make_pairs(
+            partial(add_noise, out=out, options=options, on_gpu=on_gpu),
+            tasks,
             root,
-            partial(series_for, options),
-            "medi2i make_noisy",
-            modalities=tuple(options.modality),
-            workers=options.workers,
-            repeats=options.repeat,
+            out,
+            workers=1 if on_gpu else options.workers,
+            progress="adding noise",
         )
-    elif options.model == noise.DOSE:
-        raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
-    else:
-        tasks, skipped = image_tasks(root, kind, options.repeat), []
-    on_gpu = uses_gpu(options)
-    good, failed = make_pairs(
-        partial(add_noise, out=out, options=options, on_gpu=on_gpu),
-        tasks,
-        root,
-        out,
-        workers=1 if on_gpu else options.workers,
-        progress="adding noise",
-    )
-    print("\n".join(report(options, out, good, skipped, failed)))
+        print("\n".join(report(options, out, good, skipped, failed)))
 
 
 def uses_gpu(options: NoiseOptions) -> bool:

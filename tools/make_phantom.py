@@ -19,6 +19,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets.derived_pixels import Encoding, encode
+from medi2i.datasets.locks import locked
 from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making.phantom import Phantom, phantom
@@ -46,13 +47,14 @@ def command(argv: list[str]) -> None:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     shape = (options.size[0], options.size[-1])
     out = Path(options.out)
-    existing = next((folder for n in range(options.series) if (folder := out / folder_name(n)).exists()), None)
-    if existing and not options.force:
-        raise UserError(f"{existing}: exists; another --out, or --force to overwrite")
-    for number in tqdm(range(options.series), desc="phantoms", unit="series", disable=None):
-        made = phantom(shape, options.slices, options.seed, number, options.thickness)
-        write_series(out / folder_name(number), made, options.seed, number, force=options.force)
-    print(f"{out}: {options.series} series of {options.slices} slices, {shape[1]}×{shape[0]}")
+    with locked(out, "writing"):
+        existing = next((folder for n in range(options.series) if (folder := out / folder_name(n)).exists()), None)
+        if existing and not options.force:
+            raise UserError(f"{existing}: exists; another --out, or --force to overwrite")
+        for number in tqdm(range(options.series), desc="phantoms", unit="series", disable=None):
+            made = phantom(shape, options.slices, options.seed, number, options.thickness)
+            write_series(out / folder_name(number), made, options.seed, number, force=options.force)
+        print(f"{out}: {options.series} series of {options.slices} slices, {shape[1]}×{shape[0]}")
 
 
 def folder_name(number: int) -> str:

@@ -9,6 +9,7 @@
 `textures`: trainA holds brown shapes, trainB striped ones; nothing in A belongs to anything in B.
 train.txt and test.txt list the pairs.
 """
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets.images import save_picture
+from medi2i.datasets.locks import is_lock, locked
 from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.tools.making import shapes
 
@@ -49,20 +51,20 @@ def command(argv):
     if options.make == "labels" and options.imgtype == "jpg":
         raise UserError("--imgtype: jpg would blur class numbers; --make labels needs png")
     size = (options.size[0], options.size[-1])
-    out = new_folder(options.out)
-    make = {"pairs": pair, "labels": picture_and_labels, "textures": textures}[options.make]
-    for phase, count in (("train", options.num), ("test", options.num_test)):
-        names = []
-        for number in range(count):
-            # one generator for each image: the first images do not depend on how many there are
-            generator = np.random.default_rng([options.seed, phase == "test", number])
-            name = f"{number + 1:05d}.{options.imgtype}"
-            for domain, image in zip("AB", make(generator, size, options), strict=True):
-                save(out / f"{phase}{domain}" / name, image, options.grey)
-            names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-        write_text(out / f"{phase}.txt", "".join(names))
-    print(f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
-          "(trainA trainB testA testB; train.txt test.txt)")
+    with new_folder(options.out) as out:
+        make = {"pairs": pair, "labels": picture_and_labels, "textures": textures}[options.make]
+        for phase, count in (("train", options.num), ("test", options.num_test)):
+            names = []
+            for number in range(count):
+                # one generator for each image: the first images do not depend on how many there are
+                generator = np.random.default_rng([options.seed, phase == "test", number])
+                name = f"{number + 1:05d}.{options.imgtype}"
+                for domain, image in zip("AB", make(generator, size, options), strict=True):
+                    save(out / f"{phase}{domain}" / name, image, options.grey)
+                names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
+            write_text(out / f"{phase}.txt", "".join(names))
+        print(f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
+              "(trainA trainB testA testB; train.txt test.txt)")
 
 
 def pair(generator, size, options):
@@ -106,13 +108,14 @@ def save(path, image, grey=False):
         save_picture(picture, temporary, "jpeg" if path.suffix == ".jpg" else "png", quality=95)
 
 
-def new_folder(path) -> Path:
-    """Make the folder. Raises UserError where it is there already and not empty: images of two sets would mix."""
+@contextlib.contextmanager
+def new_folder(path):
+    """The folder, made and held. Raises UserError where it is there and not empty: images of two sets would mix."""
     path = Path(path)
-    if path.is_dir() and any(path.iterdir()):
-        raise UserError(f"--out: {path} is not empty; give a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    with locked(path, "writing"):
+        if any(not is_lock(one) for one in path.iterdir()):
+            raise UserError(f"--out: {path} is not empty; give a new folder")
+        yield path
 
 
 def _number(generator, options):

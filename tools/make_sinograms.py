@@ -39,21 +39,21 @@ class SinogramOptions(Checked):
 
 def command(argv):
     options = parse(SinogramOptions, argv, prog="make_sinograms", description=__doc__.splitlines()[0])
-    out = new_folder(options.out)
-    for phase, count in (("train", options.num), ("test", options.num_test)):
-        for domain in "AB":
-            (out / f"{phase}{domain}").mkdir()
-        names = []
-        for number in range(count):
-            image = random_image(np.random.default_rng([options.seed, phase == "test", number]), options.size,
-                                 options.shapes)
-            name = f"{number + 1:05d}.{options.imgtype}"
-            save(out / f"{phase}A" / name, sinogram(image), float(options.size))
-            save(out / f"{phase}B" / name, image, 1.0)
-            names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-        write_text(out / f"{phase}.txt", "".join(names))
-    print(f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} pixels "
-          "(trainA trainB testA testB; train.txt test.txt)")
+    with new_folder(options.out) as out:
+        for phase, count in (("train", options.num), ("test", options.num_test)):
+            for domain in "AB":
+                (out / f"{phase}{domain}").mkdir()
+            names = []
+            for number in range(count):
+                image = random_image(np.random.default_rng([options.seed, phase == "test", number]), options.size,
+                                     options.shapes)
+                name = f"{number + 1:05d}.{options.imgtype}"
+                save(out / f"{phase}A" / name, sinogram(image), float(options.size))
+                save(out / f"{phase}B" / name, image, 1.0)
+                names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
+            write_text(out / f"{phase}.txt", "".join(names))
+        print(f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
+              "pixels (trainA trainB testA testB; train.txt test.txt)")
 
 
 def random_image(generator: np.random.Generator, size: int, most: int) -> np.ndarray:

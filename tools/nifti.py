@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from medi2i.datasets import dicom, identity
 from medi2i.datasets.advice import next_steps
 from medi2i.datasets.derived import decimal
 from medi2i.datasets.derived_pixels import SAFE_CT, Encoding, encode
+from medi2i.datasets.locks import locked
 from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making import nifti
@@ -54,6 +56,13 @@ def command(argv: list[str]) -> None:
     volumes = [root] if root.is_file() else sorted(path for path in root.rglob("*") if nifti.is_nifti(path))
     if root.is_file() and not nifti.is_nifti(root):
         raise UserError(f"{root}: is no .nii or .nii.gz; for DICOM give the folder of the series{next_steps([root])}")
+    single = nifti.is_nifti(out)  # one file, whole or not at all
+    with nullcontext() if single else locked(out, "writing"):
+        convert(volumes, root, out, options)
+
+
+def convert(volumes: list[Path], root: Path, out: Path, options: NiftiOptions) -> None:
+    """Write the volumes as DICOM series, or where there are none, the series below the root as volumes."""
     if not volumes:
         to_nifti(root, out, options)
         return

@@ -23,6 +23,7 @@ from medi2i.datasets import dicom
 from medi2i.datasets.body import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.images import read_image
+from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.placing import ORDERS, Grid, new_position, sample
 from medi2i.tools.making import registration
@@ -86,9 +87,10 @@ def command(argv):
     found = dicom.scan(options.root, modalities=tuple(options.modality))
     for skipped in found.skipped:
         print(f"warning: skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
-    taken = set()
-    for series in found.require_series():
-        register(series, template, options, deidentifier, taken)
+    with locked(Path(options.out), "writing"):
+        taken = set()
+        for series in found.require_series():
+            register(series, template, options, deidentifier, taken)
 
 
 def register(series, template, options, deidentifier, taken):

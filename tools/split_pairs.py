@@ -24,6 +24,7 @@ from medi2i.common.words import counted
 from medi2i.datasets import identity, lists
 from medi2i.datasets.dicom_file import text
 from medi2i.datasets.dicom_parse import load
+from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
@@ -88,18 +89,19 @@ def command(argv: list[str]) -> None:
     if by != IMAGE and options.by != BLOCK:
         refuse_leak(chosen, by)
     out = Path(options.out) if options.out else path.parent
-    targets = {name: out / f"{path.stem}_{name}.txt" for name in parts}
-    for target in targets.values():
-        if target.exists() and not options.force:
-            raise UserError(f"{target}: exists; --force would overwrite it")
-    for name, target in targets.items():
-        with whole_file(target, force=True) as temporary:
-            temporary.write_text("".join("\t".join(row.columns) + "\n" for row in chosen[name]), encoding="utf-8")
-    print(note)
-    for name, target in targets.items():
-        number = len({row.group(by) for row in chosen[name]}) if by in _PLURAL else 0
-        groups = f", {counted(number, by, _PLURAL[by])}" if number else ""
-        print(f"{target}: {counted(len(chosen[name]), 'pair')}{groups}")
+    with locked(out, "writing"):
+        targets = {name: out / f"{path.stem}_{name}.txt" for name in parts}
+        for target in targets.values():
+            if target.exists() and not options.force:
+                raise UserError(f"{target}: exists; --force would overwrite it")
+        for name, target in targets.items():
+            with whole_file(target, force=True) as temporary:
+                temporary.write_text("".join("\t".join(row.columns) + "\n" for row in chosen[name]), encoding="utf-8")
+        print(note)
+        for name, target in targets.items():
+            number = len({row.group(by) for row in chosen[name]}) if by in _PLURAL else 0
+            groups = f", {counted(number, by, _PLURAL[by])}" if number else ""
+            print(f"{target}: {counted(len(chosen[name]), 'pair')}{groups}")
 
 
 def describe(columns: Sequence[str], root: Path) -> Row:

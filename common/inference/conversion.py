@@ -1,6 +1,8 @@
 """Converting images: what both convert.py do once they know the network, the images and how results are written."""
+import contextlib
 import dataclasses
 import functools
+import json
 import operator
 import os
 import sys
@@ -22,6 +24,7 @@ from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import Samples
 from medi2i.common.words import counted
+from medi2i.datasets.locks import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +59,25 @@ def convert(plan: Plan, crew=None) -> int:
     """
     crew = Alone() if crew is None else crew
     started = time.perf_counter()
-    work = crew.agree(lambda: _Work(plan, crew.shard))
-    crew.agree(lambda: work.begin() if crew.leads else None)
-    crew.agree(lambda: None if crew.leads else work.begin(follow=True))
-    outcome = crew.agree(work.run(quiet=not crew.leads).run, at_once=True)
-    outcome = functools.reduce(operator.add, crew.gather(outcome))
-    crew.agree(lambda: work.close(outcome, time.perf_counter() - started, crew) if crew.leads else None)
+    with contextlib.ExitStack() as held:
+        crew.agree(lambda: held.enter_context(_hold_folder(plan, crew.shard)))
+        work = crew.agree(lambda: _Work(plan, crew.shard))
+        crew.agree(lambda: work.begin() if crew.leads else None)
+        crew.agree(lambda: None if crew.leads else work.begin(follow=True))
+        outcome = crew.agree(work.run(quiet=not crew.leads).run, at_once=True)
+        outcome = functools.reduce(operator.add, crew.gather(outcome))
+        crew.agree(lambda: work.close(outcome, time.perf_counter() - started, crew) if crew.leads else None)
     return 0
+
+
+def _hold_folder(plan, shard):
+    """Context that holds the output folder, together with other shards of this conversion. Raises UserError."""
+    out = Path(plan.options.out)
+    refuse_input_folders(out, plan.inputs)
+    work = json.dumps([plan.model, plan.settings, shard and shard.count], sort_keys=True, default=str)
+    part = None if shard is None else f"{shard.number}of{shard.count}"
+    check_folder(out)
+    return locked(out, "converting", part, work)
 
 
 class _Work:
@@ -70,7 +85,6 @@ class _Work:
 
     def __init__(self, plan, shard):
         options, inputs, self.out = plan.options, plan.inputs, Path(plan.options.out)
-        refuse_input_folders(self.out, inputs)
         self.plan, self.shard, self.shards = plan, shard, None
         self.place = place_for(self.out, plan.form.is_dicom(inputs.sources[0]))
         given = [*options.root, *([options.val] if options.val else [])]
@@ -99,9 +113,7 @@ class _Work:
             if options.resume:
                 report.resume()
                 self.when = shards.absorb(report, self.out) or self.when
-            make_folder(self.out)
         else:
-            make_folder(self.out)
             self.when = self.shards.follow() if follow else self.shards.begin(self.when, resume=options.resume,
                                                                               force=options.force)
             if options.resume:
@@ -155,16 +167,13 @@ def refuse_input_folders(out, inputs):
         raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
 
 
-def make_folder(out):
-    """Make the output folder. Raises UserError if that cannot be, or nothing can be written into it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder") from None
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be made ({error.strerror})") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise UserError(f"--out: no permission to write into {out}")
+def check_folder(out):
+    """UserError if the output folder cannot be made, or nothing can be written into it."""
+    place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
+    if not place.is_dir():
+        raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out: no permission to write into {place}")
 
 
 def _date_of(report, options):

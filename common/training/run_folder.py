@@ -9,12 +9,8 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import save_args
+from medi2i.datasets.locks import FolderLock
 from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings in one folder are then the user's care
-    fcntl = None
 
 FOLDERS = ("plots", "vis", "snapshots")
 
@@ -29,7 +25,7 @@ class RunFolder:
         self.path = Path(path)
         self.resumed = resumed
         self.plots, self.vis, self.snapshots = (self.path / name for name in FOLDERS)
-        self._lock = _locked(self.path / ".lock")
+        self._lock = FolderLock(self.path, "training")
 
     @classmethod
     def create(cls, out, options, command_line):
@@ -71,9 +67,7 @@ class RunFolder:
 
     def close(self):
         """Give the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
 
 def _renamed(temporary, wanted):
@@ -84,19 +78,3 @@ def _renamed(temporary, wanted):
         with contextlib.suppress(FileExistsError):  # another training may have taken the name this moment
             return temporary.rename(path)
     raise UserError(f"{wanted}: a thousand runs of this second exist already; choose another --out")
-
-
-def _locked(path):
-    if fcntl is None:
-        return None
-    lock = open(path, "w")  # noqa: SIM115 it stays open as long as the run
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UserError(f"{path.parent}: another process is training in this folder; "
-                        "wait for it, or stop it first") from None
-    except OSError:
-        lock.close()  # some network file systems have no locks
-        return None
-    return lock

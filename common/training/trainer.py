@@ -110,6 +110,13 @@ class Training:
 
         Raises UserError when a loss went bad, naming the last good snapshot.
         """
+        try:
+            return self._train()
+        finally:
+            if self.ranks.first:
+                self.run_folder.close()
+
+    def _train(self):
         if self.ranks.agreed(self.ranks.first and self.run_folder.resumed):
             self._resume()
         if self.ranks.first:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import read_json
+from medi2i.datasets.locks import is_lock
 from medi2i.datasets.outputs import write_text
 
 RECORD = ".made-by.json"
@@ -33,7 +34,8 @@ class OwnFolder:
                 self._record = None
         if not _is_record(self._record):
             raise UserError(f"{record}: damaged; remove the folder yourself or give another --out")
-        if self._record["maker"] != maker or (not record.is_file() and any(self.path.iterdir())):
+        foreign = not record.is_file() and any(not is_lock(path) for path in self.path.iterdir())
+        if self._record["maker"] != maker or foreign:
             raise UserError(f"{self.path}: was not made by {maker}; give a new folder as --out")
 
     def clear(self):

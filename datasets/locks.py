@@ -1,0 +1,208 @@
+"""One process at a time writes into a folder; parts of one work share it.
+
+A lock is a small hidden file that says who holds it. It is made by a hard link (or O_EXCL), which network file systems
+keep to, and taken away at the end, also by a signal. What a killed process leaves is taken over on the same machine,
+where it can be seen that the process is gone; of another machine that cannot be seen, and the user is told.
+"""
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from medi2i.common.errors import Unreadable, UserError
+from medi2i.common.json_files import read_json
+from medi2i.datasets.outputs import naming, unfinished, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+WHOLE = ".medi2i.lock"
+_ANY = ".medi2i*.lock"
+_PATIENCE = 2.0  # seconds until a lock that is just being made has its content
+
+
+class FolderLock:
+    """The lock of a folder that exists, held until ``release``, or until the process ends other than by a kill.
+
+    doing: for what, in words ("converting"). part: the name of a part of a work that several processes share, and work:
+    which work that is; parts of one work do not lock each other out. Raises UserError if another holds the folder.
+    """
+
+    def __init__(self, folder: Path, doing: str, part: str | None = None, work: str = ""):
+        self.folder = Path(folder)
+        self.doing = doing
+        self.path = self.folder / (WHOLE if part is None else f".medi2i.{part}.lock")
+        self._content = {"doing": doing, "part": part, "work": hashlib.sha256(work.encode()).hexdigest()[:16],
+                         "since": datetime.now().astimezone().isoformat(" ", "seconds"), **_this_process()}
+        self._take()
+        self.release = weakref.finalize(self, _release, self.path, self._content)
+        try:
+            self._look_at_others()
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self):
+        while True:
+            with contextlib.suppress(FileExistsError):
+                _create(self.path, self._content)
+                return
+            self._clear_or_refuse(self.path)
+
+    def _look_at_others(self):
+        # Own lock first, then the look at others: of two who come at once, at least one sees the other.
+        for path in sorted(self.folder.glob(_ANY)):
+            if path != self.path:
+                self._clear_or_refuse(path, shared=self._content["part"] is not None)
+
+    def _clear_or_refuse(self, path, shared=False):
+        """Take away the lock of a process that is gone. UserError for any other; a part of the same work may stay."""
+        owner = _owner(path)
+        if owner is None or shared and owner["part"] is not None and owner["work"] == self._content["work"]:
+            return
+        alive = _is_alive(owner)
+        who = f"process {owner['pid']}" + ("" if alive is not None else f" on {owner['host']}")
+        if alive is False:
+            if _remove(path, owner):
+                print(f"{self.folder}: {who}, which was {owner['doing']} here since {owner['since']}, ended without a "
+                      "word; its lock is taken over", file=sys.stderr, flush=True)
+            return
+        right = ("wait for it, or stop it first" if alive else
+                 f"wait for it; if it runs no more, which cannot be seen from here, remove {path}")
+        raise UserError(f"{self.folder}: another process is {owner['doing']} in this folder ({who}, since "
+                        f"{owner['since']}); {right}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, doing: str, part: str | None = None, work: str = "") -> Iterator[None]:
+    """Hold the ``FolderLock`` of a folder for a block. The folder is made; if it is empty in the end, it goes again."""
+    folder = Path(folder)
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FolderLock(folder, doing, part, work)
+        try:
+            yield
+        finally:
+            lock.release()
+    finally:
+        for one in missing:
+            with contextlib.suppress(OSError):
+                one.rmdir()
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock, by its name."""
+    return Path(path).match(_ANY)
+
+
+def _create(path, content):
+    """FileExistsError if the file is there already."""
+    temporary = unfinished(path, os.urandom(8).hex())
+    with naming(path):
+        try:
+            write_text(temporary, json.dumps(content) + "\n")
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                if os.stat(temporary).st_nlink == 1:  # else it is ours: NFS asks again where an answer was lost
+                    raise
+            except OSError:  # a file system without links
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _owner(path):
+    """What a lock says; None if it is gone. UserError for a file that is none."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            found = read_json(path, "")
+            return {"doing": str(found["doing"])[:60], "part": found["part"], "work": found["work"],
+                    "since": str(found["since"])[:40], "host": str(found["host"])[:100], "machine": found["machine"],
+                    "boot": found["boot"], "pids": found["pids"], "pid": int(found["pid"]), "start": found["start"]}
+        except FileNotFoundError:
+            return None
+        except (UserError, KeyError, TypeError, ValueError):
+            if time.monotonic() > end:
+                raise UserError(f"{path}: is no lock that can be read; if nothing writes into this folder, remove it") \
+                    from None
+        time.sleep(0.05)
+
+
+def _this_process():
+    return {"host": platform.node(), "machine": _text("/etc/machine-id"),
+            "boot": _text("/proc/sys/kernel/random/boot_id"), "pids": _link("/proc/self/ns/pid"), "pid": os.getpid(),
+            "start": _start_of(os.getpid())}
+
+
+def _is_alive(owner):
+    """Whether the process that made a lock still runs; None where that cannot be told from here."""
+    here = _this_process()
+    if os.name != "posix" or any(owner[name] != here[name] for name in ("host", "machine")):
+        return None
+    if owner["boot"] != here["boot"]:  # the machine was started anew, if it is known to be the same
+        return False if here["machine"] else None
+    if owner["pids"] != here["pids"]:  # in another container
+        return None
+    try:
+        os.kill(owner["pid"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return owner["start"] == _start_of(owner["pid"])  # else the number has gone to another process
+
+
+def _start_of(pid):
+    """When a process started, in clock ticks since the boot; "" where that is not told."""
+    return (_text(f"/proc/{pid}/stat").rpartition(")")[2].split() or [""] * 20)[19]
+
+
+def _text(path):
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _remove(path, owner):
+    """Remove the lock of ``owner``. Whether it was this call that did it: of several who try, one succeeds."""
+    try:
+        with open(path, "rb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # some network file systems have no such locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            same = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino and _owner(path) == owner
+            if same:
+                path.unlink()
+            return same
+    except FileNotFoundError:
+        return False
+
+
+def _release(path, content):
+    if content["pid"] != os.getpid():  # a forked child
+        return
+    with contextlib.suppress(OSError, UserError, Unreadable):
+        found = _owner(path)
+        if found is not None and all(found[name] == content[name] for name in ("pid", "start", "host", "since")):
+            path.unlink()
