@@ -56,8 +56,8 @@ def run_case(case, shared, python, waiting):
 def judge(case, command, seen, folder):
     """(outcome, findings) of what was seen."""
     outcome, findings = seen.outcome, []
-    report = folder / "out/conversion.json"
-    told = seen.text + (report.read_text(encoding="utf-8") if report.is_file() else "")
+    reports = [folder / place / "conversion.json" for place in ("out", "out.report")]
+    told = seen.text + "".join(path.read_text(errors="replace") for path in reports if path.is_file())
     if outcome == "done" and command.bad:
         used = [name for name in command.bad if (folder / "out" / name).exists()]
         untold = [name for name in command.bad if name not in told]

@@ -184,7 +184,7 @@ def _offset_table(entries):
         frames = jpeg()
         table = struct.pack("<HHI", 0xFFFE, 0xE000, 4 * len(entries)) + struct.pack(f"<{len(entries)}I", *entries)
         item = struct.pack("<HHI", 0xFFFE, 0xE000, len(frames) + len(frames) % 2) + frames + b"\0" * (len(frames) % 2)
-        made.PixelData = table + item + item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        made.PixelData = table + item + item
         made.NumberOfFrames = len(entries)
         return made
     return make
@@ -200,7 +200,7 @@ together("rle-lies", CODED)
 def _fragments(path):
     made = packed(jpeg(), JPEGBaseline8Bit)
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-    made.PixelData = item * 2_000_000 + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    made.PixelData = item * 2_000_000
     return made
 
 

@@ -13,12 +13,15 @@ from hostile_volumes import npy
 
 ARGS, WEIGHTS, FINITE = "Numbers in args", "Weights", "Weights that are not finite"
 
+LIMIT = 90
+"""Real seconds: what a number makes large grows until it is ended."""
+
 
 def use(ground, run, *more, **command):
     """Convert one good picture with a run."""
     good(ground / "in/a.png")
     return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "-g", "-1",
-                                              *more), **command)
+                                              *more), limit=LIMIT, **command)
 
 
 def _args(name, about, change, *expected, **limits):

@@ -303,3 +303,19 @@ def name_in_bytes(ground):
     good(ground / "in/good.png")
     os.rename(ground.folder / "in/good.png", os.fsencode(ground.folder / "in") + b"/\xff\xfe.png")
     return convert(ground, ground.folder / "in", beside="png")
+
+
+for _what, _text in (("deep", "[" * 10**5 + "]" * 10**5), ("digits", '{"files": 1' + "0" * 10**5 + "}"),
+                     ("list", "[]"), ("names", '{"results": [{"name": "../../stolen"}], "model": 1e400}'),
+                     ("latin", None), ("fifo", fifo), ("zero", device)):
+    def _resumed(ground, text=_text):
+        good(ground / "in/a.png")
+        for place in ("out", "out.report"):  # where it lay, and where it lies
+            report = ground / f"{place}/conversion.json"
+            if callable(text):
+                text(report)
+            else:
+                report.write_bytes(b"\xff\xfe\0" if text is None else text.encode())
+        return convert(ground, ground.folder / "in", "--resume", limit=LIMIT)
+    _resumed.__doc__ = f"conversion.json ({_what}) of a conversion that is resumed"
+    case(f"report-{_what}", PLACES, REFUSED, DONE)(_resumed)

@@ -161,7 +161,7 @@ def _sparse_nifti(path):
     holes(path)
 
 
-_nifti("nii-gz-bomb", "nii.gz", _gz_bomb((4000, 4000, 140), 67), "gzipped NIfTI of 9 MB that unpacks to 9 GB")
+_nifti("nii-gz-bomb", "nii.gz", _gz_bomb((4000, 4000, 80), 39), "gzipped NIfTI of 5 MB that unpacks to 5 GB")
 _nifti("nii-gz-bomb-small", "nii.gz", _gz_bomb((8, 8, 3), 67), "gzipped NIfTI of 8×8×3 with 9 GB behind it",
        REFUSED, DONE)
 _nifti("nii-gz-truncated", "nii.gz", lambda p: gzip.compress(nifti((40, 40, 9)))[:-60], "gzipped NIfTI, cut off")

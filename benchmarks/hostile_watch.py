@@ -103,6 +103,7 @@ os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(output, 1)
 os.dup2(output, 2)
 sys.argv[1:] = given["arguments"]
+del sys.modules[module]  # else runpy warns that it is there
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
@@ -118,7 +119,7 @@ class Waiting:
     def __init__(self, python, module, traced=True):
         self.python, self.place = str(python), tempfile.TemporaryDirectory(prefix="watch")
         self.trace, self.output = Path(self.place.name, "trace"), Path(self.place.name, "output")
-        self.traced = traced and tracer() is not None
+        self.traced, self.case = traced and tracer() is not None, None
         before = [tracer(), "-f", "--seccomp-bpf", "-e", "trace=network,execve", "-o", str(self.trace)]
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         self.process = subprocess.Popen(
@@ -133,12 +134,13 @@ class Waiting:
         self.output.unlink(missing_ok=True)
         began = time.monotonic()
         self._send({"arguments": [str(a) for a in arguments], "folder": str(folder), "output": str(self.output)})
-        pid, over = self._receive()["pid"], threading.Event()
-        timer = threading.Timer(limit, lambda: (over.set(), _kill(pid)))
+        self.case, over = self._receive()["pid"], threading.Event()
+        timer = threading.Timer(limit, lambda: (over.set(), _kill(self.case)))
         timer.start()
         ended = self._receive()
         timer.cancel()
-        _kill(pid)  # a worker that outlives its parent
+        _kill(self.case)  # a worker that outlives its parent
+        self.case = None
         text = self.output.read_bytes()[-OUTPUT:].decode("utf-8", "backslashreplace") if self.output.exists() else ""
         outside = tuple(_outside(self.trace.read_text(errors="replace"), self.python)) if self.traced else None
         if self.traced:
@@ -154,6 +156,8 @@ class Waiting:
         return json.loads(self.process.stdout.readline())
 
     def stop(self):
+        if self.case is not None:
+            _kill(self.case)
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
