@@ -9,6 +9,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed
+from medi2i.common.inference.quiet import quiet_onnxruntime
 from medi2i.common.kernels import cpu_engine
 from medi2i.common.kernels.cpu.threads import threads
 
@@ -65,7 +66,7 @@ def _torch(networks, x):
 
 def _session_of_export(torch, generator, x):
     try:
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()
         content = io.BytesIO()
         torch.onnx.export(generator, (torch.from_numpy(x),), content, input_names=["image"], output_names=["y"],
                           opset_version=17, dynamo=False)

@@ -1,10 +1,13 @@
 """Options of the test run, and what tests of several folders need."""
+import os
 from pathlib import Path
 
 import pytest
 from cuda_harness import on_cpu
 
 from medi2i.common.kernels.gpu import sources
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
 
 SHARED_PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"

@@ -17,6 +17,7 @@ from medi2i.common.inference.checkpoint import load_generator
 from medi2i.common.inference.engine_choice import TOLERANCE
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.onnx_graph import INPUT, export
+from medi2i.common.inference.quiet import quiet_onnxruntime
 from medi2i.common.networks.sizes import fixed_size, size_multiple
 from medi2i.datasets.outputs import whole_file
 
@@ -57,8 +58,7 @@ def metadata_of(generator):
 
 def check(content, generator):
     """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
-    import onnxruntime
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = quiet_onnxruntime().InferenceSession(content, providers=["CPUExecutionProvider"])
     multiple = size_multiple(generator.options)
     height, width = fixed_size(generator.options) or (max(2 * multiple, 32), max(3 * multiple, 48))
     shape = 2, generator.encoder.spec.in_ch, height, width

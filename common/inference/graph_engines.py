@@ -1,7 +1,6 @@
 """Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
 import functools
 import importlib.util
-import sys
 import threading
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.common.inference import quantised
 from medi2i.common.inference.onnx_graph import INPUT, export
+from medi2i.common.inference.quiet import quiet_onnxruntime, quiet_openvino
 from medi2i.common.kernels.cpu.threads import threads
 from medi2i.common.networks.spec import SampleKind
 
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine(GraphEngine):
         if precision == "int8":
             quantised.require()
             content = quantised.quantised(content, examples())
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads() // self.at_once
         settings.log_severity_level = 3
@@ -99,17 +99,6 @@ class OpenVinoEngine(GraphEngine):
 def _openvino_core():
     """The one Core of this process: with the last one its plug-in is unloaded, perhaps while its threads still run."""
     return quiet_openvino().Core()
-
-
-def quiet_openvino():
-    """The module ``openvino``, kept from reporting its use to Google Analytics.
-
-    It does so unasked, from a forked process, as soon as it is imported, where ``openvino_telemetry`` is installed,
-    which it requires. None in ``sys.modules`` makes that import fail, and OpenVINO goes on without (2024.4 - 2026.4).
-    """
-    sys.modules.setdefault("openvino_telemetry", None)
-    import openvino
-    return openvino
 
 
 ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}

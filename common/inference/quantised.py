@@ -13,6 +13,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.onnx_graph import INPUT
+from medi2i.common.inference.quiet import quiet_onnxruntime
 from medi2i.common.inference.slices import load_slice
 from medi2i.common.inference.tiling import pad_to_multiple
 from medi2i.datasets.outputs import naming
@@ -52,6 +53,7 @@ def quantised(content, images):
     each output channel.
     """
     import onnx
+    quiet_onnxruntime()
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):

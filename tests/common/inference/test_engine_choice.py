@@ -1,10 +1,12 @@
 """Which engine runs, what the check on the first image does, and tiles through an exported graph."""
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,7 +268,7 @@ def refuse(*arguments, **options):
     raise SystemExit(7)
 multiprocessing.process.BaseProcess.start = refuse
 socket.socket.connect = refuse
-from medi2i.common.inference.graph_engines import quiet_openvino
+from medi2i.common.inference.quiet import quiet_openvino
 core = quiet_openvino().Core()
 import openvino.frontend
 assert sys.modules["openvino_telemetry"] is None
@@ -275,3 +277,31 @@ assert sys.modules["openvino_telemetry"] is None
                           env={**os.environ, "HOME": str(tmp_path)})
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onnxruntime_sends_nothing_home(tmp_path):
+    """Where it means to, it keeps an identifier in the user's cache folder: none is there after a session."""
+    needs("onnxruntime")
+    program = """
+import numpy
+from medi2i.common.inference.graph_engines import OnnxRuntimeEngine
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.options.paired import PairedOptions
+options = PairedOptions(gen_chs=[4, 8], gen_nblock=1)
+engine = OnnxRuntimeEngine(encoder_spec(options, 1).build(), decoder_spec(options, 1).build(), None)
+assert engine.run(numpy.zeros((1, 1, 16, 16), numpy.float32)).shape == (1, 1, 16, 16)
+"""
+    left_out = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME")
+    surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env={**surroundings, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_are_imported_in_one_place_only():
+    root = Path(graph_engines.__file__).parents[2]
+    names = re.compile(r"^ *import (onnxruntime|openvino)\b", re.M)
+    found = {path.relative_to(root).as_posix() for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools")
+             for path in (root / folder).rglob("*.py") if names.search(path.read_text(encoding="utf-8"))}
+    assert found == {"common/inference/quiet.py"}
