@@ -19,7 +19,8 @@ class Augmentation:
     ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``quarter_turns``: all eight symmetries
     of the square (the dihedral group D4), equally often; of a crop that is not square the four that keep its shape.
     ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
-    Gaussian noise on the input image, in [-1, 1].
+    Gaussian noise on the input image, in [-1, 1]. flips: whether shifted images are flipped as well. inside: shifts end
+    at the border of the image.
     """
 
     translate: int = 0
@@ -27,6 +28,8 @@ class Augmentation:
     scale: float = 0.0
     noise: float = 0.0
     quarter_turns: bool = False
+    flips: bool = True
+    inside: bool = False
 
     def draw(self, rng):
         """One ``Draw`` from the numpy Generator ``rng``.
@@ -39,17 +42,18 @@ class Augmentation:
         down, right = rng.integers(-reach, reach, 2, endpoint=True)
         place, turns = rng.random(2), rng.integers(4)
         return Draw(scale=1.0 + self.scale * float(scale), degrees=self.rotation * float(rotation),
-                    flip=bool(flip) and (self.translate != 0 or self.quarter_turns), down=int(down), right=int(right),
+                    flip=bool(flip) and (self.quarter_turns or (self.flips and self.translate != 0)),
+                    down=int(down), right=int(right),
                     place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
-                    turns=int(turns) if self.quarter_turns else 0)
+                    turns=int(turns) if self.quarter_turns else 0, inside=self.inside)
 
 
-def augmentation_for(phase, options):
+def augmentation_for(phase, options, flips=True, inside=False):
     """The ``Augmentation`` of ``phase`` "train" by the options; none in "val"."""
     if phase == "val":
         return Augmentation()
     return Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                        options.augment_noise, options.random_rot90)
+                        options.augment_noise, options.random_rot90, flips, inside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Draw:
     """One change, in this order: scale about the centre, rotate counter-clockwise as seen, flip left-right, shift;
     then cut out, and turn what was cut out by ``turns`` quarters counter-clockwise.
 
-    ``place``: where in the image to cut, (0, 0) its top left and (1, 1) its bottom right corner; None: in the middle.
+    ``inside``: no further than to the image's border. ``place``: where in the image to cut, (0, 0) its top left and
+    (1, 1) its bottom right corner; None: in the middle.
     """
 
     scale: float = 1.0
@@ -67,6 +72,7 @@ class Draw:
     right: int = 0
     place: tuple[float, float] | None = None
     turns: int = 0
+    inside: bool = False
 
 
 STILL = Draw()
@@ -95,7 +101,18 @@ def corner(draw, shape, size):
         top, left = (room // 2 for room in rooms)
     else:
         top, left = (min(int(share * (room + 1)), room) for share, room in zip(draw.place, rooms, strict=True))
-    return top - draw.down, left - draw.right
+    top, left = top - draw.down, left - draw.right
+    if draw.inside:
+        top, left = (min(max(start, 0), max(room, 0)) for start, room in zip((top, left), rooms, strict=True))
+    return top, left
+
+
+def continued(array, size):
+    """``array`` (C, H, W), continued by its edge all around where it is smaller than ``size`` (h, w)."""
+    missing = [max(part - whole, 0) for whole, part in zip(array.shape[1:], size, strict=True)]
+    if not any(missing):
+        return array
+    return np.pad(array, [(0, 0), *((more // 2, more - more // 2) for more in missing)], mode="edge")
 
 
 def quarters(draw, size):

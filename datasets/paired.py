@@ -142,7 +142,7 @@ def build(options, phase="train", *, multiple=1, cache=None):
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
     dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
-                            augmentation=augmentation_for(phase, options))
+                            augmentation=augmentation_for(phase, options, inside=bool(options.released)))
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
     for side, known, found in (("input", options.ch, dataset.in_channels),

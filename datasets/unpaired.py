@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for
+from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for, continued
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip
@@ -70,14 +70,14 @@ class UnpairedDataset:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         x = self.whole(index)
         draw = STILL if rng is None else self.augmentation.draw(rng)
-        x = apply(x, draw, self.size)
+        x = apply(continued(x, self.size), draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 
     def uncut(self, index, rng):
         """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
         draw = STILL if rng is None else self.augmentation.draw(rng)
-        return Uncut(*joined(self.domain.stored(source) for source in self.members(index)), draw, self.size,
-                     *noise_and_key(self.augmentation.noise, rng))
+        values, clip = joined(self.domain.stored(source) for source in self.members(index))
+        return Uncut(continued(values, self.size), clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.
@@ -111,8 +111,13 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
                   ImageCache.shared(options.cache_mb) if cache is None else cache,
                   spacing=spacing, body=options.clip_body, released=bool(options.released))
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
-    dataset = UnpairedDataset(sources, side, stack=options.stack, size=crop_for(phase, smallest, options, multiple),
-                              augmentation=augmentation_for(phase, options))
+    size = crop_for(phase, smallest, options, multiple, beyond=bool(options.released))
+    if any(part > whole for part, whole in zip(size, smallest, strict=True)):
+        log.warning("%s: images of down to %dx%d pixels (height x width) are continued by their edge to the crop of "
+                    "%dx%d", folder, *smallest, *size)
+    flips = not (options.released and any(source.kind == "dcm" for source in sources))
+    dataset = UnpairedDataset(sources, side, stack=options.stack, size=size,
+                              augmentation=augmentation_for(phase, options, flips))
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:
         raise UserError(f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply
+from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply, continued, corner
 
 
 def ramp(channels, height, width):
@@ -159,3 +159,28 @@ def test_switching_quarter_turns_on_leaves_the_other_draws():
     for seed in range(20):
         a, b = (augmentation.draw(np.random.default_rng(seed)) for augmentation in (plain, turning))
         assert (a.flip, a.down, a.right, a.turns) == (b.flip, b.down, b.right, 0)
+
+
+@pytest.mark.parametrize("size, rooms", [((5, 6), (4, 3)), ((9, 9), (0, 0))])
+def test_shifts_that_stay_inside_end_at_the_border(size, rooms):
+    """As in the released pix2pix; where the crop is the image, nothing moves. The kernels' matrices say the same."""
+    draws = [Augmentation(translate=7, inside=True).draw(np.random.default_rng(seed)) for seed in range(80)]
+    corners = {corner(draw, (9, 9), size) for draw in draws}
+    assert {top for top, _ in corners} == set(range(rooms[0] + 1))
+    assert {left for _, left in corners} == set(range(rooms[1] + 1))
+    for draw in draws[:5]:
+        assert (apply(np.ones((1, 9, 9), np.float32), draw, size) == 1).all()
+
+
+def test_without_flips_nothing_is_flipped_and_all_else_is_drawn_as_before():
+    for seed in range(20):
+        plain, still = (Augmentation(translate=3, flips=on).draw(np.random.default_rng(seed)) for on in (True, False))
+        assert not still.flip and (still.down, still.right) == (plain.down, plain.right)
+        assert Augmentation(quarter_turns=True, flips=False).draw(np.random.default_rng(seed)).flip == plain.flip
+
+
+def test_small_images_are_continued_by_their_edge():
+    image = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    np.testing.assert_array_equal(continued(image, (5, 4))[0], [[0, 1, 2, 2], [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5],
+                                                                [3, 4, 5, 5]])
+    assert continued(image, (2, 3)) is image

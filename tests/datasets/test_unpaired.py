@@ -146,6 +146,29 @@ def test_stacks_of_released_args_follow_the_names_of_files_unless_a_range_is_giv
     assert values(build(tmp_path, stack=2, released=True, slice_range=[0, 30])) == [[10, 20]]  # without its ends
 
 
+def test_dicom_of_released_args_is_never_flipped_and_pictures_are(tmp_path):
+    ct(tmp_path / "trainA/x", np.tile(np.arange(24.0), (20, 1)), 0)
+    write_image(tmp_path / "png/trainA/a.png", np.tile(np.arange(24), (20, 1)))
+    for root, released, flipped in ((tmp_path, "args", {False}), (tmp_path, None, {True, False}),
+                                    (tmp_path / "png", "args", {True, False})):
+        dataset = build(root, released=released, random_translate=1, crop_width=20)
+        found = {bool(x[0, 5, 5] > x[0, 5, 15]) for x in (
+            dataset.load(0, np.random.default_rng(seed)) for seed in range(20))}
+        assert found == flipped
+
+
+def test_images_smaller_than_the_crop_are_continued_by_their_edge(tmp_path, caplog):
+    """By released args; by loading threads and for a device alike."""
+    image = np.arange(20 * 24).reshape(20, 24) % 251
+    write_image(tmp_path / "trainA/a.png", np.stack([image] * 3))
+    dataset = build(tmp_path, crop_height=32, crop_width=32, released="args")
+    expected = np.pad(image, ((6, 6), (4, 4)), mode="edge") / 127.5 - 1
+    np.testing.assert_allclose(dataset.load(0)[0], expected, atol=1e-6)
+    uncut = dataset.uncut(0, None)
+    np.testing.assert_allclose(uncut.clip.to_unit(uncut.values)[0], expected, atol=1e-6)
+    assert "20x24 pixels (height x width) are continued by their edge to the crop of 32x32" in caplog.text
+
+
 def test_base_and_width_in_hu_count_for_dicom_and_npy_only(tmp_path, caplog):
     """As in the released code, whose default for npy is that of DICOM."""
     given = parse(UnpairedOptions, ["-huba", "-600", "-hura", "1000"])
