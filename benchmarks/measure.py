@@ -10,6 +10,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from medi2i.common.cores import available_cores
+
 PACKAGES = ("numpy", "chainer", "onednn-cpu-gomp", "onnxruntime", "openvino", "torch")
 
 
@@ -59,7 +61,7 @@ def machine():
     info = Path("/proc/cpuinfo")
     about = dict(re.findall(r"^(model name|flags)\s*: (.*)$", info.read_text(), re.M)) if info.exists() else {}
     flags = set(about.get("flags", "").split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     cpu = about.get("model name", platform.processor())
     return {"cpu": cpu, "cores": cores, "threads": os.environ.get("OMP_NUM_THREADS", "default"),
             "instructions": sorted(flags & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}),

@@ -11,7 +11,6 @@ Every step stays in the work folder: a run that was interrupted goes on, and mor
 """
 import argparse
 import multiprocessing
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -23,6 +22,7 @@ import quality_steps
 from quality_subjects import DATA, FILTERS, SPECTRAL, SUBJECTS, available, lists_in
 from quality_work import Work
 
+from medi2i.common.cores import available_cores
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom, lists
 from medi2i.tools.evaluation.metrics import FULL
@@ -68,7 +68,7 @@ def parse():
     parser.add_argument("--only", nargs="+", choices=available(), default=available())
     parser.add_argument("--classical", nargs="*", choices=[*FILTERS, SPECTRAL],
                         default=[*FILTERS, SPECTRAL])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="steps at the same time, one thread each")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="steps at the same time, one thread each")
     parser.add_argument("--slices", type=int, default=0, help="only so many, evenly spaced: for a quick look")
     parser.add_argument("--prepare", action="store_true", help="only make the data and run the classical filters")
     parser.add_argument("--write", type=Path, help="page to write; its pictures go to pictures/ beside it")

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from medi2i.common.cores import available_cores
+
 CASES = (("pix2pix", 128, 8), ("cyclegan", 64, 6))  # application, size of the images, updates that count
 WARM_UP = 2
 SECONDS = 170  # no process may take longer
@@ -82,7 +84,7 @@ def measured():
         t1, t2, both = (1e3 * statistics.median(found["seconds"]) for found in (one, ranks, max(two, key=_median)))
         rows.append(f"| {case[0]}, {case[1]}² | {t1:.0f} | {both:.0f} | {t2:.0f} | {1e3 * ranks['all_reduces']:.0f} | "
                     f"{t2 / t1:.2f} | {100 * t1 / t2:.0f} % |")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     return "\n".join([*rows, "", f"({_processor()}, {cores} cores, one thread a process, `naive`)"])
 
 

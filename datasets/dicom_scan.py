@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from medi2i.common.cores import available_cores
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom_file as file
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
@@ -191,10 +192,6 @@ def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], ma
 
 
 # --- many files at once ---------------------------------------------------------------------------------------------
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_parallel(

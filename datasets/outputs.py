@@ -14,6 +14,8 @@ from medi2i.common.errors import UserError
 UNFINISHED = ".part"
 """End of the names of files being written; they are hidden, and a killed process leaves them behind."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")  # and their full-width forms
+
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _cleared: set[Path] = set()
 
@@ -88,10 +90,20 @@ def write_text(out_path: Path, text: str, lasting: bool = False) -> None:
 
 
 def csv_text(rows: Iterable[Iterable]) -> str:
-    """Rows as the text of a CSV file."""
+    """Rows as the text of a CSV file. Text that a spreadsheet would take for a formula gets an apostrophe before it."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _no_formula(cell):
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell if cell.strip() == cell else "'" + cell
 
 
 def append_text(path: Path, text: str, lasting: bool = False) -> None:

@@ -1,6 +1,8 @@
 """Whole files or none: a full disk, a limit, a kill."""
 
+import csv
 import errno
+import io
 import os
 import resource
 import signal
@@ -146,3 +148,15 @@ def test_names_that_are_no_utf8_and_a_terminal_of_ascii(ct_file, tmp_path, name)
         [sys.executable, "-m", "medi2i.datasets.dicom", tmp_path / "in"], capture_output=True, text=True, env=strict
     )
     assert report.returncode == 0 and "skipped " in report.stdout and "r\\udcf6ntgen\\udcff" in report.stdout
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1"])
+def test_text_that_a_spreadsheet_would_run_is_text(cell):
+    (row,) = csv.reader(io.StringIO(outputs.csv_text([["a", cell, 1.5]]), newline=""))
+    assert row == ["a", "'" + cell, "1.5"]
+
+
+@pytest.mark.parametrize("cell", [-1.5, "-1.5", "+3e-7", "-inf", "a=1", "", None, "slice -3", "'=1"])
+def test_numbers_and_other_text_stay_as_they_are(cell):
+    (row,) = csv.reader(io.StringIO(outputs.csv_text([[cell, 1]]), newline=""))
+    assert row == ["" if cell is None else str(cell), "1"]

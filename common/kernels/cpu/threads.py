@@ -3,13 +3,15 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from medi2i.common.cores import available_cores
+
 
 def threads():
-    """As many as OMP_NUM_THREADS says, else as there are cores for this process."""
+    """As many as OMP_NUM_THREADS says, else as there are cores for this process and its container."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 @functools.cache

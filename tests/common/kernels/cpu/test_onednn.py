@@ -1,4 +1,6 @@
 """The binding: found, absent, broken; layouts kept apart."""
+import os
+
 import numpy as np
 import pytest
 
@@ -111,15 +113,18 @@ def test_channels_last_copies_only_what_is_not():
     assert layout.channels_last(one) is one
 
 
-def test_the_environment_is_left_as_it_was(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    with onednn._short_spins():
-        assert onednn.os.environ["GOMP_SPINCOUNT"] == "20000"
-    assert "GOMP_SPINCOUNT" not in onednn.os.environ
+def test_libgomp_gets_its_settings_and_the_environment_is_left_as_it_was(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(onednn, "available_cores", lambda: 3)
+    with onednn._settings_of_libgomp():
+        assert (os.environ["GOMP_SPINCOUNT"], os.environ["OMP_NUM_THREADS"]) == ("20000", "3")
+    assert not {"GOMP_SPINCOUNT", "OMP_NUM_THREADS"} & set(os.environ)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    with onednn._short_spins():
-        assert "GOMP_SPINCOUNT" not in onednn.os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with onednn._settings_of_libgomp():
+        assert "GOMP_SPINCOUNT" not in os.environ and os.environ["OMP_NUM_THREADS"] == "7"
+    assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 @pytest.mark.parametrize("before, inside", [("chainer", "numpy"), ("numpy", "chainer"), ("numpy", "numpy")])
