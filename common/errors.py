@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 # Control characters (C0, DEL, C1) and those that turn the direction of writing. Line breaks, tabs and the carriage
@@ -61,6 +62,31 @@ def _printable_streams():
         sys.stdout, sys.stderr = old
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: locks and unfinished files go before the process does, as with Ctrl-C."""
+
+    def __init__(self, number: int, frame=None):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _signals_end_in_order():
+    """SIGTERM and SIGHUP raise Terminated where nothing else was arranged for them."""
+    def end(number, frame):
+        raise Terminated(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = [(number, signal.signal(number, end)) for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 def run(command, argv=None):
     """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
 
@@ -85,12 +111,16 @@ def _run(command, argv):
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
     try:
-        status = command(argv) or 0
+        with _signals_end_in_order():
+            status = command(argv) or 0
         _flush()
         return status
     except BrokenPipeError:
         _discard_output()
         return 128 + signal.SIGPIPE
+    except Terminated as error:
+        print(f"ended by {error}", file=sys.stderr)
+        return 128 + error.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

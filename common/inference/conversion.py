@@ -23,6 +23,7 @@ from medi2i.common.inference.running import Run
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import Samples
+from medi2i.common.training.signals import SignalWatch
 from medi2i.common.words import counted
 from medi2i.datasets.locks import locked
 
@@ -59,15 +60,27 @@ def convert(plan: Plan, crew=None) -> int:
     """
     crew = Alone() if crew is None else crew
     started = time.perf_counter()
-    with contextlib.ExitStack() as held:
+    with (SignalWatch(crew.leads, "finishing the images under way, then the report") as watch,
+          contextlib.ExitStack() as held):
         crew.agree(lambda: held.enter_context(_hold_folder(plan, crew.shard)))
         work = crew.agree(lambda: _Work(plan, crew.shard))
         crew.agree(lambda: work.begin() if crew.leads else None)
         crew.agree(lambda: None if crew.leads else work.begin(follow=True))
-        outcome = crew.agree(work.run(quiet=not crew.leads).run, at_once=True)
+        run = work.run(watch, quiet=not crew.leads)
+        outcome = crew.agree(run.run, at_once=True)
         outcome = functools.reduce(operator.add, crew.gather(outcome))
+        left, received = sum(crew.gather(len(run.left))), [one for one in crew.gather(watch.received) if one]
+        if left and received:
+            return _interrupted(outcome, left, received[0], work.report.path, crew)
         crew.agree(lambda: work.close(outcome, time.perf_counter() - started, crew) if crew.leads else None)
     return 0
+
+
+def _interrupted(outcome, left, number, report, crew):
+    if crew.leads:
+        print(f"{number.name}: {outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} "
+              f"skipped, {left} left out, as {report} says; --resume converts the rest", file=sys.stderr)
+    return 128 + number
 
 
 def _hold_folder(plan, shard):
@@ -102,9 +115,15 @@ class _Work:
         self.results = Results(self.out, plan.form, provenance, inputs.volumes, options.force or options.resume)
         sampled = plan.samples is not None and plan.samples.deviation
         self.maps = DeviationMaps(self.results, plan.samples) if sampled else None
-        self.pending = _pending(self.results, self.maps, inputs, options, self.own)
+        self.pending = _pending(self.results, self.maps, inputs, options, self.own, self._unfinished())
         first = shard is None or shard.number == 1
         self.skipped = {item.name: item.reason for item in inputs.skipped} if first else {}
+
+    def _unfinished(self):
+        """What killed processes were writing, if this one goes on where they were."""
+        if not self.plan.options.resume:
+            return set()
+        return self.report.unfinished() | (shards.unfinished(self.out) if self.shards is None else set())
 
     def begin(self, follow=False):
         """Make the folder and a report, with what an earlier run did. ``follow``: another process was first."""
@@ -117,19 +136,19 @@ class _Work:
             self.when = self.shards.follow() if follow else self.shards.begin(self.when, resume=options.resume,
                                                                               force=options.force)
             if options.resume:
-                report.content["files"] = self.shards.earlier_of(self.shard)
+                report.take_over(self.shards.earlier_of(self.shard))
         self.results.provenance = dataclasses.replace(self.results.provenance, when=self.when)
         report.content["series_date"] = self.when.strftime(DATE)
         for name, reason in self.skipped.items():
-            report.note(name, SKIPPED, reason=reason)
+            report.put(name, SKIPPED, reason=reason)
         report.write()
         if self.shards is None:
             shards.remove(self.out)
 
-    def run(self, quiet):
-        """The Run that converts it."""
+    def run(self, watch, quiet):
+        """The Run that converts it, until the SignalWatch ``watch`` says otherwise."""
         return Run(self.plan, self.report, self.place, self.results, self.maps, self.own, self.pending, self.skipped,
-                   part=self.shard is not None, quiet=quiet)
+                   watch, part=self.shard is not None, quiet=quiet)
 
     def close(self, outcome, seconds, crew):
         """Tell what came out, of all processes that ``crew`` brings together. Raises UserError if that is nothing."""
@@ -184,7 +203,7 @@ def _date_of(report, options):
     return datetime.fromtimestamp(int(epoch)) if epoch else datetime.now().replace(microsecond=0)
 
 
-def _pending(results, maps, inputs, options, own):
+def _pending(results, maps, inputs, options, own, unfinished):
     """{index of volume: set of indices of slices} of ``own`` to be converted. Raises UserError for files in the way."""
     claimed, pending, in_the_way = {}, {}, []
     sources = {os.path.realpath(path) for source in inputs.sources for path in source.paths}
@@ -203,7 +222,7 @@ def _pending(results, maps, inputs, options, own):
             there = [path for path in paths if path.exists()]
             if there and not (options.resume or options.force):
                 in_the_way.append(there[0])
-            if options.force or len(there) < len(paths):
+            if options.force or len(there) < len(paths) or source.label in unfinished:
                 pending.setdefault(number, set()).add(index)
     if in_the_way:
         raise UserError(f"{in_the_way[0]}: exists, and so do {len(in_the_way) - 1} more results; --resume would leave "

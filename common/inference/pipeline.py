@@ -29,13 +29,15 @@ class Job:
 
 
 def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, batch_size: int, workers: int,
-        at_once: int = 1, progress: Callable[[int], None] = lambda count: None) -> None:
+        at_once: int = 1, progress: Callable[[int], None] = lambda count: None,
+        stop: Callable[[], bool] = lambda: False) -> None:
     """Run all ``jobs`` through ``network`` ((N, C, H, W) -> (N, C', H, W)), ``batch_size`` of equal shape at a time.
 
     at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread. The
     first batch is alone there in any case: a network may have something to decide by it.
-    ``progress`` is told how many jobs were dealt with. Any other error ends the run: what is
-    being written is finished, nothing new is begun, and the error is raised.
+    ``progress`` is told how many jobs were dealt with. Once ``stop()`` is true, what is in the network and what is
+    being written is finished, the rest is left out. Any other error ends the run: what is being written is finished,
+    nothing new is begun, and the error is raised.
     """
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
@@ -71,6 +73,9 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
 
     try:
         for job, future in _ahead(jobs, readers, workers + batch_size):
+            if stop():
+                batch.clear()
+                break
             try:
                 x = future.result()
             except (UserError, OSError) as error:

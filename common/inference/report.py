@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import read_json
+from medi2i.common.json_files import parse_json, read_json
 from medi2i.common.version import VERSION
-from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.outputs import append_text, whole_file, write_text
 
 NAME = "conversion.json"
 DATE = "%Y-%m-%d %H:%M:%S"  # of series_date
@@ -68,6 +68,8 @@ class Report:
         self.path = Path(folder) / name
         self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "inputs": {"given": inputs},
                         "state": "running", "counts": {}, "files": {}}
+        self._journal = journal_of(self.path)
+        self._begun, self._resumed = set(), False
         self._lock = threading.Lock()
         self._written_at = 0.0
 
@@ -81,7 +83,12 @@ class Report:
             if other is not None:
                 raise UserError(f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
                                 "--out, or --force to convert everything again")
-        self.content["files"] = old["files"]
+        self.take_over(old["files"])
+
+    def take_over(self, files):
+        """Go on with the entries ``files`` of an earlier run."""
+        self.content["files"] = files
+        self._resumed = True
 
     def earlier(self, key):
         """The top-level entry ``key`` of an earlier report here of the same model and settings, else None."""
@@ -97,10 +104,27 @@ class Report:
         with self._lock:
             return self.content["files"].get(name)
 
-    def note(self, name, status, **details):
-        """Set the entry of one file; written to disk now and then."""
+    def unfinished(self):
+        """Names of files that an earlier run was writing when it was killed: nothing is known of their results."""
+        return read_journal(self.path)[1]
+
+    def put(self, name, status, **details):
+        """Set the entry of one file, to be written by ``write``."""
         with self._lock:
             self.content["files"][name] = {"status": status, **details}
+
+    def begin(self, name):
+        """A result is about to be written: in the journal, so that after a kill it is known to be made again."""
+        with self._lock:
+            self._begun.add(name)
+            append_text(self._journal, _line(begun=name))
+
+    def note(self, name, status, **details):
+        """Set the entry of one file: in the journal at once, and in the report now and then."""
+        with self._lock:
+            self.content["files"][name] = {"status": status, **details}
+            self._begun.discard(name)
+            append_text(self._journal, _line(name=name, entry=self.content["files"][name]))
             if time.monotonic() - self._written_at > WRITE_EVERY_SECONDS:
                 self._write()
 
@@ -113,6 +137,8 @@ class Report:
         """Write the file now; ``more`` becomes top-level entries."""
         with self._lock:
             self.content.update(state=state, **more)
+            if not self._written_at and not self._resumed:  # of another run, whose report goes now
+                self._journal.unlink(missing_ok=True)
             self._write()
 
     def _write(self):
@@ -126,6 +152,36 @@ class Report:
             text = json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8
         self._written_at = time.monotonic()
+        if self._begun:
+            write_text(self._journal, "".join(_line(begun=name) for name in sorted(self._begun)))
+        else:
+            self._journal.unlink(missing_ok=True)
+
+
+def journal_of(path) -> Path:
+    """The file beside a report that gets a line for each file of a conversion as it is begun and done."""
+    return Path(path).with_name(f".{Path(path).name}.journal")
+
+
+def _line(**what):
+    return json.dumps(what) + "\n"
+
+
+def read_journal(path):
+    """(name → entry, names begun and not done) of the journal of the report ``path``; a half-written line ends it."""
+    done, begun = {}, set()
+    try:
+        with open(journal_of(path), "rb") as file:
+            for text in file:
+                found = parse_json(text)
+                if "begun" in found:
+                    begun.add(found["begun"])
+                elif _is_entry(found["entry"]):
+                    done[found["name"]] = found["entry"]
+                    begun.discard(found["name"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        pass
+    return done, begun
 
 
 def read_report(path, keys):
@@ -138,6 +194,8 @@ def read_report(path, keys):
     wrong += ["series_date"] if not _is_date(content.get("series_date")) else []
     if wrong:
         raise UserError(f"{path}: not a readable report ({wrong[0]!r} is not as a conversion writes it); {right}")
+    if "files" in content:
+        content["files"] |= read_journal(path)[0]
     return content
 
 

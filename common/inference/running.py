@@ -22,17 +22,19 @@ class Run:
     """The conversion of what is pending, with its counts.
 
     plan: ``conversion.Plan``. report, results: where it is written down, and to. place: folder for what lies beside
-    results. maps: DeviationMaps or None. own,
+    results. maps: DeviationMaps or None. watch: SignalWatch, asked between images. own,
     pending: {index of volume: set of indices of slices} of this process, and what of it is to be converted. skipped:
     names and reasons known before. part: it is a shard, whose report is complete without any result, too. quiet: no
     progress is shown.
     """
 
-    def __init__(self, plan, report, place, results, maps, own, pending, skipped, part=False, quiet=False):
+    def __init__(self, plan, report, place, results, maps, own, pending, skipped, watch, part=False, quiet=False):
         self.plan, self.options, self.place = plan, plan.options, place
         self.report, self.results, self.maps = report, results, maps
         self.own, self.pending = own, pending
         self.written = 0
+        self.left = {plan.inputs.volumes[number].sources[i].label for number, some in pending.items() for i in some}
+        self.watch = watch
         self.skipped = dict(skipped)
         self.there = sum(len(own[number] - pending.get(number, set())) for number in own)
         self.part, self.quiet = part, quiet
@@ -46,24 +48,34 @@ class Run:
             for index in sorted(indices - self.pending.get(number, set())):
                 source = plan.inputs.volumes[number].sources[index]
                 if report.begun_by_resume(source.label) is None:
-                    report.note(source.label, THERE, results=self._names(source))
+                    report.put(source.label, THERE, results=self._names(source))
         report.write()
-        total = sum(len(indices) for indices in self.pending.values())
         state = "interrupted"
         try:
-            with tqdm(total=total, desc="converting", unit="image", file=sys.stderr,
+            with tqdm(total=len(self.left), desc="converting", unit="image", file=sys.stderr,
                       disable=True if self.quiet else None) as self.bar:
                 pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
-                             workers=self.options.workers, at_once=plan.network.at_once)
-            state = "complete" if self.part else final_state(report)
+                             workers=self.options.workers, at_once=plan.network.at_once,
+                             stop=lambda: self.watch.received is not None)
+            if not self.left or self.watch.received is None:
+                state = "complete" if self.part else final_state(report)
         except MemoryError as error:
             raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
                             "--batch_size") from error
         finally:
-            self.report.write(state, **final_details(report, self._sampled()))
+            self._close(state)
         changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
         return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"),
                        report.details("values"), report.details("mean_change"))
+
+    def _close(self, state):
+        """Write the report. Where the disk is full it is the first error that counts, and the journal has all."""
+        failed = sys.exc_info()[0] is not None
+        try:
+            self.report.write(state, **final_details(self.report, self._sampled()))
+        except OSError:
+            if not failed:
+                raise
 
     def _sampled(self):
         return None if self.plan.samples is None else self.plan.samples.text
@@ -108,6 +120,7 @@ class Run:
         """In a writing thread: maps first, so that a result that is there has all that belongs to it."""
         source, middle = volume.sources[index], slices[index]
         y, deviation = (y, None) if self.plan.samples is None else self.plan.samples.split(y)
+        self.report.begin(source.label)
         details = {}
         try:
             if self.plan.compare_edges and self.options.structure != "none":
@@ -123,6 +136,10 @@ class Run:
             return
         self.report.note(source.label, WRITTEN, results=self._names(source), **details)
         self.written += 1
+        self._done(source)
+
+    def _done(self, source):
+        self.left.discard(source.label)
         self.bar.update()
 
     def _compare(self, source, middle, y):
@@ -146,4 +163,4 @@ class Run:
         self.report.note(source.label, SKIPPED, reason=reason)
         self.skipped[source.label] = reason
         self.bar.set_postfix(skipped=len(self.skipped), refresh=False)
-        self.bar.update()
+        self._done(source)

@@ -16,7 +16,16 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import deviation, structure, values
-from medi2i.common.inference.report import COMPARED, DATE, SKIPPED, THERE, WRITTEN, first_difference, read_report
+from medi2i.common.inference.report import (
+    COMPARED,
+    DATE,
+    SKIPPED,
+    THERE,
+    WRITTEN,
+    first_difference,
+    read_journal,
+    read_report,
+)
 from medi2i.datasets.outputs import whole_file
 
 FOLDER = "conversion.shards"
@@ -207,10 +216,16 @@ def absorb(report, out):
         if different is not None:
             raise UserError(f"--resume: {folder} is of a conversion with another {different}; use the same, another "
                             "--out, or --force to convert everything again")
-    report.content["files"] |= plan["files"]
+    files = report.content["files"] | plan["files"]
     for number in range(1, _count_of(plan) + 1):
-        report.content["files"] |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
+        files |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
+    report.take_over(files)
     return datetime.strptime(plan["series_date"], DATE)
+
+
+def unfinished(out):
+    """Names of files that killed shards in the folder ``out`` were writing."""
+    return set().union(*(read_journal(path)[1] for path in (Path(out) / FOLDER).glob("[0-9]*.json")))
 
 
 def _count_of(plan):
@@ -229,7 +244,7 @@ def remove(out):
     """Take away what shards told each other in the folder ``out``."""
     folder = Path(out) / FOLDER
     if folder.is_dir():
-        for path in folder.glob("*.json"):
+        for path in (*folder.glob("*.json"), *folder.glob(".*.journal")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             folder.rmdir()

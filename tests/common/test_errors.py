@@ -1,11 +1,14 @@
 """One line for what the operating system refuses, with what would be right."""
 import logging
 import os
+import signal
 import sys
 
 import pytest
 
 from medi2i.common.errors import UserError, run
+from medi2i.datasets.locks import locked
+from medi2i.datasets.outputs import whole_file
 
 
 @pytest.mark.parametrize(("below", "words"), [
@@ -52,3 +55,17 @@ def test_nothing_that_a_terminal_obeys_reaches_it(capsys):
     shown, safe = capsys.readouterr(), r"a\x1b[2J\x07\x9b\x7f\u202e\u2066é"
     assert shown.out == f"{safe}\r\n{safe}\n"
     assert shown.err == f"{safe}\n{safe}\nerror: {safe}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_neither_lock_nor_half_a_file(tmp_path, capsys, number):
+    before = signal.getsignal(number)
+
+    def work(_):
+        with locked(tmp_path / "out", "writing"), whole_file(tmp_path / "out/a", force=False) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+    assert run(work, []) == 128 + number
+    assert os.listdir(tmp_path) == [] and signal.getsignal(number) is before
+    said = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    assert capsys.readouterr().err.strip() == said
