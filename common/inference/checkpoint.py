@@ -2,9 +2,11 @@
 
 The ``args`` file beside the weights describes the networks; no option is needed to load them.
 """
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy
@@ -29,6 +31,7 @@ from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
 BEST = "best.json"
+_DATED = re.compile(r"(\d{8}_\d{6})(?:_(\d{1,3}))?")
 _NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
 
 __all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "epoch_of", "find_run", "load_generator",
@@ -72,11 +75,21 @@ def find_run(path) -> Run:
         if run is None:
             raise UserError(f"{folder}: no weights (enc_x50.npz dec_y50.npz) in this folder")
         return run
-    runs = [_run(sub, sub / "args") for sub in sorted(folder.iterdir()) if (sub / "args").is_file()]
+    runs = [_run(sub, sub / "args") for sub in folder.iterdir() if (sub / "args").is_file()]
     runs = [run for run in runs if run is not None]
     if not runs:
         raise UserError(f"{folder}: neither a training's folder (args, enc_x50.npz …) nor a folder of such folders")
-    return runs[-1]
+    return max(runs, key=_began)
+
+
+def _began(run):
+    """Sort key: when a run began, by its args, else by its name (local time), else by the date of its args file."""
+    with contextlib.suppress(UserError, OSError, AttributeError, TypeError, ValueError):
+        return datetime.fromisoformat(read_json(run.args, "")["started"]).timestamp(), 0, run.folder.name
+    match = _DATED.fullmatch(run.folder.name)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # TypeError: no match
+        return datetime.strptime(match[1], "%Y%m%d_%H%M%S").timestamp(), int(match[2] or 1), run.folder.name
+    return run.args.stat().st_mtime, 0, run.folder.name
 
 
 def _run(folder, args):

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from medi2i.common.options import kinds
-from medi2i.common.options.machinery import Checked, option
+from medi2i.common.options.machinery import Checked, derived, option
 
 
 @dataclass
@@ -29,3 +29,4 @@ class RunOptions(Checked):
     profile: bool = option(False, type=bool, help="say at the end where the time went, and write it to profile.csv "
                            "in the run folder; on a GPU the training is slower for it")
     tensorboard: bool = option(False, type=bool, help="also write TensorBoard event files (needs tensorboardX)")
+    started: str = derived("when the run began, in UTC: names of folders are of a clock that is put back each autumn")

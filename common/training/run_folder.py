@@ -1,10 +1,12 @@
 """The folder of one training run: made whole in one step, opened again to resume."""
 import contextlib
+import dataclasses
 import json
 import shlex
 import shutil
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
@@ -12,6 +14,7 @@ from medi2i.common.options import save_args
 from medi2i.datasets.locks import FolderLock
 from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
 
+_now = time.time
 FOLDERS = ("plots", "vis", "snapshots")
 
 
@@ -37,9 +40,11 @@ class RunFolder:
             temporary.chmod(0o755)
             for name in FOLDERS:
                 (temporary / name).mkdir()
-            save_args(options, temporary / "args")
+            now = _now()
+            started = datetime.fromtimestamp(now, UTC).isoformat()
+            save_args(dataclasses.replace(options, started=started), temporary / "args")
             write_text(temporary / "command.txt", shlex.join(command_line) + "\n")
-            path = _renamed(temporary, out / time.strftime("%Y%m%d_%H%M%S"))
+            path = _renamed(temporary, out / time.strftime("%Y%m%d_%H%M%S", time.localtime(now)))
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

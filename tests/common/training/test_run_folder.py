@@ -1,13 +1,18 @@
 """Run folders, their weights, and the options of a resumed run."""
 import os
 import re
+import shutil
+import time
+from datetime import UTC, datetime
 
 import numpy
 import pytest
 
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.inference.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
+from medi2i.common.training import run_folder
 from medi2i.common.training.resume import lasting, training_options
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.weights import WeightStore, load_initial, load_optimizers, siblings
@@ -132,3 +137,39 @@ def test_resume_refuses_another_application_and_what_is_no_run(run_path, tmp_pat
         training_options(UnpairedOptions, ["--resume", run_path], "")
     with pytest.raises(UserError, match="no such file"):
         training_options(PairedOptions, ["--resume", str(tmp_path_factory.mktemp("empty"))], "")
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs a time zone that can be set")
+def test_the_newest_run_on_the_night_when_clocks_are_put_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        summer = datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp()
+        names = {}
+        # at 2:30, at 2:10 an hour later by the clock put back, and ten of one second after it
+        for number, now in enumerate([summer, summer + 2400, *[summer + 2401] * 10]):
+            monkeypatch.setattr(run_folder, "_now", lambda now=now: now)
+            run = RunFolder.create(tmp_path, PairedOptions(), ["train"])
+            run.close()
+            for name in ("enc_x1.npz", "dec_y1.npz"):
+                (run.path / name).touch()
+            names[number] = run.path.name
+            if number < 2:
+                assert find_run(tmp_path).folder == run.path
+        assert (names[0], names[1], names[11]) == ("20261025_023000", "20261025_021000", "20261025_021001_10")
+        assert load_args(tmp_path / names[1]).started == "2026-10-25T01:10:00+00:00"
+        again = RunFolder.open(tmp_path / names[1], load_args(tmp_path / names[1]), ["--resume"])
+        assert load_args(again.path).started == "2026-10-25T01:10:00+00:00"
+        again.close()
+        for name in names.values():  # of a version that did not write it down: by name, ten after nine
+            save_args(PairedOptions(), tmp_path / name / "args")
+        assert find_run(tmp_path).folder.name == names[0]
+        shutil.rmtree(tmp_path / names[0])
+        assert find_run(tmp_path).folder.name == names[11]
+        other = tmp_path / "1025_0210"  # of the released codes
+        (tmp_path / names[11]).rename(other)
+        os.utime(other / "args", (summer + 9000, summer + 9000))
+        assert find_run(tmp_path).folder == other
+    finally:
+        monkeypatch.undo()
+        time.tzset()
