@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.options.kinds import image_kind
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets.images import save_picture
 from medi2i.datasets.locks import is_lock, locked
@@ -40,7 +41,8 @@ class ShapesOptions(Checked):
     shapes: int = option(3, type=int, low=1, high=1000, help="most shapes in an image")
     noise: float = option(0.05, type=float, low=0, high=1, help="standard deviation of the noise in `labels`, of 0…1")
     grey: bool = option(False, type=bool, help="one channel instead of three")
-    imgtype: str = option("png", "-it", choices=["png", "jpg"], help="kind of the images (class numbers are PNG)")
+    imgtype: str = option("png", "-it", choices=["png", "jpg"], spelled=image_kind,
+                          help="kind of the images (class numbers are PNG)")
     seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same images")
 
 

@@ -105,3 +105,8 @@ def test_sinograms_are_written_as_16_bit_png_or_float_npy(tmp_path):
 def test_spellings_of_the_released_helpers(tmp_path, tool, shape, size):
     assert tool.main([size, "24", "-n", "1", "--num_test", "0", "--outdir", str(tmp_path / "out")]) == 0
     assert pixels(tmp_path / "out/trainA/00001.png").shape == shape
+
+
+def test_kinds_of_images_are_spelled_as_suffixes(tmp_path):
+    assert make_shapes.main(["-n", "1", "--num_test", "0", "-it", "JPEG", "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/train.txt").read_text() == "trainA/00001.jpg\ttrainB/00001.jpg\n"
