@@ -163,6 +163,7 @@ class _Work:
         else:
             tell(outcome, seconds, self.out, path, options.structure_warn, text, prefix=f"shard {self.shard}: ")
             self._tell_shards(whole, unfinished)
+        outcome.refuse_failed(path)
         if options.strict:
             outcome.refuse_skipped(path)
 

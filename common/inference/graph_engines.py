@@ -14,6 +14,7 @@ from medi2i.common.networks.spec import SampleKind
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads
 PRECISIONS = ("fp32", "bf16", "int8")
+OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad alloc", "out of memory", "cannot allocate")
 
 
 class GraphEngine:
@@ -39,7 +40,19 @@ class GraphEngine:
         if frame is not None and self._aligned:
             return self.chainer_engine.run(x, frame)
         x = np.ascontiguousarray(x, np.float32)
-        return np.concatenate([self.run_one(x[i:i + 1]) for i in range(len(x))])
+        return np.concatenate([self._run_one(x[i:i + 1]) for i in range(len(x))])
+
+    def _run_one(self, x):
+        try:
+            return self.run_one(x)
+        except Exception as error:  # of classes of their own, which tell nothing
+            if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+                raise
+            text = " ".join(str(error).split())
+            if any(words in text.lower() for words in OUT_OF_MEMORY):
+                raise MemoryError(f"{self.name}: {text}") from error
+            raise UserError(f"{self.name} cannot run the network on {x.shape[2]} x {x.shape[3]} pixels ({text[:300]}); "
+                            "--engine chainer might") from error
 
     def run_one(self, x):
         """(1, C, H, W) -> (1, C', H, W), float32."""

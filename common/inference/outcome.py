@@ -10,7 +10,8 @@ LINES = 10  # of one kind on the terminal; conversion.json has all
 
 @dataclass
 class Outcome:
-    """Images ``written`` now and ``there`` before, and by name: why others were skipped, how much edges changed,
+    """Images ``written`` now and ``there`` before, ``failed``, which the network has no result for, and by name: why
+    these and others were skipped, how much edges changed,
     the statistics of deviation maps, and what became of values and of the mean (``values.summary``)."""
 
     written: int = 0
@@ -20,12 +21,14 @@ class Outcome:
     deviations: dict = field(default_factory=dict)
     values: dict = field(default_factory=dict)
     means: dict = field(default_factory=dict)
+    failed: int = 0
 
     def __add__(self, other):
         """Both together."""
         return Outcome(self.written + other.written, self.there + other.there, self.skipped | other.skipped,
                        self.changes | other.changes, self.deviations | other.deviations,
-                       self.values | other.values, self.means | other.means)
+                       self.values | other.values, self.means | other.means,
+                       self.failed + other.failed)
 
     def refuse_nothing(self):
         """UserError if there is no result at all."""
@@ -34,6 +37,11 @@ class Outcome:
         name, reason = min(self.skipped.items())
         others = f" (nor could the other {len(self.skipped) - 1} files be converted)" if len(self.skipped) > 1 else ""
         raise UserError(f"{name}: {reason}{others}")
+
+    def refuse_failed(self, report):
+        """UserError if there is an image that the network has no result for."""
+        if self.failed:
+            raise UserError(f"{self.failed} image(s) without a result, listed in {report}")
 
     def refuse_skipped(self, report):
         """UserError (``--strict``) if anything was skipped, naming the file ``report`` that lists it."""

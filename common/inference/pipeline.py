@@ -14,13 +14,18 @@ import numpy as np
 from medi2i.common.errors import UserError
 
 
+class NoResult(UserError):
+    """What was read has no result: the network cannot be run on it, or says what is no number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One input of the network and what becomes of its result.
 
     load() -> (C, H, W) float32, in a reading thread; a UserError or OSError means that this job is skipped.
     collect(y (C', H, W) or None) -> what is ready to be written now: callables, run in writing threads. It is called in
-    order and from one thread; None says that the job was skipped. ``skipped(error)`` is told why.
+    order and from one thread; None says that the job was skipped. ``skipped(error)`` is told why: NoResult where the
+    network raised a UserError or MemoryError.
     """
 
     load: Callable[[], np.ndarray]
@@ -36,8 +41,9 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
     at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread. The
     first batch is alone there in any case: a network may have something to decide by it.
     ``progress`` is told how many jobs were dealt with. Once ``stop()`` is true, what is in the network and what is
-    being written is finished, the rest is left out. Any other error ends the run: what is being written is finished,
-    nothing new is begun, and the error is raised.
+    being written is finished, the rest is left out. What the network cannot do with a batch it tries with each of its
+    images. Any other error ends the run: what is being written is finished, nothing new is begun, and the error is
+    raised.
     """
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
@@ -59,7 +65,8 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             return
         x = np.stack([x for _, x in batch])
         alone = networks is None or not begun
-        running.append(([job for job, _ in batch], _done(network(x)) if alone else networks.submit(network, x)))
+        running.append(([job for job, _ in batch],
+                        _done(_results(network, x)) if alone else networks.submit(_results, network, x)))
         begun = True
         batch.clear()
         collect(0 if alone else at_once)  # one more than run, so that no thread waits for this one
@@ -68,6 +75,9 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
         while len(running) > left:
             jobs, results = running.popleft()
             for job, y in zip(jobs, results.result(), strict=True):
+                if isinstance(y, NoResult):
+                    job.skipped(y)
+                    y = None
                 write(job.collect(y))
             progress(len(jobs))
 
@@ -99,6 +109,20 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             networks.shutdown(wait=True, cancel_futures=True)
         readers.shutdown(wait=True, cancel_futures=True)
         writers.shutdown(wait=True, cancel_futures=True)
+
+
+def _results(network, x):
+    """[(C', H, W), or NoResult] of each image of ``x`` (N, C, H, W)."""
+    try:
+        return list(network(x))
+    except (UserError, MemoryError) as error:
+        if len(x) > 1:
+            return [one for i in range(len(x)) for one in _results(network, x[i:i + 1])]
+        if not isinstance(error, MemoryError):
+            return [NoResult(str(error))]
+        size = " x ".join(map(str, x.shape[2:]))
+        return [NoResult(f"out of memory at {size} pixels ({' '.join(str(error).split())[:200]}); --tile 512, or a "
+                         "smaller one, needs less")]
 
 
 def _done(result):

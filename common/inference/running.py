@@ -32,7 +32,7 @@ class Run:
         self.plan, self.options, self.place = plan, plan.options, place
         self.report, self.results, self.maps = report, results, maps
         self.own, self.pending = own, pending
-        self.written = 0
+        self.written = self.failed = 0
         self.left = {plan.inputs.volumes[number].sources[i].label for number, some in pending.items() for i in some}
         self.watch = watch
         self.skipped = dict(skipped)
@@ -66,7 +66,7 @@ class Run:
             self._close(state)
         changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
         return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"),
-                       report.details("values"), report.details("mean_change"))
+                       report.details("values"), report.details("mean_change"), self.failed)
 
     def _close(self, state):
         """Write the report. Where the disk is full it is the first error that counts, and the journal has all."""
@@ -123,7 +123,8 @@ class Run:
         self.report.begin(source.label)
         details = {}
         try:
-            if self.plan.compare_edges and self.options.structure != "none":
+            _refuse_no_number(y, deviation)
+            if self.plan.compare_edges and self.options.structure != "none" and min(y.shape[1:]) > 1:
                 details["structure"] = self._compare(source, middle, y)
             if maps is not None:
                 self.plan.analysis.write(self._beside("analysis", source), maps)
@@ -157,6 +158,7 @@ class Run:
         return names[0] if len(names) == 1 else names
 
     def _failed(self, source, error):
+        self.failed += isinstance(error, pipeline.NoResult)
         reason = one_line(error)
         for path in source.paths:
             reason = reason.removeprefix(f"{path}: ")
@@ -164,3 +166,11 @@ class Run:
         self.skipped[source.label] = reason
         self.bar.set_postfix(skipped=len(self.skipped), refresh=False)
         self._done(source)
+
+
+def _refuse_no_number(*results):
+    """NoResult where a pixel is NaN or infinite: such images are not written in any form."""
+    for result in results:
+        if result is not None and (bad := result.size - int(np.count_nonzero(np.isfinite(result)))):
+            raise pipeline.NoResult(f"{bad} of {result.size} values of the network's result are not finite numbers; "
+                                    "nothing was written")

@@ -47,20 +47,21 @@ def pad(x, height, width):
     return x, (top, left)
 
 
-def pad_to_multiple(x, multiple):
-    """``pad`` to the next multiples of ``multiple``."""
-    return pad(x, padded_size(x.shape[-2], multiple), padded_size(x.shape[-1], multiple))
+def pad_to_multiple(x, multiple, least=1):
+    """``pad`` to the next multiples of ``multiple`` that are not below ``least``."""
+    return pad(x, *(padded_size(max(size, least), multiple) for size in x.shape[-2:]))
 
 
-def run_whole(function, x, multiple=1):
-    """``function`` on ``x`` (N, C, H, W), padded to multiples of ``multiple``; its result (N, C', H, W), cropped."""
+def run_whole(function, x, multiple=1, least=1):
+    """``function`` on ``x`` (N, C, H, W), padded to multiples of ``multiple`` (at least ``least`` pixels); its result
+    (N, C', H, W), cropped."""
     height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple)
+    padded, (top, left) = pad_to_multiple(x, multiple, least)
     y = _same_size(padded, function(padded))
     return np.ascontiguousarray(y[..., top:top + height, left:left + width])
 
 
-def run_tiled(function, x, tile, margin, multiple=1, blend=0):
+def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1):
     """``function(x, frame)`` on overlapping tiles of ``x`` (N, C, H, W); their blended results (N, C', H, W).
 
     tile: side of the squares, a multiple of ``multiple``; ``margin`` pixels at each inner edge are thrown away and at
@@ -68,7 +69,7 @@ def run_tiled(function, x, tile, margin, multiple=1, blend=0):
     Raises ValueError if a tile is too small for its margins (the message names the smallest that would do).
     """
     height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple)
+    padded, (top, left) = pad_to_multiple(x, multiple, least)
     rows = spans(padded.shape[-2], tile, margin, multiple, blend)
     columns = spans(padded.shape[-1], tile, margin, multiple, blend)
     result = None

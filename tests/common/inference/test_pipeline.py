@@ -54,9 +54,9 @@ def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written(at_o
 
     def network(x):
         if x.mean() == 4:
-            raise MemoryError("too large")
+            raise ArithmeticError("no such network")
         return x
-    with pytest.raises(MemoryError):
+    with pytest.raises(ArithmeticError):
         run(log.jobs, network, batch_size=1, workers=2, at_once=at_once)
     assert set(log.written) <= {0, 1, 2, 3}
     assert [i for i, _ in log.collected] == [0, 1, 2, 3]
@@ -106,3 +106,19 @@ def test_several_batches_in_the_network_together_come_in_order_all_the_same():
     assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]
     assert sorted(log.written) == [i for i in range(17) if i != 4]
     assert log.reasons == [(4, "file 4 is bad")] and len(set(together)) == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_image_that_is_too_large_has_no_result_and_the_others_of_its_batch_have(at_once):
+    log = Log(9)
+
+    def network(x):
+        if (x == 4).any():
+            raise MemoryError("Unable to allocate 9 GiB")
+        if (x == 7).any():
+            raise UserError("no kernel for it")
+        return x
+    run(log.jobs, network, batch_size=3, workers=2, at_once=at_once)
+    assert sorted(log.written) == [0, 1, 2, 3, 5, 6, 8]
+    assert log.reasons == [(4, "out of memory at 2 x 3 pixels (Unable to allocate 9 GiB); --tile 512, or a smaller "
+                            "one, needs less"), (7, "no kernel for it")]
