@@ -176,8 +176,15 @@ def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...
         raise Unreadable(path, "floating-point pixel data: a parametric map, not an acquired image")
     if sop_class.startswith(SECONDARY_CAPTURE) and numbers(dataset, "ImageOrientationPatient", 6) is None:
         raise Unreadable(path, f"{name} without a position in the patient: a screen picture")
-    if "LOCALIZER" in text(dataset, "ImageType").upper().split("\\") and not localizers:
+    kinds = text(dataset, "ImageType").upper().split("\\")
+    if "LOCALIZER" in kinds and not localizers:
         raise Unreadable(path, "LOCALIZER: an overview for planning, not a slice")
+    if "MOSAIC" in kinds:
+        raise Unreadable(
+            path,
+            "MOSAIC: all slices of a volume side by side in one picture; dcm2niix takes them apart, and tools/nifti.py "
+            "makes DICOM of that",
+        )
     samples = whole(dataset, "SamplesPerPixel")
     photometric = text(dataset, "PhotometricInterpretation")
     if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):

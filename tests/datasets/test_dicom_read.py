@@ -146,6 +146,7 @@ def reason_of_frame(path, frame):
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "colour"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "LOCALIZER"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "dcm2niix takes them apart"),
         ({"Modality": "RTSTRUCT"}, "modality RTSTRUCT"),
         ({"Modality": None}, "modality missing"),
         ({"BitsAllocated": 12}, "BitsAllocated 12"),
