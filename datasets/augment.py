@@ -16,11 +16,11 @@ OUTSIDE = -1.0
 class Augmentation:
     """How far images may be changed. Flips and shifts happen only if ``translate`` (pixels) is not 0.
 
-    ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``quarter_turns``: all eight symmetries
+    ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``flips``: whether one above 0 also
+    flips. ``quarter_turns``: all eight symmetries
     of the square (the dihedral group D4), equally often; of a crop that is not square the four that keep its shape.
     ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
-    Gaussian noise on the input image, in [-1, 1]. flips: whether shifted images are flipped as well. inside: shifts end
-    at the border of the image.
+    Gaussian noise on the input image, in [-1, 1].
     """
 
     translate: int = 0
@@ -29,31 +29,49 @@ class Augmentation:
     noise: float = 0.0
     quarter_turns: bool = False
     flips: bool = True
-    inside: bool = False
 
-    def draw(self, rng):
+    def draw(self, rng, within=None):
         """One ``Draw`` from the numpy Generator ``rng``.
 
+        within: ((H, W) of the image, (h, w) of the crop): the scaled image then covers the crop, which is not shifted
+        beyond it.
         Every variate is drawn, used or not: switching one of them on leaves the others as they were.
         """
         scale, rotation = rng.uniform(-1, 1, 2)
         flip = rng.random() < 0.5
-        reach = max(self.translate, 0)
-        down, right = rng.integers(-reach, reach, 2, endpoint=True)
+        scale = self._scale(float(scale), within)
+        down, right = rng.integers(*self._shifts(scale, within), endpoint=True)
         place, turns = rng.random(2), rng.integers(4)
-        return Draw(scale=1.0 + self.scale * float(scale), degrees=self.rotation * float(rotation),
-                    flip=bool(flip) and (self.quarter_turns or (self.flips and self.translate != 0)),
+        return Draw(scale=scale, degrees=self.rotation * float(rotation),
+                    flip=bool(flip) and (self.translate < 0 or self.translate > 0 and self.flips or self.quarter_turns),
                     down=int(down), right=int(right),
                     place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
-                    turns=int(turns) if self.quarter_turns else 0, inside=self.inside)
+                    turns=int(turns) if self.quarter_turns else 0)
+
+    def _scale(self, drawn, within):
+        """1 - scale … 1 + scale for ``drawn`` -1 … 1, and no less than covers the crop."""
+        if within is None or self.scale == 0:
+            return 1.0 + self.scale * drawn
+        least = max(1 - self.scale, *(part / whole for whole, part in zip(*within, strict=True)))
+        return least + (1 + self.scale - least) * (drawn + 1) / 2
+
+    def _shifts(self, scale, within):
+        """((least down, least right), (most down, most right))."""
+        reach = max(self.translate, 0)
+        if within is None:
+            return (-reach, -reach), (reach, reach)
+        rooms = [(whole * scale - part) / 2 for whole, part in zip(*within, strict=True)]  # on both sides of the crop
+        odd = [(whole - part) % 2 / 2 for whole, part in zip(*within, strict=True)]  # the middle crop lies above by it
+        return ([-min(reach, max(math.floor(room + half), 0)) for room, half in zip(rooms, odd, strict=True)],
+                [min(reach, max(math.floor(room - half), 0)) for room, half in zip(rooms, odd, strict=True)])
 
 
-def augmentation_for(phase, options, flips=True, inside=False):
-    """The ``Augmentation`` of ``phase`` "train" by the options; none in "val"."""
+def augmentation_for(phase, options, flips=True):
+    """The ``Augmentation`` of ``phase`` "train" by the options; none in "val". flips: see there."""
     if phase == "val":
         return Augmentation()
     return Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                        options.augment_noise, options.random_rot90, flips, inside)
+                        options.augment_noise, options.random_rot90, flips)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +79,7 @@ class Draw:
     """One change, in this order: scale about the centre, rotate counter-clockwise as seen, flip left-right, shift;
     then cut out, and turn what was cut out by ``turns`` quarters counter-clockwise.
 
-    ``inside``: no further than to the image's border. ``place``: where in the image to cut, (0, 0) its top left and
-    (1, 1) its bottom right corner; None: in the middle.
+    ``place``: where in the image to cut, (0, 0) its top left and (1, 1) its bottom right corner; None: in the middle.
     """
 
     scale: float = 1.0
@@ -72,7 +89,6 @@ class Draw:
     right: int = 0
     place: tuple[float, float] | None = None
     turns: int = 0
-    inside: bool = False
 
 
 STILL = Draw()
@@ -101,23 +117,27 @@ def corner(draw, shape, size):
         top, left = (room // 2 for room in rooms)
     else:
         top, left = (min(int(share * (room + 1)), room) for share, room in zip(draw.place, rooms, strict=True))
-    top, left = top - draw.down, left - draw.right
-    if draw.inside:
-        top, left = (min(max(start, 0), max(room, 0)) for start, room in zip((top, left), rooms, strict=True))
-    return top, left
-
-
-def continued(array, size):
-    """``array`` (C, H, W), continued by its edge all around where it is smaller than ``size`` (h, w)."""
-    missing = [max(part - whole, 0) for whole, part in zip(array.shape[1:], size, strict=True)]
-    if not any(missing):
-        return array
-    return np.pad(array, [(0, 0), *((more // 2, more - more // 2) for more in missing)], mode="edge")
+    return top - draw.down, left - draw.right
 
 
 def quarters(draw, size):
     """By how many quarters it turns; a quarter would stand an oblong crop on its end."""
     return draw.turns if size[0] == size[1] else draw.turns // 2 * 2
+
+
+def continued(array, draw, size):
+    """``array`` (C, H, W), continued by its edge as far on all sides as ``draw`` and ``size`` reach beyond it.
+
+    What a rotation turns in from outside stays air.
+    """
+    if draw.degrees != 0 or draw.place is not None:
+        return array
+    beyond = [(part / 2 + abs(shift)) / draw.scale - whole / 2
+              for part, shift, whole in zip(size, (draw.down, draw.right), array.shape[1:], strict=True)]
+    if max(beyond) <= 0:
+        return array
+    margin = math.ceil(max(beyond)) + 1
+    return np.pad(array, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
 
 
 def _window(array, top, left, size, outside):

@@ -11,8 +11,8 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1, beyo
 
     What is not given is the largest multiple of 16 that leaves room for ``translate`` pixels on both sides (without
     that room where the image is too small for both; a negative one needs none). ``multiple``: what the network needs
-    both to be divisible by. ``beyond``: what is given may be larger than the images. Raises UserError, with the largest
-    crop that works, for one that does not fit.
+    both to be divisible by. ``beyond``: a crop may be larger than the image. Raises UserError, with the largest crop
+    that works, for one that does not fit.
     """
     return (_side("crop_height", height, smallest[0], translate, multiple, beyond),
             _side("crop_width", width, smallest[1], translate, multiple, beyond))
@@ -27,7 +27,8 @@ def crop_for(phase, smallest, options, multiple=1, beyond=False):
     one_size = options.gen_fc > 0 or options.latent_dim > 0
     if phase == "val" and options.random_translate < 0 and not one_size:
         return tuple(size // multiple * multiple for size in smallest)
-    return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple, beyond)
+    return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple,
+                       beyond and options.random_translate >= 0)
 
 
 def _side(option, given, available, translate, multiple, beyond):

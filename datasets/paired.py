@@ -76,7 +76,7 @@ class PairedDataset:
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         members = self.members(index)
         x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
-        draw = STILL if rng is None else self.augmentation.draw(rng)
+        draw = self._draw(rng, x)
         x = apply(x, draw, self.size)
         if rng is not None:
             x = add_noise(x, self.augmentation.noise, rng)
@@ -88,12 +88,15 @@ class PairedDataset:
         t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
         return x, apply(t, draw, self.size)
 
+    def _draw(self, rng, x):
+        return STILL if rng is None else self.augmentation.draw(rng, (x.shape[1:], self.size))
+
     def uncut(self, index, rng):
         """What ``load`` would cut and change, for a device to do so: two ``Uncut``. Raises Unreadable."""
         members = self.members(index)
-        draw = STILL if rng is None else self.augmentation.draw(rng)
-        x = Uncut(*joined(self.domain_in.stored(source) for pair in members for source in pair.inputs), draw, self.size,
-                  *noise_and_key(self.augmentation.noise, rng))
+        x, clip = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
+        draw = self._draw(rng, x)
+        x = Uncut(x, clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
         class_num = self.domain_out.class_num
         if class_num:
             labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
@@ -142,7 +145,7 @@ def build(options, phase="train", *, multiple=1, cache=None):
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
     dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
-                            augmentation=augmentation_for(phase, options, inside=bool(options.released)))
+                            augmentation=augmentation_for(phase, options))
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
     for side, known, found in (("input", options.ch, dataset.in_channels),

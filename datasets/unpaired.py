@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 DICOM_CLIP = Clip(-1024, 176)  # HU: base -1024, width 1200, the released CycleGAN's
 HU_KINDS = ("dcm", "nii", "npy")  # for which --HU_base… counts
+VOLUMES = ("dcm", "nii")  # of a patient, whose left stays left
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
@@ -70,14 +71,15 @@ class UnpairedDataset:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         x = self.whole(index)
         draw = STILL if rng is None else self.augmentation.draw(rng)
-        x = apply(continued(x, self.size), draw, self.size)
+        x = apply(continued(x, draw, self.size), draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 
     def uncut(self, index, rng):
         """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
         draw = STILL if rng is None else self.augmentation.draw(rng)
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
-        return Uncut(continued(values, self.size), clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
+        return Uncut(continued(values, draw, self.size), clip, draw, self.size,
+                     *noise_and_key(self.augmentation.noise, rng))
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.
@@ -111,13 +113,12 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
                   ImageCache.shared(options.cache_mb) if cache is None else cache,
                   spacing=spacing, body=options.clip_body, released=bool(options.released))
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
-    size = crop_for(phase, smallest, options, multiple, beyond=bool(options.released))
+    size = crop_for(phase, smallest, options, multiple, beyond=True)
     if any(part > whole for part, whole in zip(size, smallest, strict=True)):
         log.warning("%s: images of down to %dx%d pixels (height x width) are continued by their edge to the crop of "
                     "%dx%d", folder, *smallest, *size)
-    flips = not (options.released and any(source.kind == "dcm" for source in sources))
     dataset = UnpairedDataset(sources, side, stack=options.stack, size=size,
-                              augmentation=augmentation_for(phase, options, flips))
+                              augmentation=augmentation_for(phase, options, flips=sources[0].kind not in VOLUMES))
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:
         raise UserError(f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "

@@ -61,9 +61,9 @@ class AugmentationOptions(Checked):
     """Augmentation (training only)."""
 
     random_translate: int = option(4, "-rt", type=int, low=-1, high=16384,
-                                   help="largest shift in pixels; -1: crops from anywhere "
-                                   "in the image, never beyond it, and validation on whole images; except for 0 also "
-                                   "flips")
+                                   help="largest shift in pixels (pix2pix: never beyond the "
+                                   "image); -1: crops from anywhere in the image, and validation on whole images; "
+                                   "except for 0 also flips (CycleGAN: DICOM only with -1)")
     random_rot90: bool = option(False, type=bool, help="flips and quarter turns, all 8 equally often; of crops that "
                                 "are not square the four that keep the shape")
     random_rotation: float = option(0, "-rr", type=float, low=0, help="largest rotation in degrees")

@@ -166,7 +166,7 @@ def test_check_and_bad_input(data, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "training A   5 examples" in text and "validation B 3 examples" in text and "for 250 updates" in text
     for argv, said in ((["-lix", "1"], "--perceptual_weights"), (["-m", str(tmp_path / "enc_x9.npz")], "enc_x9.npz"),
-                       (["-R", str(tmp_path / "no")], "no"), (["-cw", "400"], "400")):
+                       (["-R", str(tmp_path / "no")], "no"), (["-cw", "15"], "15")):
         assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, *argv]) == 1
         err = capsys.readouterr().err.strip()
         assert err.startswith("error: ") and said in err and "\n" not in err

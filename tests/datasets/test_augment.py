@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply, continued, corner
+from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply, continued
 
 
 def ramp(channels, height, width):
@@ -161,26 +161,47 @@ def test_switching_quarter_turns_on_leaves_the_other_draws():
         assert (a.flip, a.down, a.right, a.turns) == (b.flip, b.down, b.right, 0)
 
 
-@pytest.mark.parametrize("size, rooms", [((5, 6), (4, 3)), ((9, 9), (0, 0))])
-def test_shifts_that_stay_inside_end_at_the_border(size, rooms):
-    """As in the released pix2pix; where the crop is the image, nothing moves. The kernels' matrices say the same."""
-    draws = [Augmentation(translate=7, inside=True).draw(np.random.default_rng(seed)) for seed in range(80)]
-    corners = {corner(draw, (9, 9), size) for draw in draws}
-    assert {top for top, _ in corners} == set(range(rooms[0] + 1))
-    assert {left for _, left in corners} == set(range(rooms[1] + 1))
-    for draw in draws[:5]:
-        assert (apply(np.ones((1, 9, 9), np.float32), draw, size) == 1).all()
+@pytest.mark.parametrize("shape, size, downs, rights", [
+    ((9, 12), (4, 8), {-2, -1, 0, 1, 2}, {-2, -1, 0, 1, 2}), ((6, 7), (4, 4), {-1, 0, 1}, {-2, -1, 0, 1}),
+    ((4, 4), (4, 4), {0}, {0})])
+def test_shifts_of_a_pair_stay_inside_the_image_and_reach_its_border(shape, size, downs, rights):
+    rng, image = np.random.default_rng(1), ramp(1, *shape)
+    draws = [Augmentation(translate=2).draw(rng, (shape, size)) for _ in range(300)]
+    assert ({draw.down for draw in draws}, {draw.right for draw in draws}) == (downs, rights)
+    assert all((apply(image, draw, size) >= 0).all() for draw in draws)
+    assert {draw.flip for draw in draws} == {False, True}
 
 
-def test_without_flips_nothing_is_flipped_and_all_else_is_drawn_as_before():
-    for seed in range(20):
-        plain, still = (Augmentation(translate=3, flips=on).draw(np.random.default_rng(seed)) for on in (True, False))
-        assert not still.flip and (still.down, still.right) == (plain.down, plain.right)
-        assert Augmentation(quarter_turns=True, flips=False).draw(np.random.default_rng(seed)).flip == plain.flip
+def test_a_scaled_pair_still_covers_the_crop():
+    rng, image = np.random.default_rng(1), np.zeros((1, 10, 20), np.float32)
+    draws = [Augmentation(translate=3, scale=0.5).draw(rng, ((10, 20), (8, 8))) for _ in range(300)]
+    scales = [draw.scale for draw in draws]
+    assert 0.8 <= min(scales) < 0.82 and 1.48 < max(scales) <= 1.5
+    assert all((apply(image, draw, (8, 8)) == 0).all() for draw in draws)
+    whole = [Augmentation(scale=0.5).draw(rng, ((10, 20), (10, 20))).scale for _ in range(50)]
+    assert min(whole) >= 1 and max(whole) > 1.4
 
 
-def test_small_images_are_continued_by_their_edge():
-    image = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
-    np.testing.assert_array_equal(continued(image, (5, 4))[0], [[0, 1, 2, 2], [0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5],
-                                                                [3, 4, 5, 5]])
-    assert continued(image, (2, 3)) is image
+def test_flips_of_shifted_crops_can_be_off():
+    def flipped(**given):
+        return {Augmentation(flips=False, **given).draw(np.random.default_rng(seed)).flip for seed in range(30)}
+    assert flipped(translate=4) == {False}
+    assert flipped(translate=-1) == flipped(translate=4, quarter_turns=True) == {False, True}
+
+
+@pytest.mark.parametrize("draw", [Draw(), Draw(down=3, right=-2), Draw(scale=0.5), Draw(scale=0.6, down=-2)])
+@pytest.mark.parametrize("size", [(3, 4), (7, 6), (4, 11)])
+def test_beyond_an_image_its_edge_goes_on(draw, size):
+    image = np.float32([[[1, 2, 2, 3], [1, 2, 2, 3], [4, 5, 5, 6]]])
+    result = apply(continued(image, draw, size), draw, size)
+    assert result.shape == (1, *size) and result.min() >= 1 and result.max() <= 6
+    if draw.scale == 1:
+        rows = np.clip(np.arange(size[0]) + (3 - size[0]) // 2 - draw.down, 0, 2)
+        columns = np.clip(np.arange(size[1]) + (4 - size[1]) // 2 - draw.right, 0, 3)
+        np.testing.assert_array_equal(result, image[:, rows[:, None], columns])
+
+
+def test_what_a_rotation_turns_in_stays_air_and_crops_from_anywhere_are_inside():
+    image = ramp(1, 4, 4)
+    for draw in (Draw(degrees=3.0), Draw(place=(0.5, 0.5))):
+        assert continued(image, draw, (6, 6)) is image

@@ -9,6 +9,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from medi2i.common.errors import UserError
 from medi2i.common.options import UnpairedOptions, parse
 from medi2i.datasets import unpaired
+from medi2i.datasets.augment import apply
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.images import write_image
 from medi2i.datasets.scaling import Clip
@@ -91,8 +92,25 @@ def test_force_spacing(tmp_path):
     rows = (np.arange(40) - 19.5) / 2 + 9.5
     np.testing.assert_allclose(image[12:38, 10:17], 10 * np.arange(10, 17) - 5 * rows[12:38, np.newaxis], atol=1e-2)
     assert build(tmp_path, forceSpacing=4.0, crop_height=10, crop_width=6)[0].shape == (1, 10, 6)
-    with pytest.raises(UserError, match="--crop_height: 11 is larger .* 10 "):
-        build(tmp_path, forceSpacing=4.0, crop_height=11)
+
+
+def test_shifts_beyond_a_small_image_go_on_by_its_edge(tmp_path):
+    y, x = np.mgrid[:20, :24]
+    ct(tmp_path / "trainA" / "a", 10 * x - 5 * y, 0)
+    dataset = build(tmp_path, crop_height=26, crop_width=32, clipA=[-1024, 2000], random_translate=4)
+    expected = 10 * np.clip(np.arange(32) - 4, 0, 23) - 5 * np.clip(np.arange(26) - 3, 0, 19)[:, np.newaxis]
+    np.testing.assert_allclose(dataset.clip.from_unit(dataset[0])[0], expected, atol=1e-2)
+    shifted = [dataset.clip.from_unit(dataset.load(0, np.random.default_rng(seed)))[0] for seed in range(30)]
+    assert min(image.min() for image in shifted) >= -95 and len({image[10, 10] for image in shifted}) > 5
+
+
+@pytest.mark.parametrize("translate, flips", [(4, False), (0, False), (-1, True)])
+def test_dicom_is_not_flipped_unless_crops_come_from_anywhere(tmp_path, translate, flips):
+    y, x = np.mgrid[:20, :24]
+    ct(tmp_path / "trainA" / "a", 10 * x - 5 * y, 0)
+    dataset = build(tmp_path, crop_height=16, crop_width=16, random_translate=translate)
+    rises = {np.diff(dataset.load(0, np.random.default_rng(seed))[0], axis=1).mean() > 0 for seed in range(30)}
+    assert rises == ({True, False} if flips else {True})
 
 
 def test_body_becomes_air_and_padding_the_lower_end_of_the_clip(tmp_path):
@@ -146,11 +164,11 @@ def test_stacks_of_released_args_follow_the_names_of_files_unless_a_range_is_giv
     assert values(build(tmp_path, stack=2, released=True, slice_range=[0, 30])) == [[10, 20]]  # without its ends
 
 
-def test_dicom_of_released_args_is_never_flipped_and_pictures_are(tmp_path):
+def test_dicom_is_not_flipped_and_pictures_are(tmp_path):
     ct(tmp_path / "trainA/x", np.tile(np.arange(24.0), (20, 1)), 0)
     write_image(tmp_path / "png/trainA/a.png", np.tile(np.arange(24), (20, 1)))
-    for root, released, flipped in ((tmp_path, "args", {False}), (tmp_path, None, {True, False}),
-                                    (tmp_path / "png", "args", {True, False})):
+    for root, released, flipped in ((tmp_path, "args", {False}), (tmp_path, None, {False}),
+                                    (tmp_path / "png", "args", {True, False}), (tmp_path / "png", None, {True, False})):
         dataset = build(root, released=released, random_translate=1, crop_width=20)
         found = {bool(x[0, 5, 5] > x[0, 5, 15]) for x in (
             dataset.load(0, np.random.default_rng(seed)) for seed in range(20))}
@@ -158,14 +176,14 @@ def test_dicom_of_released_args_is_never_flipped_and_pictures_are(tmp_path):
 
 
 def test_images_smaller_than_the_crop_are_continued_by_their_edge(tmp_path, caplog):
-    """By released args; by loading threads and for a device alike."""
+    """By loading threads and for a device alike."""
     image = np.arange(20 * 24).reshape(20, 24) % 251
     write_image(tmp_path / "trainA/a.png", np.stack([image] * 3))
-    dataset = build(tmp_path, crop_height=32, crop_width=32, released="args")
+    dataset = build(tmp_path, crop_height=32, crop_width=32)
     expected = np.pad(image, ((6, 6), (4, 4)), mode="edge") / 127.5 - 1
     np.testing.assert_allclose(dataset.load(0)[0], expected, atol=1e-6)
     uncut = dataset.uncut(0, None)
-    np.testing.assert_allclose(uncut.clip.to_unit(uncut.values)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(apply(uncut.clip.to_unit(uncut.values), uncut.draw, uncut.size)[0], expected, atol=1e-6)
     assert "20x24 pixels (height x width) are continued by their edge to the crop of 32x32" in caplog.text
 
 
