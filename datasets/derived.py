@@ -104,8 +104,9 @@ class DerivedSeries:
             )
         )
         self.uid = headers.uid_from("series", anchor, self._entropy)
-        number = whole(source, "SeriesNumber")
-        self.number = series_number if series_number is not None else (abs(number or 0) * 100 + 1) % 2**31
+        # The source's number and four digits of the UID: another model, another number; the same one, the same.
+        number = abs(whole(source, "SeriesNumber") or 0) * 10000 + int(self.uid.rsplit(".", 1)[1]) % 9999 + 1
+        self.number = series_number if series_number is not None else number % 2**31
         model = f"{model_name} (sha256 {model_sha256})" if model_sha256 else model_name
         self.derivation = f"medi2i {VERSION}: {description}; by {model}; {headers.NOT_ACQUIRED}"
 

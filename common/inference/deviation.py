@@ -38,11 +38,9 @@ class DeviationMaps:
         """Get ready for the slices of a volume, after ``Results.begin``."""
         clip = self.results.form.clip_for("dcm", None)
         encoding = Encoding(step_for(clip), 0.0, 16, signed=False)
-        made = self.results.derived(volume, f"Standard deviation ({self.samples.text}):", {"map": "standard deviation"},
-                                    encoding=encoding, contrast="STD_DEVIATION")
-        for series in made:
-            series.number = (series.number + 1) % 2 ** 31
-        self._series[id(volume)] = made
+        self._series[id(volume)] = self.results.derived(
+            volume, f"Standard deviation ({self.samples.text}):", {"map": "standard deviation"}, encoding=encoding,
+            contrast="STD_DEVIATION")
 
     def write(self, volume, source, unit, middle, inputs):
         """Write the map of ``source``: ``unit`` (C, h, w), a deviation in [-1, 1] units. Returns its statistics.

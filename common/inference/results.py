@@ -101,6 +101,8 @@ class Results:
     def __init__(self, folder, form: Format, provenance: Provenance, volumes, force):
         self.folder, self.form, self.provenance, self.force = Path(folder), form, provenance, force
         self._uids = Counter(volume.series.uid for volume in volumes if volume.series is not None)
+        self._numbers = {(volume.series.slices[0].study_uid, volume.series.number) for volume in volumes
+                         if volume.series is not None}
         self._series = {}
 
     def paths(self, source):
@@ -126,12 +128,16 @@ class Results:
         about, clip = self.provenance, self.form.clip_for("dcm", None)
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None
-        return [DerivedSeries(
+        made = [DerivedSeries(
             header, model_name=about.model_name, model_sha256=about.model_sha256,
-            description=" ".join(filter(None, (prefix, volume.series.description, about.description, number))),
+            description=_described(" ".join(filter(None, (prefix, volume.series.description))), about, number),
             options={**about.options, "output": number, "part": part, **(more or {})}, modality=about.modality,
             value_range=(clip.lower, clip.upper) if clip.scales else None, when=about.when, **how)
             for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])]
+        for series in made:
+            while (first.study_uid, series.number) in self._numbers:  # of what there is in the study
+                series.number = (series.number + 1) % 2**31
+        return made
 
     def write(self, volume, source, unit, middle, inputs):
         """Write the result ``unit`` (C, h, w) in [-1, 1] of ``source``, whose ``Slice`` is ``middle``.
@@ -210,6 +216,13 @@ class Results:
         write_image(paths[0], probabilities, "npy")
         write_image(paths[1], labels, "png", bits=8 if self.form.classes <= 256 else 16)
         return {"pixels_of_class": np.bincount(labels.ravel(), minlength=self.form.classes).tolist()}
+
+
+def _described(source, about, number):
+    """SeriesDescription: what says which model it was stays whole in its 64 letters, the ``source``'s may not."""
+    model = " ".join(filter(None, (about.description, about.model_sha256[:8] or about.model_name, number)))
+    room = max(64 - len(model) - 1, 0)
+    return f"{source[:room].rstrip()} {model}".strip()
 
 
 def _write_plain(path, array, kind, bits):

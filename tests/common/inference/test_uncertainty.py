@@ -166,7 +166,7 @@ def test_the_map_is_a_derived_series_of_its_own(tmp_path, paired_run, files):
         assert (deviation.PixelRepresentation, deviation.BitsStored, deviation.RescaleIntercept) == (0, 16, 0)
         assert deviation.RescaleSlope == 0.05 and deviation.RescaleType == "HU"
         assert deviation.ImagePositionPatient == source.ImagePositionPatient
-        assert deviation.SeriesNumber == result.SeriesNumber + 1 == 302
+        assert deviation.SeriesNumber != result.SeriesNumber and result.SeriesNumber // 10000 == 3
         assert [item.ReferencedSOPInstanceUID for item in deviation.SourceImageSequence] == [source.SOPInstanceUID]
         assert "WindowCenter" not in deviation
         series.add(deviation.SeriesInstanceUID)
