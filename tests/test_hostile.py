@@ -147,7 +147,8 @@ def test_a_case_of_the_fuzzer_is_the_same_each_time(benchmark, tmp_path):
         assert came in ("read and written", "loaded")
 
 
-@pytest.mark.parametrize("kind, cases, read, refused", [("png", 50, 5, 30), ("tif", 120, 20, 60), ("npy", 120, 8, 80)])
+@pytest.mark.parametrize("kind, cases, read, refused", [("png", 50, 5, 30), ("tif", 120, 20, 60), ("npy", 120, 8, 80),
+                                                      ("nii", 120, 40, 50), ("npz", 60, 1, 45)])
 def test_damaged_files_are_read_or_refused_with_a_reason(benchmark, monkeypatch, tmp_path, kind, cases, read, refused):
     fuzz, subject = benchmark("fuzz"), benchmark("fuzz_files").SUBJECTS[kind]
     monkeypatch.setenv("MEDI2I_MAX_PIXELS", str(fuzz.MAX_PIXELS))
@@ -157,3 +158,18 @@ def test_damaged_files_are_read_or_refused_with_a_reason(benchmark, monkeypatch,
         path.write_bytes(subject.case(seeds, 1, number)[0])
         came[subject.attempt(path, tmp_path / f"out{subject.suffix}").partition(":")[0]] += 1
     assert came["read and written"] + came["loaded"] >= read and came["refused"] >= refused
+
+
+SMALL = ("content-eps-png", "tif-lies", "npy-lies", "jpeg-lies", "header-lies", "escape-name",
+         "direct-fifo-png", "args-gen_nblock", "npz-encrypted", "finite-enc_x-all-png")
+
+
+def test_hostile_files_through_the_real_command(benchmark, tmp_path):
+    hostile, watch = benchmark("hostile"), benchmark("hostile_watch")
+    (tmp_path / "shared").mkdir()
+    waiting = watch.Waiting(sys.executable, "medi2i.pix2pix.convert")
+    rows = [hostile.run_case(hostile.CASES[name], tmp_path / "shared", sys.executable, lambda module: waiting)
+            for name in SMALL]
+    waiting.stop()
+    found = {row["name"]: row["findings"] for row in rows if row["findings"]}
+    assert not found, found
