@@ -1,6 +1,7 @@
 """Kill one training many times at random moments, resume it each time, and compare the end with a training left alone.
 
     python benchmarks/kill_test.py [--application pix2pix|cyclegan] [--kills 20] [--seed 0] [--epochs 60]
+    python benchmarks/kill_commands.py      # conversions, alone, in shards and two at once, and scans
 
 Every kill is SIGKILL, at a random moment: one of four within three seconds of the start, two once the training goes
 on, one while a snapshot is being written. The options switch on everything that draws random numbers or keeps a state.
@@ -77,7 +78,7 @@ def half_written(out):
     """The snapshots being written, or left by a kill: {(name, time of its making)}."""
     run = run_of(out)
     found = set()
-    for path in [] if run is None else (run / "snapshots").glob("*.tmp"):
+    for path in [] if run is None else (run / "snapshots").glob(".*.part"):
         with contextlib.suppress(FileNotFoundError):
             found.add((path.name, path.stat().st_ino, path.stat().st_mtime_ns))
     return found
