@@ -111,7 +111,10 @@ def test_siblings():
 
 @pytest.fixture
 def run_path(tmp_path):
-    save_args(lasting(PairedOptions(epoch=5, gen_chs=[4, 8], seed=3, argfile="x")), tmp_path / "args")
+    for name in ("trainA", "trainB"):
+        (tmp_path / name).mkdir()
+    options = PairedOptions(root=str(tmp_path), epoch=5, gen_chs=[4, 8], seed=3, argfile="x")
+    save_args(lasting(options), tmp_path / "args")
     return str(tmp_path)
 
 
