@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets.advice import next_steps
 from medi2i.datasets.images import SUFFIXES, kind_of
 from medi2i.datasets.limits import check_file
@@ -132,7 +132,10 @@ def read_list(path):
     """
     path = Path(path)
     check_file(path)
-    text = path.read_text(encoding=decoder_of(path)).rstrip("\n\x1a")
+    try:
+        text = path.read_text(encoding=decoder_of(path)).rstrip("\n\x1a")
+    except Unreadable as error:
+        raise UserError(f"{error}{next_steps([path])}") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1)
              if line.strip() and not line.startswith("#")]
     separator = _separator([line for _, line in lines])

@@ -28,6 +28,7 @@ _LIKE_GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUBFILE, _OLD_SUBFILE = 254, 255
+_OF_STACKS = (270, 33628, 33629, 34361, 34412, 50838)  # ImageDescription; MetaMorph, FluoView, LSM, ImageJ
 _MOST_DIRECTORIES = 1000
 _LARGEST_TAG = 64 << 20
 _SPARE = 64 << 20  # bytes that a strip or tile may have beyond those of the image
@@ -42,13 +43,14 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffPage, int]]:
     and TiffFileError where the file is damaged.
     """
     size = check_file(path)
-    number = _only_image(path, _directories(path))
+    directories = _directories(path)
+    number = _only_image(path, directories)
     with tifffile.TiffFile(path, is_ome=False) as file:  # OME names other files, which are not opened for it
         page = file.pages[number]
         check_pixels(path, page.imagelength, page.imagewidth)
         check_bytes(path, page.nbytes, "×".join(map(str, page.shape)) + f" values of {page.dtype}")
         refuse_several(path, page.imagedepth, "slices")
-        if len(file.pages) == 1:  # stacks of ImageJ and others have one directory for all
+        if len(directories) == 1 and any(tag in page.tags for tag in _OF_STACKS):  # one directory for all images
             refuse_several(path, sum(series.size for series in file.series) // page.size, "images")
         if page.compression not in _PILLOW_TIFFS:
             if page.photometric not in _LIKE_GREY:

@@ -132,6 +132,9 @@ def test_a_list_that_is_no_text_or_no_file_is_refused_in_one_line(tmp_path):
     path.write_bytes("a.png\tb.png\n".encode("utf-16")[2:])  # without its mark
     with pytest.raises(UserError, match="zero bytes"):
         read_list(path)
+    (tmp_path / "pairs.xlsx").write_bytes(b"PK\3\4\0\0")
+    with pytest.raises(UserError, match="pairs.xlsx: save it as text with tabs, in UTF-8"):
+        read_list(tmp_path / "pairs.xlsx")
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(UserError, match="not a regular file"):
