@@ -86,6 +86,7 @@ def plan_of(options, model):
         form=Format(kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released, keep=keep),
         stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
+        known=setup.known_change(model, clip_out or (DICOM_CLIP if found == "dcm" else None), inputs),
         analysis=_analysis(options, model, any_size, device))
 
 

@@ -91,6 +91,7 @@ def plan_of(options, model):
         form=Format(imgtype_out, clip_out, DICOM_CLIP, classes, images, keep=keep,
                     numbers=setup.GREY_LEVELS if as_released else Clip(), cropped=as_released),
         stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
+        known=setup.known_change(model, clip_out or (DICOM_CLIP if inputs.sources[0].kind == "dcm" else None), inputs),
         compare_edges=not classes and not trained.gen_fc)
 
 

@@ -34,7 +34,8 @@ class Plan:
 
     network: ``network.Network``. model: dict that names the weights (for the report; "sha256" and "name" are used).
     settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None or dict of named maps
-    to be written beside a result. samples: where the network answers several times; ``network`` then runs them.
+    to be written beside a result. samples: where the network answers several times; ``network`` then runs them. known:
+    what is to be said of the model before it begins.
     """
 
     options: object
@@ -50,6 +51,7 @@ class Plan:
     compare_edges: bool
     analysis: object = None
     samples: Samples | None = None
+    known: str | None = None
 
 
 def convert(plan: Plan, crew=None) -> int:
@@ -66,6 +68,8 @@ def convert(plan: Plan, crew=None) -> int:
         work = crew.agree(lambda: _Work(plan, crew.shard))
         crew.agree(lambda: work.begin() if crew.leads else None)
         crew.agree(lambda: None if crew.leads else work.begin(follow=True))
+        if crew.leads and plan.known:
+            print(plan.known, file=sys.stderr)
         run = work.run(watch, quiet=not crew.leads)
         outcome = crew.agree(run.run, at_once=True)
         outcome = functools.reduce(operator.add, crew.gather(outcome))

@@ -4,6 +4,7 @@ from medi2i.common.inference.network import Model
 from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options.files import ARGS
+from medi2i.common.training import mean_change
 from medi2i.datasets.images import DICOM_CLIP, PICTURES, PLAIN_NUMBERS
 from medi2i.datasets.scaling import Clip
 
@@ -45,6 +46,21 @@ def kept_outside(options, model, inputs, clip_in, clip_out, classes=0):
         raise UserError(f"--outside keep: input cannot be added to this network's output, because {reason}; "
                         "--outside clip, or leave it out")
     return wanted == "keep" and reason is None
+
+
+def known_change(model, clip, inputs):
+    """What a conversion says before it begins of a model that changes the mean of what it was trained on; else None.
+
+    clip: of the results.
+    """
+    in_hu = any(volume.series is not None and volume.series.modality == "CT" for volume in inputs.volumes)
+    change = getattr(model.trained, "mean_change", None) if model.generator is not None else None
+    width = 2.0 if clip is None else clip.width
+    if not mean_change.worth_telling(change, width):
+        return None
+    change = change if model.direction == "xy" else -change
+    return (f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
+            "images that differ like them, else wrong by as much; mean change, below, is what it did to these")
 
 
 def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):

@@ -271,3 +271,63 @@ def test_hu_in_a_picture_of_eight_bits_are_counted(tmp_path, capsys, metal, pair
     assert run(paired_run(), "-R", metal / "1", "-o", tmp_path / "out", "--imgtype_out", "png") == 0
     found = report_of(tmp_path / "out")["values"]
     assert found["clipped"] == int(((METAL < 0) | (METAL > 255)).sum()) and found["cut"]["above"] == ABOVE
+
+
+# --- the mean -------------------------------------------------------------------------------------------------------
+
+
+def tissues():
+    """HU (48, 64) of five tissues in squares of 16 pixels and one column of what is none of them."""
+    rows = np.array([[-1000, -700, -100, 40], [1000, 1000, -300, 40], [-1000, -700, -100, 40]])
+    return np.repeat(np.repeat(rows, 16, 0), 16, 1)
+
+
+@pytest.mark.parametrize("change, direction, words", [(-100.0, "xy", "takes 100 HU away"), (12.5, "xy", "adds 12.5 HU"),
+                                                      (-100.0, "yx", "adds 100 HU")])
+def test_what_a_model_does_to_the_mean_is_said_before_and_measured_by_tissue(tmp_path, capsys, files, paired_run,
+                                                                             unpaired_run, change, direction, words):
+    save_image(tmp_path / "in/a", tissues(), files=files, signed=True)
+    if direction == "xy":
+        model = paired_run(offset=change / 1512, mean_change=change)
+        assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "out") == 0
+    else:
+        from medi2i.cyclegan import convert as unpaired
+        model = unpaired_run(mean_change=change) / "enc_y3.npz"
+        assert unpaired.main(["-m", str(model), "-R", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("this model " + words) or f"\nthis model {words}, as its training images" in told
+    if direction == "xy":
+        found = report_of(tmp_path / "out")
+        names = {"all": 48 * 64, "air": 512, "lung": 512, "fat": 512, "soft tissue": 768, "bone": 512}
+        expected = {name: [count, pytest.approx(change, abs=0.01)] for name, count in names.items()}
+        assert found["files"]["a"]["mean_change"] == expected
+        assert found["mean_change"] == {name: pytest.approx(change, abs=0.01) for name in names}
+        sign = f"{change:+.4g}"
+        assert f"mean change: {sign} HU (air {sign}, lung {sign}, fat {sign}, soft tissue {sign}, bone {sign})" in told
+
+
+def test_noise_does_not_sort_pixels_and_nothing_is_said_of_a_model_that_leaves_the_mean(tmp_path, capsys, files,
+                                                                                       paired_run):
+    noisy = tissues() + np.rint(np.random.default_rng(0).normal(0, 20, (48, 64))).astype(int)
+    save_image(tmp_path / "in/a", noisy, files=files, signed=True)
+    assert run(paired_run(((0.25, 0.25), (0.25, 0.25)), mean_change=0.2), "-R", tmp_path / "in", "-o",
+               tmp_path / "out") == 0
+    assert "this model" not in capsys.readouterr().err
+
+
+def test_mr_has_the_quarters_of_the_clip_and_padding_and_what_lies_around_a_crop_do_not_count(tmp_path, files,
+                                                                                              paired_run):
+    stored = np.repeat(np.array([100, 1500, 2500, 3900]), 16)[np.newaxis].repeat(32, 0)
+    stored[:8] = 4095
+    save_image(tmp_path / "in/a", stored, files=files, modality="MR", bits=12, PixelPaddingValue=4095)
+    model = paired_run(offset=0.01, clipA=[0, 4000], clipB=[0, 4000])
+    assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "out", "-cw", 32) == 0
+    assert report_of(tmp_path / "out")["files"]["a"]["mean_change"] == {
+        "all": [24 * 32, pytest.approx(20)], "second quarter": [24 * 16, pytest.approx(20)],
+        "third quarter": [24 * 16, pytest.approx(20)]}
+    assert "mean_change" not in report_of_ct_of_mr(tmp_path, model)
+
+
+def report_of_ct_of_mr(tmp_path, model):
+    assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "ct", "--modality", "CT") == 0
+    return report_of(tmp_path / "ct")
