@@ -102,7 +102,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
     if modality == "CT":
         notes += check_hu(path, volume.values)
     encoding = encoding_of(volume.values, modality, volume.scaling)
-    digest = sha256(volume.values.tobytes()).hexdigest()
+    digest = sha256(volume.values).hexdigest()
     series = NewSeries(
         modality=modality,
         affine=volume.affine,
@@ -117,7 +117,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
         image_type=("DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"),
     )
     clipped, changed, most = 0, 0, 0.0
-    exact = 4 * np.finfo(np.float32).eps * float(np.abs(volume.values).max())
+    exact = 4 * np.finfo(np.float32).eps * max(float(volume.values.max()), -float(volume.values.min()))
     for index, values in enumerate(volume.values):
         encoded = encode(values, encoding, None)
         clipped += encoded.clipped_low + encoded.clipped_high
