@@ -13,7 +13,7 @@ import types
 import warnings
 from importlib import metadata
 
-import numpy
+import numpy as np
 
 CHAINER_VERSIONS = ("7.8.1",)
 CHAINERCV_VERSIONS = ("0.13.1",)
@@ -35,15 +35,15 @@ def restore_numpy_names():
 
     ``chainer.functions.resize_images`` and ``as_strided`` use them when they run, not only when imported.
     """
-    if "float" not in vars(numpy):
-        numpy.float = float
-    if "sctypes" not in vars(numpy):
-        numpy.sctypes = {
-            "int": [numpy.int8, numpy.int16, numpy.int32, numpy.int64],
-            "uint": [numpy.uint8, numpy.uint16, numpy.uint32, numpy.uint64],
-            "float": [numpy.float16, numpy.float32, numpy.float64, numpy.longdouble],
-            "complex": [numpy.complex64, numpy.complex128, numpy.clongdouble],
-            "others": [bool, object, bytes, str, numpy.void],
+    if "float" not in vars(np):
+        np.float = float
+    if "sctypes" not in vars(np):
+        np.sctypes = {
+            "int": [np.int8, np.int16, np.int32, np.int64],
+            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
+            "float": [np.float16, np.float32, np.float64, np.longdouble],
+            "complex": [np.complex64, np.complex128, np.clongdouble],
+            "others": [bool, object, bytes, str, np.void],
         }
 
 
@@ -74,16 +74,16 @@ def numpy_distutils():
     """``numpy.distutils`` is gone on Python >= 3.12; Chainer imports it to look at macOS's BLAS."""
     with stand_in("numpy.distutils") as parent, stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as m:
         parent.system_info = m
-        had = vars(numpy).get("distutils")
-        numpy.distutils = parent
+        had = vars(np).get("distutils")
+        np.distutils = parent
         try:
             yield
         finally:
             # Chainer looks `numpy.distutils.system_info` up again only on macOS, at import.
             if had is None:
-                del numpy.distutils
+                del np.distutils
             else:
-                numpy.distutils = had
+                np.distutils = had
 
 
 def pkg_resources():
@@ -152,7 +152,7 @@ def stub_chainercv_extension():
 
 def mend_multi_node_iterator(module):
     """ChainerMN takes ``int()`` of an array of one element, which NumPy >= 2.4 refuses (and 1.25 began to warn of)."""
-    module.int = lambda value: int(value.item() if isinstance(value, numpy.ndarray) else value)
+    module.int = lambda value: int(value.item() if isinstance(value, np.ndarray) else value)
 
 
 def mend_multi_node_mean(communicator_class):

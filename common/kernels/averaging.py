@@ -1,5 +1,5 @@
 """average += rate (value - average), in place: one kernel on a GPU, pieces that stay in the cache on the CPU."""
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.gpu.sources import CudaSource, register
@@ -12,17 +12,17 @@ _STEP = register(CudaSource("average_step", "elementwise", in_params="float32 va
 
 def step_towards(average, value, rate):
     """Move the float32 array ``average`` towards ``value`` (float32, the same shape and device) by ``rate``, 0 to 1."""
-    if chainer.backend.get_array_module(average) is not numpy:
-        _STEP(value, numpy.float32(rate), average)
+    if chainer.backend.get_array_module(average) is not np:
+        _STEP(value, np.float32(rate), average)
         return
     if not (average.flags.c_contiguous and value.flags.c_contiguous):
-        average += numpy.float32(rate) * (value - average)
+        average += np.float32(rate) * (value - average)
         return
-    rate, average, value = numpy.float32(rate), average.reshape(-1), value.reshape(-1)
-    scratch = numpy.empty(min(PIECE, average.size), numpy.float32)
+    rate, average, value = np.float32(rate), average.reshape(-1), value.reshape(-1)
+    scratch = np.empty(min(PIECE, average.size), np.float32)
     for start in range(0, average.size, PIECE):
         piece = average[start:start + PIECE]
         part = scratch[:piece.size]
-        numpy.subtract(value[start:start + PIECE], piece, out=part)
+        np.subtract(value[start:start + PIECE], piece, out=part)
         part *= rate
         piece += part

@@ -1,7 +1,7 @@
 """Replacements for the three functions that Chainer's convolutions, and all their derivatives, are made of."""
 import functools
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.cpu import bands, convolution
@@ -34,7 +34,7 @@ def on_gpu(code):
 
 
 def _plain(*arrays):
-    return all(type(a) is numpy.ndarray and a.dtype == arrays[0].dtype and a.dtype.kind == "f" and a.itemsize > 2
+    return all(type(a) is np.ndarray and a.dtype == arrays[0].dtype and a.dtype.kind == "f" and a.itemsize > 2
                for a in arrays)
 
 

@@ -3,7 +3,7 @@
 On a GPU by :mod:`~medi2i.common.kernels.gpu.loss_kernels`, on the CPU by :mod:`~medi2i.common.kernels.reference` unless
 Chainer's own code is asked for.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels.gpu import loss_kernels
@@ -23,9 +23,9 @@ def loss_of(name, formula, y, *constants):
     gradient is to be differentiated again. constants: further arguments of the engine's functions, numbers.
     """
     y = chainer.as_variable(y)
-    on_cpu = isinstance(y.array, numpy.ndarray)
+    on_cpu = isinstance(y.array, np.ndarray)
     engine = Engines.cpu if on_cpu else Engines.gpu
-    known = y.dtype == numpy.float32 or (y.dtype == numpy.float16 and not on_cpu)
+    known = y.dtype == np.float32 or (y.dtype == np.float16 and not on_cpu)
     if engine is None or not known or y.size == 0:
         return formula(y)
     return Loss(engine, name, formula, constants).apply((y,))[0]
@@ -42,7 +42,7 @@ class Loss(chainer.FunctionNode):
     def forward(self, inputs):
         self.retain_inputs((0,))
         value = self.value(inputs[0], *self.constants)
-        return chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=numpy.float32),
+        return chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=np.float32),
 
     def backward(self, indexes, grad_outputs):
         y, = self.get_retained_inputs()

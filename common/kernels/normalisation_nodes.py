@@ -4,7 +4,7 @@ On a GPU it runs on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels`, on 
 (:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use. Elsewhere Chainer's functions one after the
 other do the same: :func:`is_fused` tells.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import reference
@@ -50,13 +50,13 @@ def normalise_fixed(x, gamma, beta, mean, variance, eps, slope):
 def update_running(running_mean, running_variance, node, x, decay):
     """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
     count = x.size // running_mean.size
-    engine = reference if isinstance(running_mean, numpy.ndarray) else Engines.gpu
+    engine = reference if isinstance(running_mean, np.ndarray) else Engines.gpu
     engine.update_running(running_mean, running_variance, node.mean, node.variance, decay,
                           count / max(count - 1.0, 1.0))
 
 
 def _engine(x):
-    return Engines.cpu if isinstance(x, numpy.ndarray) else Engines.gpu
+    return Engines.cpu if isinstance(x, np.ndarray) else Engines.gpu
 
 
 class Normalise(chainer.FunctionNode):
@@ -92,7 +92,7 @@ class Normalise(chainer.FunctionNode):
             return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
         if by_onednn:
             self.engine = reference
-        dtype = numpy.float64 if x.dtype == numpy.float64 else numpy.float32
+        dtype = np.float64 if x.dtype == np.float64 else np.float32
         self.mean, self.variance = (v.astype(dtype, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
         self.inv_std = 1 / (self.variance + dtype(self.eps)) ** dtype(0.5)
         return self.engine.apply(x, gamma, beta, self.mean, self.inv_std, self.slope),
@@ -132,7 +132,7 @@ class NormaliseGrad(chainer.FunctionNode):
         x, gamma, beta = _three(rest)
         if node.by_onednn and node.engine.takes(x, gy):
             return node.engine.backward(x, gamma, node.mean, node.variance, gy, self.y, node.eps, node.slope)
-        engine = reference if isinstance(x, numpy.ndarray) else node.engine
+        engine = reference if isinstance(x, np.ndarray) else node.engine
         return engine.backward(x, gamma, beta, node.mean, node.inv_std, gy, node.slope, node.fixed is not None)
 
     def backward(self, indexes, grad_outputs):

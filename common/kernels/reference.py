@@ -3,7 +3,7 @@
 Losses are those of :mod:`medi2i.common.losses` on neighbouring pixels and on a discriminator's answer, each as value
 and gradient. Images are (N, C, H, W); variations need H and W >= 2.
 """
-import numpy
+import numpy as np
 
 _AXES = {True: (2, 3), False: (0, 2, 3)}
 
@@ -19,8 +19,8 @@ def forward(x, gamma, beta, eps, slope, each):
     """
     wide = _wide(x)
     mean = wide.mean(axis=_AXES[each], keepdims=True)
-    variance = numpy.square(wide - mean).mean(axis=_AXES[each], keepdims=True)
-    inv_std = 1 / numpy.sqrt(variance + wide.dtype.type(eps))
+    variance = np.square(wide - mean).mean(axis=_AXES[each], keepdims=True)
+    inv_std = 1 / np.sqrt(variance + wide.dtype.type(eps))
     return apply(x, gamma, beta, mean, inv_std, slope), mean, variance, inv_std
 
 
@@ -31,7 +31,7 @@ def apply(x, gamma, beta, mean, inv_std, slope):
         v *= _by_channel(gamma, v)
         v += _by_channel(beta, v)
     if slope == 0:
-        numpy.maximum(v, 0, out=v)
+        np.maximum(v, 0, out=v)
     elif slope != 1:
         v *= _slopes(v, slope)
     return v.astype(x.dtype, copy=False)
@@ -73,15 +73,15 @@ def update_running(running_mean, running_variance, mean, variance, decay, adjust
 def absolute_variation(y):
     """mean |dx| + mean |dy| of differences to the next row and column."""
     down, right = _differences(y)
-    return numpy.abs(down).mean() + numpy.abs(right).mean()
+    return np.abs(down).mean() + np.abs(right).mean()
 
 
 def absolute_variation_gradient(y, g):
     """Gradient of ``g`` times that by y; where a difference is 0 its slope is taken as 0."""
     down, right = _differences(y)
-    gy = numpy.zeros_like(y)
-    _add_down(gy, numpy.sign(down) * y.dtype.type(g / down.size))
-    _add_right(gy, numpy.sign(right) * y.dtype.type(g / right.size))
+    gy = np.zeros_like(y)
+    _add_down(gy, np.sign(down) * y.dtype.type(g / down.size))
+    _add_right(gy, np.sign(right) * y.dtype.type(g / right.size))
     return gy
 
 
@@ -94,8 +94,8 @@ def variation_gradient(y, tau, g):
     """Gradient of ``g`` times that by y; 0 from places where the root is 0."""
     down, right = _both(y)
     length = _length(down, right, tau)
-    factor = numpy.divide(y.dtype.type(g / length.size), length, out=numpy.zeros_like(length), where=length > 0)
-    gy = numpy.zeros_like(y)
+    factor = np.divide(y.dtype.type(g / length.size), length, out=np.zeros_like(length), where=length > 0)
+    gy = np.zeros_like(y)
     _add_down(gy[:, :, :, :-1], down * factor)
     _add_right(gy[:, :, :-1, :], right * factor)
     return gy
@@ -103,7 +103,7 @@ def variation_gradient(y, tau, g):
 
 def least_squares(d, target):
     """mean (d - target)^2, d of any shape."""
-    return numpy.square(d - d.dtype.type(target)).mean()
+    return np.square(d - d.dtype.type(target)).mean()
 
 
 def least_squares_gradient(d, target, g):
@@ -112,7 +112,7 @@ def least_squares_gradient(d, target, g):
 
 
 def _wide(x):
-    return x.astype(numpy.float32) if x.dtype == numpy.float16 else x
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def _by_channel(values, like):
@@ -137,7 +137,7 @@ def _both(y):
 
 
 def _length(down, right, tau):
-    return numpy.sqrt(numpy.square(down) + numpy.square(right) + down.dtype.type(tau * tau))
+    return np.sqrt(np.square(down) + np.square(right) + down.dtype.type(tau * tau))
 
 
 def _add_down(gy, g):

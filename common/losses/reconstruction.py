@@ -1,5 +1,5 @@
 """How far an image is from its truth, pixel by pixel or class by class."""
-import numpy
+import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.losses.precision import in_float32
@@ -7,11 +7,11 @@ from medi2i.common.losses.precision import in_float32
 PROBABILITY_FLOOR = 1e-7
 
 
-def channel_weight(weights, xp=numpy):
+def channel_weight(weights, xp=np):
     """The weights w_c of C channels as a float32 array (1, C, 1, 1); None stays None (all 1)."""
     if weights is None:
         return None
-    return xp.asarray(weights, dtype=numpy.float32).reshape(1, -1, 1, 1)
+    return xp.asarray(weights, dtype=np.float32).reshape(1, -1, 1, 1)
 
 
 def _weighted(values, weight):

@@ -3,7 +3,7 @@
 The window is that of Wang et al. (2004) and of ``medi2i.tools.evaluation.metrics``: Gaussian, 11 x 11 pixels, sigma
 1.5, without padding; the data range is 2, for images in [-1, 1].
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.losses.precision import in_float32
@@ -79,7 +79,7 @@ def _terms(y, t):
 def _blurred(x):
     """Weighted means over the windows that lie inside: a Gaussian along columns, then along rows."""
     xp = chainer.backend.get_array_module(x)
-    distance = numpy.arange(WIDTH) - WIDTH // 2
-    window = numpy.exp(-0.5 * (distance / SIGMA) ** 2)
+    distance = np.arange(WIDTH) - WIDTH // 2
+    window = np.exp(-0.5 * (distance / SIGMA) ** 2)
     window = xp.asarray(window / window.sum(), dtype=x.dtype)
     return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))

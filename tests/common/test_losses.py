@@ -1,7 +1,7 @@
 """Losses: exact values on images small enough to count by hand, and gradients against finite differences."""
 import math
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common import losses
@@ -11,17 +11,17 @@ SIZE = (2, 3, 4, 5)  # (N, C, H, W)
 
 
 def value(variable):
-    assert variable.shape == () and variable.dtype == numpy.float32
+    assert variable.shape == () and variable.dtype == np.float32
     return float(variable.array)
 
 
-def image(*rows, dtype=numpy.float32):
-    return numpy.array(rows, dtype=dtype)[None, None]
+def image(*rows, dtype=np.float32):
+    return np.array(rows, dtype=dtype)[None, None]
 
 
 def ramp(down, right, shape=SIZE):
-    rows, columns = numpy.arange(shape[2])[:, None], numpy.arange(shape[3])[None]
-    return numpy.broadcast_to(down * rows + right * columns, shape).astype(numpy.float32)
+    rows, columns = np.arange(shape[2])[:, None], np.arange(shape[3])[None]
+    return np.broadcast_to(down * rows + right * columns, shape).astype(np.float32)
 
 
 def test_mean_absolute_and_squared():
@@ -31,31 +31,31 @@ def test_mean_absolute_and_squared():
 
 
 def test_channels_count_by_their_weight():
-    y, t = numpy.ones(SIZE, numpy.float32) * 2, numpy.zeros(SIZE, numpy.float32)
+    y, t = np.ones(SIZE, np.float32) * 2, np.zeros(SIZE, np.float32)
     weight = losses.channel_weight([1, 0, 0.5])
-    assert weight.shape == (1, 3, 1, 1) and weight.dtype == numpy.float32
+    assert weight.shape == (1, 3, 1, 1) and weight.dtype == np.float32
     assert value(losses.mean_absolute(y, t, weight)) == 1.0
     assert value(losses.mean_squared(y, t, weight)) == 2.0
     assert losses.channel_weight(None) is None
 
 
 def test_mean_square():
-    assert value(losses.mean_square(numpy.array([[1.0, -2.0, 2.0]], numpy.float32))) == 3.0
+    assert value(losses.mean_square(np.array([[1.0, -2.0, 2.0]], np.float32))) == 3.0
 
 
 def test_softmax_is_within_each_slice_of_a_stack():
-    scores = numpy.zeros((1, 4, 1, 1), numpy.float32)
+    scores = np.zeros((1, 4, 1, 1), np.float32)
     scores[0, :, 0, 0] = [0, math.log(3), math.log(9), 0]
     p = losses.class_probabilities(scores, stack=2)
     assert p.shape == (2, 2, 1, 1)
-    assert p.array[:, :, 0, 0] == pytest.approx(numpy.array([[0.25, 0.75], [0.9, 0.1]]))
+    assert p.array[:, :, 0, 0] == pytest.approx(np.array([[0.25, 0.75], [0.9, 0.1]]))
     together = losses.fold_stack(p, 2)
     assert together.shape == (1, 4, 1, 1)
     assert together.array[0, :, 0, 0] == pytest.approx([0.25, 0.75, 0.9, 0.1])
 
 
 def test_stack_folds_back():
-    x = numpy.arange(2 * 6 * 3 * 5, dtype=numpy.float32).reshape(2, 6, 3, 5)
+    x = np.arange(2 * 6 * 3 * 5, dtype=np.float32).reshape(2, 6, 3, 5)
     slices = losses.unfold_stack(x, 3)
     assert slices.shape == (6, 2, 3, 5)
     assert (slices.array[4] == x[1, 2:4]).all()
@@ -64,23 +64,23 @@ def test_stack_folds_back():
 
 @pytest.mark.parametrize("gamma, expected", [(0, math.log(4) / 2), (2, 0.75 ** 2 * math.log(4) / 2)])
 def test_focal_cross_entropy(gamma, expected):
-    p = numpy.array([0.25, 0.75], numpy.float32).reshape(1, 2, 1, 1)
-    t = numpy.array([1, 0], numpy.float32).reshape(1, 2, 1, 1)
+    p = np.array([0.25, 0.75], np.float32).reshape(1, 2, 1, 1)
+    t = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)
     assert value(losses.focal_cross_entropy(p, t, gamma)) == pytest.approx(expected, rel=1e-5)
     weight = losses.channel_weight([3, 100])
     assert value(losses.focal_cross_entropy(p, t, gamma, weight)) == pytest.approx(3 * expected, rel=1e-4)
 
 
 def test_certain_and_wrong_is_expensive_but_finite():
-    p, t = numpy.zeros((1, 1, 1, 1), numpy.float32), numpy.ones((1, 1, 1, 1), numpy.float32)
+    p, t = np.zeros((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
     assert value(losses.focal_cross_entropy(p, t, 2)) == pytest.approx(-math.log(1e-7), rel=1e-5)
 
 
 def test_dice():
-    t = numpy.zeros((2, 2, 1, 2), numpy.float32)
+    t = np.zeros((2, 2, 1, 2), np.float32)
     t[0, 0], t[1, 1] = 1, 1
     assert value(losses.dice(t, t)) == pytest.approx(-1.0, rel=1e-6)  # two classes, 1/2 each: p = t
-    p = numpy.full_like(t, 0.5)
+    p = np.full_like(t, 0.5)
     # Each class: sum(p t) = 1, sum(p^2 + t^2) = 1 + 2.
     assert value(losses.dice(p, t)) == pytest.approx(-2 / 3, rel=1e-6)
     assert value(losses.dice(p, t, losses.channel_weight([0.5, 4]))) == pytest.approx(-2 / 3 * 4.5, rel=1e-6)
@@ -111,7 +111,7 @@ def test_total_variation_grids():
 
 
 def test_channel_variation():
-    y = numpy.zeros((1, 3, 2, 2), numpy.float32)
+    y = np.zeros((1, 3, 2, 2), np.float32)
     y[0, 1], y[0, 2] = 1, -1
     assert value(losses.channel_variation(y)) == pytest.approx(1.5)
 
@@ -121,29 +121,29 @@ def test_gradient_difference():
 
 
 def test_gradient_consistency_ignores_contrast_but_not_direction():
-    x = numpy.random.RandomState(0).uniform(-1, 1, SIZE).astype(numpy.float32)
+    x = np.random.RandomState(0).uniform(-1, 1, SIZE).astype(np.float32)
     for factor, expected in ((0.25, 0), (-3, 2)):
         assert value(losses.gradient_consistency(x, factor * x + 0.5)) == pytest.approx(expected, abs=1e-4)
-    assert value(losses.gradient_consistency(x, numpy.zeros_like(x))) == pytest.approx(1, abs=1e-6)
+    assert value(losses.gradient_consistency(x, np.zeros_like(x))) == pytest.approx(1, abs=1e-6)
 
 
 def test_gradient_consistency_by_hand():
     x = image([0.0, 1.0, 1.0], [0.0, 0.0, 3.0], [2.0, 1.0, 0.0])
     y = image([0.0, 1.0, 3.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.5])
-    down = numpy.corrcoef(numpy.diff(x[0, 0], axis=0).ravel(), numpy.diff(y[0, 0], axis=0).ravel())[0, 1]
-    right = numpy.corrcoef(numpy.diff(x[0, 0], axis=1).ravel(), numpy.diff(y[0, 0], axis=1).ravel())[0, 1]
+    down = np.corrcoef(np.diff(x[0, 0], axis=0).ravel(), np.diff(y[0, 0], axis=0).ravel())[0, 1]
+    right = np.corrcoef(np.diff(x[0, 0], axis=1).ravel(), np.diff(y[0, 0], axis=1).ravel())[0, 1]
     assert value(losses.gradient_consistency(x, y)) == pytest.approx(1 - (down + right) / 2, rel=1e-5)
 
 
 def test_least_squares():
-    d = numpy.array([1.0, 3.0], numpy.float32).reshape(1, 1, 1, 2)
+    d = np.array([1.0, 3.0], np.float32).reshape(1, 1, 1, 2)
     assert value(losses.least_squares(d, 1.0)) == 2.0
     with pytest.raises(ValueError, match="1 channels"):
         losses.sigmoid_weighted_least_squares(d, 1.0)
 
 
 def test_weighted_least_squares():
-    d = numpy.array([1.0, 3.0, 0.0, math.log(3)], numpy.float32).reshape(1, 2, 1, 2)  # decisions, then weights
+    d = np.array([1.0, 3.0, 0.0, math.log(3)], np.float32).reshape(1, 2, 1, 2)  # decisions, then weights
     sigmoid, tanh = (0.5, 0.75), (1.0, 1.8)
     expected = (1 * sigmoid[0] + 9 * sigmoid[1]) / 2 + (0.25 + 0.0625) / 2
     assert value(losses.sigmoid_weighted_least_squares(d, 0.0)) == pytest.approx(expected)
@@ -152,38 +152,38 @@ def test_weighted_least_squares():
 
 
 def test_weights_belong_to_their_own_image_of_the_batch():
-    d = numpy.zeros((2, 2, 1, 1), numpy.float32)
+    d = np.zeros((2, 2, 1, 1), np.float32)
     d[0] = [[[1.0]], [[20.0]]]   # a decision of 1 that counts fully
     d[1] = [[[5.0]], [[-20.0]]]  # a decision of 5 that does not count
     assert value(losses.tanh_weighted_least_squares(d, 0.0)) == pytest.approx(1.0)
 
 
 def test_mean_answer():
-    assert value(losses.mean_answer(numpy.array([[1.0], [4.0]], numpy.float32))) == 2.5
+    assert value(losses.mean_answer(np.array([[1.0], [4.0]], np.float32))) == 2.5
 
 
 def test_gradient_penalty_of_a_linear_critic():
-    slope = numpy.array([2.0, 1.0, 2.0], numpy.float32)
-    images = numpy.random.RandomState(0).rand(2, 3).astype(numpy.float32)
+    slope = np.array([2.0, 1.0, 2.0], np.float32)
+    images = np.random.RandomState(0).rand(2, 3).astype(np.float32)
     penalty = losses.gradient_penalty(lambda x: F.matmul(x, slope[:, None]), images, images[::-1],
-                                      numpy.array([0.1, 0.9], numpy.float32))
+                                      np.array([0.1, 0.9], np.float32))
     assert value(penalty) == pytest.approx((3 - 1) ** 2, rel=1e-5)
 
 
 def test_gradient_penalty_is_taken_between_real_and_fake():
-    real, fake = numpy.full((1, 1, 1, 1), 5, numpy.float32), numpy.full((1, 1, 1, 1), -3, numpy.float32)
+    real, fake = np.full((1, 1, 1, 1), 5, np.float32), np.full((1, 1, 1, 1), -3, np.float32)
     for mix, middle in ((1, 5), (0, -3), (0.75, 3)):
         # D = x^2 / 2 has the gradient x.
-        penalty = losses.gradient_penalty(lambda x: F.square(x) * 0.5, real, fake, numpy.array([mix], numpy.float32))
+        penalty = losses.gradient_penalty(lambda x: F.square(x) * 0.5, real, fake, np.array([mix], np.float32))
         assert value(penalty) == pytest.approx((abs(middle) - 1) ** 2, rel=1e-5)
 
 
 def test_gradient_penalty_of_convolutions_has_a_second_order():
     """Through convolution and transposed convolution, on the CPU; against finite differences of the weights."""
-    random = numpy.random.RandomState(1)
+    random = np.random.RandomState(1)
     real, fake = random.randn(2, 2, 1, 4, 6)
     weights = [random.randn(2, 1, 3, 3) * 0.5, random.randn(2, 1, 4, 4) * 0.5]
-    mix = numpy.array([0.3, 0.8])
+    mix = np.array([0.3, 0.8])
 
     def penalty(down, up):
         def dis(x):
@@ -191,11 +191,11 @@ def test_gradient_penalty_of_convolutions_has_a_second_order():
             return F.mean(F.deconvolution_2d(h, up, stride=2, pad=1), axis=(1, 2, 3))
         return losses.gradient_penalty(dis, real, fake, mix)
 
-    gradient_check.check_backward(penalty, tuple(weights), numpy.ones(()), atol=1e-5, rtol=1e-4)
+    gradient_check.check_backward(penalty, tuple(weights), np.ones(()), atol=1e-5, rtol=1e-4)
 
 
 def test_perceptual_repeats_grey_channels():
-    x, y = numpy.zeros((2, 2, 4, 4), numpy.float32), numpy.ones((2, 2, 4, 4), numpy.float32)
+    x, y = np.zeros((2, 2, 4, 4), np.float32), np.ones((2, 2, 4, 4), np.float32)
     y[:, 1] = 3
     seen = []
 
@@ -205,7 +205,7 @@ def test_perceptual_repeats_grey_channels():
 
     assert value(losses.perceptual(features, x, y, colour=False)) == pytest.approx(4 * (1 + 9) / 2)
     assert seen == [(4, 3, 4, 4)] * 2
-    colour = numpy.ones((2, 3, 4, 4), numpy.float32)
+    colour = np.ones((2, 3, 4, 4), np.float32)
     assert value(losses.perceptual(features, colour, 2 * colour, colour=True)) == pytest.approx(4.0)
     assert seen[-1] == (2, 3, 4, 4)
     with pytest.raises(ValueError, match="three"):
@@ -213,15 +213,15 @@ def test_perceptual_repeats_grey_channels():
 
 
 def random_images(count=1, low=-1.0, high=1.0):
-    return numpy.random.RandomState(3).uniform(low, high, (count, *SIZE))
+    return np.random.RandomState(3).uniform(low, high, (count, *SIZE))
 
 
 def probabilities():
     p = random_images(2, 0.1, 0.9)
-    return p[0], (p[1] > 0.5).astype(numpy.float64)
+    return p[0], (p[1] > 0.5).astype(np.float64)
 
 
-WEIGHT = numpy.array([0.5, 1, 2.0]).reshape(1, 3, 1, 1)
+WEIGHT = np.array([0.5, 1, 2.0]).reshape(1, 3, 1, 1)
 TRUTH = random_images(2)[1]
 ANSWERS = random_images()[0][:, :2]
 GRADIENTS = {
@@ -230,7 +230,7 @@ GRADIENTS = {
     "mean_square": (losses.mean_square, random_images()[0]),
     "class_probabilities": (lambda y: F.sum(losses.class_probabilities(y) * TRUTH), random_images()[0]),
     "class_probabilities of a stack": (lambda y: F.sum(losses.class_probabilities(y, 2) ** 3),
-                                       numpy.concatenate([TRUTH, TRUTH[:, ::-1] * 2], axis=1)),
+                                       np.concatenate([TRUTH, TRUTH[:, ::-1] * 2], axis=1)),
     "focal_cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 2, WEIGHT), probabilities()[0]),
     "cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 0), probabilities()[0]),
     "dice": (lambda p: losses.dice(p, probabilities()[1], WEIGHT), probabilities()[0]),
@@ -254,7 +254,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradient(name):
     loss, at = GRADIENTS[name]
-    gradient_check.check_backward(loss, (at,), numpy.ones(()), eps=1e-5, atol=1e-6, rtol=1e-4)
+    gradient_check.check_backward(loss, (at,), np.ones(()), eps=1e-5, atol=1e-6, rtol=1e-4)
 
 
 def test_every_loss_has_a_gradient_test():
@@ -265,7 +265,7 @@ def test_every_loss_has_a_gradient_test():
 
 
 def test_half_precision_does_not_overflow():
-    y = numpy.full((1, 1, 300, 300), 200, numpy.float16)  # the sum of squares is far beyond 65504
-    assert value(losses.mean_squared(y, numpy.zeros_like(y))) == 40000
+    y = np.full((1, 1, 300, 300), 200, np.float16)  # the sum of squares is far beyond 65504
+    assert value(losses.mean_squared(y, np.zeros_like(y))) == 40000
     assert value(losses.least_squares(y, 0.0)) == 40000
     assert value(losses.total_variation(y, "usual", 1e-3)) == pytest.approx(1e-3, rel=1e-3)

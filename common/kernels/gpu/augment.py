@@ -5,7 +5,7 @@ tested against; with NumPy arrays the functions below use them, with CuPy arrays
 """
 import math
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.gpu.sources import CudaSource, register
@@ -23,7 +23,7 @@ _ROUNDED = """
 # Random numbers that are a function of a key and a place: the same on CPU and GPU, for any order of drawing, so that a
 # resumed run needs no state of them. Philox 4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011).
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
-_LOW = numpy.uint64(0xFFFFFFFF)
+_LOW = np.uint64(0xFFFFFFFF)
 
 _PHILOX = """
 struct Four { unsigned int a, b, c, d; };
@@ -132,7 +132,7 @@ POISSON = register(CudaSource(
 
 
 def _on_host(array):
-    return chainer.backend.get_array_module(array) is numpy
+    return chainer.backend.get_array_module(array) is np
 
 
 def clip_scale(stored, slope, intercept, lower, upper):
@@ -140,12 +140,12 @@ def clip_scale(stored, slope, intercept, lower, upper):
 
     stored: array of one of ``STORED``.
     """
-    numbers = [numpy.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
+    numbers = [np.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
     if not _on_host(stored):
         return CLIP_SCALE(stored, *numbers)
     slope, intercept, lower, upper, half = numbers
-    value = numpy.clip(stored.astype(numpy.float32) * slope + intercept, lower, upper)
-    return (value - lower) / half - numpy.float32(1)
+    value = np.clip(stored.astype(np.float32) * slope + intercept, lower, upper)
+    return (value - lower) / half - np.float32(1)
 
 
 def matrices(draws, shape, size):
@@ -168,7 +168,7 @@ def matrices(draws, shape, size):
         x1, y1 = x1 * size[1], y1 * size[0]
         rows.append([value for a, b, c in back for value in (
             a * columns[0] + b * downwards[0], a * columns[1] + b * downwards[1], a * x1 + b * y1 + c)])
-    return numpy.array(rows, numpy.float64).reshape(len(rows), 6)
+    return np.array(rows, np.float64).reshape(len(rows), 6)
 
 
 # By quarter turns counter-clockwise: x = columns · (x', y') + x1 w, y = downwards · (x', y') + y1 h.
@@ -185,29 +185,29 @@ def augment(images, draws, size, *, nearest=False, outside=-1.0):
         raise ValueError(f"{len(draws)} draws for {n} images; each image needs its own")
     xp = chainer.backend.get_array_module(images)
     matrix = matrices(draws, (rows, columns), size)
-    if xp is numpy:
-        return numpy.stack([_gather(image, m, size, nearest, numpy.float32(outside))
+    if xp is np:
+        return np.stack([_gather(image, m, size, nearest, np.float32(outside))
                             for image, m in zip(images, matrix, strict=True)])
-    y = xp.empty((n, channels, *size), numpy.float32)
-    numbers = [numpy.int32(value) for value in (channels, rows, columns, *size)]
-    AFFINE(xp.ascontiguousarray(images), xp.asarray(matrix), *numbers, numpy.float32(outside), numpy.bool_(nearest), y)
+    y = xp.empty((n, channels, *size), np.float32)
+    numbers = [np.int32(value) for value in (channels, rows, columns, *size)]
+    AFFINE(xp.ascontiguousarray(images), xp.asarray(matrix), *numbers, np.float32(outside), np.bool_(nearest), y)
     return y
 
 
 def _gather(image, m, size, nearest, outside):
     _, rows, columns = image.shape
-    w, v = numpy.mgrid[:size[0], :size[1]] + 0.5
+    w, v = np.mgrid[:size[0], :size[1]] + 0.5
     at_x, at_y = m[0] * v + m[1] * w + m[2], m[3] * v + m[4] * w + m[5]
     inside = (at_x >= 0) & (at_y >= 0) & (at_x < columns) & (at_y < rows)
     if nearest:
-        x, y = (numpy.floor(numpy.where(inside, at, 0)).astype(int) for at in (at_x, at_y))
-        return numpy.where(inside, image[:, y, x], outside)
-    low_x, low_y = numpy.floor(at_x - 0.5), numpy.floor(at_y - 0.5)
+        x, y = (np.floor(np.where(inside, at, 0)).astype(int) for at in (at_x, at_y))
+        return np.where(inside, image[:, y, x], outside)
+    low_x, low_y = np.floor(at_x - 0.5), np.floor(at_y - 0.5)
     dx, dy = at_x - 0.5 - low_x, at_y - 0.5 - low_y
-    (x0, x1), (y0, y1) = ([numpy.clip(low + k, 0, count - 1).astype(int) for k in (0, 1)]
+    (x0, x1), (y0, y1) = ([np.clip(low + k, 0, count - 1).astype(int) for k in (0, 1)]
                           for low, count in ((low_x, columns), (low_y, rows)))
-    lines = [image[:, y, x0] + (image[:, y, x1] - image[:, y, x0]).astype(numpy.float64) * dx for y in (y0, y1)]
-    return numpy.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(numpy.float32), outside)
+    lines = [image[:, y, x0] + (image[:, y, x1] - image[:, y, x0]).astype(np.float64) * dx for y in (y0, y1)]
+    return np.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(np.float32), outside)
 
 
 def finish(values, example):
@@ -217,55 +217,55 @@ def finish(values, example):
     (C * class_num, h, w) for classes.
     """
     clip, xp = example.clip, chainer.backend.get_array_module(values)
-    unit = clip_scale(values, 1, 0, clip.lower, clip.upper) if clip.scales else values.astype(numpy.float32)
+    unit = clip_scale(values, 1, 0, clip.lower, clip.upper) if clip.scales else values.astype(np.float32)
     classes = example.class_num
     y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=0.0 if classes else OUTSIDE)[0]
     if classes:
-        one_hot = y[:, None] == xp.arange(classes, dtype=numpy.float32)[:, None, None]
-        return one_hot.reshape(-1, *example.size).astype(numpy.float32)
+        one_hot = y[:, None] == xp.arange(classes, dtype=np.float32)[:, None, None]
+        return one_hot.reshape(-1, *example.size).astype(np.float32)
     return gaussian(y, example.noise, example.key) if example.noise else y
 
 
 def gaussian(x, deviation, key):
     """x + N(0, deviation²) float32, in the unit of ``x``. key: below 2^64; the same key gives the same noise."""
     if not _on_host(x):
-        return GAUSSIAN(x, numpy.float32(deviation), numpy.uint64(key))
-    a, b, _, _ = philox(numpy.arange(x.size, dtype=numpy.uint64).reshape(x.shape), 0, key)
-    normal = numpy.sqrt(-2.0 * numpy.log(unit(a))) * numpy.cos(2 * math.pi * unit(b))
-    return x + numpy.float32(deviation) * normal.astype(numpy.float32)
+        return GAUSSIAN(x, np.float32(deviation), np.uint64(key))
+    a, b, _, _ = philox(np.arange(x.size, dtype=np.uint64).reshape(x.shape), 0, key)
+    normal = np.sqrt(-2.0 * np.log(unit(a))) * np.cos(2 * math.pi * unit(b))
+    return x + np.float32(deviation) * normal.astype(np.float32)
 
 
 def poisson(mean, key):
     """Poisson counts, float32, of the shape of ``mean`` (float32, >= 0). key: as for ``gaussian``."""
     if not _on_host(mean):
-        return POISSON(mean, numpy.uint64(key))
-    return _poisson_twin(numpy.asarray(mean, numpy.float32).astype(numpy.float64).ravel(), key).reshape(mean.shape)
+        return POISSON(mean, np.uint64(key))
+    return _poisson_twin(np.asarray(mean, np.float32).astype(np.float64).ravel(), key).reshape(mean.shape)
 
 
 def _poisson_twin(mean, key):
-    count, left, product = numpy.zeros(mean.shape), numpy.arange(mean.size), numpy.ones(mean.shape)
+    count, left, product = np.zeros(mean.shape), np.arange(mean.size), np.ones(mean.shape)
     draw = 0
     while left.size:
-        bits = philox(left.astype(numpy.uint64), draw, key)
+        bits = philox(left.astype(np.uint64), draw, key)
         m, first, v = mean[left], unit(bits[0]), unit(bits[1])
         small = m < 10
         product[left] *= first
-        more = small & (product[left] > numpy.exp(-m))
+        more = small & (product[left] > np.exp(-m))
         count[left[more]] += 1
-        b = 0.931 + 2.53 * numpy.sqrt(numpy.maximum(m, 10))
+        b = 0.931 + 2.53 * np.sqrt(np.maximum(m, 10))
         a, u = -0.059 + 0.02483 * b, first - 0.5
-        us = 0.5 - numpy.abs(u)
-        found = numpy.floor((2 * a / us + b) * u + m + 0.43)
+        us = 0.5 - np.abs(u)
+        found = np.floor((2 * a / us + b) * u + m + 0.43)
         quick = (us >= 0.07) & (v <= 0.9277 - 3.6224 / (b - 2))
-        kept = numpy.maximum(found, 0)
-        odds = numpy.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b))
-        likely = odds <= kept * numpy.log(numpy.maximum(m, 10)) - m - _log_factorial(kept)
+        kept = np.maximum(found, 0)
+        odds = np.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b))
+        likely = odds <= kept * np.log(np.maximum(m, 10)) - m - _log_factorial(kept)
         accepted = quick | ((found >= 0) & ~((us < 0.013) & (v > us)) & likely)
         large = ~small & accepted
         count[left[large]] = found[large]
         left = left[more | (~small & ~accepted)]
         draw += 1
-    return count.astype(numpy.float32)
+    return count.astype(np.float32)
 
 
 def _log_factorial(count):
@@ -275,16 +275,16 @@ def _log_factorial(count):
 
 def philox(place, draw, key):
     """Four uint32 arrays for uint64 arrays ``place`` (which number) and ``draw`` (which attempt), and a key < 2^64."""
-    place, draw = numpy.broadcast_arrays(numpy.asarray(place, numpy.uint64), numpy.asarray(draw, numpy.uint64))
-    thirty_two = numpy.uint64(32)
+    place, draw = np.broadcast_arrays(np.asarray(place, np.uint64), np.asarray(draw, np.uint64))
+    thirty_two = np.uint64(32)
     a, b, c, d = place & _LOW, place >> thirty_two, draw & _LOW, draw >> thirty_two
     k0, k1 = int(key) & 0xFFFFFFFF, int(key) >> 32
     for _ in range(10):
-        p, q = numpy.uint64(_M0) * a, numpy.uint64(_M1) * c
-        a, b, c, d = ((q >> thirty_two) ^ b ^ numpy.uint64(k0), q & _LOW,
-                      (p >> thirty_two) ^ d ^ numpy.uint64(k1), p & _LOW)
+        p, q = np.uint64(_M0) * a, np.uint64(_M1) * c
+        a, b, c, d = ((q >> thirty_two) ^ b ^ np.uint64(k0), q & _LOW,
+                      (p >> thirty_two) ^ d ^ np.uint64(k1), p & _LOW)
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return tuple(v.astype(numpy.uint32) for v in (a, b, c, d))
+    return tuple(v.astype(np.uint32) for v in (a, b, c, d))
 
 
 def unit(bits):

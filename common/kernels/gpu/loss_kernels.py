@@ -3,7 +3,7 @@
 The twin is :mod:`medi2i.common.kernels.reference`. Values are float32 arrays () on the device, also for float16
 images; nothing waits for the device. Sums are made block by block in a fixed order: same input, same bits.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
@@ -117,13 +117,13 @@ def variation_gradient(y, tau, g):
 
 def least_squares(d, target):
     """See :func:`medi2i.common.kernels.reference.least_squares`."""
-    return _LEAST_SQUARES(d, numpy.float32(target), numpy.float32(1.0 / d.size))
+    return _LEAST_SQUARES(d, np.float32(target), np.float32(1.0 / d.size))
 
 
 def least_squares_gradient(d, target, g):
     """See :func:`medi2i.common.kernels.reference.least_squares_gradient`; g is an array ()."""
-    return _LEAST_SQUARES_GRADIENT(d, g.astype(numpy.float32, copy=False), numpy.float32(target),
-                                   numpy.float32(1.0 / d.size))
+    return _LEAST_SQUARES_GRADIENT(d, g.astype(np.float32, copy=False), np.float32(target),
+                                   np.float32(1.0 / d.size))
 
 
 def _numbers(y, tau, root):
@@ -132,8 +132,8 @@ def _numbers(y, tau, root):
     down, right = n * c * (height - 1) * width, n * c * height * (width - 1)
     if root:
         down = n * c * (height - 1) * (width - 1)
-    weights = (numpy.float32(v) for v in (tau * tau, 1.0 / down, 1.0 / right))
-    return *weights, numpy.int64(y.size), numpy.int32(height), numpy.int32(width), numpy.int32(root)
+    weights = (np.float32(v) for v in (tau * tau, 1.0 / down, 1.0 / right))
+    return *weights, np.int64(y.size), np.int32(height), np.int32(width), np.int32(root)
 
 
 def _blocks(y):
@@ -143,9 +143,9 @@ def _blocks(y):
 def _value(y, tau, root):
     xp = chainer.backend.get_array_module(y)
     y, blocks = xp.ascontiguousarray(y), _blocks(y)
-    parts, loss = xp.empty(blocks, numpy.float32), xp.empty((), numpy.float32)
+    parts, loss = xp.empty(blocks, np.float32), xp.empty((), np.float32)
     _VARIATION.launch((blocks,), (BLOCK,), (y, parts, *_numbers(y, tau, root)), y.dtype)
-    _SUM.launch((1,), (BLOCK,), (parts, loss, numpy.int32(blocks)), numpy.float32)
+    _SUM.launch((1,), (BLOCK,), (parts, loss, np.int32(blocks)), np.float32)
     return loss
 
 
@@ -154,5 +154,5 @@ def _gradient(y, g, tau, root):
     y = xp.ascontiguousarray(y)
     gy = xp.empty(y.shape, y.dtype)
     _VARIATION_GRADIENT.launch((_blocks(y),), (BLOCK,),
-                               (y, g.astype(numpy.float32, copy=False), gy, *_numbers(y, tau, root)), y.dtype)
+                               (y, g.astype(np.float32, copy=False), gy, *_numbers(y, tau, root)), y.dtype)
     return gy

@@ -5,7 +5,7 @@ Statistics come slice by slice as mean and sum of squared deviations, which are 
 1983): nothing is subtracted that is large beside the result, and the order of all sums is fixed, so that the same
 input gives the same bits. Float16 images have float32 statistics.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
@@ -185,17 +185,17 @@ class _Grid:
         self.each = each
         self.images = 1 if each else self.n
         self.group_shape = (self.n if each else 1, self.channels, 1, 1)
-        self.cut = (numpy.int64(self.pixels), numpy.int64(self.length), numpy.int32(self.slices))
+        self.cut = (np.int64(self.pixels), np.int64(self.length), np.int32(self.slices))
         self.groups = self.n * self.channels if each else self.channels
         # The planes of a group lie this far apart; with one plane a group nothing is added to its own place.
-        self.members = (numpy.int32(self.slices), numpy.int32(self.images), numpy.int32(self.channels))
+        self.members = (np.int32(self.slices), np.int32(self.images), np.int32(self.channels))
 
     def place(self, affine):
-        return *self.cut, numpy.int32(self.channels), numpy.int32(self.each), numpy.int32(affine)
+        return *self.cut, np.int32(self.channels), np.int32(self.each), np.int32(affine)
 
 
 def _accumulator(dtype):
-    return numpy.dtype(numpy.float64 if dtype == numpy.float64 else numpy.float32)
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def _affine(gamma, beta, stand_in):
@@ -252,4 +252,4 @@ def update_running(running_mean, running_variance, mean, variance, decay, adjust
     """See :func:`medi2i.common.kernels.reference.update_running`."""
     _RUNNING(mean.reshape(-1).astype(running_mean.dtype, copy=False),
              variance.reshape(-1).astype(running_mean.dtype, copy=False),
-             numpy.float64(decay), numpy.float64(adjust), running_mean, running_variance)
+             np.float64(decay), np.float64(adjust), running_mean, running_variance)

@@ -4,7 +4,7 @@ A module that has CUDA code registers it where it is imported and is named in ``
 
     CLIP = register(CudaSource("clip_scale", "elementwise", in_params="T x, float32 low, float32 width",
                                out_params="T y", operation="y = T((x - low) / width);"))
-    y = CLIP(x, numpy.float32(0), numpy.float32(2))          # a CuPy array: on the GPU
+    y = CLIP(x, np.float32(0), np.float32(2))          # a CuPy array: on the GPU
 
 On NumPy arrays a source is refused, but where a test has put a harness: :func:`run_numpy_by`.
 """
@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 
@@ -180,7 +180,7 @@ class CudaSource:
 
         Returns its output, or a tuple of them. Outputs given after the inputs are written to.
         """
-        if all(chainer.backend.get_array_module(a) is numpy for a in args):
+        if all(chainer.backend.get_array_module(a) is np for a in args):
             return _harness_for(self).call(self, args)
         return self.kernel()(*args)
 
@@ -189,8 +189,8 @@ class CudaSource:
 
         ``args``: dense arrays and NumPy scalars of exactly the types of the function's parameters.
         """
-        dtype = numpy.dtype(dtype).name
-        if all(chainer.backend.get_array_module(a) is numpy for a in args):
+        dtype = np.dtype(dtype).name
+        if all(chainer.backend.get_array_module(a) is np for a in args):
             _harness_for(self).launch(self, grid, block, args, dtype)
         else:
             self.kernel(dtype)(grid, block, tuple(args))

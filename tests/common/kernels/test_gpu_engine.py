@@ -3,7 +3,7 @@ import ctypes
 import os
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
@@ -38,10 +38,10 @@ class Tensor:
         self.data_type = data_type
 
     def array(self, address):
-        dtype = numpy.dtype(_NUMBERS[self.data_type])
+        dtype = np.dtype(_NUMBERS[self.data_type])
         count = sum((n - 1) * s for n, s in zip(self.dim, self.stride, strict=True)) + 1
-        flat = numpy.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype)
-        return numpy.lib.stride_tricks.as_strided(flat, self.dim, [s * dtype.itemsize for s in self.stride])
+        flat = np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype)
+        return np.lib.stride_tricks.as_strided(flat, self.dim, [s * dtype.itemsize for s in self.stride])
 
 
 class Graph:
@@ -147,7 +147,7 @@ def on_numpy(monkeypatch):
 
 def everything(settings, dtype="float64"):
     """Convolution, its gradients, and theirs: (y, gx, gw, gb, second-order gradients by x and w)."""
-    rng = numpy.random.default_rng(0)
+    rng = np.random.default_rng(0)
     x = chainer.Variable(rng.standard_normal((2, 4, 9, 8)).astype(dtype))
     w = chainer.Variable(rng.standard_normal((6, 4 // settings.get("groups", 1), 3, 4)).astype(dtype))
     b = chainer.Variable(rng.standard_normal(6).astype(dtype))
@@ -163,7 +163,7 @@ def test_all_derivatives_through_cudnn(on_numpy, settings):
     cudnn = module()
     on_numpy(CudnnConvolutions(cudnn, memory=HOST))
     for got, want in zip(everything(settings), expected, strict=True):
-        numpy.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-9)
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-9)
     assert {kind for kind, _ in cudnn.log} == {"fprop", "dgrad", "wgrad"}
     assert {handle for _, handle in cudnn.log} == {77} and set(cudnn.streams) == {(77, 5)}
 
@@ -187,7 +187,7 @@ def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_nump
     with pytest.warns(RuntimeWarning, match="no engine") as told:
         results = everything(SETTINGS[1])
     for got, want in zip(results, expected, strict=True):
-        numpy.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-9)
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-9)
     assert len(told) == 1 and cudnn.log == []
 
 
@@ -197,7 +197,7 @@ def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_nump
 def test_tensor_cores_round_float32_only_where_asked(tf32, dtype, left_out):
     cudnn = module()
     geometry = Geometry((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (1, 1), (1, 1), 1)
-    x, w = numpy.ones((1, 1, 3, 3), dtype), numpy.ones((1, 1, 3, 3), dtype)
+    x, w = np.ones((1, 1, 3, 3), dtype), np.ones((1, 1, 3, 3), dtype)
     y = CudnnConvolutions(cudnn, tf32, HOST).forward(x, w, None, geometry)
     assert y.dtype == dtype and y[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
     assert cudnn.graphs[0].left_out == left_out
@@ -208,7 +208,7 @@ def test_deterministic_plans_are_others():
     cudnn = module()
     code = CudnnConvolutions(cudnn, True, HOST)
     geometry = Geometry((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 1, 1), (1, 1), (0, 0), (1, 1), 1)
-    x, w = numpy.ones((1, 1, 3, 3), "float32"), numpy.ones((1, 1, 1, 1), "float32")
+    x, w = np.ones((1, 1, 3, 3), "float32"), np.ones((1, 1, 1, 1), "float32")
     code.forward(x, w, None, geometry)
     with chainer.using_config("cudnn_deterministic", True):
         code.forward(x, w, None, geometry)
@@ -221,7 +221,7 @@ def test_mixed_dtypes_go_to_chainer():
     forward = make(lambda self, inputs: calls.append(inputs))
     node = _CONV.Convolution2DFunction(1, 0)
     node._input_layouts = (None, None)
-    forward(node, (numpy.ones((1, 1, 2, 2), "float16"), numpy.ones((1, 1, 1, 1), "float32")))
+    forward(node, (np.ones((1, 1, 2, 2), "float16"), np.ones((1, 1, 1, 1), "float32")))
     assert len(calls) == 1
 
 
@@ -284,7 +284,7 @@ def test_a_gpu_computes_what_the_cpu_does(settings, code):
     cupy = pytest.importorskip("cupy")
     if not cupy.cuda.is_available():
         pytest.skip("there is no GPU")
-    rng = numpy.random.default_rng(1)
+    rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 4, 33, 31)).astype("float32")
     w = rng.standard_normal((6, 4 // settings.get("groups", 1), 3, 4)).astype("float32")
     with cpu_engine.using("chainer"):
@@ -300,4 +300,4 @@ def test_a_gpu_computes_what_the_cpu_does(settings, code):
             value if isinstance(value, tuple) else (value, value)
             for value in (settings["stride"], settings["pad"], settings.get("dilate", 1))), settings.get("groups", 1))
         got = chunked_convolution.forward(cupy.asarray(x), cupy.asarray(w), None, geometry, limit=1000).get()
-    numpy.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,7 @@
 """Convolutions in chunks against Chainer's own, on NumPy: the same code runs on CuPy."""
 import tracemalloc
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
@@ -23,7 +23,7 @@ LAYERS = {
 @pytest.fixture(params=LAYERS)
 def layer(request):
     made = {"dilate": (1, 1), "groups": 1, **LAYERS[request.param]}
-    rng = numpy.random.default_rng(3)
+    rng = np.random.default_rng(3)
     x, w = (rng.standard_normal(made[name]) for name in "xw")
     b = rng.standard_normal(len(w))
     settings = {name: made[name] for name in ("stride", "pad", "dilate", "groups")}
@@ -42,17 +42,17 @@ def test_equal_to_chainer_for_every_size_of_chunk(layer, limit):
         out.grad = gy
         out.backward()
     close = dict(rtol=0, atol=1e-12)
-    numpy.testing.assert_allclose(chunked_convolution.forward(x, w, b, geometry, limit), y, **close)
-    numpy.testing.assert_allclose(chunked_convolution.backward_data(gy, w, geometry, limit), vx.grad, **close)
-    numpy.testing.assert_allclose(chunked_convolution.backward_weights(x, gy, geometry, limit), vw.grad, **close)
+    np.testing.assert_allclose(chunked_convolution.forward(x, w, b, geometry, limit), y, **close)
+    np.testing.assert_allclose(chunked_convolution.backward_data(gy, w, geometry, limit), vx.grad, **close)
+    np.testing.assert_allclose(chunked_convolution.backward_weights(x, gy, geometry, limit), vw.grad, **close)
 
 
 def test_cover_all():
-    x, w = numpy.arange(2 * 8 * 8.0).reshape(1, 2, 8, 8), numpy.ones((1, 2, 3, 3))
+    x, w = np.arange(2 * 8 * 8.0).reshape(1, 2, 8, 8), np.ones((1, 2, 3, 3))
     with cpu_engine.using("chainer"):
         y = F.convolution_2d(x, w, stride=2, cover_all=True).array
     geometry = Geometry(x.shape, y.shape, w.shape, (2, 2), (0, 0), (1, 1), 1)
-    numpy.testing.assert_array_equal(chunked_convolution.forward(x, w, None, geometry), y)
+    np.testing.assert_array_equal(chunked_convolution.forward(x, w, None, geometry), y)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -63,7 +63,7 @@ def test_chunks_of_the_large_layer_are_bounded_and_complete(batch):
     assert max(sizes) * 4 <= 256 << 20  # bytes; all of it would be batch x 3.3e9
     assert max(sizes) < 2 ** 31
     assert batch * 64 * 7 * 7 * 512 * 512 > (2 ** 31 if batch >= 3 else 0)
-    seen = numpy.zeros((batch, 512), int)
+    seen = np.zeros((batch, 512), int)
     for first, last, start, stop in pieces:
         seen[first:last, start:stop] += 1
     assert (seen == 1).all()
@@ -77,7 +77,7 @@ def test_whole_samples_share_a_chunk_where_they_fit():
 @pytest.mark.parametrize("way", ["forward", "backward_data", "backward_weights"])
 def test_memory_in_use_is_that_of_a_chunk(way):
     geometry = Geometry((2, 8, 40, 41), (2, 3, 40, 41), (3, 8, 7, 7), (1, 1), (3, 3), (1, 1), 1)
-    x, y, w = (numpy.ones(shape, numpy.float32) for shape in (geometry.shape, geometry.out_shape, geometry.weights))
+    x, y, w = (np.ones(shape, np.float32) for shape in (geometry.shape, geometry.out_shape, geometry.weights))
     arguments = {"forward": (x, w, None), "backward_data": (y, w), "backward_weights": (x, y)}[way]
     limit = 1 << 16
     tracemalloc.start()
@@ -92,6 +92,6 @@ def test_memory_in_use_is_that_of_a_chunk(way):
 
 def test_float16_sums_of_weights_are_kept_in_float32():
     geometry = Geometry((1, 1, 64, 64), (1, 1, 64, 64), (1, 1, 1, 1), (1, 1), (0, 0), (1, 1), 1)
-    x = numpy.full(geometry.shape, 0.578125, numpy.float16)
-    gw = chunked_convolution.backward_weights(x, numpy.ones_like(x), geometry, limit=64)
-    assert gw.dtype == numpy.float16 and gw.item() == 2368.0  # 64 x 37; summed in float16 it would be 2360
+    x = np.full(geometry.shape, 0.578125, np.float16)
+    gw = chunked_convolution.backward_weights(x, np.ones_like(x), geometry, limit=64)
+    assert gw.dtype == np.float16 and gw.item() == 2368.0  # 64 x 37; summed in float16 it would be 2360
