@@ -6,12 +6,15 @@ Chainer 7.8.1 (2022) and ChainerCV 0.13.1 predate NumPy 2 and Python 3.12. Each 
 what it mends and for which versions; ``tests/common/test_compat.py`` has a test for each that fails without it.
 """
 import contextlib
+import functools
 import importlib
 import sys
 import threading
 import types
 import warnings
+from collections.abc import Iterator, Sequence
 from importlib import metadata
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,7 +22,7 @@ CHAINER_VERSIONS = ("7.8.1",)
 CHAINERCV_VERSIONS = ("0.13.1",)
 
 
-def check_version(name, known):
+def check_version(name: str, known: Sequence[str]) -> None:
     """Refuse a version of ``name`` for which the patches below were never tried. Raises ImportError."""
     try:
         found = metadata.version(name)
@@ -30,21 +33,19 @@ def check_version(name, known):
                           f"pip install --no-build-isolation {name}=={known[-1]}")
 
 
-def restore_numpy_names():
+def restore_numpy_names() -> None:
     """NumPy >= 1.24 has no ``float``, NumPy >= 2 no ``sctypes``.
 
     ``chainer.functions.resize_images`` and ``as_strided`` use them when they run, not only when imported.
     """
-    if "float" not in vars(np):
-        np.float = float
-    if "sctypes" not in vars(np):
-        np.sctypes = {
-            "int": [np.int8, np.int16, np.int32, np.int64],
-            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-            "float": [np.float16, np.float32, np.float64, np.longdouble],
-            "complex": [np.complex64, np.complex128, np.clongdouble],
-            "others": [bool, object, bytes, str, np.void],
-        }
+    vars(np).setdefault("float", float)
+    vars(np).setdefault("sctypes", {
+        "int": [np.int8, np.int16, np.int32, np.int64],
+        "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
+        "float": [np.float16, np.float32, np.float64, np.longdouble],
+        "complex": [np.complex64, np.complex128, np.clongdouble],
+        "others": [bool, object, bytes, str, np.void],
+    })
 
 
 # One thread at a time: else the second finds the first one's stand-in and puts it back for good.
@@ -52,41 +53,38 @@ _STANDING_IN = threading.RLock()
 
 
 @contextlib.contextmanager
-def stand_in(name, **content):
+def stand_in(name: str, **content: object) -> Iterator[types.ModuleType]:
     """While the block runs, ``import name`` gives an empty module with ``content``, and nothing is left behind."""
     with _STANDING_IN:
-        missing = object()
-        before = sys.modules.get(name, missing)
+        before = dict(sys.modules)
         module = types.ModuleType(name)
         vars(module).update(content)
         sys.modules[name] = module
         try:
             yield module
         finally:
-            if before is missing:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = before
+            del sys.modules[name]
+            if name in before:
+                sys.modules[name] = before[name]
 
 
 @contextlib.contextmanager
-def numpy_distutils():
+def numpy_distutils() -> Iterator[None]:
     """``numpy.distutils`` is gone on Python >= 3.12; Chainer imports it to look at macOS's BLAS."""
-    with stand_in("numpy.distutils") as parent, stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as m:
-        parent.system_info = m
-        had = vars(np).get("distutils")
-        np.distutils = parent
+    with (stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as system_info,
+          stand_in("numpy.distutils", system_info=system_info) as parent):
+        names, before = vars(np), dict(vars(np))
+        names["distutils"] = parent
         try:
             yield
         finally:
             # Chainer looks `numpy.distutils.system_info` up again only on macOS, at import.
-            if had is None:
-                del np.distutils
-            else:
-                np.distutils = had
+            del names["distutils"]
+            if "distutils" in before:
+                names["distutils"] = before["distutils"]
 
 
-def pkg_resources():
+def pkg_resources() -> contextlib.AbstractContextManager[types.ModuleType]:
     """``pkg_resources`` is gone from setuptools >= 81; Chainer and ChainerCV import it.
 
     Chainer asks it which CuPy is installed, to warn of new ones: the stand-in knows none, because which CuPy fits is
@@ -98,17 +96,17 @@ def pkg_resources():
     class VersionConflict(Exception):
         pass
 
-    def require(*requirements):
+    def require(*requirements: str) -> None:
         raise DistributionNotFound(*requirements)
 
-    def get_distribution(name):
+    def get_distribution(name: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(version=metadata.version(name))
 
     return stand_in("pkg_resources", DistributionNotFound=DistributionNotFound, VersionConflict=VersionConflict,
                     require=require, get_distribution=get_distribution)
 
 
-def _import_chainer():
+def _import_chainer() -> types.ModuleType:
     with warnings.catch_warnings(), numpy_distutils(), pkg_resources():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -119,23 +117,23 @@ def _import_chainer():
     return chainer
 
 
-def mend_deconvolution_backward(function_class):
+def mend_deconvolution_backward(function_class: Any) -> None:
     """``Deconvolution2DFunction.backward`` gives arrays where shapes are due when its input needs no gradient.
 
     Chainer 7.8.1, NumPy path: the first layer of a decoder fails, and so does WGAN-GP's second order.
     """
     original = function_class._set_cover_all
-    if hasattr(original, "original"):
+    if hasattr(original, "__wrapped__"):
         return
 
-    def _set_cover_all(self, x_shape, w_shape):
+    @functools.wraps(original)
+    def _set_cover_all(self: Any, x_shape: Any, w_shape: Any) -> None:
         original(self, getattr(x_shape, "shape", x_shape), getattr(w_shape, "shape", w_shape))
 
-    _set_cover_all.original = original
     function_class._set_cover_all = _set_cover_all
 
 
-def stub_chainercv_extension():
+def stub_chainercv_extension() -> None:
     """ChainerCV's one C extension (box suppression on a GPU) does not compile on Python >= 3.11; nothing here uses it.
 
     Without a stand-in not even ``import chainercv`` works.
@@ -143,28 +141,29 @@ def stub_chainercv_extension():
     name = "chainercv.utils.bbox._nms_gpu_post"
     module = types.ModuleType(name)
 
-    def _nms_gpu_post(*args, **kwargs):
+    def _nms_gpu_post(*args: object, **kwargs: object) -> None:
         raise RuntimeError("chainercv was installed without its C extension _nms_gpu_post")
 
-    module._nms_gpu_post = _nms_gpu_post
+    vars(module).update(_nms_gpu_post=_nms_gpu_post)
     sys.modules.setdefault(name, module)
 
 
-def mend_multi_node_iterator(module):
+def mend_multi_node_iterator(module: types.ModuleType) -> None:
     """ChainerMN takes ``int()`` of an array of one element, which NumPy >= 2.4 refuses (and 1.25 began to warn of)."""
-    module.int = lambda value: int(value.item() if isinstance(value, np.ndarray) else value)
+    vars(module)["int"] = lambda value: int(value.item() if isinstance(value, np.ndarray) else value)
 
 
-def mend_multi_node_mean(communicator_class):
+def mend_multi_node_mean(communicator_class: Any) -> None:
     """ChainerMN loses the mean of an array that is not contiguous: MPI writes it to a copy that nobody looks at.
 
     Such gradients exist (a transposed product), and the ranks would then part without a word.
     """
     original = communicator_class._multi_node_mean
-    if hasattr(original, "original"):
+    if hasattr(original, "__wrapped__"):
         return
 
-    def _multi_node_mean(self, sendbuf, recvbuf):
+    @functools.wraps(original)
+    def _multi_node_mean(self: Any, sendbuf: Any, recvbuf: Any) -> None:
         if recvbuf.flags.c_contiguous:
             original(self, sendbuf, recvbuf)
             return
@@ -172,11 +171,10 @@ def mend_multi_node_mean(communicator_class):
         original(self, sendbuf, whole)
         recvbuf[...] = whole
 
-    _multi_node_mean.original = original
     communicator_class._multi_node_mean = _multi_node_mean
 
 
-def copy_gradients_one_by_one(communicator):
+def copy_gradients_one_by_one(communicator: Any) -> None:
     """ChainerMN's kernel that packs all gradients at once needs ``cuda_fp16.h``, which CuPy >= 14 does not bring.
 
     Its own ``set_config("batched_copy", False)`` switches it on: the value is lost on the way to the base class.
@@ -185,7 +183,7 @@ def copy_gradients_one_by_one(communicator):
         communicator.batched_copy = False
 
 
-def communicator(name):
+def communicator(name: str) -> Any:
     """ChainerMN's communicator ``name`` over all processes that mpiexec started; starts MPI.
 
     Raises ImportError without mpi4py, RuntimeError where mpi4py finds no MPI, or where CuPy or NCCL is missing.
@@ -199,7 +197,7 @@ def communicator(name):
     return made
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> types.ModuleType:
     """``from medi2i.common.compat import chainercv`` imports it on first use: most commands never need it.
 
     So with ``chainermn``, which the import does not make start MPI.
@@ -224,8 +222,14 @@ def __getattr__(name):
 
 check_version("chainer", CHAINER_VERSIONS)
 restore_numpy_names()
-chainer = _import_chainer()
+if TYPE_CHECKING:
+    import chainer
+else:
+    chainer = _import_chainer()
 mend_deconvolution_backward(chainer.functions.connection.deconvolution_2d.Deconvolution2DFunction)
 
 F = chainer.functions
 L = chainer.links
+
+Array: TypeAlias = np.ndarray  # or CuPy's, which answers to the same names
+ArrayOrVariable: TypeAlias = Array | chainer.Variable

@@ -6,7 +6,7 @@ from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
 
 
-def choose_device(gpu=None, tf32=False, local=0):
+def choose_device(gpu: int | None = None, tf32: bool = False, local: int = 0) -> chainer.backend.Device:
     """A ``chainer.backend.Device``: GPU number ``gpu``, the CPU for -1, and for None the first GPU if there is one.
 
     local: number of this process among those of one training on this machine; each takes a GPU of its own, from the
@@ -33,7 +33,7 @@ def choose_device(gpu=None, tf32=False, local=0):
     return chainer.get_device(f"@cupy:{gpu}")
 
 
-def gpu_count():
+def gpu_count() -> tuple[int, str]:
     """(number of usable GPUs, why there is none or "")."""
     try:
         import cupy
@@ -49,7 +49,7 @@ def gpu_count():
         return 0, f"there is no GPU that CUDA can use ({error})"
 
 
-def use_cpu_engine(name):
+def use_cpu_engine(name: str) -> str:
     """Make ``--cpu_engine`` ``name`` ("auto", "onednn", "numpy" or "chainer") compute Chainer's functions on the CPU.
 
     Returns what is in use, for the log. Raises UserError where oneDNN is asked for and is not there.
@@ -60,7 +60,7 @@ def use_cpu_engine(name):
         raise UserError(f"--cpu_engine {name}: {error}; --cpu_engine auto would do without") from None
 
 
-def use_gpu_engine(name, tf32=False):
+def use_gpu_engine(name: str, tf32: bool = False) -> str:
     """``--gpu_engine``: this project's kernels for CuPy's arrays ("auto"), or Chainer's own functions ("chainer").
 
     tf32: see ``choose_device``. Returns what convolutions on a GPU run on.

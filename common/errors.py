@@ -6,7 +6,10 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TextIO
 
 # Control characters (C0, DEL, C1) and those that turn the direction of writing. Line breaks, tabs and the carriage
 # return of a progress bar are ours.
@@ -20,16 +23,16 @@ class UserError(ValueError):
 class Unreadable(UserError):
     """A file that cannot be used. ``reason`` is the text without the file's name."""
 
-    def __init__(self, path: Path | str, reason: str):
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
         self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
         return Unreadable, (self.path, self.reason)
 
 
-def printable(text):
+def printable(text: str) -> str:
     r"""``text`` with characters that a terminal would obey written out (``\x1b``)."""
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
@@ -37,22 +40,22 @@ def printable(text):
 class _Printable:
     """A text stream that writes names and header values of files as they look, whoever prints them."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         return self._stream.write(printable(text))
 
-    def writelines(self, lines):
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
-def _printable_streams():
+def _printable_streams() -> Iterator[None]:
     old = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream if stream is None or isinstance(stream, _Printable) else _Printable(stream)
                               for stream in old)
@@ -65,15 +68,15 @@ def _printable_streams():
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP came: locks and unfinished files go before the process does, as with Ctrl-C."""
 
-    def __init__(self, number: int, frame=None):
+    def __init__(self, number: int, frame: FrameType | None = None) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
 @contextlib.contextmanager
-def _signals_end_in_order():
+def _signals_end_in_order() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Terminated where nothing else was arranged for them."""
-    def end(number, frame):
+    def end(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated(number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -87,7 +90,7 @@ def _signals_end_in_order():
             signal.signal(number, handler)
 
 
-def run(command, argv=None):
+def run(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
 
     With ``--debug`` among the arguments (or MEDI2I_DEBUG=1) the traceback is shown instead.
@@ -98,14 +101,14 @@ def run(command, argv=None):
         return _run(command, list(sys.argv[1:] if argv is None else argv))
 
 
-def show_messages():
+def show_messages() -> None:
     """Warnings and errors that modules log, as lines on stderr, for whatever the command is."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-def _run(command, argv):
+def _run(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
     show_messages()
     if hasattr(sys.stdout, "reconfigure"):  # names of files hold any bytes, and not every terminal has every letter
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -131,7 +134,7 @@ def _run(command, argv):
         return 1
 
 
-def _flush():
+def _flush() -> None:
     try:
         sys.stdout.flush()  # now, while a full disk behind it can still be told, and the status say so
     except BrokenPipeError:
@@ -141,12 +144,12 @@ def _flush():
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def _discard_output():
+def _discard_output() -> None:
     """What is still to be printed goes nowhere: Python tries once more at its end, and would complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     """The message of an exception in one line, with the file first where the operating system names one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}{hint(error)}"
@@ -157,7 +160,7 @@ def one_line(error):
     return " ".join(text.split())
 
 
-def hint(error):
+def hint(error: BaseException) -> str:
     """What would be right, where the operating system's own words do not say it; "" elsewhere."""
     if isinstance(error, NotADirectoryError | FileExistsError):
         return "; a file is where a folder should be, another place would be right"

@@ -35,5 +35,5 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched | None:
     return None
 
 
-def _number(text):
+def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None

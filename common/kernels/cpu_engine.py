@@ -4,16 +4,18 @@ Chainer's function nodes stay what they are, with their backward and double back
 computes with float32 NumPy arrays is replaced. What a replacement does not take goes to Chainer's code as before.
 """
 import contextlib
+from collections.abc import Iterator
 
 from medi2i.common.kernels.cpu import onednn
 from medi2i.common.kernels.cpu.replacements import replacements
+from medi2i.common.kernels.replacing import Replaced
 
 ENGINES = ("auto", "onednn", "numpy", "chainer")
 
-_originals = []
+_replaced = Replaced()
 
 
-def enable(engine="auto"):
+def enable(engine: str = "auto") -> str:
     """Use the quick code. Doing so twice is the same as once.
 
     Args:
@@ -32,28 +34,17 @@ def enable(engine="auto"):
     if dnnl is None and engine == "onednn":
         raise onednn.OnednnError(f"oneDNN is not installed: pip install {onednn.DISTRIBUTION}==2023.2.0 "
                                  "(Linux x86-64)")
-    for owner, name, make in replacements(with_onednn=dnnl is not None):
-        original = vars(owner)[name]
-        setattr(owner, name, make(original))
-        _originals.append((owner, name, original))
+    _replaced.replace(replacements(with_onednn=dnnl is not None))
     return "NumPy" if dnnl is None else "oneDNN " + ".".join(map(str, dnnl.version))
 
 
-def disable():
+def disable() -> None:
     """Chainer's own code again, everywhere."""
-    while _originals:
-        owner, name, original = _originals.pop()
-        setattr(owner, name, original)
+    _replaced.put_back()
 
 
 @contextlib.contextmanager
-def using(engine):
+def using(engine: str) -> Iterator[str]:
     """``enable(engine)`` for a block, and what was before afterwards; for tests and benchmarks."""
-    before = list(_originals), [vars(owner)[name] for owner, name, _ in _originals]
-    try:
+    with _replaced.kept():
         yield enable(engine)
-    finally:
-        disable()
-        _originals.extend(before[0])
-        for (owner, name, _), replacement in zip(*before, strict=True):
-            setattr(owner, name, replacement)

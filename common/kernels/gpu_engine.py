@@ -3,14 +3,15 @@ import importlib
 import os
 
 from medi2i.common.compat import chainer
-from medi2i.common.kernels.convolution_nodes import on_gpu
+from medi2i.common.kernels.convolution_nodes import Convolutions, on_gpu
 from medi2i.common.kernels.gpu import chunked_convolution
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
+from medi2i.common.kernels.replacing import Replaced
 
-_originals = []
+_replaced = Replaced()
 
 
-def set_precision(tf32):
+def set_precision(tf32: bool) -> None:
     """Whether float32 products may use TF32 (10 bits of each factor). Before anything is computed on the GPU.
 
     CuPy's matrix products ask CUPY_TF32 when the first of them runs. cuDNN 8 uses TF32 unless NVIDIA_TF32_OVERRIDE=0;
@@ -23,7 +24,7 @@ def set_precision(tf32):
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
-def enable(tf32=False):
+def enable(tf32: bool = False) -> str:
     """Make Chainer's convolutions on a GPU run on the best there is. Doing so again starts afresh.
 
     Returns what is in use, for the log.
@@ -34,21 +35,16 @@ def enable(tf32=False):
         chainer.global_config.use_cudnn_tensor_core = "always" if tf32 else "auto"
         return "cuDNN by CuPy"
     code, name = _without_cupys_cudnn(tf32)
-    for owner, method, make in on_gpu(code):
-        original = vars(owner)[method]
-        setattr(owner, method, make(original))
-        _originals.append((owner, method, original))
+    _replaced.replace(on_gpu(code))
     return name
 
 
-def disable():
+def disable() -> None:
     """Chainer's own code again."""
-    while _originals:
-        owner, method, original = _originals.pop()
-        setattr(owner, method, original)
+    _replaced.put_back()
 
 
-def _without_cupys_cudnn(tf32):
+def _without_cupys_cudnn(tf32: bool) -> tuple[Convolutions, str]:
     try:
         cudnn = importlib.import_module("cudnn")
         version = cudnn.backend_version()

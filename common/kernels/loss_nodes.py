@@ -3,20 +3,30 @@
 On a GPU by :mod:`~medi2i.common.kernels.gpu.loss_kernels`, on the CPU by :mod:`~medi2i.common.kernels.reference` unless
 Chainer's own code is asked for.
 """
+from collections.abc import Callable
+from types import ModuleType
+
 import numpy as np
 
-from medi2i.common.compat import F, chainer
+from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
 from medi2i.common.kernels.gpu import loss_kernels
+
+
+def in_float32(value: ArrayOrVariable) -> chainer.Variable:
+    """``value`` as a Variable, float16 as float32; wider numbers stay (float64 is for gradient checks)."""
+    variable = chainer.as_variable(value)
+    return F.cast(variable, np.float32) if variable.dtype == np.float16 else variable
 
 
 class Engines:
     """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: the formula in Chainer's functions)."""
 
-    gpu = loss_kernels
-    cpu = None
+    gpu: ModuleType | None = loss_kernels
+    cpu: ModuleType | None = None
 
 
-def loss_of(name, formula, y, *constants):
+def loss_of(name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable,
+            *constants: float) -> chainer.Variable:
     """A scalar Variable: the loss ``name`` (of the engines' modules) of y, or ``formula``, where it is not for them.
 
     Args: formula: Variable y -> the same loss in Chainer's functions; it is also what is differentiated when a
@@ -34,17 +44,19 @@ def loss_of(name, formula, y, *constants):
 class Loss(chainer.FunctionNode):
     """See :func:`loss_of`."""
 
-    def __init__(self, engine, name, formula, constants):
+    def __init__(self, engine: ModuleType, name: str, formula: Callable[[chainer.Variable], chainer.Variable],
+                 constants: tuple[float, ...]) -> None:
         super().__init__()
         self.value, self.gradient = getattr(engine, name), getattr(engine, f"{name}_gradient")
         self.formula, self.constants = formula, constants
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs((0,))
         value = self.value(inputs[0], *self.constants)
         return chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=np.float32),
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]) -> tuple[chainer.Variable,
+                 ...]:
         y, = self.get_retained_inputs()
         g, = grad_outputs
         if chainer.config.enable_backprop:

@@ -4,9 +4,13 @@ On a GPU it runs on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels`, on 
 (:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use. Elsewhere Chainer's functions one after the
 other do the same: :func:`is_fused` tells.
 """
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
-from medi2i.common.compat import F, chainer
+from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
 from medi2i.common.kernels import reference
 from medi2i.common.kernels.gpu import normalisation_kernels
 
@@ -14,11 +18,11 @@ from medi2i.common.kernels.gpu import normalisation_kernels
 class Engines:
     """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: Chainer's own functions are as good)."""
 
-    gpu = normalisation_kernels
-    cpu = None
+    gpu: ModuleType | None = normalisation_kernels
+    cpu: ModuleType | None = None
 
 
-def is_fused(x):
+def is_fused(x: ArrayOrVariable) -> bool:
     """Whether images ``x`` (N, C, H, W; array or Variable) are for the functions here."""
     x = getattr(x, "array", x)
     engine = _engine(x)
@@ -27,7 +31,8 @@ def is_fused(x):
     return engine.takes(x) if hasattr(engine, "takes") else x.dtype.kind == "f"
 
 
-def normalise(x, gamma, beta, eps, slope, each):
+def normalise(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVariable | None, eps: float,
+              slope: float, each: bool) -> tuple[chainer.Variable, "Normalise"]:
     """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
 
     Args: x (N, C, H, W); gamma, beta (C,), or None both: 1 and 0; slope: 0 ReLU, 1 no activation;
@@ -40,14 +45,15 @@ def normalise(x, gamma, beta, eps, slope, each):
     return y, node
 
 
-def normalise_fixed(x, gamma, beta, mean, variance, eps, slope):
+def normalise_fixed(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVariable | None, mean: Array,
+                    variance: Array, eps: float, slope: float) -> chainer.Variable:
     """The same with given statistics, arrays (C,): what batch normalisation does outside of training."""
     node = Normalise(eps, slope, False, (mean, variance))
     y, = node.apply((x,) if gamma is None else (x, gamma, beta))
     return y
 
 
-def update_running(running_mean, running_variance, node, x, decay):
+def update_running(running_mean: Array, running_variance: Array, node: "Normalise", x: Array, decay: float) -> None:
     """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
     count = x.size // running_mean.size
     engine = reference if isinstance(running_mean, np.ndarray) else Engines.gpu
@@ -55,26 +61,28 @@ def update_running(running_mean, running_variance, node, x, decay):
                           count / max(count - 1.0, 1.0))
 
 
-def _engine(x):
+def _engine(x: Array) -> ModuleType | None:
     return Engines.cpu if isinstance(x, np.ndarray) else Engines.gpu
 
 
 class Normalise(chainer.FunctionNode):
     """See :func:`normalise`. Inputs x, or x, gamma, beta."""
 
-    mean = variance = inv_std = None
+    mean: Array
+    variance: Array
+    inv_std: Array
 
-    def __init__(self, eps, slope, each, fixed=None):
+    def __init__(self, eps: float, slope: float, each: bool, fixed: tuple[Array, Array] | None = None) -> None:
         super().__init__()
         self.eps, self.slope, self.each, self.fixed = float(eps), float(slope), each, fixed
 
-    def check_type_forward(self, in_types):
+    def check_type_forward(self, in_types: Any) -> None:
         expect = chainer.utils.type_check.expect
         expect(in_types[0].ndim == 4, in_types[0].dtype.kind == "f")
         for channels in in_types[1:]:
             expect(channels.ndim == 1, channels.shape[0] == in_types[0].shape[1])
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs(tuple(range(len(inputs))))
         x, gamma, beta = _three(inputs)
         engine = _engine(x) or reference
@@ -92,12 +100,13 @@ class Normalise(chainer.FunctionNode):
             return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
         if by_onednn:
             self.engine = reference
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
-        self.mean, self.variance = (v.astype(dtype, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
-        self.inv_std = 1 / (self.variance + dtype(self.eps)) ** dtype(0.5)
+        wide = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+        self.mean, self.variance = (v.astype(wide, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
+        self.inv_std = 1 / (self.variance + wide.type(self.eps)) ** wide.type(0.5)
         return self.engine.apply(x, gamma, beta, self.mean, self.inv_std, self.slope),
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple[int, ...],
+                 grad_outputs: tuple[chainer.Variable | None, ...]) -> tuple[chainer.Variable | None, ...]:
         inputs = self.get_retained_inputs()
         y = self.get_retained_outputs()[0].array if self._needs_output else None
         gx, with_x, plain = NormaliseGrad(self, y).apply((*inputs, *grad_outputs))
@@ -106,12 +115,12 @@ class Normalise(chainer.FunctionNode):
         return (gx, *(F.cast(_by_channel(sums), inputs[1].dtype) for sums in (with_x, plain)))
 
     @property
-    def by_onednn(self):
+    def by_onednn(self) -> bool:
         """Whether oneDNN made the output; its backward then takes the signs of the activation from there."""
         return self.fixed is None and hasattr(self.engine, "takes")
 
     @property
-    def _needs_output(self):
+    def _needs_output(self) -> bool:
         return self.by_onednn and self.slope != 1
 
 
@@ -121,11 +130,11 @@ class NormaliseGrad(chainer.FunctionNode):
     Outputs gx, sum(g (x - mean) inv_std) and sum(g) of each group of statistics, g being gy times the slope of f.
     """
 
-    def __init__(self, node, y=None):
+    def __init__(self, node: Normalise, y: Array | None = None) -> None:
         super().__init__()
         self.node, self.y = node, y
 
-    def forward(self, inputs):
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs(tuple(range(len(inputs))))
         node = self.node
         *rest, gy = inputs
@@ -135,7 +144,8 @@ class NormaliseGrad(chainer.FunctionNode):
         engine = reference if isinstance(x, np.ndarray) else node.engine
         return engine.backward(x, gamma, beta, node.mean, node.inv_std, gy, node.slope, node.fixed is not None)
 
-    def backward(self, indexes, grad_outputs):
+    def backward(self, indexes: tuple[int, ...],
+                 grad_outputs: tuple[chainer.Variable | None, ...]) -> tuple[chainer.Variable | None, ...]:
         """With n = (x - mean) r, r = inv_std, m the size of a group and P(u) = u - mean(u) - n mean(u n),
 
         the outputs are gamma r P(g), sum(g n) and sum(g). P is symmetric, dr/dx = -n r^2 / m, and the derivative of n
@@ -180,16 +190,16 @@ class NormaliseGrad(chainer.FunctionNode):
         return tuple(None if v is None else F.cast(v, dtype) for v, dtype in zip(outputs, dtypes, strict=True))
 
 
-def _by_channel(sums):
+def _by_channel(sums: chainer.Variable) -> chainer.Variable:
     """(N, C, 1, 1) -> (C,), summed over samples; (1, C, 1, 1) needs no sum."""
     return F.reshape(sums, (-1,)) if len(sums) == 1 else F.sum(sums, axis=(0, 2, 3))
 
 
-def _three(inputs):
+def _three(inputs: Sequence[Any]) -> tuple[Any, Any, Any]:
     return (*inputs, None, None) if len(inputs) == 1 else tuple(inputs)
 
 
-def _inverse_deviation(x, node):
+def _inverse_deviation(x: chainer.Variable, node: Normalise) -> chainer.Variable:
     """inv_std of ``node`` as a function of x where a third derivative is asked for, else as an array."""
     if node.fixed is not None or not chainer.config.enable_backprop:
         return chainer.as_variable(node.inv_std)

@@ -8,7 +8,8 @@ import numpy as np
 _AXES = {True: (2, 3), False: (0, 2, 3)}
 
 
-def forward(x, gamma, beta, eps, slope, each):
+def forward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, eps: float, slope: float,
+            each: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
 
     Args: x (N, C, H, W); gamma, beta (C,) or None (1 and 0); slope: 0 is ReLU, 1 no activation; each: statistics of
@@ -24,10 +25,11 @@ def forward(x, gamma, beta, eps, slope, each):
     return apply(x, gamma, beta, mean, inv_std, slope), mean, variance, inv_std
 
 
-def apply(x, gamma, beta, mean, inv_std, slope):
+def apply(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean: np.ndarray, inv_std: np.ndarray,
+          slope: float) -> np.ndarray:
     """The same with given statistics: y."""
     v = (_wide(x) - mean) * inv_std
-    if gamma is not None:
+    if gamma is not None and beta is not None:
         v *= _by_channel(gamma, v)
         v += _by_channel(beta, v)
     if slope == 0:
@@ -37,7 +39,8 @@ def apply(x, gamma, beta, mean, inv_std, slope):
     return v.astype(x.dtype, copy=False)
 
 
-def backward(x, gamma, beta, mean, inv_std, gy, slope, fixed):
+def backward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean: np.ndarray, inv_std: np.ndarray,
+             gy: np.ndarray, slope: float, fixed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients, given that of y: by x, and sum(g (x - mean) inv_std) and sum(g) of each group of statistics.
 
     g is gy times the slope of f there. The sums have the shape of mean; added up over samples they are the gradients
@@ -46,7 +49,9 @@ def backward(x, gamma, beta, mean, inv_std, gy, slope, fixed):
     normal = (_wide(x) - mean) * inv_std
     g = _wide(gy)
     if slope != 1:
-        v = normal if gamma is None else normal * _by_channel(gamma, normal) + _by_channel(beta, normal)
+        v = normal
+        if gamma is not None and beta is not None:
+            v = normal * _by_channel(gamma, normal) + _by_channel(beta, normal)
         g = g * _slopes(v, slope)
     axes = _AXES[len(mean) > 1]
     with_x, plain = (g * normal).sum(axis=axes, keepdims=True), g.sum(axis=axes, keepdims=True)
@@ -58,7 +63,8 @@ def backward(x, gamma, beta, mean, inv_std, gy, slope, fixed):
     return gx.astype(x.dtype, copy=False), with_x, plain
 
 
-def update_running(running_mean, running_variance, mean, variance, decay, adjust):
+def update_running(running_mean: np.ndarray, running_variance: np.ndarray, mean: np.ndarray, variance: np.ndarray,
+                   decay: float, adjust: float) -> None:
     """Chainer's running statistics, in place: decay old + (1 - decay) new, the variance times ``adjust``.
 
     adjust = m / max(m - 1, 1), of m values, makes the variance the unbiased one.
@@ -70,13 +76,13 @@ def update_running(running_mean, running_variance, mean, variance, decay, adjust
 
 
 
-def absolute_variation(y):
+def absolute_variation(y: np.ndarray) -> np.floating:
     """mean |dx| + mean |dy| of differences to the next row and column."""
     down, right = _differences(y)
     return np.abs(down).mean() + np.abs(right).mean()
 
 
-def absolute_variation_gradient(y, g):
+def absolute_variation_gradient(y: np.ndarray, g: float) -> np.ndarray:
     """Gradient of ``g`` times that by y; where a difference is 0 its slope is taken as 0."""
     down, right = _differences(y)
     gy = np.zeros_like(y)
@@ -85,12 +91,12 @@ def absolute_variation_gradient(y, g):
     return gy
 
 
-def variation(y, tau):
+def variation(y: np.ndarray, tau: float) -> np.floating:
     """mean sqrt(dx^2 + dy^2 + tau^2) where both differences exist, (H - 1) x (W - 1)."""
     return _length(*_both(y), tau).mean()
 
 
-def variation_gradient(y, tau, g):
+def variation_gradient(y: np.ndarray, tau: float, g: float) -> np.ndarray:
     """Gradient of ``g`` times that by y; 0 from places where the root is 0."""
     down, right = _both(y)
     length = _length(down, right, tau)
@@ -101,25 +107,25 @@ def variation_gradient(y, tau, g):
     return gy
 
 
-def least_squares(d, target):
+def least_squares(d: np.ndarray, target: float) -> np.floating:
     """mean (d - target)^2, d of any shape."""
     return np.square(d - d.dtype.type(target)).mean()
 
 
-def least_squares_gradient(d, target, g):
+def least_squares_gradient(d: np.ndarray, target: float, g: float) -> np.ndarray:
     """Gradient of ``g`` times that by d."""
     return (d - d.dtype.type(target)) * d.dtype.type(2.0 * g / d.size)
 
 
-def _wide(x):
+def _wide(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
-def _by_channel(values, like):
+def _by_channel(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     return values.reshape(1, -1, 1, 1).astype(like.dtype, copy=False)
 
 
-def _slopes(v, slope):
+def _slopes(v: np.ndarray, slope: float) -> np.ndarray:
     # Several times as quick as numpy.where of two numbers.
     slopes = (v > 0).astype(v.dtype)
     slopes *= 1.0 - slope
@@ -127,24 +133,24 @@ def _slopes(v, slope):
     return slopes
 
 
-def _differences(y):
+def _differences(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y[:, :, 1:] - y[:, :, :-1], y[:, :, :, 1:] - y[:, :, :, :-1]
 
 
-def _both(y):
+def _both(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     down, right = _differences(y)
     return down[:, :, :, :-1], right[:, :, :-1, :]
 
 
-def _length(down, right, tau):
+def _length(down: np.ndarray, right: np.ndarray, tau: float) -> np.ndarray:
     return np.sqrt(np.square(down) + np.square(right) + down.dtype.type(tau * tau))
 
 
-def _add_down(gy, g):
+def _add_down(gy: np.ndarray, g: np.ndarray) -> None:
     gy[:, :, 1:] += g
     gy[:, :, :-1] -= g
 
 
-def _add_right(gy, g):
+def _add_right(gy: np.ndarray, g: np.ndarray) -> None:
     gy[:, :, :, 1:] += g
     gy[:, :, :, :-1] -= g

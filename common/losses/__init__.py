@@ -11,7 +11,6 @@ from medi2i.common.losses.adversarial import (
     tanh_weighted_least_squares,
     weight_magnitude,
 )
-from medi2i.common.losses.perceptual import perceptual
 from medi2i.common.losses.reconstruction import (
     air_mismatch,
     channel_weight,
@@ -24,7 +23,7 @@ from medi2i.common.losses.reconstruction import (
     mean_squared,
     unfold_stack,
 )
-from medi2i.common.losses.similarity import multiscale_dissimilarity, structural_dissimilarity
+from medi2i.common.losses.similarity import multiscale_dissimilarity, perceptual, structural_dissimilarity
 from medi2i.common.losses.smoothness import (
     TV_METHODS,
     channel_variation,

@@ -3,32 +3,33 @@
 A patch discriminator answers D of shape (N, 1, h, w). With ``dis_reg_weighting`` it answers (N, 2, h, w): the second
 channel is how much it trusts its own decision at each place.
 """
-from medi2i.common.compat import F, chainer
-from medi2i.common.kernels.loss_nodes import loss_of
-from medi2i.common.losses.precision import in_float32
+from collections.abc import Callable
+
+from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
+from medi2i.common.kernels.loss_nodes import in_float32, loss_of
 
 
-def _decision(d, channels):
+def _decision(d: ArrayOrVariable, channels: int) -> chainer.Variable:
     d = in_float32(d)
     if d.shape[1] != channels:
         raise ValueError(f"the discriminator answers {d.shape[1]} channels; this loss needs {channels}")
     return d
 
 
-def least_squares(d, target):
+def least_squares(d: ArrayOrVariable, target: float) -> chainer.Variable:
     """mean((D - target)^2) (LSGAN; Mao et al., 2017). d (N, 1, h, w), target a number."""
     target = float(target)
     return loss_of("least_squares", lambda d: F.mean(F.square(d - target)), _decision(d, 1), target)
 
 
-def sigmoid_weighted_least_squares(d, target):
+def sigmoid_weighted_least_squares(d: ArrayOrVariable, target: float) -> chainer.Variable:
     """mean((D - target)^2 W) + mean((W - 1)^2), W = sigmoid(second channel); the released pix2pix. d (N, 2, h, w)."""
     d = _decision(d, 2)
     weight = F.sigmoid(d[:, 1])
     return F.mean(F.square(d[:, 0] - float(target)) * weight) + F.mean(F.square(weight - 1.0))
 
 
-def tanh_weighted_least_squares(d, target):
+def tanh_weighted_least_squares(d: ArrayOrVariable, target: float) -> chainer.Variable:
     """mean((D - target)^2 W), W = tanh(second channel) + 1; the released CycleGAN. d (N, 2, h, w).
 
     What keeps W from vanishing is :func:`weight_magnitude`, a term of the discriminator alone.
@@ -37,12 +38,12 @@ def tanh_weighted_least_squares(d, target):
     return F.mean(F.square(d[:, 0] - float(target)) * (F.tanh(d[:, 1]) + 1.0))
 
 
-def weight_magnitude(d):
+def weight_magnitude(d: ArrayOrVariable) -> chainer.Variable:
     """mean |second channel| of a weighted discriminator's answer (N, 2, h, w)."""
     return F.mean(F.absolute(_decision(d, 2)[:, 1]))
 
 
-def mean_answer(d):
+def mean_answer(d: ArrayOrVariable) -> chainer.Variable:
     """mean D, of which Wasserstein losses are made (Arjovsky et al., 2017). Any shape.
 
     Generator: -mean D(fake). Critic: mean D(fake) - mean D(real), as negative as its slope of 1 allows.
@@ -50,7 +51,8 @@ def mean_answer(d):
     return F.mean(in_float32(d))
 
 
-def gradient_penalty(dis, real, fake, mix):
+def gradient_penalty(dis: Callable[[chainer.Variable], chainer.Variable], real: Array, fake: Array,
+                     mix: Array) -> chainer.Variable:
     """mean((|grad D(m)| - 1)^2), m = mix real + (1 - mix) fake (Gulrajani et al., 2017, algorithm 1).
 
     Differentiable with respect to the parameters of ``dis`` (second order), on the CPU and the GPU.

@@ -1,67 +1,71 @@
 """How far an image is from its truth, pixel by pixel or class by class."""
+from collections.abc import Sequence
+from types import ModuleType
+
 import numpy as np
 
-from medi2i.common.compat import F, chainer
-from medi2i.common.losses.precision import in_float32
+from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
+from medi2i.common.kernels.loss_nodes import in_float32
 
 PROBABILITY_FLOOR = 1e-7
 
 
-def channel_weight(weights, xp=np):
+def channel_weight(weights: Sequence[float] | None, xp: ModuleType = np) -> Array | None:
     """The weights w_c of C channels as a float32 array (1, C, 1, 1); None stays None (all 1)."""
     if weights is None:
         return None
     return xp.asarray(weights, dtype=np.float32).reshape(1, -1, 1, 1)
 
 
-def _weighted(values, weight):
+def _weighted(values: chainer.Variable, weight: Array | None) -> chainer.Variable:
     return values if weight is None else values * F.broadcast_to(chainer.as_variable(weight), values.shape)
 
 
-def mean_absolute(y, t, weight=None):
+def mean_absolute(y: ArrayOrVariable, t: ArrayOrVariable, weight: Array | None = None) -> chainer.Variable:
     """mean(w_c |y - t|).
 
     Args: y, t (N, C, H, W); weight: (1, C, 1, 1) or None, see :func:`channel_weight`.
     """
-    y, t = in_float32(y, t)
+    y, t = in_float32(y), in_float32(t)
     return F.mean(_weighted(F.absolute(y - t), weight))
 
 
-def mean_squared(y, t, weight=None):
+def mean_squared(y: ArrayOrVariable, t: ArrayOrVariable, weight: Array | None = None) -> chainer.Variable:
     """mean(w_c (y - t)^2); arguments as in :func:`mean_absolute`."""
-    y, t = in_float32(y, t)
+    y, t = in_float32(y), in_float32(t)
     return F.mean(_weighted(F.square(y - t), weight))
 
 
-def mean_square(e):
+def mean_square(e: ArrayOrVariable) -> chainer.Variable:
     """mean(e^2): what keeps the deepest feature small (``lambda_reg``). Any shape."""
     return F.mean(F.square(in_float32(e)))
 
 
-def unfold_stack(y, stack):
+def unfold_stack(y: ArrayOrVariable, stack: int) -> chainer.Variable:
     """(N, stack*C, H, W) to (N*stack, C, H, W): the slices of a stack become images of their own."""
     n, channels, height, width = y.shape
     return F.reshape(y, (n * stack, channels // stack, height, width))
 
 
-def fold_stack(y, stack):
+def fold_stack(y: ArrayOrVariable, stack: int) -> chainer.Variable:
     """The way back from :func:`unfold_stack`: (N*stack, C, H, W) to (N, stack*C, H, W)."""
     n, channels, height, width = y.shape
     return F.reshape(y, (n // stack, channels * stack, height, width))
 
 
-def class_probabilities(scores, stack=1):
+def class_probabilities(scores: ArrayOrVariable, stack: int = 1) -> chainer.Variable:
     """Scores (N, stack*classes, H, W) to probabilities (N*stack, classes, H, W): softmax over each slice's classes."""
     return F.softmax(unfold_stack(in_float32(scores), stack), axis=1)
 
 
-def focal_cross_entropy(p, t, gamma, weight=None):
+def focal_cross_entropy(p: ArrayOrVariable, t: ArrayOrVariable, gamma: float,
+                        weight: Array | None = None) -> chainer.Variable:
     """mean(w_c (-t log p) (1 - p)^gamma), p and t clipped to [1e-7, 1 - 1e-7] (Lin et al., 2017, for many classes).
 
     Args: p probabilities, t one-hot truth, both (N, C, H, W); gamma >= 0, where 0 is the plain cross entropy.
     The mean is over all elements, not over pixels, as in the released code.
     """
-    p, t = in_float32(p, t)
+    p, t = in_float32(p), in_float32(t)
     p = F.clip(p, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     t = F.clip(t, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     entropy = -t * F.log(p)
@@ -70,7 +74,7 @@ def focal_cross_entropy(p, t, gamma, weight=None):
     return F.mean(_weighted(entropy, weight))
 
 
-def dice(p, t, weight=None):
+def dice(p: ArrayOrVariable, t: ArrayOrVariable, weight: Array | None = None) -> chainer.Variable:
     """-(sum_c w_c) sum_c S_c, S_c = sum(p t) / sum(p^2 + t^2 + 1e-7), both sums over (N, H, W).
 
     Without weights the factor is 1. With weights every class counts with their sum, not with its own: that is what the
@@ -78,18 +82,18 @@ def dice(p, t, weight=None):
 
     Args: p probabilities, t one-hot truth, both (N, C, H, W); weight: see :func:`channel_weight`.
     """
-    p, t = in_float32(p, t)
+    p, t = in_float32(p), in_float32(t)
     common = F.sum(p * t, axis=(0, 2, 3))
     size = F.sum(F.square(p) + F.square(t) + PROBABILITY_FLOOR, axis=(0, 2, 3))
     overlap = F.sum(common / size)
     return -overlap if weight is None else -overlap * F.sum(chainer.as_variable(weight))
 
 
-def air_mismatch(x, y, threshold):
+def air_mismatch(x: ArrayOrVariable, y: ArrayOrVariable, threshold: float) -> chainer.Variable:
     """mean(|x - y| where exactly one of x and y is <= threshold, else 0): air that becomes tissue, or the reverse.
 
     Args: x, y (N, C, H, W) in [-1, 1]; threshold in [-1, 1]. Which pixels count is taken as constant.
     """
-    x, y = in_float32(x, y)
+    x, y = in_float32(x), in_float32(y)
     differs = (x.array <= threshold) ^ (y.array <= threshold)
     return F.mean(F.absolute(x - y) * differs.astype(x.dtype))

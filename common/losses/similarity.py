@@ -1,12 +1,14 @@
-"""Structural similarity as a loss: what two images share within windows, not pixel by pixel.
+"""How alike two images are, not pixel by pixel: in what their windows share, or in the features of a network.
 
-The window is that of Wang et al. (2004) and of ``medi2i.tools.evaluation.metrics``: Gaussian, 11 x 11 pixels, sigma
-1.5, without padding; the data range is 2, for images in [-1, 1].
+The window of structural similarity is that of Wang et al. (2004) and of ``medi2i.tools.evaluation.metrics``:
+Gaussian, 11 x 11 pixels, sigma 1.5, without padding; the data range is 2, for images in [-1, 1].
 """
+from collections.abc import Callable
+
 import numpy as np
 
-from medi2i.common.compat import F, chainer
-from medi2i.common.losses.precision import in_float32
+from medi2i.common.compat import ArrayOrVariable, F, chainer
+from medi2i.common.kernels.loss_nodes import in_float32
 
 WIDTH, SIGMA, RANGE = 11, 1.5, 2.0
 _C1, _C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
@@ -15,7 +17,7 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _FLOOR = 1e-6  # contrasts that are opposite have no power; their gradient is 0
 
 
-def structural_dissimilarity(y, t):
+def structural_dissimilarity(y: ArrayOrVariable, t: ArrayOrVariable) -> chainer.Variable:
     """1 - SSIM(y, t) (Wang et al., 2004), the mean over windows, channels and images: 0 where both are equal, to 2.
 
     Args: y, t (N, C, H, W) in [-1, 1], H and W >= 11. Raises ValueError for smaller ones.
@@ -24,7 +26,7 @@ def structural_dissimilarity(y, t):
     return 1.0 - F.mean(luminance * structure)
 
 
-def multiscale_dissimilarity(y, t):
+def multiscale_dissimilarity(y: ArrayOrVariable, t: ArrayOrVariable) -> chainer.Variable:
     """1 - MS-SSIM(y, t) (Wang, Simoncelli, Bovik, 2003): contrast and structure at up to five scales, each of half
     the size of the one before, luminance at the last.
 
@@ -45,7 +47,7 @@ def multiscale_dissimilarity(y, t):
     return 1.0 - F.mean(product)
 
 
-def scales(side):
+def scales(side: int) -> int:
     """How many of the five scales fit images whose shorter side is ``side`` pixels, at least 1."""
     count = 1
     while count < len(SCALE_WEIGHTS) and side >> count >= WIDTH:
@@ -53,9 +55,9 @@ def scales(side):
     return count
 
 
-def _images(y, t):
+def _images(y: ArrayOrVariable, t: ArrayOrVariable) -> tuple[chainer.Variable, chainer.Variable]:
     """Both as (N·C, 1, H, W) Variables: each channel is an image of its own."""
-    y, t = in_float32(y, t)
+    y, t = in_float32(y), in_float32(t)
     if y.shape != t.shape:
         raise ValueError(f"images of shape {y.shape} cannot be compared with those of {t.shape}")
     if min(y.shape[2:]) < WIDTH:
@@ -65,7 +67,7 @@ def _images(y, t):
     return F.reshape(y, (n * c, 1, h, w)), F.reshape(t, (n * c, 1, h, w))
 
 
-def _terms(y, t):
+def _terms(y: chainer.Variable, t: chainer.Variable) -> tuple[chainer.Variable, chainer.Variable]:
     """(luminance, contrast and structure) of each window of (N, 1, H, W): two maps (N, 1, H - 10, W - 10)."""
     n = len(y)
     local = _blurred(F.concat([y, t, F.square(y), F.square(t), y * t], axis=0))
@@ -76,10 +78,31 @@ def _terms(y, t):
     return luminance, structure
 
 
-def _blurred(x):
+def _blurred(x: chainer.Variable) -> chainer.Variable:
     """Weighted means over the windows that lie inside: a Gaussian along columns, then along rows."""
     xp = chainer.backend.get_array_module(x)
     distance = np.arange(WIDTH) - WIDTH // 2
     window = np.exp(-0.5 * (distance / SIGMA) ** 2)
     window = xp.asarray(window / window.sum(), dtype=x.dtype)
     return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
+
+
+def perceptual(features: Callable[[chainer.Variable], chainer.Variable], x: ArrayOrVariable, y: ArrayOrVariable,
+               colour: bool) -> chainer.Variable:
+    """mean((f(x) - f(y))^2) (Johnson et al., 2016). The gradient flows into both images.
+
+    Args: features: callable, (N, 3, H, W) to any feature; its parameters are not meant to be trained. It gets values
+    in [-1, 1] as they are, as in the released code. x, y (N, C, H, W). colour: the three channels are one colour
+    image; otherwise each channel is a grey image, repeated to three, and the mean is over channels too.
+    """
+    x, y = (_three_channels(v, colour) for v in (x, y))
+    return F.mean(F.square(in_float32(features(x)) - in_float32(features(y))))
+
+
+def _three_channels(x: ArrayOrVariable, colour: bool) -> chainer.Variable:
+    n, channels, height, width = x.shape
+    if not colour:
+        return F.tile(F.reshape(x, (n * channels, 1, height, width)), (1, 3, 1, 1))
+    if channels != 3:
+        raise ValueError(f"a colour image has three channels, not {channels}")
+    return x

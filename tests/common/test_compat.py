@@ -80,7 +80,7 @@ def test_deconvolution_backward_without_gradient_of_its_input(monkeypatch):
     # each weight meets every input pixel whose output place exists: 3 x 5 less what the padding cuts off
     np.testing.assert_array_equal(link.W.grad[0, 0], np.outer([2, 3, 3, 2], [4, 5, 5, 4]))
     function = type(link(x).creator)
-    monkeypatch.setattr(function, "_set_cover_all", function._set_cover_all.original)
+    monkeypatch.setattr(function, "_set_cover_all", function._set_cover_all.__wrapped__)
     with pytest.raises(ValueError):
         F.sum(link(x)).backward()
 
@@ -167,7 +167,7 @@ def test_gradients_one_by_one_where_cupy_lacks_a_header(monkeypatch, cupy, batch
     monkeypatch.setitem(sys.modules, "cupy", cupy and types.SimpleNamespace(__version__=cupy))
     made = compat.communicator("pure_nccl")
     assert made.batched_copy is batched and made._configs["batched_copy"] is batched
-    assert hasattr(base.MpiCommunicatorBase._multi_node_mean, "original")
+    assert hasattr(base.MpiCommunicatorBase._multi_node_mean, "__wrapped__")
 
 
 def test_unknown_versions_are_refused(monkeypatch):

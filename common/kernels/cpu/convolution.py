@@ -5,41 +5,13 @@ a rule and not measured at run time: the same training gives the same numbers. O
 one oneDNN asks for; next to the images they are small.
 """
 import functools
-from dataclasses import dataclass
 
 import numpy
 
 from medi2i.common.kernels.cpu import narrow, onednn
-from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images, first_strides, last_strides
+from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
 from medi2i.common.kernels.cpu.matmul import sum_of_pixels
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution of images (N, C, H, W) to (N, C', H', W'), from ``shape`` to ``out_shape``.
-
-    weights: (C', C / groups, kh, kw). stride, pad (top and left), dilate: (vertical, horizontal), dilate 1 is dense.
-    """
-
-    shape: tuple
-    out_shape: tuple
-    weights: tuple
-    stride: tuple
-    pad: tuple
-    dilate: tuple
-    groups: int
-
-    @property
-    def pad_after(self):
-        """Padding at the bottom and right that the output's size needs; never below 0."""
-        return tuple(max(0, (out - 1) * s + (k - 1) * d + 1 - size - p)
-                     for out, s, k, d, size, p in zip(self.out_shape[2:], self.stride, self.weights[2:], self.dilate,
-                                                      self.shape[2:], self.pad, strict=True))
-
-    @property
-    def empty(self):
-        """Whether there is nothing to compute, which oneDNN does not take."""
-        return 0 in self.shape or 0 in self.out_shape or 0 in self.weights
+from medi2i.common.kernels.geometry import first_strides, last_strides
 
 
 class _Weights:

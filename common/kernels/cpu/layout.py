@@ -9,23 +9,9 @@ import functools
 import numpy
 
 from medi2i.common.kernels.cpu import onednn
+from medi2i.common.kernels.geometry import first_strides, last_strides
 
 PLANS = 1024
-
-
-def last_strides(shape):
-    """Strides in elements of a dense (N, C, H, W) array with its channels last in memory."""
-    _, c, h, w = shape
-    return c * h * w, 1, w * c, c
-
-
-def first_strides(shape):
-    """Strides in elements of a dense array in the order of its axes."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
 
 
 def empty_images(shape):

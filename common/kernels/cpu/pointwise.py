@@ -4,7 +4,8 @@ import functools
 import numpy
 
 from medi2i.common.kernels.cpu import onednn
-from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images, last_strides
+from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
+from medi2i.common.kernels.geometry import last_strides
 
 
 @functools.lru_cache(PLANS)

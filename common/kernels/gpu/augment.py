@@ -4,12 +4,14 @@ They are the rules of ``datasets.scaling``, ``datasets.augment`` and ``datasets.
 tested against; with NumPy arrays the functions below use them, with CuPy arrays the kernels.
 """
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import CudaSource, register
-from medi2i.datasets.augment import OUTSIDE, corner, quarters
+from medi2i.datasets.augment import OUTSIDE, Draw, corner, quarters
+from medi2i.datasets.uncut import Uncut
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
@@ -131,11 +133,11 @@ POISSON = register(CudaSource(
     """))
 
 
-def _on_host(array):
+def _on_host(array: Array) -> bool:
     return chainer.backend.get_array_module(array) is np
 
 
-def clip_scale(stored, slope, intercept, lower, upper):
+def clip_scale(stored: Array, slope: float, intercept: float, lower: float, upper: float) -> Array:
     """stored * slope + intercept, clipped to [lower, upper] (HU) and mapped to [-1, 1]: float32 of the same shape.
 
     stored: array of one of ``STORED``.
@@ -143,12 +145,12 @@ def clip_scale(stored, slope, intercept, lower, upper):
     numbers = [np.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
     if not _on_host(stored):
         return CLIP_SCALE(stored, *numbers)
-    slope, intercept, lower, upper, half = numbers
-    value = np.clip(stored.astype(np.float32) * slope + intercept, lower, upper)
-    return (value - lower) / half - np.float32(1)
+    times, plus, least, most, half = numbers
+    value = np.clip(stored.astype(np.float32) * times + plus, least, most)
+    return (value - least) / half - np.float32(1)
 
 
-def matrices(draws, shape, size):
+def matrices(draws: Sequence[Draw], shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """float64 (N, 6): for each ``datasets.augment.Draw`` the way back from a pixel of the result to the image.
 
     shape: (H, W) of the images; size: (h, w) of what is cut out of them.
@@ -175,7 +177,8 @@ def matrices(draws, shape, size):
 _TURNED = (((1, 0), (0, 1), 0, 0), ((0, -1), (1, 0), 1, 0), ((-1, 0), (0, -1), 1, 1), ((0, 1), (-1, 0), 0, 1))
 
 
-def augment(images, draws, size, *, nearest=False, outside=-1.0):
+def augment(images: Array, draws: Sequence[Draw], size: tuple[int, int], *, nearest: bool = False,
+            outside: float = -1.0) -> Array:
     """Images (N, C, H, W) float32 in [-1, 1], each changed by its Draw and cut to ``size``: (N, C, h, w).
 
     The rule of ``datasets.augment.apply``. nearest: no interpolation, for class numbers.
@@ -186,7 +189,7 @@ def augment(images, draws, size, *, nearest=False, outside=-1.0):
     xp = chainer.backend.get_array_module(images)
     matrix = matrices(draws, (rows, columns), size)
     if xp is np:
-        return np.stack([_gather(image, m, size, nearest, np.float32(outside))
+        return np.stack([_gather(image, m, size, nearest, outside)
                             for image, m in zip(images, matrix, strict=True)])
     y = xp.empty((n, channels, *size), np.float32)
     numbers = [np.int32(value) for value in (channels, rows, columns, *size)]
@@ -194,30 +197,33 @@ def augment(images, draws, size, *, nearest=False, outside=-1.0):
     return y
 
 
-def _gather(image, m, size, nearest, outside):
+def _gather(image: np.ndarray, m: np.ndarray, size: tuple[int, int], nearest: bool, outside: float) -> np.ndarray:
     _, rows, columns = image.shape
     w, v = np.mgrid[:size[0], :size[1]] + 0.5
     at_x, at_y = m[0] * v + m[1] * w + m[2], m[3] * v + m[4] * w + m[5]
     inside = (at_x >= 0) & (at_y >= 0) & (at_x < columns) & (at_y < rows)
     if nearest:
         x, y = (np.floor(np.where(inside, at, 0)).astype(int) for at in (at_x, at_y))
-        return np.where(inside, image[:, y, x], outside)
+        return np.where(inside, image[:, y, x], np.float32(outside))
     low_x, low_y = np.floor(at_x - 0.5), np.floor(at_y - 0.5)
     dx, dy = at_x - 0.5 - low_x, at_y - 0.5 - low_y
     (x0, x1), (y0, y1) = ([np.clip(low + k, 0, count - 1).astype(int) for k in (0, 1)]
                           for low, count in ((low_x, columns), (low_y, rows)))
     lines = [image[:, y, x0] + (image[:, y, x1] - image[:, y, x0]).astype(np.float64) * dx for y in (y0, y1)]
-    return np.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(np.float32), outside)
+    return np.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(np.float32), np.float32(outside))
 
 
-def finish(values, example):
+def finish(values: Array, example: Uncut) -> Array:
     """What the loader would have made of a ``datasets.uncut.Uncut`` but for the numbers that noise is made of.
 
     values: its values where they are to be changed, (C, H, W). Returns (C, h, w) float32 in [-1, 1] on that device,
     (C * class_num, h, w) for classes.
     """
     clip, xp = example.clip, chainer.backend.get_array_module(values)
-    unit = clip_scale(values, 1, 0, clip.lower, clip.upper) if clip.scales else values.astype(np.float32)
+    if clip.lower is None or clip.upper is None:
+        unit = values.astype(np.float32)
+    else:
+        unit = clip_scale(values, 1, 0, clip.lower, clip.upper)
     classes = example.class_num
     y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=0.0 if classes else OUTSIDE)[0]
     if classes:
@@ -226,7 +232,7 @@ def finish(values, example):
     return gaussian(y, example.noise, example.key) if example.noise else y
 
 
-def gaussian(x, deviation, key):
+def gaussian(x: Array, deviation: float, key: int) -> Array:
     """x + N(0, deviation²) float32, in the unit of ``x``. key: below 2^64; the same key gives the same noise."""
     if not _on_host(x):
         return GAUSSIAN(x, np.float32(deviation), np.uint64(key))
@@ -235,14 +241,14 @@ def gaussian(x, deviation, key):
     return x + np.float32(deviation) * normal.astype(np.float32)
 
 
-def poisson(mean, key):
+def poisson(mean: Array, key: int) -> Array:
     """Poisson counts, float32, of the shape of ``mean`` (float32, >= 0). key: as for ``gaussian``."""
     if not _on_host(mean):
         return POISSON(mean, np.uint64(key))
     return _poisson_twin(np.asarray(mean, np.float32).astype(np.float64).ravel(), key).reshape(mean.shape)
 
 
-def _poisson_twin(mean, key):
+def _poisson_twin(mean: np.ndarray, key: int) -> np.ndarray:
     count, left, product = np.zeros(mean.shape), np.arange(mean.size), np.ones(mean.shape)
     draw = 0
     while left.size:
@@ -268,12 +274,12 @@ def _poisson_twin(mean, key):
     return count.astype(np.float32)
 
 
-def _log_factorial(count):
+def _log_factorial(count: np.ndarray) -> np.ndarray:
     from scipy.special import gammaln
     return gammaln(count + 1)
 
 
-def philox(place, draw, key):
+def philox(place: np.ndarray, draw: np.ndarray | int, key: int) -> tuple[np.ndarray, ...]:
     """Four uint32 arrays for uint64 arrays ``place`` (which number) and ``draw`` (which attempt), and a key < 2^64."""
     place, draw = np.broadcast_arrays(np.asarray(place, np.uint64), np.asarray(draw, np.uint64))
     thirty_two = np.uint64(32)
@@ -287,6 +293,6 @@ def philox(place, draw, key):
     return tuple(v.astype(np.uint32) for v in (a, b, c, d))
 
 
-def unit(bits):
+def unit(bits: np.ndarray) -> np.ndarray:
     """uint32 as float64 strictly between 0 and 1."""
     return (bits + 0.5) * (1.0 / 4294967296.0)

@@ -5,12 +5,15 @@ whole batch at once: 3.3 GB for an image of 512 x 512 in a layer of 64 channels 
 with 32 bits, which three such images overflow. Here a chunk is as many whole samples as fit, or a band of rows of one.
 Arguments as in ``cpu.convolution``; any float dtype, any number of groups.
 """
-from medi2i.common.compat import chainer
+from types import ModuleType
+
+from medi2i.common.compat import Array, chainer
+from medi2i.common.kernels.geometry import Geometry
 
 CHUNK = 1 << 26  # numbers in an unfolded chunk: 256 MiB of float32; also far below what 32 bits can count
 
 
-def chunks(geometry, limit=CHUNK):
+def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, int]]:
     """(first sample, sample after the last, first output row, row after the last) of every chunk, in order.
 
     A chunk's unfolded matrix, all groups together, holds at most ``limit`` numbers, or one row where a row is larger.
@@ -26,7 +29,7 @@ def chunks(geometry, limit=CHUNK):
     return [(n, n + 1, start, min(start + step, out_h)) for n in range(samples) for start in range(0, out_h, step)]
 
 
-def forward(x, weights, bias, geometry, limit=CHUNK):
+def forward(x: Array, weights: Array, bias: Array | None, geometry: Geometry, limit: int = CHUNK) -> Array:
     """The convolution of ``x`` plus ``bias`` ((C',) or None)."""
     xp = chainer.backend.get_array_module(x)
     groups, out_ch = geometry.groups, len(weights)
@@ -40,7 +43,7 @@ def forward(x, weights, bias, geometry, limit=CHUNK):
     return y
 
 
-def backward_weights(x, gy, geometry, limit=CHUNK):
+def backward_weights(x: Array, gy: Array, geometry: Geometry, limit: int = CHUNK) -> Array:
     """The gradient by the weights. Sums over chunks are kept in float32 where arrays are float16."""
     xp = chainer.backend.get_array_module(x)
     groups, out_ch = geometry.groups, geometry.weights[0]
@@ -53,7 +56,7 @@ def backward_weights(x, gy, geometry, limit=CHUNK):
     return gw.reshape(geometry.weights).astype(x.dtype, copy=False)
 
 
-def backward_data(gy, weights, geometry, limit=CHUNK):
+def backward_data(gy: Array, weights: Array, geometry: Geometry, limit: int = CHUNK) -> Array:
     """The gradient by the input."""
     xp = chainer.backend.get_array_module(gy)
     samples, channels, h, w = geometry.shape
@@ -74,7 +77,7 @@ def backward_data(gy, weights, geometry, limit=CHUNK):
     return xp.ascontiguousarray(padded[:, :, top:top + h, left:left + w])
 
 
-def _unfold(xp, x, start, stop, geometry):
+def _unfold(xp: ModuleType, x: Array, start: int, stop: int, geometry: Geometry) -> Array:
     """(samples, groups, C / groups kh kw, rows W'): what each output pixel of the rows start … stop - 1 sees."""
     samples, channels, h, w = x.shape
     (top, left), (_, right) = geometry.pad, geometry.pad_after

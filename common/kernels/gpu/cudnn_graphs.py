@@ -4,8 +4,10 @@ CuPy 14 has no cuDNN of its own any more. A plan is built once for each shape, d
 there, or builds no plan for a layer, the layer is computed by ``chunked_convolution``, and the first time that is said.
 """
 import warnings
+from typing import Any
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
+from medi2i.common.kernels.geometry import Geometry, first_strides
 from medi2i.common.kernels.gpu import chunked_convolution
 
 WORKSPACE = 512 << 20  # bytes; with less, cuDNN leaves out its quick algorithms
@@ -21,16 +23,16 @@ class CudnnConvolutions:
         memory: on which device and stream the arrays are; for tests.
     """
 
-    def __init__(self, cudnn, tf32=False, memory=None):
+    def __init__(self, cudnn: Any, tf32: bool = False, memory: "CupyMemory | None" = None) -> None:
         self.cudnn = cudnn
         self.tf32 = tf32
         self.memory = memory or CupyMemory()
         self._refusals = (RuntimeError, ValueError, TypeError, AttributeError, cudnn.cudnnGraphNotSupportedError)
-        self._handles = {}
-        self._plans = {}
+        self._handles: dict[int, Any] = {}
+        self._plans: dict[tuple, tuple | None] = {}
         self._warned = False
 
-    def forward(self, x, weights, bias, geometry):
+    def forward(self, x: Array, weights: Array, bias: Array | None, geometry: Geometry) -> Array:
         """The convolution of ``x`` plus ``bias`` ((C',) or None)."""
         y = self._run("fprop", geometry, geometry.out_shape, image=x, weight=weights)
         if y is None:
@@ -39,17 +41,17 @@ class CudnnConvolutions:
             y += bias[:, None, None]
         return y
 
-    def backward_data(self, gy, weights, geometry):
+    def backward_data(self, gy: Array, weights: Array, geometry: Geometry) -> Array:
         """The gradient by the input."""
         gx = self._run("dgrad", geometry, geometry.shape, loss=gy, filter=weights)
         return chunked_convolution.backward_data(gy, weights, geometry) if gx is None else gx
 
-    def backward_weights(self, x, gy, geometry):
+    def backward_weights(self, x: Array, gy: Array, geometry: Geometry) -> Array:
         """The gradient by the weights."""
         gw = self._run("wgrad", geometry, geometry.weights, image=x, loss=gy)
         return chunked_convolution.backward_weights(x, gy, geometry) if gw is None else gw
 
-    def _run(self, kind, geometry, shape, **inputs):
+    def _run(self, kind: str, geometry: Geometry, shape: tuple[int, ...], **inputs: Array) -> Array | None:
         """The result, or None where cuDNN has no plan."""
         xp = chainer.backend.get_array_module(*inputs.values())
         inputs = {name: xp.ascontiguousarray(array) for name, array in inputs.items()}
@@ -71,7 +73,8 @@ class CudnnConvolutions:
                       address(workspace), handle)
         return out
 
-    def _plan(self, kind, geometry, shape, dtype, deterministic, inputs):
+    def _plan(self, kind: str, geometry: Geometry, shape: tuple[int, ...], dtype: str, deterministic: bool,
+              inputs: dict[str, Array]) -> tuple | None:
         try:
             return self._build(kind, geometry, shape, dtype, deterministic, inputs)
         except self._refusals as error:
@@ -81,20 +84,22 @@ class CudnnConvolutions:
                 self._warned = True
             return None
 
-    def _build(self, kind, geometry, shape, dtype, deterministic, inputs):
+    def _build(self, kind: str, geometry: Geometry, shape: tuple[int, ...], dtype: str, deterministic: bool,
+               inputs: dict[str, Array]) -> tuple:
         cudnn = self.cudnn
         number = getattr(cudnn.data_type, _TYPES[dtype])
         sums = cudnn.data_type.DOUBLE if dtype == "float64" else cudnn.data_type.FLOAT
         graph = cudnn.pygraph(io_data_type=number, intermediate_data_type=sums, compute_data_type=sums,
                               handle=self._handle())
-        tensors = {name: graph.tensor(dim=list(array.shape), stride=_strides(array.shape), data_type=number, name=name)
+        tensors = {name: graph.tensor(dim=list(array.shape), stride=list(first_strides(array.shape)), data_type=number,
+                                      name=name)
                    for name, array in inputs.items()}
         operation = {"fprop": graph.conv_fprop, "dgrad": graph.conv_dgrad, "wgrad": graph.conv_wgrad}[kind]
         result = operation(**tensors, pre_padding=list(geometry.pad), post_padding=_post_padding(geometry),
                            stride=list(geometry.stride), dilation=list(geometry.dilate))
         result.set_output(True)
         result.set_dim(list(shape))
-        result.set_stride(_strides(shape))
+        result.set_stride(list(first_strides(shape)))
         result.set_data_type(number)
         graph.validate()
         graph.build_operation_graph()
@@ -110,14 +115,14 @@ class CudnnConvolutions:
         graph.build_plans()
         return graph, tensors, result, graph.get_workspace_size()
 
-    def _handle(self):
+    def _handle(self) -> Any:
         device = self.memory.device()
         if device not in self._handles:
             self._handles[device] = self.cudnn.create_handle()
         return self._handles[device]
 
 
-def _post_padding(geometry):
+def _post_padding(geometry: Geometry) -> list[int]:
     """Padding after the image: the same as before it wherever that gives ``out_shape``, since cuDNN does it best."""
     return [p if (size + 2 * p - (k - 1) * d - 1) // s + 1 == out else after
             for out, s, k, d, size, p, after in zip(
@@ -125,30 +130,23 @@ def _post_padding(geometry):
                 geometry.pad, geometry.pad_after, strict=True)]
 
 
-def _strides(shape):
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return strides[::-1]
-
-
 class CupyMemory:
     """Where CuPy's arrays are, as integers."""
 
     @staticmethod
-    def device():
+    def device() -> int:
         """Number of the current GPU."""
         import cupy
         return cupy.cuda.Device().id
 
     @staticmethod
-    def stream():
+    def stream() -> int:
         """Address of the current stream."""
         import cupy
         return cupy.cuda.get_current_stream().ptr
 
     @staticmethod
-    def address(array):
+    def address(array: Array) -> int:
         """Address of the first element."""
-        return array.data.ptr
+        pointer: Any = array.data
+        return pointer.ptr

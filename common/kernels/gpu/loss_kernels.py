@@ -5,7 +5,7 @@ images; nothing waits for the device. Sums are made block by block in a fixed or
 """
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
 
 BLOCK = 256
@@ -95,38 +95,38 @@ _LEAST_SQUARES_GRADIENT = register(CudaSource(
     out_params="T gd", operation="gd = T(2 * ((float)d - target) * weight * g);", dtypes=DTYPES))
 
 
-def absolute_variation(y):
+def absolute_variation(y: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.absolute_variation`."""
     return _value(y, 0.0, False)
 
 
-def absolute_variation_gradient(y, g):
+def absolute_variation_gradient(y: Array, g: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.absolute_variation_gradient`; g is an array ()."""
     return _gradient(y, g, 0.0, False)
 
 
-def variation(y, tau):
+def variation(y: Array, tau: float) -> Array:
     """See :func:`medi2i.common.kernels.reference.variation`."""
     return _value(y, tau, True)
 
 
-def variation_gradient(y, tau, g):
+def variation_gradient(y: Array, tau: float, g: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.variation_gradient`; g is an array ()."""
     return _gradient(y, g, tau, True)
 
 
-def least_squares(d, target):
+def least_squares(d: Array, target: float) -> Array:
     """See :func:`medi2i.common.kernels.reference.least_squares`."""
     return _LEAST_SQUARES(d, np.float32(target), np.float32(1.0 / d.size))
 
 
-def least_squares_gradient(d, target, g):
+def least_squares_gradient(d: Array, target: float, g: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.least_squares_gradient`; g is an array ()."""
     return _LEAST_SQUARES_GRADIENT(d, g.astype(np.float32, copy=False), np.float32(target),
                                    np.float32(1.0 / d.size))
 
 
-def _numbers(y, tau, root):
+def _numbers(y: Array, tau: float, root: bool) -> tuple[np.generic, ...]:
     """The last arguments of both kernels: tau2 and weights, the count, the sizes."""
     n, c, height, width = y.shape
     down, right = n * c * (height - 1) * width, n * c * height * (width - 1)
@@ -136,11 +136,11 @@ def _numbers(y, tau, root):
     return *weights, np.int64(y.size), np.int32(height), np.int32(width), np.int32(root)
 
 
-def _blocks(y):
+def _blocks(y: Array) -> int:
     return min(BLOCKS, -(-y.size // BLOCK))
 
 
-def _value(y, tau, root):
+def _value(y: Array, tau: float, root: bool) -> Array:
     xp = chainer.backend.get_array_module(y)
     y, blocks = xp.ascontiguousarray(y), _blocks(y)
     parts, loss = xp.empty(blocks, np.float32), xp.empty((), np.float32)
@@ -149,7 +149,7 @@ def _value(y, tau, root):
     return loss
 
 
-def _gradient(y, g, tau, root):
+def _gradient(y: Array, g: Array, tau: float, root: bool) -> Array:
     xp = chainer.backend.get_array_module(y)
     y = xp.ascontiguousarray(y)
     gy = xp.empty(y.shape, y.dtype)

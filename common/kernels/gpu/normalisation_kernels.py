@@ -7,7 +7,7 @@ input gives the same bits. Float16 images have float32 statistics.
 """
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
 
 BLOCK = 256
@@ -176,7 +176,7 @@ _RUNNING = register(CudaSource(
 class _Grid:
     """How images of ``shape`` are cut, and the last arguments that say so."""
 
-    def __init__(self, shape, each):
+    def __init__(self, shape: tuple[int, ...], each: bool) -> None:
         self.n, self.channels, height, width = shape
         self.pixels = height * width
         self.length = min(SLICE, self.pixels)
@@ -190,22 +190,23 @@ class _Grid:
         # The planes of a group lie this far apart; with one plane a group nothing is added to its own place.
         self.members = (np.int32(self.slices), np.int32(self.images), np.int32(self.channels))
 
-    def place(self, affine):
+    def place(self, affine: bool) -> tuple[np.generic, ...]:
         return *self.cut, np.int32(self.channels), np.int32(self.each), np.int32(affine)
 
 
-def _accumulator(dtype):
+def _accumulator(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def _affine(gamma, beta, stand_in):
+def _affine(gamma: Array | None, beta: Array | None, stand_in: Array) -> tuple[Array, Array]:
     """gamma and beta in the accumulators' dtype; an array that is never read where there are none."""
-    if gamma is None:
+    if gamma is None or beta is None:
         return stand_in, stand_in
     return gamma.astype(stand_in.dtype, copy=False), beta.astype(stand_in.dtype, copy=False)
 
 
-def forward(x, gamma, beta, eps, slope, each):
+def forward(x: Array, gamma: Array | None, beta: Array | None, eps: float, slope: float, each: bool) -> tuple[Array,
+            Array, Array, Array]:
     """See :func:`medi2i.common.kernels.reference.forward`."""
     xp = chainer.backend.get_array_module(x)
     x = xp.ascontiguousarray(x)
@@ -218,7 +219,7 @@ def forward(x, gamma, beta, eps, slope, each):
     return apply(x, gamma, beta, mean, inv_std, slope), mean, variance, inv_std
 
 
-def apply(x, gamma, beta, mean, inv_std, slope):
+def apply(x: Array, gamma: Array | None, beta: Array | None, mean: Array, inv_std: Array, slope: float) -> Array:
     """See :func:`medi2i.common.kernels.reference.apply`."""
     xp = chainer.backend.get_array_module(x)
     x = xp.ascontiguousarray(x)
@@ -230,7 +231,8 @@ def apply(x, gamma, beta, mean, inv_std, slope):
     return y
 
 
-def backward(x, gamma, beta, mean, inv_std, gy, slope, fixed):
+def backward(x: Array, gamma: Array | None, beta: Array | None, mean: Array, inv_std: Array, gy: Array, slope: float,
+             fixed: bool) -> tuple[Array, Array, Array]:
     """See :func:`medi2i.common.kernels.reference.backward`."""
     xp = chainer.backend.get_array_module(x)
     x, gy = xp.ascontiguousarray(x), xp.ascontiguousarray(gy.astype(x.dtype, copy=False))
@@ -248,7 +250,8 @@ def backward(x, gamma, beta, mean, inv_std, gy, slope, fixed):
     return gx, *sums
 
 
-def update_running(running_mean, running_variance, mean, variance, decay, adjust):
+def update_running(running_mean: Array, running_variance: Array, mean: Array, variance: Array, decay: float,
+                   adjust: float) -> None:
     """See :func:`medi2i.common.kernels.reference.update_running`."""
     _RUNNING(mean.reshape(-1).astype(running_mean.dtype, copy=False),
              variance.reshape(-1).astype(running_mean.dtype, copy=False),

@@ -11,8 +11,11 @@ On NumPy arrays a source is refused, but where a test has put a harness: :func:`
 import dataclasses
 import functools
 import importlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medi2i.common.compat import chainer
 
@@ -59,8 +62,8 @@ __device__ A block_sum(A value, A* shared) {
 }
 """
 
-_registry = {}
-_harness = None
+_registry: dict[str, "CudaSource"] = {}
+_harness: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +93,13 @@ class CudaSource:
     identity: str = "0"
     reduce_type: str = "float"
     preamble: str = ""
-    dtypes: tuple = ("float32",)
+    dtypes: tuple[str, ...] = ("float32",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"{self.name}: kind {self.kind!r} is unknown; it can be {', '.join(KINDS)}")
 
-    def text(self, dtype="float32", half=_HALF):
+    def text(self, dtype: str = "float32", half: str = _HALF) -> str:
         """CUDA source of one ``extern "C" __global__`` function ``name`` for T = ``dtype``, complete in itself.
 
         A raw source is compiled as this. For the others CuPy writes a function of its own around the same body; the
@@ -110,7 +113,7 @@ class CudaSource:
                 "reduction": self._reduction_function}[self.kind]()
         return "\n".join([*head, body])
 
-    def parameters(self):
+    def parameters(self) -> list[tuple[str, str, bool, bool]]:
         """(type, name, is raw, is an output) of each parameter of an elementwise kernel or a reduction."""
         found = []
         for params, is_output in ((self.in_params, False), (self.out_params, True)):
@@ -119,10 +122,10 @@ class CudaSource:
                 found.append((kind, name, bool(raw), is_output))
         return found
 
-    def _type_names(self):
+    def _type_names(self) -> list[str]:
         return [kind for kind, *_ in self.parameters()]
 
-    def _signature(self):
+    def _signature(self) -> str:
         arguments = []
         for kind, name, is_raw, is_output in self.parameters():
             const = "" if is_output else "const "
@@ -130,7 +133,7 @@ class CudaSource:
             arguments.append(f"{const}{C_TYPES.get(kind, 'T')}* {own}")
         return ", ".join([*arguments, "long long n_"])
 
-    def _elementwise_function(self):
+    def _elementwise_function(self) -> str:
         elements = [(C_TYPES.get(kind, "T"), name, out) for kind, name, raw, out in self.parameters() if not raw]
         loads = [f"        {'' if out else 'const '}{kind}{'& ' if out else ' '}{name} = {name}_[i];"
                  for kind, name, out in elements]
@@ -140,7 +143,7 @@ class CudaSource:
             " i += (long long)gridDim.x * blockDim.x) {",
             *loads, self.operation, "    }", "}"])
 
-    def _reduction_function(self):
+    def _reduction_function(self) -> str:
         loads = [f"        const {C_TYPES.get(kind, 'T')} {name} = {name}_[i];"
                  for kind, name, raw, out in self.parameters() if not raw and not out]
         (kind, out), = [(C_TYPES.get(kind, "T"), name) for kind, name, _, is_out in self.parameters() if is_out]
@@ -153,17 +156,17 @@ class CudaSource:
             f"    {kind}& {out} = {out}_[0];", f"    {self.post or f'{out} = a'};", "}"])
 
     @functools.cached_property
-    def _kernels(self):
+    def _kernels(self) -> dict[str | None, Any]:
         return {}
 
-    def kernel(self, dtype="float32"):
+    def kernel(self, dtype: str = "float32") -> Any:
         """CuPy's kernel object; made once, compiled by CuPy when it first runs. ``dtype`` matters to raw sources."""
         key = dtype if self.kind == "raw" else None
         if key not in self._kernels:
             self._kernels[key] = self._make(dtype)
         return self._kernels[key]
 
-    def _make(self, dtype):
+    def _make(self, dtype: str) -> Any:
         import cupy
         if self.kind == "raw":
             return cupy.RawKernel(self.text(dtype), self.name, options=("--std=c++17",))
@@ -175,7 +178,7 @@ class CudaSource:
                                     self.post or f"{out} = a", self.identity, self.name,
                                     reduce_type=self.reduce_type, preamble=self.preamble)
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         """Run an elementwise kernel or a full reduction on arrays and NumPy scalars, in the order of in_params.
 
         Returns its output, or a tuple of them. Outputs given after the inputs are written to.
@@ -184,7 +187,7 @@ class CudaSource:
             return _harness_for(self).call(self, args)
         return self.kernel()(*args)
 
-    def launch(self, grid, block, args, dtype):
+    def launch(self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], dtype: npt.DTypeLike) -> None:
         """Run a raw source with ``grid`` blocks of ``block`` threads (tuples), T being ``dtype``.
 
         ``args``: dense arrays and NumPy scalars of exactly the types of the function's parameters.
@@ -196,26 +199,26 @@ class CudaSource:
             self.kernel(dtype)(grid, block, tuple(args))
 
 
-def run_numpy_by(harness):
+def run_numpy_by(harness: Any) -> None:
     """Let ``harness`` (of ``call(source, args)`` and ``launch(source, grid, block, args, dtype)``) run NumPy arrays."""
     global _harness
     _harness = harness
 
 
-def _harness_for(source):
+def _harness_for(source: CudaSource) -> Any:
     if _harness is None:
         raise TypeError(f"{source.name}: a CUDA source takes CuPy's arrays, not NumPy's")
     return _harness
 
 
-def register(source):
+def register(source: CudaSource) -> CudaSource:
     """Add ``source`` to the registry and return it. Raises ValueError for a name that is taken by another."""
     if _registry.setdefault(source.name, source) != source:
         raise ValueError(f"there are two CUDA sources called {source.name}")
     return source
 
 
-def all_sources():
+def all_sources() -> list[CudaSource]:
     """Every source of the modules in ``MODULES``, in the order of their names."""
     for module in MODULES:
         importlib.import_module(module)

@@ -8,7 +8,7 @@ import pytest
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import cpu_engine, gpu_engine
-from medi2i.common.kernels.cpu.convolution import Geometry
+from medi2i.common.kernels.geometry import Geometry
 from medi2i.common.kernels.gpu import chunked_convolution
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
 

@@ -24,7 +24,7 @@ def absent(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def as_before():
-    was_on = bool(cpu_engine._originals)
+    was_on = hasattr(chainer.functions.connection.convolution_2d.Convolution2DFunction.forward_cpu, "__wrapped__")
     yield
     if was_on:
         cpu_engine.enable()

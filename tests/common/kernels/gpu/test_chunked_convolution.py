@@ -6,7 +6,7 @@ import pytest
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.kernels.cpu.convolution import Geometry
+from medi2i.common.kernels.geometry import Geometry
 from medi2i.common.kernels.gpu import chunked_convolution
 
 LAYERS = {
