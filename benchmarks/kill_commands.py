@@ -57,9 +57,10 @@ def contents(folder):
 
 
 def children(pid):
-    """Process numbers of the children, as Linux tells."""
+    """Process numbers of the children of all threads, as Linux tells."""
     with contextlib.suppress(OSError):
-        return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(number) for path in Path(f"/proc/{pid}/task").glob("*/children")
+                for number in path.read_text().split()]
     return []
 
 
