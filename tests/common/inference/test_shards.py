@@ -36,7 +36,8 @@ def damage(path):
     """Pixels that cannot be decoded, which is found when it is their turn."""
     bad = pydicom.dcmread(path)
     bad.compress(RLELossless, generate_instance_uid=False)
-    bad.PixelData = bad.PixelData[:40]
+    item = bad.PixelData.index(b"\xfe\xff\x00\xe0", 8) + 8 + 64  # behind the header of the frame
+    bad.PixelData = bad.PixelData[:item] + b"\x80" * (len(bad.PixelData) - item)  # of which nothing comes
     bad.save_as(path)
 
 
