@@ -191,7 +191,8 @@ class Bounded:
             size = self.left + 1
         data = self.file.read(size)
         self.left -= len(data)
-        self.elements -= size == 8  # tag, VR and length
+        if size == 8:  # tag, VR and length; zeros are no element but a hole
+            self.elements -= 1 if data.strip(b"\0") else 1 + HEADER_ELEMENTS // 64
         self.items -= data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00")
         if min(self.left, self.items, self.elements) < 0:
             self.refused = self.refused or Unreadable(

@@ -155,6 +155,7 @@ def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
     each = len(data) // size
     if each not in (1, 2, 4) or len(data) != each * size:
         raise Unreadable(path, f"decodes to {len(data)} bytes for Rows {layout.rows} × Columns {layout.columns}")
+    data = data if isinstance(data, bytearray) else bytearray(data)  # an array that may be written to
     values = np.frombuffer(data, f"<u{each}").reshape(layout.rows, layout.columns)
     if found is None:
         return Words(values, 8 * each)
@@ -242,4 +243,7 @@ def to_modality(dataset: Dataset, stored: np.ndarray, rescale: Rescale) -> np.nd
     """
     if rescale.lookup is not None:
         return apply_modality_lut(stored, rescale.lookup).astype(np.float32)
-    return (stored.astype(np.float64) * rescale.slope + rescale.intercept).astype(np.float32)
+    values = stored.astype(np.float64)
+    values *= rescale.slope
+    values += rescale.intercept
+    return values.astype(np.float32)

@@ -58,7 +58,7 @@ def to_stored(path: Path | str, words: Words, layout: Layout, overlay: bool) -> 
             "BitsStored right?"
         )
     kind = f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"
-    return Stored(field.values.astype(kind), field.unextended, tuple(notes))
+    return Stored(field.values.astype(kind, copy=False), field.unextended, tuple(notes))
 
 
 def _other_readings(words: Words, layout: Layout) -> list["_Field"]:
@@ -76,12 +76,18 @@ class _Field:
     def __init__(self, words: Words, shift: int, bits: int, signed: bool):
         self.words, self.shift, self.bits = words.values, shift, bits
         spare = words.bits - shift - bits
-        values = (words.values >> shift).astype(np.int64) & ((1 << bits) - 1)
-        negative = (values >> (bits - 1)).astype(bool) if signed else np.zeros(values.shape, bool)
-        self.values = values - (negative.astype(np.int64) << bits)
         self.unextended = self.garbage = None
         self.mixed = False
+        if bits == 8 * words.values.itemsize:  # the whole word: nothing to copy
+            self.values = words.values.view(f"{'i' if signed else 'u'}{words.values.itemsize}")
+        else:
+            wide = np.int32 if words.values.itemsize < 4 else np.int64
+            self.values = (words.values >> shift).astype(wide)
+            self.values &= (1 << bits) - 1
+            if signed:
+                self.values -= ((self.values >> (bits - 1)) & 1) << bits
         if spare > 0:
+            negative = self.values < 0
             top = words.values >> (shift + bits)
             copies = (top == (1 << spare) - 1) & negative
             odd = (top != 0) & ~copies
