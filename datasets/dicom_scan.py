@@ -18,6 +18,7 @@ from medi2i.datasets.dicom_file import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom_group import group, natural
 from medi2i.datasets.dicom_read import iter_frames, load_volume, open_file, read
 from medi2i.datasets.dicom_series import Series, SliceRef
+from medi2i.datasets.ours import without_ours
 from medi2i.datasets.outputs import UNFINISHED
 from medi2i.datasets.processes import Died, map_in_processes
 
@@ -99,8 +100,8 @@ def scan(
 
 
 def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterator[Path]:
-    """All files under the places, each folder in natural order; links are followed, loops are not. UserError for a
-    missing place."""
+    """All files under the places, each folder in natural order; links are followed, loops are not, and results and runs
+    of ours below them are left out with a warning. UserError for a missing place."""
     skipped = [] if skipped is None else skipped
     for place in places:
         if not place.exists():
@@ -119,7 +120,7 @@ def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterat
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders.sort(key=natural)
+            folders[:] = without_ours(folder, sorted(folders, key=natural))
             for name in sorted(files, key=natural):
                 if name.startswith(".") and name.endswith(UNFINISHED):
                     skipped.append(Skipped(Path(folder, name), "unfinished: its writer was killed or is still at it"))

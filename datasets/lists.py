@@ -10,6 +10,7 @@ from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets.advice import next_steps
 from medi2i.datasets.images import SUFFIXES, kind_of
 from medi2i.datasets.limits import check_file
+from medi2i.datasets.ours import without_ours
 from medi2i.datasets.text import decoder_of
 
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
@@ -30,7 +31,10 @@ def _digits(name):
 
 
 def walk(folder):
-    """All files below ``folder`` that are not hidden, in the order of ``number_key``. Links are followed once."""
+    """All files below ``folder`` that are not hidden, in the order of ``number_key``. Links are followed once.
+
+    Folders of results and runs below it are left out, with a warning.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is a file, not a folder")
@@ -41,7 +45,7 @@ def walk(folder):
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = without_ours(place, sorted(name for name in folders if not name.startswith(".")))
         files.extend(Path(place, name) for name in names if not name.startswith("."))
     return sorted((file for file in files if file.is_file()), key=lambda file: number_key(file.relative_to(folder)))
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json, read_json
 from medi2i.common.version import VERSION
+from medi2i.datasets.ours import BESIDE
+from medi2i.datasets.ours import REPORT as NAME
 from medi2i.datasets.outputs import append_text, whole_file, write_text
 
-NAME = "conversion.json"
 DATE = "%Y-%m-%d %H:%M:%S"  # of series_date
-BESIDE = ".report"
-"""What the name of a folder of DICOM results has more where the report and all that is no DICOM lies."""
 WRITE_EVERY_SECONDS = 10.0
 MOST_BYTES = 1 << 27  # some 300,000 images
 COMPARED = ("model", "settings", "inputs")
