@@ -104,9 +104,10 @@ def _run(folder, args):
         return None
     best = None
     if (folder / BEST).is_file():
+        values = read_json(folder / BEST, "it should hold epoch and value", what="readable")
         try:
-            best = int(read_json(folder / BEST, "it should hold epoch and value", what="readable")["epoch"])
-        except (KeyError, TypeError):
+            best = int(values["epoch"])
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{folder / BEST}: names no epoch; it should hold epoch and value") from None
     return Run(folder, args, tuple(sorted(whole)), best)
 

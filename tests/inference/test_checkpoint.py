@@ -91,6 +91,10 @@ def test_the_best_epoch_is_the_one_named(run):
     (folder / "best.json").write_text("{")
     with pytest.raises(UserError, match=r"best\.json: not readable"):
         find_run(folder)
+    for epoch in ('"../../x"', "1e400", "[]", "null"):
+        (folder / "best.json").write_text(f'{{"epoch": {epoch}}}')
+        with pytest.raises(UserError, match=r"best\.json: "):
+            load_generator(folder, epoch="best")
 
 
 def test_find_run(run, tmp_path):
