@@ -18,7 +18,7 @@ from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import sampled, samples_of
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
 from medi2i.datasets.cropping import STEP
@@ -71,7 +71,7 @@ def plan_of(options, model):
 
     def any_size(translation, images=1):
         engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs, dicom_clip=DICOM_CLIP),
-                           lambda: examples_of(inputs, preparation, stack, size_multiple(trained)), images)
+                           lambda: examples_of(inputs, preparation, stack, fitting_of(trained)), images)
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
     network = any_size(generator, 1 if sampled(options) else len(inputs.sources))

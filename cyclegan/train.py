@@ -8,7 +8,7 @@ import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import run
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.sizes import check_size, size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
@@ -59,6 +59,8 @@ def take_part(options, resumed, argv, ranks):
     train = [unpaired.build(options, domain, "train", multiple=multiple) for domain in "AB"]
     options = unpaired.complete(options, *train)
     val = [unpaired.build(options, domain, "val", multiple=multiple) for domain in "AB"]
+    for dataset in filter(None, (*train, *val)):
+        check_size(options, dataset.size)
 
     # networks
     networks = net.build(options)

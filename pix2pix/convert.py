@@ -17,7 +17,7 @@ from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import sampled, samples_of
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.cropping import STEP
@@ -77,7 +77,7 @@ def plan_of(options, model):
     preparation = Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
                               scale=trained.scale, released=released, step=STEP if as_released else 1)
     engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes),
-                       lambda: examples_of(inputs, preparation, stack, size_multiple(trained)),
+                       lambda: examples_of(inputs, preparation, stack, fitting_of(trained)),
                        images=1 if sampled(options) else len(inputs.sources))
     network = network_of(model.generator, engine, options.tile, options.tile_overlap)
     samples = samples_of(

@@ -9,7 +9,8 @@ from medi2i.common.kernels.gpu import sources
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
 
-SHARED_PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED_PARITY = (_SHARED / "parity", _SHARED / "parity-more")
 KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"
 
 
@@ -18,22 +19,24 @@ sources.run_numpy_by(on_cpu)
 
 def pytest_addoption(parser):
     parser.addoption("--parity", metavar="DIR", default=None,
-                     help="folder of golden cases of the released codes (default: ../shared/parity, if it is there)")
+                     help="folder of golden cases of the released codes (default: parity and parity-more in ../shared, "
+                          "if they are there)")
 
 
 def parity_cases(config, kind):
     """Folders of golden cases of ``kind`` "forward" or "step": those kept here, then those of ``--parity``.
 
-    A case is a folder with args and io.npz; a step case has its weights before and after.
+    A case is a folder with args, io.npz and weights; a step case has them before and after.
     """
     given = config.getoption("--parity")
-    folders = [KEPT_PARITY, Path(given) if given else SHARED_PARITY]
+    folders = [KEPT_PARITY, *([Path(given)] if given else SHARED_PARITY)]
+    weights = {"forward": "enc_x.npz", "step": "enc_x_before.npz"}[kind]
     found = []
     if given and not any(Path(given).rglob("io.npz")):
         raise pytest.UsageError(f"--parity {given}: no golden cases (folders with args and io.npz) there")
     for folder in folders:
         cases = sorted(path.parent for path in folder.rglob("io.npz") if (path.parent / "args").is_file())
-        found += [case for case in cases if (case / "enc_x_before.npz").is_file() == (kind == "step")]
+        found += [case for case in cases if (case / weights).is_file()]
     return found
 
 
@@ -44,7 +47,7 @@ def pytest_generate_tests(metafunc):
         if name not in metafunc.fixturenames:
             continue
         cases = parity_cases(metafunc.config, kind)
-        given = metafunc.config.getoption("--parity") or SHARED_PARITY
+        given = metafunc.config.getoption("--parity") or _SHARED
         values = [pytest.param(case, id=("kept_" if KEPT_PARITY in case.parents else "") + case.name)
                   for case in cases]
         if all(KEPT_PARITY in case.parents for case in cases):

@@ -18,7 +18,7 @@ from medi2i.common.inference.engine_choice import TOLERANCE
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.inference.quiet import quiet_onnxruntime
-from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.networks.sizes import fitting_of, fixed_size
 from medi2i.datasets.outputs import whole_file
 
 
@@ -50,17 +50,19 @@ def command(argv):
 def metadata_of(generator):
     """What the file says of where it comes from: weights, direction, and what -1 and 1 are."""
     trained = generator.options
+    fit = fitting_of(trained)
     return {"weights": " ".join(file.name for file in generator.files), "sha256": generator.sha256,
             "direction": generator.direction, "clipA": str(trained.clipA), "clipB": str(trained.clipB),
-            "size_multiple": str(size_multiple(trained)),
+            "size_multiple": str(fit.multiple), "size_rest": str(fit.rest),
             "enlarge_first": str(getattr(trained, "scale", 1))}
 
 
 def check(content, generator):
     """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
     session = quiet_onnxruntime().InferenceSession(content, providers=["CPUExecutionProvider"])
-    multiple = size_multiple(generator.options)
-    height, width = fixed_size(generator.options) or (max(2 * multiple, 32), max(3 * multiple, 48))
+    fit = fitting_of(generator.options)
+    height, width = fixed_size(generator.options) or (fit.above(max(2 * fit.multiple, 32)),
+                                                      fit.above(max(3 * fit.multiple, 48)))
     shape = 2, generator.encoder.spec.in_ch, height, width
     x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     expected = ChainerEngine(generator.encoder, generator.decoder, chainer.get_device("@numpy")).run(x)

@@ -8,7 +8,7 @@ import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import load_generator, load_link
+from medi2i.common.inference.checkpoint import fill_frozen, load_generator, load_link
 from medi2i.common.inference.pictures import Panel, draw_maps
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.precision import using_dtype
@@ -164,6 +164,8 @@ def load_analysis(model, network_for, device, *, air_threshold, perceptual_weigh
         with using_dtype("fp32"):
             link = discriminator_spec(trained, channels).build()
         load_link(folder / f"dis_{there}{number}.npz", link)
+        if link.frozen is not None:
+            fill_frozen(link, "dis", folder, trained.dis_pretrained_weights)
         link.to_device(device)
         return link
 

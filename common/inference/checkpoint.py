@@ -15,6 +15,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.link_files import (
     arrays_of,
+    frozen_file,
     load_arrays,
     load_link,
     save_link,
@@ -23,10 +24,10 @@ from medi2i.common.inference.link_files import (
 )
 from medi2i.common.inference.whole_generator import split_generator
 from medi2i.common.json_files import read_json
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec
-from medi2i.common.networks.network import padded
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fitting_sizes
 from medi2i.common.networks.precision import using_dtype
-from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.networks.pretrained import load_pretrained
+from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
@@ -119,7 +120,8 @@ class Generator:
     files: where the weights came from; sha256: hex digest of the contents of these files, one after the other.
     Calling it takes and gives NumPy arrays (N, C, H, W) float32 in [-1, 1] (class scores before the softmax where the
     run has classes), in test mode and without a graph. Heights and widths that the levels cannot halve are padded by
-    mirroring and cropped back; only fully connected layers insist on their size (UserError).
+    mirroring and cropped back; only fully connected layers insist on their size (UserError). A network that changes
+    sizes otherwise (kernels of 2 or 5) gives what it makes of the image as it is.
     """
 
     encoder: chainer.Chain
@@ -139,15 +141,32 @@ class Generator:
 
     def __call__(self, x: numpy.ndarray) -> numpy.ndarray:
         height, width = x.shape[2:]
-        if fixed_size(self.options) is None:
-            x = padded(x, size_multiple(self.options))
+        sizes = fitting_sizes(self.options)
+        multiple = sizes.multiple if sizes is not None and not sizes.rest and fixed_size(self.options) is None else 1
+        x = _padded(x, multiple)
         with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
               chainer.using_device(self.device)):
             y = self.decoder(self.encoder(self.device.send(numpy.ascontiguousarray(x, numpy.float32))))
-        return chainer.get_device("@numpy").send(y.array)[:, :, :height, :width]
+        y = chainer.get_device("@numpy").send(y.array)
+        return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
 
 
-def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32") -> Generator:
+def _padded(x, multiple):
+    """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``.
+
+    An image too small to mirror is continued by its last row and column.
+    """
+    for axis in (2, 3):
+        missing = -x.shape[axis] % multiple
+        if missing:
+            width = [(0, 0)] * x.ndim
+            width[axis] = (0, missing)
+            x = numpy.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
+    return x
+
+
+def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32",
+                   pretrained=None) -> Generator:
     """The generator of a run.
 
     model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
@@ -157,6 +176,8 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
     direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
         else "xy".
     dtype: number format to run in; fp16 weights are exact in fp32, which is much faster on a CPU.
+    pretrained: file with the ImageNet layers that the weights lack because they were not trained; None: ``base.npz``
+        beside the weights, else what args names.
     Raises UserError naming the file and what would be right.
     """
     if model is None and args is None:
@@ -186,6 +207,8 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
         parts, sources = [stored_arrays(file) for file in files], [str(file) for file in files]
     for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
         load_arrays(arrays, link, source)
+    if encoder.frozen is not None and not any(name.startswith("base/") for name in parts[0]):
+        fill_frozen(encoder, "enc", folder, pretrained or options.gen_pretrained_weights, bool(pretrained))
     return Generator(encoder, decoder, options, direction, files, digest(files))
 
 
@@ -193,6 +216,17 @@ def epoch_of(model) -> int | None:
     """The epoch in the name of a file of weights (``enc_x50.npz``), None where there is none."""
     match = _NUMBERED.fullmatch(Path(model).name)
     return int(match["epoch"]) if match and match["epoch"] else None
+
+
+def fill_frozen(link, name, folder, file, given=False):
+    """Fill the pretrained layers of the network ``name``, which its own file in ``folder`` does not hold.
+
+    file: what the options name; only where it is ``given`` on the command line it counts before the one in ``folder``.
+    Raises UserError.
+    """
+    beside = frozen_file(folder, name)
+    load_pretrained(link.frozen, beside if beside.is_file() and not given else file,
+                    "--dis_pretrained_weights" if name.startswith("dis") else "--gen_pretrained_weights")
 
 
 def _beside(model, args):

@@ -32,9 +32,9 @@ def double_in_frame(x, shape, frame):
     Next to the tile's inner edges, where the neighbour's pixels are missing, the last row or column is repeated.
     """
     xp = chainer.backend.get_array_module(x)
-    scale = shape[2] // x.shape[2]
-    rows = _weights(xp, x.shape[2], frame.top // scale, frame.height // scale, x.dtype)
-    columns = _weights(xp, x.shape[3], frame.left // scale, frame.width // scale, x.dtype)
+    scale = shape[2] / x.shape[2]
+    rows = _weights(xp, x.shape[2], round(frame.top / scale), round(frame.height / scale), x.dtype)
+    columns = _weights(xp, x.shape[3], round(frame.left / scale), round(frame.width / scale), x.dtype)
     return chainer.as_variable(_along(xp, _along(xp, x.array, rows, 2), columns, 3))
 
 

@@ -10,7 +10,7 @@ from medi2i.common.inference import quantised
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.inference.quiet import quiet_onnxruntime, quiet_openvino
 from medi2i.common.kernels.cpu.threads import threads
-from medi2i.common.networks.spec import SampleKind
+from medi2i.common.networks.spec import SampleKind, Sampling
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -33,8 +33,8 @@ class GraphEngine:
     def __init__(self, encoder, decoder, chainer_engine, images):
         self.chainer_engine = chainer_engine
         self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
-        spec = decoder.spec
-        self._aligned = SampleKind.RESIZE in {spec.up.kind, spec.full.kind}
+        self._aligned = SampleKind.RESIZE in {sampling.kind for spec in (encoder.spec, decoder.spec)
+                                              for sampling in vars(spec).values() if isinstance(sampling, Sampling)}
 
     def run(self, x, frame=None):
         if frame is not None and self._aligned:

@@ -10,6 +10,7 @@ from medi2i.common.npz_files import BrokenFile, declared_arrays, read_arrays_of,
 from medi2i.datasets.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
+_BASE = "base/"  # before the names of pretrained layers
 
 
 def arrays_of(link) -> dict[str, numpy.ndarray]:
@@ -39,12 +40,23 @@ def save_link(path, link):
 
 
 def save_networks(folder, networks: dict, epoch: int) -> list[Path]:
-    """Write ``{name}{epoch}.npz`` for each network, as the released codes do; returns the files."""
+    """Write ``{name}{epoch}.npz`` for each network, as the released codes do; returns the files.
+
+    Pretrained layers that are not trained are in none of these; ``frozen_file`` gets them, once.
+    """
     files = []
     for name, link in networks.items():
         files.append(Path(folder) / f"{name}{epoch}.npz")
         save_link(files[-1], link)
+        frozen = getattr(link, "frozen", None)
+        if frozen is not None and not frozen_file(folder, name).is_file():
+            save_link(frozen_file(folder, name), frozen)
     return files
+
+
+def frozen_file(folder, name: str) -> Path:
+    """Where the pretrained layers of the network ``name`` are that its own files do not hold."""
+    return Path(folder) / ("dis_base.npz" if name.startswith("dis") else "base.npz")
 
 
 @dataclass(frozen=True)
@@ -85,11 +97,14 @@ def load_arrays(arrays: dict[str, Stored], link, source: str):
     """Fill ``link`` from ``arrays`` of one file, unpacked once they are known to fit, and no others.
 
     ``source`` names them in the UserError when they do not fit.
+    Released files hold all layers of a pretrained network that is trained on, or none; what is not used is passed over.
     """
     expected = arrays_of(link)
-    unused = [child.unused_in_files for child in link.links() if hasattr(child, "unused_in_files")]
-    arrays = {name: array for name, array in sorted(arrays.items())
-              if name in expected or not any(pattern.fullmatch(name.rsplit("base/", 1)[-1]) for pattern in unused)}
+    frozen, base = getattr(link, "frozen", None), getattr(link, "base", None)
+    if frozen is not None and any(name.startswith(_BASE) for name in arrays):
+        expected |= {_BASE + name: array for name, array in arrays_of(frozen).items()}
+    arrays = {name: array for name, array in sorted(arrays.items()) if name in expected or base is None
+              or not base.unused.fullmatch(name.removeprefix(_BASE))}
     problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
                 for name in expected if name not in arrays]
     problems += [f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
@@ -102,7 +117,10 @@ def load_arrays(arrays: dict[str, Stored], link, source: str):
                         f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
     found = _unpacked(arrays, expected)
     refuse_not_finite(found, source, {name: array.dtype for name, array in expected.items() if array is not None})
-    chainer.serializers.NpzDeserializer(found).load(link)
+    reader = chainer.serializers.NpzDeserializer(found)
+    reader.load(link)
+    if frozen is not None and any(name.startswith(_BASE) for name in found):
+        reader["base"].load(frozen)
 
 
 def _unpacked(arrays, names):

@@ -14,8 +14,7 @@ from medi2i.common.inference.checkpoint import Generator, epoch_of, find_run, lo
 from medi2i.common.inference.engine_choice import choose
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
 from medi2i.common.inference.receptive import reach
-from medi2i.common.inference.tiling import padded_size
-from medi2i.common.networks.sizes import fixed_size, size_multiple
+from medi2i.common.networks.sizes import fitting_of, fixed_size
 from medi2i.common.options import load_args
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,8 @@ def load_model(options, given, application):
     elif options.epoch is not None and epoch_of(options.model_gen) != options.epoch:
         raise UserError(f"--epoch: {options.epoch} is given together with the file --model_gen {options.model_gen}; "
                         "one of them says which weights")
-    generator = load_generator(options.model_gen, options.argfile, epoch=epoch)
+    generator = load_generator(options.model_gen, options.argfile, epoch=epoch,
+                               pretrained=given.get("gen_pretrained_weights"))
     _check_application(generator.options, application, options.argfile or options.model_gen)
     _check_given(given, generator.options, options.argfile or generator.files[0].parent / "args")
     name = "+".join(file.name for file in generator.files)
@@ -122,10 +122,11 @@ def engine_of(generator, device, options=None, clip_out=None, examples=None, ima
         return IdentityEngine()
     if options is None:
         return ChainerEngine(generator.encoder, generator.decoder, device)
+    fit = fitting_of(generator.options)
     unit, unit_name = (1.0, "of [-1, 1]") if clip_out is None else ((clip_out.upper - clip_out.lower) / 2, "HU")
     return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name,
                   examples, images,
-                  None if fixed_size(generator.options) else padded_size(PIECE, size_multiple(generator.options)))
+                  None if fixed_size(generator.options) else fit.above(PIECE))
 
 
 def network_of(generator, engine, tile=None, overlap=None):
@@ -140,21 +141,22 @@ def network_of(generator, engine, tile=None, overlap=None):
         if tile is not None:
             raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
         return Network(engine.run, engine.at_once)
-    multiple, least = size_multiple(generator.options), smallest_size(generator.options)
+    fit, least = fitting_of(generator.options), smallest_size(generator.options)
     if tile is None:
         sizes = Sizes(generator, engine, overlap)
-        return Network(lambda x: sizes.run(x, multiple, least), engine.at_once)
+        return Network(lambda x: sizes.run(x, fit, least), engine.at_once)
     margin = _margin(generator, overlap)
-    side = padded_size(tile, multiple)
-    if side < tiling.smallest_tile(margin, multiple, BLEND):
+    side, smallest = fit.above(tile), tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
+    if side < smallest:
         raise UserError(f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
-                        f"{tiling.smallest_tile(margin, multiple, BLEND)} would do, or a smaller --tile_overlap")
-    return Network(lambda x: tiling.run_tiled(engine.run, x, side, margin, multiple, BLEND, least), engine.at_once)
+                        f"{smallest} would do, or a smaller --tile_overlap")
+    return Network(lambda x: tiling.run_tiled(engine.run, x, side, margin, fit.multiple, BLEND, least, fit.rest),
+                   engine.at_once)
 
 
 def smallest_size(options):
     """Pixels that an image needs in both directions: what mirrors at its edge needs more than it mirrors."""
-    return max(MIRRORED + 1, 2 * size_multiple(options)) if options.pad == "reflect" else 1
+    return max(MIRRORED + 1, 2 * fitting_of(options).multiple) if options.pad == "reflect" else 1
 
 
 class Sizes:
@@ -166,30 +168,30 @@ class Sizes:
         self._tiles = {}
         self._lock = threading.Lock()
 
-    def run(self, x, multiple, least):
+    def run(self, x, fit, least):
         """(N, C, H, W) -> (N, C', H, W)."""
-        tile = self._tile(x.shape[2:], multiple)
+        tile = self._tile(x.shape[2:], fit)
         if tile is None:
-            return tiling.run_whole(self.engine.run, x, multiple, least)
+            return tiling.run_whole(self.engine.run, x, fit.multiple, least, fit.rest)
         side, margin = tile
-        return tiling.run_tiled(self.engine.run, x, side, margin, multiple, BLEND, least)
+        return tiling.run_tiled(self.engine.run, x, side, margin, fit.multiple, BLEND, least, fit.rest)
 
-    def _tile(self, size, multiple):
+    def _tile(self, size, fit):
         """(side of the tiles, margin), None for the whole image."""
         with self._lock:
             if size not in self._tiles:
-                self._tiles[size] = self._choose(*size, multiple)
+                self._tiles[size] = self._choose(*size, fit)
             return self._tiles[size]
 
-    def _choose(self, height, width, multiple):
+    def _choose(self, height, width, fit):
         free = memory.available() if self._on_cpu() else None
         pixel = bytes_of_pixel(self.generator) * self.engine.at_once
         if free is None or height * width * pixel <= ENOUGH * free:
             return None
         margin = _margin(self.generator, self.overlap)
-        least = tiling.smallest_tile(margin, multiple, BLEND)
+        least = tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
         side = next((side for side in TILES if least <= side and side * side * pixel <= ENOUGH / 2 * free), least)
-        side = padded_size(side, multiple)
+        side = fit.above(side)
         if side >= max(height, width):
             return None
         log.warning("%d x %d pixels would take about %.2g GB of memory, and %.2g GB are free: in tiles, as with "

@@ -79,7 +79,7 @@ def _encode(layers, encoder, x):
     if spec.attention:
         h = layers.attention(encoder.a, h)
     image = [image] if spec.residual else []
-    latent = [layers.linear(encoder.latent_fc, h)] if spec.latent_dim > 0 else []
+    latent = [layers.fully_connected(encoder.latent_fc, h)] if spec.latent_dim > 0 else []
     return [*image, *skips, h, *latent]
 
 
@@ -90,8 +90,10 @@ def _decode(layers, decoder, features):
     n_skips = 0 if spec.unet is Unet.NONE else len(spec.chs)
     skips, rest = features[:n_skips], features[n_skips:]
     h = rest[0]
+    if spec.joins_deepest:
+        skips = [h]
     if spec.latent_dim > 0:
-        h = layers.reshape(layers.linear(decoder.latent_fc, rest[1]), (-1, spec.chs[-1], *spec.feature_size))
+        h = layers.reshape(layers.fully_connected(decoder.latent_fc, rest[1]), (-1, spec.chs[-1], *spec.feature_size))
     for name in decoder.res_names:
         h = layers.res_block(decoder[name], h)
     for i, name in enumerate(decoder.level_names, start=1):

@@ -38,22 +38,26 @@ class Layers:
 
     def convolution(self, link, x, norm=None):
         """A convolution of any style and the normalisation after it, folded into the weights where it is affine."""
+        if link.squeezed:
+            raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
         affine, rest = _folded(norm)
+        x = self._padded(x, link.pad, link.pad) if link.reflect else x
         if isinstance(link, SeparableConvolution):
-            x = self._padded(x, link.pad, link.pad) if link.reflect else x
-            pad = 0 if link.reflect else link.pad
-            x = self.conv(x, _array(link.depthwise.W), None, link.stride, pad, group=link.in_ch)
-            h = self.conv(x, _array(link.pointwise.W), _array(link.pointwise.b), 1, 0, affine=affine)
+            x = self._layer(link.depthwise, x, link, scale=link.scale, group=link.in_ch, stride=link.stride,
+                            pad=link.inner_pad)
+            h = self._layer(link.pointwise, x, link, affine=affine)
         else:
-            if link.squeezed:
-                raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
-            weights, bias = _array(link.c.W) * (link.scale or 1.0), _array(link.c.b)
-            x = self._padded(x, link.pad, link.pad) if link.reflect else x
-            if link.transposed:
-                h = self._transposed(x, weights, bias, link, affine)
-            else:
-                h = self.conv(x, weights, bias, link.stride, 0 if link.reflect else link.pad, affine=affine)
+            h = self._layer(link.c, x, link, scale=link.scale, stride=link.stride, pad=link.inner_pad, affine=affine)
+        if link.transposed and link.ksize == 3:
+            h = self._padded(h, 0, 1)  # mirroring a row and normalising each channel may change places
         return self.norm(norm, h) if rest else h
+
+    def _layer(self, layer, x, link, scale=None, stride=1, pad=0, group=1, affine=None):
+        """One Conv or ConvTranspose of ``link``; its input is multiplied by ``scale``, which its weights take in."""
+        weights, bias = _array(layer.W) * (scale or 1.0), None if layer.b is None else _array(layer.b)
+        if link.transposed:
+            return self._transposed(x, weights, bias, stride, pad, group, affine)
+        return self.conv(x, weights, bias, stride, pad, group, affine)
 
     def conv(self, x, weights, bias, stride, pad, group=1, affine=None):
         """Conv with weights (out, in / group, kh, kw); ``affine``: (scale, shift) per output channel, folded in."""
@@ -65,14 +69,13 @@ class Layers:
         return self.graph.add("Conv", *inputs, kernel_shape=weights.shape[2:], strides=(stride, stride),
                               pads=(pad,) * 4, group=group)
 
-    def _transposed(self, x, weights, bias, link, affine):
+    def _transposed(self, x, weights, bias, stride, pad, group, affine):
         if affine is not None:
             scale, shift = affine
             weights, bias = weights * scale[None, :, None, None], bias * scale + shift
-        h = self.graph.add("ConvTranspose", x, self.graph.constant(weights), self.graph.constant(bias),
-                           kernel_shape=weights.shape[2:], strides=(link.stride, link.stride), pads=(link.pad,) * 4)
-        # Mirroring a row and normalising each channel may change places.
-        return self._padded(h, 0, 1) if link.ksize == 3 else h
+        inputs = [x, self.graph.constant(weights)] + ([] if bias is None else [self.graph.constant(bias)])
+        return self.graph.add("ConvTranspose", *inputs, kernel_shape=weights.shape[2:], strides=(stride, stride),
+                              pads=(pad,) * 4, group=group)
 
     def _padded(self, x, before, after):
         pads = self.graph.constant(numpy.array([0, 0, before, before, 0, 0, after, after]))

@@ -21,11 +21,12 @@ from medi2i.datasets.outputs import naming
 EXAMPLES = 8
 
 
-def examples_of(inputs, preparation, stack, multiple):
+def examples_of(inputs, preparation, stack, fit):
     """Network inputs (1, C, H, W) of ``EXAMPLES`` evenly spaced images; a stack holds one of them several times.
 
-    inputs: Inputs. preparation: as for ``slices.load_slice``. multiple: what the network needs H and W to be divisible
-    by. They are the same in every shard. Images that cannot be read are left out; raises UserError if none is left.
+    inputs: Inputs. preparation: as for ``slices.load_slice``. fit: ``networks.extent.Fitting``, the sizes that the
+    network takes. They are the same in every shard. Images that cannot be read are left out; raises UserError if none
+    is left.
     """
     sources, found, told = inputs.sources, [], None
     for index in sorted({*np.linspace(0, len(sources) - 1, EXAMPLES).round().astype(int).tolist()}):
@@ -34,7 +35,7 @@ def examples_of(inputs, preparation, stack, multiple):
         except UserError as error:
             told = error
             continue
-        found.append(pad_to_multiple(np.concatenate([unit] * stack)[np.newaxis], multiple)[0])
+        found.append(pad_to_multiple(np.concatenate([unit] * stack)[np.newaxis], fit.multiple, rest=fit.rest)[0])
     if not found:
         raise UserError(f"--precision int8: none of the images that were tried can be read; {told}")
     return found

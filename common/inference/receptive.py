@@ -1,6 +1,7 @@
 """How far a generator looks: the margin that makes tiles equal to the whole image."""
 import dataclasses
 
+from medi2i.common.networks.extent import PAD
 from medi2i.common.networks.spec import DecoderSpec, EncoderSpec, Norm, Pretrained, SampleKind, Sampling, Second
 
 GLOBAL_NORMS = frozenset({Norm.INSTANCE, Norm.LAYER, Norm.GROUP})
@@ -39,8 +40,8 @@ def reach(encoder: EncoderSpec, decoder: DecoderSpec) -> Reach:
     radius += 2 * (encoder.res_blocks + decoder.res_blocks) * scale
     radius += scale  # a stride-2 grid may lie up to one deep pixel off
     for index in range(len(decoder.chs), 0, -1):
-        sampling = decoder.up if index > 1 else decoder.full
-        gained, scale = _block(sampling, decoder.ksize, scale)
+        sampling, ksize = (decoder.up, decoder.ksize) if index > 1 else (decoder.full, 3)
+        gained, scale = _block(sampling, ksize, scale)
         radius += gained
     gained, _ = _block(decoder.last, 3, max(scale, 1))
     return Reach(radius + gained, _looks_at_everything(encoder, decoder))
@@ -50,11 +51,11 @@ def _block(sampling: Sampling, ksize: int, scale: float):
     """Radius that one CBR adds, in pixels of the image, and the scale after it. ``scale``: image pixels a pixel."""
     kind = sampling.kind
     second = 0 if sampling.second is Second.NONE else 1
-    if kind is SampleKind.NONE_7:
-        return (3 + second) * scale, scale
+    if kind is SampleKind.NONE_7 and not second:
+        return 3 * scale, scale
     if kind is SampleKind.DECONV:
         return (ksize // 2 + 1 + second) * scale, _half(scale)
-    gained = ksize // 2 * scale
+    gained = max(PAD, ksize - 1 - PAD) * scale
     if sampling.halves:
         pooled = 0 if kind is SampleKind.DOWN else scale
         return gained + pooled + second * 2 * scale, scale * 2

@@ -23,9 +23,9 @@ class Frame:
     width: int
 
 
-def padded_size(size, multiple):
-    """The smallest multiple of ``multiple`` that is not below ``size``."""
-    return -(-size // multiple) * multiple
+def padded_size(size, multiple, rest=0):
+    """The smallest number not below ``size`` that is ``rest`` more than a multiple of ``multiple``."""
+    return size + (rest - size) % multiple
 
 
 def pad(x, height, width):
@@ -47,31 +47,31 @@ def pad(x, height, width):
     return x, (top, left)
 
 
-def pad_to_multiple(x, multiple, least=1):
-    """``pad`` to the next multiples of ``multiple`` that are not below ``least``."""
-    return pad(x, *(padded_size(max(size, least), multiple) for size in x.shape[-2:]))
+def pad_to_multiple(x, multiple, least=1, rest=0):
+    """``pad`` to the next ``padded_size`` that is not below ``least``."""
+    return pad(x, *(padded_size(max(size, least), multiple, rest) for size in x.shape[-2:]))
 
 
-def run_whole(function, x, multiple=1, least=1):
-    """``function`` on ``x`` (N, C, H, W), padded to multiples of ``multiple`` (at least ``least`` pixels); its result
-    (N, C', H, W), cropped."""
+def run_whole(function, x, multiple=1, least=1, rest=0):
+    """``function`` on ``x`` (N, C, H, W), padded as ``pad_to_multiple``; its result (N, C', H, W), cropped."""
     height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple, least)
+    padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
     y = _same_size(padded, function(padded))
     return np.ascontiguousarray(y[..., top:top + height, left:left + width])
 
 
-def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1):
+def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
     """``function(x, frame)`` on overlapping tiles of ``x`` (N, C, H, W); their blended results (N, C', H, W).
 
-    tile: side of the squares, a multiple of ``multiple``; ``margin`` pixels at each inner edge are thrown away and at
-    least ``blend`` more are shared with the neighbour. ``frame`` says where in the padded image the tile lies.
+    tile: side of the squares, ``rest`` more than a multiple of ``multiple``; ``margin`` pixels at each inner edge are
+    thrown away and at least ``blend`` more are shared with the neighbour. ``frame`` says where in the padded image the
+    tile lies.
     Raises ValueError if a tile is too small for its margins (the message names the smallest that would do).
     """
     height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple, least)
-    rows = spans(padded.shape[-2], tile, margin, multiple, blend)
-    columns = spans(padded.shape[-1], tile, margin, multiple, blend)
+    padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
+    rows = spans(padded.shape[-2], tile, margin, multiple, blend, rest)
+    columns = spans(padded.shape[-1], tile, margin, multiple, blend, rest)
     result = None
     for row in rows:
         for column in columns:
@@ -102,19 +102,19 @@ class Span:
         return int(counts[0]), int(counts[-1]) + 1
 
 
-def spans(length, tile, margin, multiple=1, blend=0):
+def spans(length, tile, margin, multiple=1, blend=0, rest=0):
     """The tiles along an axis of ``length`` positions: list of Span whose weights add up to 1 everywhere.
 
     They start at multiples of ``multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
     """
-    if length % multiple or tile % multiple:
-        raise ValueError(f"length {length} and tile {tile} must be multiples of {multiple}")
+    if (length - rest) % multiple or (tile - rest) % multiple:
+        raise ValueError(f"length {length} and tile {tile} must be multiples of {multiple}, plus {rest}")
     if tile >= length:
         return [Span(0, length, np.ones(length, np.float32))]
     step = (tile - 2 * margin - blend) // multiple * multiple
     if step < 1:
         raise ValueError(f"a tile of {tile} is all overlap; "
-                         f"it must be at least {smallest_tile(margin, multiple, blend)}")
+                         f"it must be at least {smallest_tile(margin, multiple, blend, rest)}")
     starts = [*range(0, length - tile, step), length - tile]
     positions = np.arange(length)
     table = np.zeros((len(starts), length))
@@ -128,9 +128,9 @@ def spans(length, tile, margin, multiple=1, blend=0):
             for row, start in zip(table, starts, strict=True)]
 
 
-def smallest_tile(margin, multiple=1, blend=0):
+def smallest_tile(margin, multiple=1, blend=0, rest=0):
     """The smallest tile that moves on by at least one multiple."""
-    return padded_size(2 * margin + blend + multiple, multiple)
+    return padded_size(2 * margin + blend + multiple, multiple, rest)
 
 
 def _same_size(x, y):

@@ -17,7 +17,7 @@ class SpectralConvolution(chainer.Link):
         super().__init__()
         self.in_ch, self.out_ch = in_ch, out_ch
         with self.init_scope():
-            self.W = chainer.Parameter(chainer.initializers.HeNormal(), (out_ch, in_ch, 1, 1))
+            self.W = chainer.Parameter(chainer.initializers.LeCunNormal(), (out_ch, in_ch, 1, 1))
         self.u = numpy.random.standard_normal((1, out_ch)).astype(self.W.dtype)
         self.register_persistent("u")
 

@@ -2,9 +2,11 @@
 import numpy
 
 from medi2i.common.compat import F, L, chainer
+from medi2i.common.errors import UserError
 from medi2i.common.networks.activations import activation as activation_of
-from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, convolution
+from medi2i.common.networks.convolutions import convolution, shortcut
 from medi2i.common.networks.dropping import drop_out
+from medi2i.common.networks.extent import Misfit, after_block
 from medi2i.common.networks.norms import activated, normalization
 from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
 
@@ -46,15 +48,17 @@ class CBR(chainer.Chain):
 
     (N, in_ch, H, W) → (N, out_ch, H', W'). The order is that of the released code: c1, n1, (activation if there is a
     c2), pooling, (c2, n2), dropout, activation, (+ skip of the input), upsampling.
-    A transposed convolution is never separable. Its ``_res`` kind, where the released code has shapes that do not fit,
-    doubles the shortcut by repeating pixels.
+    ``none-7`` alone is 7×7, padded by 3: with a second convolution, ``ksize`` and ``pad`` count.
+    The ``_res`` kind of a transposed convolution, where the released code has shapes that do not fit, doubles the
+    shortcut by repeating pixels. Raises UserError for an image that is too small, or
+    whose shortcut has another size.
     """
 
     def __init__(self, in_ch: int, out_ch: int, ksize: int, pad: int, norm: Norm, sample: Sampling,
                  activation: Activation, dropout: float, style: ConvStyle):
         super().__init__()
         kind, second = sample.kind, sample.second
-        if kind is SampleKind.NONE_7:
+        if kind is SampleKind.NONE_7 and second is Second.NONE:
             ksize, pad = 7, 3
         self.in_ch, self.out_ch, self.sample, self.norm, self.dropout = in_ch, out_ch, sample, norm, dropout
         self.activation_kind = activation
@@ -63,19 +67,17 @@ class CBR(chainer.Chain):
         self.upsample = _UPSAMPLINGS.get(kind, _unchanged)
         inner = 4 * out_ch if kind is SampleKind.PIXEL_SHUFFLE else out_ch
         with self.init_scope():
-            if kind is SampleKind.DECONV:
-                self.c1 = Convolution(in_ch, inner, ksize, 2, pad, style, transposed=True)
-            else:
-                self.c1 = convolution(in_ch, inner, ksize, 2 if kind is SampleKind.DOWN else 1, pad, style)
+            stride = 2 if kind in (SampleKind.DOWN, SampleKind.DECONV) else 1
+            self.c1 = convolution(in_ch, inner, ksize, stride, pad, style, transposed=kind is SampleKind.DECONV)
             self.n1 = normalization(norm, inner)
             if second is not Second.NONE:
                 self.c2 = convolution(inner, inner, 3, 1, 1, style)
                 self.n2 = normalization(norm, inner)
             if second is Second.RESIDUAL:
-                self.skip = (SeparableConvolution(in_ch, inner, 3, 2, 1, style.padding) if sample.halves else
-                             SeparableConvolution(in_ch, inner, 1, 1, 0, style.padding))
+                self.skip = shortcut(in_ch, inner, sample.halves, style)
 
     def forward(self, x):
+        self._check_size(x.shape[2:])
         second = self.sample.second
         h = self.c1(x)
         if second is Second.NONE:
@@ -84,9 +86,17 @@ class CBR(chainer.Chain):
             h = self.pool(activated(self.n1, h, self.activation_kind))
             h = self._finish(self.n2, self.c2(h), _unchanged)
         if second is Second.RESIDUAL:
-            shortcut = self.skip(x)
-            h = h + (double_nearest(shortcut) if self.sample.kind is SampleKind.DECONV else shortcut)
+            added = self.skip(x)
+            h = h + (double_nearest(added) if self.sample.kind is SampleKind.DECONV else added)
         return self.upsample(h)
+
+    def _check_size(self, size):
+        try:
+            for n in size:
+                after_block(self.sample, self.c1.ksize, self.c1.pad, n)
+        except Misfit as error:
+            raise UserError(f"{size[0]}x{size[1]} pixels (height x width) before a layer: {error}; larger images, or "
+                            "others by a pixel, or other kernels would be needed") from None
 
     def _finish(self, norm, h, pool):
         """Normalisation, pooling, dropout and activation; in one function where nothing lies between the two."""

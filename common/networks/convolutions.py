@@ -29,6 +29,16 @@ def reflect_pad(x, before: int, after: int):
     return x
 
 
+def append_mirrored(x):
+    """(N, C, H, W) → (N, C, H + 1, W + 1): the last but one row and column repeated at the end.
+
+    Their gradient is dropped, not added to that of the row and column they came from, as ``chainer.functions.pad``
+    has it. One row is repeated itself.
+    """
+    x = F.concat([x, x.array[:, :, -2:][:, :, :1]], axis=2)
+    return F.concat([x, x.array[:, :, :, -2:][:, :, :, :1]], axis=3)
+
+
 class SqueezeExcitation(chainer.Chain):
     """Channels weighted by sigmoid(l2(relu(l1(mean over the image)))), Hu et al., arXiv 1709.01507."""
 
@@ -43,12 +53,12 @@ class SqueezeExcitation(chainer.Chain):
         return x * F.broadcast_to(weight[:, :, None, None], x.shape)
 
 
-class Convolution(chainer.Chain):
-    """A convolution with bias: plain or equalised, transposed or not, with squeeze-excitation or without.
+class _Styled(chainer.Chain):
+    """What both kinds of convolution do around their own: scale, mirror, append, squeeze.
 
-    Plain weights are He-normal, equalised ones N(0, 1) with the input scaled instead; biases start at 0.
     ``stride`` 2 ``transposed`` doubles the size: with ``ksize`` 3 the result is a row and a column short, and one
-    mirrored row and column are appended, as in the released code.
+    mirrored row and column are appended. Squeeze-excitation follows convolutions to more than 15 channels, transposed
+    ones never. Both as in the released code.
     """
 
     def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool):
@@ -57,48 +67,73 @@ class Convolution(chainer.Chain):
         self.transposed = transposed
         self.reflect = style.padding is Padding.REFLECT and not transposed and pad > 0
         self.scale = math.sqrt(2.0 / in_ch) / ksize if style.equalised else None
-        initial = chainer.initializers.Normal(1.0) if style.equalised else chainer.initializers.HeNormal()
-        with self.init_scope():
-            if transposed:
-                self.c = L.Deconvolution2D(in_ch, out_ch, ksize, stride, pad, initialW=initial)
-            else:
-                self.c = L.Convolution2D(in_ch, out_ch, ksize, stride, 0 if self.reflect else pad, initialW=initial)
-            if style.squeeze and out_ch > SQUEEZE_ABOVE:
+        self.squeezed = style.squeeze and not transposed and out_ch > SQUEEZE_ABOVE
+        self.initial = chainer.initializers.Normal(1.0) if style.equalised else chainer.initializers.HeNormal()
+        if self.squeezed:
+            with self.init_scope():
                 self.se = SqueezeExcitation(out_ch)
-        self.squeezed = style.squeeze and out_ch > SQUEEZE_ABOVE
 
     def forward(self, x):
         if self.scale is not None:
             x = x * self.scale
         if self.reflect:
             x = reflect_pad(x, self.pad, self.pad)
-        h = self.c(x)
+        h = self.convolve(x)
         if self.transposed and self.ksize == 3:
-            h = reflect_pad(h, 0, 1)
+            h = append_mirrored(h)
         return self.se(h) if self.squeezed else h
 
+    @property
+    def inner_pad(self):
+        """Zeros that the convolution itself adds at each border."""
+        return 0 if self.reflect else self.pad
 
-class SeparableConvolution(chainer.Chain):
-    """Depthwise convolution (ksize, stride, pad, no bias), then a pointwise one with bias; He-normal weights."""
 
-    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, padding: Padding):
-        super().__init__()
-        self.in_ch, self.out_ch, self.ksize, self.stride, self.pad = in_ch, out_ch, ksize, stride, pad
-        self.reflect = padding is Padding.REFLECT and pad > 0
-        initial = chainer.initializers.HeNormal()
+class Convolution(_Styled):
+    """A convolution ``c`` with bias: plain or equalised, transposed or not, with squeeze-excitation or without.
+
+    Plain weights are He-normal, equalised ones N(0, 1) with the input scaled instead; biases start at 0.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
+                 transposed: bool = False):
+        super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
         with self.init_scope():
-            self.depthwise = L.Convolution2D(in_ch, in_ch, ksize, stride, 0 if self.reflect else pad, nobias=True,
-                                             initialW=initial, groups=in_ch)
-            self.pointwise = L.Convolution2D(in_ch, out_ch, 1, initialW=initial)
+            layer = L.Deconvolution2D if transposed else L.Convolution2D
+            self.c = layer(in_ch, out_ch, ksize, stride, self.inner_pad, initialW=self.initial)
 
-    def forward(self, x):
-        if self.reflect:
-            x = reflect_pad(x, self.pad, self.pad)
+    def convolve(self, x):
+        """The convolution alone."""
+        return self.c(x)
+
+
+class SeparableConvolution(_Styled):
+    """A depthwise convolution (ksize, stride, pad, no bias), then a pointwise one with bias; both may be transposed.
+
+    Equalised, the input is scaled once, before both.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
+                 transposed: bool = False):
+        super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
+        with self.init_scope():
+            layer = L.Deconvolution2D if transposed else L.Convolution2D
+            self.depthwise = layer(in_ch, in_ch, ksize, stride, self.inner_pad, nobias=True, initialW=self.initial,
+                                   groups=in_ch)
+            self.pointwise = layer(in_ch, out_ch, 1, initialW=self.initial)
+
+    def convolve(self, x):
+        """Both convolutions alone."""
         return self.pointwise(self.depthwise(x))
 
 
-def convolution(in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle) -> chainer.Chain:
-    """The convolution of this style. A separable one is neither equalised nor squeezed, as in the released code."""
-    if style.separable:
-        return SeparableConvolution(in_ch, out_ch, ksize, stride, pad, style.padding)
-    return Convolution(in_ch, out_ch, ksize, stride, pad, style, transposed=False)
+def convolution(in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
+                transposed: bool = False) -> Convolution | SeparableConvolution:
+    """The convolution of this style."""
+    kind = SeparableConvolution if style.separable else Convolution
+    return kind(in_ch, out_ch, ksize, stride, pad, style, transposed)
+
+
+def shortcut(in_ch: int, out_ch: int, halves: bool, style: ConvStyle) -> SeparableConvolution:
+    """What a ``_res`` block adds of its input: a separable convolution, never squeezed; 3×3 where the size halves."""
+    return SeparableConvolution(in_ch, out_ch, *((3, 2, 1) if halves else (1, 1, 0)), style.with_squeeze(False))

@@ -1,5 +1,6 @@
 """From the options of a run to the specs of its networks."""
 from medi2i.common.errors import UserError
+from medi2i.common.networks.extent import Fitting, Misfit, fitting, latent_size, output_size
 from medi2i.common.networks.pretrained import WIDTHS
 from medi2i.common.networks.spec import (
     SAMPLINGS,
@@ -16,7 +17,6 @@ from medi2i.common.networks.spec import (
     Sampling,
     Second,
     Unet,
-    downscaling,
 )
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
@@ -25,36 +25,60 @@ DOUBLE = Sampling(SampleKind.RESIZE, Second.NONE)
 
 def encoder_spec(options, in_ch: int) -> EncoderSpec:
     """The encoder of images with ``in_ch`` channels. Raises UserError where options contradict each other."""
-    pretrained = generator_pretrained(options)
-    chs = generator_channels(options)
-    _check_generator(options, chs, pretrained)
+    _check_generator(options)
+    return _encoder_spec(options, in_ch)
+
+
+def decoder_spec(options, out_ch: int) -> DecoderSpec:
+    """The decoder to images with ``out_ch`` channels; with classes not activated, for the softmax is the loss's."""
+    _check_generator(options)
+    return _decoder_spec(options, out_ch)
+
+
+def fitting_sizes(options) -> Fitting | None:
+    """The sizes of images whose translation has their size; None where no size comes back.
+
+    Raises UserError where no image can be translated at all.
+    """
+    try:
+        return fitting(_encoder_spec(options, 1), _decoder_spec(options, 1))
+    except Misfit as error:
+        raise UserError(f"{levels_in_words(options)}: {error}, so no image can be translated") from None
+
+
+def translated_size(options, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the translation of an image of ``size``. Raises UserError where it cannot be translated."""
+    encoder, decoder = _encoder_spec(options, 1), _decoder_spec(options, 1)
+    try:
+        return output_size(encoder, decoder, size[0]), output_size(encoder, decoder, size[1])
+    except Misfit as error:
+        raise UserError(f"image of {size[0]}x{size[1]} (height x width): {error}") from None
+
+
+def _encoder_spec(options, in_ch):
     return EncoderSpec(
-        in_ch=in_ch, chs=chs, ksize=options.gen_ksize,
+        in_ch=in_ch, chs=generator_channels(options), ksize=options.gen_ksize,
         first=sampling("gen_sample", options.gen_sample), down=sampling("gen_down", options.gen_down),
         norm=Norm(options.gen_norm), activation=Activation(options.gen_activation),
         unet=Unet(options.unet), skip_ch=options.skipdim,
         res_blocks=(options.gen_nblock + 1) // 2, dropout=options.gen_dropout or 0.0, conv=generator_style(options),
         attention=options.gen_attention, fc_layers=options.gen_fc,
         fc_activation=Activation(options.gen_fc_activation), latent_dim=options.latent_dim,
-        size=crop_size(options), pretrained=pretrained, residual=_residual(options))
+        size=crop_size(options), pretrained=generator_pretrained(options), residual=_residual(options))
 
 
-def decoder_spec(options, out_ch: int) -> DecoderSpec:
-    """The decoder to images with ``out_ch`` channels; with classes not activated, for the softmax is the loss's."""
-    pretrained = generator_pretrained(options)
-    chs = generator_channels(options)
-    _check_generator(options, chs, pretrained)
-    size, factor = crop_size(options), downscaling(chs, sampling("gen_down", options.gen_down), pretrained)
-    classes = getattr(options, "class_num", 0)
+def _decoder_spec(options, out_ch):
+    pretrained, chs, size = generator_pretrained(options), generator_channels(options), crop_size(options)
     return DecoderSpec(
         out_ch=out_ch, chs=chs, ksize=options.gen_ksize,
         last=sampling("gen_sample", options.gen_sample), up=sampling("gen_up", options.gen_up),
         full=DOUBLE if pretrained is not None and pretrained.kind is Pretrained.RESNET50 else KEEP,
         norm=Norm(options.gen_norm), activation=Activation(options.gen_activation),
-        out_activation=Activation.NONE if classes else Activation(options.gen_out_activation),
+        out_activation=Activation.NONE if getattr(options, "class_num", 0) else Activation(options.gen_out_activation),
         unet=Unet(options.unet), skip_ch=options.skipdim, res_blocks=options.gen_nblock // 2,
         dropout=options.gen_dropout or 0.0, conv=generator_style(options), noise=options.noise_z,
-        latent_dim=options.latent_dim, feature_size=None if size is None else (size[0] // factor, size[1] // factor),
+        latent_dim=options.latent_dim, fc_activation=Activation(options.gen_fc_activation),
+        feature_size=None if size is None else tuple(latent_size(len(chs), n) for n in size),
         residual=_residual(options))
 
 
@@ -64,7 +88,7 @@ def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
     chs = channels(options.dis_chs, options.dis_basech, options.dis_ndown)
     pretrained = None
     if kind is not Pretrained.NONE:
-        pretrained = _pretrained_spec(kind, len(chs), options.dis_pretrained_lr_ratio, "dis_pretrained")
+        pretrained = _pretrained_spec(kind, len(chs), options, "dis_pretrained")
         chs = pretrained.widths
     if options.dis_attention and chs[-1] < 4:
         raise UserError(f"--dis_attention: {chs[-1]} channels at the deepest level of --dis_chs; it needs at least 4")
@@ -106,14 +130,17 @@ def generator_pretrained(options) -> PretrainedSpec | None:
     if kind is Pretrained.NONE:
         return None
     levels = len(options.gen_chs) if options.gen_chs else options.gen_ndown
-    return _pretrained_spec(kind, levels, options.gen_pretrained_lr_ratio, "gen_pretrained_encoder")
+    return _pretrained_spec(kind, levels, options, "gen_pretrained_encoder")
 
 
-def _pretrained_spec(kind, levels, ratio, option):
+def _pretrained_spec(kind, levels, options, option):
     widths = WIDTHS[kind]
     if levels > len(widths):
         raise UserError(f"--{option} {kind.value}: it has {len(widths)} levels, {levels} are asked for")
-    return PretrainedSpec(kind, widths[:levels], frozen=ratio == 0)
+    frozen = getattr(options, f"{option[:3]}_pretrained_lr_ratio") == 0
+    # A gradient penalty is nothing without the gradient by the image.
+    critic = option == "dis_pretrained" and options.dis_wgan
+    return PretrainedSpec(kind, widths[:levels], frozen, detached=frozen and bool(options.released) and not critic)
 
 
 def crop_size(options) -> tuple[int, int] | None:
@@ -132,29 +159,18 @@ def _residual(options) -> float:
     return residual
 
 
-def _check_generator(options, chs, pretrained):
-    """UserError where the options would give an image of another size than the input, or no network at all."""
-    first = sampling("gen_sample", options.gen_sample)
-    down, up = sampling("gen_down", options.gen_down), sampling("gen_up", options.gen_up)
-    if first.halves or first.doubles:
-        raise UserError(f"--gen_sample: {first.name} changes the size of the image; none-7 or none (also with _conv, "
-                        "_res) keep it")
-    if pretrained is None and not (down.halves or down.kind in (SampleKind.NONE, SampleKind.NONE_7)):
-        raise UserError(f"--gen_down: {down.name} makes images larger; down, maxpool, avgpool or none would do")
-    halves = True if pretrained is not None else down.halves
-    if len(chs) > 1 and halves != up.doubles:
-        raise UserError(f"--gen_down {down.name} with --gen_up {up.name}: output and input would differ in size; "
-                        "down, maxpool, avgpool go with resize, unpool, deconv, pixsh, and none with none")
-    for option, kind in (("gen_down", down.kind), ("gen_up", up.kind)):
-        if options.gen_ksize % 2 == 0 and kind not in (SampleKind.DOWN, SampleKind.DECONV, SampleKind.NONE_7):
-            raise UserError(f"--gen_ksize: {options.gen_ksize} is even, which fits --gen_down down and --gen_up deconv "
-                            f"only, not --{option} {kind.value}; {options.gen_ksize - 1} or {options.gen_ksize + 1} "
-                            "would do")
-    if up.kind is SampleKind.DECONV and options.gen_ksize % 2 and options.gen_ksize != 3:
-        raise UserError(f"--gen_ksize: {options.gen_ksize} with --gen_up {up.name} gives images of one pixel less than "
-                        "twice the size; 3 or 4 would do")
+def _check_generator(options):
+    """UserError where the options name no network, or one that cannot take any image."""
+    chs = generator_channels(options)
     if options.gen_attention and chs[-1] < 8:
         raise UserError(f"--gen_attention: {chs[-1]} channels at the deepest level of --gen_chs; it needs at least 8")
     if (options.gen_fc or options.latent_dim > 0) and crop_size(options) is None:
         name = "gen_fc" if options.gen_fc else "latent_dim"
         raise UserError(f"--{name}: it needs the size of the images: --crop_height and --crop_width")
+    fitting_sizes(options)
+
+
+def levels_in_words(options) -> str:
+    """The options that decide how sizes change, for messages."""
+    return (f"--gen_sample {options.gen_sample}, --gen_down {options.gen_down}, --gen_up {options.gen_up}, "
+            f"--gen_ksize {options.gen_ksize}, --unet {options.unet}")

@@ -1,8 +1,5 @@
 """What encoder, decoder and discriminator share: numbered children, their order, and how they are shown."""
-import numpy
-
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError
 
 
 class Network(chainer.Chain):
@@ -24,13 +21,19 @@ class Network(chainer.Chain):
             setattr(self, name, link)
         return names
 
-    def check_size(self, size):
-        """UserError unless an image of ``size`` (height, width) fits the encoder's levels."""
-        spec = self.spec
-        if (spec.fc_layers or spec.latent_dim > 0) and tuple(size) != tuple(spec.size):
-            raise UserError(f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
-                            f"exactly {spec.size[0]}x{spec.size[1]}, the crop of the training")
-        refuse_unless_divisible(size, spec.factor)
+    @property
+    def frozen(self) -> chainer.Chain | None:
+        """The pretrained layers, if this network has some that are not trained."""
+        pretrained = getattr(self.spec, "pretrained", None)
+        return self.base if pretrained is not None and pretrained.frozen else None
+
+    def serialize(self, serializer):
+        """As Chainer's, without layers that are not trained: as in the released code, no file holds them."""
+        frozen = self.frozen
+        super(chainer.Chain, self).serialize(serializer)
+        for child in self.children():
+            if child is not frozen:
+                child.serialize(serializer[child.name])
 
     def __repr__(self):
         lines = [f"{type(self).__name__}("]
@@ -50,31 +53,3 @@ def describe(link) -> str:
     """One line on a child: its own ``describe``, or what Chainer's ``repr`` says."""
     own = getattr(link, "describe", None)
     return own() if own is not None else " ".join(repr(link).split())
-
-
-def refuse_unless_divisible(size, multiple: int):
-    """UserError, naming the sizes that would work, unless height and width are multiples of ``multiple``."""
-    if any(n % multiple or n == 0 for n in size):
-        raise UserError(f"image of {size[0]}x{size[1]} (height x width): this network needs multiples of {multiple}; "
-                        + " or ".join(f"{h}x{w}" for h, w in nearest_sizes(size, multiple)) + " would work")
-
-
-def nearest_sizes(size, multiple: int) -> list[tuple[int, int]]:
-    """The nearest (height, width) of multiples of ``multiple`` below (where there is one) and above ``size``."""
-    below = tuple(n // multiple * multiple for n in size)
-    above = tuple(-(-n // multiple) * multiple for n in size)
-    return [s for s in dict.fromkeys((below, above)) if min(s) > 0]
-
-
-def padded(x: numpy.ndarray, multiple: int) -> numpy.ndarray:
-    """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``; crop the result to undo.
-
-    An image too small to mirror is continued by its last row and column.
-    """
-    for axis in (2, 3):
-        missing = -x.shape[axis] % multiple
-        if missing:
-            width = [(0, 0)] * x.ndim
-            width[axis] = (0, missing)
-            x = numpy.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
-    return x

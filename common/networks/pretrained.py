@@ -38,10 +38,12 @@ def three_channels(x, wanted: int = 3):
 
 
 class _Features(chainer.Chain):
-    """Common part: levels, and running statistics while frozen."""
+    """Common part: levels, and running statistics while frozen.
 
-    # Fully connected ends of the whole networks, which released files of such encoders hold and nothing here uses.
-    unused_in_files = re.compile(r"fc\d*/[Wb]")
+    What else is in files of the whole published network (deeper layers, fully connected ones) matches ``unused``.
+    """
+
+    unused: re.Pattern
 
     def __init__(self, spec: PretrainedSpec):
         super().__init__()
@@ -50,7 +52,8 @@ class _Features(chainer.Chain):
     def forward(self, x):
         if not self.spec.frozen:
             return self.levels(three_channels(x))
-        with chainer.using_config("train", False):
+        backprop = chainer.config.enable_backprop and not self.spec.detached
+        with chainer.using_config("train", False), chainer.using_config("enable_backprop", backprop):
             return self.levels(three_channels(x))
 
     def describe(self) -> str:
@@ -64,6 +67,8 @@ class VGG16Features(_Features):
 
     Level i has H/2^i × W/2^i pixels. Children conv1_1, conv1_2, … as in ``chainer.links.VGG16Layers``.
     """
+
+    unused = re.compile(r"(conv[1-5]_[1-3]|fc[678])/[Wb]")
 
     def __init__(self, spec: PretrainedSpec):
         super().__init__(spec)
@@ -93,6 +98,8 @@ class ResNet50Features(_Features):
     Level i has H/2^(i+1) × W/2^(i+1) pixels. Children conv1, bn1, res2, … as in ``chainer.links.ResNet50Layers``.
     """
 
+    unused = re.compile(r"(fc6/[Wb]|res[2-5]/(a|b[1-5])/(conv[1-4]/[Wb]|bn[1-4]/(gamma|beta|avg_mean|avg_var|N)))")
+
     def __init__(self, spec: PretrainedSpec):
         super().__init__(spec)
         block = L.model.vision.resnet.BuildingBlock
@@ -119,7 +126,10 @@ class ResNet50Features(_Features):
 
 def pretrained_features(spec: PretrainedSpec) -> chainer.Chain:
     """The feature layers, with random weights: ``load_pretrained`` fills them."""
-    return {Pretrained.VGG16: VGG16Features, Pretrained.RESNET50: ResNet50Features}[spec.kind](spec)
+    made = {Pretrained.VGG16: VGG16Features, Pretrained.RESNET50: ResNet50Features}[spec.kind](spec)
+    for link in made.links():
+        link.fixed = spec.frozen  # its statistics are not measured anew
+    return made
 
 
 def load_pretrained(link: chainer.Chain, path, option: str):

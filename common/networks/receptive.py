@@ -9,11 +9,12 @@ from math import ceil, floor
 
 from medi2i.common.networks.blocks import CBR
 from medi2i.common.networks.convolutions import Convolution, SeparableConvolution
+from medi2i.common.networks.extent import fitting, level_sizes
 from medi2i.common.networks.pretrained import RESNET50_LAYERS, VGG16_LAYERS
 from medi2i.common.networks.spec import Norm, Pretrained, SampleKind, Second, Unet
 
 GLOBAL_NORMS = {Norm.INSTANCE, Norm.LAYER, Norm.GROUP}
-_LEVEL_SIZE = 1 << 10  # rows of the deepest level of the image imagined: its borders are far away
+_LEVEL_SIZE = 1 << 10  # rows of the deepest level of the image imagined, or more: its borders are far away
 
 
 def window(interval, ksize, stride, pad):
@@ -47,7 +48,7 @@ def union(*intervals):
 
 def through_convolution(conv: Convolution | SeparableConvolution, interval):
     """Backwards through a convolution of this project."""
-    if isinstance(conv, Convolution) and conv.transposed:
+    if conv.transposed:
         return transposed_window(interval, conv.ksize, conv.stride, conv.pad)
     return window(interval, conv.ksize, conv.stride, conv.pad)
 
@@ -93,10 +94,10 @@ def _through_pretrained(spec, needed):
     return interval
 
 
-def generator_interval(encoder, decoder, interval):
-    """Rows of the image that the rows ``interval`` of the translated image are made from."""
+def generator_interval(encoder, decoder, interval, size):
+    """Rows of an image of ``size`` rows that the rows ``interval`` of the translated image are made from."""
     spec = encoder.spec
-    sizes = [_LEVEL_SIZE * spec.factor // _level_factor(spec, level) for level in range(len(spec.chs))]
+    sizes = level_sizes(spec, size)
     needed = [None] * len(spec.chs)
     h = through_cbr(decoder.ul, interval, sizes[0])
     for level, name in enumerate(reversed(decoder.level_names)):
@@ -112,20 +113,16 @@ def generator_interval(encoder, decoder, interval):
         return _through_pretrained(spec.pretrained, needed)
     h = None
     for level in range(len(spec.chs) - 1, -1, -1):
-        h = through_cbr(encoder[encoder.level_names[level]], union(h, needed[level]), sizes[max(level - 1, 0)])
+        h = through_cbr(encoder[encoder.level_names[level]], union(h, needed[level]), [size, *sizes][level])
     return h
-
-
-def _level_factor(spec, level):
-    if spec.pretrained is not None and spec.pretrained.kind is Pretrained.RESNET50:
-        return 2 ** (level + 1)
-    return 1 if spec.factor == 1 else 2 ** level
 
 
 def generator_field(encoder, decoder) -> int:
     """Height (and width) in pixels of the largest part of the image that one pixel of the translation depends on."""
-    middle = _LEVEL_SIZE // 2 * encoder.spec.factor
-    spans = [generator_interval(encoder, decoder, (row, row)) for row in range(middle, middle + encoder.spec.factor)]
+    steps = 2 ** len(encoder.spec.chs)  # rows after which what they depend on repeats, at most
+    fit, size = fitting(encoder.spec, decoder.spec), _LEVEL_SIZE * steps
+    size = size if fit is None else fit.above(size)
+    spans = [generator_interval(encoder, decoder, (row, row), size) for row in range(size // 2, size // 2 + steps)]
     return max(last - first + 1 for first, last in spans)
 
 

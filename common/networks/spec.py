@@ -125,25 +125,32 @@ class ConvStyle:
         """The same style, separable or not: the layers next to the images never are."""
         return replace(self, separable=separable)
 
+    def with_squeeze(self, squeeze: bool) -> "ConvStyle":
+        """The same style, with squeeze-excitation or without."""
+        return replace(self, squeeze=squeeze)
+
 
 @dataclass(frozen=True)
 class PretrainedSpec:
     """Which pretrained layers: their kind, how many levels, and the channels of each level.
 
     ``widths`` are those of the published weights unless a test builds a thin copy.
-    ``frozen``: batch statistics stay as they were trained (learning-rate ratio 0).
+    ``frozen``: weights and batch statistics stay as they were trained (learning-rate ratio 0); files of the network
+    do not hold them. ``detached``: no gradient passes through them to what lies before, as in the released codes.
     """
 
     kind: Pretrained
     widths: tuple[int, ...]
     frozen: bool
+    detached: bool = False
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Image (N, in_ch, H, W) → skips and the deepest feature (N, chs[-1], H/2^(n-1), W/2^(n-1)), n = len(chs).
+    """Image (N, in_ch, H, W) → skips and the deepest feature, of chs[-1] channels.
 
-    ``residual`` above 0: the image itself comes first of all, for the decoder to add its own output to it.
+    ``size``: that of the images, where fully connected layers fix it. ``residual`` above 0: the image itself comes
+    first of all, for the decoder to add its own output to it.
     """
 
     in_ch: int
@@ -165,11 +172,6 @@ class EncoderSpec:
     size: tuple[int, int] | None
     pretrained: PretrainedSpec | None
     residual: float
-
-    @property
-    def factor(self) -> int:
-        """By how much the deepest feature is smaller than the image, in each direction."""
-        return downscaling(self.chs, self.down, self.pretrained)
 
     def build(self):
         """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
@@ -202,6 +204,7 @@ class DecoderSpec:
     conv: ConvStyle
     noise: float
     latent_dim: int
+    fc_activation: Activation
     feature_size: tuple[int, int] | None
     residual: float
 
@@ -211,6 +214,16 @@ class DecoderSpec:
         extra = {Unet.NONE: lambda ch: ch, Unet.ADD: lambda ch: ch,
                  Unet.CONCAT: lambda ch: 2 * ch, Unet.CONV: lambda ch: ch + self.skip_ch}[self.unet]
         return tuple(extra(ch) for ch in self.chs)
+
+    @property
+    def joins_deepest(self) -> bool:
+        """Whether the one level joins the deepest feature in place of the skip.
+
+        The released decoder counts skips from the end of the encoder's list, where a latent vector comes last. With
+        more levels, or a skip of other channels, it does not run: there each level joins its own skip.
+        """
+        return (self.latent_dim > 0 and len(self.chs) == 1 and self.unet is not Unet.NONE
+                and (self.unet is not Unet.CONV or self.skip_ch == self.chs[0]))
 
     def build(self):
         """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
@@ -247,9 +260,3 @@ class DiscriminatorSpec:
         from medi2i.common.networks.discriminator import Discriminator
         return within_budget(lambda: Discriminator(self))
 
-
-def downscaling(chs, down: Sampling, pretrained: PretrainedSpec | None) -> int:
-    """Image size over size of the deepest feature. ResNet50 halves once more, in its very first layer."""
-    if pretrained is not None:
-        return 2 ** (len(chs) - (0 if pretrained.kind is Pretrained.RESNET50 else 1))
-    return 2 ** (len(chs) - 1) if down.halves else 1

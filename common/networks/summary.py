@@ -9,7 +9,7 @@ from medi2i.common.networks.counting import Cost, CostHook, kept_bytes, shapes_o
 from medi2i.common.networks.from_options import crop_size
 from medi2i.common.networks.network import describe
 from medi2i.common.networks.receptive import discriminator_field, generator_field, global_layers
-from medi2i.common.networks.sizes import fixed_size, nearest_sizes, size_multiple
+from medi2i.common.networks.sizes import fitting_of, fixed_size
 
 DEFAULT_SIZE = (256, 256)
 # Copies of the parameters that an optimizer keeps beside them (momenta, running squares).
@@ -95,7 +95,7 @@ def summary_text(networks: dict, options, size=None) -> str:
 
     size: (height, width) of the images; default: the crop of the training, else 256 or the next size that fits.
     """
-    size = size or fixed_size(options) or crop_size(options) or nearest_sizes(DEFAULT_SIZE, size_multiple(options))[-1]
+    size = size or fixed_size(options) or crop_size(options) or fitting_of(options).around(DEFAULT_SIZE)[-1]
     batch = options.batch_size
     parts, fields, whole = {}, [], []
     for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):

@@ -127,9 +127,9 @@ class GeneratorOptions(Checked):
     gen_ksize: int = option(3, "-gk", type=int, low=1, high=255, help="kernel size of the levels")
     gen_sample: str = option("none-7", "-gs", choices=kinds.SAMPLE, choices_text=kinds.SAMPLE_TEXT,
                              help="first and last layer")
-    gen_down: str = option("down", "-gd", choices=kinds.DOWN, choices_text=kinds.DOWN_TEXT,
+    gen_down: str = option("down", "-gd", choices=kinds.SAMPLE, choices_text=kinds.DOWN_TEXT,
                            help="how a level halves the size")
-    gen_up: str = option("resize", "-gu", choices=kinds.UP, choices_text=kinds.UP_TEXT,
+    gen_up: str = option("resize", "-gu", choices=kinds.SAMPLE, choices_text=kinds.UP_TEXT,
                          help="how a level doubles the size")
     gen_norm: str = option("batch_aff", "-gn", choices=kinds.NORMS, help="normalisation")
     gen_activation: str = option("relu", "-ga", choices=kinds.ACTIVATIONS, help="activation")

@@ -55,7 +55,7 @@ class _Measure(chainer.LinkHook):
 
     def forward_preprocess(self, args):
         link = args.link
-        if not isinstance(link, _BATCH_NORMS):
+        if not isinstance(link, _BATCH_NORMS) or getattr(link, "fixed", False):
             return
         x = chainer.as_array(args.args[0])
         axes = (0, *range(2, x.ndim))
@@ -69,7 +69,8 @@ class _Measure(chainer.LinkHook):
 
 def has_batch_statistics(links):
     """Whether any of ``links`` normalises by batch statistics."""
-    return any(isinstance(part, _BATCH_NORMS) for link in links for part in link.links())
+    return any(isinstance(part, _BATCH_NORMS) and not getattr(part, "fixed", False)
+               for link in links for part in link.links())
 
 
 def training_crops(dataset, count, seed):

@@ -6,5 +6,6 @@ from medi2i.common.kernels import cpu_engine as cpu
 
 @pytest.fixture(autouse=True, params=["chainer", "auto"])
 def cpu_engine(request):
+    """The name of what computes Chainer's functions."""
     with cpu.using(request.param):
-        yield
+        yield request.param

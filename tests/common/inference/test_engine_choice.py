@@ -19,6 +19,7 @@ from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.receptive import reach
 from medi2i.common.inference.slices import Preparation
+from medi2i.common.networks.extent import Fitting
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions, kinds
@@ -130,7 +131,7 @@ def test_examples_are_spread_over_the_images_and_bad_ones_left_out(tmp_path):
         np.save(tmp_path / f"{number:02d}.npy", np.full((1, 6, 7), number, np.float32))
     (tmp_path / "00.npy").write_bytes(b"nothing")
     inputs = find_inputs([tmp_path])
-    found = quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 3, 4)
+    found = quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 3, Fitting(4))
     assert [one.shape for one in found] == [(1, 3, 8, 8)] * 7
     values = [round(float(one[0, 1, 3, 3] + 1) * 10) for one in found]
     assert values == sorted(values) and values[0] == 3 and values[-1] == 19

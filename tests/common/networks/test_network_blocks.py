@@ -5,9 +5,17 @@ import numpy
 import pytest
 
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
 from medi2i.common.networks.attention import Attention, SpectralConvolution
 from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, depth_to_space, double_bilinear
-from medi2i.common.networks.convolutions import Convolution, SeparableConvolution, SqueezeExcitation, reflect_pad
+from medi2i.common.networks.convolutions import (
+    Convolution,
+    SeparableConvolution,
+    SqueezeExcitation,
+    append_mirrored,
+    convolution,
+    reflect_pad,
+)
 from medi2i.common.networks.norms import normalization
 from medi2i.common.networks.spec import SAMPLINGS, Activation, ConvStyle, Norm, Padding
 
@@ -98,6 +106,21 @@ def test_transposed_3x3_appends_a_mirrored_row_and_column():
     numpy.testing.assert_array_equal(y[:, 7], y[:, 5])
 
 
+def test_the_appended_row_and_column_pass_no_gradient():
+    """As ``F.pad`` has it: the row they came from gets its own gradient only."""
+    x = chainer.Variable(image(1, 1, 2, 3))
+    y = append_mirrored(x)
+    numpy.testing.assert_array_equal(y.array, numpy.pad(x.array, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="reflect"))
+    y.grad = gradient = image(1, 1, 3, 4)
+    y.backward()
+    numpy.testing.assert_array_equal(x.grad, gradient[:, :, :2, :3])
+
+
+def test_a_single_row_is_appended_to_itself():
+    x = chainer.Variable(numpy.float32([[[[5, 6, 7]]]]))
+    numpy.testing.assert_array_equal(append_mirrored(x).array[0, 0], [[5, 6, 7, 6], [5, 6, 7, 6]])
+
+
 def test_even_transposed_kernel_doubles_without_an_appended_row():
     assert cbr("deconv", ksize=4)(image(1, 1, 3, 5)).shape == (1, 1, 6, 10)
 
@@ -178,12 +201,81 @@ def test_initial_weights_have_the_variances_of_their_papers():
 
 
 def test_separable_convolution_is_depthwise_then_pointwise():
-    conv = SeparableConvolution(2, 1, 3, 1, 1, Padding.ZERO)
+    conv = SeparableConvolution(2, 1, 3, 1, 1, PLAIN)
     conv.depthwise.W.array[0] = 1
     conv.depthwise.W.array[1] = 10
     conv.pointwise.W.array[...] = 1
     assert conv(numpy.ones((1, 2, 3, 3), numpy.float32)).array[0, 0, 1, 1] == 99
     assert conv.depthwise.b is None
+
+
+def test_equalised_separable_convolution_scales_its_input_once():
+    """sqrt(2 / channels) / ksize before the depthwise convolution, nothing between it and the pointwise one."""
+    numpy.random.seed(3)
+    conv = convolution(8, 50, 3, 1, 1, ConvStyle(True, True, False, Padding.ZERO))
+    assert conv.depthwise.W.array.std() == pytest.approx(1, rel=0.2)
+    assert conv.pointwise.W.array.std() == pytest.approx(1, rel=0.1)
+    conv.depthwise.W.array[...] = 1
+    conv.pointwise.W.array[...] = 1
+    y = conv(numpy.ones((1, 8, 3, 3), numpy.float32)).array
+    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * 9 * math.sqrt(2 / 8) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sample, ksize", [("down_res", 3), ("unpool_res", 1)])
+def test_the_shortcut_of_an_equalised_block_is_equalised(sample, ksize):
+    numpy.random.seed(3)
+    block = cbr(sample, 8, 40, style=ConvStyle(True, False, True, Padding.ZERO))
+    assert block.skip.pointwise.W.array.std() == pytest.approx(1, rel=0.2)
+    assert block.skip.scale == math.sqrt(2 / 8) / ksize
+    assert block.c1.squeezed and block.c2.squeezed and not block.skip.squeezed
+    for weights in (block.skip.depthwise.W, block.skip.pointwise.W):
+        weights.array[...] = 1
+    y = block.skip(numpy.ones((1, 8, 5, 5), numpy.float32)).array
+    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * ksize ** 2 * math.sqrt(2 / 8) / ksize, rtol=1e-6)
+
+
+def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
+    conv = convolution(2, 3, 3, 2, 1, ConvStyle(False, True, True, Padding.ZERO), transposed=True)
+    assert conv.depthwise.W.shape == (2, 1, 3, 3) and conv.pointwise.W.shape == (2, 3, 1, 1)
+    x = image(1, 2, 2, 3)
+    conv.depthwise.W.array[...] = 0
+    conv.depthwise.W.array[:, :, 1, 1] = 1  # each pixel goes to an even row and column
+    conv.pointwise.W.array[...] = numpy.float32([[1, 2, 0], [0, 10, -1]]).reshape(2, 3, 1, 1)
+    conv.pointwise.b.array[...] = (0, 0, 7)
+    placed = numpy.zeros((1, 2, 4, 6), numpy.float32)
+    placed[:, :, ::2, ::2] = x
+    placed[:, :, 3] = placed[:, :, 1]
+    placed[:, :, :, 5] = placed[:, :, :, 3]
+    a, b = placed[0]
+    numpy.testing.assert_allclose(conv(x).array[0], [a, 2 * a + 10 * b, 7 - b], atol=1e-6)
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("transposed, channels, squeezed", [(False, 16, True), (False, 15, False), (True, 16, False)])
+def test_squeeze_excitation_follows_every_convolution_but_transposed_ones(separable, transposed, channels, squeezed):
+    style = ConvStyle(False, separable, True, Padding.ZERO)
+    conv = convolution(2, channels, 3, 1, 1, style, transposed)
+    assert conv.squeezed == squeezed == ("/se/l1/W" in {name for name, _ in conv.namedparams()})
+    if not squeezed:
+        return
+    conv.se.l1.W.array[...] = 0
+    conv.se.l2.b.array[...] = numpy.linspace(-2, 2, channels)
+    x, weight = image(1, 2, 3, 5), 1 / (1 + numpy.exp(-numpy.linspace(-2, 2, channels)))
+    plain = (conv.pointwise(conv.depthwise(x)) if separable else conv.c(x)).array
+    numpy.testing.assert_allclose(conv(x).array, plain * weight[None, :, None, None], rtol=1e-5)
+
+
+def test_only_none_7_alone_is_seven_wide():
+    assert cbr("none-7").c1.ksize == 7
+    for sample in ("none-7_conv", "none-7_res"):
+        block = cbr(sample)
+        assert (block.c1.ksize, block.c1.pad, block.c2.ksize) == (3, 1, 3)
+
+
+def test_a_shortcut_of_another_size_is_refused_in_words():
+    block = CBR(1, 1, 5, 1, Norm.NONE, SAMPLINGS["down_res"], Activation.NONE, 0, PLAIN)
+    with pytest.raises(UserError, match="16x8 pixels.*: down_res with kernels of 5 makes 7 rows of 16 and its"):
+        block(image(1, 1, 16, 8))
 
 
 def test_squeeze_excitation_scales_each_channel_by_its_weight():
@@ -264,6 +356,12 @@ def test_attention_is_the_weighted_mean_over_pooled_positions():
         score = numpy.exp((theta @ pixels[:, i]) @ pooled[0])
         attended = pooled[1] @ (score / score.sum())
         numpy.testing.assert_allclose(found[:, i], pixels[:, i] + 0.5 * (out @ attended), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_convolutions_start_with_variance_one_over_inputs():
+    """LeCun et al., 1998: so the released weights began."""
+    numpy.random.seed(3)
+    assert SpectralConvolution(40, 60).W.array.std() == pytest.approx(math.sqrt(1 / 40), rel=0.03)
 
 
 def test_spectral_norm_converges_to_one_and_moves_u_only_while_training():

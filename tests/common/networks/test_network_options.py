@@ -114,6 +114,43 @@ def test_latent_vector():
     assert abs(networks.dec_y(features).array - networks.dec_y(changed).array).max() > 1e-3
 
 
+@pytest.mark.parametrize("activation, expected", [("none", [-3, 2]), ("relu", [0, 2])])
+def test_the_layers_of_a_latent_vector_have_their_names_and_an_activation(activation, expected):
+    networks = pix2pix_net.build(paired(latent_dim=2, unet="none", gen_nblock=0, gen_fc_activation=activation,
+                                        crop_height=4, crop_width=6, gen_chs=[3]))
+    shapes = {name: array.shape for name, array in arrays_of(networks.enc_x).items() if name.startswith("latent")}
+    assert shapes == {"latent_fc/l0/W": (2, 72), "latent_fc/l0/b": (2,)}
+    shapes = {name: array.shape for name, array in arrays_of(networks.dec_y).items() if name.startswith("latent")}
+    assert shapes == {"latent_fc/l0/W": (72, 2), "latent_fc/l0/b": (72,)}
+    layer = networks.enc_x.latent_fc.l0
+    layer.W.array[...] = 0
+    layer.b.array[...] = (-3, 2)
+    numpy.testing.assert_array_equal(networks.enc_x(zeros(1, 1, 4, 6))[-1].array, [expected])
+
+
+@pytest.mark.parametrize("unet, skipdim", [("add", 4), ("concat", 4), ("conv", 3)])
+def test_one_level_with_a_latent_vector_joins_the_deepest_feature(unet, skipdim):
+    """The released list of features counts the latent vector; the skip itself is not heard."""
+    options = dict(latent_dim=2, unet=unet, skipdim=skipdim, crop_height=4, crop_width=6, gen_chs=[3], gen_norm="none")
+    decoder = pix2pix_net.build(paired(**options)).dec_y
+    rng = numpy.random.default_rng(2)
+    skip, deepest, latent = (rng.standard_normal(shape).astype("f") for shape in
+                             ((1, 3, 4, 6), (1, 3, 4, 6), (1, 2)))
+    plain, other_skip, other_deepest = (decoder([a, b, latent]).array for a, b in (
+        (skip, deepest), (skip + 1, deepest), (skip, deepest + 1)))
+    numpy.testing.assert_array_equal(plain, other_skip)
+    assert abs(plain - other_deepest).max() > 1e-3
+
+
+@pytest.mark.parametrize("given", [{"unet": "conv", "skipdim": 2, "gen_chs": [3]}, {"unet": "add"}])
+def test_a_latent_vector_where_the_released_code_does_not_run_joins_the_skips(given):
+    networks = pix2pix_net.build(paired(**{"latent_dim": 2, "crop_height": 4, "crop_width": 6, "gen_norm": "none",
+                                           **given}))
+    features = networks.enc_x(numpy.random.default_rng(2).standard_normal((1, 1, 4, 6)).astype("f"))
+    other = [features[0] + 1, *features[1:]]
+    assert abs(networks.dec_y(features).array - networks.dec_y(other).array).max() > 1e-3
+
+
 def test_classes_turn_the_output_activation_off():
     assert decoder_spec(paired(class_num=4, gen_out_activation="tanh"), 4).out_activation is Activation.NONE
     assert decoder_spec(paired(gen_out_activation="tanh"), 4).out_activation is Activation.TANH
@@ -163,13 +200,37 @@ def test_the_networks_of_cyclegan():
     assert shared.enc_x is shared.enc_y and shared.dis_z is None
 
 
-def test_noise_on_the_deepest_feature_while_training_only():
+def test_noise_on_the_last_feature_while_training_only():
     networks = pix2pix_net.build(paired(noise_z=0.5, gen_norm="none"))
     features = networks.enc_x(zeros(1, 1, 8, 8))
     with chainer.using_config("train", False):
         numpy.testing.assert_array_equal(networks.dec_y(features).array, networks.dec_y(features).array)
     with chainer.using_config("train", True):
         assert abs(networks.dec_y(features).array - networks.dec_y(features).array).max() > 0
+
+
+@pytest.mark.parametrize("latent", [-1, 60])
+def test_a_feature_decoded_twice_carries_both_draws_of_noise(latent):
+    """As in the released code, where CycleGAN decodes each feature into both domains; a latent vector is the last."""
+    networks = pix2pix_net.build(paired(noise_z=0.5, latent_dim=latent, crop_height=16, crop_width=16, gen_chs=[64]))
+    features = networks.enc_x(zeros(1, 1, 16, 16))
+    before = [feature.array.copy() for feature in features]
+    numpy.random.seed(0)
+    draws = []
+    for _ in range(2):
+        networks.dec_y(features)
+        draws.append(features[-1].array - before[-1])
+    for feature, array in zip(features[:-1], before[:-1], strict=True):
+        numpy.testing.assert_array_equal(feature.array, array)
+    assert draws[0].std() == pytest.approx(0.5, rel=0.3) and (draws[1] - draws[0]).std() == pytest.approx(0.5, rel=0.3)
+    assert draws[1].std() > 1.1 * draws[0].std()
+
+
+def test_the_last_level_of_the_decoder_has_no_dropout():
+    networks = pix2pix_net.build(paired(gen_chs=[4, 8, 16], gen_dropout=0.25))
+    blocks = [networks.enc_x[name] for name in ("c0", "d1", "d2", "s0", "s1", "s2")]
+    blocks += [networks.dec_y[name] for name in ("ua1", "ua2", "ua3", "ul")]
+    assert [block.dropout for block in blocks] == [0, 0.25, 0.25, 0, 0, 0, 0.25, 0.25, 0, 0]
 
 
 def test_repr_shows_layers_and_sizes_in_the_order_they_run():
@@ -183,18 +244,42 @@ def test_repr_shows_layers_and_sizes_in_the_order_they_run():
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"gen_sample": "down"}, "--gen_sample: down changes the size"),
-    ({"gen_down": "none"}, "--gen_down none with --gen_up resize: output and input would differ"),
-    ({"gen_up": "none"}, "--gen_down down with --gen_up none"),
-    ({"gen_ksize": 4}, "--gen_ksize: 4 is even.*--gen_up resize; 3 or 5"),
-    ({"gen_ksize": 5, "gen_up": "deconv_res"}, "--gen_ksize: 5 with --gen_up deconv_res.*3 or 4 would do"),
+    ({"gen_ksize": 5, "gen_down": "down_res"}, "--gen_down down_res.*--gen_ksize 5.*shortcut.*no image can be"),
+    ({"gen_ksize": 4, "unet": "add"}, "--gen_up resize.*--gen_ksize 4, --unet add: level 0 of the encoder has .* rows"),
+    ({"gen_down": "none", "unet": "concat"}, "--gen_down none.*level 0 of the encoder has .* rows where the decoder"),
     ({"gen_attention": True, "gen_chs": [4, 7]}, "--gen_attention: 7 channels.*at least 8"),
     ({"gen_pretrained_encoder": "vgg", "gen_chs": [1] * 6}, "--gen_pretrained_encoder vgg: it has 5 levels, 6"),
     ({"latent_dim": 3}, "--latent_dim: it needs the size"),
 ])
-def test_contradictions_are_refused(given, message):
+def test_what_cannot_run_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         pix2pix_net.build(paired(**given))
+
+
+@pytest.mark.parametrize("given, size", [
+    ({"gen_down": "none"}, (32, 48)), ({"gen_up": "none"}, (8, 12)), ({"gen_sample": "down"}, (4, 6)),
+    ({"gen_ksize": 5}, (10, 18)), ({"gen_ksize": 4}, (14, 22)), ({"gen_down": "unpool", "gen_up": "none"}, (32, 48))])
+def test_networks_that_change_the_size_build_and_run_but_do_not_train(given, size):
+    options = paired(unet="none", **given)
+    assert pix2pix_net.build(options).translate(zeros(1, 1, 16, 24)).shape == (1, 1, *size)
+    with pytest.raises(UserError, match="--gen_sample .* output and input would differ in size"):
+        size_multiple(options)
+    with pytest.raises(UserError, match="output and input would differ in size"):
+        check_size(options, (16, 24))
+
+
+@pytest.mark.parametrize("given", [
+    {"gen_ksize": 4}, {"gen_ksize": 2, "gen_up": "deconv"}, {"gen_ksize": 4, "gen_up": "deconv", "gen_down": "maxpool"},
+    {"gen_down": "deconv", "gen_up": "down", "gen_ksize": 4},
+    {"gen_sample": "down", "gen_down": "unpool", "gen_up": "resize"}])
+def test_odd_networks_whose_size_comes_back_train(given):
+    """Levels are padded by 1 whatever their kernel: 16 -> 9 -> 16 with kernels of 2, as in the released code."""
+    options = paired(unet="none", **{"gen_chs": [4] if given == {"gen_ksize": 4} else [4, 8], **given})
+    check_size(options, (16, 24))
+    networks = pix2pix_net.build(options)
+    assert networks.translate(zeros(1, 1, 16, 24)).shape == (1, 1, 16, 24)
+    if given.get("gen_up") == "deconv" and given["gen_ksize"] == 2:
+        assert networks.enc_x(zeros(1, 1, 16, 24))[-1].shape == (1, 8, 9, 13)
 
 
 def test_even_kernels_fit_down_and_deconv():
@@ -216,9 +301,15 @@ def test_sizes_that_do_not_fit_are_refused_with_those_that_would(size, would):
     options = paired(gen_chs=[4, 4, 4])
     with pytest.raises(UserError, match=f"image of {size[0]}x{size[1]}.*multiples of 4; .*{would}"):
         check_size(options, size)
-    with pytest.raises(UserError, match=would):
-        encoder_spec(options, 1).build()(zeros(1, 1, *size))
+    networks = pix2pix_net.build(options)
+    with pytest.raises(UserError, match="does not take images of this size"):
+        networks.translate(zeros(1, 1, *size))
     check_size(options, (8, 12))
+
+
+def test_an_image_that_the_levels_use_up_is_refused():
+    with pytest.raises(UserError, match="2x8 pixels.* before a layer: down with kernels of 5 leaves nothing of 2"):
+        encoder_spec(paired(gen_ksize=5, unet="none"), 1).build()(zeros(1, 1, 2, 8))
 
 
 @pytest.mark.parametrize("unet", kinds.UNETS)

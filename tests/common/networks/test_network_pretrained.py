@@ -6,7 +6,8 @@ import pytest
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.link_files import arrays_of, load_link, save_link, write_arrays
+from medi2i.common.inference.checkpoint import load_generator
+from medi2i.common.inference.link_files import arrays_of, load_link, save_networks, write_arrays
 from medi2i.common.networks import pretrained
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.networks.pretrained import (
@@ -17,7 +18,7 @@ from medi2i.common.networks.pretrained import (
     three_channels,
 )
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec
-from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
 
@@ -205,21 +206,89 @@ def test_frozen_layers_keep_their_statistics():
         assert (link.bn1.avg_mean == before).all() == frozen
 
 
-def test_a_checkpoint_of_such_an_encoder_needs_no_imagenet_file(tmp_path, thin):
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+def test_a_released_file_of_a_trained_base_holds_the_whole_published_network(tmp_path, thin, kind):
+    options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder=kind, gen_pretrained_lr_ratio=0.1)
+    encoder, again = encoder_spec(options, 1).build(), encoder_spec(options, 1).build()
+    whole = {f"base/{name}": array for name, array in arrays_of(features(Pretrained(kind), 5)).items()}
+    end = "fc6" if kind == "resnet" else "fc8"
+    arrays = {**whole, **arrays_of(encoder), f"base/{end}/W": numpy.zeros((2, 2), "f"), f"base/{end}/b": numpy.zeros(2)}
+    write_arrays(tmp_path / "enc_x1.npz", arrays)
+    load_link(tmp_path / "enc_x1.npz", again)
+    for name, array in arrays_of(encoder).items():
+        numpy.testing.assert_array_equal(arrays_of(again)[name], array)
+    assert any(name.startswith("base/") for name in arrays_of(encoder))
+    with pytest.raises(UserError, match="base/other/W 2 is in the file"):
+        write_arrays(tmp_path / "enc_x1.npz", {**arrays, "base/other/W": numpy.zeros(2, "f")})
+        load_link(tmp_path / "enc_x1.npz", again)
+
+
+def frozen_run(folder, **given):
+    """A run's folder with weights of epoch 2 and the options; the encoder's base is frozen."""
+    options = PairedOptions(**{"gen_chs": [1, 1], "gen_pretrained_encoder": "vgg", "lambda_dis": 0, "gen_nblock": 1,
+                               "gen_pretrained_weights": str(folder / "vgg.npz"), **given})
+    options.ch = options.out_ch = 1
+    arrays = whole_file(folder / "vgg.npz", Pretrained.VGG16)
+    networks = pix2pix_net.build(options)
+    save_networks(folder, networks.as_dict(), 2)
+    save_args(options, folder / "args")
+    return networks, arrays
+
+
+def test_frozen_layers_are_in_no_file_of_the_network_but_once_in_the_folder(tmp_path, thin):
+    networks, arrays = frozen_run(tmp_path)
+    with numpy.load(tmp_path / "enc_x2.npz") as file:
+        assert file.files and not any(name.startswith("base") for name in file.files)
+    with numpy.load(tmp_path / "base.npz") as file:
+        assert sorted(file.files) == sorted(f"conv{i}_{j}/{p}" for i in (1, 2) for j in (1, 2) for p in "Wb")
+    (tmp_path / "vgg.npz").unlink()  # the folder has all that it needs
+    generator = load_generator(tmp_path)
+    x = numpy.random.default_rng(1).uniform(-1, 1, (1, 1, 8, 6)).astype("f")
+    with chainer.using_config("train", False):
+        numpy.testing.assert_array_equal(generator(x), networks.translate(x).array)
+    numpy.testing.assert_array_equal(generator.encoder.base.conv2_1.W.array, arrays["conv2_1/W"])
+
+
+def test_frozen_layers_come_from_where_the_options_say(tmp_path, thin):
+    """A released run has no base.npz; what the command line names comes before all."""
+    _, arrays = frozen_run(tmp_path)
+    (tmp_path / "base.npz").unlink()
+    found = load_generator(tmp_path).encoder.base.conv1_2.W.array
+    numpy.testing.assert_array_equal(found, arrays["conv1_2/W"])
+    other = {**arrays, "conv1_2/W": arrays["conv1_2/W"] + 1}
+    write_arrays(tmp_path / "other.npz", other)
+    found = load_generator(tmp_path, pretrained=tmp_path / "other.npz").encoder.base.conv1_2.W.array
+    numpy.testing.assert_array_equal(found, other["conv1_2/W"])
+    (tmp_path / "vgg.npz").unlink()
+    with pytest.raises(UserError, match="--gen_pretrained_weights: .*vgg.npz: no such file"):
+        load_generator(tmp_path)
+
+
+def test_a_file_that_holds_frozen_layers_all_the_same_fills_them(tmp_path, thin):
     options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg")
     encoder, again = encoder_spec(options, 1).build(), encoder_spec(options, 1).build()
-    arrays = {**arrays_of(encoder), "base/fc6/W": numpy.zeros((2, 2), "f"), "base/fc6/b": numpy.zeros(2, "f")}
-    write_arrays(tmp_path / "enc_x1.npz", arrays)  # the released code saves the fully connected end as well
+    base = {f"base/{name}": array for name, array in arrays_of(encoder.base).items()}
+    write_arrays(tmp_path / "enc_x1.npz", {**arrays_of(encoder), **base})
     load_link(tmp_path / "enc_x1.npz", again)
     numpy.testing.assert_array_equal(again.base.conv2_1.W.array, encoder.base.conv2_1.W.array)
-    save_link(tmp_path / "enc_x2.npz", encoder)
-    load_link(tmp_path / "enc_x2.npz", again)
+
+
+@pytest.mark.parametrize("given, passes", [
+    ({}, True), ({"released": True}, False), ({"released": True, "gen_pretrained_lr_ratio": 0.1}, True)])
+def test_a_gradient_passes_through_frozen_layers_but_for_released_args(thin, given, passes):
+    """There, what lies before (the cycle's first decoder) learns nothing from what they say."""
+    options = UnpairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg", gen_nblock=0, unet="conv", **given)
+    encoder = encoder_spec(options, 1).build()
+    x = chainer.Variable(numpy.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype("f"))
+    sum(chainer.functions.sum(feature) for feature in encoder(x)).backward()
+    assert (x.grad is not None and bool(x.grad.any())) == passes
+    assert encoder.s1.c1.c.W.grad.any()
 
 
 def test_specs_say_what_the_decoder_must_double():
     options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="resnet", crop_height=32, crop_width=16)
     assert decoder_spec(options, 1).full.name == "resize"
-    assert decoder_spec(options, 1).feature_size == (8, 4)
+    assert decoder_spec(options, 1).feature_size == (16, 8)
     assert encoder_spec(options, 1).pretrained == PretrainedSpec(Pretrained.RESNET50, (64, 256), frozen=True)
     assert not dataclasses.replace(encoder_spec(options, 1).pretrained, frozen=False).frozen
     assert discriminator_spec(PairedOptions(dis_chs=[2]), 1).pretrained is None

@@ -41,7 +41,8 @@ def extent(gradient):
     {"gen_up": "deconv"}, {"gen_up": "pixsh", "gen_down": "avgpool_conv"}, {"gen_down": "down_res", "gen_nblock": 0},
     {"gen_up": "unpool_res", "unet": "concat", "gen_chs": [2, 2, 2]}, {"gen_up": "deconv_res", "gen_nblock": 0},
     {"gen_up": "deconv", "gen_ksize": 4}, {"spconv": True, "gen_chs": [2], "gen_sample": "none_conv"},
-    {"gen_ksize": 1, "gen_down": "avgpool_res", "gen_nblock": 0, "unet": "none"},
+    {"gen_ksize": 2, "gen_up": "deconv", "gen_nblock": 0, "unet": "none"},
+    {"gen_down": "none-7_conv", "gen_up": "none-7_res", "unet": "none"},
     {"gen_up": "none", "gen_down": "none-7"}])
 def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     options = linear(**given)
