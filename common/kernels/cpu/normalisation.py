@@ -13,6 +13,7 @@ from medi2i.common.kernels.cpu.pointwise import (
     normalise_fixed,
     rectification,
     rectification_backward,
+    statistics,
 )
 
 
@@ -41,11 +42,12 @@ def forward(x, gamma, beta, eps, slope, each):
     gamma, beta = _channels(gamma, channels, 1), _channels(beta, channels, 0)
     y = empty_images(x.shape)
     mean, variance = (numpy.empty((count, channels, 1, 1), numpy.float32) for _ in range(2))
-    normalise = normalisation(shape, eps)
+    measure, normalise = statistics(shape, eps), normalisation(shape, eps)
     rectify = None if slope == 1 else rectification(y.size // count, slope)
     with dnnl.lock:
         for i in range(count):
             out = y.ctypes.data + i * step
+            mean[i, :, 0, 0], variance[i, :, 0, 0] = measure(x.ctypes.data + i * step, out)
             normalise.run(x.ctypes.data + i * step, out, mean[i].ctypes.data, variance[i].ctypes.data,
                           gamma.ctypes.data, beta.ctypes.data)
             if rectify is not None:
