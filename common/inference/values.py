@@ -132,7 +132,7 @@ def _value_lines(found):
         if key in found:
             one = found[key]
             yield (f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
-                   f"the network's clip ({one['lowest']:.6g} to {one['highest']:.6g}) {what}")
+                   f"the network's clip (input from {one['lowest']:.6g} to {one['highest']:.6g}) {what}")
     if "clipped" in found:
         yield f"{counted(found['clipped'], 'value')} beyond what the files hold, clipped to their ends"
     if "rounded" in found:

@@ -158,7 +158,7 @@ def test_a_residual_network_changes_metal_as_it_changes_the_end_of_its_clip(tmp_
     report = report_of(tmp_path / "out")
     assert report["files"]["1"]["values"]["outside_clip"] == {**outside, "kept": True}
     assert report["values"]["kept"] == {"images": 1, **outside} and "cut" not in report["values"]
-    assert (f"{BELOW + ABOVE} values of 1 image outside of the network's clip (-2000 to 14000) kept: "
+    assert (f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) kept: "
             "the result there is the input plus the change at the end of the clip") in capsys.readouterr().err
 
 
@@ -188,7 +188,7 @@ def test_what_is_cut_is_counted_and_said(tmp_path, capsys, metal, residual_run, 
     found = report_of(tmp_path / "out")["values"]
     assert found["cut"] == {"images": 1, "below": BELOW, "above": ABOVE, "lowest": -2000, "highest": 14000}
     told = capsys.readouterr().err
-    assert f"{BELOW + ABOVE} values of 1 image outside of the network's clip (-2000 to 14000) cut off" in told
+    assert f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) cut off" in told
     assert found["rounded"] == 3 * METAL.size and found["rounded_by"] == pytest.approx(0.4, abs=0.01)
     assert "values rounded to the steps of the files, by 0.4 at most" in told
 
