@@ -188,7 +188,8 @@ def test_what_is_cut_is_counted_and_said(tmp_path, capsys, metal, residual_run, 
     found = report_of(tmp_path / "out")["values"]
     assert found["cut"] == {"images": 1, "below": BELOW, "above": ABOVE, "lowest": -2000, "highest": 14000}
     told = capsys.readouterr().err
-    assert f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) cut off" in told
+    assert (f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) cut off"
+            in told)
     assert found["rounded"] == 3 * METAL.size and found["rounded_by"] == pytest.approx(0.4, abs=0.01)
     assert "values rounded to the steps of the files, by 0.4 at most" in told
 
