@@ -44,7 +44,7 @@ def map_in_processes(task: Callable, items: Sequence, workers: int) -> Iterator[
         worker = None
         try:
             while (numbered := next_item()) is not None:
-                worker = worker or _Worker(program)
+                worker = worker or _started(program)
                 answers.put((numbered[0], *worker.ask(numbered[1])))
                 worker = worker if worker.alive else None
         except Exception as error:  # of the machinery itself: handed to the caller, who would wait for ever
@@ -68,6 +68,18 @@ def map_in_processes(task: Callable, items: Sequence, workers: int) -> Iterator[
             thread.join()
 
 
+def _started(program: bytes) -> "_Worker":
+    """A worker; one that is killed before it answers is started again, twice."""
+    for _ in range(2):
+        with contextlib.suppress(_Killed):
+            return _Worker(program)
+    return _Worker(program)
+
+
+class _Killed(RuntimeError):
+    """A worker that a signal ended before it answered."""
+
+
 class _Worker:
     """One interpreter that runs the task on what it is sent."""
 
@@ -76,7 +88,9 @@ class _Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.alive = True
         if self._exchange(program) is None:
-            raise RuntimeError(f"a worker process did not start (status {self.end()}); its message is above")
+            status = self.end()
+            raise (_Killed if status < 0 else RuntimeError)(
+                f"a worker process did not start (status {status}); its message is above")
 
     def ask(self, item: object) -> tuple[bool, object]:
         """(True, result), (True, Died) or (False, exception)."""

@@ -144,3 +144,16 @@ def members_of_session(session):
             if int(fields[3]) == session and fields[0] != "Z":
                 found.append(stat.parent.name)
     return found
+
+
+def test_a_worker_killed_while_it_starts_is_started_again(monkeypatch):
+    popen, killed = subprocess.Popen, []
+
+    def first_one_dies(*arguments, **how):
+        process = popen(*arguments, **how)
+        if not killed:
+            killed.append(process.pid)
+            process.kill()
+        return process
+    monkeypatch.setattr(subprocess, "Popen", first_one_dies)
+    assert sorted(map_in_processes(abs, [-1, -2], 1)) == [(0, 1), (1, 2)] and len(killed) == 1
