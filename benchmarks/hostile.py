@@ -43,7 +43,7 @@ def run_case(case, shared, python, waiting):
         command = case.build(ground)
         seen = waiting(command.module).run(command.arguments, command.limit or WALL * case.seconds, ground.folder)
         outcome, findings = judge(case, command, seen, ground.folder)
-        last = seen.last[:1000].replace(f"{ground.folder}/", "").replace(str(ground.folder), "")
+        last = seen.last[:1000].replace(f"{ground.folder}/", "").replace(f"{shared}/", "")
         if outcome == LEFT_OUT:
             last = next((line.strip().replace(f"{ground.folder}/", "") for line in seen.text.splitlines()
                          if command.bad and command.bad[0] in line), last)
@@ -90,27 +90,23 @@ def visible(text, length=160):
 def table(rows, before):
     """The page's tables: a heading a kind, a row a case."""
     lines = []
-    for kind in dict.fromkeys(CASES[row["name"]].kind for row in rows):
-        lines += [f"### {kind}\n", "| case | before | | now | | |", "|---|---|---|---|---|---|"]
+    for kind in sorted({CASES[row["name"]].kind for row in rows}):
+        lines += [f"### {kind}\n", "| case | before | now |", "|---|---|---|"]
         for row in rows:
-            case = CASES[row["name"]]
-            if case.kind != kind:
-                continue
-            old = before.get(row["name"])
-            was = ("", "") if old is None else (old["outcome"] + told(old), measured(old))
-            lines.append(f"| {case.about} | {was[0]} | {was[1]} | {row['outcome']} | {measured(row)} | {row['last']} |")
+            if CASES[row["name"]].kind == kind:
+                old = before.get(row["name"])
+                lines.append(f"| {CASES[row['name']].about} | {'' if old is None else told(old)} | {told(row)} |")
         lines.append("")
     return "\n".join(lines) + "\n"
 
 
 def told(row):
-    """What is worse than its outcome says."""
-    outside = sorted({entry.replace("program ", "starts ") for entry in row["outside"] or ()})
-    return f"; {', '.join(outside)}" if outside else ""
-
-
-def measured(row):
-    return f"{row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"
+    """A cell: outcome, what it did outside of itself, processor time and memory, and the last line."""
+    outside = sorted({entry.replace("program ", "starts ") if entry.startswith("program") else "opens a connection"
+                      for entry in row["outside"] or ()})
+    last = row["last"] if len(row["last"]) <= 100 else f"{row['last'][:99]}…"
+    return (f"**{', '.join([row['outcome'], *outside])}**, {row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"
+            + (f": {last}" if last else ""))
 
 
 def write(path, rows, before):

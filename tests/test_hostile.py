@@ -132,7 +132,8 @@ def test_the_table_goes_between_its_marks(benchmark, tmp_path):
     hostile.write(page, [row], {"content-eps-png": {**row, "outcome": "done", "outside": ["program gs"]}})
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| done; starts gs | 0.5 s, 150 MB | left out | 0.5 s, 150 MB | skipped a.png |" in text
+    assert ("| **done, starts gs**, 0.5 s, 150 MB: skipped a.png | **left out**, 0.5 s, 150 MB: skipped a.png |"
+            in text)
 
 
 def test_a_case_of_the_fuzzer_is_the_same_each_time(benchmark, tmp_path):
