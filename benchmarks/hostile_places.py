@@ -190,7 +190,7 @@ def fifo_in_evaluation(ground):
             good(ground / f"{side}/{index}.png", index)
     (ground / "out/1.png").unlink()
     fifo(ground / "out/1.png")
-    return evaluate(ground, limit=LIMIT)
+    return evaluate(ground, limit=4 * LIMIT)
 
 
 for _tool, _arguments in (
