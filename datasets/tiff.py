@@ -174,7 +174,8 @@ def channels_of(page: tifffile.TiffPage) -> int:
     """Samples of a pixel without those that say how transparent it is; the fourth of RGB is, whatever it is called."""
     if page.photometric == _PHOTOMETRIC.RGB and page.samplesperpixel == 4:
         return 3
-    return page.samplesperpixel - sum(extra in (_EXTRA.ASSOCALPHA, _EXTRA.UNASSALPHA) for extra in page.extrasamples)
+    extras = sum(extra in (_EXTRA.ASSOCALPHA, _EXTRA.UNASSALPHA) for extra in page.extrasamples)
+    return max(page.samplesperpixel - extras, 1)  # what has nothing but transparency is a picture of it
 
 
 def tiff_header(path: Path) -> tuple[tuple[int, int, int], int] | None:

@@ -161,3 +161,8 @@ def test_a_planar_configuration_that_is_none_is_taken_for_planes_by_all(tmp_path
     (tmp_path / "a.tif").write_bytes(data)
     assert read_header(tmp_path / "a.tif", "tif").shape == (3, 5, 7)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, planes)
+
+
+def test_a_picture_of_nothing_but_transparency_has_a_channel(tmp_path):
+    path = handmade(tmp_path / "a.tif", bytes(10000), extra=(338, 3, 1, 2))
+    assert read_header(path, "tif").shape == read_image(path).array.shape == (1, 100, 100)
