@@ -121,7 +121,8 @@ def _all_gradients(original: Callable) -> Callable:
     return backward
 
 
-def _at_once(node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]) -> list[Array] | None:
+def _at_once(node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+             ) -> list[Array | None] | None:
     if not no_graph(node) or not _standard(node):
         return None
     arrays = [v.array for v in (*node.get_retained_inputs(), *grad_outputs)]
@@ -131,7 +132,7 @@ def _at_once(node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Va
     geometry = _geometry(node, x.shape, gy.shape, weights.shape)
     if geometry.empty:
         return None
-    gradients = {}
+    gradients: dict[int, Array | None] = {}
     if 0 in indexes:
         gradients[0] = convolution.backward_data(gy, weights, geometry)
     if 1 in indexes or 2 in indexes:

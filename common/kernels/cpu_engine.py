@@ -30,10 +30,7 @@ def enable(engine: str = "auto") -> str:
     disable()
     if engine == "chainer":
         return "Chainer"
-    dnnl = None if engine == "numpy" else onednn.library()
-    if dnnl is None and engine == "onednn":
-        raise onednn.OnednnError(f"oneDNN is not installed: pip install {onednn.DISTRIBUTION}==2023.2.0 "
-                                 "(Linux x86-64)")
+    dnnl = None if engine == "numpy" else onednn.loaded() if engine == "onednn" else onednn.library()
     _replaced.replace(replacements(with_onednn=dnnl is not None))
     return "NumPy" if dnnl is None else "oneDNN " + ".".join(map(str, dnnl.version))
 

@@ -4,15 +4,19 @@ For machines without oneDNN. Chainer unfolds the whole batch (im2col) before it 
 512 x 512 in the last layer of the tutorial's network. A band is unfolded here and multiplied while it is in the cache,
 so memory stays bounded and less of it moves. Arguments as in ``cpu.convolution``, any float dtype, one group.
 """
-import numpy
+from collections.abc import Iterator
+
+import numpy as np
+
+from medi2i.common.kernels.geometry import Geometry
 
 BAND = 1 << 20  # numbers in an unfolded band
 
 
-def forward(x, weights, bias, geometry):
+def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """The convolution of ``x`` plus ``bias`` ((C',) or None)."""
     out_ch = len(weights)
-    y = numpy.empty(geometry.out_shape, x.dtype)
+    y = np.empty(geometry.out_shape, x.dtype)
     matrix = weights.reshape(out_ch, -1)
     for sample, start, stop, unfolded in _unfolded(x, geometry):
         y[sample, :, start:stop] = (matrix @ unfolded).reshape(out_ch, stop - start, -1)
@@ -21,22 +25,22 @@ def forward(x, weights, bias, geometry):
     return y
 
 
-def backward_weights(x, gy, geometry):
+def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the weights."""
     out_ch = geometry.weights[0]
-    gw = numpy.zeros((out_ch, geometry.weights[1] * geometry.weights[2] * geometry.weights[3]), x.dtype)
+    gw = np.zeros((out_ch, geometry.weights[1] * geometry.weights[2] * geometry.weights[3]), x.dtype)
     for sample, start, stop, unfolded in _unfolded(x, geometry):
         gw += gy[sample, :, start:stop].reshape(out_ch, -1) @ unfolded.T
     return gw.reshape(geometry.weights)
 
 
-def backward_data(gy, weights, geometry):
+def backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the input."""
     n, channels, h, w = geometry.shape
     (top, left), (bottom, right) = geometry.pad, geometry.pad_after
     (sy, sx), (dy, dx), (_, _, kh, kw) = geometry.stride, geometry.dilate, geometry.weights
     out_ch, columns = geometry.weights[0], geometry.out_shape[3]
-    padded = numpy.zeros((n, channels, h + top + bottom, w + left + right), gy.dtype)
+    padded = np.zeros((n, channels, h + top + bottom, w + left + right), gy.dtype)
     matrix = weights.reshape(out_ch, -1).T
     for sample in range(n):
         for start, stop in _bands(geometry):
@@ -47,27 +51,27 @@ def backward_data(gy, weights, geometry):
                     down, across = start * sy + i * dy, j * dx
                     padded[sample, :, down:down + (rows - 1) * sy + 1:sy,
                            across:across + (columns - 1) * sx + 1:sx] += taps[:, i, j]
-    return numpy.ascontiguousarray(padded[:, :, top:top + h, left:left + w])
+    return np.ascontiguousarray(padded[:, :, top:top + h, left:left + w])
 
 
-def _bands(geometry):
+def _bands(geometry: Geometry) -> list[tuple[int, int]]:
     channels, kh, kw = geometry.weights[1:]
     _, _, out_h, out_w = geometry.out_shape
     rows = max(1, BAND // (channels * kh * kw * out_w))
     return [(start, min(start + rows, out_h)) for start in range(0, out_h, rows)]
 
 
-def _unfolded(x, geometry):
+def _unfolded(x: np.ndarray, geometry: Geometry) -> Iterator[tuple[int, int, int, np.ndarray]]:
     """Yields (sample, first row, row after the last, matrix (C kh kw, rows W') of what each output pixel sees)."""
     n, channels, h, w = geometry.shape
     (top, left), (bottom, right) = geometry.pad, geometry.pad_after
     (sy, sx), (dy, dx), (_, _, kh, kw) = geometry.stride, geometry.dilate, geometry.weights
     columns = geometry.out_shape[3]
     for sample in range(n):
-        padded = numpy.zeros((channels, h + top + bottom, w + left + right), x.dtype)
+        padded = np.zeros((channels, h + top + bottom, w + left + right), x.dtype)
         padded[:, top:top + h, left:left + w] = x[sample]
-        windows = numpy.lib.stride_tricks.sliding_window_view(
+        windows = np.lib.stride_tricks.sliding_window_view(
             padded, ((kh - 1) * dy + 1, (kw - 1) * dx + 1), axis=(1, 2))[:, ::sy, ::sx, ::dy, ::dx]
         for start, stop in _bands(geometry):
             seen = windows[:, start:stop, :columns].transpose(0, 3, 4, 1, 2)
-            yield sample, start, stop, numpy.ascontiguousarray(seen).reshape(channels * kh * kw, -1)
+            yield sample, start, stop, np.ascontiguousarray(seen).reshape(channels * kh * kw, -1)

@@ -5,161 +5,107 @@ a rule and not measured at run time: the same training gives the same numbers. O
 one oneDNN asks for; next to the images they are small.
 """
 import functools
+from collections.abc import Iterable
 
-import numpy
+import numpy as np
 
 from medi2i.common.kernels.cpu import narrow, onednn
+from medi2i.common.kernels.cpu.arithmetic import sum_of_pixels
 from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
-from medi2i.common.kernels.cpu.matmul import sum_of_pixels
-from medi2i.common.kernels.geometry import first_strides, last_strides
+from medi2i.common.kernels.geometry import Geometry
+
+# What each product is called with; the weights, or their gradient, come first.
+_ARGUMENTS = {
+    "forward": (onednn.WEIGHTS, onednn.SRC, onednn.DST, onednn.BIAS),
+    "backward_data": (onednn.WEIGHTS, onednn.DIFF_DST, onednn.DIFF_SRC),
+    "backward_weights": (onednn.DIFF_WEIGHTS, onednn.SRC, onednn.DIFF_DST, onednn.DIFF_BIAS),
+}
 
 
-class _Weights:
-    """The weights of a plan: their plain layout, the primitive's own, and the way between them if it is needed."""
+class _Plan:
+    """One of the three products, and the way of the weights between their plain layout and the one oneDNN asks for."""
 
-    def __init__(self, dnnl, geometry, wanted, into):
-        shape = _grouped(geometry)
-        plain = dnnl.descriptor(shape, first_strides(shape))
-        self._reorder = None
-        if not dnnl.same(plain, wanted):
-            self._reorder = dnnl.reorder(plain, wanted) if into else dnnl.reorder(wanted, plain)
-            self._buffer = numpy.empty(dnnl.size(wanted), numpy.uint8)
+    def __init__(self, kind: str, geometry: Geometry, with_bias: bool) -> None:
+        self._dnnl = dnnl = onednn.loaded()
+        out_ch, *rest = geometry.weights
+        grouped = (out_ch, *rest) if geometry.groups == 1 else (geometry.groups, out_ch // geometry.groups, *rest)
+        source, target = dnnl.images(geometry.shape), dnnl.images(geometry.out_shape)
+        weights, bias = dnnl.descriptor(grouped), dnnl.dense((out_ch,)) if with_bias else None
+        window = [onednn.dims(values) for values in (
+            geometry.stride, (d - 1 for d in geometry.dilate), geometry.pad, geometry.pad_after)]
+        made = dnnl.create("dnnl_convolution_forward_primitive_desc_create", dnnl.engine, onednn.FORWARD_TRAINING,
+                           onednn.CONVOLUTION_DIRECT, source, weights, bias if kind == "forward" else None, target,
+                           *window, None)
+        if kind != "forward":
+            layouts = (source, weights, target) if kind == "backward_data" else (source, weights, bias, target)
+            made = dnnl.create(f"dnnl_convolution_{kind}_primitive_desc_create", dnnl.engine,
+                               onednn.CONVOLUTION_DIRECT, *layouts, *window, made, None)
+        first, *others = _ARGUMENTS[kind]
+        plain, own = dnnl.dense(grouped), dnnl.wanted(made, first)
+        known = {onednn.SRC: source, onednn.DIFF_SRC: source, onednn.DST: target, onednn.DIFF_DST: target}
+        if bias is not None:
+            known |= {onednn.BIAS: bias, onednn.DIFF_BIAS: bias}
+        self._primitive = onednn.Primitive(dnnl, made, {first: own} | {
+            number: known[number] for number in others if number in known})
+        self._way = None
+        if not dnnl.same(plain, own):
+            self._result = first == onednn.DIFF_WEIGHTS
+            self._way = dnnl.reorder(own, plain) if self._result else dnnl.reorder(plain, own)
+            self._buffer = np.empty(dnnl.size(own), np.uint8)
 
-    def enter(self, weights):
-        """Address of the weights in the primitive's layout."""
-        if self._reorder is None:
-            return weights.ctypes.data
-        self._reorder.run(weights.ctypes.data, self._buffer.ctypes.data)
-        return self._buffer.ctypes.data
-
-    def address(self, weights):
-        """Where the primitive is to write."""
-        return weights.ctypes.data if self._reorder is None else self._buffer.ctypes.data
-
-    def leave(self, weights):
-        """Bring what the primitive wrote into ``weights``."""
-        if self._reorder is not None:
-            self._reorder.run(self._buffer.ctypes.data, weights.ctypes.data)
-
-
-def _grouped(geometry):
-    if geometry.groups == 1:
-        return geometry.weights
-    out_ch, *rest = geometry.weights
-    return geometry.groups, out_ch // geometry.groups, *rest
-
-
-def _forward_descriptor(dnnl, geometry, bias):
-    shapes = geometry.shape, geometry.out_shape
-    source, target = (dnnl.descriptor(shape, last_strides(shape)) for shape in shapes)
-    weights = dnnl.descriptor(_grouped(geometry))
-    made = dnnl.create(
-        "dnnl_convolution_forward_primitive_desc_create", dnnl.engine, onednn.FORWARD_TRAINING,
-        onednn.CONVOLUTION_DIRECT, source, weights, bias, target, *_window(geometry), None)
-    return made, source, weights, target
-
-
-def _window(geometry):
-    return (onednn.dims(geometry.stride), onednn.dims(d - 1 for d in geometry.dilate), onednn.dims(geometry.pad),
-            onednn.dims(geometry.pad_after))
+    def __call__(self, weights: np.ndarray, *arrays: np.ndarray) -> None:
+        """The arrays are those of ``_ARGUMENTS``, the bias only if the plan is made with it."""
+        addresses = [a.ctypes.data for a in arrays]
+        plain = weights.ctypes.data
+        with self._dnnl.lock:
+            if self._way is None:
+                self._primitive.run(plain, *addresses)
+                return
+            own = self._buffer.ctypes.data
+            if not self._result:
+                self._way.run(plain, own)
+            self._primitive.run(own, *addresses)
+            if self._result:
+                self._way.run(own, plain)
 
 
-class _Forward:
-    def __init__(self, geometry, with_bias):
-        dnnl = onednn.library()
-        bias = dnnl.descriptor((geometry.weights[0],), (1,)) if with_bias else None
-        made, source, _, target = _forward_descriptor(dnnl, geometry, bias)
-        wanted = dnnl.wanted(made, onednn.WEIGHTS)
-        arguments = [(onednn.SRC, source), (onednn.WEIGHTS, wanted), (onednn.DST, target)]
-        if with_bias:
-            arguments.append((onednn.BIAS, bias))
-        self.primitive = onednn.Primitive(dnnl, made, arguments)
-        self.weights = _Weights(dnnl, geometry, wanted, into=True)
+_plan = functools.lru_cache(PLANS)(_Plan)
 
 
-class _BackwardData:
-    def __init__(self, geometry):
-        dnnl = onednn.library()
-        hint, source, weights, target = _forward_descriptor(dnnl, geometry, None)
-        made = dnnl.create(
-            "dnnl_convolution_backward_data_primitive_desc_create", dnnl.engine, onednn.CONVOLUTION_DIRECT, source,
-            weights, target, *_window(geometry), hint, None)
-        wanted = dnnl.wanted(made, onednn.WEIGHTS)
-        self.primitive = onednn.Primitive(
-            dnnl, made, [(onednn.DIFF_DST, target), (onednn.WEIGHTS, wanted), (onednn.DIFF_SRC, source)])
-        self.weights = _Weights(dnnl, geometry, wanted, into=True)
-
-
-class _BackwardWeights:
-    def __init__(self, geometry, with_bias):
-        dnnl = onednn.library()
-        hint, source, weights, target = _forward_descriptor(dnnl, geometry, None)
-        bias = dnnl.descriptor((geometry.weights[0],), (1,)) if with_bias else None
-        made = dnnl.create(
-            "dnnl_convolution_backward_weights_primitive_desc_create", dnnl.engine, onednn.CONVOLUTION_DIRECT, source,
-            weights, bias, target, *_window(geometry), hint, None)
-        wanted = dnnl.wanted(made, onednn.DIFF_WEIGHTS)
-        arguments = [(onednn.SRC, source), (onednn.DIFF_DST, target), (onednn.DIFF_WEIGHTS, wanted)]
-        if with_bias:
-            arguments.append((onednn.DIFF_BIAS, bias))
-        self.primitive = onednn.Primitive(dnnl, made, arguments)
-        self.weights = _Weights(dnnl, geometry, wanted, into=False)
-
-
-_forward_plan = functools.lru_cache(PLANS)(_Forward)
-_backward_data_plan = functools.lru_cache(PLANS)(_BackwardData)
-_backward_weights_plan = functools.lru_cache(PLANS)(_BackwardWeights)
-
-
-def forward(x, weights, bias, geometry):
+def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """The convolution of ``x`` plus ``bias`` ((C',) or None). Raises OnednnError where oneDNN cannot."""
     if narrow.fits(geometry, narrow_axis=0):
         return narrow.forward(x, weights, bias, geometry)
-    dnnl = onednn.library()
-    x, weights = channels_last(x), numpy.ascontiguousarray(weights)
     y = empty_images(geometry.out_shape)
-    plan = _forward_plan(geometry, bias is not None)
-    with dnnl.lock:
-        addresses = [x.ctypes.data, plan.weights.enter(weights), y.ctypes.data]
-        if bias is not None:
-            bias = numpy.ascontiguousarray(bias)
-            addresses.append(bias.ctypes.data)
-        plan.primitive.run(*addresses)
+    _plan("forward", geometry, bias is not None)(np.ascontiguousarray(weights), channels_last(x), y, *_given(bias))
     return y
 
 
-def backward_data(gy, weights, geometry):
+def backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the input: ``gy`` has ``out_shape``, the result ``shape``. Raises OnednnError."""
     if narrow.fits(geometry, narrow_axis=1):
         return narrow.backward_data(gy, weights, geometry)
-    dnnl = onednn.library()
-    gy, weights = channels_last(gy), numpy.ascontiguousarray(weights)
     gx = empty_images(geometry.shape)
-    plan = _backward_data_plan(geometry)
-    with dnnl.lock:
-        plan.primitive.run(gy.ctypes.data, plan.weights.enter(weights), gx.ctypes.data)
+    _plan("backward_data", geometry, False)(np.ascontiguousarray(weights), channels_last(gy), gx)
     return gx
 
 
-def backward_weights(x, gy, geometry):
+def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the weights, in their plain layout. Raises OnednnError."""
     return backward_weights_and_bias(x, gy, geometry, False)[0]
 
 
-def backward_weights_and_bias(x, gy, geometry, with_bias=True):
+def backward_weights_and_bias(x: np.ndarray, gy: np.ndarray, geometry: Geometry, with_bias: bool = True
+                              ) -> tuple[np.ndarray, np.ndarray | None]:
     """The gradients by the weights and by the bias ((C',), or None without). Raises OnednnError."""
     if narrow.fits(geometry, narrow_axis=0):
         return narrow.backward_weights(x, gy, geometry), (
             sum_of_pixels(channels_last(gy)) if with_bias else None)
-    dnnl = onednn.library()
-    x, gy = channels_last(x), channels_last(gy)
-    gw = numpy.empty(geometry.weights, numpy.float32)
-    gb = numpy.empty(geometry.weights[0], numpy.float32) if with_bias else None
-    plan = _backward_weights_plan(geometry, with_bias)
-    with dnnl.lock:
-        addresses = [x.ctypes.data, gy.ctypes.data, plan.weights.address(gw)]
-        if with_bias:
-            addresses.append(gb.ctypes.data)
-        plan.primitive.run(*addresses)
-        plan.weights.leave(gw)
+    gw = np.empty(geometry.weights, np.float32)
+    gb = np.empty(geometry.weights[0], np.float32) if with_bias else None
+    _plan("backward_weights", geometry, with_bias)(gw, channels_last(x), channels_last(gy), *_given(gb))
     return gw, gb
+
+
+def _given(bias: np.ndarray | None) -> Iterable[np.ndarray]:
+    return () if bias is None else (np.ascontiguousarray(bias),)

@@ -9,10 +9,15 @@ import ctypes
 import functools
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from importlib import metadata
+from typing import Any
+
+import numpy as np
 
 from medi2i.common.cores import available_cores
+from medi2i.common.kernels.geometry import first_strides, last_strides
 
 DISTRIBUTION = "onednn-cpu-gomp"
 MAJOR = 3
@@ -83,14 +88,15 @@ _SIGNATURES = {
 class _Handle(c_void_p):
     """A handle that oneDNN gave away, and the function that takes it back."""
 
-    def __del__(self):
-        destroy = getattr(self, "destroy", None)
-        if destroy is not None and self.value:
-            destroy(self)
+    destroy: Any = None
+
+    def __del__(self) -> None:
+        if self.destroy is not None and self.value:
+            self.destroy(self)
 
 
 @contextlib.contextmanager
-def _settings_of_libgomp():
+def _settings_of_libgomp() -> Iterator[None]:
     """libgomp, loaded meanwhile, lets a waiting thread spin for a millisecond at most instead of its usual ten, and
     has as many threads as there are cores for this process and its container.
 
@@ -99,9 +105,9 @@ def _settings_of_libgomp():
     with spins of microseconds, and five times as long as alone with the usual ones. OMP_WAIT_POLICY or GOMP_SPINCOUNT
     and OMP_NUM_THREADS, if set, decide.
     """
-    settings = {"OMP_NUM_THREADS": str(available_cores()), "GOMP_SPINCOUNT": "20000"}
-    if "OMP_WAIT_POLICY" in os.environ:
-        del settings["GOMP_SPINCOUNT"]
+    settings = {"OMP_NUM_THREADS": str(available_cores())}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        settings["GOMP_SPINCOUNT"] = "20000"
     settings = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(settings)
     try:
@@ -114,7 +120,7 @@ def _settings_of_libgomp():
 class Library:
     """The library with one engine and one stream, both for the CPU. ``path``: of libdnnl.so.3."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         with _settings_of_libgomp():
             self._so = ctypes.CDLL(str(path))
         for name, arguments in _SIGNATURES.items():
@@ -129,7 +135,7 @@ class Library:
         self.version = tuple(self._so.dnnl_version()[:3])
         if self.version[0] != MAJOR:
             raise OnednnError(f"{path} is oneDNN {self.version[0]}, not {MAJOR}")
-        self._destroyers = {}
+        self._destroyers: dict[str, Any] = {}
         for kind in ("engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "post_ops",
                      "primitive_attr"):
             destroy = getattr(self._so, f"dnnl_{kind}_destroy")
@@ -142,25 +148,37 @@ class Library:
         # Memory objects belong to their primitive, so one thread at a time.
         self.lock = threading.Lock()
 
-    def create(self, name, *arguments):
+    def create(self, name: str, *arguments: Any) -> _Handle:
         """The handle that a creating function returns in its first argument. Raises OnednnError."""
         handle = _Handle()
         self._call(name, byref(handle), *arguments)
         handle.destroy = self._destroyers[_kind(name)]
         return handle
 
-    def descriptor(self, shape, strides=None):
+    def descriptor(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> c_void_p:
         """Memory descriptor of a float32 array; ``strides`` in elements, None leaves the layout to oneDNN."""
         if strides is None:
             return self.create("dnnl_memory_desc_create_with_tag", len(shape), dims(shape), F32, TAG_ANY)
         return self.create("dnnl_memory_desc_create_with_strides", len(shape), dims(shape), F32, dims(strides))
 
-    def reorder(self, source, target):
+    def dense(self, shape: tuple[int, ...]) -> c_void_p:
+        """Descriptor of an array in the order of its axes."""
+        return self.descriptor(shape, first_strides(shape))
+
+    def images(self, shape: tuple[int, ...]) -> c_void_p:
+        """Descriptor of (N, C, H, W), channels last in memory."""
+        return self.descriptor(shape, last_strides(shape))
+
+    def primitive(self, kind: str, *values: Any, of: dict[int, c_void_p]) -> "Primitive":
+        """A :class:`Primitive` of a ``kind`` ("eltwise_forward") that oneDNN makes from an engine and ``values``."""
+        return Primitive(self, self.create(f"dnnl_{kind}_primitive_desc_create", self.engine, *values), of)
+
+    def reorder(self, source: c_void_p, target: c_void_p) -> "Primitive":
         """A :class:`Primitive` that copies an array from one layout to another; run(source, target)."""
         made = self.create("dnnl_reorder_primitive_desc_create", source, self.engine, target, self.engine, None)
-        return Primitive(self, made, ((SRC, source), (DST, target)))
+        return Primitive(self, made, {SRC: source, DST: target})
 
-    def binary(self, operation, arrays, then=()):
+    def binary(self, operation: int, arrays: c_void_p, then: Iterable[tuple] = ()) -> "Primitive | None":
         """A :class:`Primitive` that computes a ``operation`` b, and ``then`` more with it while it is in a register.
 
         arrays: descriptor of a, b and the result. then: steps (ELTWISE_…, alpha, beta); (BINARY_…, descriptor), the
@@ -168,73 +186,73 @@ class Library:
         run(a, b, result, *more arrays); any may be the same. None where oneDNN refuses, or has only its slow reference
         code.
         """
+        arguments = {SRC: arrays, SRC_1: arrays, DST: arrays}
         try:
-            made, arguments = self._binary(operation, arrays, then)
+            steps, attributes = self.create("dnnl_post_ops_create"), self.create("dnnl_primitive_attr_create")
+            for i, (kind, *values) in enumerate(then):
+                if kind == SUM:
+                    self._call("dnnl_post_ops_append_sum", steps, *values, 0, 0)
+                elif kind >= BINARY_ADD:
+                    self._call("dnnl_post_ops_append_binary", steps, kind, *values)
+                    arguments[POST_OP * (i + 1) | SRC_1], = values
+                else:
+                    self._call("dnnl_post_ops_append_eltwise", steps, kind, *values)
+            self._call("dnnl_primitive_attr_set_post_ops", attributes, steps)
+            made = self.primitive("binary", operation, arrays, arrays, arrays, attributes, of=arguments)
         except OnednnError:
             return None
-        return Primitive(self, made, arguments) if self.implementation(made).startswith("jit") else None
+        return made if self.implementation(made.descriptor).startswith("jit") else None
 
-    def _binary(self, operation, arrays, then):
-        steps, attributes = self.create("dnnl_post_ops_create"), self.create("dnnl_primitive_attr_create")
-        arguments = [(SRC, arrays), (SRC_1, arrays), (DST, arrays)]
-        for i, (kind, *values) in enumerate(then):
-            if kind == SUM:
-                self._call("dnnl_post_ops_append_sum", steps, *values, 0, 0)
-            elif kind >= BINARY_ADD:
-                self._call("dnnl_post_ops_append_binary", steps, kind, *values)
-                arguments.append((POST_OP * (i + 1) | SRC_1, *values))
-            else:
-                self._call("dnnl_post_ops_append_eltwise", steps, kind, *values)
-        self._call("dnnl_primitive_attr_set_post_ops", attributes, steps)
-        made = self.create("dnnl_binary_primitive_desc_create", self.engine, operation, arrays, arrays, arrays,
-                           attributes)
-        return made, arguments
-
-    def _call(self, name, *arguments):
+    def _call(self, name: str, *arguments: Any) -> None:
         if status := getattr(self._so, name)(*arguments):
             raise OnednnError(f"{name}: status {status}")
 
-    def memory(self, descriptor):
+    def memory(self, descriptor: c_void_p) -> c_void_p:
         """A memory object without data."""
         return self.create("dnnl_memory_create", descriptor, self.engine, None)
 
-    def wanted(self, primitive_descriptor, argument):
+    def wanted(self, primitive_descriptor: c_void_p, argument: int) -> c_void_p:
         """The layout that a primitive has chosen for an argument: a descriptor, owned by the primitive."""
         return c_void_p(self._so.dnnl_primitive_desc_query_md(primitive_descriptor, QUERY[argument], 0))
 
-    def size(self, descriptor):
+    def size(self, descriptor: c_void_p) -> int:
         """Bytes that an array of this layout takes."""
         return self._so.dnnl_memory_desc_get_size(descriptor)
 
-    def same(self, a, b):
+    def same(self, a: c_void_p, b: c_void_p) -> bool:
         """Whether two descriptors mean the same layout."""
         return bool(self._so.dnnl_memory_desc_equal(a, b))
 
-    def implementation(self, primitive_descriptor):
+    def implementation(self, primitive_descriptor: c_void_p) -> str:
         """oneDNN's name of the code that was chosen, for instance ``brgconv:avx512_core``."""
         text = c_char_p()
         self._so.dnnl_primitive_desc_query(primitive_descriptor, QUERY_IMPLEMENTATION, 0, byref(text))
-        return text.value.decode()
+        return (text.value or b"").decode()
 
 
 class Primitive:
-    """A primitive with its memory objects; ``run`` takes addresses in the order of ``arguments``.
+    """A primitive with its memory objects, to be called with arrays in the order of ``arguments``.
 
-    arguments: pairs (argument number, memory descriptor).
+    descriptor: what it was made from, which the primitive of its gradient asks for.
+    arguments: the layout (memory descriptor) of each argument's number.
     """
 
-    def __init__(self, dnnl, primitive_descriptor, arguments):
+    def __init__(self, dnnl: Library, descriptor: c_void_p, arguments: dict[int, c_void_p]) -> None:
         self._dnnl = dnnl
         # The layouts among ``arguments`` may be the descriptor's own.
-        self._descriptor = primitive_descriptor
-        self._handle = dnnl.create("dnnl_primitive_create", primitive_descriptor)
-        self._memories = [dnnl.memory(descriptor) for _, descriptor in arguments]
-        self._arguments = (_Argument * len(arguments))(
-            *[_Argument(number, memory) for (number, _), memory in zip(arguments, self._memories, strict=True)])
+        self.descriptor = descriptor
+        self._handle = dnnl.create("dnnl_primitive_create", descriptor)
+        self._memories = [dnnl.memory(layout) for layout in arguments.values()]
         self._count = len(arguments)
+        self._arguments = (_Argument * self._count)(*map(_Argument, arguments, self._memories))
 
-    def run(self, *addresses):
-        """Execute. Call with ``Library.lock`` held. Raises OnednnError."""
+    def __call__(self, *arrays: np.ndarray) -> None:
+        """Execute on the memory of ``arrays``. Raises OnednnError."""
+        with self._dnnl.lock:
+            self.run(*[a.ctypes.data for a in arrays])
+
+    def run(self, *addresses: int) -> None:
+        """Execute on what lies there. Call with ``Library.lock`` held. Raises OnednnError."""
         set_data_handle = self._dnnl.set_data_handle
         for memory, address in zip(self._memories, addresses, strict=True):
             set_data_handle(memory, address)
@@ -243,18 +261,18 @@ class Primitive:
             raise OnednnError(f"execution: status {status}")
 
 
-def _kind(name):
+def _kind(name: str) -> str:
     """What a creating function makes: ``dnnl_engine_create`` makes an engine."""
     made = name.removeprefix("dnnl_").split("_create")[0]
     return "primitive_desc" if made.endswith("_primitive_desc") else made
 
 
-def dims(values):
-    """A tuple of integers as oneDNN's array of dimensions."""
+def dims(values: Iterable[int]) -> ctypes.Array:
+    """Integers as oneDNN's array of dimensions."""
     return Dims(*values)
 
 
-def find():
+def find() -> os.PathLike | None:
     """Path of the library inside the installed wheel, None if it is not installed."""
     try:
         files = metadata.files(DISTRIBUTION) or ()
@@ -267,7 +285,7 @@ def find():
 
 
 @functools.cache
-def library():
+def library() -> Library | None:
     """The :class:`Library`, or None where the wheel is not installed or does not load."""
     path = find()
     if path is None:
@@ -276,3 +294,11 @@ def library():
         return Library(path)
     except (OSError, AttributeError, OnednnError):
         return None
+
+
+def loaded() -> Library:
+    """The :class:`Library`. Raises OnednnError where :func:`library` is None."""
+    dnnl = library()
+    if dnnl is None:
+        raise OnednnError(f"oneDNN is not installed: pip install {DISTRIBUTION}==2023.2.0 (Linux x86-64)")
+    return dnnl

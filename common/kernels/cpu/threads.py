@@ -1,12 +1,13 @@
 """How many cores to use, and a pool of threads for NumPy code, which lets other threads run while it computes."""
 import functools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from medi2i.common.cores import available_cores
 
 
-def threads():
+def threads() -> int:
     """As many as OMP_NUM_THREADS says, else as there are cores for this process and its container."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit() and int(given) > 0:
@@ -15,12 +16,12 @@ def threads():
 
 
 @functools.cache
-def _pool(process, count):
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
     # One of each process: the threads of a pool do not survive a fork.
     return ThreadPoolExecutor(count, thread_name_prefix="medi2i")
 
 
-def spread(function, size, smallest):
+def spread(function: Callable[[int, int], None], size: int, smallest: int) -> None:
     """Call ``function(start, stop)`` for parts of range(size), one a thread, each of at least ``smallest``."""
     count = min(threads(), max(1, size // smallest))
     edges = [size * i // count for i in range(count + 1)]
