@@ -6,6 +6,7 @@ can come back at most.
 """
 from dataclasses import dataclass
 
+from medi2i.common.errors import UserError
 from medi2i.common.networks.spec import (
     DecoderSpec,
     EncoderSpec,
@@ -21,7 +22,7 @@ PAD = 1
 _FIRST, _SOUGHT = 4, 64  # rows of the deepest feature tried: from how many on, and how many
 
 
-class Misfit(ValueError):
+class Misfit(UserError):
     """Two images that are to be joined have different sizes."""
 
 

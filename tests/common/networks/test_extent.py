@@ -1,7 +1,10 @@
 """Sizes worked out from the specs against those of the networks."""
+from dataclasses import replace
+
 import pytest
 
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR
 from medi2i.common.networks.extent import Fitting, Misfit, after_block, fitting, level_sizes, output_size
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
@@ -68,3 +71,10 @@ def test_sizes_around():
     assert Fitting(4, 2).around((17, 22)) == [(14, 22), (18, 22)]
     assert Fitting(4).around((3, 16)) == [(4, 16)] and Fitting(4).around((8, 16)) == [(8, 16)]
     assert str(Fitting(4, 2)) == "multiples of 4, plus 2" and str(Fitting(8)) == "multiples of 8"
+
+
+def test_a_crop_too_small_for_the_levels_of_a_latent_vector_is_one_line_wherever_the_network_is_built():
+    options = replace(PairedOptions(latent_dim=3, gen_ksize=5, gen_chs=[4, 4, 4, 4], unet="none"),
+                      crop_height=4, crop_width=4)
+    with pytest.raises(UserError, match="kernels of 5 leaves nothing of"):
+        encoder_spec(options, 1).build()
