@@ -69,7 +69,7 @@ def rle_frames(ground):
 def ten_million_frames(ground):
     """10⁷ frames of 1 × 1, converted"""
     save(_frames(10**7), ground / "in/bad.dcm")
-    return convert(ground, ground.folder / "in", beside="dcm")
+    return convert(ground, ground.folder / "in", bad=("bad.dcm",), beside="dcm")
 
 
 @case("frames-1e7-scan", FRAMES, REFUSED, LEFT_OUT, DONE, large=True)
