@@ -8,6 +8,7 @@ import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import run
+from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.networks.sizes import check_size, size_multiple
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import UnpairedOptions
@@ -15,11 +16,9 @@ from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.log import read_log
-from medi2i.common.training.perceptual_features import PerceptualFeatures
+from medi2i.common.training.mean_change import domain_shift, start_at
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.residual_start import domain_shift, start_at
-from medi2i.common.training.resume import lasting, training_options
-from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.run_folder import RunFolder, lasting, training_options
 from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation

@@ -4,9 +4,8 @@ import dataclasses
 from medi2i.common import losses
 from medi2i.common.errors import UserError
 from medi2i.common.networks.constant import constant
-from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.pool import HistoryPool
 
 _SLICE_KINDS = ("dcm", "auto", "nii")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
@@ -104,7 +103,7 @@ class CycleganUpdater(AdversarialUpdater):
         settings: :class:`LossSettings`.
         random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
-            :class:`medi2i.common.training.perceptual_features.PerceptualFeatures`; None without that loss.
+            :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
 
     Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
     ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,

@@ -16,10 +16,9 @@ from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
 from medi2i.common.training.distributed import joined, share_batches
 from medi2i.common.training.log import read_log
+from medi2i.common.training.mean_change import mean_difference, start_at
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.residual_start import mean_difference, start_at
-from medi2i.common.training.resume import lasting, training_options
-from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.run_folder import RunFolder, lasting, training_options
 from medi2i.common.training.setup import averaged, make_optimizers, reestimation_of, workspace
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import Validation

@@ -6,9 +6,8 @@ from medi2i.common.compat import F
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.constant import constant
-from medi2i.common.training.adversarial import AdversarialUpdater, Opponent, Term, settings_from_options
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.pool import HistoryPool
 
 _MISPAIR_FROM = 40
 

@@ -12,7 +12,7 @@ from medi2i.common.inference.checkpoint import fill_frozen, load_generator, load
 from medi2i.common.inference.pictures import Panel, draw_maps
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.precision import using_dtype
-from medi2i.common.training.perceptual_features import PerceptualFeatures
+from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.datasets.outputs import whole_file
 
 log = logging.getLogger(__name__)

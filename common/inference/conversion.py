@@ -23,7 +23,7 @@ from medi2i.common.inference.running import Run
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import Samples
-from medi2i.common.training.signals import SignalWatch
+from medi2i.common.training.ending import SignalWatch
 from medi2i.common.words import counted
 from medi2i.datasets.locks import locked
 

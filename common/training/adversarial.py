@@ -1,4 +1,6 @@
-"""What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state."""
+"""What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state,
+the history pool, the loss scale of half precision.
+"""
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -10,10 +12,48 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.training import profile
 from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.eve import Eve
-from medi2i.common.training.loss_scale import LossScale
-from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
+from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.transfer import PinnedConverter
+
+_LARGEST = 65536.0
+_SMALLEST = 1.0 / 65536.0
+
+
+class LossScale:
+    """A factor on the loss that keeps small float16 gradients from vanishing (Micikevicius et al., 2018).
+
+    Gradients that are not finite make it half as large and the update is left out; after ``interval`` updates without
+    one it is doubled. Looking at the gradients waits for the device, so float32 training does without.
+
+    Args: initial: first factor; interval: updates between two doublings.
+    """
+
+    def __init__(self, initial=1024.0, interval=1000):
+        self.value = float(initial)
+        self.interval = interval
+        self.good = 0
+
+    def accept(self, links, everywhere=bool):
+        """Whether all gradients of ``links`` are finite; adapts the factor for the next update.
+
+        everywhere: makes of the answer of one rank that of all (medi2i.common.training.distributed).
+        """
+        gradients = [p.grad for link in links for p in link.params() if p.grad is not None]
+        xp = chainer.backend.get_array_module(*gradients)
+        # One number for all: the only one in an update for which the CPU waits.
+        if gradients and not everywhere(xp.stack([xp.isfinite(gradient).all() for gradient in gradients]).all()):
+            self.value = max(self.value / 2.0, _SMALLEST)
+            self.good = 0
+            return False
+        self.good += 1
+        if self.good == self.interval:
+            self.value = min(self.value * 2.0, _LARGEST)
+            self.good = 0
+        return True
+
+    def serialize(self, serializer):
+        self.value = serializer("value", self.value)
+        self.good = serializer("good", self.good)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,3 +213,56 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.random.serialize(serializer["random"])
         for name, pool in self.pools.items():
             pool.serialize(serializer["pool:" + name])
+
+
+class HistoryPool:
+    """The last images in random order, up to ``size`` of them, on the device on which they were made: the discriminator
+    also sees what the generator made some time ago (Shrivastava et al., 2017).
+
+    Args:
+        size: number of images kept; 0 keeps none and gives every batch back as it is.
+        random: :class:`medi2i.common.training.randomness.RandomState`.
+    """
+
+    def __init__(self, size, random):
+        self.size = size
+        self.random = random
+        self.images = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def query(self, batch):
+        """A batch (N, C, H, W) for the discriminator, given the batch (N, C, H, W) that was just made.
+
+        While the pool is not full every image is kept and given back. Once it is full, with probability 1/2 an old one
+        comes back and the new one takes its place; otherwise the new one comes back and is not kept.
+        """
+        return chainer.backend.get_array_module(batch).stack([self._exchange(image) for image in batch])
+
+    def _exchange(self, image):
+        if len(self.images) < self.size:
+            self.images.append(image.copy())
+        elif self.size and self.random.coin():
+            place = self.random.integer(self.size)
+            image, self.images[place] = self.images[place], image.copy()
+        return image
+
+    def sample(self, count):
+        """``count`` different images of the pool as a batch; ValueError where it has fewer."""
+        if count > len(self.images):
+            raise ValueError(f"{count} images asked of a pool that holds {len(self.images)}")
+        chosen = [self.images[i] for i in self.random.choice(len(self.images), count)]
+        return chainer.backend.get_array_module(chosen[0]).stack(chosen)
+
+    def serialize(self, serializer):
+        """Save or restore the images through a Chainer serializer, as one array (count, C, H, W)."""
+        count = serializer("count", len(self.images))
+        if isinstance(serializer, chainer.Serializer):
+            if count:
+                serializer("images", chainer.backend.get_array_module(self.images[0]).stack(self.images))
+            return
+        if count > self.size:
+            raise ValueError(f"the saved pool holds {count} images; this one has room for {self.size}")
+        stored = numpy.asarray(serializer("images", None)) if count else ()
+        self.images = [self.random.xp.asarray(image) for image in stored]

@@ -4,7 +4,7 @@ import time
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.training.progress import duration
+from medi2i.common.training.log import duration
 from medi2i.common.training.validation import batches
 
 try:

@@ -1,7 +1,8 @@
 """Several processes ("ranks") that are one training, by ChainerMN. Without ``--communicator`` nothing here imports MPI.
 
 All ranks hold the same weights. Each computes the gradient of its own batch; before every step of every optimizer
-ChainerMN replaces it by the mean over the ranks. ``docs/distributed.md`` says what follows for users.
+ChainerMN replaces it by the mean over the ranks; with ``--sync_bn`` they also normalise by their batches together.
+``docs/distributed.md`` says what follows for users.
 """
 import contextlib
 import itertools
@@ -19,7 +20,36 @@ from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.launcher import launched
 from medi2i.common.options import kinds
-from medi2i.common.training.shared_batches import SharedBatches
+
+_batch_normalization = chainer.functions.normalization.batch_normalization
+
+
+class SharedBatches:
+    """Called as (link, x): what the batch normalisation ``link`` gives in training for x (N, C, H, W) of this rank.
+
+    Mean and variance are those of the whole batch, over all ranks, and so are their gradients (ChainerMN's multi-node
+    batch normalisation). The running variance is corrected by the number of pixels of one rank.
+    ranks: medi2i.common.training.distributed.Ranks, all of which must call it in the same order.
+    """
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+
+    def __call__(self, link, x):
+        multi_node = compat.chainermn.functions.batch_normalization
+        communicator = self.ranks.communicator
+        backend = multi_node.get_communication_backend(communicator)
+        shape, dtype = link.avg_mean.shape, link.avg_mean.dtype
+        gamma = link.xp.ones(shape, dtype) if link.gamma is None else link.gamma
+        beta = link.xp.zeros(shape, dtype) if link.beta is None else link.beta
+        function = _batch_normalization.BatchNormalization(
+            link.eps, link.avg_mean, link.avg_var, link.decay,
+            impl_selector=multi_node.MultiNodeBNImplSelector(communicator, backend))
+        y, = function.apply((x, gamma, beta))
+        if not chainer.config.in_recomputing:
+            link.avg_mean[...] = function.running_mean
+            link.avg_var[...] = function.running_var
+        return y
 
 
 class Alone:

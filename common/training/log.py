@@ -1,8 +1,16 @@
-"""The log of a training: one JSON object a line in log.jsonl, and the same as a table in log.csv."""
+"""What a training says of itself as it runs: the log (one JSON object a line in log.jsonl, and the same as a table in
+log.csv); from that the progress on the terminal and, on request, event files for TensorBoard; statistics of weights.
+"""
+import csv
 import json
+import sys
+import time
 from pathlib import Path
 
+from tqdm import tqdm
+
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
 from medi2i.common.training.ending import scalar, scalars
 from medi2i.common.training.snapshot import serialize_json
@@ -122,3 +130,157 @@ def _plain(value):
 
 def _on_host(value):
     return not isinstance(value, chainer.backends.cuda.ndarray)
+
+
+SECONDS = 5  # between two lines where there is no terminal
+
+
+class Progress(chainer.training.Extension):
+    """Shows iterations, the newest losses of the log, and the time left.
+
+    ``total``: iterations of the whole training, None where it takes ``minutes`` instead. ``shown``: names of log
+    entries to show, in order.
+    """
+
+    priority = chainer.training.PRIORITY_READER - 60  # after the log
+
+    def __init__(self, log: Log, total, shown, stream=None, minutes=None):
+        self.log = log
+        self.total = total
+        self.shown = shown
+        self.stream = stream or sys.stderr
+        self.minutes = minutes
+        self._known = {}
+        self._bar = None
+        self._first = self._started = self._spoken = None
+
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration of this process."""
+        self._first = trainer.updater.iteration
+        self._started = self._spoken = time.monotonic()
+        if self.stream.isatty():
+            self._bar = tqdm(total=self.total, initial=self._first, file=self.stream, dynamic_ncols=True, unit="it")
+
+    def __call__(self, trainer):
+        updater = trainer.updater
+        entry = self.log.entry
+        self._known.update(entry or {})
+        if self._bar is not None:
+            self._bar.update(updater.iteration - self._bar.n)
+            if entry is not None:
+                self._bar.set_description(f"epoch {updater.epoch}", refresh=False)
+                left = "" if self.minutes is None else f" left {duration(self._left(trainer))}"
+                self._bar.set_postfix_str(self._text() + left, refresh=False)
+            return
+        now = time.monotonic()
+        last = self._left(trainer) <= 0
+        if entry is None or not (updater.is_new_epoch or self.minutes is not None):
+            return
+        if last or now - self._spoken >= SECONDS:
+            self._spoken = now
+            total = "" if self.total is None else f"/{self.total}"
+            print(f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "
+                  f"left {duration(self._left(trainer))}", file=self.stream, flush=True)
+
+    def _left(self, trainer):
+        """Seconds that the training will still take."""
+        if self.minutes is not None:
+            return max(60 * self.minutes - trainer.elapsed_time, 0.0)
+        updater = trainer.updater
+        left = max(self.total - updater.iteration, 0)
+        return (time.monotonic() - self._started) / (updater.iteration - self._first) * left
+
+    def _text(self):
+        return " ".join(f"{name} {self._known[name]:.4g}" for name in self.shown if name in self._known)
+
+    def finalize(self):
+        """Called by the trainer when training ends: closes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds):
+    """``seconds`` as h:mm:ss, or in days and hours when there are days."""
+    seconds = int(round(seconds))
+    if seconds >= 86400:
+        return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+
+class EventFiles(chainer.training.Extension):
+    """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``folder``."""
+
+    priority = chainer.training.PRIORITY_READER - 10  # after the log
+
+    def __init__(self, log, folder):
+        self.log = log
+        self.folder = folder
+        self._writer = None
+
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration: hides what a resumed run writes again."""
+        self._writer = summary_writer()(str(self.folder), purge_step=trainer.updater.iteration + 1)
+
+    def __call__(self, trainer):
+        entry = self.log.entry
+        if entry is None:
+            return
+        for name, value in entry.items():
+            if name not in ("iteration", "elapsed_time"):
+                self._writer.add_scalar(name, value, entry["iteration"])
+        self._writer.flush()
+
+    def finalize(self):
+        """Called by the trainer when training ends."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def summary_writer():
+    """tensorboardX's SummaryWriter. Raises UserError if it is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(f"--tensorboard: tensorboardX cannot be imported ({error}); "
+                        "pip install 'medi2i[tensorboard]'") from None
+    return SummaryWriter
+
+
+COLUMNS = ("epoch", "iteration", "parameter", "mean", "sd", "smallest", "largest", "gradient_norm")
+
+
+class ParameterStatistics(chainer.training.Extension):
+    """Appends one row for each parameter to the CSV file ``path`` at the end of each epoch.
+
+    networks: dict name -> link. ``gradient_norm`` is that of the last update (empty where there was none).
+    """
+
+    def __init__(self, networks, path):
+        self.networks = networks
+        self.path = Path(path)
+
+    def initialize(self, trainer):
+        """Called by the trainer before the first iteration: drop rows that a resumed run writes again."""
+        rows = []
+        if self.path.is_file():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        rows = [row for row in rows if int(row["iteration"]) <= trainer.updater.iteration]
+        write_text(self.path, csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
+
+    def __call__(self, trainer):
+        updater = trainer.updater
+        if not updater.is_new_epoch:
+            return
+        append_text(self.path, csv_text(
+            [updater.epoch, updater.iteration, name + path, *describe(parameter)]
+            for name, link in self.networks.items() for path, parameter in sorted(link.namedparams())
+            if parameter.array is not None))
+
+
+def describe(parameter):
+    """(mean, sd, smallest, largest, norm of the gradient or "") of a Chainer parameter, as Python numbers."""
+    array = parameter.array.astype("float32", copy=False)
+    gradient = parameter.grad
+    norm = "" if gradient is None else float((gradient.astype("float32", copy=False) ** 2).sum()) ** 0.5
+    return float(array.mean()), float(array.std()), float(array.min()), float(array.max()), norm

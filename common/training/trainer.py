@@ -6,18 +6,14 @@ import numpy
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.training import profile, rank_states
+from medi2i.common.training import profile
 from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime
-from medi2i.common.training.log import Log
+from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
+from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.plots import Plots
-from medi2i.common.training.progress import Progress, duration
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.schedules import LearningRateSchedule
-from medi2i.common.training.signals import SignalWatch
-from medi2i.common.training.snapshot import SnapshotStore, restore
-from medi2i.common.training.statistics import ParameterStatistics
-from medi2i.common.training.tensorboard import EventFiles
+from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up
 from medi2i.common.training.weights import SaveWeights, WeightStore
 
 GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
@@ -138,9 +134,9 @@ class Training:
         ranks = self.ranks
         found = self.store.newest() if ranks.first else None
         if ranks.agreed(found is not None):
-            path, arrays, own, before = rank_states.deal(ranks, found)
+            path, arrays, own, before = deal(ranks, found)
             restore(self.trainer, arrays, path, partial=not ranks.first)
-            rank_states.take_up(ranks, self.updater, own, self.options.seed)
+            take_up(ranks, self.updater, own, self.options.seed)
             print(f"resumed from {path}: epoch {self.updater.epoch}, iteration {self.updater.iteration}", flush=True)
             if before != ranks.count:
                 print(f"written by {before} rank(s), now {ranks.count}: not the same training bit for bit "
@@ -234,7 +230,7 @@ class Snapshots(chainer.training.Extension):
         if bad is not None:
             self.ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
             return
-        more = rank_states.collected(self.ranks, trainer.updater)
+        more = collected(self.ranks, trainer.updater)
         if self.ranks.first:
             self.store.write(trainer, more)
         self._last = time.monotonic()

@@ -6,7 +6,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import load_link, save_networks
 from medi2i.common.npz_files import refuse_not_finite
-from medi2i.common.training.optimizer_state import missing_states_allowed, serialize_float32_copies
+from medi2i.common.training.optimizers import missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.snapshot import Reader, Writer, read_npz, write_npz
 
 _NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")

@@ -7,9 +7,9 @@ import pytest
 from medi2i.common import losses
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.optimizers import make_optimizer
-from medi2i.common.training.perceptual_features import PerceptualFeatures
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.snapshot import Reader, Writer
 from medi2i.cyclegan import net

@@ -156,12 +156,12 @@ def test_the_input_is_what_training_saw(tmp_path, unpaired_run, files):
 def thin_vgg(tmp_path, monkeypatch):
     """A VGG16 of few channels with fixed weights, as a file, in place of the published one."""
     from medi2i.common.compat import chainer
-    from medi2i.common.training import perceptual_features
+    from medi2i.common.networks import pretrained
     widths = tuple(2 for _ in VGG16_WIDTHS)
     np.random.seed(0)
-    features = perceptual_features.PerceptualFeatures("conv1_2", widths)
+    features = pretrained.PerceptualFeatures("conv1_2", widths)
     chainer.serializers.save_npz(tmp_path / "vgg.npz", features.link)
-    monkeypatch.setattr(perceptual_features.PerceptualFeatures.load.__func__, "__defaults__", (widths,))
+    monkeypatch.setattr(pretrained.PerceptualFeatures.load.__func__, "__defaults__", (widths,))
     return tmp_path / "vgg.npz"
 
 

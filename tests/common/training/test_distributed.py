@@ -11,12 +11,11 @@ from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.norms import BatchNormalization
 from medi2i.common.networks.spec import Norm
-from medi2i.common.training import rank_states
+from medi2i.common.training import snapshot
+from medi2i.common.training.adversarial import HistoryPool, LossScale
 from medi2i.common.training.distributed import ALONE, Ranks, joined, share_batches
 from medi2i.common.training.ending import Ending
-from medi2i.common.training.loss_scale import LossScale
 from medi2i.common.training.optimizers import make_optimizer
-from medi2i.common.training.pool import HistoryPool
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.snapshot import SnapshotStore, iteration_of
 from medi2i.common.training.validation import ErrorSum
@@ -217,7 +216,7 @@ def saved_by(ranks_count, folder):
 
     def save(ranks):
         own = _Own(ranks.rank)
-        more = rank_states.collected(ranks, own)
+        more = snapshot.collected(ranks, own)
         if ranks.first:
             store.write(_Trainer(own), more)
         return own.state()
@@ -233,11 +232,11 @@ def test_one_snapshot_holds_what_every_rank_has_of_its_own(tmp_path, before, now
 
     def resume(ranks):
         own = _Own(8 + ranks.rank)
-        path, arrays, mine, wrote = rank_states.deal(ranks, store.newest() if ranks.first else None)
+        path, arrays, mine, wrote = snapshot.deal(ranks, store.newest() if ranks.first else None)
         assert wrote == before and iteration_of(path) == 7
         assert not [name for name in arrays if name.startswith("rank")]
-        _Trainer(own).serialize(rank_states.Reader({k: v for k, v in arrays.items() if k != "format"}))
-        rank_states.take_up(ranks, own, mine, 5)
+        _Trainer(own).serialize(snapshot.Reader({k: v for k, v in arrays.items() if k != "format"}))
+        snapshot.take_up(ranks, own, mine, 5)
         return own.state()
 
     resumed = [resume(ALONE)] if now == 1 else Threads(now).run(resume)

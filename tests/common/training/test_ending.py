@@ -7,8 +7,7 @@ import numpy
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.ending import Best, Ending, LossGuard, TimeLimit, TrainingTime, scalars
-from medi2i.common.training.signals import SignalWatch
+from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime, scalars
 from medi2i.common.training.snapshot import Reader, Writer
 
 

@@ -3,7 +3,7 @@ import numpy
 import pytest
 
 from medi2i.common.options import PairedOptions
-from medi2i.common.training.residual_start import domain_shift, mean_difference, start_at
+from medi2i.common.training.mean_change import domain_shift, mean_difference, start_at
 from medi2i.pix2pix import net
 
 

@@ -13,8 +13,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
 from medi2i.common.training import run_folder
-from medi2i.common.training.resume import lasting, training_options
-from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.run_folder import RunFolder, lasting, training_options
 from medi2i.common.training.weights import WeightStore, load_initial, load_optimizers, siblings
 
 

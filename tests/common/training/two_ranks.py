@@ -127,7 +127,7 @@ def check_mends(ranks):
     assert turned.tolist() == [[0, 1.5, 3], [4.5, 6, 7.5]], turned
     base = compat.chainermn.communicators.mpi_communicator_base.MpiCommunicatorBase
     lost = numpy.asfortranarray(numpy.arange(6, dtype=numpy.float32).reshape(2, 3) * (1 + ranks.rank))
-    base._multi_node_mean.original(ranks.communicator, None, lost)
+    base._multi_node_mean.__wrapped__(ranks.communicator, None, lost)
     assert lost.tolist() != turned.tolist(), "ChainerMN's own keeps it now: the mend can go"
     numbers = chainer.iterators.SerialIterator(numpy.arange(4, dtype=numpy.float32), 2, shuffle=False)
     iterator = compat.chainermn.iterators.create_multi_node_iterator(numbers, ranks.communicator)

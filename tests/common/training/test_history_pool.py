@@ -3,7 +3,7 @@ import numpy
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.pool import HistoryPool
+from medi2i.common.training.adversarial import HistoryPool
 from medi2i.common.training.randomness import RandomState
 
 

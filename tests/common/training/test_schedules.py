@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.loss_scale import LossScale
+from medi2i.common.training.adversarial import LossScale
 from medi2i.common.training.optimizers import RateControl, make_optimizer
 from medi2i.common.training.schedules import LearningRateSchedule, cosine_factor, linear_factor
 
