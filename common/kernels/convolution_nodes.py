@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.cpu import bands, convolution
+from medi2i.common.kernels import chunked_convolution
+from medi2i.common.kernels.cpu import convolution
 from medi2i.common.kernels.cpu.layout import plain_float32
 from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.cpu.quick_apply import no_graph
@@ -38,7 +39,7 @@ def by_onednn() -> tuple[Replacement, ...]:
 
 def banded() -> tuple[Replacement, ...]:
     """The same on NumPy in bands of rows."""
-    return _replacements(bands, lambda geometry, *arrays: geometry.groups == 1 and all(
+    return _replacements(chunked_convolution, lambda geometry, *arrays: geometry.groups == 1 and all(
         type(a) is np.ndarray and a.itemsize > 2 for a in arrays) and _one_float(*arrays))
 
 

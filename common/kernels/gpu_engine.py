@@ -3,8 +3,8 @@ import importlib
 import os
 
 from medi2i.common.compat import chainer
+from medi2i.common.kernels import chunked_convolution
 from medi2i.common.kernels.convolution_nodes import Convolutions, on_gpu
-from medi2i.common.kernels.gpu import chunked_convolution
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
 from medi2i.common.kernels.replacing import Replaced
 

@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 from medi2i.common.compat import Array, chainer
+from medi2i.common.kernels import chunked_convolution
 from medi2i.common.kernels.geometry import Geometry, first_strides
-from medi2i.common.kernels.gpu import chunked_convolution
 
 WORKSPACE = 512 << 20  # bytes; with less, cuDNN leaves out its quick algorithms
 _TYPES = {"float16": "HALF", "float32": "FLOAT", "float64": "DOUBLE"}

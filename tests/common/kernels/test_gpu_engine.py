@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
-from medi2i.common.kernels import cpu_engine, gpu_engine
+from medi2i.common.kernels import chunked_convolution, cpu_engine, gpu_engine
 from medi2i.common.kernels.geometry import Geometry
-from medi2i.common.kernels.gpu import chunked_convolution
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
 
 _CONV = chainer.functions.connection.convolution_2d

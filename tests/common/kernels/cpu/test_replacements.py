@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels import cpu_engine
+from medi2i.common.kernels import chunked_convolution, cpu_engine
 from medi2i.common.kernels.cpu import adam as cpu_adam
-from medi2i.common.kernels.cpu import arithmetic, bands, narrow, onednn
+from medi2i.common.kernels.cpu import arithmetic, narrow, onednn
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -413,7 +413,7 @@ def test_the_same_run_gives_the_same_bits():
 @pytest.mark.parametrize("case", [case for case in CONVOLUTIONS if case[-1] == 1], ids=str)
 def test_numpy_in_bands(case, cover_all, monkeypatch):
     n, in_ch, out_ch, h, w, ksize, stride, pad, dilate, _ = case
-    monkeypatch.setattr(bands, "BAND", 3 * in_ch * ksize[0] * ksize[1] * w)
+    monkeypatch.setattr(chunked_convolution, "BAND", 3 * in_ch * ksize[0] * ksize[1] * w)
 
     def function(x, weights, bias):
         return F.convolution_2d(x, weights, bias, stride, pad, cover_all=cover_all, dilate=dilate)

@@ -1,16 +1,20 @@
 """Convolution and its two gradients by matrix products over chunks of bounded size, for NumPy and CuPy alike.
 
-This is what convolutions run on where a GPU has no cuDNN that Chainer can call. Chainer's own way there unfolds the
-whole batch at once: 3.3 GB for an image of 512 x 512 in a layer of 64 channels and 7 x 7 taps, and its kernels count
-with 32 bits, which three such images overflow. Here a chunk is as many whole samples as fit, or a band of rows of one.
-Arguments as in ``cpu.convolution``; any float dtype, any number of groups.
+This is what convolutions run on where a GPU has no cuDNN that Chainer can call, and on the CPU without oneDNN.
+Chainer's own way there unfolds the whole batch at once (im2col): 3.3 GB for an image of 512 x 512 in a layer of 64
+channels and 7 x 7 taps, and its kernels for a GPU count with 32 bits, which three such images overflow. Here a chunk is
+as many whole samples as fit, or a band of rows of one. On the CPU it is at most one sample, multiplied while it is in
+the cache. Arguments as in ``cpu.convolution``; any float dtype, any number of groups.
 """
 from types import ModuleType
+
+import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.geometry import Geometry
 
 CHUNK = 1 << 26  # numbers in an unfolded chunk: 256 MiB of float32; also far below what 32 bits can count
+BAND = 1 << 20  # the same on the CPU
 
 
 def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, int]]:
@@ -29,13 +33,20 @@ def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, 
     return [(n, n + 1, start, min(start + step, out_h)) for n in range(samples) for start in range(0, out_h, step)]
 
 
-def forward(x: Array, weights: Array, bias: Array | None, geometry: Geometry, limit: int = CHUNK) -> Array:
+def _limit(xp: ModuleType, geometry: Geometry) -> int:
+    _, channels, *_ = geometry.shape
+    _, _, kh, kw = geometry.weights
+    _, _, out_h, out_w = geometry.out_shape
+    return min(BAND, channels * kh * kw * out_h * out_w) if xp is np else CHUNK
+
+
+def forward(x: Array, weights: Array, bias: Array | None, geometry: Geometry, limit: int | None = None) -> Array:
     """The convolution of ``x`` plus ``bias`` ((C',) or None)."""
     xp = chainer.backend.get_array_module(x)
     groups, out_ch = geometry.groups, len(weights)
     matrix = weights.reshape(groups, out_ch // groups, -1)
     y = xp.empty(geometry.out_shape, x.dtype)
-    for first, last, start, stop in chunks(geometry, limit):
+    for first, last, start, stop in chunks(geometry, limit or _limit(xp, geometry)):
         product = xp.matmul(matrix, _unfold(xp, x[first:last], start, stop, geometry))
         y[first:last, :, start:stop] = product.reshape(last - first, out_ch, stop - start, -1)
     if bias is not None:
@@ -43,20 +54,20 @@ def forward(x: Array, weights: Array, bias: Array | None, geometry: Geometry, li
     return y
 
 
-def backward_weights(x: Array, gy: Array, geometry: Geometry, limit: int = CHUNK) -> Array:
+def backward_weights(x: Array, gy: Array, geometry: Geometry, limit: int | None = None) -> Array:
     """The gradient by the weights. Sums over chunks are kept in float32 where arrays are float16."""
     xp = chainer.backend.get_array_module(x)
     groups, out_ch = geometry.groups, geometry.weights[0]
     wide = xp.float32 if x.dtype == xp.float16 else x.dtype
     gw = xp.zeros((groups, out_ch // groups, geometry.weights[1] * geometry.weights[2] * geometry.weights[3]), wide)
-    for first, last, start, stop in chunks(geometry, limit):
+    for first, last, start, stop in chunks(geometry, limit or _limit(xp, geometry)):
         columns = _unfold(xp, x[first:last], start, stop, geometry)
         gradient = gy[first:last, :, start:stop].reshape(last - first, groups, out_ch // groups, -1)
         gw += xp.matmul(gradient, columns.transpose(0, 1, 3, 2)).sum(axis=0, dtype=wide)
     return gw.reshape(geometry.weights).astype(x.dtype, copy=False)
 
 
-def backward_data(gy: Array, weights: Array, geometry: Geometry, limit: int = CHUNK) -> Array:
+def backward_data(gy: Array, weights: Array, geometry: Geometry, limit: int | None = None) -> Array:
     """The gradient by the input."""
     xp = chainer.backend.get_array_module(gy)
     samples, channels, h, w = geometry.shape
@@ -65,7 +76,7 @@ def backward_data(gy: Array, weights: Array, geometry: Geometry, limit: int = CH
     columns = geometry.out_shape[3]
     padded = xp.zeros((samples, channels, h + top + bottom, w + left + right), gy.dtype)
     matrix = weights.reshape(groups, out_ch // groups, -1).transpose(0, 2, 1)
-    for first, last, start, stop in chunks(geometry, limit):
+    for first, last, start, stop in chunks(geometry, limit or _limit(xp, geometry)):
         rows = stop - start
         gradient = gy[first:last, :, start:stop].reshape(last - first, groups, out_ch // groups, -1)
         taps = xp.matmul(matrix, gradient).reshape(last - first, channels, kh, kw, rows, columns)
