@@ -25,10 +25,8 @@ class Engines:
 def is_fused(x: ArrayOrVariable) -> bool:
     """Whether images ``x`` (N, C, H, W; array or Variable) are for the functions here."""
     x = getattr(x, "array", x)
-    engine = _engine(x)
-    if engine is None or x.ndim != 4 or x.size == 0:
-        return False
-    return engine.takes(x) if hasattr(engine, "takes") else x.dtype.kind == "f"
+    engine = Engines.cpu if isinstance(x, np.ndarray) else Engines.gpu
+    return engine is not None and x.ndim == 4 and x.size > 0 and x.dtype.kind == "f" and _engine(x) is engine
 
 
 def normalise(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVariable | None, eps: float,
@@ -61,8 +59,14 @@ def update_running(running_mean: Array, running_variance: Array, node: "Normalis
                           count / max(count - 1.0, 1.0))
 
 
-def _engine(x: Array) -> ModuleType | None:
-    return Engines.cpu if isinstance(x, np.ndarray) else Engines.gpu
+def _engine(*images: Array) -> ModuleType:
+    """What computes with them; NumPy's code where oneDNN does not take them."""
+    engine = Engines.cpu if isinstance(images[0], np.ndarray) else Engines.gpu
+    return reference if engine is None or (_is_onednn(engine) and not engine.takes(*images)) else engine
+
+
+def _is_onednn(engine: ModuleType) -> bool:
+    return hasattr(engine, "takes")
 
 
 class Normalise(chainer.FunctionNode):
@@ -85,20 +89,16 @@ class Normalise(chainer.FunctionNode):
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs(tuple(range(len(inputs))))
         x, gamma, beta = _three(inputs)
-        engine = _engine(x) or reference
-        by_onednn = hasattr(engine, "takes")
-        if by_onednn and not engine.takes(x):
-            engine, by_onednn = reference, False
-        self.engine = engine
+        self.engine = engine = _engine(x)
         if self.fixed is None:
             y, self.mean, self.variance, self.inv_std = engine.forward(x, gamma, beta, self.eps, self.slope, self.each)
             if self._needs_output:
                 self.retain_outputs((0,))
             return y,
         mean, variance = self.fixed
-        if by_onednn and not chainer.config.enable_backprop:
-            return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
-        if by_onednn:
+        if _is_onednn(engine):
+            if not chainer.config.enable_backprop:
+                return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
             self.engine = reference
         wide = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.mean, self.variance = (v.astype(wide, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
@@ -117,7 +117,7 @@ class Normalise(chainer.FunctionNode):
     @property
     def by_onednn(self) -> bool:
         """Whether oneDNN made the output; its backward then takes the signs of the activation from there."""
-        return self.fixed is None and hasattr(self.engine, "takes")
+        return self.fixed is None and _is_onednn(self.engine)
 
     @property
     def _needs_output(self) -> bool:

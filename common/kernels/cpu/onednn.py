@@ -59,6 +59,9 @@ _SIGNATURES = {
     "dnnl_primitive_create": (POINTER(c_void_p), c_void_p),
     "dnnl_primitive_execute": (c_void_p, c_void_p, c_int, c_void_p),
     "dnnl_primitive_desc_query": (c_void_p, c_int, c_int, c_void_p),
+    "dnnl_memory_desc_equal": (c_void_p, c_void_p),
+    **{f"dnnl_{kind}_destroy": (c_void_p,) for kind in (
+        "engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "post_ops", "primitive_attr")},
     "dnnl_convolution_forward_primitive_desc_create":
         (POINTER(c_void_p), c_void_p, c_int, c_int, *[c_void_p] * 4, *[Dims] * 4, c_void_p),
     "dnnl_convolution_backward_data_primitive_desc_create":
@@ -83,6 +86,12 @@ _SIGNATURES = {
     "dnnl_matmul_primitive_desc_create": (POINTER(c_void_p), c_void_p, *[c_void_p] * 4, c_void_p),
     "dnnl_reorder_primitive_desc_create": (POINTER(c_void_p), *[c_void_p] * 5),
 }
+# What does not return a status.
+_OTHERS = (
+    ({"dnnl_primitive_desc_query_md": (c_void_p, c_int, c_int)}, c_void_p),
+    ({"dnnl_memory_desc_get_size": (c_void_p,)}, c_size_t),
+    ({"dnnl_version": ()}, POINTER(c_int)),
+)
 
 
 class _Handle(c_void_p):
@@ -123,24 +132,13 @@ class Library:
     def __init__(self, path: str | os.PathLike) -> None:
         with _settings_of_libgomp():
             self._so = ctypes.CDLL(str(path))
-        for name, arguments in _SIGNATURES.items():
-            function = getattr(self._so, name)
-            function.argtypes, function.restype = arguments, c_int
-        self._so.dnnl_primitive_desc_query_md.argtypes = (c_void_p, c_int, c_int)
-        self._so.dnnl_primitive_desc_query_md.restype = c_void_p
-        self._so.dnnl_memory_desc_equal.argtypes = (c_void_p, c_void_p)
-        self._so.dnnl_memory_desc_get_size.argtypes = (c_void_p,)
-        self._so.dnnl_memory_desc_get_size.restype = c_size_t
-        self._so.dnnl_version.restype = POINTER(c_int)
+        for signatures, result in ((_SIGNATURES, c_int), *_OTHERS):
+            for name, arguments in signatures.items():
+                function = getattr(self._so, name)
+                function.argtypes, function.restype = arguments, result
         self.version = tuple(self._so.dnnl_version()[:3])
         if self.version[0] != MAJOR:
             raise OnednnError(f"{path} is oneDNN {self.version[0]}, not {MAJOR}")
-        self._destroyers: dict[str, Any] = {}
-        for kind in ("engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "post_ops",
-                     "primitive_attr"):
-            destroy = getattr(self._so, f"dnnl_{kind}_destroy")
-            destroy.argtypes = (c_void_p,)
-            self._destroyers[kind] = destroy
         self.engine = self.create("dnnl_engine_create", 1, 0)
         self.stream = self.create("dnnl_stream_create", self.engine, 1)
         self.execute = self._so.dnnl_primitive_execute
@@ -152,7 +150,7 @@ class Library:
         """The handle that a creating function returns in its first argument. Raises OnednnError."""
         handle = _Handle()
         self._call(name, byref(handle), *arguments)
-        handle.destroy = self._destroyers[_kind(name)]
+        handle.destroy = getattr(self._so, f"dnnl_{_kind(name)}_destroy")
         return handle
 
     def descriptor(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> c_void_p:
