@@ -10,7 +10,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy
+import numpy as np
+
+from cuda_harness import texts
 
 # The headers of C only: those of C++ threads take several times as long to compile as all the rest.
 _HEAD = r"""
@@ -102,7 +104,7 @@ def compiler():
 def _library(source, dtype):
     if compiler() is None:
         raise NoCompiler(f"{source.name}: CUDA sources run on NumPy arrays through g++ only, which is not installed")
-    text = _HEAD + source.text(dtype, half=_HALF) + _TAIL % source.name
+    text = _HEAD + texts.text(source, dtype, half=_HALF) + _TAIL % source.name
     with tempfile.TemporaryDirectory() as folder:
         code, made = Path(folder, f"{source.name}.cpp"), Path(folder, f"{source.name}.so")
         code.write_text(text)
@@ -118,12 +120,12 @@ def launch(source, grid, block, args, dtype):
     size = [*grid, *[1] * (3 - len(grid)), *block, *[1] * (3 - len(block))]
     kept = []
     for a in args:
-        if isinstance(a, numpy.ndarray):
+        if isinstance(a, np.ndarray):
             if not a.flags.c_contiguous:
                 raise ValueError(f"{source.name}: an array of shape {a.shape} is not dense")
-            kept.append(numpy.array(a.ctypes.data, numpy.uintp))
-        elif isinstance(a, numpy.generic):
-            kept.append(numpy.array(a))
+            kept.append(np.array(a.ctypes.data, np.uintp))
+        elif isinstance(a, np.generic):
+            kept.append(np.array(a))
         else:
             raise TypeError(f"{source.name}: {a!r} is neither an array nor a NumPy scalar")
     pointers = (ctypes.c_void_p * len(kept))(*(a.ctypes.data for a in kept))
@@ -133,28 +135,28 @@ def launch(source, grid, block, args, dtype):
 
 def call(source, args):
     """Run an elementwise kernel or a full reduction as CuPy does; see :meth:`CudaSource.__call__`."""
-    parameters = source.parameters()
+    parameters = texts.parameters(source)
     inputs = [p for p in parameters if not p[3]]
     values = dict(zip((p[1] for p in parameters), args, strict=False))
     if len(values) < len(inputs):
         raise TypeError(f"{source.name} takes {len(inputs)} inputs, not {len(args)}")
-    generic = {kind: numpy.asarray(values[name]).dtype for kind, name, *_ in parameters
+    generic = {kind: np.asarray(values[name]).dtype for kind, name, *_ in parameters
                if name in values and kind.isupper()}
-    dtypes = {name: generic.get(kind) if kind.isupper() else numpy.dtype(kind) for kind, name, *_ in parameters}
+    dtypes = {name: generic.get(kind) if kind.isupper() else np.dtype(kind) for kind, name, *_ in parameters}
     shaped = [values[name] for _, name, is_raw, is_output in parameters
               if name in values and not is_raw and (source.kind == "elementwise" or not is_output)]
-    shape = numpy.broadcast_shapes(*(numpy.shape(v) for v in shaped))
+    shape = np.broadcast_shapes(*(np.shape(v) for v in shaped))
     arrays, outputs = [], []
     for _, name, is_raw, is_output in parameters:
         if is_output:
             own = shape if source.kind == "elementwise" else ()
-            array = numpy.zeros(own, dtypes[name]) if name not in values else values[name]
+            array = np.zeros(own, dtypes[name]) if name not in values else values[name]
             outputs.append(array)
         else:
-            array = numpy.asarray(values[name], dtypes[name])
-            array = numpy.ascontiguousarray(array if is_raw else numpy.broadcast_to(array, shape))
+            array = np.asarray(values[name], dtypes[name])
+            array = np.ascontiguousarray(array if is_raw else np.broadcast_to(array, shape))
         arrays.append(array)
-    count = numpy.int64(int(numpy.prod(shape)))
-    dtype = next(iter(generic.values()), numpy.dtype(numpy.float32)).name
+    count = np.int64(int(np.prod(shape)))
+    dtype = next(iter(generic.values()), np.dtype(np.float32)).name
     launch(source, (1,), (1,), [*arrays, count], dtype)
     return outputs[0] if len(outputs) == 1 else tuple(outputs)

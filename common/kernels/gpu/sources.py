@@ -27,13 +27,13 @@ MODULES = (
 )
 KINDS = ("elementwise", "reduction", "raw")
 
-# Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see _HALF) in raw
+# Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see HALF) in raw
 # sources, which then need no header of CUDA's, and CuPy's own in elementwise ones: both convert to and from float.
 C_TYPES = {"float16": "float16", "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char",
            "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short", "int32": "int",
            "uint32": "unsigned int", "int64": "long long", "uint64": "unsigned long long"}
 
-_HALF = """
+HALF = """
 struct float16 {
     unsigned short bits;
     float16() = default;
@@ -99,61 +99,11 @@ class CudaSource:
         if self.kind not in KINDS:
             raise ValueError(f"{self.name}: kind {self.kind!r} is unknown; it can be {', '.join(KINDS)}")
 
-    def text(self, dtype: str = "float32", half: str = _HALF) -> str:
-        """CUDA source of one ``extern "C" __global__`` function ``name`` for T = ``dtype``, complete in itself.
-
-        A raw source is compiled as this. For the others CuPy writes a function of its own around the same body; the
-        function here takes the arrays' pointers and the numbers in order, then a ``long long`` with the count of
-        elements, so that the body can be compiled and run without CuPy.
-        """
-        head = [half if "float16" in (dtype, *self._type_names()) else "",
-                f"typedef {C_TYPES[dtype]} T;", f"typedef {'double' if dtype == 'float64' else 'float'} A;",
-                self.preamble]
-        body = {"raw": lambda: self.operation, "elementwise": self._elementwise_function,
-                "reduction": self._reduction_function}[self.kind]()
-        return "\n".join([*head, body])
-
-    def parameters(self) -> list[tuple[str, str, bool, bool]]:
-        """(type, name, is raw, is an output) of each parameter of an elementwise kernel or a reduction."""
-        found = []
-        for params, is_output in ((self.in_params, False), (self.out_params, True)):
-            for entry in filter(None, (p.strip() for p in params.split(","))):
-                *raw, kind, name = entry.split()
-                found.append((kind, name, bool(raw), is_output))
-        return found
-
-    def _type_names(self) -> list[str]:
-        return [kind for kind, *_ in self.parameters()]
-
-    def _signature(self) -> str:
-        arguments = []
-        for kind, name, is_raw, is_output in self.parameters():
-            const = "" if is_output else "const "
-            own = name if is_raw else f"{name}_"
-            arguments.append(f"{const}{C_TYPES.get(kind, 'T')}* {own}")
-        return ", ".join([*arguments, "long long n_"])
-
-    def _elementwise_function(self) -> str:
-        elements = [(C_TYPES.get(kind, "T"), name, out) for kind, name, raw, out in self.parameters() if not raw]
-        loads = [f"        {'' if out else 'const '}{kind}{'& ' if out else ' '}{name} = {name}_[i];"
-                 for kind, name, out in elements]
-        return "\n".join([
-            f'extern "C" __global__ void {self.name}({self._signature()}) {{',
-            "    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n_;"
-            " i += (long long)gridDim.x * blockDim.x) {",
-            *loads, self.operation, "    }", "}"])
-
-    def _reduction_function(self) -> str:
-        loads = [f"        const {C_TYPES.get(kind, 'T')} {name} = {name}_[i];"
-                 for kind, name, raw, out in self.parameters() if not raw and not out]
-        (kind, out), = [(C_TYPES.get(kind, "T"), name) for kind, name, _, is_out in self.parameters() if is_out]
-        return "\n".join([
-            f'extern "C" __global__ void {self.name}({self._signature()}) {{',
-            "    if (blockIdx.x || threadIdx.x) return;",
-            f"    {self.reduce_type} a = {self.identity};",
-            "    for (long long i = 0; i < n_; ++i) {",
-            *loads, f"        const {self.reduce_type} b = {self.operation};", f"        a = {self.reduce};", "    }",
-            f"    {kind}& {out} = {out}_[0];", f"    {self.post or f'{out} = a'};", "}"])
+    def definitions(self, dtype: str, half: str = HALF) -> str:
+        """What comes before the code for T = ``dtype``: T and A, float16 (``half``) if it is used, and the preamble."""
+        uses_half = "float16" in f"{dtype} {self.in_params} {self.out_params}"
+        accumulator = "double" if dtype == "float64" else "float"
+        return f"{half if uses_half else ''}\ntypedef {C_TYPES[dtype]} T;\ntypedef {accumulator} A;\n{self.preamble}\n"
 
     @functools.cached_property
     def _kernels(self) -> dict[str | None, Any]:
@@ -169,13 +119,12 @@ class CudaSource:
     def _make(self, dtype: str) -> Any:
         import cupy
         if self.kind == "raw":
-            return cupy.RawKernel(self.text(dtype), self.name, options=("--std=c++17",))
+            return cupy.RawKernel(self.definitions(dtype) + self.operation, self.name, options=("--std=c++17",))
         if self.kind == "elementwise":
             return cupy.ElementwiseKernel(self.in_params, self.out_params, self.operation, self.name,
                                           preamble=self.preamble)
-        (out,) = [name for _, name, _, is_out in self.parameters() if is_out]
         return cupy.ReductionKernel(self.in_params, self.out_params, self.operation, self.reduce,
-                                    self.post or f"{out} = a", self.identity, self.name,
+                                    self.post or f"{self.out_params.split()[-1]} = a", self.identity, self.name,
                                     reduce_type=self.reduce_type, preamble=self.preamble)
 
     def __call__(self, *args: Any) -> Any:

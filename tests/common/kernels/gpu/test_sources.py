@@ -1,7 +1,7 @@
 """Every CUDA source compiles; running them on the CPU does what CUDA would do. What each computes: its own module's."""
 import numpy as np
 import pytest
-from cuda_harness import nvrtc, on_cpu
+from cuda_harness import nvrtc, on_cpu, texts
 
 from medi2i.common.kernels.gpu import sources
 from medi2i.common.kernels.gpu.sources import CudaSource
@@ -39,27 +39,27 @@ def test_names_are_taken_once():
 @pytest.mark.parametrize("source, dtype", SOURCES)
 def test_text_names_its_function(source, dtype):
     """Whatever is installed: the text is one function of this name, so that launching it finds it."""
-    assert source.text(dtype).count(f'extern "C" __global__ void {source.name}(') == 1
+    assert texts.text(source, dtype).count(f'extern "C" __global__ void {source.name}(') == 1
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("source, dtype", SOURCES)
 def test_every_source_compiles(source, dtype):
     for architecture in nvrtc.ARCHITECTURES:
-        assert f".visible .entry {source.name}(" in nvrtc.compile_ptx(source.text(dtype), architecture)
+        assert f".visible .entry {source.name}(" in nvrtc.compile_ptx(texts.text(source, dtype), architecture)
 
 
 @needs_nvrtc
 @pytest.mark.parametrize("source", [REVERSE, SCALE, LARGEST], ids=lambda source: source.kind)
 def test_every_kind_compiles(source):
     for dtype in ("float32", "float16", "float64"):
-        nvrtc.compile_ptx(source.text(dtype))
+        nvrtc.compile_ptx(texts.text(source, dtype))
 
 
 @needs_nvrtc
 def test_a_mistake_is_found():
     with pytest.raises(ValueError, match="undefinde"):
-        nvrtc.compile_ptx(CudaSource("wrong", "elementwise", "y = undefinde;", "T x", "T y").text())
+        nvrtc.compile_ptx(texts.text(CudaSource("wrong", "elementwise", "y = undefinde;", "T x", "T y")))
 
 
 @needs_gcc
