@@ -48,6 +48,18 @@ def restore_numpy_names() -> None:
     })
 
 
+@contextlib.contextmanager
+def _entry(mapping: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """While the block runs, ``mapping`` has ``value`` as ``name``; then what it had."""
+    before = {name: mapping[name]} if name in mapping else {}
+    mapping[name] = value
+    try:
+        yield
+    finally:
+        del mapping[name]
+        mapping.update(before)
+
+
 # One thread at a time: else the second finds the first one's stand-in and puts it back for good.
 _STANDING_IN = threading.RLock()
 
@@ -55,33 +67,21 @@ _STANDING_IN = threading.RLock()
 @contextlib.contextmanager
 def stand_in(name: str, **content: object) -> Iterator[types.ModuleType]:
     """While the block runs, ``import name`` gives an empty module with ``content``, and nothing is left behind."""
-    with _STANDING_IN:
-        before = dict(sys.modules)
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        sys.modules[name] = module
-        try:
-            yield module
-        finally:
-            del sys.modules[name]
-            if name in before:
-                sys.modules[name] = before[name]
+    module = types.ModuleType(name)
+    vars(module).update(content)
+    with _STANDING_IN, _entry(sys.modules, name, module):
+        yield module
 
 
 @contextlib.contextmanager
 def numpy_distutils() -> Iterator[None]:
-    """``numpy.distutils`` is gone on Python >= 3.12; Chainer imports it to look at macOS's BLAS."""
+    """``numpy.distutils`` is gone on Python >= 3.12; Chainer imports it to look at macOS's BLAS.
+
+    It looks ``numpy.distutils.system_info`` up again only on macOS, at import.
+    """
     with (stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as system_info,
-          stand_in("numpy.distutils", system_info=system_info) as parent):
-        names, before = vars(np), dict(vars(np))
-        names["distutils"] = parent
-        try:
-            yield
-        finally:
-            # Chainer looks `numpy.distutils.system_info` up again only on macOS, at import.
-            del names["distutils"]
-            if "distutils" in before:
-                names["distutils"] = before["distutils"]
+          stand_in("numpy.distutils", system_info=system_info) as parent, _entry(vars(np), "distutils", parent)):
+        yield
 
 
 def pkg_resources() -> contextlib.AbstractContextManager[types.ModuleType]:

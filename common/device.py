@@ -66,8 +66,8 @@ def use_gpu_engine(name: str, tf32: bool = False) -> str:
     tf32: see ``choose_device``. Returns what convolutions on a GPU run on.
     """
     ours = name != "chainer"
-    normalisation_nodes.Engines.gpu = normalisation_kernels if ours else None
-    loss_nodes.Engines.gpu = loss_kernels if ours else None
+    normalisation_nodes.NormalisationEngines.gpu = normalisation_kernels if ours else None
+    loss_nodes.LossEngines.gpu = loss_kernels if ours else None
     if ours:
         return gpu_engine.enable(tf32)
     gpu_engine.disable()

@@ -18,7 +18,7 @@ def in_float32(value: ArrayOrVariable) -> chainer.Variable:
     return F.cast(variable, np.float32) if variable.dtype == np.float16 else variable
 
 
-class Engines:
+class LossEngines:
     """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: the formula in Chainer's functions)."""
 
     gpu: ModuleType | None = loss_kernels
@@ -34,7 +34,7 @@ def loss_of(name: str, formula: Callable[[chainer.Variable], chainer.Variable], 
     """
     y = chainer.as_variable(y)
     on_cpu = isinstance(y.array, np.ndarray)
-    engine = Engines.cpu if on_cpu else Engines.gpu
+    engine = LossEngines.cpu if on_cpu else LossEngines.gpu
     known = y.dtype == np.float32 or (y.dtype == np.float16 and not on_cpu)
     if engine is None or not known or y.size == 0:
         return formula(y)

@@ -15,7 +15,7 @@ from medi2i.common.kernels import reference
 from medi2i.common.kernels.gpu import normalisation_kernels
 
 
-class Engines:
+class NormalisationEngines:
     """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: Chainer's own functions are as good)."""
 
     gpu: ModuleType | None = normalisation_kernels
@@ -25,7 +25,7 @@ class Engines:
 def is_fused(x: ArrayOrVariable) -> bool:
     """Whether images ``x`` (N, C, H, W; array or Variable) are for the functions here."""
     x = getattr(x, "array", x)
-    engine = Engines.cpu if isinstance(x, np.ndarray) else Engines.gpu
+    engine = NormalisationEngines.cpu if isinstance(x, np.ndarray) else NormalisationEngines.gpu
     return engine is not None and x.ndim == 4 and x.size > 0 and x.dtype.kind == "f" and _engine(x) is engine
 
 
@@ -54,14 +54,14 @@ def normalise_fixed(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: Arr
 def update_running(running_mean: Array, running_variance: Array, node: "Normalise", x: Array, decay: float) -> None:
     """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
     count = x.size // running_mean.size
-    engine = reference if isinstance(running_mean, np.ndarray) else Engines.gpu
+    engine = reference if isinstance(running_mean, np.ndarray) else NormalisationEngines.gpu
     engine.update_running(running_mean, running_variance, node.mean, node.variance, decay,
                           count / max(count - 1.0, 1.0))
 
 
 def _engine(*images: Array) -> ModuleType:
     """What computes with them; NumPy's code where oneDNN does not take them."""
-    engine = Engines.cpu if isinstance(images[0], np.ndarray) else Engines.gpu
+    engine = NormalisationEngines.cpu if isinstance(images[0], np.ndarray) else NormalisationEngines.gpu
     return reference if engine is None or (_is_onednn(engine) and not engine.takes(*images)) else engine
 
 

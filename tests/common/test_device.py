@@ -56,13 +56,13 @@ def test_gpus_are_counted(monkeypatch):
 
 
 def test_kernels_can_be_switched_off():
-    kernels = normalisation_nodes.Engines.gpu, loss_nodes.Engines.gpu
+    kernels = normalisation_nodes.NormalisationEngines.gpu, loss_nodes.LossEngines.gpu
     try:
         device.use_gpu_engine("chainer")
-        assert normalisation_nodes.Engines.gpu is loss_nodes.Engines.gpu is None
+        assert normalisation_nodes.NormalisationEngines.gpu is loss_nodes.LossEngines.gpu is None
     finally:
         device.use_gpu_engine("auto")
-    assert (normalisation_nodes.Engines.gpu, loss_nodes.Engines.gpu) == kernels and None not in kernels
+    assert (normalisation_nodes.NormalisationEngines.gpu, loss_nodes.LossEngines.gpu) == kernels and None not in kernels
 
 
 def test_tf32_is_accepted_on_the_cpu_and_said_to_do_nothing(capsys, monkeypatch):

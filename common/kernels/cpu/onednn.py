@@ -114,10 +114,9 @@ def _settings_of_libgomp() -> Iterator[None]:
     with spins of microseconds, and five times as long as alone with the usual ones. OMP_WAIT_POLICY or GOMP_SPINCOUNT
     and OMP_NUM_THREADS, if set, decide.
     """
-    settings = {"OMP_NUM_THREADS": str(available_cores())}
-    if "OMP_WAIT_POLICY" not in os.environ:
-        settings["GOMP_SPINCOUNT"] = "20000"
-    settings = {name: value for name, value in settings.items() if name not in os.environ}
+    usual = {"OMP_NUM_THREADS": str(available_cores())} | (
+        {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "20000"})
+    settings = {name: value for name, value in usual.items() if name not in os.environ}
     os.environ.update(settings)
     try:
         yield
@@ -276,10 +275,7 @@ def find() -> os.PathLike | None:
         files = metadata.files(DISTRIBUTION) or ()
     except metadata.PackageNotFoundError:
         return None
-    for file in files:
-        if file.name == f"libdnnl.so.{MAJOR}":
-            return file.locate()
-    return None
+    return next((file.locate() for file in files if file.name == f"libdnnl.so.{MAJOR}"), None)
 
 
 @functools.cache

@@ -28,8 +28,8 @@ def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     update = adam.update_by_onednn if with_onednn else adam.update
     engine = normalisation if with_onednn else reference
     always = (
-        (normalisation_nodes.Engines, "cpu", lambda original: engine),
-        (loss_nodes.Engines, "cpu", lambda original: reference),
+        (normalisation_nodes.NormalisationEngines, "cpu", lambda original: engine),
+        (loss_nodes.LossEngines, "cpu", lambda original: reference),
         (chainer.optimizers.adam.AdamRule, "update_core_cpu", functools.partial(_adam, update)),
         (chainer.FunctionNode, "apply", quick_apply.replacement),
     )
