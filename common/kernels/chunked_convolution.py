@@ -22,10 +22,7 @@ def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, 
 
     A chunk's unfolded matrix, all groups together, holds at most ``limit`` numbers, or one row where a row is larger.
     """
-    samples, channels, *_ = geometry.shape
-    _, _, kh, kw = geometry.weights
-    _, _, out_h, out_w = geometry.out_shape
-    row = channels * kh * kw * out_w
+    samples, out_h, row = geometry.shape[0], geometry.out_shape[2], _row(geometry)
     if row * out_h <= limit:
         step = limit // (row * out_h)
         return [(n, min(n + step, samples), 0, out_h) for n in range(0, samples, step)]
@@ -33,11 +30,13 @@ def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, 
     return [(n, n + 1, start, min(start + step, out_h)) for n in range(samples) for start in range(0, out_h, step)]
 
 
+def _row(geometry: Geometry) -> int:
+    """Numbers in the unfolded matrix that one row of the output needs, all groups together."""
+    return geometry.shape[1] * geometry.weights[2] * geometry.weights[3] * geometry.out_shape[3]
+
+
 def _limit(xp: ModuleType, geometry: Geometry) -> int:
-    _, channels, *_ = geometry.shape
-    _, _, kh, kw = geometry.weights
-    _, _, out_h, out_w = geometry.out_shape
-    return min(BAND, channels * kh * kw * out_h * out_w) if xp is np else CHUNK
+    return min(BAND, _row(geometry) * geometry.out_shape[2]) if xp is np else CHUNK
 
 
 def forward(x: Array, weights: Array, bias: Array | None, geometry: Geometry, limit: int | None = None) -> Array:

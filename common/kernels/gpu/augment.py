@@ -1,7 +1,7 @@
-"""Clip and scale, augmentation and noise where the images are: CUDA kernels, each beside its NumPy twin.
+"""Clip and scale, augmentation and Gaussian noise where the images are: CUDA kernels, each beside its NumPy twin.
 
-They are the rules of ``datasets.scaling``, ``datasets.augment`` and ``datasets.noise``. Twins are what the kernels are
-tested against; with NumPy arrays the functions below use them, with CuPy arrays the kernels.
+They are the rules of ``datasets.scaling`` and ``datasets.augment``. Twins are what the kernels are tested against; with
+NumPy arrays the functions below use them, with CuPy arrays the kernels.
 """
 import math
 from collections.abc import Sequence
@@ -100,36 +100,6 @@ GAUSSIAN = register(CudaSource(
         const Four bits = philox((unsigned long long)i, 0, key);  // Box and Muller, 1958
         const double radius = sqrt(-2.0 * log(unit(bits.a)));
         y = x + deviation * (float)(radius * cos(6.283185307179586 * unit(bits.b)));
-    """))
-
-# Small means: products of uniforms (Knuth). Others: PTRS, transformed rejection (Hoermann, 1993).
-POISSON = register(CudaSource(
-    "poisson_counts", "elementwise", preamble=_PHILOX,
-    in_params="float32 mean, uint64 key", out_params="float32 y",
-    operation="""
-        const double m = mean;
-        double count = 0;
-        if (m < 10) {
-            const double end = exp(-m);
-            double product = 1;
-            for (unsigned long long draw = 0;; ++draw) {
-                product *= unit(philox((unsigned long long)i, draw, key).a);
-                if (product <= end) break;
-                count += 1;
-            }
-        } else {
-            const double b = 0.931 + 2.53 * sqrt(m), a = -0.059 + 0.02483 * b;
-            const double inverse = 1.1239 + 1.1328 / (b - 3.4), quick = 0.9277 - 3.6224 / (b - 2);
-            for (unsigned long long draw = 0;; ++draw) {
-                const Four bits = philox((unsigned long long)i, draw, key);
-                const double u = unit(bits.a) - 0.5, v = unit(bits.b), us = 0.5 - fabs(u);
-                count = floor((2 * a / us + b) * u + m + 0.43);
-                if (us >= 0.07 && v <= quick) break;
-                if (count < 0 || (us < 0.013 && v > us)) continue;
-                if (log(v * inverse / (a / (us * us) + b)) <= count * log(m) - m - lgamma(count + 1)) break;
-            }
-        }
-        y = (float)count;
     """))
 
 
@@ -239,44 +209,6 @@ def gaussian(x: Array, deviation: float, key: int) -> Array:
     a, b, _, _ = philox(np.arange(x.size, dtype=np.uint64).reshape(x.shape), 0, key)
     normal = np.sqrt(-2.0 * np.log(unit(a))) * np.cos(2 * math.pi * unit(b))
     return x + np.float32(deviation) * normal.astype(np.float32)
-
-
-def poisson(mean: Array, key: int) -> Array:
-    """Poisson counts, float32, of the shape of ``mean`` (float32, >= 0). key: as for ``gaussian``."""
-    if not _on_host(mean):
-        return POISSON(mean, np.uint64(key))
-    return _poisson_twin(np.asarray(mean, np.float32).astype(np.float64).ravel(), key).reshape(mean.shape)
-
-
-def _poisson_twin(mean: np.ndarray, key: int) -> np.ndarray:
-    count, left, product = np.zeros(mean.shape), np.arange(mean.size), np.ones(mean.shape)
-    draw = 0
-    while left.size:
-        bits = philox(left.astype(np.uint64), draw, key)
-        m, first, v = mean[left], unit(bits[0]), unit(bits[1])
-        small = m < 10
-        product[left] *= first
-        more = small & (product[left] > np.exp(-m))
-        count[left[more]] += 1
-        b = 0.931 + 2.53 * np.sqrt(np.maximum(m, 10))
-        a, u = -0.059 + 0.02483 * b, first - 0.5
-        us = 0.5 - np.abs(u)
-        found = np.floor((2 * a / us + b) * u + m + 0.43)
-        quick = (us >= 0.07) & (v <= 0.9277 - 3.6224 / (b - 2))
-        kept = np.maximum(found, 0)
-        odds = np.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b))
-        likely = odds <= kept * np.log(np.maximum(m, 10)) - m - _log_factorial(kept)
-        accepted = quick | ((found >= 0) & ~((us < 0.013) & (v > us)) & likely)
-        large = ~small & accepted
-        count[left[large]] = found[large]
-        left = left[more | (~small & ~accepted)]
-        draw += 1
-    return count.astype(np.float32)
-
-
-def _log_factorial(count: np.ndarray) -> np.ndarray:
-    from scipy.special import gammaln
-    return gammaln(count + 1)
 
 
 def philox(place: np.ndarray, draw: np.ndarray | int, key: int) -> tuple[np.ndarray, ...]:
