@@ -110,9 +110,8 @@ def _settings_of_libgomp() -> Iterator[None]:
     has as many threads as there are cores for this process and its container.
 
     Waiting threads that spin take the cores from those they wait for as soon as anything else runs; those that sleep
-    are slow to wake. A training step on two cores, alone and beside a busy process: 0.25 and 0.57 s so, 0.29 and 0.37 s
-    with spins of microseconds, and five times as long as alone with the usual ones. OMP_WAIT_POLICY or GOMP_SPINCOUNT
-    and OMP_NUM_THREADS, if set, decide.
+    are slow to wake. A millisecond costs a training step little, alone or beside a busy process.
+    OMP_WAIT_POLICY or GOMP_SPINCOUNT and OMP_NUM_THREADS, if set, decide.
     """
     usual = {"OMP_NUM_THREADS": str(available_cores())} | (
         {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "20000"})

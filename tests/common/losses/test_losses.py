@@ -258,7 +258,7 @@ def test_gradient(name):
 
 
 def test_every_loss_has_a_gradient_test():
-    elsewhere = {"structural_dissimilarity", "multiscale_dissimilarity"}  # test_losses_similarity.py
+    elsewhere = {"structural_dissimilarity", "multiscale_dissimilarity"}  # test_similarity.py
     tested = {name.split()[0] for name in GRADIENTS} | {"focal_cross_entropy", "gradient_penalty"} | elsewhere
     not_losses = {"TV_METHODS", "channel_weight", "fold_stack", "unfold_stack"}
     assert set(losses.__all__) - not_losses <= tested
