@@ -167,8 +167,8 @@ def add(path, name, data, zeros_behind=0):
         archive.start_dir, archive._didModify = archive.fp.tell(), True
 
 
-def _huge(path):
-    add(path, "extra.npy", npy((3 * 2**30,), "'|u1'"), zeros_behind=3072)
+def _huge(path, name="extra", megabytes=3072):
+    add(path, f"{name}.npy", npy((megabytes << 20,), "'|u1'"), zeros_behind=megabytes)
 
 
 SMALL_ARRAY = npy((1,), data=bytes(4))
@@ -315,6 +315,24 @@ def huge_snapshot(ground):
     (path,) = (run / "snapshots").glob("*.npz")
     _huge(path)
     return Command("medi2i.pix2pix.train", ("--resume", run, "-e", "2"))
+
+
+@case("snapshot-unneeded", WEIGHTS, REFUSED, seconds=30, large=True)
+def unneeded_in_snapshot(ground):
+    """1.9 GB, below the bound, that nobody needs in a snapshot, resumed"""
+    run = ground.run()
+    (path,) = (run / "snapshots").glob("*.npz")
+    _huge(path, megabytes=1900)
+    return Command("medi2i.pix2pix.train", ("--resume", run, "-e", "2"))
+
+
+@case("optimizer-unneeded", WEIGHTS, REFUSED, seconds=30, large=True)
+def unneeded_in_optimizer(ground):
+    """1.9 GB that nobody needs in the state of an optimizer, as start of a training"""
+    run = ground.run()
+    (path,) = run.glob("opt_dec_y*.npz")
+    _huge(path, megabytes=1900)
+    return _train_from(ground, run, "-mo")
 
 
 @case("snapshot-pickle", WEIGHTS, REFUSED, DONE, seconds=30)

@@ -4,11 +4,14 @@ how much. A packed file of a few kB can declare, or unpack to, more than any mem
 import io
 import lzma
 import math
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy
 
@@ -16,7 +19,11 @@ from medi2i.common.errors import UserError
 from medi2i.datasets.limits import check_regular
 
 MOST_MEMBERS = 100_000
-_HEADER = 1 << 16  # bytes: a header of NumPy's format 1.0 has at most so many
+LONGEST_HEADER = 10_000
+"""Bytes of an npy header. NumPy refuses longer ones too, but only once they are in memory."""
+
+_BLOCK = 1 << 20
+_MARGIN, _PER_MEMBER = 1 << 20, 1 << 10  # bytes of a zip file beside its packed members, their names and comments
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, TypeError, KeyError, SyntaxError,
            NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, tokenize.TokenError)
 
@@ -43,6 +50,30 @@ class Declared:
         """Elements."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.size * self.dtype.itemsize
+
+
+def array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, numpy.dtype]:
+    """(shape, Fortran order, dtype) of the npy array at the start of ``file``, which is left where the values begin.
+
+    The length that a header gives itself is checked before it is read. Raises ValueError.
+    """
+    version = numpy.lib.format.read_magic(file)
+    field = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}.get(version)
+    if field is None:
+        raise ValueError(f"npy format {version} is not known")
+    start = file.read(struct.calcsize(field))
+    if len(start) < struct.calcsize(field):
+        raise ValueError("it ends in its npy header")
+    (length,) = struct.unpack(field, start)
+    if length > LONGEST_HEADER:
+        raise ValueError(f"an npy header of {length} bytes, where {LONGEST_HEADER} are the most")
+    read = numpy.lib.format.read_array_header_1_0 if field == "<H" else numpy.lib.format.read_array_header_2_0
+    return read(io.BytesIO(start + file.read(length)))
+
 
 def declared_arrays(path) -> dict[str, Declared]:
     """Name → what is declared of each array. Reads headers only. Raises BrokenFile, OSError, Unreadable."""
@@ -57,11 +88,83 @@ def read_arrays_of(path, names=None) -> dict[str, numpy.ndarray]:
     return _opened(path, read)
 
 
+class StoredArrays(Mapping):
+    """The arrays of an npz file by name, each unpacked when it is asked for, and not kept.
+
+    ``declared``: name → Declared. Raises BrokenFile, OSError, Unreadable when it is made and when an array is read.
+    """
+
+    def __init__(self, path) -> None:
+        self.path = path
+        check_regular(path)
+        self._archive = _guarded(path, lambda: zipfile.ZipFile(path))
+        self._infos = _guarded(path, lambda: _members(self._archive))
+        self.declared = _guarded(path, lambda: {name: _declared(self._archive, info)
+                                                for name, info in self._infos.items()})
+
+    def __getitem__(self, name: str) -> numpy.ndarray:
+        info = self._infos[name]
+        return _guarded(self.path, lambda: _read(self._archive, info))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def verify(self) -> None:
+        """Compare every checksum, a block of memory at a time."""
+        for info in self._infos.values():
+            _guarded(self.path, lambda info=info: _run_through(self._archive, info))
+
+
+class Part(Mapping):
+    """Some of ``arrays`` under other names: ``names`` is a dict name → name there."""
+
+    def __init__(self, arrays: Mapping[str, numpy.ndarray], names: dict[str, str]) -> None:
+        self.arrays = arrays
+        self.names = names
+
+    def __getitem__(self, name: str) -> numpy.ndarray:
+        return self.arrays[self.names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+
+def declared_in(arrays: Mapping[str, numpy.ndarray], name: str) -> Declared | numpy.ndarray:
+    """What has the shape and type of an array, without unpacking it."""
+    if isinstance(arrays, Part):
+        return declared_in(arrays.arrays, arrays.names[name])
+    return (arrays.declared if isinstance(arrays, StoredArrays) else arrays)[name]
+
+
+def _run_through(archive, info):
+    with archive.open(info) as member:
+        while member.read(_BLOCK):
+            pass
+
+
 def _opened(path, use):
-    check_regular(path)
-    try:
+    def inside():
         with zipfile.ZipFile(path) as archive:
             return use(archive)
+    check_regular(path)
+    return _guarded(path, inside)
+
+
+def _guarded(path, use):
+    try:
+        return use()
     except _DAMAGE as error:
         raise BrokenFile(path, str(error) or type(error).__name__) from None
     except OSError as error:
@@ -77,23 +180,29 @@ def _members(archive):
     found = {info.filename.removesuffix(".npy"): info for info in infos}
     if len(found) < len(infos):
         raise ValueError("two members of one name")
+    _check_extent(archive, infos)
     return found
+
+
+def _check_extent(archive, infos):
+    """A file is as long as its members: no holes to read through (whoever hashes it), no bytes used twice."""
+    packed = sum(info.compress_size for info in infos)
+    size = os.fstat(archive.fp.fileno()).st_size
+    around = sum(_PER_MEMBER + 4 * len(info.filename) * 2 + 2 * len(info.extra) + len(info.comment) for info in infos)
+    if packed > size:
+        raise ValueError(f"its members have {packed} bytes together, and the file has {size}")
+    if size > packed + around + _MARGIN:
+        raise ValueError(f"its members account for {packed} of its {size} bytes")
 
 
 def _declared(archive, info):
     with archive.open(info) as member:
-        start = io.BytesIO(member.read(_HEADER + 16))
-    version = numpy.lib.format.read_magic(start)
-    if version == (1, 0):
-        shape, order, dtype = numpy.lib.format.read_array_header_1_0(start)
-    elif version == (2, 0):
-        shape, order, dtype = numpy.lib.format.read_array_header_2_0(start)
-    else:
-        raise ValueError(f"{info.filename} has format {version}")
+        shape, order, dtype = array_header(member)
+        offset = member.tell()
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds pickled Python objects")
-    found = Declared(tuple(int(n) for n in shape), dtype, order, start.tell())
-    if min(found.shape, default=0) < 0 or info.file_size != found.offset + found.size * dtype.itemsize:
+    found = Declared(tuple(int(n) for n in shape), dtype, order, offset)
+    if min(found.shape, default=0) < 0 or info.file_size != found.offset + found.nbytes:
         raise ValueError(f"{info.filename} has {info.file_size - found.offset} bytes for an array of {found.shape}")
     return found
 

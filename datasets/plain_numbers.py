@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from medi2i.common.errors import Unreadable
+from medi2i.common.npz_files import array_header
 from medi2i.datasets.limits import check_bytes, check_file, check_pixels, check_regular, in_words
 from medi2i.datasets.pictures import other_format
 from medi2i.datasets.text import decoder_of
@@ -30,9 +31,7 @@ def read_npy(path: Path) -> np.ndarray:
         if file.read(6) != npy_format.MAGIC_PREFIX:
             raise Unreadable(path, other_format(path, "npy"))
         file.seek(0)
-        version = npy_format.read_magic(file)
-        read_header = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
+        shape, _, dtype = array_header(file)
         _check_array(path, shape, dtype, size - file.tell())
         file.seek(0)
         values = npy_format.read_array(file, allow_pickle=False)

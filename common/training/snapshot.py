@@ -17,12 +17,14 @@ import numpy
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
-from medi2i.common.npz_files import BrokenFile, read_arrays_of, refuse_not_finite
+from medi2i.common.npz_files import BrokenFile, Part, StoredArrays, declared_in, refuse_not_finite
+from medi2i.datasets.limits import check_bytes, max_bytes
 from medi2i.datasets.outputs import whole_file
 
 FORMAT = 1
 _FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
+_COPIES = 16  # of the weights: float32 beside float16, up to four states of an optimizer, the average
 _NAME = re.compile(r"snapshot_(\d+)\.npz")
 
 
@@ -54,16 +56,18 @@ class Writer(chainer.serializer.Serializer):
 class Reader(chainer.serializer.Deserializer):
     """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there.
 
-    ``unread()`` tells what was never asked for.
+    ``unread()`` tells what was never asked for. Of a ``StoredArrays`` only what fits is unpacked.
+    check: called with name and array before an array is given back.
     """
 
-    def __init__(self, arrays, path="", read=None):
+    def __init__(self, arrays, path="", read=None, check=lambda name, array: None):
         self.arrays = arrays
         self.path = path
         self.read = set() if read is None else read
+        self.check = check
 
     def __getitem__(self, key):
-        return Reader(self.arrays, f"{self.path}{key.strip('/')}/", self.read)
+        return Reader(self.arrays, f"{self.path}{key.strip('/')}/", self.read, self.check)
 
     def unread(self):
         """Names of entries that nothing has asked for, sorted."""
@@ -74,12 +78,19 @@ class Reader(chainer.serializer.Deserializer):
         self.read.update((name, _NONE + name))
         if _NONE + name in self.arrays:
             return None
+        is_array = isinstance(value, chainer.get_array_types())
+        if is_array or isinstance(value, bool | int | float | str | numpy.generic):
+            there, here = declared_in(self.arrays, name), value.shape if is_array else ()
+            if there.shape != here:
+                raise ValueError(f"{name} is {there.shape} in the file and {here} here")
+            fits = numpy.can_cast(there.dtype, value.dtype, "same_kind") if is_array else there.dtype.kind in "biufU"
+            if not fits:
+                raise ValueError(f"{name} is {there.dtype} in the file")
         stored = self.arrays[name]
+        self.check(name, stored)
         if value is None:
             return stored
-        if isinstance(value, chainer.get_array_types()):
-            if value.shape != stored.shape:
-                raise ValueError(f"{name} is {stored.shape} in the file and {value.shape} here")
+        if is_array:
             if isinstance(value, numpy.ndarray):
                 numpy.copyto(value, stored)
             else:
@@ -108,9 +119,23 @@ def write_npz(path, arrays):
                 numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
 
 
-def read_npz(path):
-    """All arrays of an npz file, every checksum verified, nothing unpickled. Raises BrokenFile, or OSError."""
-    return read_arrays_of(path)
+def read_npz(path, weights: int = 0) -> StoredArrays:
+    """The arrays of an npz file, every checksum verified; each is unpacked when it is asked for, nothing unpickled.
+
+    weights: bytes of the weights whose state it is. Raises BrokenFile, OSError, or Unreadable where the arrays take
+    more than ``_COPIES`` times that and what any file may unpack to (history pools, logs).
+    """
+    arrays = StoredArrays(path)
+    check_bytes(path, sum(declared.nbytes for declared in arrays.declared.values()),
+                limit=_COPIES * weights + max_bytes())
+    arrays.verify()
+    return arrays
+
+
+def weights_of(optimizers) -> int:
+    """Bytes of the weights that these optimizers train."""
+    return sum(parameter.array.nbytes for optimizer in optimizers for parameter in optimizer.target.params()
+               if parameter.array is not None)
 
 
 def state_of(trainer):
@@ -125,18 +150,28 @@ def restore(trainer, arrays, source, partial=False):
 
     partial: the trainer has fewer extensions than the one that was saved.
     """
-    arrays = dict(arrays)
-    if int(arrays.pop(_FORMAT_NAME, -1)) != FORMAT:
+    def check(name, array):
+        refuse_not_finite({name: array}, source, right="without this file, --resume takes the snapshot before it")
+
+    if _number(arrays, _FORMAT_NAME, -1) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
-    refuse_not_finite(arrays, source, right="without this file, --resume takes the snapshot before it")
-    reader = Reader(arrays)
+    reader = Reader(arrays, read={_FORMAT_NAME}, check=check)
     try:
         trainer.serialize(reader)
         if reader.unread() and not partial:
             raise ValueError(f"it has {reader.unread()[0]}, which has no place here")
-    except (KeyError, ValueError) as error:
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{source}: does not fit this training ({error}); "
                         "was the args file or the data changed?") from None
+
+
+def _number(arrays, name, default):
+    """The whole number called ``name``; ``default`` where there is none."""
+    if name not in arrays or declared_in(arrays, name).shape != () or declared_in(arrays, name).dtype.kind not in "iu":
+        return default
+    return int(arrays[name])
 
 
 class SnapshotStore:
@@ -163,14 +198,14 @@ class SnapshotStore:
             old.unlink()
         return path
 
-    def newest(self):
-        """(path, arrays) of the newest snapshot that can be read, or None.
+    def newest(self, weights: int = 0):
+        """(path, arrays) of the newest snapshot that can be read, or None. weights: as for ``read_npz``.
 
         One that cannot is renamed to ``….broken`` with a warning, and the one before it is taken.
         """
         for path in reversed(self.files()):
             try:
-                return path, read_npz(path)
+                return path, read_npz(path, weights)
             except BrokenFile as error:
                 path.replace(path.with_name(path.name + ".broken"))
                 self.warn(f"warning: {error}; taking the snapshot before it")
@@ -183,7 +218,7 @@ def iteration_of(path):
 
 
 _COUNT = "ranks"
-_OWN = re.compile(r"((?:none:)?)rank:(\d+)/(.+)")
+_OWN = re.compile(r"((?:none:)?)rank:(\d{1,6})/(.+)")
 
 
 def collected(ranks, updater):
@@ -206,17 +241,23 @@ def _pairs(ranks):
         yield f"{mark}rank:{rank}/{name.removeprefix(mark)}", array
 
 
-def split(arrays):
-    """(the dict ``arrays`` without what ranks have of their own, [the own of rank 1, of rank 2, …])."""
-    count = int(arrays.get(_COUNT, 1))
-    common, own = {}, [{} for _ in range(1, count)]
-    for name, array in arrays.items():
+def split(arrays, source):
+    """(``arrays`` without what ranks have of their own, [the own of rank 1, of rank 2, …]), nothing unpacked yet.
+
+    Raises UserError, naming ``source``, where the ranks are not those that it says.
+    """
+    count = _number(arrays, _COUNT, 1)
+    common, own = {}, {}
+    for name in arrays:
         match = _OWN.fullmatch(name)
         if match is not None:
-            own[int(match[2]) - 1][match[1] + match[3]] = array
+            own.setdefault(int(match[2]), {})[match[1] + match[3]] = name
         elif name != _COUNT:
-            common[name] = array
-    return common, own
+            common[name] = name
+    if sorted(own) != list(range(1, len(own) + 1)) or count != len(own) + 1:
+        raise UserError(f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; "
+                        "without this file, --resume takes the snapshot before it")
+    return Part(arrays, common), [Part(arrays, own[rank]) for rank in sorted(own)]
 
 
 def deal(ranks, found):
@@ -227,9 +268,11 @@ def deal(ranks, found):
     head = shares = None
     if ranks.first:
         path, arrays = found
-        common, own = split(arrays)
-        head = path, common, 1 + len(own)
-        shares = [None, *own, *(None for _ in range(len(own) + 1, ranks.count))][:ranks.count]
+        common, own = split(arrays, path)
+        together = ranks.count > 1
+        head = path, dict(common) if together else common, 1 + len(own)
+        shares = [None, *(dict(one) for one in own[:ranks.count - 1])]
+        shares += [None] * (ranks.count - len(shares))
     path, common, before = ranks.agreed(head)
     return path, common, ranks.dealt(shares), before
 

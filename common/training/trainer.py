@@ -13,7 +13,7 @@ from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Pro
 from medi2i.common.training.plots import Plots
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.schedules import LearningRateSchedule
-from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up
+from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of
 from medi2i.common.training.weights import SaveWeights, WeightStore
 
 GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
@@ -132,7 +132,7 @@ class Training:
 
     def _resume(self):
         ranks = self.ranks
-        found = self.store.newest() if ranks.first else None
+        found = self.store.newest(weights_of(self.updater.get_all_optimizers().values())) if ranks.first else None
         if ranks.agreed(found is not None):
             path, arrays, own, before = deal(ranks, found)
             restore(self.trainer, arrays, path, partial=not ranks.first)

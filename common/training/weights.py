@@ -7,7 +7,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import load_link, save_networks
 from medi2i.common.npz_files import refuse_not_finite
 from medi2i.common.training.optimizers import missing_states_allowed, serialize_float32_copies
-from medi2i.common.training.snapshot import Reader, Writer, read_npz, write_npz
+from medi2i.common.training.snapshot import Reader, Writer, read_npz, weights_of, write_npz
 
 _NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
 
@@ -106,9 +106,8 @@ def load_optimizers(files, optimizers):
         if not path.is_file():
             raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
         try:
-            arrays = read_npz(path)
-            refuse_not_finite(arrays, path)
-            reader = Reader(arrays)
+            arrays = read_npz(path, weights_of([optimizers[name]]))
+            reader = Reader(arrays, check=lambda name, array, path=path: refuse_not_finite({name: array}, path))
             with missing_states_allowed([optimizers[name]]):
                 optimizers[name].serialize(reader)
             serialize_float32_copies(reader["float32"], optimizers[name])
@@ -116,6 +115,6 @@ def load_optimizers(files, optimizers):
                 raise ValueError(f"it has {reader.unread()[0]}")
         except UserError:
             raise
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{path}: not the state of this optimizer ({error}); "
                             "leave --load_optimizer out to start afresh") from None

@@ -8,15 +8,17 @@ import zipfile
 import numpy as np
 import pytest
 
+from medi2i.common import npz_files
 from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import build_generator, find_run
 from medi2i.common.inference.report import read_report
 from medi2i.common.json_files import MOST_BYTES, parse_json, read_json
-from medi2i.common.npz_files import BrokenFile, declared_arrays, read_arrays_of
+from medi2i.common.npz_files import BrokenFile, StoredArrays, array_header, declared_arrays, read_arrays_of
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.options.machinery import BOUNDS
 from medi2i.cyclegan import net as unpaired
+from medi2i.datasets.images import read_image
 from medi2i.pix2pix import net as paired
 from medi2i.tools import demo, evaluate, make_phantom, make_shapes, make_sinograms, nifti, register, split_pairs
 from medi2i.tools.making.lowres_images import LowresOptions
@@ -223,3 +225,85 @@ def test_a_bomb_is_refused_by_its_header(tmp_path):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("W.npy", npy(np.zeros(4)))
         read_arrays_of(path)
+
+
+@pytest.mark.parametrize(("version", "field"), [(1, "<H"), (2, "<I"), (3, "<I")])
+@pytest.mark.parametrize("length", [10001, 65535, 2 ** 31, 2 ** 32 - 1])
+def test_the_length_of_an_npy_header_is_bounded_before_it_is_read(tmp_path, version, field, length):
+    if length >= 256 ** struct.calcsize(field):
+        return
+    start = b"\x93NUMPY" + bytes([version, 0]) + struct.pack(field, length)
+    path = tmp_path / "a.npy"
+    path.write_bytes(start)
+    with open(path, "r+b") as file:
+        file.truncate(12 << 30)  # holes
+    with open(path, "rb") as file:
+        with pytest.raises(ValueError, match=f"an npy header of {length} bytes, where 10000 are the most"):
+            array_header(file)
+        assert file.tell() == len(start)
+    with pytest.raises(UserError, match=f"an npy header of {length} bytes"):
+        read_image(path)
+    with pytest.raises(BrokenFile, match=f"an npy header of {length} bytes"):
+        declared_arrays(npz(tmp_path / "a.npz", {"W": start + bytes(100)}))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_headers_of_every_version_are_read(tmp_path, version):
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.arange(6, dtype="<i2").reshape(2, 3), version)
+    path = npz(tmp_path / "a.npz", {"W": content.getvalue()})
+    assert read_arrays_of(path)["W"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    (tmp_path / "a.npy").write_bytes(content.getvalue())
+    assert read_image(tmp_path / "a.npy").array.tolist() == [[[0, 1, 2], [3, 4, 5]]]
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "between"])
+def test_holes_in_an_npz_are_refused_by_its_length(tmp_path, place):
+    path = tmp_path / "a.npz"
+    with open(path, "wb") as file:
+        file.seek((3 << 30) if place == "before" else 0)
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("V.npy", npy(np.zeros(3)))
+            if place == "between":
+                archive.start_dir += 3 << 30
+                file.seek(archive.start_dir)
+            archive.writestr("W.npy", npy(np.zeros(3)))
+            archive.comment = b"c" * 60000 if place == "behind" else b""
+    size = path.stat().st_size
+    if place == "behind":  # a comment is no hole
+        assert list(read_arrays_of(path)) == ["V", "W"]
+        return
+    for read in (declared_arrays, read_arrays_of, StoredArrays):
+        with pytest.raises(BrokenFile, match=f"its members account for 304 of its {size} bytes"):
+            read(path)
+
+
+def test_members_that_share_bytes_are_refused(tmp_path):
+    path = npz(tmp_path / "a.npz", {"V": npy(np.zeros(999)), "W": npy(np.zeros(999))})
+    content = path.read_bytes()
+    second = content.index(b"PK\3\4", 1)
+    table = content.index(b"PK\1\2")
+    assert len(StoredArrays(path)) == 2
+    # The second's bytes are cut out: its entry points at the first one's.
+    ending = bytearray(content[table:])
+    struct.pack_into("<I", ending, ending.index(b"PK\1\2", 1) + 42, 0)
+    struct.pack_into("<I", ending, ending.index(b"PK\5\6") + 16, second)
+    path.write_bytes(content[:second] + ending)
+    with pytest.raises(BrokenFile, match="its members have 16240 bytes together, and the file has"):
+        StoredArrays(path)
+
+
+def test_stored_arrays_unpack_what_is_asked_for(tmp_path, monkeypatch):
+    arrays = {"V": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 3))}
+    path = npz(tmp_path / "a.npz", {name: npy(array) for name, array in arrays.items()}, zipfile.ZIP_DEFLATED)
+    read = []
+    monkeypatch.setattr(npz_files, "_read", lambda archive, info, read_it=npz_files._read: (
+        read.append(info.filename), read_it(archive, info))[1])
+    found = StoredArrays(path)
+    found.verify()
+    assert list(found) == ["V", "none"] and "V" in found and "W" not in found and read == []
+    assert found.declared["V"].shape == (2, 3) and found.declared["V"].nbytes == 48
+    np.testing.assert_array_equal(found["V"], arrays["V"])
+    assert read == ["V.npy"]
+    with pytest.raises(KeyError):
+        found["W"]

@@ -1,6 +1,7 @@
 """Snapshots: read back exactly, never pickled, whole or passed over."""
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy
@@ -8,16 +9,19 @@ import pytest
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.snapshot import (
     BrokenFile,
     Reader,
     SnapshotStore,
     Writer,
+    deal,
     iteration_of,
     read_npz,
     restore,
     serialize_json,
     state_of,
+    weights_of,
     write_npz,
 )
 
@@ -155,3 +159,69 @@ def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
     assert len(warnings) == 1 and "snapshot_000000004.npz" in warnings[0]
     assert (tmp_path / "snapshot_000000004.npz.broken").is_file()
     assert [iteration_of(path) for path in store.files()] == [3]
+
+
+def with_zeros(path, name, count):
+    """One more member, of packed zeros."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open(name + ".npy", "w") as member:
+        numpy.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+        for _ in range(count >> 20):
+            member.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("name", ["extra", "rank:1/random", "updater/model:main/c/W", "none:rank:9999999/x"])
+def test_what_nothing_asks_for_is_never_in_memory(tmp_path, name):
+    trainer = small_trainer()
+    advance(trainer, 2)
+    path = SnapshotStore(tmp_path).write(trainer)
+    with_zeros(path, name, 64 << 20)
+    tracemalloc.start()
+    try:
+        found, arrays = SnapshotStore(tmp_path).newest()
+        assert found == path and name in arrays
+        with pytest.raises(UserError, match="has no place here|says 1 ranks"):
+            _, common, _, _ = deal(ALONE, (path, arrays))
+            restore(small_trainer(), common, path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["updater/model:main/W", "updater/iteration", "format"])
+def test_what_is_asked_for_is_measured_first(tmp_path, name):
+    trainer = small_trainer()
+    advance(trainer, 2)
+    arrays = state_of(trainer)
+    del arrays[name]
+    path = tmp_path / "s.npz"
+    write_npz(path, arrays)
+    with_zeros(path, name, 64 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"is \(67108864,\) in the file and|another version"):
+            restore(small_trainer(), read_npz(path), "s.npz")
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_snapshot_has_a_bound_that_grows_with_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDI2I_MAX_PIXELS", "100")
+    path = tmp_path / "s.npz"
+    for size, weights in ((3200, 0), (3200 + 16 * 12, 12)):
+        write_npz(path, {"a": numpy.zeros(size - 8, numpy.uint8), "b": numpy.zeros(8, numpy.uint8)})
+        assert len(read_npz(path, weights)) == 2
+        write_npz(path, {"a": numpy.zeros(size - 8, numpy.uint8), "b": numpy.zeros(9, numpy.uint8)})
+        with pytest.raises(UserError, match=r"s.npz: unpacks to .*; --max-pixels 1\d\d would allow it"):
+            read_npz(path, weights)
+    assert weights_of(small_trainer().updater.get_all_optimizers().values()) == 12
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("updater/model:main/W", numpy.zeros((1, 2), numpy.complex64)), ("updater/model:main/W", numpy.full((1, 2), "x")),
+    ("updater/iteration", numpy.array(1j)), ("updater/iteration", numpy.array("x")), ("format", numpy.array("x"))])
+def test_values_of_another_kind_are_one_line(name, value):
+    trainer = small_trainer()
+    advance(trainer, 1)
+    with pytest.raises(UserError, match=r"^s.npz: (does not fit this training|a snapshot of another version)"):
+        restore(small_trainer(), {**state_of(trainer), name: value}, "s.npz")
