@@ -9,6 +9,17 @@ from medi2i.common.training import mean_change
 from medi2i.datasets.unpaired import FOLDERS
 
 
+def tell_end(options, train, entries, run) -> None:
+    """Print what there is to say at the end of a training, and the command that converts.
+
+    options: UnpairedOptions; train: the UnpairedDatasets A and B; entries: of the log; run: the run folder.
+    """
+    for said in (*against_nothing(entries, options, train), change_of_mean(options, train)):
+        if said is not None:
+            print(said)
+    print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
+
+
 def against_nothing(entries, options, train) -> list[str]:
     """How near translations of validation images came to the other domain, beside those images as they are, in words.
 

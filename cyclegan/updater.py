@@ -6,6 +6,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.constant import constant
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.profile import OFF
 
 _SLICE_KINDS = ("dcm", "auto", "nii")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
@@ -101,7 +102,7 @@ class CycleganUpdater(AdversarialUpdater):
             "dis_z". With one encoder for both domains there is no "enc_y".
         networks: object with links of these names.
         settings: :class:`LossSettings`.
-        random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
 
@@ -112,8 +113,8 @@ class CycleganUpdater(AdversarialUpdater):
     """
 
     def __init__(self, iterators, optimizers, networks, settings, random, device=None, features=None,
-                 ranks=ALONE):
-        super().__init__(iterators, optimizers, random, device, ranks)
+                 ranks=ALONE, profile=OFF):
+        super().__init__(iterators, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
         self.features = features

@@ -10,6 +10,19 @@ CLASSICAL = ("--classical", "tv", "nlm")
 PARTNERS = {inputs: truths for pair in FOLDERS.values() for inputs, truths in (pair, pair[::-1])}
 
 
+def tell_end(options, train, entries, run) -> None:
+    """Print what there is to say at the end of a training, and the commands for a report.
+
+    options: PairedOptions; train: the PairedDataset; entries: of the log; run: the run folder.
+    """
+    for said in (against_nothing(entries), change_of_mean(options, train)):
+        if said is not None:
+            print(said)
+    commands = report_commands(options, run)
+    if commands:
+        print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)
+
+
 def against_nothing(entries) -> str | None:
     """The best validation so far beside the input as it is, in words; None without a validation that has both.
 

@@ -8,6 +8,7 @@ from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.constant import constant
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.profile import OFF
 
 _MISPAIR_FROM = 40
 
@@ -57,15 +58,15 @@ class Pix2pixUpdater(AdversarialUpdater):
         optimizers: dict with "enc_x", "dec_y" and, for an adversarial loss, "dis".
         networks: object with ``enc_x``, ``dec_y`` and ``dis`` (None without adversarial loss).
         settings: :class:`LossSettings`.
-        random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
 
     Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
     ``loss_SSIM`` (1 - SSIM), ``loss_MSSSIM``, ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``,
     ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
     """
 
-    def __init__(self, iterator, optimizers, networks, settings, random, device=None, ranks=ALONE):
-        super().__init__(iterator, optimizers, random, device, ranks)
+    def __init__(self, iterator, optimizers, networks, settings, random, device=None, ranks=ALONE, profile=OFF):
+        super().__init__(iterator, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
         least_squares = (losses.sigmoid_weighted_least_squares if settings.dis_reg_weighting > 0

@@ -10,7 +10,7 @@ import numpy
 from medi2i.common import losses
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.training import profile
+from medi2i.common.training import profile as phases
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.transfer import PinnedConverter
@@ -105,14 +105,16 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
         ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
+        profile: Profile of medi2i.common.training.profile, which is told of each phase.
     """
 
-    def __init__(self, iterator, optimizers: Mapping, random, device=None, ranks=ALONE):
+    def __init__(self, iterator, optimizers: Mapping, random, device=None, ranks=ALONE,
+                 profile=phases.OFF):
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device,
                          auto_new_epoch=False)
         self.random = random
         self.ranks = ranks
-        self.profile = profile.OFF
+        self.profile = profile
         self.pools = {}
         self.rescue = None  # called with the error where images cannot be loaded: nothing of that update was done
         self._drawn = []
@@ -129,14 +131,14 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         """
         self._drawn = []
         check = chainer.config.type_check and not self._checked
-        with self.profile(profile.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
+        with self.profile(phases.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
             super().update()
         self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name="main"):
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
-        with self.profile(profile.WAITING):
+        with self.profile(phases.WAITING):
             try:
                 examples = self.get_iterator(name).next()
             except (UserError, OSError, MemoryError) as error:
@@ -146,7 +148,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                     self.rescue(error)
                 raise
             self._drawn.append(name)
-        with self.profile(profile.TRANSFER):
+        with self.profile(phases.TRANSFER):
             return self.converter(examples, self.input_device)
 
     def with_noise(self, x, sigma):
@@ -173,12 +175,12 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         links = [optimizer.target for optimizer in optimizers]
         for link in links:
             link.cleargrads()
-        with self.profile(profile.BACKWARD):
+        with self.profile(phases.BACKWARD):
             if self.loss_scales is None:
                 total.backward()
             elif not self._backward_scaled(names, total, links):
                 return
-        with self.profile(profile.UPDATE):
+        with self.profile(phases.UPDATE):
             for optimizer in optimizers:
                 if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
                     optimizer.update(loss=self.ranks.mean(total))

@@ -85,8 +85,10 @@ class Profile:
                 for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])]
 
 
-def make(device):
-    """A Profile for a training on ``device`` (of ``chainer.get_device``, or None)."""
+def profile_of(options, device):
+    """The Profile of a training on ``device`` (of ``chainer.get_device``, or None); ``OFF`` without ``--profile``."""
+    if not options.profile:
+        return OFF
     if device is None or device.xp.__name__ != "cupy":
         return Profile()
     return Profile(synchronise=chainer.backends.cuda.Stream.null.synchronize)

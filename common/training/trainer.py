@@ -14,6 +14,7 @@ from medi2i.common.training.plots import Plots
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.schedules import LearningRateSchedule
 from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of
+from medi2i.common.training.validation import Validation
 from medi2i.common.training.weights import SaveWeights, WeightStore
 
 GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
@@ -41,8 +42,7 @@ class Training:
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch(speaks=ranks.first)
         self.weights = self.store = self.best = None
-        self.profile = profile.make(updater.device) if options.profile else profile.OFF
-        updater.profile = self.profile
+        self.profile = updater.profile
         updater.rescue = self._rescue
         self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path) if ranks.first else ".")
 
@@ -82,17 +82,29 @@ class Training:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
         self.trainer.extend(profile.Timed(extension, self.profile) if self.options.profile else extension, **kwargs)
 
-    def reestimate(self, reestimation):
-        """Add a ``Reestimation``, which also runs before weights are saved."""
-        self.extend(reestimation)
-        if self.ranks.first:
-            self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
+    def follow(self, average, reestimation):
+        """Add a ``WeightAverage`` and a ``Reestimation`` (None: none), which also runs before weights are saved."""
+        if average is not None:
+            self.extend(average)
+        if reestimation is not None:
+            self.extend(reestimation)
+            if self.ranks.first:
+                self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
 
-    def keep_best(self, metric, larger):
-        """Keep the weights of the epoch where the observation ``metric`` is best, and heed ``--patience``."""
-        if self.ranks.first:
-            self.best = Best(self.ending, metric, larger, self.options.patience, self._keep)
+    def validate(self, measure, metric, larger):
+        """Add a ``Validation`` by ``measure()``; keep the weights of the best epoch, and heed ``--patience``.
+
+        metric: a name that ``measure`` gives, which says what is best; None keeps none. larger: larger is better.
+        """
+        self.extend(Validation(measure, self.ending))
+        if metric is not None and self.ranks.first:
+            self.best = Best(self.ending, f"validation/{metric}", larger, self.options.patience, self._keep)
             self.extend(self.best)
+
+    def draw(self, pictures):
+        """Add an extension that draws pictures: every ``--vis_freq`` iterations, or each epoch."""
+        often = self.options.vis_freq
+        self.extend(pictures, trigger=(1, "epoch") if often is None else (often, "iteration"))
 
     def _keep(self, epoch, metric, value, previous):
         if not self.save_weights.regular(epoch):

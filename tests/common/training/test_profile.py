@@ -5,6 +5,7 @@ import types
 import pytest
 
 from medi2i.common.compat import chainer
+from medi2i.common.options import PairedOptions
 from medi2i.common.training import profile
 from medi2i.common.training.profile import BACKWARD, FORWARD, REST, WAITING, Profile, Timed, words, write_rows
 
@@ -73,8 +74,9 @@ def test_the_device_is_waited_for_before_each_look(clock):
 
 
 def test_on_the_cpu_nothing_is_waited_for():
-    assert profile.make(None)._synchronise is None
-    assert profile.make(chainer.get_device("@numpy"))._synchronise is None
+    assert profile.profile_of(PairedOptions(profile=True), None)._synchronise is None
+    assert profile.profile_of(PairedOptions(), None) is profile.OFF
+    assert profile.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy"))._synchronise is None
 
 
 def test_unasked_nothing_looks_at_the_clock(monkeypatch):
