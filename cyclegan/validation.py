@@ -1,7 +1,7 @@
 """Validation of CycleGAN over whole data sets: does each cycle give its image back, and do translations look like the
 other domain?
 """
-import numpy
+import numpy as np
 
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.validation import ErrorSum, apply, batches
@@ -59,7 +59,7 @@ class CycleMeasure:
             translated = apply(there, images, self.device)
             error = ErrorSum()
             error.add(dataset.clip.from_unit(apply(back, translated, self.device)), dataset.clip.from_unit(images))
-            return error, Appearance(numpy.stack(images)), Appearance(translated)
+            return error, Appearance(np.stack(images)), Appearance(translated)
 
         totals = None
         for parts in self.ranks.spread(measure, batches(len(indices), self.batch_size)):
@@ -78,7 +78,7 @@ class Appearance:
 
     def __init__(self, images):
         self.channels = images.shape[1]
-        differences = [abs(numpy.diff(images, axis=axis)) - 1 for axis in (2, 3)]
+        differences = [abs(np.diff(images, axis=axis)) - 1 for axis in (2, 3)]
         self.counts = [[sum(_histogram(part[:, channel]) for part in parts) for channel in range(self.channels)]
                        for parts in ((images,), differences)]
 
@@ -92,14 +92,14 @@ class Appearance:
         """(of the values, of the differences): mean distance of equal quantiles, which is the Wasserstein distance of
         two distributions on a line, averaged over the channels; in [-1, 1] units.
         """
-        return tuple(float(numpy.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
+        return tuple(float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
                      for both in zip(self.counts, other.counts, strict=True))
 
 
 def _distance(counts, others):
-    return abs(numpy.cumsum(counts) / counts.sum() - numpy.cumsum(others) / others.sum()).sum() * 2 / BINS
+    return abs(np.cumsum(counts) / counts.sum() - np.cumsum(others) / others.sum()).sum() * 2 / BINS
 
 
 def _histogram(values):
-    bins = ((numpy.clip(values, -1, 1) + 1) * (BINS / 2)).astype(numpy.int64)
-    return numpy.bincount(numpy.minimum(bins, BINS - 1).ravel(), minlength=BINS)
+    bins = ((np.clip(values, -1, 1) + 1) * (BINS / 2)).astype(np.int64)
+    return np.bincount(np.minimum(bins, BINS - 1).ravel(), minlength=BINS)

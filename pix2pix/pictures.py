@@ -1,7 +1,7 @@
 """Pictures of pix2pix while it trains: rows of input, truth, output and difference."""
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.pictures import (
@@ -52,10 +52,10 @@ class PairedPictures(chainer.training.Extension):
         """Write the picture of these pairs."""
         pairs = [self.dataset.load(i, None) for i in indices]
         # One image at a time: a batch of pictures could need more memory than the training has.
-        outputs = numpy.concatenate([apply(self.translate, [x], self.device) for x, _ in pairs])
-        inputs = self.dataset.clip_in.from_unit(numpy.stack([x for x, _ in pairs]))
+        outputs = np.concatenate([apply(self.translate, [x], self.device) for x, _ in pairs])
+        inputs = self.dataset.clip_in.from_unit(np.stack([x for x, _ in pairs]))
         low, high = window_of(inputs, self.dataset.clip_in, self.window)
-        truths = numpy.stack([t for _, t in pairs])
+        truths = np.stack([t for _, t in pairs])
         if self.class_num > 0:
             rows = self._label_rows(inputs, truths, outputs, low, high)
             titles = [f"input\n{self._range(low, high)}", "truth", "output", "wrong pixels"]

@@ -1,5 +1,5 @@
 """Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
-import numpy
+import numpy as np
 
 from medi2i.common.training.distributed import ALONE
 from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
@@ -62,8 +62,8 @@ class PairedMeasure:
 
     def _batch(self, indices):
         pairs = [self.dataset.load(i, None) for i in indices]
-        inputs = numpy.stack([pair[0] for pair in pairs])
-        truths = numpy.stack([pair[1] for pair in pairs])
+        inputs = np.stack([pair[0] for pair in pairs])
+        truths = np.stack([pair[1] for pair in pairs])
         return inputs, truths, apply(self.translate, inputs, self.device)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy
+import numpy as np
 
 from medi2i.common import losses
 from medi2i.common.compat import chainer
@@ -120,7 +120,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self._drawn = []
         self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
-        half = any(p.dtype == numpy.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
+        half = any(p.dtype == np.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
         self.loss_scales = {} if half else None
 
     def update(self):
@@ -266,5 +266,5 @@ class HistoryPool:
             return
         if count > self.size:
             raise ValueError(f"the saved pool holds {count} images; this one has room for {self.size}")
-        stored = numpy.asarray(serializer("images", None)) if count else ()
+        stored = np.asarray(serializer("images", None)) if count else ()
         self.images = [self.random.xp.asarray(image) for image in stored]

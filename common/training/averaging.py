@@ -2,7 +2,7 @@
 import copy
 import dataclasses
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.averaging import step_towards
@@ -50,16 +50,16 @@ class WeightAverage(chainer.training.Extension):
                 shown[...] = value
                 continue
             average = self._average(key, shown)
-            step_towards(average, value.astype(numpy.float32, copy=False), rate)
+            step_towards(average, value.astype(np.float32, copy=False), rate)
             if average is not shown:
                 shown[...] = average
         self.count += 1
 
     def _average(self, key, shown):
-        if shown.dtype == numpy.float32:
+        if shown.dtype == np.float32:
             return shown
         if key not in self._wide:
-            self._wide[key] = shown.astype(numpy.float32)
+            self._wide[key] = shown.astype(np.float32)
         return self._wide[key]
 
     def _arrays(self):
@@ -81,7 +81,7 @@ class WeightAverage(chainer.training.Extension):
 
     def serialize(self, serializer):
         """Save or restore the averages and how many updates they are of."""
-        self.count = int(serializer("count", numpy.int64(self.count)))
+        self.count = int(serializer("count", np.int64(self.count)))
         for key, _, shown in self._arrays():
             average = shown if shown.dtype.kind != "f" else self._average(key, shown)
             serializer(key, average)
@@ -92,6 +92,6 @@ class WeightAverage(chainer.training.Extension):
 def _master(param):
     """The weights as the optimizer keeps them: its float32 copy of float16 ones, once there is one."""
     rule = param.update_rule
-    if rule is not None and param.dtype == numpy.float16 and rule._fp32_param is not None:
+    if rule is not None and param.dtype == np.float16 and rule._fp32_param is not None:
         return rule._fp32_param.array
     return param.array

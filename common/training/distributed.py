@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-import numpy
+import numpy as np
 
 from medi2i.common import compat
 from medi2i.common.compat import L, chainer
@@ -138,7 +138,7 @@ class Ranks(Alone):
     def mean(self, loss):
         array = chainer.as_array(loss)
         total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
-        return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=numpy.float64)
+        return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
 
     def dealt(self, values):
         return self.mpi.scatter(values)
@@ -154,7 +154,7 @@ class Ranks(Alone):
         self.mpi.send(None, dest=0)
 
     def fits(self, device):
-        if self.name != "naive" and device.xp is numpy:
+        if self.name != "naive" and device.xp is np:
             raise UserError(f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
                             "--communicator naive would do")
 
@@ -184,10 +184,10 @@ class Ranks(Alone):
         if not arrays:
             return
         # Through the host, in one message: MPI from wheels knows nothing of GPU memory, and they are small.
-        packed = numpy.concatenate([chainer.backends.cuda.to_cpu(array).astype(numpy.float32) for array in arrays])
+        packed = np.concatenate([chainer.backends.cuda.to_cpu(array).astype(np.float32) for array in arrays])
         self.communicator._multi_node_mean(None, packed)
-        ends = numpy.cumsum([array.size for array in arrays])
-        for array, value in zip(arrays, numpy.split(packed, ends[:-1]), strict=True):
+        ends = np.cumsum([array.size for array in arrays])
+        for array, value in zip(arrays, np.split(packed, ends[:-1]), strict=True):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
 
@@ -283,7 +283,7 @@ def initialise(links, sizes):
         return
 
     def zeros(link, domain):
-        return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=numpy.float32)
+        return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=np.float32)
 
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         deepest = None

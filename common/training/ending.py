@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.distributed import ALONE
@@ -184,10 +184,10 @@ def scalars(values):
     """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy: one wait, not one each.
     """
     arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
-    far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not numpy]
+    far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not np]
     if far:
         xp = chainer.backend.get_array_module(arrays[far[0]])
-        near = chainer.backends.cuda.to_cpu(xp.stack([arrays[name].reshape(()).astype(numpy.float64) for name in far]))
+        near = chainer.backends.cuda.to_cpu(xp.stack([arrays[name].reshape(()).astype(np.float64) for name in far]))
         arrays.update(zip(far, near, strict=True))
     return {name: float(array) for name, array in arrays.items()}
 

@@ -3,20 +3,20 @@
 The released noise adds its n photons to the mean, so that what learns to undo it takes n HU away from any image that
 it is given. This number goes into the run's ``args`` as ``mean_change``. A residual generator starts from it.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.networks.spec import Activation
 from medi2i.datasets.images import to_grey
 
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
-QUANTILES = numpy.linspace(0.02, 0.98, 97)
+QUANTILES = np.linspace(0.02, 0.98, 97)
 
 
 def mean_difference(dataset, seed, examples=EXAMPLES):
     """Mean of t - x in each channel over random crops of a ``PairedDataset``; float32 (C,), in [-1, 1] units."""
-    rng = numpy.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     pairs = (dataset.load(int(rng.integers(len(dataset))), rng) for _ in range(examples))
-    return numpy.mean([(t - x).mean(axis=(1, 2)) for x, t in pairs], axis=0, dtype=numpy.float32)
+    return np.mean([(t - x).mean(axis=(1, 2)) for x, t in pairs], axis=0, dtype=np.float32)
 
 
 def domain_shift(dataset_x, dataset_y, examples=EXAMPLES):
@@ -28,14 +28,14 @@ def domain_shift(dataset_x, dataset_y, examples=EXAMPLES):
     """
     x, y = (_quantiles(dataset, examples) for dataset in (dataset_x, dataset_y))
     told = (abs(x) < 1) & (abs(y) < 1)
-    return numpy.float32([numpy.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)])
+    return np.float32([np.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)])
 
 
 def _quantiles(dataset, examples):
     """(C, quantiles)."""
-    chosen = numpy.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
+    chosen = np.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
     images = [dataset.whole(int(i)) for i in chosen]
-    return numpy.stack([numpy.quantile(numpy.concatenate([image[c].ravel() for image in images]), QUANTILES)
+    return np.stack([np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES)
                         for c in range(len(images[0]))])
 
 
@@ -49,7 +49,7 @@ def start_at(decoder, shift):
         return
     for parameter in decoder.ul.params():
         if parameter.name == "b":
-            parameter.array[...] = shift / numpy.float32(decoder.spec.residual)
+            parameter.array[...] = shift / np.float32(decoder.spec.residual)
 
 
 MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
@@ -66,7 +66,7 @@ def of_pairs(dataset) -> float | None:
     if dataset.domain_out.class_num or not _one_unit(dataset.domain_in, dataset.domain_out, *_modalities(dataset)):
         return None
     total, count = 0.0, 0
-    for index in numpy.linspace(0, len(dataset) - 1, min(EXAMPLES, len(dataset))).round().astype(int):
+    for index in np.linspace(0, len(dataset) - 1, min(EXAMPLES, len(dataset))).round().astype(int):
         for pair in dataset.members(int(index)):
             if len(pair.inputs) != len(pair.outputs):
                 return None
@@ -87,7 +87,7 @@ def of_domains(dataset_a, dataset_b, shift=None) -> float | None:
     if dataset_a.clip != dataset_b.clip:
         return None
     shift = domain_shift(dataset_a, dataset_b) if shift is None else shift
-    return round(float(numpy.mean(shift)) * dataset_a.clip.width / 2, 3)
+    return round(float(np.mean(shift)) * dataset_a.clip.width / 2, 3)
 
 
 def worth_telling(change: float | None, width: float, least: float = LEAST) -> bool:
@@ -126,7 +126,7 @@ def _modality(sources):
 
 def _changes(domain_in, source_in, domain_out, source_out):
     (x, masked_x), (t, masked_t) = _values(domain_in, source_in), _values(domain_out, source_out)
-    used = numpy.broadcast_to(~(masked_x | masked_t), t.shape)
+    used = np.broadcast_to(~(masked_x | masked_t), t.shape)
     clip = domain_out.clip
     if clip.scales:
         used = used & (abs(clip.to_unit(t)) < 1 - 2 * MARGIN)
@@ -136,9 +136,9 @@ def _changes(domain_in, source_in, domain_out, source_out):
 def _values(domain, source):
     """(values (C, H, W) as they are in the file, float64; where padding is (H, W))."""
     image = domain.image(source)
-    array = numpy.asarray(image.array, numpy.float64)
+    array = np.asarray(image.array, np.float64)
     if len(array) == 3 and domain.channels == 1:
         array = to_grey(array)
     elif len(array) == 1 and domain.channels == 3:
         array = array.repeat(3, axis=0)
-    return array, numpy.zeros(array.shape[1:], bool) if image.mask is None else image.mask
+    return array, np.zeros(array.shape[1:], bool) if image.mask is None else image.mask

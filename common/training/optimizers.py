@@ -4,7 +4,7 @@ what they need beside their own ``serialize`` so that a run resumes exactly.
 import contextlib
 import math
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 
@@ -70,8 +70,8 @@ class Eve(chainer.optimizer.GradientMethod):
         self.hyperparam.eta = eta
         self.hyperparam.f_star = f_star
         self.hyperparam.weight_decay_rate = weight_decay_rate
-        self.d_tilde = numpy.ones((), dtype=numpy.float64)
-        self.f = numpy.zeros((), dtype=numpy.float64)
+        self.d_tilde = np.ones((), dtype=np.float64)
+        self.f = np.zeros((), dtype=np.float64)
 
     def create_update_rule(self):
         rule = EveRule(self.hyperparam)
@@ -87,7 +87,7 @@ class Eve(chainer.optimizer.GradientMethod):
             loss = value
         if loss is None:
             raise ValueError("Eve needs the loss: update(loss=value)")
-        self._follow(chainer.as_array(loss).reshape(()).astype(numpy.float64))
+        self._follow(chainer.as_array(loss).reshape(()).astype(np.float64))
         super().update()
 
     def _follow(self, loss):
@@ -108,7 +108,7 @@ class Eve(chainer.optimizer.GradientMethod):
 
 
 def _host(value):
-    return numpy.array(chainer.backends.cuda.to_cpu(value), dtype=numpy.float64)
+    return np.array(chainer.backends.cuda.to_cpu(value), dtype=np.float64)
 
 
 # The released codes' 0.1 where Adam's paper has 0.9: with an adversary the gradient of some steps ago is of little use.
@@ -244,12 +244,12 @@ def serialize_float32_copies(serializer, optimizer):
     """Save or restore the float32 copies of float16 parameters, which Chainer would make anew from the rounded ones."""
     for name, param in optimizer.target.namedparams():
         rule = param.update_rule
-        if rule is None or not rule._use_fp32_update or param.dtype != numpy.float16:
+        if rule is None or not rule._use_fp32_update or param.dtype != np.float16:
             continue
         if isinstance(serializer, chainer.Serializer):
             if rule._fp32_param is not None:
                 serializer(name, rule._fp32_param.array)
         elif rule.t > 0:
-            copy = chainer.Parameter(numpy.array(serializer(name, None), dtype=numpy.float32), name=param.name)
+            copy = chainer.Parameter(np.array(serializer(name, None), dtype=np.float32), name=param.name)
             copy.to_device(param.device)
             rule._fp32_param = copy

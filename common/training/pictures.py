@@ -2,7 +2,7 @@
 import dataclasses
 import enum
 
-import numpy
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Panel:
     ``low`` and ``high`` are the values shown black and white (blue and red for a difference).
     """
 
-    image: numpy.ndarray
+    image: np.ndarray
     low: float
     high: float
     style: Style = Style.VALUES
@@ -55,7 +55,7 @@ def window_of(images, clip, window=None):
         return tuple(window)
     if clip.scales:
         return clip.lower, clip.upper
-    finite = numpy.concatenate([image[numpy.isfinite(image)] for image in map(numpy.asarray, images)])
+    finite = np.concatenate([image[np.isfinite(image)] for image in map(np.asarray, images)])
     if not finite.size:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
@@ -73,7 +73,7 @@ def draw_grid(path, rows, titles, labels):
     ``titles``: one above each column; ``labels``: one left of each row, usually a file name.
     """
     sizes = [panel.image.shape[-2:] for row in rows for panel in row if panel is not None]
-    height, width = numpy.max(sizes, axis=0)
+    height, width = np.max(sizes, axis=0)
     zoom = _zoom(max(height, width))
     height, width = round(height * zoom), round(width * zoom)
     columns = max(len(row) for row in rows)
@@ -105,19 +105,19 @@ def _zoom(longer):
 
 def _colours(panel):
     """(H, W, 3) uint8."""
-    image = numpy.asarray(panel.image, dtype=numpy.float64)
-    unit = numpy.clip((numpy.nan_to_num(image) - panel.low) / (panel.high - panel.low), 0, 1)
+    image = np.asarray(panel.image, dtype=np.float64)
+    unit = np.clip((np.nan_to_num(image) - panel.low) / (panel.high - panel.low), 0, 1)
     if image.ndim == 3:
-        return numpy.rint(numpy.moveaxis(unit, 0, -1) * 255).astype(numpy.uint8)
+        return np.rint(np.moveaxis(unit, 0, -1) * 255).astype(np.uint8)
     if panel.style is Style.VALUES:
-        return numpy.repeat(numpy.rint(unit * 255).astype(numpy.uint8)[..., None], 3, axis=2)
+        return np.repeat(np.rint(unit * 255).astype(np.uint8)[..., None], 3, axis=2)
     return colormaps[panel.style.value](unit, bytes=True)[..., :3]
 
 
 def _scaled(pixels, zoom):
     height, width = pixels.shape[:2]
     how = Pillow.Resampling.BOX if zoom < 1 else Pillow.Resampling.NEAREST
-    return numpy.asarray(Pillow.fromarray(pixels).resize((round(width * zoom), round(height * zoom)), how))
+    return np.asarray(Pillow.fromarray(pixels).resize((round(width * zoom), round(height * zoom)), how))
 
 
 def _shortened(text, pixels):
@@ -136,4 +136,4 @@ def chosen_samples(length, count, seed, iteration):
     count = min(count, length)
     if seed is None:
         return [i * length // count for i in range(count)]
-    return sorted(int(i) for i in numpy.random.default_rng([seed, iteration]).permutation(length)[:count])
+    return sorted(int(i) for i in np.random.default_rng([seed, iteration]).permutation(length)[:count])

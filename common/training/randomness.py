@@ -2,7 +2,7 @@
 
 The state is stored as plain integer and float arrays, so that reading a snapshot never unpickles anything.
 """
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 
@@ -21,19 +21,19 @@ class RandomState:
         rank: of a distributed training; each has numbers of its own, and the first those of a training alone.
     """
 
-    def __init__(self, seed, xp=numpy, rank=0):
-        self.generator = numpy.random.Generator(numpy.random.PCG64(_entropy(seed, rank) if rank else seed))
+    def __init__(self, seed, xp=np, rank=0):
+        self.generator = np.random.Generator(np.random.PCG64(_entropy(seed, rank) if rank else seed))
         self.xp = xp
 
     def restart(self, seed, rank, iteration):
         """Begin anew as ``rank`` of a training that is at ``iteration``, where that rank has no state to go on from."""
-        self.generator.bit_generator.state = numpy.random.PCG64(_entropy(seed, rank, iteration)).state
+        self.generator.bit_generator.state = np.random.PCG64(_entropy(seed, rank, iteration)).state
         self.seed_global()
 
     def seed_global(self):
         """Seed NumPy's global state, and CuPy's on a GPU, from this generator."""
-        numpy.random.seed(self.integer(2 ** 32))
-        if self.xp is not numpy:
+        np.random.seed(self.integer(2 ** 32))
+        if self.xp is not np:
             self.xp.random.seed(self.integer(2 ** 32))
 
     def coin(self):
@@ -54,13 +54,13 @@ class RandomState:
 
     def uniform_array(self, shape):
         """float32 array of ``shape``, uniform in [0, 1)."""
-        return self.xp.asarray(self.generator.random(shape, dtype=numpy.float32))
+        return self.xp.asarray(self.generator.random(shape, dtype=np.float32))
 
     def normal_array(self, shape):
         """float32 array of ``shape`` from N(0, 1); on a GPU it is drawn there."""
-        if self.xp is numpy:
-            return self.generator.standard_normal(shape, dtype=numpy.float32)
-        return self.xp.random.standard_normal(shape, dtype=numpy.float32)
+        if self.xp is np:
+            return self.generator.standard_normal(shape, dtype=np.float32)
+        return self.xp.random.standard_normal(shape, dtype=np.float32)
 
     def serialize(self, serializer):
         """Save or restore this generator and NumPy's global state through a Chainer serializer.
@@ -69,34 +69,34 @@ class RandomState:
         on and the run that resumes draw the same numbers from there.
         """
         if isinstance(serializer, chainer.Serializer):
-            if self.xp is not numpy:
+            if self.xp is not np:
                 device_seed = self.integer(2 ** 32)
                 self.xp.random.seed(device_seed)
                 serializer("device_seed", device_seed)
             serializer("generator", _generator_words(self.generator))
-            _, keys, position, has_gauss, gauss = numpy.random.get_state()
+            _, keys, position, has_gauss, gauss = np.random.get_state()
             serializer("numpy_keys", keys)
-            serializer("numpy_position", numpy.array([position, has_gauss], dtype=numpy.int64))
-            serializer("numpy_gauss", numpy.float64(gauss))
+            serializer("numpy_position", np.array([position, has_gauss], dtype=np.int64))
+            serializer("numpy_gauss", np.float64(gauss))
             return
         _restore_generator(self.generator, serializer("generator", None))
         position, has_gauss = (int(n) for n in serializer("numpy_position", None))
-        keys = numpy.asarray(serializer("numpy_keys", None), dtype=numpy.uint32)
-        numpy.random.set_state(("MT19937", keys, position, has_gauss, float(serializer("numpy_gauss", None))))
-        if self.xp is not numpy:
+        keys = np.asarray(serializer("numpy_keys", None), dtype=np.uint32)
+        np.random.set_state(("MT19937", keys, position, has_gauss, float(serializer("numpy_gauss", None))))
+        if self.xp is not np:
             self.xp.random.seed(int(serializer("device_seed", None)))
 
 
 def _entropy(seed, *stream):
-    return numpy.random.SeedSequence(seed, spawn_key=stream)
+    return np.random.SeedSequence(seed, spawn_key=stream)
 
 
 def _generator_words(generator):
     """The state of a PCG64 generator as six uint64: state and increment (128 bits each), and the spare 32-bit word."""
     state = generator.bit_generator.state
     inner = state["state"]
-    return numpy.array([inner["state"] >> 64, inner["state"] & _WORD, inner["inc"] >> 64, inner["inc"] & _WORD,
-                        state["has_uint32"], state["uinteger"]], dtype=numpy.uint64)
+    return np.array([inner["state"] >> 64, inner["state"] & _WORD, inner["inc"] >> 64, inner["inc"] & _WORD,
+                        state["has_uint32"], state["uinteger"]], dtype=np.uint64)
 
 
 def _restore_generator(generator, words):

@@ -1,5 +1,5 @@
 """Batch statistics of a finished network over many training crops, in place of a running average of the last few."""
-import numpy
+import numpy as np
 
 from medi2i.common.compat import L, chainer
 from medi2i.common.training.validation import inference_mode
@@ -62,7 +62,7 @@ class _Measure(chainer.LinkHook):
         count = x.size // x.shape[1]
         # Sums of millions of float32 values need float64; NumPy's variance would copy all of x to it at once.
         for channel in range(x.shape[1]):
-            plane = x[:, channel:channel + 1].astype(numpy.float64)
+            plane = x[:, channel:channel + 1].astype(np.float64)
             link.avg_mean[channel:channel + 1] = plane.mean(axis=axes)
             link.avg_var[channel:channel + 1] = plane.var(axis=axes) * (count / max(count - 1, 1))
 
@@ -77,6 +77,6 @@ def training_crops(dataset, count, seed):
     """``count`` inputs of a data set (datasets.paired, .unpaired), augmented as in training: (count, C, H, W)."""
     crops = []
     for number in range(count):
-        example = dataset.load(number % len(dataset), numpy.random.default_rng((seed, _CROPS, number)))
+        example = dataset.load(number % len(dataset), np.random.default_rng((seed, _CROPS, number)))
         crops.append(example[0] if isinstance(example, tuple) else example)
-    return numpy.stack(crops)
+    return np.stack(crops)

@@ -12,7 +12,7 @@ import re
 import zipfile
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
@@ -43,10 +43,10 @@ class Writer(chainer.serializer.Serializer):
         if name in self.arrays or _NONE + name in self.arrays:
             raise ValueError(f"{name} is serialised twice; each entry of a snapshot needs its own name")
         if value is None:
-            self.arrays[_NONE + name] = numpy.zeros(0, numpy.uint8)
+            self.arrays[_NONE + name] = np.zeros(0, np.uint8)
             return value
         on_device = isinstance(value, chainer.get_array_types())
-        array = numpy.asarray(chainer.backends.cuda.to_cpu(value) if on_device else value)
+        array = np.asarray(chainer.backends.cuda.to_cpu(value) if on_device else value)
         if array.dtype.hasobject:
             raise TypeError(f"{name}: {type(value).__name__} cannot be stored without pickling")
         self.arrays[name] = array
@@ -79,11 +79,11 @@ class Reader(chainer.serializer.Deserializer):
         if _NONE + name in self.arrays:
             return None
         is_array = isinstance(value, chainer.get_array_types())
-        if is_array or isinstance(value, bool | int | float | str | numpy.generic):
+        if is_array or isinstance(value, bool | int | float | str | np.generic):
             there, here = declared_in(self.arrays, name), value.shape if is_array else ()
             if there.shape != here:
                 raise ValueError(f"{name} is {there.shape} in the file and {here} here")
-            fits = numpy.can_cast(there.dtype, value.dtype, "same_kind") if is_array else there.dtype.kind in "biufU"
+            fits = np.can_cast(there.dtype, value.dtype, "same_kind") if is_array else there.dtype.kind in "biufU"
             if not fits:
                 raise ValueError(f"{name} is {there.dtype} in the file")
         stored = self.arrays[name]
@@ -91,10 +91,10 @@ class Reader(chainer.serializer.Deserializer):
         if value is None:
             return stored
         if is_array:
-            if isinstance(value, numpy.ndarray):
-                numpy.copyto(value, stored)
+            if isinstance(value, np.ndarray):
+                np.copyto(value, stored)
             else:
-                value.set(numpy.asarray(stored, dtype=value.dtype))
+                value.set(np.asarray(stored, dtype=value.dtype))
             return value
         return type(value)(stored[()])
 
@@ -102,9 +102,9 @@ class Reader(chainer.serializer.Deserializer):
 def serialize_json(serializer, key, value):
     """Store or read back ``value``, anything JSON can hold: one more entry of a Chainer (de)serializer."""
     if isinstance(serializer, chainer.serializer.Serializer):
-        serializer(key, numpy.frombuffer(json.dumps(value).encode("utf-8"), numpy.uint8))
+        serializer(key, np.frombuffer(json.dumps(value).encode("utf-8"), np.uint8))
         return value
-    return parse_json(numpy.asarray(serializer(key, None), numpy.uint8).tobytes(), constant=float)
+    return parse_json(np.asarray(serializer(key, None), np.uint8).tobytes(), constant=float)
 
 
 def write_npz(path, arrays):
@@ -116,7 +116,7 @@ def write_npz(path, arrays):
           zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive):
         for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
             with archive.open(name + ".npy", "w", force_zip64=True) as member:
-                numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path, weights: int = 0) -> StoredArrays:
@@ -142,7 +142,7 @@ def state_of(trainer):
     """The state of a trainer as a dict of arrays: its updater, extensions and triggers."""
     arrays = {}
     trainer.serialize(Writer(arrays))
-    return {_FORMAT_NAME: numpy.asarray(FORMAT), **arrays}
+    return {_FORMAT_NAME: np.asarray(FORMAT), **arrays}
 
 
 def restore(trainer, arrays, source, partial=False):
@@ -235,7 +235,7 @@ def collected(ranks, updater):
 
 
 def _pairs(ranks):
-    yield _COUNT, numpy.asarray(ranks.count)
+    yield _COUNT, np.asarray(ranks.count)
     for rank, name, array in ranks.incoming():
         mark = "none:" if name.startswith("none:") else ""
         yield f"{mark}rank:{rank}/{name.removeprefix(mark)}", array

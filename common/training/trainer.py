@@ -2,7 +2,7 @@
 import sys
 import time
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
@@ -135,7 +135,7 @@ class Training:
             self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         try:
-            with self.signals, numpy.errstate(over="ignore", invalid="ignore"):
+            with self.signals, np.errstate(over="ignore", invalid="ignore"):
                 self.trainer.run(show_loop_exception_msg=False)
             return self._finish(time.monotonic() - began)
         finally:

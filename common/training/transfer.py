@@ -1,5 +1,5 @@
 """Batches on their way to a GPU: gathered in pinned memory, copied while the CPU goes on."""
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.kernels.gpu import augment
@@ -27,7 +27,7 @@ class PinnedConverter(chainer.dataset.Converter):
         self._turn = 0
 
     def __call__(self, batch, device=None):
-        if device is None or device.xp is numpy:
+        if device is None or device.xp is np:
             return chainer.dataset.concat_examples([_finished(example) for example in batch], device)
         self._turn = (self._turn + 1) % DEPTH
         with chainer.using_device(device):
@@ -51,7 +51,7 @@ class PinnedConverter(chainer.dataset.Converter):
         if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
             buffer, copied = self._pinned(shape, dtype), self._event()
             self._buffers[key] = buffer, copied
-        numpy.stack(arrays, out=buffer)
+        np.stack(arrays, out=buffer)
         result = xp.empty(shape, dtype)
         result.set(buffer, stream=self._stream())  # without a stream, CuPy may wait for the copy
         copied.record()

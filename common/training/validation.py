@@ -1,7 +1,7 @@
 """Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
 import contextlib
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 
@@ -40,9 +40,9 @@ class ErrorSum:
         """Add two arrays of equal shape, in HU."""
         if image.shape != truth.shape:
             raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
-        difference = numpy.subtract(image, truth, dtype=numpy.float64)
-        self.squares += float(numpy.sum(difference ** 2))
-        self.absolutes += float(numpy.sum(numpy.abs(difference)))
+        difference = np.subtract(image, truth, dtype=np.float64)
+        self.squares += float(np.sum(difference ** 2))
+        self.absolutes += float(np.sum(np.abs(difference)))
         self.count += difference.size
 
     def merge(self, other):
@@ -66,16 +66,16 @@ class OverlapSum:
     """Dice of each class and accuracy over all pixels of any number of label images."""
 
     def __init__(self, classes):
-        self.both = numpy.zeros(classes, numpy.int64)
-        self.predicted = numpy.zeros(classes, numpy.int64)
-        self.true = numpy.zeros(classes, numpy.int64)
+        self.both = np.zeros(classes, np.int64)
+        self.predicted = np.zeros(classes, np.int64)
+        self.true = np.zeros(classes, np.int64)
 
     def add(self, labels, truth):
         """Add two arrays of labels 0 … classes - 1, of equal shape."""
         classes = len(self.both)
-        self.predicted += numpy.bincount(labels.ravel(), minlength=classes)
-        self.true += numpy.bincount(truth.ravel(), minlength=classes)
-        self.both += numpy.bincount(labels[labels == truth], minlength=classes)
+        self.predicted += np.bincount(labels.ravel(), minlength=classes)
+        self.true += np.bincount(truth.ravel(), minlength=classes)
+        self.both += np.bincount(labels[labels == truth], minlength=classes)
 
     def merge(self, other):
         """Add what ``other``, an OverlapSum, has counted."""
@@ -88,7 +88,7 @@ class OverlapSum:
         """Mean over the classes that occur in either of 2 |A and B| / (|A| + |B|)."""
         total = self.predicted + self.true
         there = total > 0
-        return float(numpy.mean(2.0 * self.both[there] / total[there])) if there.any() else float("nan")
+        return float(np.mean(2.0 * self.both[there] / total[there])) if there.any() else float("nan")
 
     @property
     def accuracy(self):
@@ -105,10 +105,10 @@ def inference_mode():
 
 def apply(function, images, device):
     """``function`` (of links, (N, C, H, W) -> Variable) on a list of (C, H, W) arrays: NumPy float32 (N, C', H, W)."""
-    batch = numpy.stack([numpy.asarray(image, numpy.float32) for image in images])
+    batch = np.stack([np.asarray(image, np.float32) for image in images])
     with chainer.using_device(device), inference_mode():
         output = function(device.send(batch))
-    return numpy.asarray(chainer.backends.cuda.to_cpu(chainer.as_array(output)), numpy.float32)
+    return np.asarray(chainer.backends.cuda.to_cpu(chainer.as_array(output)), np.float32)
 
 
 def batches(count, size):

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 from PIL import Image
 from run_files import saved_arrays
@@ -30,17 +30,17 @@ NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y")
 def data(tmp_path_factory):
     """Domain A: 5 grey pictures of stripes, 18×22; domain B: 7 npy images of blocks in HU, 20×17."""
     root = tmp_path_factory.mktemp("domains")
-    random = numpy.random.default_rng(1)
+    random = np.random.default_rng(1)
     for phase, counts in (("train", (5, 7)), ("test", (2, 3))):
         for domain, count in zip("AB", counts, strict=True):
             (root / f"{phase}{domain}").mkdir()
             for i in range(count):
                 if domain == "A":
-                    image = numpy.tile(random.integers(0, 256, (18, 1)), (1, 22)).astype(numpy.uint8)
+                    image = np.tile(random.integers(0, 256, (18, 1)), (1, 22)).astype(np.uint8)
                     Image.fromarray(image).save(root / f"{phase}A" / f"{i}.png")
                 else:
-                    image = numpy.kron(random.integers(-1000, 1000, (5, 5)), numpy.ones((4, 4)))[:, :17]
-                    numpy.save(root / f"{phase}B" / f"{i}.npy", image.astype(numpy.float32))
+                    image = np.kron(random.integers(-1000, 1000, (5, 5)), np.ones((4, 4)))[:, :17]
+                    np.save(root / f"{phase}B" / f"{i}.npy", image.astype(np.float32))
     return root
 
 
@@ -101,16 +101,16 @@ def test_patience_without_a_metric_is_refused(data, tmp_path, capsys):
 
 def test_each_cycle_is_compared_with_its_own_image_in_its_own_unit(finished, data):
     forward, back = load_generator(finished, epoch=2), load_generator(finished, epoch=2, direction="yx")
-    x = [numpy.asarray(Image.open(data / "testA" / f"{i}.png"), numpy.float32)[1:17, 3:19] for i in range(2)]
-    y = [numpy.load(data / "testB" / f"{i}.npy")[2:18, 0:16] for i in range(3)]
-    unit = numpy.stack(x)[:, None] / 127.5 - 1
+    x = [np.asarray(Image.open(data / "testA" / f"{i}.png"), np.float32)[1:17, 3:19] for i in range(2)]
+    y = [np.load(data / "testB" / f"{i}.npy")[2:18, 0:16] for i in range(3)]
+    unit = np.stack(x)[:, None] / 127.5 - 1
     error_x = (back(forward(unit)) - unit) * 127.5
-    unit = numpy.stack(y)[:, None] / 1000
+    unit = np.stack(y)[:, None] / 1000
     error_y = (forward(back(unit)) - unit) * 1000
     entry = read_log(finished / "log.jsonl")[-1]
     for name, error in (("x", error_x), ("y", error_y)):
-        assert entry[f"validation/cycle_MAE_{name}"] == pytest.approx(numpy.abs(error).mean(), rel=1e-4)
-        assert entry[f"validation/cycle_RMSE_{name}"] == pytest.approx(numpy.square(error).mean() ** 0.5, rel=1e-4)
+        assert entry[f"validation/cycle_MAE_{name}"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
+        assert entry[f"validation/cycle_RMSE_{name}"] == pytest.approx(np.square(error).mean() ** 0.5, rel=1e-4)
     assert entry["validation/cycle_MAE"] == pytest.approx(
         (entry["validation/cycle_MAE_x"] + entry["validation/cycle_MAE_y"]) / 2)
 
@@ -118,7 +118,7 @@ def test_each_cycle_is_compared_with_its_own_image_in_its_own_unit(finished, dat
 def test_pictures_show_both_domains(finished):
     assert sorted(p.name for p in (finished / "vis").iterdir()) == [
         f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (5, 10)]
-    picture = numpy.asarray(Image.open(finished / "vis" / "val_0000010.png").convert("RGB")).astype(int)
+    picture = np.asarray(Image.open(finished / "vis" / "val_0000010.png").convert("RGB")).astype(int)
     assert picture.shape == (34 + 3 * 166, 22 + 4 * 166, 3)  # two rows of A, one of B, four columns
     first = picture[34:34 + 160, 22:22 + 160, 0][5::10, 5::10]
     assert (first == first[:, :1]).all() and first.std() > 20  # the stripes of A
@@ -147,8 +147,8 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     names = (*NETWORKS, "dis_z") if "-lz" in extra else NETWORKS
     assert weights(run, 3, names) == weights(straight, 3, names)
     if "-senc" in extra:
-        with numpy.load(run / "enc_x3.npz") as x, numpy.load(run / "enc_y3.npz") as y:
-            assert all(numpy.array_equal(x[key], y[key]) for key in x.files)
+        with np.load(run / "enc_x3.npz") as x, np.load(run / "enc_y3.npz") as y:
+            assert all(np.array_equal(x[key], y[key]) for key in x.files)
 
 
 def test_iteration_ends_it_in_the_middle_of_an_epoch(data, tmp_path, finished):
@@ -157,8 +157,8 @@ def test_iteration_ends_it_in_the_middle_of_an_epoch(data, tmp_path, finished):
     (line,) = read_log(run / "log.jsonl")  # what it ended with is measured
     assert (line["epoch"], line["iteration"]) == (0, 3) and line["validation/cycle_MAE"] > 0
     assert (run / "enc_x1.npz").is_file()
-    with numpy.load(finished / "dis_x2.npz") as before, numpy.load(run / "dis_x1.npz") as after:
-        assert all(numpy.array_equal(before[key], after[key]) for key in before.files)
+    with np.load(finished / "dis_x2.npz") as before, np.load(run / "dis_x1.npz") as after:
+        assert all(np.array_equal(before[key], after[key]) for key in before.files)
 
 
 def test_check_and_bad_input(data, tmp_path, capsys):
@@ -174,14 +174,14 @@ def test_check_and_bad_input(data, tmp_path, capsys):
 
 
 def test_residual_generators_start_at_the_shift_between_the_domains(tmp_path):
-    random = numpy.random.default_rng(2)
+    random = np.random.default_rng(2)
     for folder, above in (("trainA", 0), ("trainB", 200)):
         (tmp_path / folder).mkdir()
         for number in range(4):
-            numpy.save(tmp_path / folder / f"{number}.npy", random.normal(above, 50, (1, 18, 22)).astype(numpy.float32))
+            np.save(tmp_path / folder / f"{number}.npy", random.normal(above, 50, (1, 18, 22)).astype(np.float32))
     run = train(tmp_path, tmp_path / "out", "-it", "npy", "-e", "1", "-lrg", "0", "-lrd", "0", "-ca", "-1000", "1000",
                 "-cb", "-1000", "1000", "--gen_residual", "0.1", "-gn", "none", "-go", "none")
     for name, shift in (("dec_y", 0.2), ("dec_x", -0.2)):
-        with numpy.load(run / f"{name}1.npz", allow_pickle=False) as file:
+        with np.load(run / f"{name}1.npz", allow_pickle=False) as file:
             bias, = (file[key] for key in file.files if key.startswith("ul/") and key.endswith("/b"))
         assert bias.item() * 0.1 == pytest.approx(shift, abs=0.01)

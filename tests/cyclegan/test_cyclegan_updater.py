@@ -1,7 +1,7 @@
 """The update of CycleGAN: its terms, what it leaves alone, and that it resumes exactly."""
 import dataclasses
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common import losses
@@ -32,11 +32,11 @@ def options_of(**given):
 
 
 def images(channels, seed, count):
-    return numpy.random.RandomState(seed).uniform(-1, 1, (count, channels, HEIGHT, WIDTH)).astype(numpy.float32)
+    return np.random.RandomState(seed).uniform(-1, 1, (count, channels, HEIGHT, WIDTH)).astype(np.float32)
 
 
 def updater_of(options, seed=0, features=None):
-    numpy.random.seed(seed)
+    np.random.seed(seed)
     networks = net.build(options)
     links = networks.as_dict()
     if options.single_encoder:
@@ -62,7 +62,7 @@ def update(updater):
 
 
 def weights(updater):
-    return {name: numpy.concatenate([p.array.ravel().astype(numpy.float32) for p in o.target.params()])
+    return {name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
             for name, o in updater.get_all_optimizers().items()}
 
 
@@ -89,7 +89,7 @@ def test_every_term_has_its_name():
     both |= {f"enc_{d}/loss_{name}" for d in "xy" for name in ("reg", "adv")}
     assert set(observed) == ALWAYS | ADVERSARIAL | both | {"dec_y/loss_tv", "dis_z/loss_x", "dis_z/loss_y",
                                                            "dis_z/loss_reg"}
-    assert numpy.isfinite(list(observed.values())).all()
+    assert np.isfinite(list(observed.values())).all()
 
 
 @pytest.mark.parametrize("term, expected", [
@@ -172,9 +172,9 @@ def test_translations_into_x_get_their_noise_and_nothing_else_does():
     plain, noisy = updater_of(options_of()), updater_of(options_of(noise_x=0.5))
     x, y = images(1, 7, 4), images(1, 8, 4)
     one, other = plain.translate(x, y), noisy.translate(x, y)
-    numpy.testing.assert_array_equal(one.x_y.array, other.x_y.array)
+    np.testing.assert_array_equal(one.x_y.array, other.x_y.array)
     added = other.y_x.array - one.y_x.array
-    assert added.dtype == numpy.float32 and abs(added.mean()) < 0.1 and 0.4 < added.std() < 0.6
+    assert added.dtype == np.float32 and abs(added.mean()) < 0.1 and 0.4 < added.std() < 0.6
     # What comes back was made of the noisy translation: that is the lesson.
     back = noisy.networks.dec_y(noisy.networks.enc_x(other.y_x)).array
     term = next(term for term in noisy.generator_terms(other) if term.name == "dec_y/loss_cycle")
@@ -184,12 +184,12 @@ def test_translations_into_x_get_their_noise_and_nothing_else_does():
 def test_a_constant_costs_nothing_from_y_to_x_and_noise_there_does_not_count():
     updater = updater_of(options_of(noise_x=0.5, lambda_grad_y=2))
     x, y = images(1, 7, 4), images(1, 8, 4)
-    made = dataclasses.replace(updater.translate(x, y), plain_y_x=chainer.Variable(y + numpy.float32(0.25)))
+    made = dataclasses.replace(updater.translate(x, y), plain_y_x=chainer.Variable(y + np.float32(0.25)))
     term = next(term for term in updater.generator_terms(made) if term.name == "dec_x/loss_grad_y")
     assert term.weight == 2 and float(term.value.array) == pytest.approx(0, abs=1e-6)
-    made = dataclasses.replace(made, plain_y_x=chainer.Variable(y * numpy.float32(1.5)))
+    made = dataclasses.replace(made, plain_y_x=chainer.Variable(y * np.float32(1.5)))
     term = next(term for term in updater.generator_terms(made) if term.name == "dec_x/loss_grad_y")
-    gradients = abs(numpy.diff(y, axis=2)).mean() + abs(numpy.diff(y, axis=3)).mean()
+    gradients = abs(np.diff(y, axis=2)).mean() + abs(np.diff(y, axis=3)).mean()
     assert float(term.value.array) == pytest.approx(0.5 * gradients, rel=1e-4)
 
 
@@ -237,7 +237,7 @@ def test_wgan_takes_the_gradient_between_real_and_fake(monkeypatch):
     observed = update(updater)
     critics = {f"dis_{d}/loss_{part}" for d in "xyz" for part in ("dis", "gp")}
     assert {name for name in observed if name.startswith("dis")} == critics
-    assert numpy.isfinite(list(observed.values())).all()
+    assert np.isfinite(list(observed.values())).all()
     assert [dis for dis, _, _ in seen] == [updater.networks.dis_y, updater.networks.dis_x, updater.networks.dis_z]
     x, y = images(1, 7, 2), images(1, 8, 2)
     assert (seen[0][1] == y).all() and (seen[0][2] != x).any() and (seen[1][1] == x).all()
@@ -313,10 +313,10 @@ def test_resume_is_bit_identical(given, stop):
 
 def test_mixed_precision():
     updater = updater_of(options_of(dtype="mixed16", batch_size=2, gen_up="resize", lambda_dis_z=1))
-    assert any(p.dtype == numpy.float16 for p in updater.networks.enc_x.params())
+    assert any(p.dtype == np.float16 for p in updater.networks.enc_x.params())
     before = weights(updater)
     observed = [update(updater) for _ in range(3)]
-    assert all(numpy.isfinite(list(values.values())).all() for values in observed)
+    assert all(np.isfinite(list(values.values())).all() for values in observed)
     assert moved(before, weights(updater)) == set(updater.get_all_optimizers())
-    assert all(numpy.isfinite(array).all() for array in weights(updater).values())
+    assert all(np.isfinite(array).all() for array in weights(updater).values())
     assert set(updater.loss_scales) == {"enc_x", "dis_y", "dis_x", "dis_z"}

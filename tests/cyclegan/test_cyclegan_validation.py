@@ -1,7 +1,7 @@
 """How near translations come to the other domain, and what the end of a training says of it."""
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.options import UnpairedOptions
@@ -13,25 +13,25 @@ BIN = 2 / BINS
 
 
 def grey(seed, channels=1):
-    return numpy.random.default_rng(seed).uniform(-0.5, 0.25, (2, channels, 9, 7)).astype(numpy.float32)
+    return np.random.default_rng(seed).uniform(-0.5, 0.25, (2, channels, 9, 7)).astype(np.float32)
 
 
 def test_a_shift_moves_the_values_by_as_much_and_leaves_the_texture():
-    values, texture = Appearance(grey(0) + numpy.float32(0.25)).distance(Appearance(grey(0)))
+    values, texture = Appearance(grey(0) + np.float32(0.25)).distance(Appearance(grey(0)))
     assert values == pytest.approx(0.25, abs=BIN) and texture == pytest.approx(0, abs=BIN)
 
 
 def test_a_stretch_is_the_mean_distance_of_sorted_values():
     image, other = grey(1), grey(1) * 1.5
     values, texture = Appearance(other).distance(Appearance(image))
-    assert values == pytest.approx(abs(numpy.sort(other.ravel()) - numpy.sort(image.ravel())).mean(), abs=BIN)
-    steps = numpy.concatenate([abs(numpy.diff(image, axis=axis)).ravel() for axis in (2, 3)])
+    assert values == pytest.approx(abs(np.sort(other.ravel()) - np.sort(image.ravel())).mean(), abs=BIN)
+    steps = np.concatenate([abs(np.diff(image, axis=axis)).ravel() for axis in (2, 3)])
     assert texture == pytest.approx(0.5 * steps.mean(), abs=BIN)
 
 
 def test_channels_are_compared_each_with_its_own_and_averaged():
     image = grey(2, 2)
-    moved = image + numpy.float32([0, 0.5])[None, :, None, None]
+    moved = image + np.float32([0, 0.5])[None, :, None, None]
     assert Appearance(moved).distance(Appearance(image))[0] == pytest.approx(0.25, abs=BIN)
     assert Appearance(image[:, ::-1]).distance(Appearance(image))[0] > 0
 
@@ -40,7 +40,7 @@ def test_parts_count_together_and_values_beyond_the_clip_as_its_ends():
     parts = Appearance(grey(3)[:1])
     parts.merge(Appearance(grey(3)[1:]))
     assert parts.distance(Appearance(grey(3))) == (0, 0)
-    far, ends = numpy.float32([[[[-9, 9]]]]), numpy.float32([[[[-1, 1]]]])
+    far, ends = np.float32([[[[-9, 9]]]]), np.float32([[[[-1, 1]]]])
     assert Appearance(far).distance(Appearance(ends))[0] == 0
 
 

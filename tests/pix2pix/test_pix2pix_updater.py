@@ -1,5 +1,5 @@
 """The update of pix2pix: its terms, what it leaves alone, and that it resumes exactly."""
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common import losses
@@ -24,14 +24,14 @@ def options_of(**given):
 
 
 def examples(options, count=6):
-    random = numpy.random.RandomState(7)
-    x = random.uniform(-1, 1, (count, options.ch, HEIGHT, WIDTH)).astype(numpy.float32)
-    t = random.uniform(-1, 1, (count, options.out_ch, HEIGHT, WIDTH)).astype(numpy.float32)
+    random = np.random.RandomState(7)
+    x = random.uniform(-1, 1, (count, options.ch, HEIGHT, WIDTH)).astype(np.float32)
+    t = random.uniform(-1, 1, (count, options.out_ch, HEIGHT, WIDTH)).astype(np.float32)
     return list(zip(x, t, strict=True))
 
 
 def updater_of(options, seed=0):
-    numpy.random.seed(seed)
+    np.random.seed(seed)
     networks = net.build(options)
     generator_rate, discriminator_rate = options.rates
     optimizers = {name: make_optimizer(options.optimizer, link,
@@ -52,7 +52,7 @@ def update(updater):
 
 
 def weights(updater):
-    return {name: numpy.concatenate([p.array.ravel().astype(numpy.float32) for p in o.target.params()])
+    return {name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
             for name, o in updater.get_all_optimizers().items()}
 
 
@@ -70,14 +70,14 @@ def test_every_term_has_its_name():
     observed = update(updater_of(options_of(lambda_rec_l2=1, lambda_tv=1, lambda_reg=0.5, batch_size=2)))
     assert set(observed) == {"enc_x/loss_reg", "dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_tv", "dec_y/loss_dis",
                              "dis/loss_fake", "dis/loss_real"}
-    assert all(numpy.isfinite(list(observed.values())))
+    assert all(np.isfinite(list(observed.values())))
 
 
 def test_structural_terms_have_names_and_need_images_that_are_large_enough():
     options = options_of(lambda_ssim=0.5, lambda_msssim=2, lambda_rec_l1=0, lambda_dis=0)
     settings = LossSettings.from_options(options)
-    random = numpy.random.default_rng(0)
-    y, t = (random.uniform(-1, 1, (2, 1, 24, 25)).astype(numpy.float32) for _ in range(2))
+    random = np.random.default_rng(0)
+    y, t = (random.uniform(-1, 1, (2, 1, 24, 25)).astype(np.float32) for _ in range(2))
     terms = updater_of(options).generator_terms(None, y, t)
     assert [(term.name, term.weight) for term in terms] == [("dec_y/loss_SSIM", 0.5), ("dec_y/loss_MSSSIM", 2)]
     assert settings.lambda_msssim == 2
@@ -113,14 +113,14 @@ def test_wrong_pairs_once_the_pool_holds_more_than_forty(batch_size, updates):
 
 def test_wrong_pairs_are_an_old_input_with_the_truth_of_today():
     updater = updater_of(options_of(lambda_mispair=1, ch=2, out_ch=3))
-    x, t = (numpy.full((1, channels, HEIGHT, WIDTH), 0.5, numpy.float32) for channels in (2, 3))
-    old = numpy.zeros((41, 5, HEIGHT, WIDTH), numpy.float32)
+    x, t = (np.full((1, channels, HEIGHT, WIDTH), 0.5, np.float32) for channels in (2, 3))
+    old = np.zeros((41, 5, HEIGHT, WIDTH), np.float32)
     old[:, :2], old[:, 2:] = -1, 9
     updater.pools["xy"].query(old)
     asked = []
     dis = updater.networks.dis
     updater.networks.dis = lambda pair: asked.append(chainer.as_array(pair)) or dis(pair)
-    updater.discriminator_terms(x, t, numpy.full((1, 5, HEIGHT, WIDTH), 0.25, numpy.float32))
+    updater.discriminator_terms(x, t, np.full((1, 5, HEIGHT, WIDTH), 0.25, np.float32))
     assert [sorted({float(v) for v in pair.ravel()}) for pair in asked] == [[0.5], [0.25], [-1.0, 0.5]]
     assert (asked[2][:, :2] == -1).all() and (asked[2][:, 2:] == 0.5).all()
 
@@ -130,11 +130,11 @@ def test_classes_of_a_stack_are_compared_slice_by_slice():
                          class_weight=[1.0, 2.0, 0.5], batch_size=2)
     updater = updater_of(options)
     batch = examples(options)[:2]
-    x, t = (numpy.stack(arrays) for arrays in zip(*batch, strict=True))
+    x, t = (np.stack(arrays) for arrays in zip(*batch, strict=True))
     with chainer.no_backprop_mode():
         scores = updater.networks.translate(x).array.reshape(2, 2, 3, HEIGHT, WIDTH)
-    p = numpy.exp(scores) / numpy.exp(scores).sum(axis=2, keepdims=True)
-    weight = numpy.array([1, 2, 0.5]).reshape(1, 1, 3, 1, 1)
+    p = np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)
+    weight = np.array([1, 2, 0.5]).reshape(1, 1, 3, 1, 1)
     expected = (abs(p - t.reshape(p.shape)) * weight).mean()
     assert update(updater)["dec_y/loss_L1"] == pytest.approx(expected, rel=1e-5)
 
@@ -160,11 +160,11 @@ def test_wgan_takes_the_gradient_between_real_and_fake(monkeypatch):
     before = weights_after_first(updater)
     observed = update(updater)
     assert set(observed) == {"dec_y/loss_L1", "dec_y/loss_dis", "dis/loss_fake", "dis/loss_real", "dis/loss_gp"}
-    assert all(numpy.isfinite(list(observed.values())))
+    assert all(np.isfinite(list(observed.values())))
     assert moved(before, weights(updater)) == {"enc_x", "dec_y", "dis"}
     (real, fake, mix), = seen[-1:]
-    x, t = (numpy.stack(a) for a in zip(*examples(options_of())[2:4], strict=True))
-    assert (real == numpy.concatenate([x, t], axis=1)).all()
+    x, t = (np.stack(a) for a in zip(*examples(options_of())[2:4], strict=True))
+    assert (real == np.concatenate([x, t], axis=1)).all()
     assert (fake[:, :1] == x).all() and (fake[:, 1:] != t).any()
     assert mix.shape == (2,)
 
@@ -219,11 +219,11 @@ def test_resume_during_the_warmup():
 def test_half_precision_updates_and_resumes(dtype):
     options = options_of(dtype=dtype, batch_size=2, learning_rate_gen=1e-3)
     updater = updater_of(options)
-    assert any(p.dtype == numpy.float16 for p in updater.networks.enc_x.params())
+    assert any(p.dtype == np.float16 for p in updater.networks.enc_x.params())
     first = update(updater)
     for _ in range(5):
         last = update(updater)
-    assert all(numpy.isfinite(list(last.values())))
+    assert all(np.isfinite(list(last.values())))
     assert last["dec_y/loss_L1"] < first["dec_y/loss_L1"]
     resumed_equals_whole(options, stop=2, more=2)
 
@@ -243,9 +243,9 @@ def test_half_precision_leaves_an_overflowing_update_out_and_saves_the_scale():
     assert set(scales) == {"enc_x", "dis"}
     scales["enc_x"].value = 2.0 ** 100
     count = updater.get_optimizer("enc_x").t
-    with numpy.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         reported = update(updater)
-    assert all(numpy.isfinite(list(reported.values())))
+    assert all(np.isfinite(list(reported.values())))
     assert moved(before, weights(updater)) == {"dis"}
     assert scales["enc_x"].value == 2.0 ** 99 and updater.get_optimizer("enc_x").t == count
     arrays = {}

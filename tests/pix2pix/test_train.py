@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 from PIL import Image
 from run_files import log_of, only_run, saved_arrays
@@ -28,19 +28,19 @@ TRAINING, VALIDATION = 7, 3
 
 def write_pairs(root, channels=1, suffix="png"):
     """trainA/trainB and testA/testB: noisy and clean blocks, 18×22 pixels; npy files are CT-like numbers."""
-    random = numpy.random.default_rng(5)
+    random = np.random.default_rng(5)
     for phase, count in (("train", TRAINING), ("test", VALIDATION)):
         for domain in "AB":
             (root / f"{phase}{domain}").mkdir(parents=True)
         for i in range(count):
-            clean = numpy.kron(random.integers(0, 255, (3, 4)), numpy.ones((6, 6)))[:, :22]
-            noisy = numpy.clip(clean + random.normal(0, 20, clean.shape), 0, 255)
+            clean = np.kron(random.integers(0, 255, (3, 4)), np.ones((6, 6)))[:, :22]
+            noisy = np.clip(clean + random.normal(0, 20, clean.shape), 0, 255)
             for domain, image in (("A", noisy), ("B", clean)):
                 file = root / f"{phase}{domain}" / f"{i}.{suffix}"
                 if suffix == "npy":
-                    numpy.save(file, (image * 10 - 1000).astype(numpy.float32))
+                    np.save(file, (image * 10 - 1000).astype(np.float32))
                 else:
-                    Image.fromarray(image.astype(numpy.uint8)).save(file)
+                    Image.fromarray(image.astype(np.uint8)).save(file)
     return root
 
 
@@ -93,7 +93,7 @@ def test_a_run_leaves_weights_in_the_released_layout(finished):
     assert (finished / "command.txt").read_text().startswith("pix2pix/train.py -R ")
     run = find_run(finished)
     assert run.epochs == tuple(sorted(epochs)) and run.best == best["epoch"]
-    y = load_generator(finished)(numpy.zeros((1, 1, 16, 20), numpy.float32))
+    y = load_generator(finished)(np.zeros((1, 1, 16, 20), np.float32))
     assert y.shape == (1, 1, 16, 20)
 
 
@@ -117,15 +117,15 @@ def test_validation_is_of_all_images_in_their_own_unit(finished, data):
     generator = load_generator(finished, epoch=3)
     errors, nothing = [], []
     for i in range(VALIDATION):
-        x, t = (numpy.asarray(Image.open(data / f"test{d}" / f"{i}.png"), numpy.float32)[1:17, 3:19] for d in "AB")
+        x, t = (np.asarray(Image.open(data / f"test{d}" / f"{i}.png"), np.float32)[1:17, 3:19] for d in "AB")
         y = (generator((x / 127.5 - 1)[None, None])[0, 0] + 1) * 127.5
         errors.append(y - t)
         nothing.append(x - t)
     entry = read_log(finished / "log.jsonl")[-1]
-    assert entry["validation/MAE"] == pytest.approx(numpy.abs(errors).mean(), rel=1e-4)
-    assert entry["validation/RMSE"] == pytest.approx(numpy.mean(numpy.square(errors)) ** 0.5, rel=1e-4)
-    assert entry["validation/MAE_identity"] == pytest.approx(numpy.abs(nothing).mean(), rel=1e-6)
-    assert entry["validation/RMSE_identity"] == pytest.approx(numpy.mean(numpy.square(nothing)) ** 0.5, rel=1e-6)
+    assert entry["validation/MAE"] == pytest.approx(np.abs(errors).mean(), rel=1e-4)
+    assert entry["validation/RMSE"] == pytest.approx(np.mean(np.square(errors)) ** 0.5, rel=1e-4)
+    assert entry["validation/MAE_identity"] == pytest.approx(np.abs(nothing).mean(), rel=1e-6)
+    assert entry["validation/RMSE_identity"] == pytest.approx(np.mean(np.square(nothing)) ** 0.5, rel=1e-6)
 
 
 def test_pictures_and_plots(finished):
@@ -225,10 +225,10 @@ def test_starting_from_weights(data, tmp_path, finished):
     run = train(data, tmp_path / "a", "-e", "1", "-lrg", "0", "-lrd", "0", "-wd", "0",
                 "-m", str(finished / "enc_x3.npz"), "-md", str(finished / "dis3.npz"), "-mo")
     for name in ("enc_x", "dec_y", "dis"):
-        with numpy.load(finished / f"{name}3.npz") as before, numpy.load(run / f"{name}1.npz") as after:
+        with np.load(finished / f"{name}3.npz") as before, np.load(run / f"{name}1.npz") as after:
             learned = [key for key in before.files if key.endswith(("W", "gamma"))]
-            assert learned and all(numpy.array_equal(before[key], after[key]) for key in learned)
-    with numpy.load(run / "opt_enc_x1.npz") as optimizer:
+            assert learned and all(np.array_equal(before[key], after[key]) for key in learned)
+    with np.load(run / "opt_enc_x1.npz") as optimizer:
         assert int(optimizer["t"]) == 3 * TRAINING + TRAINING
 
 
@@ -297,12 +297,12 @@ def test_numbers_stacks_and_a_list_file(tmp_path):
 
 def test_classes(tmp_path):
     data = tmp_path / "d"
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     for phase in ("train", "test"):
         for domain in "AB":
             (data / f"{phase}{domain}").mkdir(parents=True)
         for i in range(3):
-            labels = numpy.kron(random.integers(0, 3, (4, 4)), numpy.ones((5, 5))).astype(numpy.uint8)
+            labels = np.kron(random.integers(0, 3, (4, 4)), np.ones((5, 5))).astype(np.uint8)
             Image.fromarray(labels).save(data / f"{phase}B" / f"{i}.png")
             Image.fromarray(labels * 100).save(data / f"{phase}A" / f"{i}.png")
     run = train(data, tmp_path / "out", "-e", "2", "-cn", "3", "--nvis", "1", "-lce", "1", "-l1", "0", "-it", "png")

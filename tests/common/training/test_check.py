@@ -2,7 +2,7 @@
 import io
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import L, chainer
@@ -84,18 +84,18 @@ def test_durations(seconds, text):
 
 def test_errors_are_summed_over_all_pixels_of_all_images():
     error = ErrorSum()
-    assert numpy.isnan(error.rmse)
-    error.add(numpy.full((1, 2, 3), 5, numpy.float32), numpy.zeros((1, 2, 3), numpy.float32))
-    error.add(numpy.full((1, 6, 1), -1, numpy.float32), numpy.zeros((1, 6, 1), numpy.float32))
+    assert np.isnan(error.rmse)
+    error.add(np.full((1, 2, 3), 5, np.float32), np.zeros((1, 2, 3), np.float32))
+    error.add(np.full((1, 6, 1), -1, np.float32), np.zeros((1, 6, 1), np.float32))
     assert error.mae == 3 and error.rmse == 13 ** 0.5
     with pytest.raises(ValueError, match="cannot be compared"):
-        error.add(numpy.zeros((2, 3)), numpy.zeros((3, 2)))
+        error.add(np.zeros((2, 3)), np.zeros((3, 2)))
 
 
 def test_overlap_of_classes():
     overlap = OverlapSum(4)
-    overlap.add(numpy.array([[0, 0, 1]]), numpy.array([[0, 1, 1]]))
-    overlap.add(numpy.array([[1, 2, 2]]), numpy.array([[1, 1, 1]]))
+    overlap.add(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]))
+    overlap.add(np.array([[1, 2, 2]]), np.array([[1, 1, 1]]))
     # class 0: 2·1/(2+1), class 1: 2·2/(2+5), class 2: 0; class 3 does not occur
     assert overlap.dice == pytest.approx((2 / 3 + 4 / 7 + 0) / 3) and overlap.accuracy == 0.5
     assert batches(7, 3) == [range(0, 3), range(3, 6), range(6, 7)]
@@ -104,7 +104,7 @@ def test_overlap_of_classes():
 def test_networks_are_applied_in_test_mode_without_a_graph():
     norm = L.BatchNormalization(2)
     before = norm.avg_mean.copy()
-    images = [numpy.random.default_rng(i).normal(size=(2, 3, 5)) for i in range(2)]
+    images = [np.random.default_rng(i).normal(size=(2, 3, 5)) for i in range(2)]
     seen = []
 
     def function(x):
@@ -112,18 +112,18 @@ def test_networks_are_applied_in_test_mode_without_a_graph():
         return norm(x)
 
     output = apply(function, images, chainer.get_device("@numpy"))
-    assert seen == [(False, False, numpy.float32)] and output.dtype == numpy.float32
-    assert numpy.array_equal(norm.avg_mean, before) and norm.N == 0
-    assert numpy.allclose(output, numpy.stack(images), atol=1e-4)
+    assert seen == [(False, False, np.float32)] and output.dtype == np.float32
+    assert np.array_equal(norm.avg_mean, before) and norm.N == 0
+    assert np.allclose(output, np.stack(images), atol=1e-4)
 
 
 def test_statistics_and_bad_weights_of_a_network():
-    link = L.Linear(2, 1, initialW=numpy.array([[1.0, 3.0]]))
+    link = L.Linear(2, 1, initialW=np.array([[1.0, 3.0]]))
     link.cleargrads()
     assert describe(link.W) == (2.0, 1.0, 1.0, 3.0, "")
-    link.W.grad = numpy.array([[3.0, 4.0]], numpy.float32)
+    link.W.grad = np.array([[3.0, 4.0]], np.float32)
     assert describe(link.W)[4] == 5.0
     updater = types.SimpleNamespace(get_all_optimizers=lambda: {"dec_y": chainer.optimizers.SGD().setup(link)})
     assert bad_parameter(updater) is None
-    link.b.array[0] = numpy.inf
+    link.b.array[0] = np.inf
     assert bad_parameter(updater) == "dec_y/b"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import L, chainer
@@ -97,7 +97,7 @@ def test_ranks_agree():
     def ask(ranks):
         return (ranks.agreed(ranks.rank + 5), ranks.earliest("b" if ranks.rank else None), ranks.earliest(None),
                 ranks.everywhere(ranks.rank < 2), ranks.everywhere(True),
-                float(ranks.mean(numpy.float32(ranks.rank))), ranks.dealt(["p", "q", "r"]))
+                float(ranks.mean(np.float32(ranks.rank))), ranks.dealt(["p", "q", "r"]))
 
     assert Threads(3).run(ask) == [(5, "b", None, False, True, 1.0, own) for own in "pqr"]
 
@@ -135,8 +135,8 @@ class _Slices:
     clip_out = clip_in
 
     def __init__(self, count):
-        random = numpy.random.default_rng(1)
-        self.pairs = random.normal(0, 1, (count, 2, 1, 3, 5)).astype(numpy.float32)
+        random = np.random.default_rng(1)
+        self.pairs = random.normal(0, 1, (count, 2, 1, 3, 5)).astype(np.float32)
 
     def __len__(self):
         return len(self.pairs)
@@ -151,8 +151,8 @@ def test_validation_gives_the_very_figures_of_one_process(count, batch):
         return PairedMeasure(_Slices(count), lambda x: 0.9 * x, chainer.get_device("@numpy"), batch, ranks=ranks)()
 
     alone = measure(ALONE)
-    pairs = _Slices(count).pairs.astype(numpy.float64)
-    expected = numpy.mean((900 * pairs[:, 0] - 1000 * pairs[:, 1]) ** 2) ** 0.5
+    pairs = _Slices(count).pairs.astype(np.float64)
+    expected = np.mean((900 * pairs[:, 0] - 1000 * pairs[:, 1]) ** 2) ** 0.5
     assert alone["RMSE"] == pytest.approx(expected, rel=1e-6)
     assert Threads(2).run(measure) == [alone] * 2  # not approximately: the sums are added in the same order
     assert Threads(3).run(measure) == [alone] * 3
@@ -160,7 +160,7 @@ def test_validation_gives_the_very_figures_of_one_process(count, batch):
 
 def test_merged_sums_are_the_sums():
     whole, first, second = ErrorSum(), ErrorSum(), ErrorSum()
-    a, b = numpy.arange(6.0).reshape(2, 3), numpy.ones((2, 3))
+    a, b = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
     for error, rows in ((whole, slice(None)), (first, slice(1)), (second, slice(1, None))):
         error.add(a[rows], b[rows])
     first.merge(second)
@@ -190,7 +190,7 @@ class _Own:
         self.iteration = 7
         self.random = RandomState(5, rank=rank)
         self.pools = {"xy": HistoryPool(4, self.random)}
-        self.pools["xy"].query(numpy.full((2, 1, 3, 5), rank, numpy.float32))
+        self.pools["xy"].query(np.full((2, 1, 3, 5), rank, np.float32))
 
     def serialize_own(self, serializer):
         self.random.serialize(serializer["random"])
@@ -248,12 +248,12 @@ def test_one_snapshot_holds_what_every_rank_has_of_its_own(tmp_path, before, now
 
 def weighted(rank, ranks, optimizer="SGD", decay=0.1):
     """A link after two steps, with a gradient that depends on the rank."""
-    link = L.Linear(3, 2, initialW=numpy.arange(6, dtype=numpy.float32).reshape(2, 3) * (rank + 1))
+    link = L.Linear(3, 2, initialW=np.arange(6, dtype=np.float32).reshape(2, 3) * (rank + 1))
     made = ranks.wrapped({"a": make_optimizer(optimizer, link, 0.1, decay)})["a"]
     for _ in range(2):
         link.cleargrads()
-        link.W.grad = numpy.full((2, 3), rank, numpy.float32)  # b stays without, as with a frozen part
-        made.update(**({"loss": ranks.mean(numpy.float32(rank + 1))} if optimizer == "Eve" else {}))
+        link.W.grad = np.full((2, 3), rank, np.float32)  # b stays without, as with a frozen part
+        made.update(**({"loss": ranks.mean(np.float32(rank + 1))} if optimizer == "Eve" else {}))
     return link
 
 
@@ -263,21 +263,21 @@ def test_optimizers_step_with_the_mean_gradient_from_the_first_update_on(optimiz
     assert links[0].W.array.tobytes() == links[1].W.array.tobytes()
 
     def alone():  # starts from the first rank's weights, steps with the mean of both gradients and losses
-        link = L.Linear(3, 2, initialW=numpy.arange(6, dtype=numpy.float32).reshape(2, 3))
+        link = L.Linear(3, 2, initialW=np.arange(6, dtype=np.float32).reshape(2, 3))
         made = make_optimizer(optimizer, link, 0.1, 0.1)
         for _ in range(2):
             link.cleargrads()
-            link.W.grad = numpy.full((2, 3), 0.5, numpy.float32)
-            made.update(**({"loss": numpy.float32(1.5)} if optimizer == "Eve" else {}))
+            link.W.grad = np.full((2, 3), 0.5, np.float32)
+            made.update(**({"loss": np.float32(1.5)} if optimizer == "Eve" else {}))
         return link
 
-    numpy.testing.assert_array_equal(links[0].W.array, alone().W.array)
+    np.testing.assert_array_equal(links[0].W.array, alone().W.array)
 
 
 def test_one_rank_with_an_overflow_leaves_the_update_out_on_all():
     def step(ranks):
         scale, link = LossScale(8.0), L.Linear(1, 1)
-        link.W.grad = numpy.full((1, 1), numpy.inf if ranks.rank == 1 else 1, numpy.float32)
+        link.W.grad = np.full((1, 1), np.inf if ranks.rank == 1 else 1, np.float32)
         return scale.accept([link], ranks.everywhere), scale.value
 
     assert Threads(2).run(step) == [(False, 4.0)] * 2

@@ -3,7 +3,7 @@ import os
 import signal
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
@@ -31,9 +31,9 @@ def test_epochs_or_iterations_end_it():
 def test_a_bad_loss_ends_it(value, said):
     ending = Ending(3)
     guard = LossGuard(ending, 1000)
-    guard(trainer_at(iteration=6, fine=numpy.float32(999)))
+    guard(trainer_at(iteration=6, fine=np.float32(999)))
     assert ending.reason is None
-    guard(trainer_at(iteration=7, loss=numpy.array(value, numpy.float32)))
+    guard(trainer_at(iteration=7, loss=np.array(value, np.float32)))
     assert ending.bad and ending.status == 1
     assert "loss" in ending.reason and said in ending.reason and "iteration 7" in ending.reason
 
@@ -147,15 +147,15 @@ def test_the_epoch_in_which_a_training_ends_is_judged_and_not_remembered():
 
 
 def test_all_losses_on_a_gpu_cost_one_copy(monkeypatch):
-    class Far(numpy.ndarray):
+    class Far(np.ndarray):
         """Stands for an array on a GPU."""
 
     copies = []
-    far = types.SimpleNamespace(stack=numpy.stack)
+    far = types.SimpleNamespace(stack=np.stack)
     near = chainer.backend.get_array_module
     monkeypatch.setattr(chainer.backend, "get_array_module", lambda a: far if isinstance(a, Far) else near(a))
-    monkeypatch.setattr(chainer.backends.cuda, "to_cpu", lambda a: copies.append(a.shape) or numpy.asarray(a))
-    losses = {"a": numpy.array(1.5, "float32").view(Far), "b": 2.5, "c": chainer.Variable(numpy.array(3.5, "float32")),
-              "d": numpy.array([4.5], "float16").view(Far)}
+    monkeypatch.setattr(chainer.backends.cuda, "to_cpu", lambda a: copies.append(a.shape) or np.asarray(a))
+    losses = {"a": np.array(1.5, "float32").view(Far), "b": 2.5, "c": chainer.Variable(np.array(3.5, "float32")),
+              "d": np.array([4.5], "float16").view(Far)}
     assert scalars(losses) == {"a": 1.5, "b": 2.5, "c": 3.5, "d": 4.5}
     assert copies == [(2,)]

@@ -1,5 +1,5 @@
 """The history pool."""
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
@@ -8,7 +8,7 @@ from medi2i.common.training.randomness import RandomState
 
 
 def numbered(*numbers):
-    return numpy.stack([numpy.full((2, 3, 5), n, numpy.float32) for n in numbers])
+    return np.stack([np.full((2, 3, 5), n, np.float32) for n in numbers])
 
 
 def numbers(batch):
@@ -66,7 +66,7 @@ def test_saved_and_restored_without_pickle(tmp_path, count):
     if count:
         pool.query(numbered(*range(count)))
     chainer.serializers.save_npz(str(tmp_path / "pool.npz"), pool)
-    assert all(array.dtype != object for array in numpy.load(tmp_path / "pool.npz", allow_pickle=False).values())
+    assert all(array.dtype != object for array in np.load(tmp_path / "pool.npz", allow_pickle=False).values())
     other = HistoryPool(4, random)
     other.query(numbered(7))
     chainer.serializers.load_npz(str(tmp_path / "pool.npz"), other)

@@ -3,7 +3,7 @@ import csv
 import json
 import types
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.log import Log, read_log
@@ -18,7 +18,7 @@ def trainer_at(iteration, observation, epoch_length=5):
 
 def write(log, iterations, value=lambda i: i):
     for i in iterations:
-        observation = {"dec_y/loss_L1": chainer.Variable(numpy.array(value(i), numpy.float32)), "dis/loss_fake": 0.5}
+        observation = {"dec_y/loss_L1": chainer.Variable(np.array(value(i), np.float32)), "dis/loss_fake": 0.5}
         if i % 5 == 0:
             observation["validation/RMSE"] = 100.0 + i
         log(trainer_at(i, observation))

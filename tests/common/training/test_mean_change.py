@@ -1,5 +1,5 @@
 """What a model does to the mean: measured on the training images in their own unit, where both sides have one."""
-import numpy
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +13,7 @@ def saved(folder, images, suffix="npy"):
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
         if suffix == "npy":
-            numpy.save(folder / f"{number}.npy", numpy.float32(image))
+            np.save(folder / f"{number}.npy", np.float32(image))
         else:
             Image.fromarray(image).save(folder / f"{number}.{suffix}")
 
@@ -25,7 +25,7 @@ def pairs(root, inputs, outputs, suffix="npy", **given):
 
 
 def grey(*shape, low=-800, high=1500, seed=0):
-    return numpy.random.default_rng(seed).uniform(low, high, shape).astype(numpy.float32)
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
 
 
 CLIPS = {"clipA": [-1024, 2000], "clipB": [-1024, 2000]}
@@ -33,7 +33,7 @@ CLIPS = {"clipA": [-1024, 2000], "clipB": [-1024, 2000]}
 
 def test_mean_of_output_less_input_over_whole_pairs(tmp_path):
     truth = grey(3, 11, 13)
-    noisy = truth + 100 + numpy.float32([-3, 0, 4.5])[:, None, None]
+    noisy = truth + 100 + np.float32([-3, 0, 4.5])[:, None, None]
     assert mean_change.of_pairs(pairs(tmp_path, noisy, truth, **CLIPS)) == pytest.approx(-100.5, abs=1e-3)
 
 
@@ -41,7 +41,7 @@ def test_nothing_is_lost_at_the_ends_of_the_clip(tmp_path):
     # Half of it is air at the clip's lower end, where a file could not hold less than the truth; and inputs leave it.
     truth = grey(2, 10, 9, high=200)
     truth[:, :, :4] = -1024
-    noisy = numpy.maximum(truth + 60 * numpy.random.default_rng(1).normal(size=truth.shape), -1024) + 7
+    noisy = np.maximum(truth + 60 * np.random.default_rng(1).normal(size=truth.shape), -1024) + 7
     inside = truth > -1024 + 0.05 * 1264
     assert 0 < inside.sum() < truth.size
     found = mean_change.of_pairs(pairs(tmp_path, noisy, truth, clipA=[-1024, 240], clipB=[-1024, 240]))
@@ -54,7 +54,7 @@ def test_the_direction_is_that_of_the_training(tmp_path):
 
 
 def test_grey_levels_and_colours(tmp_path):
-    truth = numpy.random.default_rng(0).integers(20, 200, (2, 9, 10, 3), dtype=numpy.uint8)
+    truth = np.random.default_rng(0).integers(20, 200, (2, 9, 10, 3), dtype=np.uint8)
     assert mean_change.of_pairs(pairs(tmp_path / "colour", truth + 21, truth, "png")) == -21
     assert mean_change.of_pairs(pairs(tmp_path / "grey", truth + 21, truth, "png", grey=True)) == pytest.approx(-21)
 
@@ -63,7 +63,7 @@ def test_none_where_both_sides_have_no_common_unit(tmp_path):
     truth = grey(1, 9, 9)
     other = pairs(tmp_path / "clips", truth, truth, clipA=[0, 1200], clipB=[-1024, 2000])
     assert mean_change.of_pairs(other) is None  # files without a modality and with two ranges: MR and CT as npy
-    labels = pairs(tmp_path / "classes", truth, numpy.zeros_like(truth), class_num=2, **CLIPS)
+    labels = pairs(tmp_path / "classes", truth, np.zeros_like(truth), class_num=2, **CLIPS)
     assert mean_change.of_pairs(labels) is None
 
 
@@ -82,7 +82,7 @@ def test_domains_in_their_unit_and_the_shift_that_is_known_already(tmp_path):
     options = UnpairedOptions(root=str(tmp_path), crop_height=8, crop_width=8, **CLIPS)
     train = [unpaired.build(options, domain) for domain in "AB"]
     assert mean_change.of_domains(*train) == pytest.approx(-100, abs=0.1)
-    assert mean_change.of_domains(*train, numpy.float32([0.5, 0.25])) == 567
+    assert mean_change.of_domains(*train, np.float32([0.5, 0.25])) == 567
 
 
 def test_what_is_said_of_it():

@@ -1,5 +1,5 @@
 """Optimizers against their papers' formulas, written here once more in NumPy with float64."""
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
@@ -8,12 +8,12 @@ from medi2i.common.training.optimizers import RateControl, make_controls, make_o
 
 STEPS = 5
 RATE = 0.01
-START = numpy.array([0.5, -1.0, 2.0, 0.01])
+START = np.array([0.5, -1.0, 2.0, 0.01])
 
 
 def gradients():
     """One gradient a step: large, tiny, of changing sign."""
-    return numpy.random.RandomState(1).randn(STEPS, 4) * numpy.array([1, 1e-3, 30, 0.1])
+    return np.random.RandomState(1).randn(STEPS, 4) * np.array([1, 1e-3, 30, 0.1])
 
 
 LOSSES = [3.0, 2.0, 2.5, 2.499, 0.1]
@@ -42,7 +42,7 @@ def adagrad():
     p, h = START.copy(), 0
     for g in gradients():
         h = h + g * g
-        p = p - RATE * g / (numpy.sqrt(h) + 1e-8)
+        p = p - RATE * g / (np.sqrt(h) + 1e-8)
     return p
 
 
@@ -51,7 +51,7 @@ def rmsprop():
     p, h = START.copy(), 0
     for g in gradients():
         h = 0.99 * h + 0.01 * g * g
-        p = p - RATE * g / (numpy.sqrt(h) + 1e-8)
+        p = p - RATE * g / (np.sqrt(h) + 1e-8)
     return p
 
 
@@ -60,7 +60,7 @@ def adadelta():
     p, square, moved = START.copy(), 0, 0
     for g in gradients():
         square = RATE * square + (1 - RATE) * g * g
-        step = -numpy.sqrt((moved + 1e-6) / (square + 1e-6)) * g
+        step = -np.sqrt((moved + 1e-6) / (square + 1e-6)) * g
         moved = RATE * moved + (1 - RATE) * step * step
         p = p + step
     return p
@@ -71,8 +71,8 @@ def adam(decay=0.0, eta=1.0):
     p, m, v = START.copy(), 0, 0
     for t, g in enumerate(gradients(), start=1):
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        alpha = RATE * numpy.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
-        p = p - eta * (alpha * m / (numpy.sqrt(v) + 1e-8) + decay * p)
+        alpha = RATE * np.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        p = p - eta * (alpha * m / (np.sqrt(v) + 1e-8) + decay * p)
     return p
 
 
@@ -81,9 +81,9 @@ def adabound(decay=0.0):
     p, m, v = START.copy(), 0, 0
     for t, g in enumerate(gradients(), start=1):
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        alpha = RATE * numpy.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        alpha = RATE * np.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
         lower, upper = 0.1 * (1 - 1 / (0.001 * t + 1)), 0.1 * (1 + 1 / (0.001 * t))
-        p = p - numpy.clip(alpha / (numpy.sqrt(v) + 1e-8), lower, upper) * m - decay * p
+        p = p - np.clip(alpha / (np.sqrt(v) + 1e-8), lower, upper) * m - decay * p
     return p
 
 
@@ -95,21 +95,21 @@ def eve(decay=0.0):
             d = 0.999 * d + 0.001 * min(max(abs(loss - last) / min(loss, last), 0.1), 10)
         last = loss
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        p = p - RATE / d * (m / (1 - 0.1 ** t)) / (numpy.sqrt(v / (1 - 0.999 ** t)) + 1e-8) - decay * p
+        p = p - RATE / d * (m / (1 - 0.1 ** t)) / (np.sqrt(v / (1 - 0.999 ** t)) + 1e-8) - decay * p
     return p
 
 
 def one_parameter():
     link = chainer.Link()
     with link.init_scope():
-        link.p = chainer.Parameter(START.astype(numpy.float32))
+        link.p = chainer.Parameter(START.astype(np.float32))
     return link
 
 
 def step(optimizer, gradient, loss):
-    optimizer.target.p.grad = gradient.astype(numpy.float32)
+    optimizer.target.p.grad = gradient.astype(np.float32)
     if type(optimizer).__name__ == "Eve":
-        optimizer.update(loss=numpy.array(loss, numpy.float32))
+        optimizer.update(loss=np.array(loss, np.float32))
     else:
         optimizer.update()
 
@@ -144,7 +144,7 @@ def test_weight_decay_of_the_adam_family_is_decoupled(name, expected):
 
 def test_weight_decay_of_the_others_joins_the_gradient():
     assert run("SGD", 0.1) == pytest.approx(momentum(lambda p: 0.1 * p), rel=1e-5, abs=1e-6)
-    assert run("SGD", 0.1, "l1") == pytest.approx(momentum(lambda p: 0.1 * numpy.sign(p)), rel=1e-5, abs=1e-6)
+    assert run("SGD", 0.1, "l1") == pytest.approx(momentum(lambda p: 0.1 * np.sign(p)), rel=1e-5, abs=1e-6)
     with pytest.raises(ValueError, match="l3"):
         run("SGD", 0.1, "l3")
 
@@ -164,7 +164,7 @@ def test_eve_slows_down_while_the_loss_jumps_and_counts_a_loss_below_its_least_a
 def test_eve_takes_a_loss_function_as_others_do():
     link = L.Linear(2, 1)
     optimizer = make_optimizer("Eve", link, RATE, 0.0)
-    x = numpy.ones((3, 2), numpy.float32)
+    x = np.ones((3, 2), np.float32)
     before = link.W.array.copy()
     optimizer.update(lambda: F.sum(F.square(link(x))))
     assert optimizer.t == 1 and (link.W.array != before).all()
@@ -176,7 +176,7 @@ def test_saved_and_restored_exactly_and_without_pickle(tmp_path, name):
     for i in range(2):
         step(optimizer, gradients()[i], LOSSES[i])
     chainer.serializers.save_npz(str(tmp_path / "opt.npz"), optimizer)
-    assert all(a.dtype != object for a in numpy.load(tmp_path / "opt.npz", allow_pickle=False).values())
+    assert all(a.dtype != object for a in np.load(tmp_path / "opt.npz", allow_pickle=False).values())
     other = make_optimizer(name, one_parameter(), RATE, 1e-3)
     other.target.p.array[:] = optimizer.target.p.array
     chainer.serializers.load_npz(str(tmp_path / "opt.npz"), other)
@@ -190,7 +190,7 @@ def test_the_state_of_eve_has_the_released_names(tmp_path):
     optimizer = make_optimizer("Eve", one_parameter(), RATE, 0.0)
     step(optimizer, gradients()[0], 3.0)
     chainer.serializers.save_npz(str(tmp_path / "opt.npz"), optimizer)
-    with numpy.load(tmp_path / "opt.npz") as file:
+    with np.load(tmp_path / "opt.npz") as file:
         assert {"t", "epoch", "d_tilde", "f", "p/m", "p/v", "p/t"} == set(file.files)
         assert float(file["d_tilde"]) == 1 and float(file["f"]) == 3
 
@@ -199,22 +199,22 @@ def test_the_state_of_eve_has_the_released_names(tmp_path):
 def test_float16_parameters_and_small_gradients(name):
     link = chainer.Link()
     with link.init_scope():
-        link.p = chainer.Parameter(numpy.full(3, 0.25, numpy.float16))
+        link.p = chainer.Parameter(np.full(3, 0.25, np.float16))
     optimizer = make_optimizer(name, link, RATE, 0.0)
-    link.p.grad = numpy.array([1e-4, 0, -1e-4], numpy.float16)
-    optimizer.update(**({"loss": numpy.ones(())} if name == "Eve" else {}))
-    assert link.p.array.dtype == numpy.float16
+    link.p.grad = np.array([1e-4, 0, -1e-4], np.float16)
+    optimizer.update(**({"loss": np.ones(())} if name == "Eve" else {}))
+    assert link.p.array.dtype == np.float16
     assert link.p.array == pytest.approx([0.24, 0.25, 0.26], rel=1e-2)
 
 
 def test_float16_parameters_keep_a_float32_copy():
     link = chainer.Link()
     with link.init_scope():
-        link.p = chainer.Parameter(numpy.ones(1, numpy.float16))
+        link.p = chainer.Parameter(np.ones(1, np.float16))
     optimizer = make_optimizer("SGD", link, 1.0, 0.0)
     optimizer.momentum = 0.0
     for _ in range(100):  # a step of 1e-4 alone is lost in float16 near 1
-        link.p.grad = numpy.full(1, 1e-4, numpy.float16)
+        link.p.grad = np.full(1, 1e-4, np.float16)
         optimizer.update()
     assert float(link.p.array[0]) == pytest.approx(0.99, abs=1e-3)
 
@@ -229,13 +229,13 @@ def test_factor_scales_every_step(name):
         step(optimizer, gradients()[0], 1.0)
         return optimizer.target.p.array - START
     assert moved(0.25) == pytest.approx(moved(1) / 4, rel=1e-3, abs=1e-7)
-    assert abs(moved(0)).max() < 1e-9 + numpy.finfo(numpy.float32).eps
+    assert abs(moved(0)).max() < 1e-9 + np.finfo(np.float32).eps
 
 
 def test_adadelta_has_no_rate():
     control = RateControl("AdaDelta", make_optimizer("AdaDelta", one_parameter(), RATE, 0.0))
     control.set_factor(0.5)
-    assert numpy.isnan(control.rate)
+    assert np.isnan(control.rate)
     with pytest.raises(ValueError, match="AdaDelta"):
         control.slow_down(control.optimizer.target, 0.5)
 
@@ -251,9 +251,9 @@ def test_a_pretrained_part_learns_more_slowly(name):
     control.slow_down(link.slow, 0.1)
     control.set_factor(0.5)
     for child in link.children():
-        child.p.grad = gradients()[0].astype(numpy.float32)
+        child.p.grad = gradients()[0].astype(np.float32)
     optimizer.update()
-    base, slow, rest = (child.p.array - START.astype(numpy.float32) for child in (link.base, link.slow, link.rest))
+    base, slow, rest = (child.p.array - START.astype(np.float32) for child in (link.base, link.slow, link.rest))
     assert (base == 0).all()
     assert slow == pytest.approx(rest * 0.1, rel=1e-2, abs=1e-6)
     assert abs(rest).min() > 1e-6

@@ -1,5 +1,5 @@
 """Seeded randomness that can be saved."""
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
@@ -9,7 +9,7 @@ from medi2i.common.training.randomness import RandomState
 def draws(random):
     numbers = [random.coin(), random.integer(1000), *random.choice(9, 4), random.normal(2.0)]
     arrays = [random.uniform_array((2, 3)), random.normal_array((3, 1, 2))]
-    dropped = F.dropout(numpy.ones((4, 5), numpy.float32), 0.5).array
+    dropped = F.dropout(np.ones((4, 5), np.float32), 0.5).array
     return numbers + [float(n) for a in (*arrays, dropped) for n in a.ravel()]
 
 
@@ -29,22 +29,22 @@ def test_saved_and_restored_exactly_and_without_pickle(tmp_path, before):
     for _ in range(before):  # an odd number of 32-bit draws and of normal numbers leaves halves to be saved
         random.coin()
         random.normal_array((3,))
-        numpy.random.randn()
+        np.random.randn()
     chainer.serializers.save_npz(str(tmp_path / "random.npz"), random)
-    expected = draws(random) + [numpy.random.randn()]
-    saved = numpy.load(tmp_path / "random.npz", allow_pickle=False)
+    expected = draws(random) + [np.random.randn()]
+    saved = np.load(tmp_path / "random.npz", allow_pickle=False)
     assert all(array.dtype.kind in "uif" for array in saved.values())
 
     other = RandomState(99)
     other.seed_global()
     chainer.serializers.load_npz(str(tmp_path / "random.npz"), other)
-    assert draws(other) + [numpy.random.randn()] == expected
+    assert draws(other) + [np.random.randn()] == expected
 
 
 def test_arrays_have_the_moments_they_promise():
     random = RandomState(0)
     uniform, normal = random.uniform_array((100, 100)), random.normal_array((100, 100))
-    assert uniform.dtype == normal.dtype == numpy.float32
+    assert uniform.dtype == normal.dtype == np.float32
     assert uniform.min() >= 0 and uniform.max() < 1
     assert uniform.mean() == pytest.approx(0.5, abs=0.02) and uniform.std() == pytest.approx(12 ** -0.5, abs=0.01)
     assert normal.mean() == pytest.approx(0, abs=0.05) and normal.std() == pytest.approx(1, abs=0.03)

@@ -3,7 +3,7 @@ import itertools
 import shutil
 import signal
 
-import numpy
+import numpy as np
 import pytest
 from run_files import log_of, only_run, saved_arrays
 
@@ -19,11 +19,11 @@ NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y", "opt_enc_x")
 
 
 def write(root):
-    random = numpy.random.default_rng(1)
+    random = np.random.default_rng(1)
     for name, count in zip(("trainA", "trainB"), (4, 3), strict=True):
         (root / name).mkdir(parents=True)
         for number in range(count):
-            numpy.save(root / name / f"{number}.npy", random.uniform(-1, 1, (17, 19)).astype(numpy.float32))
+            np.save(root / name / f"{number}.npy", random.uniform(-1, 1, (17, 19)).astype(np.float32))
     (root / "pairs.txt").write_text("".join(f"trainA/{i}.npy\ttrainB/{i}.npy\n" for i in range(3)))
     return root
 

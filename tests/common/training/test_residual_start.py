@@ -1,5 +1,5 @@
 """A residual generator starts at the input plus what the output lies above it."""
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.options import PairedOptions
@@ -14,8 +14,8 @@ class Shifted:
         return 3
 
     def load(self, index, rng):
-        x = rng.normal(size=(2, 6, 10)).astype(numpy.float32)
-        return x, x + numpy.float32([-0.25, 0.5])[:, None, None]
+        x = rng.normal(size=(2, 6, 10)).astype(np.float32)
+        return x, x + np.float32([-0.25, 0.5])[:, None, None]
 
 
 def options(**given):
@@ -24,16 +24,16 @@ def options(**given):
 
 
 def test_mean_difference_of_each_channel():
-    numpy.testing.assert_allclose(mean_difference(Shifted(), seed=1), [-0.25, 0.5], atol=1e-6)
+    np.testing.assert_allclose(mean_difference(Shifted(), seed=1), [-0.25, 0.5], atol=1e-6)
 
 
 def test_the_first_output_is_the_input_with_the_right_mean():
     networks = net.build(options(gen_out_activation="none"))
-    x = numpy.random.default_rng(0).normal(size=(1, 2, 8, 12)).astype(numpy.float32)
+    x = np.random.default_rng(0).normal(size=(1, 2, 8, 12)).astype(np.float32)
     before = networks.translate(x).array
     start_at(networks.dec_y, mean_difference(Shifted(), seed=1))
-    expected = before + numpy.float32([-0.25, 0.5])[:, None, None]
-    numpy.testing.assert_allclose(networks.translate(x).array, expected, atol=1e-5)
+    expected = before + np.float32([-0.25, 0.5])[:, None, None]
+    np.testing.assert_allclose(networks.translate(x).array, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["tanh"])
@@ -53,9 +53,9 @@ class Domain:
         return 5
 
     def whole(self, index):
-        values = numpy.random.default_rng(index).normal(0, 0.05, size=(1, 40, 50)).astype(numpy.float32)
+        values = np.random.default_rng(index).normal(0, 0.05, size=(1, 40, 50)).astype(np.float32)
         values[0, : round(40 * self.air)] -= 1
-        return values + numpy.float32(self.shift)
+        return values + np.float32(self.shift)
 
 
 def test_the_shift_between_domains():
@@ -65,7 +65,7 @@ def test_the_shift_between_domains():
 def test_quantiles_at_the_ends_of_the_clip_say_nothing():
     class Clipped(Domain):
         def whole(self, index):
-            return numpy.clip(super().whole(index) * 4, -1, 1)
+            return np.clip(super().whole(index) * 4, -1, 1)
 
     assert domain_shift(Clipped(0, 0.6), Clipped(0.05, 0.6)) == pytest.approx(0.2, abs=1e-6)
     assert domain_shift(Clipped(0, 1), Clipped(0.05, 1)) == 0
@@ -74,9 +74,9 @@ def test_quantiles_at_the_ends_of_the_clip_say_nothing():
 def test_each_channel_has_its_shift():
     class Colour(Domain):
         def whole(self, index):
-            return numpy.concatenate([super().whole(index), 2 * super().whole(index)])
+            return np.concatenate([super().whole(index), 2 * super().whole(index)])
 
-    numpy.testing.assert_allclose(domain_shift(Colour(0.1, 0), Colour(0.2, 0)), [0.1, 0.2], atol=1e-6)
+    np.testing.assert_allclose(domain_shift(Colour(0.1, 0), Colour(0.2, 0)), [0.1, 0.2], atol=1e-6)
 
 
 def test_the_shift_does_not_follow_the_mean():

@@ -5,7 +5,7 @@ import shutil
 import time
 from datetime import UTC, datetime
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import L, chainer
@@ -57,12 +57,12 @@ def test_best_json(tmp_path):
 
 
 def networks(seed):
-    numpy.random.seed(seed)
+    np.random.seed(seed)
     links = {"enc_x": L.Linear(2, 3), "dec_y": L.Linear(3, 1), "dis": L.Linear(1, 1)}
     optimizers = {name: chainer.optimizers.Adam().setup(link) for name, link in links.items()}
     for link in links.values():
         for parameter in link.params():
-            parameter.grad = numpy.ones_like(parameter.array)
+            parameter.grad = np.ones_like(parameter.array)
     return links, optimizers
 
 
@@ -77,11 +77,11 @@ def test_weights_and_optimizers_come_back(tmp_path):
     generator = {name: found[name] for name in ("enc_x", "dec_y")}
     loaded = load_initial(tmp_path / "dec_y12.npz", generator, generator)
     assert sorted(loaded) == ["dec_y", "enc_x"]
-    assert numpy.array_equal(found["enc_x"].W.array, links["enc_x"].W.array)
-    assert not numpy.array_equal(found["dis"].W.array, links["dis"].W.array)
+    assert np.array_equal(found["enc_x"].W.array, links["enc_x"].W.array)
+    assert not np.array_equal(found["dis"].W.array, links["dis"].W.array)
     load_optimizers(loaded, fresh)
     assert fresh["enc_x"].t == 1 and fresh["dis"].t == 0
-    assert numpy.array_equal(fresh["dec_y"].target.W.update_rule.state["m"], links["dec_y"].W.update_rule.state["m"])
+    assert np.array_equal(fresh["dec_y"].target.W.update_rule.state["m"], links["dec_y"].W.update_rule.state["m"])
     (tmp_path / "opt_dec_y12.npz").write_bytes(b"x")
     with pytest.raises(UserError, match="opt_dec_y12.npz: not the state"):
         load_optimizers(loaded, fresh)

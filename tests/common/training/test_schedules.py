@@ -2,7 +2,7 @@
 import math
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
@@ -37,14 +37,14 @@ class Numbers(chainer.training.updaters.StandardUpdater):
     def update_core(self):
         self.get_iterator("main").next()
         self.rates.append(self.control.rate)
-        self.control.optimizer.target.p.grad = numpy.ones(1, numpy.float32)
+        self.control.optimizer.target.p.grad = np.ones(1, np.float32)
         self.control.optimizer.update()
 
 
 def trainer_of(out, epochs, lr_drop, stop, name="Adam"):
     link = chainer.Link()
     with link.init_scope():
-        link.p = chainer.Parameter(numpy.zeros(1, numpy.float32))
+        link.p = chainer.Parameter(np.zeros(1, np.float32))
     control = RateControl(name, make_optimizer(name, link, 2.0, 0.0))
     iterator = chainer.iterators.SerialIterator(list(range(4)), 2, shuffle=False)
     trainer = chainer.training.Trainer(Numbers(iterator, control), (stop, "iteration"), out=str(out))
@@ -95,16 +95,16 @@ def test_factor_needs_no_trainer():
 def with_gradient(*values):
     link = chainer.Link()
     with link.init_scope():
-        link.p = chainer.Parameter(numpy.zeros(len(values), numpy.float32))
-    link.p.grad = numpy.array(values, numpy.float32)
+        link.p = chainer.Parameter(np.zeros(len(values), np.float32))
+    link.p.grad = np.array(values, np.float32)
     return link
 
 
 def test_loss_scale_halves_at_infinity_and_doubles_after_good_updates():
     scale = LossScale(initial=8, interval=2)
-    assert not scale.accept([with_gradient(1.0), with_gradient(0.0, numpy.inf)])
+    assert not scale.accept([with_gradient(1.0), with_gradient(0.0, np.inf)])
     assert scale.value == 4
-    assert not scale.accept([with_gradient(numpy.nan)])
+    assert not scale.accept([with_gradient(np.nan)])
     assert scale.value == 2
     assert [scale.accept([with_gradient(1.0)]) for _ in range(3)] == [True] * 3
     assert scale.value == 4
@@ -119,11 +119,11 @@ def test_the_gradients_of_all_links_cost_one_look(monkeypatch):
             looks.append(int(self))
             return bool(int(self))
 
-    stack = numpy.stack
-    monkeypatch.setattr(numpy, "stack", lambda arrays: types.SimpleNamespace(all=lambda: Answer(stack(arrays).all())))
+    stack = np.stack
+    monkeypatch.setattr(np, "stack", lambda arrays: types.SimpleNamespace(all=lambda: Answer(stack(arrays).all())))
     scale = LossScale(initial=8, interval=2)
     assert scale.accept([with_gradient(1.0, 2.0), with_gradient(3.0)])
-    assert not scale.accept([with_gradient(1.0, 2.0), with_gradient(numpy.inf)])
+    assert not scale.accept([with_gradient(1.0, 2.0), with_gradient(np.inf)])
     assert looks == [1, 0]
 
 

@@ -4,7 +4,7 @@ import pickle
 import tracemalloc
 import zipfile
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
@@ -31,7 +31,7 @@ class Everything:
 
     def __init__(self, number=0, text="", nothing=None, flag=False, array=None, facts=None):
         self.values = {"number": number, "text": text, "nothing": nothing, "flag": flag, "ratio": number / 7}
-        self.array = numpy.zeros((3, 5), numpy.float32) if array is None else array
+        self.array = np.zeros((3, 5), np.float32) if array is None else array
         self.facts = facts
 
     def serialize(self, serializer):
@@ -42,7 +42,7 @@ class Everything:
 
 
 def test_all_kinds_of_values_come_back_with_their_types(tmp_path):
-    array = numpy.random.default_rng(0).normal(size=(3, 5)).astype(numpy.float32)
+    array = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     saved = Everything(2 ** 40, "Grüße", None, True, array, {"best": [3, 0.1], "none": None})
     arrays = {}
     saved.serialize(Writer(arrays))
@@ -53,15 +53,15 @@ def test_all_kinds_of_values_come_back_with_their_types(tmp_path):
     assert found.values == saved.values
     assert {name: type(value) for name, value in found.values.items()} == {
         "number": int, "text": str, "nothing": type(None), "flag": bool, "ratio": float}
-    assert found.array is place and numpy.array_equal(found.array, array)
+    assert found.array is place and np.array_equal(found.array, array)
     assert found.facts == saved.facts
-    numpy.load(tmp_path / "a.npz", allow_pickle=False)["inner/array"]
+    np.load(tmp_path / "a.npz", allow_pickle=False)["inner/array"]
 
 
 def test_objects_are_refused_in_both_directions(tmp_path):
     with pytest.raises(TypeError, match="x: object cannot be stored"):
         Writer({})("x", object())
-    numpy.savez(tmp_path / "evil.npz", x=numpy.array([{"a": 1}], dtype=object))
+    np.savez(tmp_path / "evil.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(BrokenFile, match="evil.npz"):
         read_npz(tmp_path / "evil.npz")
     with zipfile.ZipFile(tmp_path / "pickle.npz", "w") as archive:
@@ -80,7 +80,7 @@ def test_a_name_is_used_once():
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
 def test_a_damaged_file_is_noticed(tmp_path, damage):
     path = tmp_path / "a.npz"
-    write_npz(path, {"x": numpy.arange(1000)})
+    write_npz(path, {"x": np.arange(1000)})
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
@@ -91,22 +91,22 @@ def test_a_damaged_file_is_noticed(tmp_path, damage):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
-    write_npz(path, {"x": numpy.arange(3)})
+    write_npz(path, {"x": np.arange(3)})
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(handle))
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_npz(path, {"x": numpy.arange(5)})
+        write_npz(path, {"x": np.arange(5)})
     assert len(synced) == 1  # the content was on the disk before the rename
     assert list(read_npz(path)["x"]) == [0, 1, 2]
 
 
 def small_trainer(optimizer=None):
     """A trainer of one linear layer on pairs of numbers."""
-    link = L.Linear(2, 1, initialW=numpy.array([[0.5, -0.25]]))
+    link = L.Linear(2, 1, initialW=np.array([[0.5, -0.25]]))
     optimizer = optimizer or chainer.optimizers.Adam()
     optimizer.setup(link)
-    data = [numpy.array(pair, numpy.float32) for pair in ((1, 2), (3, 4), (5, 6))]
+    data = [np.array(pair, np.float32) for pair in ((1, 2), (3, 4), (5, 6))]
     iterator = chainer.iterators.SerialIterator(data, 1, shuffle=False)
     updater = chainer.training.StandardUpdater(iterator, optimizer, loss_func=lambda x: F.sum(link(x) ** 2))
     return chainer.training.Trainer(updater, (100, "epoch"))
@@ -127,20 +127,20 @@ def test_a_restored_trainer_goes_on_bit_for_bit(tmp_path):
     resumed = small_trainer(chainer.optimizers.Adam(alpha=0.0013))
     restore(resumed, read_npz(tmp_path / "s.npz"), "s.npz")
     assert resumed.updater.iteration == 4
-    assert numpy.array_equal(advance(resumed, 9), expected)
+    assert np.array_equal(advance(resumed, 9), expected)
 
 
 def test_a_snapshot_of_another_network_is_refused():
     trainer = small_trainer()
     advance(trainer, 1)
     arrays = state_of(trainer)
-    arrays["updater/model:main/W"] = numpy.zeros((3, 3), numpy.float32)
+    arrays["updater/model:main/W"] = np.zeros((3, 3), np.float32)
     with pytest.raises(UserError, match=r"old.npz: does not fit .*\(3, 3\) in the file and \(1, 2\) here"):
         restore(small_trainer(), arrays, "old.npz")
     with pytest.raises(UserError, match="it has updater/pool, which has no place here"):
-        restore(small_trainer(), {**state_of(trainer), "updater/pool": numpy.zeros(3)}, "old.npz")
+        restore(small_trainer(), {**state_of(trainer), "updater/pool": np.zeros(3)}, "old.npz")
     with pytest.raises(UserError, match="another version"):
-        restore(small_trainer(), {**arrays, "format": numpy.asarray(99)}, "old.npz")
+        restore(small_trainer(), {**arrays, "format": np.asarray(99)}, "old.npz")
 
 
 def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
@@ -164,7 +164,7 @@ def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
 def with_zeros(path, name, count):
     """One more member, of packed zeros."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open(name + ".npy", "w") as member:
-        numpy.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
         for _ in range(count >> 20):
             member.write(bytes(1 << 20))
 
@@ -209,17 +209,17 @@ def test_a_snapshot_has_a_bound_that_grows_with_the_weights(tmp_path, monkeypatc
     monkeypatch.setenv("MEDI2I_MAX_PIXELS", "100")
     path = tmp_path / "s.npz"
     for size, weights in ((3200, 0), (3200 + 16 * 12, 12)):
-        write_npz(path, {"a": numpy.zeros(size - 8, numpy.uint8), "b": numpy.zeros(8, numpy.uint8)})
+        write_npz(path, {"a": np.zeros(size - 8, np.uint8), "b": np.zeros(8, np.uint8)})
         assert len(read_npz(path, weights)) == 2
-        write_npz(path, {"a": numpy.zeros(size - 8, numpy.uint8), "b": numpy.zeros(9, numpy.uint8)})
+        write_npz(path, {"a": np.zeros(size - 8, np.uint8), "b": np.zeros(9, np.uint8)})
         with pytest.raises(UserError, match=r"s.npz: unpacks to .*; --max-pixels 1\d\d would allow it"):
             read_npz(path, weights)
     assert weights_of(small_trainer().updater.get_all_optimizers().values()) == 12
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("updater/model:main/W", numpy.zeros((1, 2), numpy.complex64)), ("updater/model:main/W", numpy.full((1, 2), "x")),
-    ("updater/iteration", numpy.array(1j)), ("updater/iteration", numpy.array("x")), ("format", numpy.array("x"))])
+    ("updater/model:main/W", np.zeros((1, 2), np.complex64)), ("updater/model:main/W", np.full((1, 2), "x")),
+    ("updater/iteration", np.array(1j)), ("updater/iteration", np.array("x")), ("format", np.array("x"))])
 def test_values_of_another_kind_are_one_line(name, value):
     trainer = small_trainer()
     advance(trainer, 1)

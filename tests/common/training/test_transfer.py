@@ -1,7 +1,7 @@
 """Pinned transfers, with a device that copies only when it is waited for."""
 import types
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
@@ -18,7 +18,7 @@ class LateArray:
     """Gets its content when the event after its copy is waited for, as on a GPU that is behind."""
 
     def __init__(self, shape, dtype, pending):
-        self.content, self.pending = numpy.zeros(shape, dtype), pending
+        self.content, self.pending = np.zeros(shape, dtype), pending
 
     def set(self, source, stream):
         assert stream == "current"
@@ -45,7 +45,7 @@ def late(monkeypatch):
     pending, buffers, events = [], [], []
 
     def pinned(shape, dtype):
-        buffers.append(numpy.full(shape, -7, dtype))
+        buffers.append(np.full(shape, -7, dtype))
         return buffers[-1]
 
     def event():
@@ -58,8 +58,8 @@ def late(monkeypatch):
 
 
 def examples(number):
-    rng = numpy.random.default_rng(number)
-    return [(rng.random((1, 3, 4), dtype=numpy.float32), rng.random((2, 3, 4), dtype=numpy.float32)) for _ in range(2)]
+    rng = np.random.default_rng(number)
+    return [(rng.random((1, 3, 4), dtype=np.float32), rng.random((2, 3, 4), dtype=np.float32)) for _ in range(2)]
 
 
 def test_batches_arrive_whole_however_late_the_copies_are(late):
@@ -70,7 +70,7 @@ def test_batches_arrive_whole_however_late_the_copies_are(late):
         event.synchronize()
     for batch, result in zip(batches, results, strict=True):
         for place in (0, 1):
-            numpy.testing.assert_array_equal(result[place].content, numpy.stack([example[place] for example in batch]))
+            np.testing.assert_array_equal(result[place].content, np.stack([example[place] for example in batch]))
     assert len(buffers) == len(events) == 2 * transfer.DEPTH
 
 
@@ -80,23 +80,23 @@ def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_
     monkeypatch.setattr(transfer.augment, "finish", lambda values, example: (values, example.key))
     monkeypatch.setattr(LateArray, "__getitem__", lambda self, index: self, raising=False)
     sizes = [(1, 3, 4), (1, 5, 2)]
-    batches = [[(Uncut(numpy.full(size, 10 * turn + i, numpy.int16), Clip(0, 1), Draw(), (2, 2), key=i),
-                 numpy.float32([turn])) for i, size in enumerate(sizes)] for turn in range(5)]
+    batches = [[(Uncut(np.full(size, 10 * turn + i, np.int16), Clip(0, 1), Draw(), (2, 2), key=i),
+                 np.float32([turn])) for i, size in enumerate(sizes)] for turn in range(5)]
     results = [converter(batch, device) for batch in batches]
     for event in events:
         event.synchronize()
     for turn, (images, plain) in enumerate(results):
         for i, (size, (values, key)) in enumerate(zip(sizes, images, strict=True)):
-            assert key == i and values.content.shape == (1, *size) and values.content.dtype == numpy.int16
+            assert key == i and values.content.shape == (1, *size) and values.content.dtype == np.int16
             assert (values.content == 10 * turn + i).all()
         assert plain.content.tolist() == [[turn], [turn]]
     assert len(buffers) == 3 * transfer.DEPTH
 
 
 def test_on_the_cpu_uncut_images_are_finished_too():
-    uncut = Uncut(numpy.arange(12, dtype=numpy.int16).reshape(1, 3, 4), Clip(0, 11), Draw(), (1, 2))
-    pairs, = (PinnedConverter()([(uncut, numpy.float32([7]))] * 2, CPU),)
-    numpy.testing.assert_allclose(pairs[0], numpy.float32([[[[5, 6]]]] * 2) / 5.5 - 1, atol=1e-6)
+    uncut = Uncut(np.arange(12, dtype=np.int16).reshape(1, 3, 4), Clip(0, 11), Draw(), (1, 2))
+    pairs, = (PinnedConverter()([(uncut, np.float32([7]))] * 2, CPU),)
+    np.testing.assert_allclose(pairs[0], np.float32([[[[5, 6]]]] * 2) / 5.5 - 1, atol=1e-6)
     assert pairs[1].tolist() == [[7], [7]]
 
 
@@ -108,14 +108,14 @@ def test_a_last_smaller_batch_gets_its_own_buffer(late):
         event.synchronize()
     for n, (size, result) in enumerate(zip(sizes, results, strict=True)):
         assert result.content.shape == (size, 1, 3, 4)
-        numpy.testing.assert_array_equal(result.content[0], examples(n)[0][0])
+        np.testing.assert_array_equal(result.content[0], examples(n)[0][0])
 
 
 def test_on_the_cpu_it_is_chainers():
     batch = examples(1)
     x, t = PinnedConverter()(batch, CPU)
-    assert type(x) is type(t) is numpy.ndarray and x.shape == (2, 1, 3, 4)
-    numpy.testing.assert_array_equal(t, numpy.stack([example[1] for example in batch]))
+    assert type(x) is type(t) is np.ndarray and x.shape == (2, 1, 3, 4)
+    np.testing.assert_array_equal(t, np.stack([example[1] for example in batch]))
 
 
 @pytest.mark.gpu
@@ -127,4 +127,4 @@ def test_a_gpu_gets_what_was_sent():
     batches = [examples(number) for number in range(5)]
     results = [converter(batch, device) for batch in batches]
     for batch, (x, _) in zip(batches, results, strict=True):
-        numpy.testing.assert_array_equal(x.get(), numpy.stack([example[0] for example in batch]))
+        np.testing.assert_array_equal(x.get(), np.stack([example[0] for example in batch]))

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 from PIL import Image
 from run_files import log_of, only_run, saved_arrays
@@ -32,15 +32,15 @@ def data(tmp_path_factory):
 
 
 def write_images(root, count):
-    random = numpy.random.default_rng(5)
+    random = np.random.default_rng(5)
     for phase, number in (("train", count), ("test", 3)):
         for domain in "AB":
             (root / f"{phase}{domain}").mkdir(parents=True)
         for i in range(number):
-            clean = numpy.kron(random.integers(0, 255, (3, 4)), numpy.ones((6, 6)))[:, :22]
-            noisy = numpy.clip(clean + random.normal(0, 20, clean.shape), 0, 255)
+            clean = np.kron(random.integers(0, 255, (3, 4)), np.ones((6, 6)))[:, :22]
+            noisy = np.clip(clean + random.normal(0, 20, clean.shape), 0, 255)
             for domain, image in (("A", noisy), ("B", clean)):
-                Image.fromarray(image.astype(numpy.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
+                Image.fromarray(image.astype(np.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
     return root
 
 

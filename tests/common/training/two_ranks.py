@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common import compat
 from medi2i.common.compat import F, chainer
@@ -63,7 +63,7 @@ def digest(updater):
     for _, optimizer in sorted(updater.get_all_optimizers().items()):
         for _, link in sorted(optimizer.target.namedlinks()):
             for key in sorted(link._persistent):
-                found.update(numpy.asarray(getattr(link, key)).tobytes())
+                found.update(np.asarray(getattr(link, key)).tobytes())
     return found.hexdigest()
 
 
@@ -96,9 +96,9 @@ def check_applications(application, data, out, ranks):
 
 def check_batch_normalisation(ranks):
     """Two halves of a batch on two ranks, with --sync_bn, against the whole batch on one; and the mend of the mean."""
-    random = numpy.random.default_rng(0)
-    whole = random.normal(2, 3, (6, 3, 5, 7)).astype(numpy.float32)
-    weight = random.normal(0, 1, whole.shape).astype(numpy.float32)
+    random = np.random.default_rng(0)
+    whole = random.normal(2, 3, (6, 3, 5, 7)).astype(np.float32)
+    weight = random.normal(0, 1, whole.shape).astype(np.float32)
     for engine in ("auto", "numpy", "chainer"):
         with cpu_engine.using(engine):
             results = []
@@ -122,14 +122,14 @@ def check_batch_normalisation(ranks):
 
 def check_mends(ranks):
     """The patches of compat.py that only several processes can show."""
-    turned = numpy.asfortranarray(numpy.arange(6, dtype=numpy.float32).reshape(2, 3) * (1 + ranks.rank))
+    turned = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3) * (1 + ranks.rank))
     ranks.communicator._multi_node_mean(None, turned)
     assert turned.tolist() == [[0, 1.5, 3], [4.5, 6, 7.5]], turned
     base = compat.chainermn.communicators.mpi_communicator_base.MpiCommunicatorBase
-    lost = numpy.asfortranarray(numpy.arange(6, dtype=numpy.float32).reshape(2, 3) * (1 + ranks.rank))
+    lost = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3) * (1 + ranks.rank))
     base._multi_node_mean.__wrapped__(ranks.communicator, None, lost)
     assert lost.tolist() != turned.tolist(), "ChainerMN's own keeps it now: the mend can go"
-    numbers = chainer.iterators.SerialIterator(numpy.arange(4, dtype=numpy.float32), 2, shuffle=False)
+    numbers = chainer.iterators.SerialIterator(np.arange(4, dtype=np.float32), 2, shuffle=False)
     iterator = compat.chainermn.iterators.create_multi_node_iterator(numbers, ranks.communicator)
     assert [list(map(float, iterator.next())) for _ in range(2)] == [[0, 1], [2, 3]]
 
