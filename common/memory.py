@@ -1,9 +1,20 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and how large images are worked on with little of it."""
 import contextlib
 import resource
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+BAND = 1 << 18  # pixels: an image of 512² is one band, and some float64 copies of a band are few megabytes
+
+
+def bands(shape):
+    """The rows of an image (H, W) in slices of about ``BAND`` pixels, a multiple of 8 rows each but for the last.
+
+    What is computed band by band takes its temporary arrays once for a band, not for a whole image.
+    """
+    height, width = shape
+    rows = max(BAND // max(width, 1) // 8, 1) * 8
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def available() -> int | None:

@@ -19,7 +19,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.version import VERSION
 from medi2i.datasets import derived_header as headers
 from medi2i.datasets.derived_encoding import decimal, encode_beside, encoding_of
-from medi2i.datasets.derived_pixels import Encoded, Encoding, decode
+from medi2i.datasets.derived_pixels import Encoded, Encoding, reads_as
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES, text, whole
 from medi2i.datasets.dicom_read import DicomImage, read
 from medi2i.datasets.dicom_series import is_valid_uid
@@ -155,6 +155,7 @@ class DerivedSeries:
             raise UserError(f"{image.path}: {error}; nothing was written") from error
         with whole_file(out_path, force) as temporary:
             dataset.save_as(temporary, enforce_file_format=True)
+            del dataset.PixelData  # is large, and ``encoded`` holds it, too
             if verify:
                 _verify(temporary, dataset.SOPInstanceUID, encoded, encoding, mask, self.modality)
         e = encoded
@@ -277,13 +278,9 @@ def _verify(
     path: Path, sop_uid: str, encoded: Encoded, encoding: Encoding, mask: np.ndarray | None, modality: str
 ) -> None:
     found = read(path, modalities=(modality,))
-    expected = decode(encoded, encoding)
-    padding = np.zeros(expected.shape, bool) if encoded.padding_value is None else mask
-    if (
-        text(found.header, "SOPInstanceUID") != sop_uid
-        or not np.array_equal(found.hu[~padding], expected[~padding])
-        or not np.array_equal(np.zeros(expected.shape, bool) if found.mask is None else found.mask, padding)
-    ):
+    padding = None if encoded.padding_value is None else mask
+    same = reads_as(found.hu, found.mask, encoded, encoding, padding)
+    if not same or text(found.header, "SOPInstanceUID") != sop_uid:
         raise UserError(f"{path}: reads back differently from what was written (a failing disk?)")
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medi2i.common.memory import bands
+
 DEFAULT_CT_RANGE = (-1024.0, 3071.0)
 """What a CT is expected to hold when nobody says: the 12-bit scale."""
 
@@ -158,27 +160,32 @@ def encode(
     is free. unchanged: (values, integers) of the source: where the values are the same, so are the integers, which may
     be finer than float32.
     """
-    given = np.asarray(values)
-    values = given.astype(np.float64)
+    values = np.asarray(values)
     where = None if mask is None or not mask.any() else ~mask
-    if where is not None:
-        values[~where] = encoding.intercept
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    strange = ~np.isfinite(values)
+    bad = int(np.count_nonzero(strange if where is None else strange & where))
     if bad:
         raise ValueError(f"{bad} of {values.size} pixels are not finite numbers")
-    exact = (values - encoding.intercept) / encoding.slope
-    wanted = np.rint(exact)
-    if unchanged is not None:
-        wanted = exact = np.where(given == unchanged[0], unchanged[1].astype(np.float64), wanted)
-    low = int(np.count_nonzero(wanted < encoding.least))
-    high = int(np.count_nonzero(wanted > encoding.most))
-    stored = np.clip(wanted, encoding.least, encoding.most).astype(encoding.dtype)
-    off = np.abs(exact - wanted)
-    # A value and its step are floating-point numbers, too: what they leave over is no change.
-    rounded, largest = int(np.count_nonzero(off > ROUNDING)), float(off.max(initial=0)) * abs(encoding.slope)
+    stored = np.empty(values.shape, encoding.dtype)
+    low = high = rounded = 0
+    largest = 0.0
+    for rows in bands(values.shape):
+        part = values[rows].astype(np.float64)
+        if where is not None:
+            part[~where[rows]] = encoding.intercept
+        exact = (part - encoding.intercept) / encoding.slope
+        wanted = np.rint(exact)
+        if unchanged is not None:
+            wanted = exact = np.where(values[rows] == unchanged[0][rows], unchanged[1][rows].astype(np.float64), wanted)
+        low += int(np.count_nonzero(wanted < encoding.least))
+        high += int(np.count_nonzero(wanted > encoding.most))
+        stored[rows] = np.clip(wanted, encoding.least, encoding.most)
+        off = np.abs(exact - wanted)
+        # A value and its step are floating-point numbers, too: what they leave over is no change.
+        rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max(initial=0)))
     if encoding.slope < 0:
         low, high = high, low
-    counts = {"rounded": rounded, "largest": largest if rounded else 0.0}
+    counts = {"rounded": rounded, "largest": largest * abs(encoding.slope) if rounded else 0.0}
     if where is None:
         return Encoded(stored, low, high, None, 0, **counts)
     padded = int(np.count_nonzero(mask))
@@ -215,6 +222,24 @@ def _free_value(used: np.ndarray, encoding: Encoding) -> int:
     raise ValueError("every stored value is used: none is left for padding")
 
 
-def decode(encoded: Encoded, encoding: Encoding) -> np.ndarray:
-    """What a reader gets back: float32 (H, W)."""
-    return (encoded.stored.astype(np.float64) * encoding.slope + encoding.intercept).astype(np.float32)
+def reads_as(
+    values: np.ndarray,
+    mask: np.ndarray | None,
+    encoded: Encoded,
+    encoding: Encoding,
+    padding: np.ndarray | None,
+) -> bool:
+    """Whether what a reader got, ``values`` float32 (H, W) and ``mask`` (True on padding) or None, is ``encoded``.
+
+    padding: the mask that was written, or None; what padding reads as is left to the reader.
+    """
+    if values.shape != encoded.stored.shape or (mask is None) != (padding is None):
+        return False
+    for rows in bands(values.shape):
+        inside = slice(None) if padding is None else ~padding[rows]
+        if padding is not None and not np.array_equal(mask[rows], padding[rows]):
+            return False
+        stored = encoded.stored[rows][inside].astype(np.float64)
+        if not np.array_equal(values[rows][inside], (stored * encoding.slope + encoding.intercept).astype(np.float32)):
+            return False
+    return True

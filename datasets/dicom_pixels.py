@@ -10,6 +10,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, get_decoder
 
 from medi2i.common.errors import Unreadable
+from medi2i.common.memory import bands
 from medi2i.datasets.dicom_encoded import frame_fragments, measure
 from medi2i.datasets.dicom_file import (
     PARSE_ERRORS,
@@ -243,7 +244,10 @@ def to_modality(dataset: Dataset, stored: np.ndarray, rescale: Rescale) -> np.nd
     """
     if rescale.lookup is not None:
         return apply_modality_lut(stored, rescale.lookup).astype(np.float32)
-    values = stored.astype(np.float64)
-    values *= rescale.slope
-    values += rescale.intercept
-    return values.astype(np.float32)
+    found = np.empty(stored.shape, np.float32)
+    for rows in bands(stored.shape):
+        values = stored[rows].astype(np.float64)
+        values *= rescale.slope
+        values += rescale.intercept
+        found[rows] = values
+    return found

@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.common.errors import Unreadable, UserError
+from medi2i.common.memory import bands
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom_file import PARSE_ERRORS, short
 from medi2i.datasets.outputs import whole_file
@@ -157,11 +158,19 @@ def write_image(path, array, kind=None, *, bits=8):
 
 
 def to_integers(array, bits):
-    """Round to unsigned integers of 8 or 16 bits. Returns (integers, how many were outside and are saturated)."""
+    """Round values (C, H, W) to unsigned integers of 8 or 16 bits.
+
+    Returns (integers, how many were outside and are saturated).
+    """
     top = 2 ** bits - 1
-    rounded = np.rint(array)
-    outside = int(np.count_nonzero((rounded < 0) | (rounded > top)))
-    return np.clip(rounded, 0, top).astype({8: np.uint8, 16: np.uint16}[bits]), outside
+    whole = np.empty(array.shape, {8: np.uint8, 16: np.uint16}[bits])
+    outside = 0
+    for channel, found in zip(array, whole, strict=True):
+        for rows in bands(channel.shape):
+            rounded = np.rint(channel[rows])
+            outside += int(np.count_nonzero((rounded < 0) | (rounded > top)))
+            found[rows] = np.clip(rounded, 0, top)
+    return whole, outside
 
 
 def save_picture(picture, path, form, **how):

@@ -49,9 +49,18 @@ class Clip:
         unit -= 1.0
         return unit
 
-    def from_unit(self, unit):
-        """The way back, for arrays or floats. Values outside [-1, 1] go outside [lower, upper]: nothing is clipped."""
+    def from_unit(self, unit, overwrite=False):
+        """The way back, for arrays or floats. Values outside [-1, 1] go outside [lower, upper]: nothing is clipped.
+
+        ``overwrite``: an array of float32 that may be written to is used for the result.
+        """
         unit = np.asarray(unit, dtype=np.float32)
+        if overwrite and unit.ndim and unit.flags.writeable:
+            if self.scales:
+                unit += 1.0
+                unit *= self.width / 2.0
+                unit += self.lower
+            return unit
         if not self.scales:
             return unit.copy()
         return (unit + 1.0) * (self.width / 2.0) + self.lower

@@ -98,6 +98,7 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             if batch and batch[0][1].shape != x.shape:
                 flush()
             batch.append((job, x))
+            del future, x  # the image is to go once it was in the network
             if len(batch) == batch_size:
                 flush()
         flush()

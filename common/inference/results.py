@@ -7,6 +7,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import values
+from medi2i.common.memory import bands
 from medi2i.datasets.derived import DerivedSeries
 from medi2i.datasets.derived_pixels import ROUNDING
 from medi2i.datasets.dicom_file import VOLUME_MODALITIES
@@ -142,7 +143,8 @@ class Results:
     def write(self, volume, source, unit, middle, inputs):
         """Write the result ``unit`` (C, h, w) in [-1, 1] of ``source``, whose ``Slice`` is ``middle``.
 
-        inputs: the Slices that went in. Returns details for the report. Raises UserError, OSError.
+        ``unit`` is overwritten. inputs: the Slices that went in. Returns details for the report. Raises UserError,
+        OSError.
         """
         paths = self.paths(source)
         for path in paths:
@@ -152,7 +154,7 @@ class Results:
         kind = self.form.kind_for(source)
         bits = self.form.bits_for(kind, source, middle.bits)
         clip = self.form.clip_for(kind, bits)
-        converted = clip.from_unit(unit)
+        converted = clip.from_unit(unit, overwrite=True)
         kept = self.form.keep and middle.clip == clip
         if kept and middle.beyond is not None:
             converted += middle.beyond
@@ -171,10 +173,10 @@ class Results:
             whole = self._placed(middle.placement, part, around)
             clipped += _write_plain(path, whole, kind, bits)
             if bits is not None and kind not in PLAIN_NUMBERS:
-                off = np.abs(np.rint(whole) - whole)
-                rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max()))
+                count, farthest = _rounding(whole)
+                rounded, largest = rounded + count, max(largest, farthest)
             if middle.clip == clip and len(parts) == 1 and whole.shape == middle.values.shape:
-                details = self._mean_change(middle.values.mean(0), whole.mean(0), middle, clip)
+                details = self._mean_change(grey(middle.values), grey(whole), middle, clip)
         return details, values.of_file(clipped, rounded, largest)
 
     def _mean_change(self, before, after, middle, clip):
@@ -232,6 +234,21 @@ def _write_plain(path, array, kind, bits):
             np.save(file, array[0])
         return 0
     return write_image(path, array, kind, bits=bits)
+
+
+def _rounding(values):
+    """How many of (C, H, W) are rounded for whole numbers, and by how much at most."""
+    count, largest = 0, 0.0
+    for channel in values:
+        for rows in bands(channel.shape):
+            off = np.abs(np.rint(channel[rows]) - channel[rows])
+            count, largest = count + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max()))
+    return count, largest
+
+
+def grey(values):
+    """(C, H, W) -> (H, W): the mean of the channels."""
+    return values[0] if len(values) == 1 else values.mean(0)
 
 
 def counted(middle):

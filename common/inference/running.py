@@ -11,6 +11,7 @@ from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference import pipeline, stacks, structure
 from medi2i.common.inference.outcome import Outcome
 from medi2i.common.inference.report import SKIPPED, THERE, WRITTEN
+from medi2i.common.inference.results import grey
 from medi2i.common.inference.shards import final_details, final_state
 from medi2i.common.inference.slices import SliceCache, load_slice
 from medi2i.common.inference.structure_maps import write_maps
@@ -83,6 +84,7 @@ class Run:
     def _jobs(self):
         plan, batch = self.plan, self.options.batch_size
         limit = plan.stack + 2 * (self.options.workers + batch) + (plan.network.at_once + 1) * batch
+        limit = limit if plan.stack > 1 else 0  # a slice that is in one stack only is asked for once
         for number, volume in enumerate(plan.inputs.volumes):
             wanted = self.pending.get(number)
             if not wanted:
@@ -126,6 +128,7 @@ class Run:
             _refuse_no_number(y, deviation)
             if self.plan.compare_edges and self.options.structure != "none" and min(y.shape[1:]) > 1:
                 details["structure"] = self._compare(source, middle, y)
+            self._release(middle)
             if maps is not None:
                 self.plan.analysis.write(self._beside("analysis", source), maps)
             inputs = [one for _, one in sorted(slices.items())]
@@ -144,10 +147,19 @@ class Run:
         self.bar.update()
 
     def _compare(self, source, middle, y):
-        found = structure.compare(middle.unit.mean(0), y.mean(0))
-        if self.options.structure == "maps":
-            write_maps(self._beside("structure", source), middle.unit.mean(0), y.mean(0), found)
+        maps = self.options.structure == "maps"
+        before = structure.edges(grey(middle.unit))
+        if not maps:
+            self._release(middle)
+        found = structure.compare_edges(before, structure.edges(grey(y)))
+        if maps:
+            write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
         return found.numbers()
+
+    def _release(self, middle):
+        """An image that no other stack needs is not kept for the network that it has been in."""
+        if self.plan.stack == 1:
+            middle.unit = None
 
     def _beside(self, folder, source):
         """Path without suffix for extra files on a result, in a folder of their own."""

@@ -76,7 +76,12 @@ class Placement:
         return (self.height, self.width) == self.grid
 
     def back(self, result, around):
-        """``result`` (C, height, width) on the source's grid; outside of the crop it is ``around`` (C or 1, H, W)."""
+        """``result`` (C, height, width) on the source's grid; outside of the crop it is ``around`` (C or 1, H, W).
+
+        Where there is nothing to do it is ``result`` itself.
+        """
+        if self.spacing is None and self.whole:
+            return np.asarray(result, np.float32)
         if self.spacing is None:
             whole = np.array(np.broadcast_to(around, (len(result), *self.size)), np.float32)
             whole[self.window] = result
@@ -94,17 +99,17 @@ class Placement:
         return np.where(covered, converted, around).astype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Slice:
     """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU),
     enlarged ``scale`` times.
 
     ``clip`` made ``unit`` of values, and ``beyond`` (as ``unit``, in the unit of values) is what it took off them, None
     for nothing. ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``;
-    ``images`` are the DICOM images read, one of each column.
+    ``images`` are the DICOM images read, one of each column. ``unit`` may be set to None once nothing needs it.
     """
 
-    unit: np.ndarray
+    unit: np.ndarray | None
     values: np.ndarray
     mask: np.ndarray | None
     bits: int | None

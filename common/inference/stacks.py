@@ -103,7 +103,7 @@ def _stacked(cache, members, slices):
     images = [slices[index].unit for index in members]
     if len({image.shape for image in images}) > 1:
         raise UserError(f"slices {members} of one volume have different sizes; a stack needs equal ones")
-    return np.concatenate(images)
+    return images[0] if len(images) == 1 else np.concatenate(images)
 
 
 def _parts(y, size):

@@ -11,6 +11,8 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from medi2i.common.memory import bands
+
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
 NEIGHBOURHOOD = 8.0  # pixels (sd) over which the local correlation is taken
 FLOOR = 0.05  # variance of edges (in units of their mean square) below which there is nothing to compare
@@ -56,50 +58,76 @@ class Structure:
 
 def edges(image, smoothing=SMOOTHING):
     """Length of the gradient of a smoothed image (H, W), per pixel; float32 (H, W)."""
-    smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), smoothing, mode="nearest")
-    down, right = np.gradient(smooth)
-    down *= down
-    right *= right
-    down += right
-    return np.sqrt(down, out=down)
+    image = np.asarray(image)
+    length = np.empty(image.shape, np.float32)
+    around = int(4 * smoothing + 0.5) + 1  # rows: what SciPy's filter looks at, and one for the gradient
+    for rows in bands(image.shape):
+        first = max(rows.start - around, 0)
+        smooth = np.asarray(image[first:rows.stop + around], np.float32)
+        smooth = ndimage.gaussian_filter(smooth, smoothing, mode="nearest")
+        down, right = (one[rows.start - first:rows.stop - first] for one in np.gradient(smooth))
+        down *= down
+        right *= right
+        down += right
+        np.sqrt(down, out=length[rows])
+    return length
 
 
 def correlation(a, b):
-    """Pearson's correlation of two arrays; two constant ones are taken as equal (1), one of them alone as 0."""
-    a, b = (v - v.dtype.type(v.mean(dtype=np.float64)) for v in (a, b))
-    norm = np.sqrt((a * a).sum(dtype=np.float64) * (b * b).sum(dtype=np.float64))
+    """Pearson's correlation of two images; two constant ones are taken as equal (1), one of them alone as 0."""
+    mean_a, mean_b = (v.dtype.type(v.mean(dtype=np.float64)) for v in (a, b))
+    aa = bb = ab = 0.0
+    for rows in bands(a.shape):
+        from_a, from_b = a[rows] - mean_a, b[rows] - mean_b
+        aa += (from_a * from_a).sum(dtype=np.float64)
+        bb += (from_b * from_b).sum(dtype=np.float64)
+        ab += (from_a * from_b).sum(dtype=np.float64)
+    norm = np.sqrt(aa * bb)
     if norm < 1e-12:
-        return 1.0 if max(np.abs(a).max(), np.abs(b).max()) < 1e-6 else 0.0
-    return float((a * b).sum(dtype=np.float64) / norm)
+        farthest = max(max(abs(v.max() - mean), abs(v.min() - mean)) for v, mean in ((a, mean_a), (b, mean_b)))
+        return 1.0 if farthest < 1e-6 else 0.0
+    return float(ab / norm)
 
 
 def compare(x, y, smoothing=SMOOTHING, neighbourhood=NEIGHBOURHOOD):
     """Compare the edges of an input and an output, both (H, W) in [-1, 1] of their own domains. Returns Structure."""
     if x.shape != y.shape or x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"images of shapes {x.shape} and {y.shape}; two (H, W) of the same size are needed")
-    before, after = edges(x, smoothing), edges(y, smoothing)
-    a, b = _by_rms(before), _by_rms(after)
-    blocks = _local_change(a, b, neighbourhood)
+    return compare_edges(edges(x, smoothing), edges(y, smoothing), neighbourhood)
+
+
+def compare_edges(before, after, neighbourhood=NEIGHBOURHOOD):
+    """``compare``, given the ``edges`` of input and output (H, W), which become those of the Structure."""
+    change = max(1 - correlation(before, after), 0.0)
+    edges_in, edges_out = float(before.mean()), float(after.mean())
+    _divide_by_rms(before)
+    _divide_by_rms(after)
+    blocks = _local_change(before, after, neighbourhood)
     row, column = np.unravel_index(int(blocks.argmax()), blocks.shape)
-    return Structure(max(1 - correlation(before, after), 0.0), float(blocks[row, column]), int(row) * BLOCK,
-                     int(column) * BLOCK, float(before.mean()), float(after.mean()), a, b, blocks)
+    return Structure(change, float(blocks[row, column]), int(row) * BLOCK, int(column) * BLOCK, edges_in, edges_out,
+                     before, after, blocks)
 
 
-def _by_rms(values):
-    rms = float(np.sqrt((values * values).mean(dtype=np.float64)))
-    return values / rms if rms > 1e-6 else np.zeros_like(values)
+def _divide_by_rms(values):
+    squares = sum((values[rows] * values[rows]).sum(dtype=np.float64) for rows in bands(values.shape))
+    rms = float(np.sqrt(squares / values.size))
+    if rms > 1e-6:
+        values /= rms
+    else:
+        values.fill(0)
 
 
 def _local_change(a, b, neighbourhood):
     """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges, by blocks."""
-    def mean(v):
-        return ndimage.gaussian_filter(_block_means(v), neighbourhood / BLOCK, mode="nearest")
+    def mean(u, v=None):
+        blocks = [_block_means(u[rows] if v is None else u[rows] * v[rows]) for rows in bands(u.shape)]
+        return ndimage.gaussian_filter(np.concatenate(blocks), neighbourhood / BLOCK, mode="nearest")
     mean_a, mean_b = mean(a), mean(b)
-    var_a = (mean(a * a) - mean_a ** 2).clip(0)
-    var_b = (mean(b * b) - mean_b ** 2).clip(0)
+    var_a = (mean(a, a) - mean_a ** 2).clip(0)
+    var_b = (mean(b, b) - mean_b ** 2).clip(0)
     # Where the larger of both hardly varies there is nothing to lose or to invent: the floor takes the map to 0 there.
     strongest = np.maximum(var_a, var_b)
-    agreement = (mean(a * b) - mean_a * mean_b) / (np.sqrt(var_a * var_b) + 1e-6)
+    agreement = (mean(a, b) - mean_a * mean_b) / (np.sqrt(var_a * var_b) + 1e-6)
     return (1 - agreement.clip(-1, 1)) * strongest / (strongest + FLOOR)
 
 

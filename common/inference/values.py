@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from medi2i.common.memory import bands
 from medi2i.common.words import counted
 from medi2i.datasets.scaling import Clip
 
@@ -25,7 +26,8 @@ def mean_change(before, after, where, clip, ct):
     ``BLOCK`` pixels, all of which count. {} without any such square.
     """
     side = BLOCK if min(before.shape) >= 4 * BLOCK else 1
-    level, change = _block_means(before, side), _block_means(after - before, side)
+    level = _block_means(before, side)
+    change = np.concatenate([_block_means(after[rows] - before[rows], side) for rows in bands(before.shape)])
     if where is not None:
         inside = _block_means(where.astype(np.float32), side) == 1
         level, change = level[inside], change[inside]
@@ -144,7 +146,8 @@ def beyond_clip(array, mask, clip: Clip):
     """(C, H, W) -> what ``clip`` takes off: values minus clipped ones, 0 on padding; None where that is nothing."""
     if not clip.scales or (array.min() >= clip.lower and array.max() <= clip.upper):
         return None
-    beyond = array - np.clip(array, np.float32(clip.lower), np.float32(clip.upper))
+    beyond = np.clip(array, np.float32(clip.lower), np.float32(clip.upper))
+    np.subtract(array, beyond, out=beyond)
     if mask is not None:
         beyond[:, mask] = 0
     return beyond if beyond.any() else None

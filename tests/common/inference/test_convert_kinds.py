@@ -1,11 +1,13 @@
 """Every kind of image to its own kind, lists, colour, classes, fixed sizes; through pix2pix/convert.py."""
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from medi2i.common import memory
 from medi2i.datasets.images import read_image
 from medi2i.pix2pix import convert
 
@@ -147,3 +149,26 @@ def test_kinds_as_the_released_codes_spell_them(tmp_path, paired_run, spelling, 
     assert run(paired_run(**NO_CLIP), "-it", spelling, "-R", tmp_path, "-o", tmp_path / "out") == 0
     written = "a.png" if spelling == "gif" else name
     np.testing.assert_allclose(read_image(tmp_path / "out" / written).array[0], image, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["png", "dcm"])
+def test_a_large_image_is_converted_in_little_memory(tmp_path, files, monkeypatch, kind):
+    stored = files.stored_image(0, 1101, 1307)
+    if kind == "png":
+        Pillow.fromarray(stored).save(tmp_path / "a.png")
+    else:
+        files.write_slice(tmp_path / "a.dcm", stored)
+    monkeypatch.setattr(memory, "BAND", 16 * 1307)
+    arguments = "-m", "identity", "--imgtype", kind, "--workers", 1, "-R", tmp_path / f"a.{kind}"
+    tracemalloc.start()
+    try:
+        assert run(*arguments, "-o", tmp_path / "out") == 0
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]  # what a first conversion imports and keeps
+        assert run(*arguments, "-o", tmp_path / "again") == 0
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak / stored.size < 24  # bytes per pixel: 18 and 20 if it is large, 52 and 68 with whole-image copies
+    expected = stored if kind == "png" else stored - np.float32(1024)
+    np.testing.assert_array_equal(read_image(tmp_path / "again" / f"a.{kind}").array[0], expected)
