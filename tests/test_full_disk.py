@@ -31,10 +31,10 @@ LIMIT = 100  # bytes
 
 
 @contextlib.contextmanager
-def full_disk():
-    """No file of this process grows beyond LIMIT bytes: EFBIG comes where a full disk gives ENOSPC."""
+def full_disk(limit=LIMIT):
+    """No file of this process grows beyond ``limit`` bytes: EFBIG comes where a full disk gives ENOSPC."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         yield
     finally:
@@ -132,14 +132,14 @@ def test_a_new_run_leaves_no_folder(tmp_path):
 
 def test_commands_say_it_in_one_line(tmp_path, capsys):
     pairs = tmp_path / "pairs.txt"
-    names = [f"{'n' * 20}{i}.png" for i in range(10)]
+    names = [f"{'n' * 120}{i}.png" for i in range(10)]
     for name in names:
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     pairs.write_text("".join(f"{name}\t{name}\n" for name in names))
-    with full_disk():
+    with full_disk(1000):  # the lock of a folder fits
         assert split_pairs.main(["-i", str(pairs), "--by", "image"]) == 1
     assert capsys.readouterr().err.strip() == f"error: {tmp_path / 'pairs_train.txt'}: File too large"
-    with full_disk():
-        assert make_shapes.main(["-o", str(tmp_path / "shapes"), "--num", "3"]) == 1
+    with full_disk(1000):
+        assert make_shapes.main(["-o", str(tmp_path / "shapes"), "--num", "3", "--size", "512"]) == 1
     assert capsys.readouterr().err.strip() == f"error: {tmp_path / 'shapes/trainA/00001.png'}: File too large"
     assert not list(tmp_path.rglob("pairs_*")) and not [path for path in tmp_path.rglob("*") if path.suffix == ".part"]

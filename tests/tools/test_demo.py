@@ -26,7 +26,7 @@ def test_demo_on_a_phantom_and_the_way_to_the_next(tmp_path, capsys):
     assert f"open {report} in a browser" in told and report.stat().st_size > 10_000
     said = json.loads((out / "evaluation" / "evaluation.json").read_text())
     assert {one["slice"] for one in said["slices"]} and said["windows"]["soft"] == [-160, 240]
-    assert dicom.scan(out / "converted").series[0].modality == "CT"
+    assert dicom.scan(out / "converted" / "images").series[0].modality == "CT"
 
     (out / "notes.txt").write_text("mine")
     (out / "run" / "thoughts.txt").write_text("mine too")
