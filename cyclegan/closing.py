@@ -3,13 +3,17 @@ mean, and which command converts with it.
 """
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
-from medi2i.datasets.unpaired import FOLDERS
+from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
 
 
-def tell_end(options, train, entries, run) -> None:
+def tell_end(options: UnpairedOptions, train: Sequence[UnpairedDataset], entries: list[dict[str, Any]],
+             run: str | Path) -> None:
     """Print what there is to say at the end of a training, and the command that converts.
 
     options: UnpairedOptions; train: the UnpairedDatasets A and B; entries: of the log; run: the run folder.
@@ -20,7 +24,8 @@ def tell_end(options, train, entries, run) -> None:
     print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
 
 
-def against_nothing(entries, options, train) -> list[str]:
+def against_nothing(entries: list[dict[str, Any]], options: UnpairedOptions,
+                    train: Sequence[UnpairedDataset]) -> list[str]:
     """How near translations of validation images came to the other domain, beside those images as they are, in words.
 
     One line for each way, at the last validation, as the last weights are taken; none without both domains. The way
@@ -28,7 +33,7 @@ def against_nothing(entries, options, train) -> list[str]:
 
     entries: of the log, dicts; options: UnpairedOptions; train: the UnpairedDatasets A and B.
     """
-    last = next((entry for entry in reversed(entries) if "validation/values_y" in entry), {})
+    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/values_y" in entry), {})
     unit = " HU" if all(dataset.sources[0].modality == "CT" for dataset in train) else ""
     said = []
     for source, target, name in (("A", "B", "y"), ("B", "A", "x")):
@@ -42,15 +47,15 @@ def against_nothing(entries, options, train) -> list[str]:
     return said
 
 
-def _relation(own, nothing):
+def _relation(own: Any, nothing: Any) -> str:
     return "nearer than" if own < nothing else "NO NEARER than" if own == nothing else "FARTHER than"
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def change_of_mean(options, train) -> str | None:
+def change_of_mean(options: UnpairedOptions, train: Sequence[UnpairedDataset]) -> str | None:
     """What A to B does to the mean, in words; None where that is not known or as good as nothing.
 
     options: UnpairedOptions with ``mean_change``; train: the UnpairedDatasets A and B.
@@ -60,7 +65,7 @@ def change_of_mean(options, train) -> str | None:
                                 mean_change.LEAST_OF_DOMAINS)
 
 
-def conversion_command(options, run) -> str:
+def conversion_command(options: UnpairedOptions, run: str | Path) -> str:
     """The command that converts the test images of domain A, or those of training where there are none.
 
     options: UnpairedOptions; run: the run folder.

@@ -1,10 +1,11 @@
 """The networks of CycleGAN: two encoders, two decoders and the discriminators of both domains."""
 from dataclasses import dataclass
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, generator_channels
 from medi2i.common.networks.precision import using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
+from medi2i.common.options import UnpairedOptions
 
 
 @dataclass
@@ -26,15 +27,15 @@ class Networks:
         """Name, as in file names, → network, for those there are."""
         return {name: link for name, link in vars(self).items() if link is not None}
 
-    def translate(self, x):
+    def translate(self, x: ArrayOrVariable) -> chainer.Variable:
         """X → Y: (N, C, H, W) in [-1, 1] → the same."""
         return self.dec_y(self.enc_x(x))
 
-    def translate_back(self, y):
+    def translate_back(self, y: ArrayOrVariable) -> chainer.Variable:
         """Y → X: (N, C, H, W) in [-1, 1] → the same."""
         return self.dec_x(self.enc_y(y))
 
-    def translate_both(self, x, y):
+    def translate_both(self, x: Array, y: Array) -> tuple[chainer.Variable, chainer.Variable]:
         """(X → Y, Y → X); a shared encoder sees both at once, so that statistics of the batch are of both domains."""
         if self.enc_x is not self.enc_y:
             return self.translate(x), self.translate_back(y)
@@ -42,7 +43,7 @@ class Networks:
         return self.dec_y([f[:len(x)] for f in features]), self.dec_x([f[len(x):] for f in features])
 
 
-def build(options) -> Networks:
+def build(options: UnpairedOptions) -> Networks:
     """Networks with fresh weights; domain X has ``options.ch`` channels, domain Y ``options.out_ch``.
 
     Weights of pretrained networks come from the files that the options name. Raises UserError.

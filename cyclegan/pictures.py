@@ -1,9 +1,15 @@
 """Pictures of CycleGAN while it trains: x, x → y, x → y → x, x → z → x, and the mirror rows of y."""
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.pictures import Panel, chosen_samples, draw_grid, plane, range_text, window_of
 from medi2i.common.training.validation import apply
+from medi2i.cyclegan import net
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.unpaired import UnpairedDataset
 
 TITLES = ["x → y\n(y → x)", "x → y → x\n(y → x → y)", "x → z → x\n(y → z → y)"]
 
@@ -19,8 +25,9 @@ class UnpairedPictures(chainer.training.Extension):
 
     phase = "pictures"
 
-    def __init__(self, folder, name, datasets, clips, networks, device, counts, windows, modalities=("", ""),
-                 colour=False, seed=None):
+    def __init__(self, folder: str | Path, name: str, datasets: Sequence[UnpairedDataset | None], clips: Sequence[Clip],
+                 networks: net.Networks, device: chainer.backend.Device, counts: Sequence[int], windows: Sequence,
+                 modalities: Sequence[str] = ("", ""), colour: bool = False, seed: int | None = None) -> None:
         self.folder = Path(folder)
         self.name = name
         self.datasets = datasets
@@ -33,33 +40,35 @@ class UnpairedPictures(chainer.training.Extension):
         self.colour = colour
         self.seed = seed
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         iteration = trainer.updater.iteration
         chosen = [[] if dataset is None else chosen_samples(len(dataset), count, self.seed, iteration)
                   for dataset, count in zip(self.datasets, self.counts, strict=True)]
         if any(chosen):
             self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
 
-    def draw(self, chosen, path):
+    def draw(self, chosen: Sequence[Sequence[int]], path: str | Path) -> None:
         """Write the picture of the images with indices ``chosen[0]`` of x and ``chosen[1]`` of y."""
         n = self.networks
         paths = ((n.translate, lambda x: n.translate_back(n.translate(x)), lambda x: n.dec_x(n.enc_x(x))),
                  (n.translate_back, lambda y: n.translate(n.translate_back(y)), lambda y: n.dec_y(n.enc_y(y))))
         found = []  # (side, name, [(side of the domain it is in, image in HU) for each column])
-        for side, indices in enumerate(chosen):
+        for side, (dataset, indices) in enumerate(zip(self.datasets, chosen, strict=True)):
+            if dataset is None:
+                continue
             for i in indices:
-                image = self.datasets[side].load(i, None)
+                image = dataset.load(i, None)
                 outputs = [apply(function, [image], self.device)[0] for function in paths[side]]
                 sides = (side, 1 - side, side, side)
                 images = [(s, self.clips[s].from_unit(x)) for s, x in zip(sides, [image, *outputs], strict=True)]
-                found.append((side, self.datasets[side].name(i), images))
+                found.append((side, dataset.name(i), images))
         windows = [self._window(side, found) for side in (0, 1)]
         rows = [[Panel(plane(image, self.colour), *windows[s]) for s, image in images] for _, _, images in found]
         own = "\n".join(f"{letter}: {range_text(*windows[side], self.modalities[side])}"
                         for side, letter in enumerate("xy"))
         draw_grid(path, rows, [own, *TITLES], [f"{'xy'[side]}: {name}" for side, name, _ in found])
 
-    def _window(self, side, found):
+    def _window(self, side: int, found: list[tuple[int, str, list[tuple[int, np.ndarray]]]]) -> tuple[float, float]:
         """One window for all images in a domain; that of its own images, not of what networks make of others."""
         there = [image for _, _, images in found for s, image in images if s == side]
         originals = [images[0][1] for s, _, images in found if s == side]

@@ -5,14 +5,17 @@
 """
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from medi2i.common.compat import chainer
 from medi2i.common.errors import run
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
-from medi2i.common.training.distributed import joined
+from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
 from medi2i.common.training.profile import profile_of
@@ -35,26 +38,27 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
 from medi2i.cyclegan.validation import CycleMeasure
 from medi2i.datasets import unpaired
+from medi2i.datasets.unpaired import UnpairedDataset
 
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
 
 
-def command(argv):
+def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
     options, resumed = training_options(UnpairedOptions, argv, __doc__.splitlines()[0])
     with joined(options.communicator) as ranks:
         return train(options, resumed, argv, ranks)
 
 
-def train(options, resumed, argv, ranks):
+def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ranks: Alone) -> int:
     """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
     device, random = prepare(options, ranks)
 
     # data
     images = [unpaired.build(options, domain, "train", multiple=size_multiple(options)) for domain in "AB"]
     options = unpaired.complete(options, *images)
-    val = [unpaired.build(options, domain, "val", multiple=size_multiple(options)) for domain in "AB"]
-    check_sizes(options, (*images, *val))
+    val_a, val_b = [unpaired.build(options, domain, "val", multiple=size_multiple(options)) for domain in "AB"]
+    check_sizes(options, (*images, val_a, val_b))
 
     # networks
     networks = net.build(options)
@@ -74,9 +78,9 @@ def train(options, resumed, argv, ranks):
                  "second": make_iterator(images[1], options, ranks, options.seed + 1)}
     updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
                               features, ranks, profile_of(options, device))
-    measure = None if val == [None, None] else CycleMeasure(*val, shown, device, validation_batch(options), ranks)
+    measure = CycleMeasure(val_a, val_b, shown, device, validation_batch(options), ranks) if val_a or val_b else None
     if options.check:
-        check({"training A": images[0], "training B": images[1], "validation A": val[0], "validation B": val[1]},
+        check({"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b},
               updater, links, measure, options)
         updater.finalize()
         return 0
@@ -89,35 +93,36 @@ def train(options, resumed, argv, ranks):
     training.follow(average, reestimation_of(shown.translate_both, images, shown, options, device, training.ending))
     if measure is not None:
         training.validate(measure, options.best_metric, larger=False)
-    draw_pictures(training, {"val": val, "train": images}, images, shown, device)
+    draw_pictures(training, options, {"val": [val_a, val_b], "train": images}, images, shown, device)
 
     # run
     status = training.run()
-    if ranks.first:
+    if folder is not None:
         tell_end(options, images, read_log(training.log.path), folder.path)
     return status
 
 
-def begin_at_shift(networks, options, images, resumed, ranks):
+def begin_at_shift(networks: net.Networks, options: UnpairedOptions, images: Sequence[UnpairedDataset],
+                   resumed: str | None, ranks: Alone) -> UnpairedOptions:
     """Let residual generators begin at the shift between the domains. Returns the options with ``mean_change``."""
-    shift = domain_shift(*images) if options.gen_residual else None
+    shift = domain_shift(images[0], images[1]) if options.gen_residual else None
     if shift is not None:
         start_at(networks.dec_y, shift)
         start_at(networks.dec_x, -shift)
     if resumed is not None:
         return options
-    change = ranks.agreed(mean_change.of_domains(*images, shift) if ranks.first else None)
+    change = ranks.agreed(mean_change.of_domains(images[0], images[1], shift) if ranks.first else None)
     return dataclasses.replace(options, mean_change=change)
 
 
-def load_weights(links, options):
+def load_weights(links: Mapping[str, chainer.Link], options: UnpairedOptions) -> dict[str, Path]:
     """Load the weights that ``--model_gen`` names. Returns {name of the network: file}."""
     if options.model_gen is None:
         return {}
     return load_initial(options.model_gen, links, [name for name in links if not name.startswith("dis")])
 
 
-def perceptual_features(options, device):
+def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device) -> PerceptualFeatures | None:
     """The PerceptualFeatures of the identity terms, on ``device``; None where these have no weight."""
     if options.lambda_identity_x <= 0 and options.lambda_identity_y <= 0:
         return None
@@ -126,12 +131,13 @@ def perceptual_features(options, device):
     return features
 
 
-def draw_pictures(training, datasets, images, networks, device):
+def draw_pictures(training: Training, options: UnpairedOptions,
+                  datasets: Mapping[str, Sequence[UnpairedDataset | None]], images: Sequence[UnpairedDataset],
+                  networks: net.Networks, device: chainer.backend.Device) -> None:
     """Have pictures of ``datasets`` (dict name -> UnpairedDatasets A and B) drawn while training, in its folder.
 
     images: the UnpairedDatasets A and B of the training, whose clips and modalities are shown.
     """
-    options = training.options
     for name, both in datasets.items():
         if training.ranks.first:
             training.draw(UnpairedPictures(
@@ -141,7 +147,7 @@ def draw_pictures(training, datasets, images, networks, device):
                 options.seed if options.vis_random else None))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``medi2i-cyclegan-train``."""
     return run(command, argv)
 

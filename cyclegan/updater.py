@@ -1,12 +1,18 @@
 """One update of CycleGAN (Zhu et al., 2017, and the additions of Kaji and Kida, 2019)."""
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from medi2i.common import losses
+from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.constant import constant
+from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
-from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.profile import OFF
+from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.profile import OFF, NoProfile, Profile
+from medi2i.common.training.randomness import RandomState
+from medi2i.cyclegan import net
 
 _SLICE_KINDS = ("dcm", "auto", "nii")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
@@ -51,14 +57,14 @@ class LossSettings:
     lambda_wgan_gp: float
 
     @classmethod
-    def from_options(cls, options):
+    def from_options(cls, options: UnpairedOptions) -> "LossSettings":
         """The settings that ``options`` ask for. Raises UserError where a term does not fit the channels."""
         settings = settings_from_options(cls, options)
         if settings.ch != settings.out_ch:
             settings._refuse_same_channel_terms()
         return settings
 
-    def _refuse_same_channel_terms(self):
+    def _refuse_same_channel_terms(self) -> None:
         for name in ("lambda_domain", "lambda_idempotence", "lambda_identity_x", "lambda_identity_y", "lambda_air",
                      "lambda_grad", "lambda_grad_y", "lambda_gc_x", "lambda_gc_y"):
             if getattr(self, name) > 0:
@@ -74,19 +80,19 @@ class Translated:
     x_x, y_y: back in the own domain; x_y, y_x: translations. plain_y_x: as it was before ``noise_x``.
     """
 
-    x: object
-    y: object
+    x: Array
+    y: Array
     features_x: list
     features_y: list
-    z_x: object
-    z_y: object
-    x_x: object
-    y_y: object
-    x_y: object
-    y_x: object
-    plain_y_x: object
+    z_x: Any
+    z_y: Any
+    x_x: Any
+    y_y: Any
+    x_y: Any
+    y_x: Any
+    plain_y_x: Any
 
-    def arrays(self):
+    def arrays(self) -> "Translated":
         """The same without the graph that made it."""
         features = ([feature.array for feature in features] for features in (self.features_x, self.features_y))
         made = (one.array for one in (self.z_x, self.z_y, self.x_x, self.y_y, self.x_y, self.y_x, self.plain_y_x))
@@ -112,8 +118,10 @@ class CycleganUpdater(AdversarialUpdater):
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
-    def __init__(self, iterators, optimizers, networks, settings, random, device=None, features=None,
-                 ranks=ALONE, profile=OFF):
+    def __init__(self, iterators: dict[str, chainer.dataset.Iterator], optimizers: Mapping[str, chainer.Optimizer],
+                 networks: net.Networks, settings: LossSettings, random: RandomState,
+                 device: chainer.backend.Device | None = None, features: Any = None, ranks: Alone = ALONE,
+                 profile: Profile | NoProfile = OFF) -> None:
         super().__init__(iterators, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
@@ -126,21 +134,21 @@ class CycleganUpdater(AdversarialUpdater):
         if settings.lambda_dis_x > 0:
             self.pools["x"] = HistoryPool(size, random)
 
-    def update_core(self):
+    def update_core(self) -> None:
         s = self.settings
         made = self.update_generators(self.next_batch("main"), self.next_batch("second"))
-        old_y = self.pools["y"].query(made.x_y) if s.lambda_dis_y > 0 else None
-        old_x = self.pools["x"].query(made.y_x) if s.lambda_dis_x > 0 else None
+        fakes = {"y": made.x_y, "x": made.y_x}
+        old = {name: pool.query(fakes[name]) for name, pool in self.pools.items()}
         # Critics learn at every update, whatever learning_freq_d says: so the released code has it.
         if s.dis_wgan or self.iteration % s.learning_freq_d == 0:
-            if s.lambda_dis_y > 0:
-                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old_y, made.y))
-            if s.lambda_dis_x > 0:
-                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old_x, made.x))
+            if "y" in old:
+                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old["y"], made.y))
+            if "x" in old:
+                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old["x"], made.x))
             if s.lambda_dis_z > 0:
                 self.minimise(("dis_z",), self.discriminator_terms("dis_z", made.z_x, made.z_y, ("loss_x", "loss_y")))
 
-    def update_generators(self, x, y):
+    def update_generators(self, x: Array, y: Array) -> Translated:
         """One step of encoders and decoders. Returns what they made, as arrays.
 
         No Variable is returned, so that the graph's memory is free when the discriminators start.
@@ -150,7 +158,7 @@ class CycleganUpdater(AdversarialUpdater):
         self.minimise(generators, self.generator_terms(images))
         return images.arrays()
 
-    def translate(self, x, y):
+    def translate(self, x: Array, y: Array) -> Translated:
         """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into both domains.
 
         In the released order, which running statistics show: the own domain comes before the other one.
@@ -164,12 +172,12 @@ class CycleganUpdater(AdversarialUpdater):
         return Translated(x, y, features_x, features_y, deepest_map(in_x), deepest_map(in_y), x_x, y_y, x_y,
                           self.with_noise(y_x, s.noise_x), y_x)
 
-    def generator_terms(self, images):
+    def generator_terms(self, images: Translated) -> list[Term]:
         """All terms of encoders and decoders, in the released order."""
         return [*self._latent_terms(images), *self._cycle_terms(images), *self._adversarial_terms(images),
                 *self._own_domain_terms(images), *self._likeness_terms(images), *self._smoothness_terms(images)]
 
-    def _latent_terms(self, images):
+    def _latent_terms(self, images: Translated) -> Iterator[Term]:
         s, dis_z = self.settings, self.networks.dis_z
         if s.lambda_reg > 0:
             yield Term("enc_x/loss_reg", s.lambda_reg, losses.mean_square(images.features_x[-1]))
@@ -180,21 +188,21 @@ class CycleganUpdater(AdversarialUpdater):
             yield Term("enc_x/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_x), 1.0))
             yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_y), 0.0))
 
-    def _cycle_terms(self, images):
+    def _cycle_terms(self, images: Translated) -> Iterator[Term]:
         s, n = self.settings, self.networks
         yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x))
         yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y))
         yield Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(images.x_y)), images.x))
         yield Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(images.y_x)), images.y))
 
-    def _adversarial_terms(self, images):
+    def _adversarial_terms(self, images: Translated) -> Iterator[Term]:
         s, n = self.settings, self.networks
         if s.lambda_dis_y > 0:
             yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(_judged(n.dis_y, images.x_y), 1.0))
         if s.lambda_dis_x > 0:
             yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(_judged(n.dis_x, images.y_x), 1.0))
 
-    def _own_domain_terms(self, images):
+    def _own_domain_terms(self, images: Translated) -> Iterator[Term]:
         s, n, x_y, y_x = self.settings, self.networks, images.x_y, images.y_x
         if s.lambda_idempotence > 0:
             yield Term("dec_x/loss_idem", s.lambda_idempotence, losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x))))
@@ -203,7 +211,7 @@ class CycleganUpdater(AdversarialUpdater):
             yield Term("dec_x/loss_dom", s.lambda_domain, losses.mean_absolute(images.x, n.dec_x(n.enc_y(images.x))))
             yield Term("dec_y/loss_dom", s.lambda_domain, losses.mean_absolute(images.y, n.dec_y(n.enc_x(images.y))))
 
-    def _likeness_terms(self, images):
+    def _likeness_terms(self, images: Translated) -> Iterator[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
         s = self.settings
         pairs = (("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
@@ -226,7 +234,7 @@ class CycleganUpdater(AdversarialUpdater):
             if weight > 0:
                 yield Term(f"{decoder}/loss_gc", weight, losses.gradient_consistency(image, translated))
 
-    def _smoothness_terms(self, images):
+    def _smoothness_terms(self, images: Translated) -> Iterator[Term]:
         s = self.settings
         if s.lambda_tv > 0:
             variation = losses.total_variation(images.x_y, s.tv_method, s.tv_tau)
@@ -234,13 +242,14 @@ class CycleganUpdater(AdversarialUpdater):
                 variation = variation + losses.channel_variation(images.x_y)
             yield Term("dec_y/loss_tv", s.lambda_tv, variation)
 
-    def cost_of(self, answer, target):
+    def cost_of(self, answer: chainer.Variable, target: float) -> chainer.Variable:
         """What a discriminator's answer costs a generator that wants ``target`` (0 or 1, exactly)."""
         if self.settings.dis_wgan:
             return losses.mean_answer(answer) if target == 0 else -losses.mean_answer(answer)
         return self.opponent.exact_cost(answer, target)
 
-    def discriminator_terms(self, name, fake, real, names=("loss_fake", "loss_real")):
+    def discriminator_terms(self, name: str, fake: Array, real: Array,
+                            names: tuple[str, str] = ("loss_fake", "loss_real")) -> list[Term]:
         """All terms of the discriminator ``name``. fake (target 0) and real (1): arrays (N, C, H, W)."""
         s, dis = self.settings, getattr(self.networks, name)
         if s.dis_wgan:
@@ -256,12 +265,12 @@ class CycleganUpdater(AdversarialUpdater):
         return [*terms, Term(f"{name}/loss_reg", s.dis_reg_weighting, regularisation)]
 
 
-def _judged(dis, images):
+def _judged(dis: chainer.Chain, images: ArrayOrVariable) -> chainer.Variable:
     """What a discriminator answers to a generator, which learns nothing about its weights."""
     with constant(dis):
         return dis(images)
 
 
-def deepest_map(features):
+def deepest_map(features: list) -> chainer.Variable:
     """The deepest feature of an encoder's list that is still an image (N, C, h, w): a latent vector is passed over."""
     return next(feature for feature in reversed(features) if feature.ndim == 4)

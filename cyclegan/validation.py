@@ -1,10 +1,15 @@
 """Validation of CycleGAN over whole data sets: does each cycle give its image back, and do translations look like the
 other domain?
 """
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
-from medi2i.common.training.distributed import ALONE
+from medi2i.common.compat import chainer
+from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.validation import ErrorSum, apply, batches
+from medi2i.cyclegan import net
+from medi2i.datasets.unpaired import UnpairedDataset
 
 BINS = 4096  # of the range [-1, 1]: less than one HU of -1024…2000
 
@@ -21,7 +26,8 @@ class CycleMeasure:
     process, so the figures are its figures.
     """
 
-    def __init__(self, dataset_x, dataset_y, networks, device, batch_size, ranks=ALONE):
+    def __init__(self, dataset_x: UnpairedDataset | None, dataset_y: UnpairedDataset | None, networks: net.Networks,
+                 device: chainer.backend.Device, batch_size: int, ranks: Alone = ALONE) -> None:
         self.sides = {name: (dataset, there, back) for name, dataset, there, back in (
             ("x", dataset_x, networks.translate, networks.translate_back),
             ("y", dataset_y, networks.translate_back, networks.translate)) if dataset is not None}
@@ -30,11 +36,11 @@ class CycleMeasure:
         self.ranks = ranks
 
     @property
-    def count(self):
+    def count(self) -> int:
         """How many images the larger domain has."""
         return max(len(dataset) for dataset, *_ in self.sides.values())
 
-    def __call__(self, indices=None):
+    def __call__(self, indices: Iterable[int] | None = None) -> dict[str, float]:
         """The measures over the images ``indices`` of each domain that has them, by default all."""
         result, own, made = {}, {}, {}
         for name, (dataset, there, back) in self.sides.items():
@@ -52,20 +58,18 @@ class CycleMeasure:
                     result[f"texture_{target}{suffix}"] = texture * half
         return result
 
-    def _measured(self, dataset, there, back, indices):
+    def _measured(self, dataset: UnpairedDataset, there: Callable, back: Callable,
+                  indices: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
         """(errors of the cycle, Appearance of the images, Appearance of their translations)."""
-        def measure(batch):
+        def measure(batch: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
             images = [dataset.load(indices[i], None) for i in batch]
             translated = apply(there, images, self.device)
             error = ErrorSum()
             error.add(dataset.clip.from_unit(apply(back, translated, self.device)), dataset.clip.from_unit(images))
             return error, Appearance(np.stack(images)), Appearance(translated)
 
-        totals = None
-        for parts in self.ranks.spread(measure, batches(len(indices), self.batch_size)):
-            if totals is None:
-                totals = parts
-                continue
+        totals, *others = self.ranks.spread(measure, batches(len(indices), self.batch_size))
+        for parts in others:
             for total, part in zip(totals, parts, strict=True):
                 total.merge(part)
         return totals
@@ -76,30 +80,32 @@ class Appearance:
     (N, C, H, W) in [-1, 1], channel by channel; values beyond count as the ends.
     """
 
-    def __init__(self, images):
+    def __init__(self, images: np.ndarray) -> None:
         self.channels = images.shape[1]
         differences = [abs(np.diff(images, axis=axis)) - 1 for axis in (2, 3)]
-        self.counts = [[sum(_histogram(part[:, channel]) for part in parts) for channel in range(self.channels)]
+        self.counts = [[sum((_histogram(part[:, channel]) for part in parts), np.zeros(BINS, np.int64))
+                        for channel in range(self.channels)]
                        for parts in ((images,), differences)]
 
-    def merge(self, other):
+    def merge(self, other: "Appearance") -> None:
         """Count what ``other``, an Appearance, has counted, too."""
         for own, more in zip(self.counts, other.counts, strict=True):
             for channel in range(self.channels):
                 own[channel] = own[channel] + more[channel]
 
-    def distance(self, other) -> tuple[float, float]:
+    def distance(self, other: "Appearance") -> tuple[float, float]:
         """(of the values, of the differences): mean distance of equal quantiles, which is the Wasserstein distance of
         two distributions on a line, averaged over the channels; in [-1, 1] units.
         """
-        return tuple(float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
-                     for both in zip(self.counts, other.counts, strict=True))
+        values, texture = (float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
+                           for both in zip(self.counts, other.counts, strict=True))
+        return values, texture
 
 
-def _distance(counts, others):
+def _distance(counts: np.ndarray, others: np.ndarray) -> float:
     return abs(np.cumsum(counts) / counts.sum() - np.cumsum(others) / others.sum()).sum() * 2 / BINS
 
 
-def _histogram(values):
+def _histogram(values: np.ndarray) -> np.ndarray:
     bins = ((np.clip(values, -1, 1) + 1) * (BINS / 2)).astype(np.int64)
     return np.bincount(np.minimum(bins, BINS - 1).ravel(), minlength=BINS)

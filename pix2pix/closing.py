@@ -1,16 +1,20 @@
 """What a training says at its end: better than doing nothing or not, and which commands make a report of it."""
 import math
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
+from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.pairs import FOLDERS
 
 CLASSICAL = ("--classical", "tv", "nlm")
 PARTNERS = {inputs: truths for pair in FOLDERS.values() for inputs, truths in (pair, pair[::-1])}
 
 
-def tell_end(options, train, entries, run) -> None:
+def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[str, Any]], run: str | Path) -> None:
     """Print what there is to say at the end of a training, and the commands for a report.
 
     options: PairedOptions; train: the PairedDataset; entries: of the log; run: the run folder.
@@ -23,7 +27,7 @@ def tell_end(options, train, entries, run) -> None:
         print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)
 
 
-def against_nothing(entries) -> str | None:
+def against_nothing(entries: list[dict[str, Any]]) -> str | None:
     """The best validation so far beside the input as it is, in words; None without a validation that has both.
 
     entries: of the log, dicts.
@@ -38,7 +42,7 @@ def against_nothing(entries) -> str | None:
     return f"validation: RMSE {own:.4g}, {relation} doing nothing ({nothing:.4g})"
 
 
-def change_of_mean(options, train) -> str | None:
+def change_of_mean(options: PairedOptions, train: PairedDataset) -> str | None:
     """What the model does to the mean, in words; None where that is not known or as good as nothing.
 
     options: PairedOptions with ``mean_change``; train: the PairedDataset.
@@ -47,30 +51,31 @@ def change_of_mean(options, train) -> str | None:
                                 "so far lie the outputs of the training pairs from their inputs, in the mean")
 
 
-def report_commands(options, run) -> list[str]:
+def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
     """The two commands that convert the validation images and compare them with all else; [] without validation.
 
     options: PairedOptions; run: the run folder. Strengths of classical filters are chosen on training pairs, which are
     not measured.
     """
-    root, run = Path(options.root), Path(run)
+    root, folder = Path(options.root), Path(run)
     listed = options.val not in FOLDERS
     inputs = root / ("testB" if options.btoa else "testA")
-    words = ["python", "pix2pix/convert.py", run, "-R", *([root, "--val", options.val] if listed else [inputs]),
-             "-o", run / "converted"]
+    words: list[object] = ["python", "pix2pix/convert.py", folder, "-R",
+                           *([root, "--val", options.val] if listed else [inputs]), "-o", folder / "converted"]
     tuned_on = options.train if listed and options.train not in FOLDERS and options.stack == 1 else None
     judging = evaluation_command(options, root if listed else inputs, options.val if listed else None,
-                                 run / "converted", run / "evaluation", tuned_on)
+                                 folder / "converted", folder / "evaluation", tuned_on)
     return [] if judging is None else [_line(words), judging]
 
 
-def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> str | None:
+def evaluation_command(options: PairedOptions, root: str | Path, listed: str | None, converted: str | Path,
+                       out: str | Path, tuned_on: str | None = None) -> str | None:
     """The command that measures converted images; None where no truth is known for them.
 
     options: PairedOptions of the training. root: the folder that was converted, or that the list `listed` begins at.
     tuned_on: list of other pairs to choose the strength of classical filters on.
     """
-    words = ["python", "tools/evaluate.py"]
+    words: list[object] = ["python", "tools/evaluate.py"]
     if listed is not None:
         columns = (options.to_col[0], options.from_col[0]) if options.btoa else (options.from_col[0], options.to_col[0])
         words += ["-R", root, "--pairs", listed, *_columns(columns)]
@@ -91,19 +96,19 @@ def evaluation_command(options, root, listed, converted, out, tuned_on=None) -> 
     return _line([*words, "-o", out])
 
 
-def _width_of_output(options):
+def _width_of_output(options: PairedOptions) -> float:
     low, high = getattr(options, options.clip_names[1]) or (-1, 1)
     return high - low
 
 
-def _line(words):
+def _line(words: Iterable) -> str:
     return shlex.join(str(word) for word in words)
 
 
-def _columns(columns):
+def _columns(columns: Sequence[int]) -> list:
     return [word for flag, column, default in zip(("-c1", "-c2"), columns, (0, 1), strict=True) if column != default
             for word in (flag, column)]
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)

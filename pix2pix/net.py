@@ -1,10 +1,11 @@
 """The networks of pix2pix: one generator (encoder and decoder) and a discriminator of pairs."""
 from dataclasses import dataclass
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import ArrayOrVariable, chainer
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.networks.precision import using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
+from medi2i.common.options import PairedOptions
 
 
 @dataclass
@@ -19,12 +20,12 @@ class Networks:
         """Name, as in file names, → network, for those there are."""
         return {name: link for name, link in vars(self).items() if link is not None}
 
-    def translate(self, x):
+    def translate(self, x: ArrayOrVariable) -> chainer.Variable:
         """(N, C, H, W) in [-1, 1] → (N, C', H, W), class scores before the softmax where there are classes."""
         return self.dec_y(self.enc_x(x))
 
 
-def build(options) -> Networks:
+def build(options: PairedOptions) -> Networks:
     """Networks with fresh weights, for images of ``options.ch`` and ``options.out_ch`` channels.
 
     Weights of a pretrained encoder come from the file that the options name. Raises UserError.

@@ -1,9 +1,10 @@
 """Pictures of pix2pix while it trains: rows of input, truth, output and difference."""
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.training.pictures import (
     Panel,
     Style,
@@ -15,6 +16,7 @@ from medi2i.common.training.pictures import (
     window_of,
 )
 from medi2i.common.training.validation import apply
+from medi2i.datasets.paired import PairedDataset
 from medi2i.pix2pix.validation import labels_of
 
 
@@ -28,8 +30,10 @@ class PairedPictures(chainer.training.Extension):
 
     phase = "pictures"
 
-    def __init__(self, folder, name, dataset, translate, device, count, window=None, window_out=None,
-                 class_num=0, colour=False, seed=None):
+    def __init__(self, folder: str | Path, name: str, dataset: PairedDataset,
+                 translate: Callable[[Array], chainer.Variable], device: chainer.backend.Device, count: int,
+                 window: Sequence[float] | None = None, window_out: Sequence[float] | None = None, class_num: int = 0,
+                 colour: bool = False, seed: int | None = None) -> None:
         self.folder = Path(folder)
         self.name = name
         self.dataset = dataset
@@ -42,13 +46,13 @@ class PairedPictures(chainer.training.Extension):
         self.colour = colour
         self.seed = seed
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         iteration = trainer.updater.iteration
         chosen = chosen_samples(len(self.dataset), self.count, self.seed, iteration)
         if chosen:
             self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
 
-    def draw(self, indices, path):
+    def draw(self, indices: Iterable[int], path: str | Path) -> None:
         """Write the picture of these pairs."""
         pairs = [self.dataset.load(i, None) for i in indices]
         # One image at a time: a batch of pictures could need more memory than the training has.
@@ -63,7 +67,8 @@ class PairedPictures(chainer.training.Extension):
             rows, titles = self._rows(inputs, truths, outputs, low, high)
         draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in indices])
 
-    def _rows(self, inputs, truths, outputs, low, high):
+    def _rows(self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float,
+              high: float) -> tuple[list[list[Panel]], list[str]]:
         truths = self.dataset.clip_out.from_unit(truths)
         outputs = self.dataset.clip_out.from_unit(outputs)
         low_out, high_out = window_of(truths, self.dataset.clip_out, self.window_out)
@@ -76,10 +81,11 @@ class PairedPictures(chainer.training.Extension):
         return rows, [f"input\n{self._range(low, high)}", f"truth\n{shown}", f"output\n{shown}",
                       f"output − truth\nblue {-quarter:g}, red {quarter:g}"]
 
-    def _range(self, low, high, side="inputs"):
+    def _range(self, low: float, high: float, side: str = "inputs") -> str:
         return range_text(low, high, vars(self.dataset.pairs[0])[side][0].modality)
 
-    def _label_rows(self, inputs, truths, outputs, low, high):
+    def _label_rows(self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float,
+                    high: float) -> list[list[Panel]]:
         truths, outputs = labels_of(truths, self.class_num), labels_of(outputs, self.class_num)
         rows = []
         for x, t, y in zip(inputs, truths, outputs, strict=True):

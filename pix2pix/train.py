@@ -6,13 +6,16 @@
 """
 import dataclasses
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import run
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.check import check
-from medi2i.common.training.distributed import joined
+from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
 from medi2i.common.training.profile import profile_of
@@ -30,6 +33,7 @@ from medi2i.common.training.setup import (
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.weights import load_initial
 from medi2i.datasets import paired
+from medi2i.datasets.paired import PairedDataset
 from medi2i.pix2pix import net
 from medi2i.pix2pix.closing import tell_end
 from medi2i.pix2pix.pictures import PairedPictures
@@ -40,14 +44,14 @@ SHOWN = ("dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_CE", "dec_y/loss_dice", "
          "validation/Dice")
 
 
-def command(argv):
+def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
     options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
     with joined(options.communicator) as ranks:
         return train(options, resumed, argv, ranks)
 
 
-def train(options, resumed, argv, ranks):
+def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], ranks: Alone) -> int:
     """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
     device, random = prepare(options, ranks)
 
@@ -87,16 +91,17 @@ def train(options, resumed, argv, ranks):
     if measure is not None:
         metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
         training.validate(measure, metric, larger=metric == "Dice")
-    draw_pictures(training, {"val": val, "train": pairs}, shown.translate, device)
+    draw_pictures(training, options, {"val": val, "train": pairs}, shown.translate, device)
 
     # run
     status = training.run()
-    if ranks.first:
+    if folder is not None:
         tell_end(options, pairs, read_log(training.log.path), folder.path)
     return status
 
 
-def begin_at_mean(networks, options, pairs, resumed, ranks):
+def begin_at_mean(networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None,
+                  ranks: Alone) -> PairedOptions:
     """Let a residual generator begin at the mean of what it is to add. Returns the options with ``mean_change``."""
     if options.gen_residual:
         start_at(networks.dec_y, mean_difference(pairs, options.seed))
@@ -106,10 +111,10 @@ def begin_at_mean(networks, options, pairs, resumed, ranks):
     return dataclasses.replace(options, mean_change=change)
 
 
-def load_weights(networks, options):
+def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Path]:
     """Load the weights that ``--model_gen`` and ``--model_dis`` name. Returns {name of the network: file}."""
     generator = {name: link for name, link in networks.as_dict().items() if name != "dis"}
-    loaded = {}
+    loaded: dict[str, Path] = {}
     if options.model_gen is not None:
         loaded |= load_initial(options.model_gen, generator, generator)
     if options.model_dis is not None:
@@ -117,9 +122,9 @@ def load_weights(networks, options):
     return loaded
 
 
-def draw_pictures(training, datasets, translate, device):
+def draw_pictures(training: Training, options: PairedOptions, datasets: Mapping[str, PairedDataset | None],
+                  translate: Callable[[Array], chainer.Variable], device: chainer.backend.Device) -> None:
     """Have pictures of ``datasets`` (dict name -> PairedDataset or None) drawn while training, in its folder."""
-    options = training.options
     colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
     for name, dataset in datasets.items():
         if dataset is not None and training.ranks.first:
@@ -128,7 +133,7 @@ def draw_pictures(training, datasets, translate, device):
                                          options.seed if options.vis_random else None))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``medi2i-pix2pix-train``."""
     return run(command, argv)
 

@@ -1,14 +1,18 @@
 """One update of pix2pix (Isola et al., 2017, and the additions of Kaji and Kida, 2019)."""
 import dataclasses
+from collections.abc import Mapping
 
 from medi2i.common import losses
-from medi2i.common.compat import F
+from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.constant import constant
+from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
-from medi2i.common.training.distributed import ALONE
-from medi2i.common.training.profile import OFF
+from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.profile import OFF, NoProfile, Profile
+from medi2i.common.training.randomness import RandomState
+from medi2i.pix2pix import net
 
 _MISPAIR_FROM = 40
 
@@ -40,7 +44,7 @@ class LossSettings:
     dis_wgan: bool
 
     @classmethod
-    def from_options(cls, options):
+    def from_options(cls, options: PairedOptions) -> "LossSettings":
         """The settings that ``options`` ask for. Raises UserError where a term does not fit the images."""
         for name in ("lambda_ssim", "lambda_msssim"):
             side = min(options.crop_height or WIDTH, options.crop_width or WIDTH)
@@ -65,7 +69,10 @@ class Pix2pixUpdater(AdversarialUpdater):
     ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
     """
 
-    def __init__(self, iterator, optimizers, networks, settings, random, device=None, ranks=ALONE, profile=OFF):
+    def __init__(self, iterator: chainer.dataset.Iterator, optimizers: Mapping[str, chainer.Optimizer],
+                 networks: net.Networks, settings: LossSettings, random: RandomState,
+                 device: chainer.backend.Device | None = None, ranks: Alone = ALONE,
+                 profile: Profile | NoProfile = OFF) -> None:
         super().__init__(iterator, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
@@ -75,14 +82,14 @@ class Pix2pixUpdater(AdversarialUpdater):
         if settings.lambda_dis > 0:
             self.pools["xy"] = HistoryPool(50 * settings.batch_size, random)
 
-    def update_core(self):
+    def update_core(self) -> None:
         x, t = self.next_batch()
         adversarial = self.settings.lambda_dis > 0 and self.iteration >= self.settings.dis_warmup
         fake = self.update_generator(x, t, adversarial)
         if adversarial:
             self.minimise(("dis",), self.discriminator_terms(x, t, fake))
 
-    def update_generator(self, x, t, adversarial):
+    def update_generator(self, x: Array, t: Array, adversarial: bool) -> Array:
         """One step of encoder and decoder. Returns the pair [x, y] as an array.
 
         No Variable is returned, so that the graph's memory is free when the discriminator starts.
@@ -93,7 +100,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         self.minimise(("enc_x", "dec_y"), terms + self.adversarial_terms(fake) if adversarial else terms)
         return fake.array
 
-    def translate(self, x):
+    def translate(self, x: Array) -> tuple[chainer.Variable, chainer.Variable]:
         """The deepest feature of x (N, C, H, W), and its translation: (N, C', H, W), probabilities with classes."""
         features = self.networks.enc_x(self.with_noise(x, self.settings.noise))
         y = self.networks.dec_y(features)
@@ -102,7 +109,7 @@ class Pix2pixUpdater(AdversarialUpdater):
             y = losses.fold_stack(losses.class_probabilities(y, stack), stack)
         return features[-1], y
 
-    def generator_terms(self, latent, y, t):
+    def generator_terms(self, latent: chainer.Variable, y: chainer.Variable, t: Array) -> list[Term]:
         """All terms of encoder and decoder but the adversarial one. y, t (N, C', H, W), latent of any shape."""
         s = self.settings
         weight = losses.channel_weight(s.class_weight, self.random.xp)
@@ -120,16 +127,18 @@ class Pix2pixUpdater(AdversarialUpdater):
         )
         return [Term(name, weighting, value()) for name, weighting, value in candidates if weighting > 0]
 
-    def adversarial_terms(self, fake):
+    def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""
         with constant(self.networks.dis) as dis:
             answer = dis(fake)
         cost = -losses.mean_answer(answer) if self.settings.dis_wgan else self.opponent.cost(answer, 1.0)
         return [Term("dec_y/loss_dis", self.settings.lambda_dis, cost)]
 
-    def discriminator_terms(self, x, t, fake):
+    def discriminator_terms(self, x: Array, t: Array, fake: Array) -> list[Term]:
         """All terms of the discriminator. x, t and fake = [x, y] are arrays: no gradient flows into the generator."""
         s, dis, pool = self.settings, self.networks.dis, self.pools["xy"]
+        if dis is None:
+            return []
         real = self.random.xp.concatenate([x, t], axis=1)
         old = pool.query(fake)
         if s.dis_wgan:

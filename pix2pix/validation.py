@@ -1,8 +1,12 @@
 """Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
-from medi2i.common.training.distributed import ALONE
+from medi2i.common.compat import Array, chainer
+from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
+from medi2i.datasets.paired import PairedDataset
 
 
 class PairedMeasure:
@@ -14,7 +18,8 @@ class PairedMeasure:
     process, so the figures are its figures.
     """
 
-    def __init__(self, dataset, translate, device, batch_size, class_num=0, ranks=ALONE):
+    def __init__(self, dataset: PairedDataset, translate: Callable[[Array], chainer.Variable],
+                 device: chainer.backend.Device, batch_size: int, class_num: int = 0, ranks: Alone = ALONE) -> None:
         self.dataset = dataset
         self.translate = translate
         self.device = device
@@ -23,11 +28,11 @@ class PairedMeasure:
         self.ranks = ranks
 
     @property
-    def count(self):
+    def count(self) -> int:
         """How many pairs there are."""
         return len(self.dataset)
 
-    def __call__(self, indices=None):
+    def __call__(self, indices: Iterable[int] | None = None) -> dict[str, float]:
         """The measures over the pairs ``indices``, by default all."""
         indices = list(range(len(self.dataset)) if indices is None else indices)
         parts = [[indices[i] for i in batch] for batch in batches(len(indices), self.batch_size)]
@@ -45,7 +50,7 @@ class PairedMeasure:
             result.update(RMSE_identity=nothing.rmse, MAE_identity=nothing.mae)
         return result
 
-    def _errors(self, indices):
+    def _errors(self, indices: Sequence[int]) -> tuple[ErrorSum, ErrorSum]:
         inputs, truths, outputs = self._batch(indices)
         own, nothing = ErrorSum(), ErrorSum()
         truth = self.dataset.clip_out.from_unit(truths)
@@ -54,20 +59,20 @@ class PairedMeasure:
             nothing.add(self.dataset.clip_in.from_unit(inputs), truth)
         return own, nothing
 
-    def _overlap(self, indices):
+    def _overlap(self, indices: Sequence[int]) -> OverlapSum:
         _, truths, outputs = self._batch(indices)
         overlap = OverlapSum(self.class_num)
         overlap.add(labels_of(outputs, self.class_num), labels_of(truths, self.class_num))
         return overlap
 
-    def _batch(self, indices):
+    def _batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pairs = [self.dataset.load(i, None) for i in indices]
         inputs = np.stack([pair[0] for pair in pairs])
         truths = np.stack([pair[1] for pair in pairs])
         return inputs, truths, apply(self.translate, inputs, self.device)
 
 
-def labels_of(scores, class_num):
+def labels_of(scores: np.ndarray, class_num: int) -> np.ndarray:
     """Scores or one-hot (N, stack·classes, H, W), slice by slice, to labels (N, stack, H, W)."""
     n, channels, height, width = scores.shape
     return scores.reshape(n, channels // class_num, class_num, height, width).argmax(axis=2)

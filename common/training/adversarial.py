@@ -4,17 +4,25 @@ the history pool, the loss scale of half precision.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from medi2i.common import losses
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.training import profile as phases
-from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
+from medi2i.common.training.profile import NoProfile, Profile
+from medi2i.common.training.randomness import RandomState
+from medi2i.common.training.run_folder import AnyOptions
 from medi2i.common.training.transfer import PinnedConverter
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
 _LARGEST = 65536.0
 _SMALLEST = 1.0 / 65536.0
 
@@ -28,12 +36,12 @@ class LossScale:
     Args: initial: first factor; interval: updates between two doublings.
     """
 
-    def __init__(self, initial=1024.0, interval=1000):
+    def __init__(self, initial: float = 1024.0, interval: int = 1000) -> None:
         self.value = float(initial)
         self.interval = interval
         self.good = 0
 
-    def accept(self, links, everywhere=bool):
+    def accept(self, links: Iterable[chainer.Link], everywhere: Callable[[Any], bool] = bool) -> bool:
         """Whether all gradients of ``links`` are finite; adapts the factor for the next update.
 
         everywhere: makes of the answer of one rank that of all (medi2i.common.training.distributed).
@@ -51,7 +59,7 @@ class LossScale:
             self.good = 0
         return True
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         self.value = serializer("value", self.value)
         self.good = serializer("good", self.good)
 
@@ -68,7 +76,7 @@ class Term:
     value: object
 
 
-def settings_from_options(cls, options):
+def settings_from_options(cls: type[S], options: AnyOptions) -> S:
     """An instance of the dataclass ``cls`` whose every field is the option of the same name."""
     return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
 
@@ -85,13 +93,13 @@ class Opponent:
 
     jitter: float
     least_squares: Callable
-    random: object
+    random: RandomState
 
-    def cost(self, answer, target):
+    def cost(self, answer: chainer.Variable, target: float) -> chainer.Variable:
         """Least squares of ``answer`` to ``target`` plus N(0, jitter)."""
         return self.least_squares(answer, target + self.random.normal(self.jitter))
 
-    def exact_cost(self, answer, target):
+    def exact_cost(self, answer: chainer.Variable, target: float) -> chainer.Variable:
         """Least squares of ``answer`` to ``target`` as it is; nothing is drawn."""
         return self.least_squares(answer, target)
 
@@ -108,22 +116,24 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         profile: Profile of medi2i.common.training.profile, which is told of each phase.
     """
 
-    def __init__(self, iterator, optimizers: Mapping, random, device=None, ranks=ALONE,
-                 profile=phases.OFF):
+    def __init__(self, iterator: Any, optimizers: Mapping, random: RandomState,
+                 device: chainer.backend.Device | None = None, ranks: Alone = ALONE,
+                 profile: Profile | NoProfile = phases.OFF) -> None:
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device,
                          auto_new_epoch=False)
         self.random = random
         self.ranks = ranks
         self.profile = profile
-        self.pools = {}
-        self.rescue = None  # called with the error where images cannot be loaded: nothing of that update was done
-        self._drawn = []
+        self.pools: dict[str, HistoryPool] = {}
+        # Called with the error where images cannot be loaded: nothing of that update was done.
+        self.rescue: Callable[[Exception], None] | None = None
+        self._drawn: list[str] = []
         self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
         half = any(p.dtype == np.float16 for o in self.get_all_optimizers().values() for p in o.target.params())
-        self.loss_scales = {} if half else None
+        self.loss_scales: dict[str, LossScale] | None = {} if half else None
 
-    def update(self):
+    def update(self) -> None:
         """One update, after which running statistics are the same on all ranks.
 
         Chainer checks types and shapes in the first one only: it would do so in every function of every one. What joins
@@ -136,7 +146,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
-    def next_batch(self, name="main"):
+    def next_batch(self, name: str = "main") -> Any:
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
         with self.profile(phases.WAITING):
             try:
@@ -151,13 +161,13 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         with self.profile(phases.TRANSFER):
             return self.converter(examples, self.input_device)
 
-    def with_noise(self, x, sigma):
+    def with_noise(self, x: Array, sigma: float) -> Array:
         """x + N(0, sigma), for an array x of any shape. No draw is made for sigma 0."""
         if sigma == 0:
             return x
         return x + (self.random.normal_array(x.shape) * float(sigma)).astype(x.dtype, copy=False)
 
-    def minimise(self, names: Iterable[str], terms: Iterable[Term]):
+    def minimise(self, names: Iterable[str], terms: Iterable[Term]) -> None:
         """Report every term and take one step of the optimizers ``names``, in this order, on their weighted sum.
 
         Terms of weight 0 are reported only. Nothing is done where no term has a weight.
@@ -178,7 +188,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         with self.profile(phases.BACKWARD):
             if self.loss_scales is None:
                 total.backward()
-            elif not self._backward_scaled(names, total, links):
+            elif not self._backward_scaled(self.loss_scales.setdefault(names[0], LossScale()), total, links):
                 return
         with self.profile(phases.UPDATE):
             for optimizer in optimizers:
@@ -187,17 +197,17 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 else:
                     optimizer.update()
 
-    def _backward_scaled(self, names, total, links):
-        scale = self.loss_scales.setdefault(names[0], LossScale())
+    def _backward_scaled(self, scale: LossScale, total: chainer.Variable,
+                         links: Iterable[chainer.Link]) -> bool:
         total.backward(loss_scale=scale.value)
         return scale.accept(links, self.ranks.everywhere)
 
-    def penalty_term(self, name, dis, fake, real, weight):
+    def penalty_term(self, name: str, dis: chainer.Chain, fake: Array, real: Array, weight: float) -> Term:
         """The gradient penalty of the critic ``dis``, reported with its weight under ``name``/loss_gp."""
         penalty = losses.gradient_penalty(dis, real, fake, self.random.uniform_array(len(real)))
         return Term(f"{name}/loss_gp", 1.0, float(weight) * penalty)
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Iterators, networks, optimizers and the iteration (Chainer's), pools, random state and loss scales."""
         optimizers = self.get_all_optimizers()
         reading = isinstance(serializer, chainer.Deserializer)
@@ -210,7 +220,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             for name in optimizers:
                 self.loss_scales.setdefault(name, LossScale()).serialize(serializer["loss_scale:" + name])
 
-    def serialize_own(self, serializer):
+    def serialize_own(self, serializer: chainer.AbstractSerializer) -> None:
         """What each rank of a distributed training has of its own: random state and pools."""
         self.random.serialize(serializer["random"])
         for name, pool in self.pools.items():
@@ -226,15 +236,15 @@ class HistoryPool:
         random: :class:`medi2i.common.training.randomness.RandomState`.
     """
 
-    def __init__(self, size, random):
+    def __init__(self, size: int, random: RandomState) -> None:
         self.size = size
         self.random = random
-        self.images = []
+        self.images: list[Array] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def query(self, batch):
+    def query(self, batch: Array) -> Array:
         """A batch (N, C, H, W) for the discriminator, given the batch (N, C, H, W) that was just made.
 
         While the pool is not full every image is kept and given back. Once it is full, with probability 1/2 an old one
@@ -242,7 +252,7 @@ class HistoryPool:
         """
         return chainer.backend.get_array_module(batch).stack([self._exchange(image) for image in batch])
 
-    def _exchange(self, image):
+    def _exchange(self, image: Array) -> Array:
         if len(self.images) < self.size:
             self.images.append(image.copy())
         elif self.size and self.random.coin():
@@ -250,14 +260,14 @@ class HistoryPool:
             image, self.images[place] = self.images[place], image.copy()
         return image
 
-    def sample(self, count):
+    def sample(self, count: int) -> Array:
         """``count`` different images of the pool as a batch; ValueError where it has fewer."""
         if count > len(self.images):
             raise ValueError(f"{count} images asked of a pool that holds {len(self.images)}")
         chosen = [self.images[i] for i in self.random.choice(len(self.images), count)]
         return chainer.backend.get_array_module(chosen[0]).stack(chosen)
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Save or restore the images through a Chainer serializer, as one array (count, C, H, W)."""
         count = serializer("count", len(self.images))
         if isinstance(serializer, chainer.Serializer):

@@ -1,14 +1,16 @@
 """An exponential moving average of the generator's weights beside the weights that are trained."""
 import copy
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.averaging import step_towards
 
 
-def decay_at(decay, count):
+def decay_at(decay: float, count: int) -> float:
     """min(decay, (1 + count) / (10 + count)) after ``count`` updates: the first weights, which are random, fade soon.
 
     (The warm-up of tf.train.ExponentialMovingAverage.)
@@ -33,7 +35,7 @@ class WeightAverage(chainer.training.Extension):
     priority = 900  # after the update, before all that looks at the averaged networks
     name = "weight_average"
 
-    def __init__(self, networks, decay):
+    def __init__(self, networks: Any, decay: float) -> None:
         self.decay = decay
         self.count = 0
         own = {name: link for name, link in networks.as_dict().items() if not name.startswith("dis")}
@@ -41,9 +43,9 @@ class WeightAverage(chainer.training.Extension):
         self.averaged = dataclasses.replace(networks, **copies)
         pairs = {id(link): (name, link, copies[name]) for name, link in reversed(own.items())}
         self._pairs = sorted(pairs.values(), key=lambda pair: pair[0])
-        self._wide = {}  # float32 averages of float16 weights, whose steps would be lost in rounding
+        self._wide: dict[str, Array] = {}  # float32 averages of float16 weights, whose steps would be lost in rounding
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         rate = 1.0 if self.count == 0 else 1.0 - decay_at(self.decay, self.count)
         for key, value, shown in self._arrays():
             if shown.dtype.kind != "f":
@@ -55,14 +57,14 @@ class WeightAverage(chainer.training.Extension):
                 shown[...] = average
         self.count += 1
 
-    def _average(self, key, shown):
+    def _average(self, key: str, shown: Array) -> Array:
         if shown.dtype == np.float32:
             return shown
         if key not in self._wide:
             self._wide[key] = shown.astype(np.float32)
         return self._wide[key]
 
-    def _arrays(self):
+    def _arrays(self) -> Iterator[tuple[str, Array, Array]]:
         """(key, what is averaged, the averaged network's array) of every weight and every array that is saved."""
         for name, link, averaged in self._pairs:
             others = dict(averaged.namedparams())
@@ -79,7 +81,7 @@ class WeightAverage(chainer.training.Extension):
                     if isinstance(value, chainer.get_array_types()):
                         yield f"{name}{path}/{key}", value, getattr(others[path], key)
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Save or restore the averages and how many updates they are of."""
         self.count = int(serializer("count", np.int64(self.count)))
         for key, _, shown in self._arrays():
@@ -89,7 +91,7 @@ class WeightAverage(chainer.training.Extension):
                 shown[...] = average
 
 
-def _master(param):
+def _master(param: chainer.Parameter) -> Array:
     """The weights as the optimizer keeps them: its float32 copy of float16 ones, once there is one."""
     rule = param.update_rule
     if rule is not None and param.dtype == np.float16 and rule._fp32_param is not None:

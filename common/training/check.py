@@ -1,22 +1,30 @@
 """``--check``: a rehearsal that reads all data, does an update, and says what the training would cost."""
+import functools
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.log import duration
-from medi2i.common.training.validation import batches
+from medi2i.common.training.run_folder import AnyOptions
+from medi2i.common.training.validation import Measure, batches
+from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.unpaired import UnpairedDataset
 
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]  # every use asks for it
 
 SHOWN_ERRORS = 10
 MIB = 2 ** 20
 
 
-def check(datasets, updater, networks, measure, options):
+def check(datasets: Mapping[str, Any], updater: AdversarialUpdater, networks: Mapping[str, chainer.Link],
+          measure: Measure | None, options: AnyOptions) -> None:
     """Rehearse and print a report. Nothing is written.
 
     datasets: dict name -> data set (or None), all images of which are read.
@@ -25,7 +33,7 @@ def check(datasets, updater, networks, measure, options):
     """
     datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
     for name, dataset in datasets.items():
-        print(f"{name:<12} {len(dataset)} examples read in {_timed(lambda d=dataset: read_all(d)):.1f} s, "
+        print(f"{name:<12} {len(dataset)} examples read in {_timed(functools.partial(read_all, dataset)):.1f} s, "
               f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)")
     for name, link in networks.items():
         print(f"{name:<12} {sum(p.size for p in link.params() if p.array is not None):,} weights")
@@ -42,8 +50,9 @@ def check(datasets, updater, networks, measure, options):
     iterator = updater.get_iterator("main")
     per_epoch = iterator.per_epoch / iterator.examples_per_update
     iterations = options.epoch * per_epoch
-    if getattr(options, "iteration", None) is not None:
-        iterations = min(iterations, options.iteration)
+    limit = getattr(options, "iteration", None)
+    if limit is not None:
+        iterations = min(iterations, limit)
     seconds = iterations * update + iterations / per_epoch * validation
     print(f"{'update':<12} {update:.3g} s; validation {validation:.3g} s each epoch")
     if options.minutes is not None:
@@ -54,7 +63,7 @@ def check(datasets, updater, networks, measure, options):
     print(f"{'memory':<12} {memory:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
 
 
-def read_all(dataset):
+def read_all(dataset: PairedDataset | UnpairedDataset) -> None:
     """Load every example, unaugmented. Raises UserError with all that fail (the first ten by name)."""
     errors = []
     for i in range(len(dataset)):
@@ -68,11 +77,11 @@ def read_all(dataset):
                         + "; ".join(errors[:SHOWN_ERRORS]) + more)
 
 
-def _update(updater):
+def _update(updater: AdversarialUpdater) -> None:
     reporter = chainer.Reporter()
     for name, optimizer in updater.get_all_optimizers().items():
         reporter.add_observer(name, optimizer.target)
-    observation = {}
+    observation: dict[str, Any] = {}
     with reporter.scope(observation):
         updater.update()
     values = {name: float(chainer.as_array(value) if isinstance(value, chainer.Variable) else value)
@@ -82,26 +91,26 @@ def _update(updater):
             raise UserError(f"{name} is {value} in the very first update; look at the data's clip and the loss weights")
 
 
-def _timed(function):
+def _timed(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def _peak():
+def _peak() -> int:
     if resource is None:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _pool_growth(updater, gpu):
+def _pool_growth(updater: AdversarialUpdater, gpu: bool) -> int:
     """Bytes by which the history pools will still grow on the CPU."""
     pools = [] if gpu else [pool for pool in updater.pools.values() if len(pool)]
     return sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in pools)
 
 
-def _gpu_memory(updater):
+def _gpu_memory(updater: AdversarialUpdater) -> str:
     import cupy
 
     with chainer.using_device(updater.device):

@@ -12,11 +12,13 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from medi2i.common import compat
-from medi2i.common.compat import L, chainer
+from medi2i.common.compat import Array, ArrayOrVariable, L, chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.launcher import launched
 from medi2i.common.options import kinds
@@ -32,10 +34,10 @@ class SharedBatches:
     ranks: medi2i.common.training.distributed.Ranks, all of which must call it in the same order.
     """
 
-    def __init__(self, ranks):
+    def __init__(self, ranks: "Ranks") -> None:
         self.ranks = ranks
 
-    def __call__(self, link, x):
+    def __call__(self, link: chainer.Link, x: Array) -> chainer.Variable:
         multi_node = compat.chainermn.functions.batch_normalization
         communicator = self.ranks.communicator
         backend = multi_node.get_communication_backend(communicator)
@@ -60,48 +62,48 @@ class Alone:
 
     rank, count, local, first = 0, 1, 0, True
 
-    def agreed(self, value):
+    def agreed(self, value: Any) -> Any:
         """The first rank's ``value``, on all ranks. As everything here, all ranks must call it, in the same order."""
         return value
 
-    def everywhere(self, condition):
+    def everywhere(self, condition: Any) -> bool:
         """Whether ``condition`` holds on every rank."""
         return bool(condition)
 
-    def earliest(self, value):
+    def earliest(self, value: Any) -> Any:
         """The value of the lowest rank on which it is not None; None where there is no such rank."""
         return value
 
-    def spread(self, function, items):
+    def spread(self, function: Callable, items: Sequence) -> list:
         """[function(item) for item in items], each computed by one rank and known to all, in the order of ``items``."""
         return [function(item) for item in items]
 
-    def mean(self, loss):
+    def mean(self, loss: ArrayOrVariable) -> ArrayOrVariable:
         """``loss`` (Variable or array of one element), averaged over the ranks where there are several."""
         return loss
 
-    def dealt(self, values):
+    def dealt(self, values: Sequence) -> Any:
         """The element of the first rank's list ``values`` that belongs to this rank."""
         return values[0]
 
-    def incoming(self):
+    def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
         """On the first rank: (rank, name, array) of all that the others ``send``, rank by rank."""
         return iter(())
 
-    def send(self, arrays):
+    def send(self, arrays: dict[str, np.ndarray]) -> None:
         """Hand the dict ``arrays`` over to the first rank, which is in ``incoming``."""
 
-    def fits(self, device):
+    def fits(self, device: chainer.backend.Device) -> None:
         """Raises UserError where the communicator cannot work on ``device``."""
 
-    def initialise(self, links, sizes):
+    def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
         """Make sure that all weights are there, to be the same on all ranks; see ``initialise`` below."""
 
-    def wrapped(self, optimizers):
+    def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
         """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
         return optimizers
 
-    def share_statistics(self, links):
+    def share_statistics(self, links: Iterable[chainer.Link]) -> None:
         """Replace the running statistics of local batch normalisations by their mean over the ranks."""
 
 
@@ -111,57 +113,57 @@ ALONE = Alone()
 class Ranks(Alone):
     """One of the ranks of a training. ``communicator``: of ChainerMN; ``name``: what ``--communicator`` says."""
 
-    def __init__(self, communicator, name):
+    def __init__(self, communicator: Any, name: str) -> None:
         self.communicator = communicator
         self.name = name
         self.mpi = communicator.mpi_comm
         self.rank, self.count, self.local = communicator.rank, communicator.size, communicator.intra_rank
         self.first = self.rank == 0
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> "Ranks":
         return self  # a copied network belongs to the same training
 
-    def agreed(self, value):
+    def agreed(self, value: Any) -> Any:
         return self.mpi.bcast(value)
 
-    def everywhere(self, condition):
+    def everywhere(self, condition: Any) -> bool:
         return all(self.mpi.allgather(bool(condition)))
 
-    def earliest(self, value):
+    def earliest(self, value: Any) -> Any:
         return next((found for found in self.mpi.allgather(value) if found is not None), None)
 
-    def spread(self, function, items):
+    def spread(self, function: Callable, items: Sequence) -> list:
         own = [(i, function(item)) for i, item in enumerate(items) if i % self.count == self.rank]
         together = itertools.chain.from_iterable(self.mpi.allgather(own))
         return [value for _, value in sorted(together, key=operator.itemgetter(0))]
 
-    def mean(self, loss):
+    def mean(self, loss: ArrayOrVariable) -> ArrayOrVariable:
         array = chainer.as_array(loss)
         total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
         return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
 
-    def dealt(self, values):
+    def dealt(self, values: Sequence) -> Any:
         return self.mpi.scatter(values)
 
-    def incoming(self):
+    def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
         for rank in range(1, self.count):
             while (pair := self.mpi.recv(source=rank)) is not None:
                 yield rank, *pair
 
-    def send(self, arrays):
+    def send(self, arrays: dict[str, np.ndarray]) -> None:
         for pair in arrays.items():
             self.mpi.send(pair, dest=0)
         self.mpi.send(None, dest=0)
 
-    def fits(self, device):
+    def fits(self, device: chainer.backend.Device) -> None:
         if self.name != "naive" and device.xp is np:
             raise UserError(f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
                             "--communicator naive would do")
 
-    def initialise(self, links, sizes):
+    def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
         initialise(links, sizes)
 
-    def wrapped(self, optimizers):
+    def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
         self._start_together([optimizer.target for optimizer in optimizers.values()])
         wrapped = {name: compat.chainermn.create_multi_node_optimizer(optimizer, self.communicator, zero_fill=False)
                    for name, optimizer in optimizers.items()}
@@ -171,13 +173,13 @@ class Ranks(Alone):
             optimizer.is_changed(optimizer.target)
         return wrapped
 
-    def _start_together(self, links):
+    def _start_together(self, links: Iterable[chainer.Link]) -> None:
         arrays = [array for link in links for array in _arrays(link)]
         values = self.agreed([chainer.backends.cuda.to_cpu(array) for array in arrays] if self.first else None)
         for array, value in zip(arrays, values, strict=True):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
-    def share_statistics(self, links):
+    def share_statistics(self, links: Iterable[chainer.Link]) -> None:
         parts = {id(part): part for link in links for part in link.links()
                  if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None}
         arrays = [array for part in parts.values() for array in (part.avg_mean, part.avg_var)]
@@ -191,7 +193,7 @@ class Ranks(Alone):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
 
-def _arrays(link):
+def _arrays(link: chainer.Link) -> Iterator[Array]:
     """Every weight and saved array of a link, in an order that all ranks have."""
     yield from (param.array for _, param in sorted(link.namedparams()))
     for _, part in sorted(link.namedlinks()):
@@ -200,7 +202,7 @@ def _arrays(link):
 
 
 @contextlib.contextmanager
-def joined(name):
+def joined(name: str | None) -> Iterator[Alone]:
     """The ranks of ``--communicator`` ``name`` (None: ``ALONE``) for a block.
 
     Where there are several, what the block raises ends all of them at once, with one line that names the rank; others
@@ -225,14 +227,14 @@ def joined(name):
             _abort(ranks, error)
 
 
-def _refuse_strangers():
+def _refuse_strangers() -> None:
     started = launched()
     if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
         raise UserError(f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
                         f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them")
 
 
-def _create(name):
+def _create(name: str) -> Any:
     try:
         import mpi4py.MPI  # noqa: F401 it also starts MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, and no MPI
@@ -245,7 +247,7 @@ def _create(name):
         raise UserError(f"--communicator {name}: {why}; --communicator naive is for the CPU") from None
 
 
-def _abort(ranks, error):
+def _abort(ranks: Ranks, error: BaseException) -> None:
     """Say what is wrong and end all ranks. The first speaks at once: what is wrong everywhere is then said once."""
     if not ranks.first:
         time.sleep(1)
@@ -259,7 +261,7 @@ def _abort(ranks, error):
     ranks.mpi.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def share_batches(links, ranks):
+def share_batches(links: Mapping[str, chainer.Link], ranks: Alone) -> None:
     """``--sync_bn``: batch normalisations of ``links`` (dict name -> network) take statistics over all ranks.
 
     Raises UserError where there is none.
@@ -268,12 +270,12 @@ def share_batches(links, ranks):
     if not parts:
         raise UserError("--sync_bn: these networks have no batch normalisation; --gen_norm or --dis_norm batch or "
                         "batch_aff would be one")
-    if ranks.count > 1:
+    if isinstance(ranks, Ranks) and ranks.count > 1:
         for part in parts:
             part.shared = SharedBatches(ranks)
 
 
-def initialise(links, sizes):
+def initialise(links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
     """Run networks once on zeros where a layer learns its size from its first input: weights must be there to be sent.
 
     links: dict name -> network on its device. sizes: dict "x" (and "y") -> (height, width) of that domain's images.
@@ -282,16 +284,16 @@ def initialise(links, sizes):
     if all(param.is_initialized for link in links.values() for param in link.params()):
         return
 
-    def zeros(link, domain):
+    def zeros(link: chainer.Link, domain: str) -> Array:
         return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=np.float32)
 
     with chainer.using_config("train", False), chainer.no_backprop_mode():
-        deepest = None
+        latent = {}
         for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
             if encoder in links:
                 features = links[encoder](zeros(links[encoder], encoder[-1]))
                 links[decoder](features)
-                deepest = features[-2 if links[encoder].spec.latent_dim > 0 else -1]
+                latent["dis_z"] = features[-2 if links[encoder].spec.latent_dim > 0 else -1].array
         for name, link in links.items():
             if name.startswith("dis"):
-                link(deepest.array if name == "dis_z" else zeros(link, name.removeprefix("dis_")))
+                link(latent[name] if name in latent else zeros(link, name.removeprefix("dis_")))

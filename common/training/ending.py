@@ -4,14 +4,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.snapshot import serialize_json
-
-Extension = chainer.training.Extension
 
 
 class Ending:
@@ -22,20 +22,20 @@ class Ending:
     training ends it), ``status`` (of the process), ``bad`` (the weights are not worth keeping).
     """
 
-    def __init__(self, epochs, iterations=None):
+    def __init__(self, epochs: int | None, iterations: int | None = None) -> None:
         self.epochs = epochs
         self.iterations = iterations
         self.time_over = False
-        self.reason = None
+        self.reason: str | None = None
         self.status = 0
         self.bad = False
 
-    def stop(self, reason, status=0, bad=False):
+    def stop(self, reason: str, status: int = 0, bad: bool = False) -> None:
         """End the training after this iteration."""
         if self.reason is None:
             self.reason, self.status, self.bad = reason, status, bad
 
-    def agree(self, ranks):
+    def agree(self, ranks: Alone) -> None:
         """Take over the reason of the lowest rank that has one, so that all end after the same iteration.
 
         ranks: of medi2i.common.training.distributed, each of which calls this.
@@ -45,19 +45,19 @@ class Ending:
         if told is not None:
             rank, self.reason, self.status, self.bad = told
             if rank > 0:
-                self.reason += f" (rank {rank})"
+                self.reason = f"{self.reason} (rank {rank})"
 
-    def complete(self, updater):
+    def complete(self, updater: chainer.training.Updater) -> bool:
         """Whether all epochs (or iterations, or minutes) are done."""
         if self.iterations is not None and updater.iteration >= self.iterations:
             return True
         return self.time_over if self.epochs is None else updater.epoch >= self.epochs
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> bool:
         return self.reason is not None or self.complete(trainer.updater)
 
 
-class LossGuard(Extension):
+class LossGuard(chainer.training.Extension):
     """Ends the training when a reported loss is NaN or infinite, or beyond ``limit`` (0: no limit).
 
     On a GPU, looking at a loss makes the CPU wait for it, so trigger it every few iterations there.
@@ -65,11 +65,11 @@ class LossGuard(Extension):
 
     priority = chainer.training.PRIORITY_EDITOR
 
-    def __init__(self, ending, limit):
+    def __init__(self, ending: Ending, limit: float) -> None:
         self.ending = ending
         self.limit = limit
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in scalars(trainer.observation).items():
             if math.isfinite(value) and not (self.limit and abs(value) > self.limit):
                 continue
@@ -77,24 +77,24 @@ class LossGuard(Extension):
             self.ending.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
 
 
-class TimeLimit(Extension):
+class TimeLimit(chainer.training.Extension):
     """Ends the training once this process has trained for ``hours``."""
 
-    def __init__(self, ending, hours):
+    def __init__(self, ending: Ending, hours: float) -> None:
         self.ending = ending
         self.hours = hours
         self.start = time.monotonic()
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: the clock starts with the training."""
         self.start = time.monotonic()
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         if time.monotonic() - self.start >= self.hours * 3600:
             self.ending.stop(f"--max_hours {self.hours:g} are over")
 
 
-class TrainingTime(Extension):
+class TrainingTime(chainer.training.Extension):
     """Completes the training after ``minutes`` of it, all sessions of the run together.
 
     It looks once an iteration, before all others, so that they agree on which iteration is the last. Where there are
@@ -103,20 +103,20 @@ class TrainingTime(Extension):
 
     priority = 1000
 
-    def __init__(self, ending, minutes, ranks=ALONE):
+    def __init__(self, ending: Ending, minutes: float, ranks: Alone = ALONE) -> None:
         self.ending = ending
         self.minutes = minutes
         self.ranks = ranks
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: a run that is resumed may have had its time."""
         self(trainer)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         self.ending.time_over = self.ranks.agreed(trainer.elapsed_time >= 60 * self.minutes)
 
 
-class Best(Extension):
+class Best(chainer.training.Extension):
     """Keeps the weights of the epoch whose ``metric`` is best, and ends the training after ``patience`` epochs without
     a better one (None: never). Looks at the end of each epoch, and of a training that is complete within one.
 
@@ -127,17 +127,18 @@ class Best(Extension):
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    def __init__(self, ending, metric, larger, patience, keep):
+    def __init__(self, ending: Ending, metric: str, larger: bool, patience: int | None,
+                 keep: Callable[[int, str, float, int | None], None]) -> None:
         self.ending = ending
         self.metric = metric
         self.larger = larger
         self.patience = patience
         self.keep = keep
-        self.epoch = None
-        self.value = None
-        self.unfinished = None
+        self.epoch: int | None = None
+        self.value: float | None = None
+        self.unfinished: tuple[int, float] | None = None
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         if not trainer.updater.is_new_epoch:
             if self.ending.complete(trainer.updater):
                 self._judge_unfinished_epoch(trainer)
@@ -151,12 +152,12 @@ class Best(Extension):
             self.ending.stop(f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
                              f"for --patience {self.patience} epochs")
 
-    def _better(self, value):
+    def _better(self, value: float) -> bool:
         if not math.isfinite(value):
             return False
         return self.value is None or (value > self.value if self.larger else value < self.value)
 
-    def _judge_unfinished_epoch(self, trainer):
+    def _judge_unfinished_epoch(self, trainer: chainer.training.Trainer) -> None:
         # Not remembered: a run that is resumed and extended finishes this epoch, and its weights are made again.
         value = scalar(trainer.observation[self.metric])
         if self._better(value):
@@ -164,23 +165,23 @@ class Best(Extension):
             self.keep(trainer.updater.epoch + 1, self.metric, value, None)
 
     @property
-    def latest(self):
+    def latest(self) -> tuple[int, float] | None:
         """(epoch, value) of the best weights there are; an epoch that the training ended within counts. Or None."""
-        return self.unfinished or (None if self.epoch is None else (self.epoch, self.value))
+        return self.unfinished or (None if self.epoch is None or self.value is None else (self.epoch, self.value))
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the best so far."""
         self.epoch, self.value = serialize_json(serializer, "best", [self.epoch, self.value])
 
 
-def scalar(value):
+def scalar(value: Any) -> float:
     """A reported value (Variable, array of one element on any device, number) as a Python float."""
     if isinstance(value, chainer.Variable):
         value = value.array
     return float(value)
 
 
-def scalars(values):
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
     """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy: one wait, not one each.
     """
     arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
@@ -203,24 +204,25 @@ class SignalWatch:
     nothing. ``speaks``: whether it says what it will do; ``plan``: that, in words.
     """
 
-    def __init__(self, speaks=True, plan="finishing this iteration, then a snapshot"):
+    def __init__(self, speaks: bool = True, plan: str = "finishing this iteration, then a snapshot") -> None:
         self.speaks, self.plan = speaks, plan
-        self.received = None
-        self._before = {}
+        self.received: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "SignalWatch":
         if threading.current_thread() is threading.main_thread():
-            hangup = HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN
-            self._before = {number: signal.signal(number, self._note)
-                            for number in (*SIGNALS, *([HANGUP] if hangup else []))}
+            numbers = [*SIGNALS]
+            if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+                numbers.append(HANGUP)
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: object) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)

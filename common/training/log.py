@@ -5,14 +5,16 @@ import csv
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
-from medi2i.common.training.ending import scalar, scalars
+from medi2i.common.training.ending import Ending, scalar, scalars
 from medi2i.common.training.snapshot import serialize_json
 from medi2i.datasets.outputs import append_text, csv_text, write_text
 
@@ -31,7 +33,8 @@ class Log(chainer.training.Extension):
 
     priority = 150  # before the schedule sets the next rate, after all that is observed
 
-    def __init__(self, folder, interval, rates=dict, warn=print, ending=None):
+    def __init__(self, folder: str | Path, interval: int, rates: Callable[[], dict[str, float]] = dict,
+                 warn: Callable[[str], None] = print, ending: Ending | None = None) -> None:
         self.path = Path(folder) / "log.jsonl"
         self.table = Table(Path(folder) / "log.csv")
         self.interval = interval
@@ -39,10 +42,10 @@ class Log(chainer.training.Extension):
         self.warn = warn
         self.ending = ending
         self.lines = 0
-        self.entry = None
-        self._sums = {}
+        self.entry: dict[str, Any] | None = None
+        self._sums: dict[str, tuple[Any, int]] = {}
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: cut the files back to what is known of them."""
         entries = read_log(self.path)
         if len(entries) < self.lines:
@@ -52,7 +55,7 @@ class Log(chainer.training.Extension):
         write_text(self.path, "".join(_line(entry) for entry in entries))
         self.table.rewrite(entries)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in trainer.observation.items():
             if isinstance(value, chainer.Variable):
                 value = value.array
@@ -68,16 +71,16 @@ class Log(chainer.training.Extension):
             self._sums = {}
             self._append(self.entry)
 
-    def _means(self):
+    def _means(self) -> dict[str, float]:
         totals = scalars({name: total for name, (total, _) in self._sums.items()})
         return {name: totals[name] / count for name, (_, count) in sorted(self._sums.items())}
 
-    def _append(self, entry):
+    def _append(self, entry: dict[str, Any]) -> None:
         append_text(self.path, _line(entry), lasting=True)  # the snapshot that counts this line may be written next
         self.lines += 1
         self.table.append(entry, lambda: read_log(self.path))
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the number of lines and the sums since the last of them."""
         sums = {name: [scalar(total), count] for name, (total, count) in self._sums.items()}
         self.lines, sums = serialize_json(serializer, "log", [self.lines, sums])
@@ -87,18 +90,18 @@ class Log(chainer.training.Extension):
 class Table:
     """log.csv: a row is appended for each entry; a column that is new has the whole file written again."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.columns = []
+        self.columns: list[str] = []
 
-    def append(self, entry, all_entries):
+    def append(self, entry: dict[str, Any], all_entries: Callable[[], list[dict[str, Any]]]) -> None:
         """Add ``entry`` (a dict); ``all_entries()`` gives all rows, this one included."""
         if set(entry) - set(self.columns):
             self.rewrite(all_entries())
             return
         append_text(self.path, csv_text([[entry.get(name, "") for name in self.columns]]))
 
-    def rewrite(self, entries):
+    def rewrite(self, entries: list[dict[str, Any]]) -> None:
         """Write the table of ``entries`` anew."""
         names = {name for entry in entries for name in entry}
         self.columns = [*FIRST, *sorted(names - set(FIRST))] if names else []
@@ -106,7 +109,7 @@ class Table:
         write_text(self.path, csv_text(rows) if self.columns else "")
 
 
-def read_log(path):
+def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The entries of a log.jsonl, a list of dicts; a half-written last line ends it. No file: an empty list."""
     path = Path(path)
     entries = []
@@ -119,16 +122,16 @@ def read_log(path):
     return entries
 
 
-def _line(entry):
+def _line(entry: dict[str, Any]) -> str:
     return json.dumps({name: _plain(value) for name, value in entry.items()}) + "\n"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     # Strict JSON has no NaN: a reader in another language would choke on the one line that matters.
     return value if value == value and value not in (float("inf"), float("-inf")) else str(value)
 
 
-def _on_host(value):
+def _on_host(value: Any) -> bool:
     return not isinstance(value, chainer.backends.cuda.ndarray)
 
 
@@ -144,24 +147,25 @@ class Progress(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_READER - 60  # after the log
 
-    def __init__(self, log: Log, total, shown, stream=None, minutes=None):
+    def __init__(self, log: Log, total: int | None, shown: Sequence[str], stream: Any = None,
+                 minutes: float | None = None) -> None:
         self.log = log
         self.total = total
         self.shown = shown
         self.stream = stream or sys.stderr
         self.minutes = minutes
-        self._known = {}
+        self._known: dict[str, Any] = {}
         self._bar = None
-        self._first = self._started = self._spoken = None
+        self._first, self._started, self._spoken = 0, 0.0, 0.0
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration of this process."""
         self._first = trainer.updater.iteration
         self._started = self._spoken = time.monotonic()
         if self.stream.isatty():
             self._bar = tqdm(total=self.total, initial=self._first, file=self.stream, dynamic_ncols=True, unit="it")
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
         entry = self.log.entry
         self._known.update(entry or {})
@@ -182,7 +186,7 @@ class Progress(chainer.training.Extension):
             print(f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "
                   f"left {duration(self._left(trainer))}", file=self.stream, flush=True)
 
-    def _left(self, trainer):
+    def _left(self, trainer: chainer.training.Trainer) -> float:
         """Seconds that the training will still take."""
         if self.minutes is not None:
             return max(60 * self.minutes - trainer.elapsed_time, 0.0)
@@ -190,16 +194,16 @@ class Progress(chainer.training.Extension):
         left = max(self.total - updater.iteration, 0)
         return (time.monotonic() - self._started) / (updater.iteration - self._first) * left
 
-    def _text(self):
+    def _text(self) -> str:
         return " ".join(f"{name} {self._known[name]:.4g}" for name in self.shown if name in self._known)
 
-    def finalize(self):
+    def finalize(self) -> None:
         """Called by the trainer when training ends: closes the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """``seconds`` as h:mm:ss, or in days and hours when there are days."""
     seconds = int(round(seconds))
     if seconds >= 86400:
@@ -212,16 +216,16 @@ class EventFiles(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_READER - 10  # after the log
 
-    def __init__(self, log, folder):
+    def __init__(self, log: Log, folder: str | Path) -> None:
         self.log = log
         self.folder = folder
-        self._writer = None
+        self._writer: Any = None  # tensorboardX's, which need not be installed
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: hides what a resumed run writes again."""
         self._writer = summary_writer()(str(self.folder), purge_step=trainer.updater.iteration + 1)
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         entry = self.log.entry
         if entry is None:
             return
@@ -230,13 +234,13 @@ class EventFiles(chainer.training.Extension):
                 self._writer.add_scalar(name, value, entry["iteration"])
         self._writer.flush()
 
-    def finalize(self):
+    def finalize(self) -> None:
         """Called by the trainer when training ends."""
         if self._writer is not None:
             self._writer.close()
 
 
-def summary_writer():
+def summary_writer() -> type:
     """tensorboardX's SummaryWriter. Raises UserError if it is not installed."""
     try:
         from tensorboardX import SummaryWriter
@@ -255,11 +259,11 @@ class ParameterStatistics(chainer.training.Extension):
     networks: dict name -> link. ``gradient_norm`` is that of the last update (empty where there was none).
     """
 
-    def __init__(self, networks, path):
+    def __init__(self, networks: Mapping[str, chainer.Link], path: str | Path) -> None:
         self.networks = networks
         self.path = Path(path)
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: drop rows that a resumed run writes again."""
         rows = []
         if self.path.is_file():
@@ -268,7 +272,7 @@ class ParameterStatistics(chainer.training.Extension):
         rows = [row for row in rows if int(row["iteration"]) <= trainer.updater.iteration]
         write_text(self.path, csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
         if not updater.is_new_epoch:
             return
@@ -278,7 +282,7 @@ class ParameterStatistics(chainer.training.Extension):
             if parameter.array is not None))
 
 
-def describe(parameter):
+def describe(parameter: chainer.Parameter) -> tuple[float, float, float, float, float | str]:
     """(mean, sd, smallest, largest, norm of the gradient or "") of a Chainer parameter, as Python numbers."""
     array = parameter.array.astype("float32", copy=False)
     gradient = parameter.grad

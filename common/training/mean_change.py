@@ -3,23 +3,30 @@
 The released noise adds its n photons to the mean, so that what learns to undo it takes n HU away from any image that
 it is given. This number goes into the run's ``args`` as ``mean_change``. A residual generator starts from it.
 """
+from collections.abc import Iterable
+
 import numpy as np
 
+from medi2i.common.compat import chainer
 from medi2i.common.networks.spec import Activation
+from medi2i.datasets.domain import Domain
 from medi2i.datasets.images import to_grey
+from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.sources import Source
+from medi2i.datasets.unpaired import UnpairedDataset
 
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
 QUANTILES = np.linspace(0.02, 0.98, 97)
 
 
-def mean_difference(dataset, seed, examples=EXAMPLES):
+def mean_difference(dataset: PairedDataset, seed: int, examples: int = EXAMPLES) -> np.ndarray:
     """Mean of t - x in each channel over random crops of a ``PairedDataset``; float32 (C,), in [-1, 1] units."""
     rng = np.random.default_rng(seed)
     pairs = (dataset.load(int(rng.integers(len(dataset))), rng) for _ in range(examples))
-    return np.mean([(t - x).mean(axis=(1, 2)) for x, t in pairs], axis=0, dtype=np.float32)
+    return np.stack([(t - x).mean(axis=(1, 2)) for x, t in pairs]).mean(axis=0, dtype=np.float32)
 
 
-def domain_shift(dataset_x, dataset_y, examples=EXAMPLES):
+def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, examples: int = EXAMPLES) -> np.ndarray:
     """How far the grey values of y lie above those of x, two ``UnpairedDataset``; float32 (C,), in [-1, 1] units.
 
     The median over ``QUANTILES`` of (quantile of y - quantile of x) in each channel of evenly spread whole images: a
@@ -28,10 +35,11 @@ def domain_shift(dataset_x, dataset_y, examples=EXAMPLES):
     """
     x, y = (_quantiles(dataset, examples) for dataset in (dataset_x, dataset_y))
     told = (abs(x) < 1) & (abs(y) < 1)
-    return np.float32([np.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)])
+    shifts = [np.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)]
+    return np.array(shifts, np.float32)
 
 
-def _quantiles(dataset, examples):
+def _quantiles(dataset: UnpairedDataset, examples: int) -> np.ndarray:
     """(C, quantiles)."""
     chosen = np.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
     images = [dataset.whole(int(i)) for i in chosen]
@@ -39,7 +47,7 @@ def _quantiles(dataset, examples):
                         for c in range(len(images[0]))])
 
 
-def start_at(decoder, shift):
+def start_at(decoder: chainer.Chain, shift: np.ndarray) -> None:
     """Set the bias of a residual decoder's last layer so that its first output is about the input plus ``shift``.
 
     A constant bias, as Poisson noise of n photons adds, takes hundreds of updates to learn by small steps, and none
@@ -57,7 +65,7 @@ MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by th
 LEAST, LEAST_OF_DOMAINS = 1 / 3000, 5 / 3000
 
 
-def of_pairs(dataset) -> float | None:
+def of_pairs(dataset: PairedDataset) -> float | None:
     """Mean of output - input over up to 64 whole pairs of a ``PairedDataset``, evenly spread, in HU or their own unit.
 
     Pixels count whose truth lies inside of the clip by ``MARGIN`` of its width; padding never does. None where inputs
@@ -76,7 +84,7 @@ def of_pairs(dataset) -> float | None:
     return round(total / count, 3) if count else None
 
 
-def of_domains(dataset_a, dataset_b, shift=None) -> float | None:
+def of_domains(dataset_a: UnpairedDataset, dataset_b: UnpairedDataset, shift: np.ndarray | None = None) -> float | None:
     """How far domain B lies above domain A, two ``UnpairedDataset``, in HU or their own unit; mean over the channels.
 
     shift: ``domain_shift`` of both, where known already; right to 1 or 2 HU where both show the same things.
@@ -103,28 +111,28 @@ def words(change: float, hu: bool) -> str:
 
 def sentence(change: float | None, width: float, hu: bool, why: str, least: float = LEAST) -> str | None:
     """One line for the end of a training; None where the change is not worth telling. why: where the number is from."""
-    if not worth_telling(change, width, least):
+    if change is None or not worth_telling(change, width, least):
         return None
     return f"this model {words(change, hu)}: {why}. Images that do not differ so come out wrong by as much"
 
 
-def _one_unit(domain_a, domain_b, modality_a, modality_b):
+def _one_unit(domain_a: Domain, domain_b: Domain, modality_a: str | None, modality_b: str | None) -> bool:
     if domain_a.channels != domain_b.channels or modality_a != modality_b:
         return False
     return bool(modality_a) or domain_a.clip == domain_b.clip  # grey levels of 8 and of 16 bits are two units
 
 
-def _modalities(dataset):
+def _modalities(dataset: PairedDataset) -> tuple[str | None, str | None]:
     return (_modality([pair.inputs[0] for pair in dataset.pairs]),
             _modality([pair.outputs[0] for pair in dataset.pairs]))
 
 
-def _modality(sources):
+def _modality(sources: Iterable[Source]) -> str | None:
     found = {source.modality for source in sources}
     return found.pop() if len(found) == 1 else None
 
 
-def _changes(domain_in, source_in, domain_out, source_out):
+def _changes(domain_in: Domain, source_in: Source, domain_out: Domain, source_out: Source) -> np.ndarray:
     (x, masked_x), (t, masked_t) = _values(domain_in, source_in), _values(domain_out, source_out)
     used = np.broadcast_to(~(masked_x | masked_t), t.shape)
     clip = domain_out.clip
@@ -133,7 +141,7 @@ def _changes(domain_in, source_in, domain_out, source_out):
     return t[used] - x[used]
 
 
-def _values(domain, source):
+def _values(domain: Domain, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """(values (C, H, W) as they are in the file, float64; where padding is (H, W))."""
     image = domain.image(source)
     array = np.asarray(image.array, np.float64)

@@ -3,10 +3,12 @@ what they need beside their own ``serialize`` so that a run resumes exactly.
 """
 import contextlib
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, ArrayOrVariable, chainer
 
 _HyperparameterProxy = chainer.optimizer.HyperparameterProxy
 
@@ -14,15 +16,15 @@ _HyperparameterProxy = chainer.optimizer.HyperparameterProxy
 class EveRule(chainer.optimizer.UpdateRule):
     """One parameter's update; see :class:`Eve`."""
 
-    parent = None
+    parent: "Eve"
 
-    def init_state(self, param):
+    def init_state(self, param: chainer.Parameter) -> None:
         xp = param.device.xp
         with chainer.using_device(param.device):
             self.state["m"] = xp.zeros_like(param.data)
             self.state["v"] = xp.zeros_like(param.data)
 
-    def update_core(self, param):
+    def update_core(self, param: chainer.Parameter) -> None:
         grad = param.grad
         if grad is None:
             return
@@ -58,8 +60,9 @@ class Eve(chainer.optimizer.GradientMethod):
     f_star = _HyperparameterProxy("f_star")
     weight_decay_rate = _HyperparameterProxy("weight_decay_rate")
 
-    def __init__(self, alpha=0.001, beta1=0.9, beta2=0.999, beta3=0.999, c=10.0, eps=1e-8, eta=1.0, f_star=0.0,
-                 weight_decay_rate=0.0):
+    def __init__(self, alpha: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, beta3: float = 0.999,
+                 c: float = 10.0, eps: float = 1e-8, eta: float = 1.0, f_star: float = 0.0,
+                 weight_decay_rate: float = 0.0) -> None:
         super().__init__()
         self.hyperparam.alpha = alpha
         self.hyperparam.beta1 = beta1
@@ -73,12 +76,13 @@ class Eve(chainer.optimizer.GradientMethod):
         self.d_tilde = np.ones((), dtype=np.float64)
         self.f = np.zeros((), dtype=np.float64)
 
-    def create_update_rule(self):
+    def create_update_rule(self) -> EveRule:
         rule = EveRule(self.hyperparam)
         rule.parent = self
         return rule
 
-    def update(self, lossfun=None, *args, loss=None, **kwargs):
+    def update(self, lossfun: Callable | None = None, *args: Any, loss: ArrayOrVariable | None = None,
+               **kwargs: Any) -> None:
         """Update from gradients and the value ``loss`` (Variable or array of one element), or from ``lossfun``."""
         if lossfun is not None:
             value = lossfun(*args, **kwargs)
@@ -90,7 +94,7 @@ class Eve(chainer.optimizer.GradientMethod):
         self._follow(chainer.as_array(loss).reshape(()).astype(np.float64))
         super().update()
 
-    def _follow(self, loss):
+    def _follow(self, loss: Array) -> None:
         if self.t > 0:
             xp = chainer.backend.get_array_module(loss)
             last, feedback = xp.asarray(self.f), xp.asarray(self.d_tilde)
@@ -101,13 +105,13 @@ class Eve(chainer.optimizer.GradientMethod):
             self.d_tilde = chainer.backend.get_array_module(loss).ones_like(loss)
         self.f = loss
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         super().serialize(serializer)
         for name in ("d_tilde", "f"):
             setattr(self, name, serializer(name, _host(getattr(self, name))))
 
 
-def _host(value):
+def _host(value: Array) -> np.ndarray:
     return np.array(chainer.backends.cuda.to_cpu(value), dtype=np.float64)
 
 
@@ -129,7 +133,8 @@ _ADAM_FAMILY = ("Adam", "AdaBound", "Eve")
 _NO_RATE = ("AdaDelta",)
 
 
-def make_optimizer(name, link, learning_rate, weight_decay, weight_decay_norm="l2", beta1=BETA1):
+def make_optimizer(name: str, link: chainer.Link, learning_rate: float, weight_decay: float,
+                   weight_decay_norm: str = "l2", beta1: float = BETA1) -> chainer.Optimizer:
     """An optimizer set up on ``link``.
 
     Args:
@@ -178,22 +183,20 @@ class RateControl:
         optimizer: what that returned.
     """
 
-    def __init__(self, name, optimizer):
+    def __init__(self, name: str, optimizer: chainer.Optimizer) -> None:
         self.optimizer = optimizer
         self._attribute = None if name in _NO_RATE else "eta" if name in _ADAM_FAMILY else "lr"
-        self._full = None if self._attribute is None else getattr(optimizer, self._attribute)
+        self._full: float = float("nan") if self._attribute is None else getattr(optimizer, self._attribute)
         self._alpha = optimizer.alpha if name in _ADAM_FAMILY else None
-        self._ratios = []
+        self._ratios: list[tuple[Any, float]] = []
         self._factor = 1.0
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """The learning rate at this moment, for logs; nan for AdaDelta."""
-        if self._attribute is None:
-            return float("nan")
         return self._factor * (self._full if self._alpha is None else self._alpha)
 
-    def slow_down(self, link, ratio):
+    def slow_down(self, link: chainer.Link, ratio: float) -> None:
         """Update the parameters of ``link`` (a part of the target) at ``ratio`` times the rate; 0 freezes them."""
         if ratio == 0:
             link.disable_update()
@@ -203,7 +206,7 @@ class RateControl:
             self._ratios.extend((param.update_rule.hyperparam, ratio) for param in link.params())
             self.set_factor(self._factor)
 
-    def set_factor(self, factor):
+    def set_factor(self, factor: float) -> None:
         """Set the rate to ``factor`` times the full rate, everywhere."""
         self._factor = float(factor)
         if self._attribute is None:
@@ -213,13 +216,13 @@ class RateControl:
             setattr(hyperparam, self._attribute, self._full * self._factor * ratio)
 
 
-def make_controls(optimizer_name, optimizers):
+def make_controls(optimizer_name: str, optimizers: Mapping[str, chainer.Optimizer]) -> dict[str, RateControl]:
     """dict name -> :class:`RateControl` for a dict name -> optimizer, all of the kind ``optimizer_name``."""
     return {key: RateControl(optimizer_name, optimizer) for key, optimizer in optimizers.items()}
 
 
 @contextlib.contextmanager
-def missing_states_allowed(optimizers):
+def missing_states_allowed(optimizers: Iterable[chainer.Optimizer]) -> Iterator[None]:
     """While reading: a parameter that was never updated has no saved state, and gets a fresh one at its first update.
 
     Chainer takes that for an error unless the parameter is frozen. (A discriminator waits for ``dis_warmup``.)
@@ -240,7 +243,7 @@ def missing_states_allowed(optimizers):
             raise ValueError(f"the optimizer's state of {name} is missing")
 
 
-def serialize_float32_copies(serializer, optimizer):
+def serialize_float32_copies(serializer: chainer.AbstractSerializer, optimizer: chainer.Optimizer) -> None:
     """Save or restore the float32 copies of float16 parameters, which Chainer would make anew from the rounded ones."""
     for name, param in optimizer.target.namedparams():
         rule = param.update_rule

@@ -1,6 +1,8 @@
 """Grids of pictures as PNG: each panel an image in its own window, pixel for pixel."""
 import dataclasses
 import enum
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
 from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.scaling import Clip
 
 DPI = 100
 SMALLEST, LARGEST = 160, 560  # a panel's longer side in the picture's pixels
@@ -36,7 +39,7 @@ class Panel:
     style: Style = Style.VALUES
 
 
-def difference(first, second, width):
+def difference(first: np.ndarray, second: np.ndarray, width: float) -> Panel:
     """The panel of ``first - second`` (equal shapes, colour is averaged), full colour at a quarter of ``width``."""
     minus = first - second
     if minus.ndim == 3:
@@ -44,16 +47,17 @@ def difference(first, second, width):
     return Panel(minus, -width / 4, width / 4, Style.DIFFERENCE)
 
 
-def plane(stack, colour=False):
+def plane(stack: np.ndarray, colour: bool = False) -> np.ndarray:
     """What of a (C, H, W) image is shown: all of a colour image of 3 channels, else the middle channel."""
     return stack if colour and len(stack) == 3 else stack[len(stack) // 2]
 
 
-def window_of(images, clip, window=None):
+def window_of(images: Iterable[np.ndarray], clip: Clip, window: Sequence[float] | None = None) -> tuple[float, float]:
     """(low, high) to show ``images`` in: ``window`` if given, else the clip, else the smallest and largest value."""
     if window is not None:
-        return tuple(window)
-    if clip.scales:
+        low, high = window
+        return low, high
+    if clip.lower is not None and clip.upper is not None:
         return clip.lower, clip.upper
     finite = np.concatenate([image[np.isfinite(image)] for image in map(np.asarray, images)])
     if not finite.size:
@@ -62,12 +66,13 @@ def window_of(images, clip, window=None):
     return low, high if high > low else low + 1.0
 
 
-def range_text(low, high, modality=""):
+def range_text(low: float, high: float, modality: str = "") -> str:
     """What a window is called in a title; values of CT are HU."""
     return f"{low:g} … {high:g}" + (" HU" if modality == "CT" else "")
 
 
-def draw_grid(path, rows, titles, labels):
+def draw_grid(path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: Sequence[str],
+              labels: Sequence[str]) -> None:
     """Write ``rows`` (lists of Panel, or None for an empty place) as a PNG.
 
     ``titles``: one above each column; ``labels``: one left of each row, usually a file name.
@@ -97,13 +102,13 @@ def draw_grid(path, rows, titles, labels):
     save_figure(figure, path)
 
 
-def _zoom(longer):
+def _zoom(longer: int) -> float:
     if longer > LARGEST:
         return LARGEST / longer
     return max(1, -(-SMALLEST // longer))
 
 
-def _colours(panel):
+def _colours(panel: Panel) -> np.ndarray:
     """(H, W, 3) uint8."""
     image = np.asarray(panel.image, dtype=np.float64)
     unit = np.clip((np.nan_to_num(image) - panel.low) / (panel.high - panel.low), 0, 1)
@@ -114,24 +119,24 @@ def _colours(panel):
     return colormaps[panel.style.value](unit, bytes=True)[..., :3]
 
 
-def _scaled(pixels, zoom):
+def _scaled(pixels: np.ndarray, zoom: float) -> np.ndarray:
     height, width = pixels.shape[:2]
     how = Pillow.Resampling.BOX if zoom < 1 else Pillow.Resampling.NEAREST
     return np.asarray(Pillow.fromarray(pixels).resize((round(width * zoom), round(height * zoom)), how))
 
 
-def _shortened(text, pixels):
+def _shortened(text: str, pixels: float) -> str:
     room = max(8, int(pixels / 5.5))
     return text if len(text) <= room else "…" + text[-(room - 1):]
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
-    with whole_file(path, force=True) as temporary:
+    with whole_file(Path(path), force=True) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def chosen_samples(length, count, seed, iteration):
+def chosen_samples(length: int, count: int, seed: int | None, iteration: int) -> list[int]:
     """Indices of ``count`` samples out of ``length``: evenly spread, or random ones that depend on the iteration."""
     count = min(count, length)
     if seed is None:

@@ -1,7 +1,10 @@
 """Plots of the log: one PNG for each network and one for the validation."""
+import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,23 +22,23 @@ class Plots(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_READER - 50  # after the log has written its line
 
-    def __init__(self, log_path, folder, seconds=60):
+    def __init__(self, log_path: str | Path, folder: str | Path, seconds: float = 60) -> None:
         self.log_path = Path(log_path)
         self.folder = Path(folder)
         self.seconds = seconds
-        self._drawn = None
+        self._drawn = 0.0
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration."""
         self._drawn = time.monotonic()
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         now = time.monotonic()
         if now - self._drawn >= self.seconds:
             self._drawn = now
             draw_all(read_log(self.log_path), self.folder)
 
-    def finalize(self):
+    def finalize(self) -> None:
         """Called by the trainer when training ends, however it ends."""
         try:
             draw_all(read_log(self.log_path), self.folder)
@@ -43,7 +46,7 @@ class Plots(chainer.training.Extension):
             print(f"warning: {one_line(error)}", file=sys.stderr, flush=True)
 
 
-def draw_all(entries, folder):
+def draw_all(entries: list[dict[str, Any]], folder: str | Path) -> list[Path]:
     """One picture for each group of ``entries`` (see ``grouped``) in ``folder``. Returns the paths."""
     paths = []
     for group, curves in grouped(entries).items():
@@ -52,12 +55,12 @@ def draw_all(entries, folder):
     return paths
 
 
-def grouped(entries):
+def grouped(entries: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     """{group: {label: (iterations, values)}}: ``dis/loss_fake`` is the curve loss_fake of the group dis.
 
     All learning rates make one group. Names without a slash (epoch, iteration, …) are left out.
     """
-    groups = {}
+    groups: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for entry in entries:
         for name, value in entry.items():
             group, slash, label = name.partition("/")
@@ -71,21 +74,20 @@ def grouped(entries):
     return groups
 
 
-def draw(title, curves, path):
+def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: str | Path) -> None:
     """Write the curves {label: (iterations, values)} as a PNG; a logarithmic axis where values span 100 times."""
     figure = Figure(figsize=(7, 4.2), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.1, 0.12, 0.87, 0.8))
-    largest = smallest = None
+    largest, smallest = -math.inf, math.inf
     for label, (xs, ys) in sorted(curves.items()):
         step = max(1, len(xs) // MAX_POINTS)
         axes.plot(xs[::step], ys[::step], label=label, linewidth=1.2, marker="o" if len(xs) < 30 else None,
                   markersize=3)
         finite = [y for y in ys if abs(y) != float("inf") and y == y]
         if finite:
-            largest = max(finite) if largest is None else max(largest, *finite)
-            smallest = min(finite) if smallest is None else min(smallest, *finite)
-    if smallest is not None and smallest > 0 and largest > 100 * smallest:
+            largest, smallest = max(largest, *finite), min(smallest, *finite)
+    if smallest > 0 and largest > 100 * smallest:
         axes.set_yscale("log")
     axes.set_xlabel("iteration")
     axes.set_title(title)

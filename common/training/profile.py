@@ -2,9 +2,12 @@
 import contextlib
 import csv
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from medi2i.common.compat import chainer
+from medi2i.common.training.run_folder import AnyOptions
 from medi2i.datasets.outputs import csv_text, write_text
 
 WAITING, TRANSFER, FORWARD, BACKWARD, UPDATE = "waiting for images", "to the device", "forward", "backward", "update"
@@ -20,7 +23,7 @@ _NOTHING = contextlib.nullcontext()
 class NoProfile:
     """What stands in for a Profile where nobody asked for one: it does not even look at the clock."""
 
-    def __call__(self, phase):
+    def __call__(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """A context that does nothing."""
         return _NOTHING
 
@@ -35,22 +38,23 @@ class Profile:
     waits for the device, since a GPU works on behind the program's back. A profiled GPU run is slower for it.
     """
 
-    def __init__(self, clock=time.perf_counter, synchronise=None):
-        self.seconds = {}
-        self.times = {}
+    def __init__(self, clock: Callable[[], float] = time.perf_counter,
+                 synchronise: Callable[[], None] | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.times: dict[str, int] = {}
         self._clock = clock
         self._synchronise = synchronise
         self._phases = [REST]
-        self._since = None
+        self._since: float | None = None
         self._started = False
 
-    def start(self):
+    def start(self) -> None:
         """The time begins; before it, nothing counts."""
         self._started = True
         self._look()
 
     @contextlib.contextmanager
-    def __call__(self, phase):
+    def __call__(self, phase: str) -> Iterator[None]:
         """What the block does is ``phase``, but for phases within it."""
         self._look()
         self._phases.append(phase)
@@ -61,12 +65,12 @@ class Profile:
             self._look()
             self._phases.pop()
 
-    def stop(self):
+    def stop(self) -> float:
         """Count what has passed since the last phase. Returns the seconds of all phases together."""
         self._look()
         return sum(self.seconds.values())
 
-    def _look(self):
+    def _look(self) -> None:
         if not self._started:
             return
         if self._synchronise is not None:
@@ -77,7 +81,7 @@ class Profile:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
 
-    def rows(self, first, last):
+    def rows(self, first: int, last: int) -> list[dict[str, Any]]:
         """Dicts with ``COLUMNS``, the longest phase first, of the iterations ``first`` to ``last``."""
         total = sum(self.seconds.values())
         return [dict(zip(COLUMNS, (first, last, phase, round(seconds, 3), round(_share(seconds, total), 4),
@@ -85,7 +89,7 @@ class Profile:
                 for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])]
 
 
-def profile_of(options, device):
+def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> "Profile | NoProfile":
     """The Profile of a training on ``device`` (of ``chainer.get_device``, or None); ``OFF`` without ``--profile``."""
     if not options.profile:
         return OFF
@@ -97,38 +101,38 @@ def profile_of(options, device):
 class Timed(chainer.training.Extension):
     """``extension`` as one phase of ``profile``; for the trainer and its snapshots it is the extension itself."""
 
-    def __init__(self, extension, profile):
+    def __init__(self, extension: chainer.training.Extension, profile: Profile) -> None:
         self.extension = extension
         self.profile = profile
         self.phase = getattr(extension, "phase", LOG)
         self.trigger, self.priority, self.name = extension.trigger, extension.priority, extension.name
 
     @property
-    def default_name(self):
+    def default_name(self) -> str:
         return self.extension.default_name
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         with self.profile(self.phase):
             self.extension(trainer)
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration."""
         self.extension.initialize(trainer)
 
-    def finalize(self):
+    def finalize(self) -> None:
         """Called by the trainer when training ends."""
         self.extension.finalize()
 
-    def on_error(self, trainer, exc, tb):
+    def on_error(self, trainer: chainer.training.Trainer, exc: Exception, tb: Any) -> None:
         """Called by the trainer when training fails."""
         self.extension.on_error(trainer, exc, tb)
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """As the extension's: a run can be resumed with and without a profile."""
         self.extension.serialize(serializer)
 
 
-def words(profile, workers, loading):
+def words(profile: Profile, workers: int, loading: float) -> str:
     """One sentence: the shares of the phases, how long the training waited for images, and whether workers would help.
 
     workers: ``--workers``. loading: seconds that they spent on the images that were used, together.
@@ -146,7 +150,7 @@ def words(profile, workers, loading):
     return f"Of {_seconds(total)}, {parts}; {found}: {_advice(_share(waited, total), workers)}."
 
 
-def _advice(waiting, workers):
+def _advice(waiting: float, workers: int) -> str:
     if waiting < WORTH_WORKERS:
         return "more --workers would not help"
     if workers == 0:
@@ -154,7 +158,7 @@ def _advice(waiting, workers):
     return "more --workers, or a larger --cache_mb, may help"
 
 
-def write_rows(path, profile, first, last):
+def write_rows(path: str | Path, profile: Profile, first: int, last: int) -> None:
     """Write the rows of the iterations ``first`` to ``last`` after those of earlier sessions in the csv ``path``.
 
     Rows of iterations that are run again after a resume are left out.
@@ -168,9 +172,9 @@ def write_rows(path, profile, first, last):
     write_text(path, csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
 
 
-def _share(part, total):
+def _share(part: float, total: float) -> float:
     return part / total if total > 0 else 0.0
 
 
-def _seconds(seconds):
+def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -2,9 +2,12 @@
 
 The state is stored as plain integer and float arrays, so that reading a snapshot never unpickles anything.
 """
+from collections.abc import Iterable
+from types import ModuleType
+
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 
 _WORD = (1 << 64) - 1
 
@@ -21,48 +24,48 @@ class RandomState:
         rank: of a distributed training; each has numbers of its own, and the first those of a training alone.
     """
 
-    def __init__(self, seed, xp=np, rank=0):
+    def __init__(self, seed: int, xp: ModuleType = np, rank: int = 0) -> None:
         self.generator = np.random.Generator(np.random.PCG64(_entropy(seed, rank) if rank else seed))
         self.xp = xp
 
-    def restart(self, seed, rank, iteration):
+    def restart(self, seed: int, rank: int, iteration: int) -> None:
         """Begin anew as ``rank`` of a training that is at ``iteration``, where that rank has no state to go on from."""
         self.generator.bit_generator.state = np.random.PCG64(_entropy(seed, rank, iteration)).state
         self.seed_global()
 
-    def seed_global(self):
+    def seed_global(self) -> None:
         """Seed NumPy's global state, and CuPy's on a GPU, from this generator."""
         np.random.seed(self.integer(2 ** 32))
         if self.xp is not np:
             self.xp.random.seed(self.integer(2 ** 32))
 
-    def coin(self):
+    def coin(self) -> bool:
         """True or False, with probability 1/2 each."""
         return bool(self.generator.integers(2))
 
-    def integer(self, below):
+    def integer(self, below: int) -> int:
         """A whole number 0 <= n < below."""
         return int(self.generator.integers(below))
 
-    def choice(self, below, count):
+    def choice(self, below: int, count: int) -> list[int]:
         """``count`` different whole numbers 0 <= n < below, in random order, as a list."""
         return [int(n) for n in self.generator.permutation(below)[:count]]
 
-    def normal(self, sd):
+    def normal(self, sd: float) -> float:
         """One number from N(0, sd), a Python float. No draw is made for sd 0."""
         return float(self.generator.normal(0.0, sd)) if sd > 0 else 0.0
 
-    def uniform_array(self, shape):
+    def uniform_array(self, shape: int | tuple[int, ...]) -> Array:
         """float32 array of ``shape``, uniform in [0, 1)."""
         return self.xp.asarray(self.generator.random(shape, dtype=np.float32))
 
-    def normal_array(self, shape):
+    def normal_array(self, shape: tuple[int, ...]) -> Array:
         """float32 array of ``shape`` from N(0, 1); on a GPU it is drawn there."""
         if self.xp is np:
             return self.generator.standard_normal(shape, dtype=np.float32)
         return self.xp.random.standard_normal(shape, dtype=np.float32)
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Save or restore this generator and NumPy's global state through a Chainer serializer.
 
         CuPy cannot tell its state. On a GPU saving therefore reseeds it, with a number that is saved: the run that goes
@@ -74,7 +77,7 @@ class RandomState:
                 self.xp.random.seed(device_seed)
                 serializer("device_seed", device_seed)
             serializer("generator", _generator_words(self.generator))
-            _, keys, position, has_gauss, gauss = np.random.get_state()
+            _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
             serializer("numpy_keys", keys)
             serializer("numpy_position", np.array([position, has_gauss], dtype=np.int64))
             serializer("numpy_gauss", np.float64(gauss))
@@ -87,11 +90,11 @@ class RandomState:
             self.xp.random.seed(int(serializer("device_seed", None)))
 
 
-def _entropy(seed, *stream):
+def _entropy(seed: int, *stream: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=stream)
 
 
-def _generator_words(generator):
+def _generator_words(generator: np.random.Generator) -> np.ndarray:
     """The state of a PCG64 generator as six uint64: state and increment (128 bits each), and the spare 32-bit word."""
     state = generator.bit_generator.state
     inner = state["state"]
@@ -99,7 +102,7 @@ def _generator_words(generator):
                         state["has_uint32"], state["uinteger"]], dtype=np.uint64)
 
 
-def _restore_generator(generator, words):
+def _restore_generator(generator: np.random.Generator, words: Iterable) -> None:
     words = [int(word) for word in words]
     if len(words) != 6:
         raise ValueError(f"the saved random state has {len(words)} words; it should have 6")

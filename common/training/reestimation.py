@@ -1,8 +1,14 @@
 """Batch statistics of a finished network over many training crops, in place of a running average of the last few."""
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 
 from medi2i.common.compat import L, chainer
+from medi2i.common.training.ending import Ending
 from medi2i.common.training.validation import inference_mode
+from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.unpaired import UnpairedDataset
 
 _CROPS = 2  # a stream of random numbers of its own, beside those of medi2i.datasets.loading
 _BATCH_NORMS = (L.BatchNormalization, L.BatchRenormalization)
@@ -25,19 +31,20 @@ class Reestimation(chainer.training.Extension):
     phase = "statistics of normalisation"
     priority = chainer.training.PRIORITY_WRITER + 100  # before validation, after weights are averaged
 
-    def __init__(self, forward, crops, device, ending):
+    def __init__(self, forward: Callable, crops: Callable[[], list[np.ndarray]], device: chainer.backend.Device,
+                 ending: Ending) -> None:
         self.forward = forward
         self.crops = crops
         self.device = device
         self.ending = ending
-        self._arrays = None
-        self._done = None
+        self._arrays: list[np.ndarray] | None = None
+        self._done: int | None = None
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         if trainer.updater.is_new_epoch or self.ending.complete(trainer.updater):
             self.run(trainer.updater.iteration)
 
-    def run(self, iteration):
+    def run(self, iteration: int) -> None:
         """Set the statistics of the networks as they are at ``iteration``, unless that is done."""
         if self._done == iteration:
             return
@@ -53,7 +60,7 @@ class _Measure(chainer.LinkHook):
 
     name = "medi2i_batch_statistics"
 
-    def forward_preprocess(self, args):
+    def forward_preprocess(self, args: Any) -> None:
         link = args.link
         if not isinstance(link, _BATCH_NORMS) or getattr(link, "fixed", False):
             return
@@ -67,13 +74,13 @@ class _Measure(chainer.LinkHook):
             link.avg_var[channel:channel + 1] = plane.var(axis=axes) * (count / max(count - 1, 1))
 
 
-def has_batch_statistics(links):
+def has_batch_statistics(links: Iterable[chainer.Link]) -> bool:
     """Whether any of ``links`` normalises by batch statistics."""
     return any(isinstance(part, _BATCH_NORMS) and not getattr(part, "fixed", False)
                for link in links for part in link.links())
 
 
-def training_crops(dataset, count, seed):
+def training_crops(dataset: PairedDataset | UnpairedDataset, count: int, seed: int) -> np.ndarray:
     """``count`` inputs of a data set (datasets.paired, .unpaired), augmented as in training: (count, C, H, W)."""
     crops = []
     for number in range(count):

@@ -6,16 +6,21 @@ import shlex
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from medi2i.common.errors import UserError
-from medi2i.common.options import load_args, parse, save_args
+from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, parse, save_args
 from medi2i.common.options.machinery import default_of, given_values
 from medi2i.common.training.log import summary_writer
 from medi2i.datasets import pairs
 from medi2i.datasets.locks import FolderLock
 from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
+
+AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
+T = TypeVar("T", bound=AnyOptions)
 
 _now = time.time
 FOLDERS = ("plots", "vis", "snapshots")
@@ -27,14 +32,14 @@ class RunFolder:
     Holds a lock as long as it lives, so that two processes never train in one folder. Raises UserError if another does.
     """
 
-    def __init__(self, path, resumed):
+    def __init__(self, path: str | Path, resumed: bool) -> None:
         self.path = Path(path)
         self.resumed = resumed
         self.plots, self.vis, self.snapshots = (self.path / name for name in FOLDERS)
         self._lock = FolderLock(self.path, "training")
 
     @classmethod
-    def create(cls, out, options, command_line):
+    def create(cls, out: str | Path, options: AnyOptions, command_line: Sequence[str]) -> "RunFolder":
         """A new folder ``<out>/<YYYYmmdd_HHMMSS>`` holding ``args`` and ``command.txt``; it appears complete."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -54,7 +59,7 @@ class RunFolder:
         return cls(path, resumed=False)
 
     @classmethod
-    def open(cls, path, options, command_line):
+    def open(cls, path: str | Path, options: AnyOptions, command_line: Sequence[str]) -> "RunFolder":
         """The existing folder of a run, whose ``args`` become ``options``."""
         run = cls(path, resumed=True)
         for folder in (run.plots, run.vis, run.snapshots):
@@ -65,7 +70,7 @@ class RunFolder:
         append_text(run.path / "command.txt", shlex.join(command_line) + "\n")
         return run
 
-    def write_best(self, epoch, metric, value):
+    def write_best(self, epoch: int | None, metric: str | None, value: float | None) -> None:
         """``best.json``: which epoch was best, by which metric; removed for epoch None."""
         path = self.path / "best.json"
         if epoch is None:
@@ -73,12 +78,12 @@ class RunFolder:
             return
         write_text(path, json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n")
 
-    def close(self):
+    def close(self) -> None:
         """Give the lock back."""
         self._lock.release()
 
 
-def _renamed(temporary, wanted):
+def _renamed(temporary: Path, wanted: Path) -> Path:
     for number in range(1, 1000):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
         if path.exists():
@@ -98,7 +103,7 @@ CHANGEABLE = ("epoch", "iteration", "minutes", "gpu", "gpu_engine", "root", "wor
 MOMENTARY = ("resume", "check", "summary", "argfile", "communicator")
 
 
-def training_options(cls, argv, description):
+def training_options(cls: type[T], argv: Sequence[str] | None, description: str) -> tuple[T, str | None]:
     """Options of a training: (options, run folder to resume or None).
 
     With ``--resume RUN`` the options are those in RUN's ``args``, with the changes that leave it the same training.
@@ -127,7 +132,7 @@ def training_options(cls, argv, description):
     return resumed, options.resume
 
 
-def _find_data(options, run):
+def _find_data(options: AnyOptions, run: str) -> None:
     """Raises UserError where the data of ``run`` are no longer where they were."""
     root, listed = Path(options.root), getattr(options, "train", "__train__")
     if listed in pairs.FOLDERS:
@@ -143,7 +148,7 @@ def _find_data(options, run):
                         f"--resume {run} {where} goes on with them where they are")
 
 
-def lasting(options):
+def lasting(options: T) -> T:
     """``options`` as they are saved in the run folder, without what concerned the one command."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     return dataclasses.replace(options, **{name: default_of(fields[name]) for name in MOMENTARY})

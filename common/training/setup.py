@@ -2,6 +2,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
@@ -9,19 +10,22 @@ from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
 from medi2i.common.networks.sizes import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.training.averaging import WeightAverage
-from medi2i.common.training.distributed import ALONE, share_batches
-from medi2i.common.training.optimizers import make_controls, make_optimizer
+from medi2i.common.training.distributed import ALONE, Alone, share_batches
+from medi2i.common.training.ending import Ending
+from medi2i.common.training.optimizers import RateControl, make_controls, make_optimizer
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.reestimation import Reestimation, has_batch_statistics, training_crops
-from medi2i.common.training.run_folder import RunFolder, lasting
+from medi2i.common.training.run_folder import AnyOptions, RunFolder, lasting
 from medi2i.common.training.weights import load_optimizers
 from medi2i.datasets.iterator import ImageIterator
+from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.uncut import examples_for
+from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)
 
 
-def prepare(options, ranks):
+def prepare(options: AnyOptions, ranks: Alone) -> tuple[chainer.backend.Device, RandomState]:
     """(Chainer device, RandomState) of this rank's training: device and engines are in use, global states seeded."""
     device = choose_device(options.gpu, options.tf32, ranks.local)
     ranks.fits(device)
@@ -33,7 +37,7 @@ def prepare(options, ranks):
     return device, random
 
 
-def workspace(device, convolutions: str | None = None) -> None:
+def workspace(device: chainer.backend.Device, convolutions: str | None = None) -> None:
     """Let cuDNN use more than its 8 MiB to choose fast algorithms, and say what ``convolutions`` run on.
 
     Nothing on the CPU.
@@ -44,14 +48,15 @@ def workspace(device, convolutions: str | None = None) -> None:
             print(f"convolutions on the GPU: {convolutions}")
 
 
-def check_sizes(options, datasets: Sequence) -> None:
+def check_sizes(options: AnyOptions, datasets: Sequence) -> None:
     """UserError unless the generator gives images of all ``datasets`` (None: there is none) back in their size."""
     for dataset in datasets:
         if dataset is not None:
             check_size(options, dataset.size)
 
 
-def place(networks, options, device, ranks, sizes: Mapping[str, tuple[int, int]]):
+def place(networks: Any, options: AnyOptions, device: chainer.backend.Device, ranks: Alone,
+          sizes: Mapping[str, tuple[int, int]]) -> tuple[Any, WeightAverage | None]:
     """Bring ``networks`` (a dataclass of links) to ``device``, with weights everywhere. Prints the ``--summary``.
 
     sizes: dict "x" (and "y") -> (height, width) of that domain's images.
@@ -71,7 +76,8 @@ def place(networks, options, device, ranks, sizes: Mapping[str, tuple[int, int]]
     return average.averaged, average
 
 
-def make_optimizers(links: Mapping, options, loaded: Mapping[str, Path] | None = None, ranks=ALONE):
+def make_optimizers(links: Mapping, options: AnyOptions, loaded: Mapping[str, Path] | None = None,
+                    ranks: Alone = ALONE) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
     """(optimizers, controls): dicts name -> optimizer and name -> RateControl for the dict ``links`` name -> network.
 
     Names that begin with ``dis`` learn at the discriminator's rate. A pretrained part learns at its own ratio.
@@ -94,19 +100,20 @@ def make_optimizers(links: Mapping, options, loaded: Mapping[str, Path] | None =
     return ranks.wrapped(optimizers), controls
 
 
-def make_iterator(dataset, options, ranks, seed: int) -> ImageIterator:
+def make_iterator(dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Alone,
+                  seed: int) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
     return ImageIterator(examples_for(dataset, options.augment_on), options.batch_size, seed,
                          workers=options.workers, processes=options.worker_processes,
                          crops=options.crops_per_image, rank=ranks.rank, ranks=ranks.count)
 
 
-def validation_batch(options) -> int:
+def validation_batch(options: AnyOptions) -> int:
     """How many images are validated at once: whole images need more memory than crops."""
     return 1 if options.random_translate < 0 else options.batch_size
 
 
-def open_run(options, resumed: str | None, command_line: Sequence[str], ranks) -> RunFolder | None:
+def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[str], ranks: Alone) -> RunFolder | None:
     """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first."""
     if not ranks.first:
         return None
@@ -115,7 +122,8 @@ def open_run(options, resumed: str | None, command_line: Sequence[str], ranks) -
     return RunFolder.open(resumed, lasting(options), command_line)
 
 
-def reestimation_of(forward: Callable, datasets: Sequence, networks, options, device, ending) -> Reestimation | None:
+def reestimation_of(forward: Callable, datasets: Sequence, networks: Any, options: AnyOptions,
+                    device: chainer.backend.Device, ending: Ending) -> Reestimation | None:
     """The Reestimation of ``--bn_reestimate``, or None; with a warning where no network has batch statistics.
 
     forward: runs ``networks`` (a dataclass of links) on one array for each of ``datasets``.

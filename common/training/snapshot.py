@@ -10,7 +10,9 @@ import itertools
 import json
 import re
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,9 +20,11 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
 from medi2i.common.npz_files import BrokenFile, Part, StoredArrays, declared_in, refuse_not_finite
+from medi2i.common.training.distributed import Alone
 from medi2i.datasets.limits import check_bytes, max_bytes
 from medi2i.datasets.outputs import whole_file
 
+Arrays: TypeAlias = Mapping[str, np.ndarray]
 FORMAT = 1
 _FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
@@ -31,14 +35,14 @@ _NAME = re.compile(r"snapshot_(\d+)\.npz")
 class Writer(chainer.serializer.Serializer):
     """A Chainer serializer that fills the dict ``arrays`` (name -> NumPy array) and never pickles."""
 
-    def __init__(self, arrays, path=""):
+    def __init__(self, arrays: dict[str, np.ndarray], path: str = "") -> None:
         self.arrays = arrays
         self.path = path
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> "Writer":
         return Writer(self.arrays, f"{self.path}{key.strip('/')}/")
 
-    def __call__(self, key, value):
+    def __call__(self, key: str, value: Any) -> Any:
         name = self.path + key.lstrip("/")
         if name in self.arrays or _NONE + name in self.arrays:
             raise ValueError(f"{name} is serialised twice; each entry of a snapshot needs its own name")
@@ -60,20 +64,21 @@ class Reader(chainer.serializer.Deserializer):
     check: called with name and array before an array is given back.
     """
 
-    def __init__(self, arrays, path="", read=None, check=lambda name, array: None):
+    def __init__(self, arrays: Mapping[str, np.ndarray], path: str = "", read: set[str] | None = None,
+                 check: Callable[[str, Any], None] = lambda name, array: None) -> None:
         self.arrays = arrays
         self.path = path
         self.read = set() if read is None else read
         self.check = check
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> "Reader":
         return Reader(self.arrays, f"{self.path}{key.strip('/')}/", self.read, self.check)
 
-    def unread(self):
+    def unread(self) -> list[str]:
         """Names of entries that nothing has asked for, sorted."""
         return sorted(set(self.arrays) - self.read)
 
-    def __call__(self, key, value):
+    def __call__(self, key: str, value: Any) -> Any:
         name = self.path + key.lstrip("/")
         self.read.update((name, _NONE + name))
         if _NONE + name in self.arrays:
@@ -99,7 +104,7 @@ class Reader(chainer.serializer.Deserializer):
         return type(value)(stored[()])
 
 
-def serialize_json(serializer, key, value):
+def serialize_json(serializer: chainer.AbstractSerializer, key: str, value: Any) -> Any:
     """Store or read back ``value``, anything JSON can hold: one more entry of a Chainer (de)serializer."""
     if isinstance(serializer, chainer.serializer.Serializer):
         serializer(key, np.frombuffer(json.dumps(value).encode("utf-8"), np.uint8))
@@ -107,7 +112,7 @@ def serialize_json(serializer, key, value):
     return parse_json(np.asarray(serializer(key, None), np.uint8).tobytes(), constant=float)
 
 
-def write_npz(path, arrays):
+def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
     """Write ``arrays``, a dict or pairs (name, array) one after the other, as an npz: a temporary file, fsync, rename.
 
     A kill leaves the old file or the new.
@@ -119,7 +124,7 @@ def write_npz(path, arrays):
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def read_npz(path, weights: int = 0) -> StoredArrays:
+def read_npz(path: str | Path, weights: int = 0) -> StoredArrays:
     """The arrays of an npz file, every checksum verified; each is unpacked when it is asked for, nothing unpickled.
 
     weights: bytes of the weights whose state it is. Raises BrokenFile, OSError, or Unreadable where the arrays take
@@ -132,25 +137,26 @@ def read_npz(path, weights: int = 0) -> StoredArrays:
     return arrays
 
 
-def weights_of(optimizers) -> int:
+def weights_of(optimizers: Iterable[chainer.Optimizer]) -> int:
     """Bytes of the weights that these optimizers train."""
     return sum(parameter.array.nbytes for optimizer in optimizers for parameter in optimizer.target.params()
                if parameter.array is not None)
 
 
-def state_of(trainer):
+def state_of(trainer: chainer.training.Trainer) -> dict[str, np.ndarray]:
     """The state of a trainer as a dict of arrays: its updater, extensions and triggers."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     trainer.serialize(Writer(arrays))
     return {_FORMAT_NAME: np.asarray(FORMAT), **arrays}
 
 
-def restore(trainer, arrays, source, partial=False):
+def restore(trainer: chainer.training.Trainer, arrays: Mapping[str, np.ndarray], source: str | Path,
+            partial: bool = False) -> None:
     """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError.
 
     partial: the trainer has fewer extensions than the one that was saved.
     """
-    def check(name, array):
+    def check(name: str, array) -> None:
         refuse_not_finite({name: array}, source, right="without this file, --resume takes the snapshot before it")
 
     if _number(arrays, _FORMAT_NAME, -1) != FORMAT:
@@ -167,7 +173,7 @@ def restore(trainer, arrays, source, partial=False):
                         "was the args file or the data changed?") from None
 
 
-def _number(arrays, name, default):
+def _number(arrays: Mapping[str, np.ndarray], name: str, default):
     """The whole number called ``name``; ``default`` where there is none."""
     if name not in arrays or declared_in(arrays, name).shape != () or declared_in(arrays, name).dtype.kind not in "iu":
         return default
@@ -177,17 +183,17 @@ def _number(arrays, name, default):
 class SnapshotStore:
     """The snapshots of one run: ``snapshot_<iteration>.npz`` in ``folder``, the ``keep`` newest of them."""
 
-    def __init__(self, folder, keep=2, warn=print):
+    def __init__(self, folder: str | Path, keep: int = 2, warn: Callable[[str], None] = print) -> None:
         self.folder = Path(folder)
         self.keep = keep
         self.warn = warn
 
-    def files(self):
+    def files(self) -> list[Path]:
         """Paths of all snapshots, oldest first."""
         found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)] if self.folder.is_dir() else []
         return sorted(found, key=iteration_of)
 
-    def write(self, trainer, more=()):
+    def write(self, trainer: chainer.training.Trainer, more: Iterable[tuple[str, np.ndarray]] = ()) -> Path:
         """Write a snapshot of ``trainer``, drop the oldest beyond ``keep``, and return the path.
 
         more: further pairs (name, array), each asked for when the one before it is written.
@@ -198,7 +204,7 @@ class SnapshotStore:
             old.unlink()
         return path
 
-    def newest(self, weights: int = 0):
+    def newest(self, weights: int = 0) -> tuple[Path, StoredArrays] | None:
         """(path, arrays) of the newest snapshot that can be read, or None. weights: as for ``read_npz``.
 
         One that cannot is renamed to ``….broken`` with a warning, and the one before it is taken.
@@ -212,7 +218,7 @@ class SnapshotStore:
         return None
 
 
-def iteration_of(path):
+def iteration_of(path: str | Path) -> int:
     """The iteration in a snapshot's name."""
     return int(_NAME.fullmatch(Path(path).name).group(1))
 
@@ -221,33 +227,34 @@ _COUNT = "ranks"
 _OWN = re.compile(r"((?:none:)?)rank:(\d{1,6})/(.+)")
 
 
-def collected(ranks, updater):
+def collected(ranks: Alone, updater: chainer.training.Updater) -> Iterable[tuple[str, np.ndarray]]:
     """Pairs (name, array) of all ranks for the snapshot that the first one writes.
 
     The others hand theirs over meanwhile, array by array, so that the first never has to hold them all; they get ().
     """
     if ranks.first:
         return _pairs(ranks) if ranks.count > 1 else ()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     updater.serialize_own(Writer(arrays))
     ranks.send(arrays)
     return ()
 
 
-def _pairs(ranks):
+def _pairs(ranks: Alone) -> Iterator[tuple[str, np.ndarray]]:
     yield _COUNT, np.asarray(ranks.count)
     for rank, name, array in ranks.incoming():
         mark = "none:" if name.startswith("none:") else ""
         yield f"{mark}rank:{rank}/{name.removeprefix(mark)}", array
 
 
-def split(arrays, source):
+def split(arrays: Mapping[str, np.ndarray], source: str | Path) -> tuple[Part, list[Part]]:
     """(``arrays`` without what ranks have of their own, [the own of rank 1, of rank 2, …]), nothing unpacked yet.
 
     Raises UserError, naming ``source``, where the ranks are not those that it says.
     """
     count = _number(arrays, _COUNT, 1)
-    common, own = {}, {}
+    common: dict[str, str] = {}
+    own: dict[int, dict[str, str]] = {}
     for name in arrays:
         match = _OWN.fullmatch(name)
         if match is not None:
@@ -260,7 +267,7 @@ def split(arrays, source):
     return Part(arrays, common), [Part(arrays, own[rank]) for rank in sorted(own)]
 
 
-def deal(ranks, found):
+def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, Arrays, Arrays | None, int]:
     """(path, arrays that all ranks share, own arrays of this rank or None, number of ranks that wrote them).
 
     found: on the first rank (path, arrays) of a snapshot, None elsewhere.
@@ -277,7 +284,7 @@ def deal(ranks, found):
     return path, common, ranks.dealt(shares), before
 
 
-def take_up(ranks, updater, own, seed):
+def take_up(ranks: Alone, updater: chainer.training.Updater, own: dict[str, np.ndarray] | None, seed: int) -> None:
     """Give ``updater``, which has just been restored as the first rank's, what is this rank's own.
 
     own: None where no rank of this number wrote the snapshot: its random state begins anew, with empty pools.

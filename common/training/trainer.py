@@ -1,20 +1,25 @@
 """The trainer that both applications assemble: Chainer's, with everything a training of days needs."""
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.training import profile
-from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.averaging import WeightAverage
+from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
+from medi2i.common.training.optimizers import RateControl
 from medi2i.common.training.plots import Plots
-from medi2i.common.training.run_folder import RunFolder
+from medi2i.common.training.reestimation import Reestimation
+from medi2i.common.training.run_folder import AnyOptions, RunFolder
 from medi2i.common.training.schedules import LearningRateSchedule
 from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of
-from medi2i.common.training.validation import Validation
+from medi2i.common.training.validation import Measure, Validation
 from medi2i.common.training.weights import SaveWeights, WeightStore
 
 GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
@@ -33,18 +38,19 @@ class Training:
     ranks: medi2i.common.training.distributed.Alone or Ranks, those of ``updater``.
     """
 
-    def __init__(self, updater, networks, controls, options, run: RunFolder | None, shown, saved=None, ranks=ALONE):
+    def __init__(self, updater: chainer.training.Updater, networks: dict[str, chainer.Link],
+                 controls: Mapping[str, RateControl], options: AnyOptions, run: RunFolder | None, shown: Sequence[str],
+                 saved: dict[str, chainer.Link] | None = None, ranks: Alone = ALONE) -> None:
         self.updater = updater
         self.options = options
-        self.run_folder = run
         self.ranks = ranks
         iterations = getattr(options, "iteration", None)
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch(speaks=ranks.first)
-        self.weights = self.store = self.best = None
+        self.best: Best | None = None
         self.profile = updater.profile
         updater.rescue = self._rescue
-        self.trainer = chainer.training.Trainer(updater, self.ending, out=str(run.path) if ranks.first else ".")
+        self.trainer = chainer.training.Trainer(updater, self.ending, out="." if run is None else str(run.path))
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
         self.extend(LossGuard(self.ending, options.loss_limit),
@@ -54,13 +60,15 @@ class Training:
             self.extend(TrainingTime(self.ending, options.minutes, ranks))
         if options.max_hours is not None:
             self.extend(TimeLimit(self.ending, options.max_hours))
-        if ranks.first:
-            self._keep_records(networks, controls, shown, saved or networks)
-        self.extend(Snapshots(self.store, self.ending, self.signals, options.snapshot_interval,
+        if run is not None:
+            self._keep_records(run, networks, controls, shown, saved or networks)
+        self.extend(Snapshots(None if run is None else self.store, self.ending, self.signals, options.snapshot_interval,
                               options.snapshot_minutes, ranks))
 
-    def _keep_records(self, networks, controls, shown, saved):
-        options, run, updater = self.options, self.run_folder, self.updater
+    def _keep_records(self, run: RunFolder, networks: dict[str, chainer.Link], controls: Mapping[str, RateControl],
+                      shown: Sequence[str], saved: dict[str, chainer.Link]) -> None:
+        options, updater = self.options, self.updater
+        self.run_folder = run
         self.weights = WeightStore(run.path, saved, updater.get_all_optimizers())
         self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
@@ -78,11 +86,11 @@ class Training:
         self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown,
                              minutes=options.minutes))
 
-    def extend(self, extension, **kwargs):
+    def extend(self, extension: chainer.training.Extension, **kwargs: Any) -> None:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
         self.trainer.extend(profile.Timed(extension, self.profile) if self.options.profile else extension, **kwargs)
 
-    def follow(self, average, reestimation):
+    def follow(self, average: WeightAverage | None, reestimation: Reestimation | None) -> None:
         """Add a ``WeightAverage`` and a ``Reestimation`` (None: none), which also runs before weights are saved."""
         if average is not None:
             self.extend(average)
@@ -91,7 +99,7 @@ class Training:
             if self.ranks.first:
                 self.weights.prepare = lambda: reestimation.run(self.updater.iteration)
 
-    def validate(self, measure, metric, larger):
+    def validate(self, measure: Measure, metric: str | None, larger: bool) -> None:
         """Add a ``Validation`` by ``measure()``; keep the weights of the best epoch, and heed ``--patience``.
 
         metric: a name that ``measure`` gives, which says what is best; None keeps none. larger: larger is better.
@@ -101,19 +109,19 @@ class Training:
             self.best = Best(self.ending, f"validation/{metric}", larger, self.options.patience, self._keep)
             self.extend(self.best)
 
-    def draw(self, pictures):
+    def draw(self, pictures: chainer.training.Extension) -> None:
         """Add an extension that draws pictures: every ``--vis_freq`` iterations, or each epoch."""
         often = self.options.vis_freq
         self.extend(pictures, trigger=(1, "epoch") if often is None else (often, "iteration"))
 
-    def _keep(self, epoch, metric, value, previous):
+    def _keep(self, epoch: int, metric: str, value: float, previous: int | None) -> None:
         if not self.save_weights.regular(epoch):
             self.weights.save(epoch)
         self.run_folder.write_best(epoch, metric, value)
         if previous is not None and not self.save_weights.regular(previous):
             self.weights.remove(previous)
 
-    def run(self):
+    def run(self) -> int:
         """Train, from the newest snapshot if the folder is a resumed one. Returns the status of the process.
 
         Raises UserError when a loss went bad, naming the last good snapshot.
@@ -124,7 +132,7 @@ class Training:
             if self.ranks.first:
                 self.run_folder.close()
 
-    def _train(self):
+    def _train(self) -> int:
         if self.ranks.agreed(self.ranks.first and self.run_folder.resumed):
             self._resume()
         if self.ranks.first:
@@ -142,7 +150,7 @@ class Training:
             if self.ranks.first:
                 self.run_folder.close()
 
-    def _resume(self):
+    def _resume(self) -> None:
         ranks = self.ranks
         found = self.store.newest(weights_of(self.updater.get_all_optimizers().values())) if ranks.first else None
         if ranks.agreed(found is not None):
@@ -161,7 +169,7 @@ class Training:
         best = self.best
         self.run_folder.write_best(*((None, None, None) if best is None else (best.epoch, best.metric, best.value)))
 
-    def _rescue(self, error):
+    def _rescue(self, error: Exception) -> None:
         """Write a snapshot of the last whole update, and raise ``error`` with how to go on. Alone only: other ranks
         are in the middle of an update, and end with this one.
         """
@@ -174,7 +182,7 @@ class Training:
         raise UserError(f"{one_line(error)}. The training up to here is in {path}: --resume {self.run_folder.path} "
                         "goes on as if nothing had been") from None
 
-    def _finish(self, seconds):
+    def _finish(self, seconds: float) -> int:
         updater, ending = self.updater, self.ending
         if not self.ranks.first:
             return ending.status
@@ -200,7 +208,7 @@ class Training:
             print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
         return ending.status
 
-    def _tell_profile(self):
+    def _tell_profile(self) -> None:
         self.profile.stop()
         loading = sum(iterator.loading for iterator in self.updater._iterators.values())
         print(profile.words(self.profile, self.options.workers, loading))
@@ -217,7 +225,8 @@ class Snapshots(chainer.training.Extension):
     priority = -1000
     phase = profile.SNAPSHOTS
 
-    def __init__(self, store, ending, signals, interval, minutes, ranks=ALONE):
+    def __init__(self, store: SnapshotStore | None, ending: Ending, signals: SignalWatch, interval: int, minutes: float,
+                 ranks: Alone = ALONE) -> None:
         self.store = store
         self.ending = ending
         self.signals = signals
@@ -226,11 +235,11 @@ class Snapshots(chainer.training.Extension):
         self.ranks = ranks
         self._last = time.monotonic()
 
-    def initialize(self, trainer):
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration of this process."""
         self._last = time.monotonic()
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         # Looked at only here, so that a signal can never end the loop behind a snapshot that is one iteration old.
         received = self.signals.received
         if received is not None:
@@ -243,17 +252,17 @@ class Snapshots(chainer.training.Extension):
             self.ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
             return
         more = collected(self.ranks, trainer.updater)
-        if self.ranks.first:
+        if self.store is not None:
             self.store.write(trainer, more)
         self._last = time.monotonic()
 
-    def _due(self, trainer):
+    def _due(self, trainer: chainer.training.Trainer) -> bool:
         by_count = self.interval > 0 and trainer.updater.iteration % self.interval == 0
         by_time = self.minutes > 0 and time.monotonic() - self._last >= self.minutes * 60
         return by_count or by_time or self.ending(trainer)
 
 
-def bad_parameter(updater):
+def bad_parameter(updater: chainer.training.Updater) -> str | None:
     """The name of a parameter that is NaN or infinite somewhere, or None."""
     for name, optimizer in sorted(updater.get_all_optimizers().items()):
         for path, parameter in optimizer.target.namedparams():
@@ -265,11 +274,11 @@ def bad_parameter(updater):
     return None
 
 
-def _rates(controls):
+def _rates(controls: Mapping[str, RateControl]) -> dict[str, float]:
     rates = {f"{name}/learning_rate": control.rate for name, control in sorted(controls.items())}
     return {name: rate for name, rate in rates.items() if rate == rate}
 
 
-def warn(text):
+def warn(text: str) -> None:
     """Show a warning that stops nothing."""
     print(text, file=sys.stderr, flush=True)

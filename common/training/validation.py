@@ -1,9 +1,23 @@
 """Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
 import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.training.ending import Ending
+
+
+class Measure(Protocol):
+    """What says how good the networks are; both applications have one."""
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+
+    def __call__(self, indices: Iterable[int] | None = None) -> dict[str, float]:
+        """The measures over the images ``indices``, by default all."""
 
 
 class Validation(chainer.training.Extension):
@@ -17,11 +31,11 @@ class Validation(chainer.training.Extension):
     priority = chainer.training.PRIORITY_WRITER
     phase = "validation"
 
-    def __init__(self, measure, ending=None):
+    def __init__(self, measure: Measure, ending: Ending | None = None) -> None:
         self.measure = measure
         self.ending = ending
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         complete = self.ending is not None and self.ending.complete(trainer.updater)
         if trainer.updater.is_new_epoch or complete:
             with inference_mode():
@@ -32,11 +46,11 @@ class Validation(chainer.training.Extension):
 class ErrorSum:
     """RMSE and MAE over all pixels of any number of images, summed in float64."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.squares = self.absolutes = 0.0
         self.count = 0
 
-    def add(self, image, truth):
+    def add(self, image: np.ndarray, truth: np.ndarray) -> None:
         """Add two arrays of equal shape, in HU."""
         if image.shape != truth.shape:
             raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
@@ -45,19 +59,19 @@ class ErrorSum:
         self.absolutes += float(np.sum(np.abs(difference)))
         self.count += difference.size
 
-    def merge(self, other):
+    def merge(self, other: "ErrorSum") -> None:
         """Add what ``other``, an ErrorSum, has summed."""
         self.squares += other.squares
         self.absolutes += other.absolutes
         self.count += other.count
 
     @property
-    def rmse(self):
+    def rmse(self) -> float:
         """Root of the mean squared difference; NaN when nothing was added."""
         return (self.squares / self.count) ** 0.5 if self.count else float("nan")
 
     @property
-    def mae(self):
+    def mae(self) -> float:
         """Mean absolute difference; NaN when nothing was added."""
         return self.absolutes / self.count if self.count else float("nan")
 
@@ -65,45 +79,45 @@ class ErrorSum:
 class OverlapSum:
     """Dice of each class and accuracy over all pixels of any number of label images."""
 
-    def __init__(self, classes):
+    def __init__(self, classes: int) -> None:
         self.both = np.zeros(classes, np.int64)
         self.predicted = np.zeros(classes, np.int64)
         self.true = np.zeros(classes, np.int64)
 
-    def add(self, labels, truth):
+    def add(self, labels: np.ndarray, truth: np.ndarray) -> None:
         """Add two arrays of labels 0 … classes - 1, of equal shape."""
         classes = len(self.both)
         self.predicted += np.bincount(labels.ravel(), minlength=classes)
         self.true += np.bincount(truth.ravel(), minlength=classes)
         self.both += np.bincount(labels[labels == truth], minlength=classes)
 
-    def merge(self, other):
+    def merge(self, other: "OverlapSum") -> None:
         """Add what ``other``, an OverlapSum, has counted."""
         self.both += other.both
         self.predicted += other.predicted
         self.true += other.true
 
     @property
-    def dice(self):
+    def dice(self) -> float:
         """Mean over the classes that occur in either of 2 |A and B| / (|A| + |B|)."""
         total = self.predicted + self.true
         there = total > 0
         return float(np.mean(2.0 * self.both[there] / total[there])) if there.any() else float("nan")
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float:
         """Fraction of pixels with the right label."""
         return float(self.both.sum() / self.true.sum()) if self.true.any() else float("nan")
 
 
 @contextlib.contextmanager
-def inference_mode():
+def inference_mode() -> Iterator[None]:
     """Context in which networks run as at conversion: test mode, no graph."""
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         yield
 
 
-def apply(function, images, device):
+def apply(function: Callable, images: Iterable[np.ndarray], device: chainer.backend.Device) -> np.ndarray:
     """``function`` (of links, (N, C, H, W) -> Variable) on a list of (C, H, W) arrays: NumPy float32 (N, C', H, W)."""
     batch = np.stack([np.asarray(image, np.float32) for image in images])
     with chainer.using_device(device), inference_mode():
@@ -111,6 +125,6 @@ def apply(function, images, device):
     return np.asarray(chainer.backends.cuda.to_cpu(chainer.as_array(output)), np.float32)
 
 
-def batches(count, size):
+def batches(count: int, size: int) -> list[range]:
     """Slices of at most ``size`` that together are range(count)."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]

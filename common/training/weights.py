@@ -1,11 +1,15 @@
 """Weights in the released layout beside ``args``: ``enc_x50.npz dec_y50.npz dis50.npz`` and ``opt_enc_x50.npz`` …"""
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.checkpoint import load_link, save_networks
 from medi2i.common.npz_files import refuse_not_finite
+from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.snapshot import Reader, Writer, read_npz, weights_of, write_npz
 
@@ -18,35 +22,36 @@ class WeightStore:
     ``prepare()`` is called before networks are saved.
     """
 
-    def __init__(self, folder, networks, optimizers, prepare=lambda: None):
+    def __init__(self, folder: str | Path, networks: dict[str, chainer.Link],
+                 optimizers: Mapping[str, chainer.Optimizer], prepare: Callable[[], None] = lambda: None) -> None:
         self.folder = Path(folder)
         self.networks = networks
         self.optimizers = optimizers
         self.prepare = prepare
 
-    def save(self, epoch):
+    def save(self, epoch: int) -> None:
         """Write all networks and the state of all optimizers under the number ``epoch``."""
         self.prepare()
         save_networks(self.folder, self.networks, epoch)
         for name, optimizer in self.optimizers.items():
-            arrays = {}
+            arrays: dict[str, np.ndarray] = {}
             optimizer.serialize(Writer(arrays))
             serialize_float32_copies(Writer(arrays)["float32"], optimizer)
             write_npz(self.folder / f"opt_{name}{epoch}.npz", arrays)
 
-    def remove(self, epoch):
+    def remove(self, epoch: int) -> None:
         """Remove what ``save`` wrote for ``epoch``."""
         for name in self._names():
             (self.folder / f"{name}{epoch}.npz").unlink(missing_ok=True)
 
-    def remove_after(self, epoch):
+    def remove_after(self, epoch: int) -> None:
         """Remove weights of epochs later than ``epoch``: a resumed run makes them again."""
         for path in self.folder.glob("*.npz"):
             match = _NUMBERED.fullmatch(path.name)
             if match and match["name"] in self._names() and int(match["epoch"]) > epoch:
                 path.unlink()
 
-    def _names(self):
+    def _names(self) -> list[str]:
         return [*self.networks, *("opt_" + name for name in self.optimizers)]
 
 
@@ -56,22 +61,22 @@ class SaveWeights(chainer.training.Extension):
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    def __init__(self, store, interval, ending):
+    def __init__(self, store: WeightStore, interval: int, ending: Ending) -> None:
         self.store = store
         self.interval = interval
         self.ending = ending
 
-    def __call__(self, trainer):
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
         if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
             self.store.save(updater.epoch)
 
-    def regular(self, epoch):
+    def regular(self, epoch: int) -> bool:
         """Whether the weights of ``epoch`` are kept whether or not they are the best."""
         return self.interval > 0 and epoch % self.interval == 0
 
 
-def siblings(path, names):
+def siblings(path: str | Path, names: Sequence[str]) -> dict[str, Path]:
     """{name: file} of the networks saved together with ``path``: ``enc_x50.npz`` leads to ``dec_y50.npz`` …
 
     Raises UserError when ``path`` is not named like one of ``names`` with an epoch. The files need not exist.
@@ -83,7 +88,7 @@ def siblings(path, names):
     return {name: path.with_name(f"{name}{match['epoch']}.npz") for name in names}
 
 
-def load_initial(path, networks, needed):
+def load_initial(path: str | Path, networks: Mapping[str, chainer.Link], needed: Iterable[str]) -> dict[str, Path]:
     """Load weights to start from: those saved together with the file ``path``. Returns {name: file} of what was loaded.
 
     networks: dict name -> link. needed: names without which there is nothing to start from; others are loaded if there.
@@ -97,7 +102,7 @@ def load_initial(path, networks, needed):
     return loaded
 
 
-def load_optimizers(files, optimizers):
+def load_optimizers(files: Mapping[str, Path], optimizers: Mapping[str, chainer.Optimizer]) -> None:
     """Load the state of the optimizers saved beside the weights ``files`` (dict name -> file). Raises UserError."""
     for name, file in files.items():
         if name not in optimizers:
