@@ -122,8 +122,10 @@ def lines(values, changes):
     yield from _value_lines(found.get("values", {}))
     means = dict(found.get("mean_change", {}))
     if means:
-        total = means.pop("all")
         unit = " HU" if means.keys() & {name for name, _ in TISSUES} else ""
+        if unit:  # what the arithmetic of single precision does to a mean is not worth telling
+            means = {name: round(change, 2) + 0.0 for name, change in means.items()}
+        total = means.pop("all")
         parts = ", ".join(f"{name} {change:+.4g}" for name, change in means.items())
         yield f"mean change: {total:+.4g}{unit}" + (f" ({parts})" if parts else "")
 

@@ -17,6 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medi2i.common.inference import values
 from medi2i.common.inference.report import find_report
 from medi2i.pix2pix import convert
 
@@ -332,3 +333,10 @@ def test_mr_has_the_quarters_of_the_clip_and_padding_and_what_lies_around_a_crop
 def report_of_ct_of_mr(tmp_path, model):
     assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "ct", "--modality", "CT") == 0
     return report_of(tmp_path / "ct")
+
+
+def test_what_single_precision_does_to_a_mean_is_told_as_nothing():
+    changes = {"a": {"all": (10, -3.7e-6), "fat": (5, -4.4e-5), "bone": (5, -100.004)}}
+    assert list(values.lines({}, changes)) == ["mean change: +0 HU (fat +0, bone -100)"]
+    without_unit = {"a": {"all": (10, 2e-5), "lowest quarter": (10, 2e-5)}}
+    assert list(values.lines({}, without_unit))[0].startswith("mean change: +2e-05")
