@@ -18,7 +18,7 @@ from pathlib import Path
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.json_files import read_json
-from medi2i.datasets.outputs import naming, unfinished, write_text
+from medi2i.datasets.outputs import naming, take_name, unfinished, write_text
 
 try:
     import fcntl
@@ -111,14 +111,7 @@ def _create(path, content):
     with naming(path):
         try:
             write_text(temporary, json.dumps(content) + "\n")
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                if os.stat(temporary).st_nlink == 1:  # else it is ours: NFS asks again where an answer was lost
-                    raise
-            except OSError:  # a file system without links
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                os.replace(temporary, path)
+            take_name(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -48,7 +48,7 @@ def whole_file(out_path: Path, force: bool, lasting: bool = False) -> Iterator[P
             if force:
                 os.replace(temporary, out_path)
             else:
-                _take_name(temporary, out_path)
+                _take_new_name(temporary, out_path)
             if lasting and os.name == "posix":
                 _sync(out_path.parent, os.O_RDONLY)
     finally:
@@ -60,17 +60,24 @@ def unfinished(out_path: Path, mark: str) -> Path:
     return out_path.with_name(f".{mark}.{os.getpid()}.{_HOST}{UNFINISHED}")
 
 
-def _take_name(temporary: Path, out_path: Path) -> None:
-    """A rename that fails, with UserError, if somebody made the file in the meantime; also on network file systems."""
+def take_name(temporary: Path, path: Path) -> None:
+    """Give the file ``temporary`` the name ``path``, where ``temporary`` may go on being its name, too.
+
+    FileExistsError if somebody made ``path`` in the meantime; also on network file systems.
+    """
     try:
-        try:
-            os.link(temporary, out_path)
-        except FileExistsError:
-            if os.stat(temporary).st_nlink == 1:  # else it is ours: NFS asks again where an answer was lost
-                raise
-        except OSError:  # a file system without links
-            os.close(os.open(out_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            os.replace(temporary, out_path)
+        os.link(temporary, path)
+    except FileExistsError:
+        if os.stat(temporary).st_nlink == 1:  # else it is ours: NFS asks again where an answer was lost
+            raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(temporary, path)
+
+
+def _take_new_name(temporary: Path, out_path: Path) -> None:
+    try:
+        take_name(temporary, out_path)
     except FileExistsError:
         raise UserError(f"{out_path}: exists; --force would overwrite it") from None
 
