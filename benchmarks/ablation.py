@@ -20,9 +20,9 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions
+from medi2i.common.training.averaging import has_batch_statistics
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.reestimation import has_batch_statistics
 from medi2i.common.training.setup import make_optimizers, reestimation_of
 from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator

@@ -25,7 +25,8 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.derived import DerivedSeries
+from medi2i.datasets.dicom.__main__ import as_json, as_text
+from medi2i.datasets.dicom.derived import DerivedSeries
 from medi2i.tools.make_phantom import ct_image
 from medi2i.tools.making.phantom import phantom
 
@@ -198,8 +199,8 @@ def attempt(path, out):
     headers = dicom.scan([path], decode=False, max_pixels=fuzz.MAX_PIXELS, workers=1)
     found = dicom.scan([path], max_pixels=fuzz.MAX_PIXELS, workers=1)
     for one in (headers, found):
-        list(dicom.as_text(one))
-        dicom.as_json(one)
+        list(as_text(one))
+        as_json(one)
     if not found.series:
         return "skipped: " + fuzz.in_words(found.skipped[0].reason)
     for series in found.series:

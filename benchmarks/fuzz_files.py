@@ -25,7 +25,7 @@ from fuzz import flip_bits, truncate
 from PIL import Image
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference.link_files import load_link, save_link
+from medi2i.common.networks.files import load_link, save_link
 from medi2i.common.networks.from_options import encoder_spec
 from medi2i.common.options.paired import PairedOptions
 from medi2i.datasets.images import read_image, write_image

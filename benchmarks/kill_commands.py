@@ -34,9 +34,10 @@ sys.exit(main(sys.argv[1:]))
 """
 SCAN = """
 import sys
-from medi2i.datasets import dicom, dicom_scan
-dicom_scan.PARALLEL_FROM_SECONDS = 0
-sys.exit(dicom.main(sys.argv[1:]))
+from medi2i.datasets.dicom import scanning
+from medi2i.datasets.dicom.__main__ import main
+scanning.PARALLEL_FROM_SECONDS = 0
+sys.exit(main(sys.argv[1:]))
 """
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STATUS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}

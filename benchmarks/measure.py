@@ -10,7 +10,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from medi2i.common.cores import available_cores
+from medi2i.common.resources import available_cores
 
 PACKAGES = ("numpy", "chainer", "onednn-cpu-gomp", "onnxruntime", "openvino", "torch")
 

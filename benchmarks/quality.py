@@ -22,8 +22,8 @@ import quality_steps
 from quality_subjects import DATA, FILTERS, SPECTRAL, SUBJECTS, available, lists_in
 from quality_work import Work
 
-from medi2i.common.cores import available_cores
 from medi2i.common.errors import UserError
+from medi2i.common.resources import available_cores
 from medi2i.datasets import dicom, lists
 from medi2i.tools.evaluation.metrics import FULL
 

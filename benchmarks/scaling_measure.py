@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from medi2i.common.cores import available_cores
+from medi2i.common.resources import available_cores
 
 CASES = (("pix2pix", 128, 8), ("cyclegan", 64, 6))  # application, size of the images, updates that count
 WARM_UP = 2

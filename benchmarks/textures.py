@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from medi2i.common.inference.checkpoint import find_run
+from medi2i.common.networks.checkpoint import find_run
 from medi2i.cyclegan import convert, train
 from medi2i.tools import make_shapes
 

@@ -167,3 +167,8 @@ def hint(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return "; another place, or the right to use this one, is needed"
     return ""
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 slice`, `2 slices`; `many` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

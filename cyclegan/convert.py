@@ -21,7 +21,7 @@ from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
-from medi2i.datasets.cropping import STEP
+from medi2i.datasets.grid import STEP
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.unpaired import DICOM_CLIP, HU_KINDS
 

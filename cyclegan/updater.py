@@ -6,7 +6,7 @@ from typing import Any
 from medi2i.common import losses
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.constant import constant
+from medi2i.common.networks.network import constant
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE, Alone

@@ -6,12 +6,11 @@ import math
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.dicom_file import Unreadable
+from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.grid import clip_to_body, resample, resample_mask, resampled_size
 from medi2i.datasets.images import PLAIN_NUMBERS, Image, default_clip, read_image, to_grey
 from medi2i.datasets.lowres import enlarge, enlarge_mask
-from medi2i.datasets.resample import resample, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for
+from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
+from medi2i.datasets.grid import crop_for
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.pairs import FOLDERS, find_pairs
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.sources import stacks
-from medi2i.datasets.uncut import Uncut, joined, noise_and_key
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, add_noise, apply, augmentation_for, continued
+from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, continued, joined, noise_and_key
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.cropping import crop_for
 from medi2i.datasets.domain import Domain, choose_channels, choose_clip
+from medi2i.datasets.grid import crop_for
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.sources import sources_in, stacks, within
-from medi2i.datasets.uncut import Uncut, joined, noise_and_key
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from medi2i.common.inference.uncertainty import sampled, samples_of
 from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
-from medi2i.datasets.cropping import STEP
+from medi2i.datasets.grid import STEP
 from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix.closing import evaluation_command

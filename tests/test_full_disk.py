@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from medi2i.common.compat import chainer
-from medi2i.common.inference.link_files import write_arrays
 from medi2i.common.inference.report import Report
+from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.common.training.log import Log, ParameterStatistics, Table
 from medi2i.common.training.pictures import save_figure

@@ -14,7 +14,7 @@ from medi2i.common.options import load_args
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
 from medi2i.datasets import dicom
-from medi2i.datasets.derived_header import MR_STORAGE
+from medi2i.datasets.dicom.derived_header import MR_STORAGE
 from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, make_phantom, register, split_pairs
 

@@ -13,8 +13,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from medi2i.common.inference.link_files import write_arrays
 from medi2i.common.inference.report import find_report
+from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import load_args
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train

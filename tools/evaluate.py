@@ -12,10 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
-from medi2i.common.words import counted
 from medi2i.datasets import images
 from medi2i.datasets.locks import locked
 from medi2i.tools.evaluation import classical, files, html_report, measure, metrics, physics, picture, table, verdict

@@ -12,9 +12,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from medi2i.common.errors import run
+from medi2i.common.errors import counted, run
 from medi2i.common.options.machinery import parse
-from medi2i.common.words import counted
 from medi2i.datasets.locks import locked
 from medi2i.tools.making.lowres_images import LowresOptions, make_coarse, series_for
 from medi2i.tools.making.pair_folders import check_folders, dicom_tasks, image_tasks, is_dicom, make_pairs, told_losses

@@ -12,9 +12,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options.machinery import parse
-from medi2i.common.words import counted
 from medi2i.datasets import dicom
 from medi2i.datasets.locks import locked
 from medi2i.tools.making import noise

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
-from medi2i.datasets.derived_pixels import Encoding, encode
+from medi2i.datasets.dicom.encoding import Encoding, encode
+from medi2i.datasets.dicom.new_series import NewSeries
 from medi2i.datasets.locks import locked
-from medi2i.datasets.new_series import NewSeries
 from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making.phantom import Phantom, phantom
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common.errors import Unreadable, UserError, run
+from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.common.words import counted
-from medi2i.datasets import identity, lists
-from medi2i.datasets.dicom_file import text
-from medi2i.datasets.dicom_parse import load
+from medi2i.datasets import lists
+from medi2i.datasets.dicom.file import text
+from medi2i.datasets.dicom.parse import load
 from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
+from medi2i.tools.making import identity
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
 _PLURAL = {PATIENT: "patients", SERIES: "series", FOLDER: "folders", IMAGE: "images"}

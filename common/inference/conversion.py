@@ -10,9 +10,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import UserError, counted
 from medi2i.common.inference import shards
-from medi2i.common.inference.deviation import DeviationMaps
 from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.network import Network
 from medi2i.common.inference.outcome import Outcome, tell
@@ -22,9 +21,8 @@ from medi2i.common.inference.results import Format, Provenance, Results
 from medi2i.common.inference.running import Run
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
-from medi2i.common.inference.uncertainty import Samples
+from medi2i.common.inference.uncertainty import DeviationMaps, Samples
 from medi2i.common.training.ending import SignalWatch
-from medi2i.common.words import counted
 from medi2i.datasets.locks import locked
 
 

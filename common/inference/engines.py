@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.inference.framed import framed_upsampling
-from medi2i.common.inference.tiling import Frame
+from medi2i.common.inference.tiling import Frame, framed_upsampling
 
 
 class Engine(Protocol):

@@ -8,7 +8,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.report import beside
 from medi2i.datasets import dicom, lists
 from medi2i.datasets.advice import next_steps
-from medi2i.datasets.dicom_series import Series, SliceRef
+from medi2i.datasets.dicom.series import Series, SliceRef
 from medi2i.datasets.images import KINDS, kind_of
 from medi2i.datasets.sources import within
 

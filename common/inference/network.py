@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common import memory
+from medi2i.common import resources
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
-from medi2i.common.inference.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.inference.engine_choice import choose
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
 from medi2i.common.inference.receptive import reach
+from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.networks.sizes import fitting_of, fixed_size
 from medi2i.common.options import load_args
 
@@ -184,7 +184,7 @@ class Sizes:
             return self._tiles[size]
 
     def _choose(self, height, width, fit):
-        free = memory.available() if self._on_cpu() else None
+        free = resources.available_memory() if self._on_cpu() else None
         pixel = bytes_of_pixel(self.generator) * self.engine.at_once
         if free is None or height * width * pixel <= ENOUGH * free:
             return None

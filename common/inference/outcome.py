@@ -3,7 +3,7 @@ import sys
 from dataclasses import dataclass, field
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import deviation, structure, values
+from medi2i.common.inference import edges, uncertainty, values
 
 LINES = 10  # of one kind on the terminal; conversion.json has all
 
@@ -61,14 +61,14 @@ def tell(outcome, seconds, folder, report, limit, samples=None, prefix=""):
     for line in values.lines(outcome.values, outcome.means):
         _tell(line)
     if outcome.deviations:
-        _tell(deviation.text(outcome.deviations, samples, folder))
+        _tell(uncertainty.text(outcome.deviations, samples, folder))
     rate = f", {outcome.written / seconds:.2f} images/s" if outcome.written else ""
     _tell(f"{prefix}{outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} skipped, in "
           f"{folder} ({seconds:.1f} s{rate})")
 
 
 def _tell_structure(changes, report, limit):
-    found = structure.summary(changes)
+    found = edges.summary(changes)
     changed = [(change, name) for name, change in changes.items() if change > limit]
     _tell(f"edges: mean change {found['mean_edge_change']:.3f}, largest {found['largest_edge_change']:.3f} in "
           f"{found['largest_in']} (1 - correlation of edges of input and output)")

@@ -10,7 +10,7 @@ import traceback
 from medi2i.common.device import gpu_count
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference.shards import Shard, parse_shard
-from medi2i.common.launcher import launched
+from medi2i.common.resources import launched
 
 TOLD = (UserError, OSError, MemoryError)  # what ``errors.run`` tells in one line
 WAIT = 0.05  # seconds between two looks at whether the other processes have come

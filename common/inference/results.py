@@ -7,11 +7,11 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import values
-from medi2i.common.memory import bands
-from medi2i.datasets.derived import DerivedSeries
-from medi2i.datasets.derived_pixels import ROUNDING
-from medi2i.datasets.dicom_file import VOLUME_MODALITIES
-from medi2i.datasets.dicom_read import open_image
+from medi2i.common.resources import bands
+from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.encoding import ROUNDING
+from medi2i.datasets.dicom.file import VOLUME_MODALITIES
+from medi2i.datasets.dicom.reading import open_image
 from medi2i.datasets.images import KINDS, PLAIN_NUMBERS, SUFFIXES, default_clip, name_without_suffix, write_image
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip

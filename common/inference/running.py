@@ -8,13 +8,13 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.inference import pipeline, stacks, structure
+from medi2i.common.inference import edges, pipeline, stacks
+from medi2i.common.inference.edges import write_maps
 from medi2i.common.inference.outcome import Outcome
 from medi2i.common.inference.report import SKIPPED, THERE, WRITTEN
 from medi2i.common.inference.results import grey
 from medi2i.common.inference.shards import final_details, final_state
 from medi2i.common.inference.slices import SliceCache, load_slice
-from medi2i.common.inference.structure_maps import write_maps
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ class Run:
 
     def _compare(self, source, middle, y):
         maps = self.options.structure == "maps"
-        before = structure.edges(grey(middle.unit))
+        before = edges.edges(grey(middle.unit))
         if not maps:
             self._release(middle)
-        found = structure.compare_edges(before, structure.edges(grey(y)))
+        found = edges.compare_edges(before, edges.edges(grey(y)))
         if maps:
             write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
         return found.numbers()

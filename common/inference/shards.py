@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import deviation, structure, values
+from medi2i.common.inference import edges, uncertainty, values
 from medi2i.common.inference.report import (
     COMPARED,
     DATE,
@@ -191,7 +191,7 @@ def final_state(report):
 def final_details(report, samples=None):
     """What a finished report says of all images together; ``samples`` as in ``ShardFolder.merge``."""
     changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
-    found = {"structure": structure.summary(changes), "deviation": deviation.summary(report.details("deviation"),
+    found = {"structure": edges.summary(changes), "deviation": uncertainty.summary(report.details("deviation"),
                                                                                    samples),
              **values.summary(report.details("values"), report.details("mean_change"))}
     return {key: value for key, value in found.items() if value}

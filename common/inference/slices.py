@@ -10,13 +10,19 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.common.inference.values import beyond_clip
 from medi2i.datasets import dicom
-from medi2i.datasets.body import clip_to_body
 from medi2i.datasets.dicom import DicomImage
 from medi2i.datasets.domain import PADDING
+from medi2i.datasets.grid import (
+    Grid,
+    clip_to_body,
+    new_position,
+    resample,
+    resample_back,
+    resample_mask,
+    resampled_size,
+)
 from medi2i.datasets.images import default_clip, read_image, to_grey
 from medi2i.datasets.lowres import enlarge, enlarge_mask
-from medi2i.datasets.placing import Grid, new_position
-from medi2i.datasets.resample import resample, resample_back, resample_mask, resampled_size
 from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)

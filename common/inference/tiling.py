@@ -5,9 +5,14 @@ far in as its receptive field reaches. Those margins are thrown away; between th
 linearly. With a margin of the receptive field's radius the result is the whole image's, up to rounding, as long as
 every layer is local (instance and layer normalisation and attention are not: they look at all they are given).
 """
+import contextlib
 import dataclasses
 
 import numpy as np
+
+from medi2i.common.compat import chainer
+from medi2i.common.networks.blocks import CBR
+from medi2i.common.networks.spec import SampleKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,3 +143,44 @@ def _same_size(x, y):
         raise ValueError(f"the network made {y.shape[-2]}x{y.shape[-1]} out of {x.shape[-2]}x{x.shape[-1]}; "
                          "its result must have the size of its input")
     return y
+
+
+@contextlib.contextmanager
+def framed_upsampling(links, shape, frame):
+    """``links``: encoder and decoder; ``shape``: (N, C, H, W) of the tile; ``frame``: its Frame, None for no change."""
+    blocks = [] if frame is None else [block for link in links for block in link.links()
+                                       if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE]
+    before = [block.upsample for block in blocks]
+    for block in blocks:
+        block.upsample = lambda x: double_in_frame(x, shape, frame)
+    try:
+        yield
+    finally:
+        for block, upsample in zip(blocks, before, strict=True):
+            block.upsample = upsample
+
+
+def double_in_frame(x, shape, frame):
+    """(N, C, h, w) of a tile -> (N, C, 2h, 2w): the part of the doubled whole image that lies there.
+
+    Next to the tile's inner edges, where the neighbour's pixels are missing, the last row or column is repeated.
+    """
+    xp = chainer.backend.get_array_module(x)
+    scale = shape[2] / x.shape[2]
+    rows = _weights(xp, x.shape[2], round(frame.top / scale), round(frame.height / scale), x.dtype)
+    columns = _weights(xp, x.shape[3], round(frame.left / scale), round(frame.width / scale), x.dtype)
+    return chainer.as_variable(_along(xp, _along(xp, x.array, rows, 2), columns, 3))
+
+
+def _weights(xp, size, offset, whole, dtype):
+    place = (xp.arange(2 * size) + 2 * offset) * ((whole - 1) / max(2 * whole - 1, 1)) - offset
+    place = place.clip(0, size - 1)
+    low = xp.floor(place).astype(int)
+    high = xp.minimum(low + 1, size - 1)
+    return low, high, (place - low).astype(dtype)
+
+
+def _along(xp, x, weights, axis):
+    low, high, share = weights
+    share = share.reshape((-1, 1) if axis == 2 else (1, -1))
+    return xp.take(x, low, axis=axis) * (1 - share) + xp.take(x, high, axis=axis) * share

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from medi2i.common.memory import bands
-from medi2i.common.words import counted
+from medi2i.common.errors import counted
+from medi2i.common.resources import bands
 from medi2i.datasets.scaling import Clip
 
 # By the HU of the input, upper ends; between lung and fat there is mostly the edge of the two.

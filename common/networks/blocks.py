@@ -1,14 +1,30 @@
 """The blocks all networks are built from: CBR (convolution, normalisation, activation), ResBlock, fully connected."""
+import contextlib
+
 import numpy
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.activations import activation as activation_of
 from medi2i.common.networks.convolutions import convolution, shortcut
-from medi2i.common.networks.dropping import drop_out
 from medi2i.common.networks.extent import Misfit, after_block
 from medi2i.common.networks.norms import activated, normalization
 from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
+
+
+@contextlib.contextmanager
+def sampled_dropout():
+    """Context in which networks in test mode drop out as in training; all else stays in test mode. For one thread."""
+    with chainer.using_config("medi2i_sampled_dropout", True):
+        yield
+
+
+def drop_out(x, ratio):
+    """``F.dropout``: while training, and within ``sampled_dropout``."""
+    if not getattr(chainer.config, "medi2i_sampled_dropout", False):
+        return F.dropout(x, ratio=ratio)
+    with chainer.using_config("train", True):
+        return F.dropout(x, ratio=ratio)
 
 
 def depth_to_space(x):

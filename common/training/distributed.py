@@ -20,8 +20,8 @@ import numpy as np
 from medi2i.common import compat
 from medi2i.common.compat import Array, ArrayOrVariable, L, chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.launcher import launched
 from medi2i.common.options import kinds
+from medi2i.common.resources import launched
 
 _batch_normalization = chainer.functions.normalization.batch_normalization
 

@@ -182,7 +182,7 @@ def scalar(value: Any) -> float:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy: one wait, not one each.
+    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy, with one wait.
     """
     arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
     far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not np]

@@ -9,17 +9,16 @@ from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
 from medi2i.common.networks.sizes import check_size
 from medi2i.common.networks.summary import summary_text
-from medi2i.common.training.averaging import WeightAverage
+from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Alone, share_batches
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import RateControl, make_controls, make_optimizer
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.reestimation import Reestimation, has_batch_statistics, training_crops
 from medi2i.common.training.run_folder import AnyOptions, RunFolder, lasting
 from medi2i.common.training.weights import load_optimizers
+from medi2i.datasets.augment import examples_for
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.paired import PairedDataset
-from medi2i.datasets.uncut import examples_for
 from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)

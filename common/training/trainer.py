@@ -9,13 +9,12 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.training import profile
-from medi2i.common.training.averaging import WeightAverage
+from medi2i.common.training.averaging import Reestimation, WeightAverage
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import RateControl
-from medi2i.common.training.plots import Plots
-from medi2i.common.training.reestimation import Reestimation
+from medi2i.common.training.pictures import Plots
 from medi2i.common.training.run_folder import AnyOptions, RunFolder
 from medi2i.common.training.schedules import LearningRateSchedule
 from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of

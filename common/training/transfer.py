@@ -7,7 +7,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu import augment
-from medi2i.datasets.uncut import Uncut
+from medi2i.datasets.augment import Uncut
 
 DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
 
@@ -17,7 +17,7 @@ class PinnedConverter(chainer.dataset.Converter):
 
     A buffer is filled anew only once its last copy is done; with two of them that is a wait for a copy of the batch
     before last. The copy runs on the current stream: what is computed next waits for it, the CPU does not.
-    Images that come uncut (``datasets.uncut``) are copied one by one and finished on the device, be it the CPU.
+    Images that come uncut (``datasets.augment.Uncut``) are copied one by one and finished on the device, be it the CPU.
 
     pinned, event, stream: functions that give a pinned NumPy array of (shape, dtype), an event, and the current
     stream; for tests.

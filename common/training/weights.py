@@ -7,7 +7,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import load_link, save_networks
+from medi2i.common.networks.checkpoint import load_link, save_networks
 from medi2i.common.npz_files import refuse_not_finite
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import missing_states_allowed, serialize_float32_copies

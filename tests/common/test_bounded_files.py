@@ -10,9 +10,9 @@ import pytest
 
 from medi2i.common import npz_files
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import build_generator, find_run
 from medi2i.common.inference.report import read_report
 from medi2i.common.json_files import MOST_BYTES, parse_json, read_json
+from medi2i.common.networks.checkpoint import build_generator, find_run
 from medi2i.common.npz_files import BrokenFile, StoredArrays, array_header, declared_arrays, read_arrays_of
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions

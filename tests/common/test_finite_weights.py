@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import load_generator
-from medi2i.common.inference.link_files import arrays_of, load_link, write_arrays
-from medi2i.common.inference.whole_generator import join_generator
+from medi2i.common.networks.checkpoint import load_generator
+from medi2i.common.networks.files import arrays_of, join_generator, load_link, write_arrays
 from medi2i.common.networks.precision import using_dtype
 from medi2i.common.networks.pretrained import load_pretrained, pretrained_features
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec

@@ -1,7 +1,7 @@
 """One of several processes, or alone: as the launchers say it."""
 import pytest
 
-from medi2i.common.launcher import Launched, launched
+from medi2i.common.resources import Launched, launched
 
 
 @pytest.mark.parametrize(("environment", "expected"), [

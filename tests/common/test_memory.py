@@ -10,44 +10,45 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medi2i.common import memory
-from medi2i.common.inference import structure, values
-from medi2i.datasets import derived_pixels, dicom_pixels, images
+from medi2i.common import resources
+from medi2i.common.inference import edges, values
+from medi2i.datasets import images
+from medi2i.datasets.dicom import encoding, pixels
 from medi2i.datasets.scaling import Clip
 
 
 def test_the_machine_says_how_much_is_free():
-    assert 1e7 < memory.available() < 1e14
+    assert 1e7 < resources.available_memory() < 1e14
 
 
 def test_a_group_counts_with_what_holds_it_and_the_cache_of_files_gives_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "GROUPS", tmp_path)
-    monkeypatch.setattr(memory, "_of_machine", lambda: None)
+    monkeypatch.setattr(resources, "GROUPS", tmp_path)
+    monkeypatch.setattr(resources, "_of_machine", lambda: None)
     for name, limit, used, cache in (("", "max", 9, 0), ("inner", "5000000", 3000000, 500000)):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         (folder / "memory.max").write_text(limit)
         (folder / "memory.current").write_text(str(used))
         (folder / "memory.stat").write_text(f"anon 7\ninactive_file {cache}\n")
-    assert memory._left(tmp_path / "inner", "memory.max", "memory.current") == 2500000
-    assert memory._left(tmp_path, "memory.max", "memory.current") is None
-    assert memory._left(tmp_path / "none", "memory.max", "memory.current") is None
+    assert resources._left(tmp_path / "inner", "memory.max", "memory.current") == 2500000
+    assert resources._left(tmp_path, "memory.max", "memory.current") is None
+    assert resources._left(tmp_path / "none", "memory.max", "memory.current") is None
 
 
 def test_a_limit_of_the_process_counts(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (2**40, 2**40))
-    assert 0 < memory._of_limit() < 2**40
+    assert 0 < resources._of_limit() < 2**40
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1, 1))
-    assert memory.available() == 0
+    assert resources.available_memory() == 0
 
 
 def test_bands_are_all_rows_once_in_multiples_of_eight():
-    rows = memory.bands((1001, 8192))
+    rows = resources.bands((1001, 8192))
     assert [one.stop - one.start for one in rows] == [32] * 31 + [9]
     assert [one.start for one in rows] == list(range(0, 1001, 32))
-    assert memory.bands((512, 512)) == [slice(0, 512)]
-    assert memory.bands((17, 10**8)) == [slice(0, 8), slice(8, 16), slice(16, 17)]
-    assert memory.bands((0, 5)) == []
+    assert resources.bands((512, 512)) == [slice(0, 512)]
+    assert resources.bands((17, 10**8)) == [slice(0, 8), slice(8, 16), slice(16, 17)]
+    assert resources.bands((0, 5)) == []
 
 
 class Rescale:
@@ -58,18 +59,18 @@ ROWS, COLUMNS = 603, 501
 BEFORE = (2000 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(ROWS, COLUMNS)), 2)).astype(np.float32)
 AFTER = BEFORE + np.float32(100) * np.random.default_rng(1).random((ROWS, COLUMNS), np.float32)
 STORED = np.rint(BEFORE).astype(np.int16)
-ENCODING = derived_pixels.Encoding(0.5, -100.0, 12)
+ENCODING = encoding.Encoding(0.5, -100.0, 12)
 # Name -> (function, bytes per pixel at its peak, what it returns among them). In brackets: before there were bands.
 WORK = {
-    "edges": (lambda: structure.edges(BEFORE), 4 + 1),  # (20)
-    "compare": (lambda: structure.compare(BEFORE, AFTER), 8 + 2),  # (24)
-    "correlation": (lambda: structure.correlation(BEFORE, AFTER), 0),  # (12)
+    "edges": (lambda: edges.edges(BEFORE), 4 + 1),  # (20)
+    "compare": (lambda: edges.compare(BEFORE, AFTER), 8 + 2),  # (24)
+    "correlation": (lambda: edges.correlation(BEFORE, AFTER), 0),  # (12)
     "mean_change": (lambda: values.mean_change(BEFORE, AFTER, None, Clip(-400, 500), True), 1.5),  # (5.5)
     "beyond_clip": (lambda: values.beyond_clip(BEFORE[None], None, Clip(-400, 500)), 4),  # (8)
-    "encode": (lambda: derived_pixels.encode(AFTER, ENCODING, None), 2 + 1),  # (44)
-    "encode with padding": (lambda: derived_pixels.encode(AFTER, ENCODING, BEFORE < -300), 2 + 9),  # (46)
-    "encode beside": (lambda: derived_pixels.encode(AFTER, ENCODING, None, None, (BEFORE, STORED)), 2 + 1),  # (52)
-    "to_modality": (lambda: dicom_pixels.to_modality(None, STORED, Rescale), 4),  # (12)
+    "encode": (lambda: encoding.encode(AFTER, ENCODING, None), 2 + 1),  # (44)
+    "encode with padding": (lambda: encoding.encode(AFTER, ENCODING, BEFORE < -300), 2 + 9),  # (46)
+    "encode beside": (lambda: encoding.encode(AFTER, ENCODING, None, None, (BEFORE, STORED)), 2 + 1),  # (52)
+    "to_modality": (lambda: pixels.to_modality(None, STORED, Rescale), 4),  # (12)
     "to_integers": (lambda: images.to_integers(AFTER[None], 16), 2),  # (10)
     "from_unit": (lambda: Clip(-400, 500).from_unit(AFTER[::-1].copy(), overwrite=True), 4),
 }
@@ -88,7 +89,7 @@ def numbers_of(found):
 def test_what_is_done_to_a_large_image_needs_few_bytes_per_pixel_and_says_the_same(monkeypatch, name):
     function, most = WORK[name]
     expected = numbers_of(function())
-    monkeypatch.setattr(memory, "BAND", 8 * COLUMNS)
+    monkeypatch.setattr(resources, "BAND", 8 * COLUMNS)
     tracemalloc.start()
     try:
         found = numbers_of(function())

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from run_files import saved_arrays
 
-from medi2i.common.inference.checkpoint import load_generator
 from medi2i.common.inference.report import find_report
+from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import load_args
 from medi2i.common.training.log import read_log
 from medi2i.common.training.snapshot import iteration_of

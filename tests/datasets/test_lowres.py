@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medi2i.datasets import lowres
-from medi2i.datasets.placing import Grid
+from medi2i.datasets.grid import Grid
 
 METHODS = pytest.mark.parametrize("method", lowres.METHODS)
 

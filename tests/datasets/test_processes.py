@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medi2i.datasets import dicom_scan
+from medi2i.datasets.dicom import scanning
 from medi2i.datasets.processes import Died, map_in_processes
 
 TASKS = """
@@ -84,17 +84,17 @@ def test_workers_that_cannot_start_are_one_error(tasks, monkeypatch):
 
 
 def test_a_decoder_that_crashes_costs_one_file(tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    monkeypatch.setattr(scanning, "PARALLEL_FROM_SECONDS", 0)
     paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
-    found = dicom_scan.run_parallel(tasks.die_on_f3, paths, workers=2)
-    assert found[-2] == dicom_scan.Skipped(paths[-2], "the decoder crashed on this file", crashed=True)
+    found = scanning.run_parallel(tasks.die_on_f3, paths, workers=2)
+    assert found[-2] == scanning.Skipped(paths[-2], "the decoder crashed on this file", crashed=True)
     assert found[:-2] == [p.name for p in paths[:-2]] and found[-1] == "f1"
 
 
 def test_a_worker_that_is_killed_costs_no_file(tasks, tmp_path, monkeypatch):
-    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    monkeypatch.setattr(scanning, "PARALLEL_FROM_SECONDS", 0)
     paths = [tmp_path / f"f{n}" for n in range(20, 8, -1)] + [tmp_path / "f3", tmp_path / "f1"]
-    assert dicom_scan.run_parallel(tasks.die_once_on_f3, paths, workers=2) == [path.name for path in paths]
+    assert scanning.run_parallel(tasks.die_once_on_f3, paths, workers=2) == [path.name for path in paths]
 
 
 def test_an_unguarded_script_runs_once(ct_file, tmp_path):
@@ -105,8 +105,9 @@ def test_an_unguarded_script_runs_once(ct_file, tmp_path):
         textwrap.dedent(f"""
         with open({str(tmp_path / "runs")!r}, "a") as file:
             file.write("run\\n")
-        from medi2i.datasets import dicom, dicom_scan
-        dicom_scan.PARALLEL_FROM_SECONDS = 0
+        from medi2i.datasets import dicom
+        from medi2i.datasets.dicom import scanning
+        scanning.PARALLEL_FROM_SECONDS = 0
         print(len(dicom.scan({str(tmp_path / "in")!r}, workers=2).series[0].slices))
         """)
     )

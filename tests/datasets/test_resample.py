@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets.resample import resample, resample_back, resample_mask, resampled_size
+from medi2i.datasets.grid import resample, resample_back, resample_mask, resampled_size
 
 
 def test_same_spacing_is_the_same_image():

@@ -7,11 +7,11 @@ import pytest
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.datasets import paired, unpaired
+from medi2i.datasets.augment import UncutExamples, examples_for, joined
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.domain import Domain
 from medi2i.datasets.images import Image, write_image
 from medi2i.datasets.scaling import Clip
-from medi2i.datasets.uncut import UncutExamples, examples_for, joined
 
 STEPS = {"random_translate": 3, "random_rot90": True}  # no interpolation
 TURNS = {**STEPS, "random_rotation": 15, "random_scale": 0.1}

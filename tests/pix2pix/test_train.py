@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from run_files import log_of, only_run, saved_arrays
 
-from medi2i.common.inference.checkpoint import find_run, load_generator
+from medi2i.common.networks.checkpoint import find_run, load_generator
 from medi2i.common.options import load_args
 from medi2i.common.training.log import read_log
 from medi2i.common.training.snapshot import iteration_of

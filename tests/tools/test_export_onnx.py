@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from medi2i.common.inference.checkpoint import load_generator, save_networks
+from medi2i.common.networks.checkpoint import load_generator, save_networks
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.pix2pix import net
 from medi2i.tools import export_onnx

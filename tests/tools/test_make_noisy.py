@@ -11,7 +11,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from medi2i.datasets import dicom, dicom_scan
+from medi2i.datasets import dicom
+from medi2i.datasets.dicom import scanning
 from medi2i.tools import make_noisy, make_phantom, split_pairs
 from medi2i.tools.making.phantom import phantom
 
@@ -129,7 +130,7 @@ def test_same_image_same_noise_in_any_order_by_any_number_of_workers(made, tmp_p
     name = "CPTAC-SAR/phantom_002/CT0004.dcm"
     (alone / "renamed").write_bytes((made / name).read_bytes())
     noisy(alone, tmp_path / "one")
-    monkeypatch.setattr(dicom_scan, "PARALLEL_FROM_SECONDS", 0)
+    monkeypatch.setattr(scanning, "PARALLEL_FROM_SECONDS", 0)
     make_noisy.main(["-i", str(made), "-o", str(tmp_path / "two"), "-j", "2"])
     first = dicom.read(tmp_path / "all" / "trainA" / name).hu
     np.testing.assert_array_equal(first, dicom.read(tmp_path / "one" / "trainA" / "renamed.dcm").hu)

@@ -5,10 +5,9 @@ from collections import Counter
 
 import numpy as np
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import UserError, counted
 from medi2i.common.inference.report import find_report, read_report
 from medi2i.common.version import VERSION
-from medi2i.common.words import counted
 from medi2i.tools.evaluation import measure, packing, page, physics, table
 from medi2i.tools.evaluation.metrics import WINDOWS
 from medi2i.tools.evaluation.page import Content

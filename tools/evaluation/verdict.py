@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medi2i.common.words import counted
+from medi2i.common.errors import counted
 from medi2i.tools.evaluation.table import label
 
 LARGER_IS_BETTER = frozenset({"psnr", "ssim", "dice", "iou"})

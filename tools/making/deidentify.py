@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.derived_header import uid_from
-from medi2i.datasets.dicom_file import text
+from medi2i.datasets.dicom.derived_header import uid_from
+from medi2i.datasets.dicom.file import text
 
 EDITION = "2026c"
 METHOD = f"PS3.15 {EDITION} Basic Profile by medi2i"

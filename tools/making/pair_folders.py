@@ -12,11 +12,10 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from medi2i.common.errors import UserError
-from medi2i.common.words import counted
+from medi2i.common.errors import UserError, counted
 from medi2i.datasets import dicom, images, lists
-from medi2i.datasets.derived import DerivedSeries
-from medi2i.datasets.dicom_scan import run_parallel
+from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.scanning import run_parallel
 from medi2i.datasets.outputs import whole_file
 
 FOLDERS = ("trainA", "trainB")

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from medi2i.common.cores import available_cores
 from medi2i.common.kernels.geometry import first_strides, last_strides
+from medi2i.common.resources import available_cores
 
 DISTRIBUTION = "onednn-cpu-gomp"
 MAJOR = 3

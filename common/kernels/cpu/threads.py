@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from medi2i.common.cores import available_cores
+from medi2i.common.resources import available_cores
 
 
 def threads() -> int:

@@ -10,8 +10,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import CudaSource, register
-from medi2i.datasets.augment import OUTSIDE, Draw, corner, quarters
-from medi2i.datasets.uncut import Uncut
+from medi2i.datasets.augment import OUTSIDE, Draw, Uncut, corner, quarters
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
@@ -184,7 +183,7 @@ def _gather(image: np.ndarray, m: np.ndarray, size: tuple[int, int], nearest: bo
 
 
 def finish(values: Array, example: Uncut) -> Array:
-    """What the loader would have made of a ``datasets.uncut.Uncut`` but for the numbers that noise is made of.
+    """What the loader would have made of a ``datasets.augment.Uncut`` but for the numbers that noise is made of.
 
     values: its values where they are to be changed, (C, H, W). Returns (C, h, w) float32 in [-1, 1] on that device,
     (C * class_num, h, w) for classes.

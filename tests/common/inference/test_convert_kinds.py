@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from medi2i.common import memory
+from medi2i.common import resources
 from medi2i.datasets.images import read_image
 from medi2i.pix2pix import convert
 
@@ -158,7 +158,7 @@ def test_a_large_image_is_converted_in_little_memory(tmp_path, files, monkeypatc
         Pillow.fromarray(stored).save(tmp_path / "a.png")
     else:
         files.write_slice(tmp_path / "a.dcm", stored)
-    monkeypatch.setattr(memory, "BAND", 16 * 1307)
+    monkeypatch.setattr(resources, "BAND", 16 * 1307)
     arguments = "-m", "identity", "--imgtype", kind, "--workers", 1, "-R", tmp_path / f"a.{kind}"
     tracemalloc.start()
     try:

@@ -8,8 +8,8 @@ from pydicom.uid import RLELossless
 
 from medi2i.common.compat import chainer
 from medi2i.common.inference import analysis
-from medi2i.common.inference.link_files import load_link
 from medi2i.common.inference.slices import load_slice
+from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.pretrained import VGG16_WIDTHS
 from medi2i.common.options import load_args

@@ -5,9 +5,8 @@ import pytest
 from medi2i.common.compat import F, chainer
 from medi2i.common.inference import tiling
 from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
-from medi2i.common.inference.framed import double_in_frame
 from medi2i.common.inference.receptive import reach
-from medi2i.common.inference.tiling import Frame
+from medi2i.common.inference.tiling import Frame, double_in_frame
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
 from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import PairedOptions

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from medi2i.common import memory
+from medi2i.common import resources
 from medi2i.common.inference import engines
 from medi2i.pix2pix import convert
 
@@ -92,7 +92,7 @@ def test_tiles_by_itself_where_memory_will_not_do(tmp_path, caplog, monkeypatch,
     common = [run_folder, "-R", tmp_path / "in", "--engine", "chainer"]
     assert run(*common, "-o", tmp_path / "whole") == 0
     assert "in tiles" not in caplog.text
-    monkeypatch.setattr(memory, "available", lambda: 10_000_000)  # 201 x 290 pixels of 240 bytes are 14 MB
+    monkeypatch.setattr(resources, "available_memory", lambda: 10_000_000)  # 201 x 290 pixels of 240 bytes are 14 MB
     assert run(*common, "-o", tmp_path / "tiled") == 0
     assert ("201 x 290 pixels would take about 0.014 GB of memory, and 0.01 GB are free: in tiles, as with --tile 128"
             in caplog.text)

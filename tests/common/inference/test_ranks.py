@@ -15,8 +15,8 @@ import pytest
 from medi2i.common.errors import UserError
 from medi2i.common.inference import ranks
 from medi2i.common.inference.report import find_report
-from medi2i.common.launcher import LAUNCHERS
 from medi2i.common.options.conversion import PairedConversionOptions
+from medi2i.common.resources import LAUNCHERS
 from medi2i.cyclegan import convert as unpaired
 from medi2i.pix2pix import convert
 
@@ -233,7 +233,7 @@ def test_errors_under_mpiexec_are_told_once_and_nothing_hangs(tmp_path, files, m
 FAILING = """
 import sys
 from medi2i.common.inference import running
-from medi2i.common.launcher import launched
+from medi2i.common.resources import launched
 def fail(self):
     {error}
 if launched().rank == 1:

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from medi2i.common.inference.deviation import statistics, step_for
-from medi2i.common.inference.uncertainty import Samples, moments, symmetries, turned, turned_back
-from medi2i.common.networks.dropping import drop_out, sampled_dropout
+from medi2i.common.inference.uncertainty import Samples, moments, statistics, step_for, symmetries, turned, turned_back
+from medi2i.common.networks.blocks import drop_out, sampled_dropout
 from medi2i.common.training.validation import inference_mode
 from medi2i.cyclegan import convert as cyclegan
 from medi2i.datasets.scaling import Clip

@@ -4,7 +4,7 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.link_files import arrays_of
+from medi2i.common.networks.files import arrays_of
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.networks.sizes import check_size, size_multiple
 from medi2i.common.networks.spec import (

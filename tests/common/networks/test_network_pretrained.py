@@ -6,9 +6,9 @@ import pytest
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import load_generator
-from medi2i.common.inference.link_files import arrays_of, load_link, save_networks, write_arrays
 from medi2i.common.networks import pretrained
+from medi2i.common.networks.checkpoint import load_generator
+from medi2i.common.networks.files import arrays_of, load_link, save_networks, write_arrays
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.networks.pretrained import (
     RESNET50_WIDTHS,

@@ -12,9 +12,8 @@ from medi2i.common.kernels import averaging
 from medi2i.common.kernels.averaging import PIECE, step_towards
 from medi2i.common.networks.precision import using_dtype
 from medi2i.common.options import PairedOptions, UnpairedOptions
-from medi2i.common.training.averaging import WeightAverage, decay_at
+from medi2i.common.training.averaging import Reestimation, WeightAverage, decay_at, has_batch_statistics
 from medi2i.common.training.optimizers import make_optimizer
-from medi2i.common.training.reestimation import Reestimation, has_batch_statistics
 from medi2i.common.training.snapshot import Reader, Writer
 from medi2i.common.training.validation import inference_mode
 from medi2i.cyclegan import net as unpaired_net

@@ -10,11 +10,12 @@ from medi2i.common.training.pictures import (
     Panel,
     Style,
     difference,
+    draw_all,
     draw_grid,
+    grouped,
     plane,
     window_of,
 )
-from medi2i.common.training.plots import draw_all, grouped
 from medi2i.datasets.scaling import Clip
 
 HEIGHT, WIDTH, ZOOM = 20, 44, 4  # the smallest zoom that makes 44 at least 160

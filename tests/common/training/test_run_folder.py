@@ -10,7 +10,7 @@ import pytest
 
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.checkpoint import find_run
+from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
 from medi2i.common.training import run_folder
 from medi2i.common.training.run_folder import RunFolder, lasting, training_options

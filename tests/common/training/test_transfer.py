@@ -7,9 +7,8 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.training import transfer
 from medi2i.common.training.transfer import PinnedConverter
-from medi2i.datasets.augment import Draw
+from medi2i.datasets.augment import Draw, Uncut
 from medi2i.datasets.scaling import Clip
-from medi2i.datasets.uncut import Uncut
 
 CPU = chainer.get_device("@numpy")
 

@@ -16,7 +16,7 @@ from medi2i.common.kernels import cpu_engine
 from medi2i.common.networks.norms import BatchNormalization
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.training.distributed import ALONE, joined, share_batches
-from medi2i.common.training.plots import Plots
+from medi2i.common.training.pictures import Plots
 from medi2i.common.training.trainer import Training
 from medi2i.cyclegan import train as cyclegan
 from medi2i.pix2pix import train as pix2pix

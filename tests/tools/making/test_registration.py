@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.placing import Grid, new_position, sample
+from medi2i.datasets.grid import Grid, new_position, sample
 from medi2i.tools.making import registration
 
 SOURCE = Grid.of((5, 8), (2.0, 3.0))

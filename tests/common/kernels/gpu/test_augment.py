@@ -4,9 +4,8 @@ import pytest
 from cuda_harness import on_cpu
 
 from medi2i.common.kernels.gpu import augment
-from medi2i.datasets.augment import Draw, apply
+from medi2i.datasets.augment import Draw, Uncut, apply
 from medi2i.datasets.scaling import Clip
-from medi2i.datasets.uncut import Uncut
 
 needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
 CHANGES = {

@@ -1,0 +1,279 @@
+"""The weights of a training, by the released file names (``enc_x50.npz dec_y50.npz gen_50.npz``), and their generator.
+
+The ``args`` file beside the weights describes the networks; no option is needed to load them.
+"""
+import contextlib
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy
+
+from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.json_files import read_json
+from medi2i.common.networks.files import (
+    arrays_of,
+    frozen_file,
+    load_arrays,
+    load_link,
+    save_link,
+    save_networks,
+    split_generator,
+    stored_arrays,
+)
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fitting_sizes
+from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.pretrained import load_pretrained
+from medi2i.common.networks.sizes import fixed_size
+from medi2i.common.options import load_args
+
+DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
+BEST = "best.json"
+_DATED = re.compile(r"(\d{8}_\d{6})(?:_(\d{1,3}))?")
+_NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
+
+__all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "epoch_of", "find_run", "load_generator",
+           "load_link", "save_link", "save_networks"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of a training: its ``args`` and the epochs whose whole generator is there.
+
+    ``best``: the epoch that ``best.json`` names, None without that file.
+    """
+
+    folder: Path
+    args: Path
+    epochs: tuple[int, ...]
+    best: int | None
+
+    def epoch(self, which) -> int:
+        """The number of ``which``: "last", "best" or a number. Raises UserError for one that is not there."""
+        if which == "best":
+            if self.best is None:
+                raise UserError(f"{self.folder}: it has no {BEST}, so no best epoch; the last one is {self.epochs[-1]}")
+            which = self.best
+        elif which == "last":
+            which = self.epochs[-1]
+        if which not in self.epochs:
+            raise UserError(f"{self.folder}: no weights of epoch {which}; there are those of "
+                            + ", ".join(str(n) for n in self.epochs))
+        return which
+
+
+def find_run(path) -> Run:
+    """The run at ``path``: its folder, a file in it, or a folder of runs, whose newest with weights is taken."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; it should be the folder of a training, or args in it")
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() or (folder / "args").is_file():
+        run = _run(folder, path if path.is_file() and path.suffix != ".npz" else folder / "args")
+        if run is None:
+            raise UserError(f"{folder}: no weights (enc_x50.npz dec_y50.npz) in this folder")
+        return run
+    runs = [_run(sub, sub / "args") for sub in folder.iterdir() if (sub / "args").is_file()]
+    runs = [run for run in runs if run is not None]
+    if not runs:
+        raise UserError(f"{folder}: neither a training's folder (args, enc_x50.npz …) nor a folder of such folders")
+    return max(runs, key=_began)
+
+
+def _began(run):
+    """Sort key: when a run began, by its args, else by its name (local time), else by the date of its args file."""
+    with contextlib.suppress(UserError, OSError, AttributeError, TypeError, ValueError):
+        return datetime.fromisoformat(read_json(run.args, "")["started"]).timestamp(), 0, run.folder.name
+    match = _DATED.fullmatch(run.folder.name)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # TypeError: no match
+        return datetime.strptime(match[1], "%Y%m%d_%H%M%S").timestamp(), int(match[2] or 1), run.folder.name
+    return run.args.stat().st_mtime, 0, run.folder.name
+
+
+def _run(folder, args):
+    found = {}
+    for file in folder.glob("*.npz"):
+        match = _NUMBERED.fullmatch(file.name)
+        if match and match["epoch"]:
+            found.setdefault(int(match["epoch"]), set()).add(match["name"])
+    whole = [epoch for epoch, names in found.items()
+             if any(set(pair) <= names for pair in DIRECTIONS.values()) or any(n.startswith("gen") for n in names)]
+    if not whole:
+        return None
+    best = None
+    if (folder / BEST).is_file():
+        values = read_json(folder / BEST, "it should hold epoch and value", what="readable")
+        try:
+            best = int(values["epoch"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise UserError(f"{folder / BEST}: names no epoch; it should hold epoch and value") from None
+    return Run(folder, args, tuple(sorted(whole)), best)
+
+
+@dataclass
+class Generator:
+    """A translation ready to run: X → Y ("xy") or Y → X ("yx").
+
+    files: where the weights came from; sha256: hex digest of the contents of these files, one after the other.
+    Calling it takes and gives NumPy arrays (N, C, H, W) float32 in [-1, 1] (class scores before the softmax where the
+    run has classes), in test mode and without a graph. Heights and widths that the levels cannot halve are padded by
+    mirroring and cropped back; only fully connected layers insist on their size (UserError). A network that changes
+    sizes otherwise (kernels of 2 or 5) gives what it makes of the image as it is.
+    """
+
+    encoder: chainer.Chain
+    decoder: chainer.Chain
+    options: object
+    direction: str
+    files: tuple[Path, ...]
+    sha256: str
+    device: object = field(default_factory=lambda: chainer.get_device("@numpy"))
+
+    def to_device(self, device):
+        """Move the weights to ``device`` (of ``chainer.get_device``); returns self."""
+        self.device = chainer.get_device(device)
+        self.encoder.to_device(self.device)
+        self.decoder.to_device(self.device)
+        return self
+
+    def __call__(self, x: numpy.ndarray) -> numpy.ndarray:
+        height, width = x.shape[2:]
+        sizes = fitting_sizes(self.options)
+        multiple = sizes.multiple if sizes is not None and not sizes.rest and fixed_size(self.options) is None else 1
+        x = _padded(x, multiple)
+        with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
+              chainer.using_device(self.device)):
+            y = self.decoder(self.encoder(self.device.send(numpy.ascontiguousarray(x, numpy.float32))))
+        y = chainer.get_device("@numpy").send(y.array)
+        return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
+
+
+def _padded(x, multiple):
+    """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``.
+
+    An image too small to mirror is continued by its last row and column.
+    """
+    for axis in (2, 3):
+        missing = -x.shape[axis] % multiple
+        if missing:
+            width = [(0, 0)] * x.ndim
+            width[axis] = (0, missing)
+            x = numpy.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
+    return x
+
+
+def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32",
+                   pretrained=None) -> Generator:
+    """The generator of a run.
+
+    model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
+        folder, or None for the run that ``args`` belongs to. A bare file name is looked for here, then beside ``args``.
+    args: its ``args`` file (or folder); None: the one beside ``model``.
+    epoch: "last", "best" or a number, where ``model`` is not a file.
+    direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
+        else "xy".
+    dtype: number format to run in; fp16 weights are exact in fp32, which is much faster on a CPU.
+    pretrained: file with the ImageNet layers that the weights lack because they were not trained; None: ``base.npz``
+        beside the weights, else what args names.
+    Raises UserError naming the file and what would be right.
+    """
+    if model is None and args is None:
+        raise UserError("--model_gen, --argfile: one of them is needed to know which weights to use")
+    if model is None or Path(model).is_dir():
+        run = find_run(args if model is None else model)
+        args = run.args if args is None else args
+        number, folder, name = str(run.epoch(epoch)), run.folder, None
+        direction = direction or "xy"
+    else:
+        model = _beside(Path(model), args)
+        match = _NUMBERED.fullmatch(model.name)
+        if model.suffix != ".npz" and not model.exists():
+            raise UserError(f"{model}: no such file or folder; a run's folder, or its enc_x50.npz, would be right")
+        if match is None or match["name"].startswith("dis"):
+            raise UserError(f"{model}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
+        args = model.parent / "args" if args is None else args
+        number, folder, name = match["epoch"], model.parent, match["name"]
+        direction = direction or _direction(name)
+    options = load_args(args)
+    files = _files(folder, name, number, direction, model)
+    encoder, decoder = build_generator(options, direction, args, dtype)
+    if len(files) == 1:
+        parts = split_generator(stored_arrays(files[0]), arrays_of(encoder), arrays_of(decoder), str(files[0]))
+        sources = [str(files[0])] * 2
+    else:
+        parts, sources = [stored_arrays(file) for file in files], [str(file) for file in files]
+    for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
+        load_arrays(arrays, link, source)
+    if encoder.frozen is not None and not any(name.startswith("base/") for name in parts[0]):
+        fill_frozen(encoder, "enc", folder, pretrained or options.gen_pretrained_weights, bool(pretrained))
+    return Generator(encoder, decoder, options, direction, files, digest(files))
+
+
+def epoch_of(model) -> int | None:
+    """The epoch in the name of a file of weights (``enc_x50.npz``), None where there is none."""
+    match = _NUMBERED.fullmatch(Path(model).name)
+    return int(match["epoch"]) if match and match["epoch"] else None
+
+
+def fill_frozen(link, name, folder, file, given=False):
+    """Fill the pretrained layers of the network ``name``, which its own file in ``folder`` does not hold.
+
+    file: what the options name; only where it is ``given`` on the command line it counts before the one in ``folder``.
+    Raises UserError.
+    """
+    beside = frozen_file(folder, name)
+    load_pretrained(link.frozen, beside if beside.is_file() and not given else file,
+                    "--dis_pretrained_weights" if name.startswith("dis") else "--gen_pretrained_weights")
+
+
+def _beside(model, args):
+    """The file of ``-a results/args -m enc_x50.npz``: a bare name that is not here is that of weights beside args."""
+    if args is None or model.parent != Path() or model.exists():
+        return model
+    folder = Path(args) if Path(args).is_dir() else Path(args).parent
+    return folder / model if (folder / model).is_file() else model
+
+
+def build_generator(options, direction: str = "xy", source="args", dtype: str = "fp32"):
+    """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors."""
+    if options.ch is None or options.out_ch is None:
+        raise UserError(f"{source}: it has no ch and out_ch, the channels of input and output; "
+                        "the args file that training writes beside the weights has them")
+    ch, out_ch = (options.ch, options.out_ch) if direction == "xy" else (options.out_ch, options.ch)
+    with using_dtype(dtype):
+        return encoder_spec(options, ch).build(), decoder_spec(options, out_ch).build()
+
+
+def digest(files) -> str:
+    """SHA-256 (hex) of the contents of ``files``, one after the other."""
+    total = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()
+
+
+def _direction(name):
+    return "yx" if name in (*DIRECTIONS["yx"], "gen_f", "gen_yx") else "xy"
+
+
+def _files(folder, name, number, direction, model):
+    """The weight files: (encoder, decoder), or the one whole generator."""
+    if name is not None and name.startswith("gen"):
+        return (Path(model),)
+    files = tuple(folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
+    if name is None and not all(file.is_file() for file in files):
+        whole = sorted(folder.glob(f"gen*{number}.npz"))
+        whole = [f for f in whole if (m := _NUMBERED.fullmatch(f.name)) and m["epoch"] == number
+                 and _direction(m["name"]) == direction]
+        if whole:
+            return (whole[0],)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
+                        f"{direction[1].upper()} needs {files[0].name} and {files[1].name}")
+    return files

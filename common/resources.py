@@ -1,0 +1,170 @@
+"""What this process may take: cores, memory, and its place among others that mpiexec or srun started with it."""
+import contextlib
+import functools
+import math
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@functools.cache
+def available_cores() -> int:
+    """Cores by affinity, and no more than the CPU time that a container is given (docker run --cpus, Kubernetes)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, cpu_quota() or cores))
+
+
+def cpu_quota(root: Path = Path("/")) -> int | None:
+    """The cores' worth of CPU time that control groups allow this process, rounded up; None where they do not limit it.
+
+    root: where /proc and /sys are. Of a group and those that it lies in the least counts. Sources:
+    https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max),
+    https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1).
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    found = []
+    for line in lines:
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            for folder in _folders(root / "sys/fs/cgroup", group):
+                found.append(_share(*_words(folder / "cpu.max")))
+        elif "cpu" in controllers.split(","):
+            for mounted in dict.fromkeys((controllers, "cpu")):
+                for folder in _folders(root / "sys/fs/cgroup" / mounted, group):
+                    found.append(_share(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")))
+    limits = [share for share in found if share is not None]
+    return math.ceil(min(limits) - 1e-6) if limits else None
+
+
+def _folders(mounted: Path, group: str) -> Iterator[Path]:
+    """The folder of a group and of those it lies in. Within a container only the last of them may be there."""
+    path = Path(group.lstrip("/"))
+    for part in (path, *path.parents):
+        if ".." not in part.parts:
+            yield mounted / part
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return []
+
+
+def _share(*words: str) -> float | None:
+    if len(words) != 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+        return None  # "max", -1, or no such file
+    return int(words[0]) / int(words[1])
+
+
+# Variables for rank, number of processes, and rank among the processes of one machine. Slurm's are those of a job step:
+# a batch script sees SLURM_PROCID and SLURM_NTASKS too, though it is one process.
+LAUNCHERS = {
+    "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """One of ``size`` processes, ``rank`` from 0; ``local_rank`` counts those of this machine, None if not known."""
+
+    rank: int
+    size: int
+    local_rank: int | None
+    launcher: str
+
+
+def launched(environment: Mapping[str, str] | None = None) -> Launched | None:
+    """What the launcher says of this process; None for a process that stands alone.
+
+    environment: default: that of this process.
+    """
+    environment = os.environ if environment is None else environment
+    for launcher, names in LAUNCHERS.items():
+        rank, size, local = (_number(environment.get(name)) for name in names)
+        if rank is not None and size is not None:
+            return Launched(rank, size, local, launcher) if size > 1 else None
+    return None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+GROUPS = Path("/sys/fs/cgroup")
+BAND = 1 << 18  # pixels: an image of 512² is one band, and some float64 copies of a band are few megabytes
+
+
+def bands(shape):
+    """The rows of an image (H, W) in slices of about ``BAND`` pixels, a multiple of 8 rows each but for the last.
+
+    What is computed band by band takes its temporary arrays once for a band, not for a whole image.
+    """
+    height, width = shape
+    rows = max(BAND // max(width, 1) // 8, 1) * 8
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def available_memory() -> int | None:
+    """Bytes: what the machine has free, the control groups that hold this process allow and ``ulimit -v`` leaves.
+
+    The least of them; None where the system tells nothing of it.
+    """
+    found = [_of_machine(), *_of_groups(), _of_limit()]
+    return min((one for one in found if one is not None), default=None)
+
+
+def _of_machine():
+    return _entry("/proc/meminfo", "MemAvailable:")
+
+
+def _of_limit():
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    used = _entry("/proc/self/status", "VmSize:")
+    return None if limit == resource.RLIM_INFINITY or used is None else max(limit - used, 0)
+
+
+def _entry(path, name):
+    """Kilobytes of a line ``name`` as bytes."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _of_groups():
+    """What is left in each group (version 2: memory.max; version 1: memory.limit_in_bytes), up to the root."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root = GROUPS / "memory" if controllers else GROUPS
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max",
+                                                                                            "memory.current")
+            own = root / path.lstrip("/")
+            for folder in (own, *own.parents):  # in a container the path is of its outside, and only root is there
+                if folder == root or root in folder.parents:
+                    yield _left(folder, *names)
+
+
+def _left(folder, limit, usage):
+    with contextlib.suppress(OSError, ValueError):
+        files = _entry_of_statistics(folder / "memory.stat")  # the cache of files gives way
+        return max(int((folder / limit).read_text()) - int((folder / usage).read_text()) + files, 0)
+    return None
+
+
+def _entry_of_statistics(path):
+    with contextlib.suppress(OSError, ValueError):
+        return next((int(line.split()[1]) for line in path.read_text().splitlines()
+                     if line.startswith("inactive_file ")), 0)
+    return 0

@@ -1,0 +1,285 @@
+"""The header of a derived image: what is kept of the source, what is new, what must go.
+
+The rules are those of PS3.3 C.7.6.1 (General Image: ImageType, derivation, sources, lossy compression) and C.7.5.1
+(equipment): a derived image says that it is one, from what it was made, and by what.
+"""
+
+import copy
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from medi2i.common.version import VERSION
+from medi2i.datasets.dicom.file import PARSE_ERRORS, functional_group, numbers, syntax_uid, text
+from medi2i.datasets.dicom.series import is_valid_uid
+
+CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+PT_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
+STORAGE = {"CT": CT_STORAGE, "MR": MR_STORAGE, "PT": PT_STORAGE}
+
+NOT_ACQUIRED = "not an acquired image"
+
+# Describes pixels that are no longer there, or points into them, or signs them.
+_STALE = """
+    SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries
+    PixelPaddingValue SmallestImagePixelValueInPlane LargestImagePixelValueInPlane PixelPaddingRangeLimit
+    PixelAspectRatio IconImageSequence ModalityLUTSequence VOILUTSequence PresentationLUTSequence
+    PixelIntensityRelationshipLUTSequence RealWorldValueMappingSequence DigitalSignaturesSequence MACParametersSequence
+    EncryptedAttributesSequence
+    DataSetTrailingPadding PixelDataProviderURL FrameIncrementPointer ReferencedSOPSequence InstanceCoercionDateTime
+    ExtendedOffsetTable ExtendedOffsetTableLengths SourceImageSequence DerivationCodeSequence DerivationDescription
+    InstanceCreatorUID SOPInstanceStatus ContentCreatorName PlanarConfiguration RedPaletteColorLookupTableDescriptor
+    GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData
+    GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PaletteColorLookupTableUID
+    SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
+    SegmentedBluePaletteColorLookupTableData SupplementalPaletteColorLookupTableSequence""".split()
+_MULTI_FRAME = """
+    NumberOfFrames SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DimensionOrganizationSequence
+    FrameTime DimensionIndexSequence DimensionOrganizationType ConcatenationUID InConcatenationNumber
+    InConcatenationTotalNumber SOPInstanceUIDOfConcatenationSource ConcatenationFrameOffsetNumber ContentQualification
+    PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique AcquisitionContextSequence""".split()
+# Whose image it is: a damaged one is not left out in silence.
+_IDENTITY = "PatientName PatientID AccessionNumber StudyInstanceUID".split()
+# Present in every image, though it may be empty (type 2): patient, study, series, equipment, image.
+_TYPE_2 = """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName
+    SeriesNumber Manufacturer InstanceNumber PositionReferenceIndicator""".split()
+_TYPE_2_OF = {
+    "CT": "KVP AcquisitionNumber SliceThickness".split(),
+    "MR": "RepetitionTime EchoTime EchoTrainLength SliceThickness ScanOptions".split(),
+}
+# What still holds when an image of one modality becomes one of another: who, where, when, how it lies.
+_ACROSS_MODALITIES = """
+    SpecificCharacterSet StudyDate StudyTime AcquisitionDate AcquisitionTime AccessionNumber Manufacturer
+    InstitutionName ReferringPhysicianName StudyDescription ProtocolName BodyPartExamined SliceThickness
+    SpacingBetweenSlices PatientPosition StudyInstanceUID StudyID InstanceNumber AcquisitionNumber
+    ImagePositionPatient ImageOrientationPatient Laterality FrameOfReferenceUID PositionReferenceIndicator
+    SliceLocation PixelSpacing BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio
+    LossyImageCompressionMethod""".split()
+_LOSSY_METHODS = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+
+
+class IdentityLost(ValueError):
+    """The header says whose image it is, but not so that it can be read."""
+
+
+def uid_from(*entropy: object) -> str:
+    """The same UID for the same entropy (2.25 and a UUID, PS3.5 B.2); different ones practically always."""
+    digest = hashlib.sha256(json.dumps(entropy, default=str).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
+    """A copy of what a derived single-frame image of ``modality`` keeps of the source: no pixels, no private tags,
+    nothing stale.
+
+    For an enhanced source the frame's functional groups become plain attributes. Damaged elements are left out;
+    IdentityLost where one says whose image it is.
+    """
+    kept = Dataset()
+    kept.set_original_encoding(*source.original_encoding, source.original_character_set)
+    dropped = {tag_for_keyword(keyword) for keyword in (*_STALE, *_MULTI_FRAME)}
+    foreign = text(source, "Modality") != modality
+    identity = {tag_for_keyword(keyword) for keyword in _IDENTITY}
+    across = {tag_for_keyword(keyword) for keyword in _ACROSS_MODALITIES}
+    charset = _writable(source, tag_for_keyword("SpecificCharacterSet"), None)
+    encodings = None if charset is None else charset.value
+    for tag in list(source.keys()):
+        if (
+            tag.is_private
+            or tag.group < 8  # file meta and the like, in the wrong place
+            or tag.element == 0
+            or tag in dropped
+            or tag.group >= 0x5000
+            and tag.group % 2 == 0
+            and tag.group < 0x7FE0
+        ):
+            continue
+        if tag.group == 0x7FE0 or foreign and tag.group not in (0x0010, 0x0012) and tag not in across:
+            continue
+        element = _writable(source, tag, encodings)
+        if element is not None:
+            kept.add(element)
+        elif tag in identity:
+            raise IdentityLost(f"{keyword_for_tag(tag)} is damaged: whose image it is must not get lost")
+    for macro, keywords in (
+        ("PlanePositionSequence", ("ImagePositionPatient",)),
+        ("PlaneOrientationSequence", ("ImageOrientationPatient",)),
+        ("PixelMeasuresSequence", ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")),
+        ("FrameVOILUTSequence", ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction")),
+        ("FrameAnatomySequence", ("AnatomicRegionSequence",)),
+    ):
+        group = functional_group(source, frame, macro)
+        if group is not source and not (foreign and macro == "FrameVOILUTSequence"):
+            for keyword in keywords:
+                element = _writable(group, tag_for_keyword(keyword), encodings) if keyword in group else None
+                if element is not None:
+                    kept.add(element)
+    return kept
+
+
+def _writable(source: Dataset, tag: BaseTag, encodings: object) -> DataElement | None:
+    """A copy of the element, with private tags removed at every depth; None where it is damaged: it cannot be decoded,
+    or what it holds cannot be written."""
+    try:
+        element = source[tag]
+        if (element.VR == "SQ") != (_vr_of(element) == "SQ"):
+            return None
+        if element.VR == "SQ":
+            element = DataElement(tag, "SQ", Sequence([_public(item, encodings) for item in element.value]))
+        else:
+            element = DataElement(tag, _vr_of(element), copy.copy(element.value))
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, False
+        write_data_element(buffer, element, encodings)
+        return element
+    except PARSE_ERRORS:
+        return None
+
+
+def _vr_of(element: DataElement) -> str:
+    """The VR of the element if the dictionary allows it, else the dictionary's: a value set later must fit it."""
+    try:
+        allowed = dictionary_VR(element.tag).split(" or ")
+    except KeyError:
+        return element.VR
+    return element.VR if element.VR in allowed else allowed[0]
+
+
+def _public(item: Dataset, encodings: object) -> Dataset:
+    public = Dataset()
+    encodings = item.get("SpecificCharacterSet", encodings)
+    for tag in list(item.keys()):
+        element = None if tag.is_private or tag.element == 0 else _writable(item, tag, encodings)
+        if element is not None:
+            public.add(element)
+    return public
+
+
+def complete(header: Dataset, modality: str, source: Dataset, frame: int) -> None:
+    """Add what every image of the modality must have, empty where it is not known; replace UIDs that are not valid
+    ones."""
+    for keyword in (*_TYPE_2, *_TYPE_2_OF.get(modality, ())):
+        if keyword not in header:
+            setattr(header, keyword, None if keyword != "PatientName" else "")
+    if modality == "MR" and "ScanningSequence" not in header:
+        # an enhanced image says it in words (PS3.3 C.8.13.5.1), a classic one in a code; RM is "research mode"
+        echo = text(functional_group(source, frame, "MRPulseSequence"), "EchoPulseSequence") or text(
+            source, "EchoPulseSequence"
+        )
+        header.ScanningSequence = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": ["SE", "GR"]}.get(echo, "RM")
+        header.SequenceVariant = header.get("SequenceVariant") or "NONE"
+    if not is_valid_uid(text(header, "StudyInstanceUID")):
+        header.StudyInstanceUID = uid_from(
+            "study",
+            text(header, "StudyInstanceUID"),
+            text(header, "PatientID"),
+            text(header, "StudyDate"),
+            text(header, "StudyTime"),
+        )
+    if not is_valid_uid(text(header, "FrameOfReferenceUID")):
+        header.FrameOfReferenceUID = uid_from(
+            "frame of reference", header.StudyInstanceUID, text(header, "FrameOfReferenceUID")
+        )
+
+
+def code(value: str, meaning: str) -> Dataset:
+    """A coded concept of the DICOM dictionary (PS3.16)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def source_images(sources: Iterable[tuple[str, str, int | None]]) -> Sequence:
+    """SourceImageSequence from (SOP class, SOP instance, frame number from 1 or None); sources without valid UIDs are
+    left out."""
+    found = []
+    for sop_class, sop_instance, frame in sources:
+        if not is_valid_uid(sop_class) or not is_valid_uid(sop_instance):
+            continue
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
+        if frame is not None:
+            item.ReferencedFrameNumber = frame
+        item.SpatialLocationsPreserved = "YES"
+        item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
+        found.append(item)
+    return Sequence(found)
+
+
+def equipment(source: Dataset, when: datetime, what: str) -> Sequence:
+    """ContributingEquipmentSequence: what was there, the scanner, and this software."""
+    earlier = [] if "ContributingEquipmentSequence" not in source else list(source.ContributingEquipmentSequence)
+    scanner = Dataset()
+    scanner.PurposeOfReferenceCodeSequence = [code("109101", "Acquisition Equipment")]
+    scanner.Manufacturer = text(source, "Manufacturer") or "unknown"
+    for keyword in (
+        "InstitutionName",
+        "StationName",
+        "ManufacturerModelName",
+        "DeviceSerialNumber",
+        "SoftwareVersions",
+    ):
+        if text(source, keyword):
+            setattr(scanner, keyword, source.get(keyword))
+    software = Dataset()
+    software.PurposeOfReferenceCodeSequence = [code("109103", "Modifying Equipment")]
+    software.Manufacturer = "medi2i"
+    software.ManufacturerModelName = "medi2i"
+    software.SoftwareVersions = VERSION
+    software.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
+    software.ContributionDescription = what
+    return Sequence([*earlier, scanner, software])
+
+
+def image_type(source: Dataset, modality: str) -> list[str]:
+    """DERIVED, SECONDARY and the source's third value where the modality allows it (CT: AXIAL or LOCALIZER)."""
+    values = [value.strip().upper() for value in text(source, "ImageType").split("\\")]
+    third = values[2] if len(values) > 2 and values[2] else ""
+    if modality == "CT":
+        third = third if third in ("AXIAL", "LOCALIZER") else "AXIAL"
+    return ["DERIVED", "SECONDARY", third or "OTHER"]
+
+
+def mark_lossy(header: Dataset, source: Dataset, lossy: bool, ratio: float | None) -> None:
+    """LossyImageCompression stays 01 once it was; a lossy transfer syntax sets it, with method and ratio (PS3.3
+    C.7.6.1.1.5)."""
+    if not lossy:
+        header.LossyImageCompression = "00"
+        return
+    header.LossyImageCompression = "01"
+    method = _LOSSY_METHODS.get(str(syntax_uid(source)))
+    if not text(header, "LossyImageCompressionRatio") and ratio is not None:
+        header.LossyImageCompressionRatio = f"{ratio:.3g}"
+    if not text(header, "LossyImageCompressionMethod") and method is not None:
+        header.LossyImageCompressionMethod = method
+
+
+def has_window_in_units(source: Dataset) -> bool:
+    """A window is kept where it can be applied: centre and width as equally many numbers."""
+    centres, widths = text(source, "WindowCenter"), text(source, "WindowWidth")
+    count = len(centres.split("\\"))
+    return (
+        bool(centres)
+        and numbers(source, "WindowCenter", count) is not None
+        and numbers(source, "WindowWidth", count) is not None
+        and bool(widths)
+    )

@@ -1,0 +1,308 @@
+"""HU -> the integers of a DICOM file: which type holds them, what had to be clipped, where padding goes."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from medi2i.common.resources import bands
+from medi2i.datasets.dicom.pixels import padding_range
+from medi2i.datasets.dicom.reading import DicomImage
+
+DEFAULT_CT_RANGE = (-1024.0, 3071.0)
+"""What a CT is expected to hold when nobody says: the 12-bit scale."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """value = stored · slope + intercept, with ``bits`` stored bits, signed or not."""
+
+    slope: float
+    intercept: float
+    bits: int = 16
+    signed: bool = True
+
+    @property
+    def least(self) -> int:
+        return -(1 << self.bits - 1) if self.signed else 0
+
+    @property
+    def most(self) -> int:
+        return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
+
+    @property
+    def allocated(self) -> int:
+        """Bits of a word of the file."""
+        return 16 if self.bits <= 16 else 32
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the words of the file, little endian."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value it can hold."""
+        ends = (self.least * self.slope + self.intercept, self.most * self.slope + self.intercept)
+        return min(ends), max(ends)
+
+    def covers(self, low: float, high: float) -> bool:
+        """Whether it holds values from ``low`` to ``high``, which are float32 and may be rounded to a step."""
+        slack = abs(self.slope) / 2 + 1e-6 * max(map(abs, self.range))
+        return self.range[0] - slack <= low and high <= self.range[1] + slack
+
+    def scaled_as(self, slope: float, intercept: float) -> bool:
+        """Whether stored values of ``slope`` and ``intercept`` mean the same here."""
+        return (self.slope, self.intercept) == (slope, intercept)
+
+
+SAFE_CT = Encoding(1.0, -1024.0)
+"""-33 792 … 31 743 HU in whole numbers: holds every CT."""
+STEPS = 1024
+"""A range of values is stored in so many steps at least, where it is not HU."""
+
+
+def choose_encoding(
+    source: Encoding,
+    modality: str,
+    wanted: tuple[float, float] | None = None,
+    values: tuple[float, float] | None = None,
+) -> Encoding:
+    """The encoding of a derived image: the source's own if it holds what it shall and is fine enough, else another.
+
+    source: with 32 bits where the source has more than 16, and then the result may have them, too. wanted: values that
+    such images may have, (-1024, 3071) HU by default for CT and the source's own range for others. values: lowest and
+    highest of this image; they count more than ``wanted`` where no encoding holds both. Slopes that differ from the
+    source's hold its values exactly where that can be. A slope of 2, 3… becomes 1 in CT; it rounds new values to 1 HU.
+    """
+    wanted = wanted or (DEFAULT_CT_RANGE if modality == "CT" else source.range)
+    values = values or wanted
+    both = min(wanted[0], values[0]), max(wanted[1], values[1])
+    exact = list(_exact(source, modality, wanted, both))
+    rounded = [Encoding(1.0, source.intercept), SAFE_CT] if modality == "CT" else [_coarser(source, wanted)]
+    for candidates, needed in ((exact, both), (exact, values), (rounded, both), (rounded, wanted)):
+        for candidate in candidates:
+            if candidate.covers(*needed):
+                return candidate
+    return exact[-1]
+
+
+def _exact(source, modality, wanted, both):
+    """Encodings that hold the source's values exactly, within their ranges; the one that is liked best first."""
+    slope, intercept, bits = source.slope, source.intercept, max(16, source.bits)
+    if modality != "CT":
+        parts = np.ceil(STEPS * abs(slope) / (wanted[1] - wanted[0]))
+        if parts > 1:
+            yield Encoding(float(f"{slope / parts:.12g}"), intercept, bits)
+        yield source
+        yield from (Encoding(slope, intercept, bits, signed) for signed in (source.signed, True, False))
+        return
+    if slope == int(slope) and intercept == int(intercept) and not 0 < slope <= 1:
+        yield from (Encoding(1.0, intercept), SAFE_CT)
+    if source.bits <= 16:
+        yield source
+    yield Encoding(slope, intercept)
+    if 0 < slope < 1:
+        steps = np.rint((sum(both) / 2 - intercept) / slope)
+        yield Encoding(slope, float(f"{intercept + steps * slope:.9g}"))
+    yield Encoding(slope, intercept, 16, False)
+    if source.bits > 16:  # words of 32 bits are no standard CT
+        yield source
+
+
+def _coarser(source, wanted):
+    """``source`` with so large a step that 16 bits hold ``wanted``: a whole multiple of its own."""
+    reach = max(abs(end - source.intercept) for end in wanted) / abs(source.slope)
+    return Encoding(source.slope * max(1.0, np.ceil(reach / 32767)), source.intercept)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Pixels of a source that are no tissue: ``stored`` (H, W) has their values where its ``mask`` is True.
+
+    value, limit: the ends of the range that declares them; limit None where it is a single value.
+    """
+
+    stored: np.ndarray
+    value: int
+    limit: int | None = None
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        return tuple(sorted((self.value, self.value if self.limit is None else self.limit)))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """``stored`` (H, W) integers; how many pixels left the range; the padding value (and the other end of its range),
+    if any pixel is padding.
+
+    rounded: how many pixels the steps of the file changed, ``largest``: by how much at most.
+    """
+
+    stored: np.ndarray
+    clipped_low: int
+    clipped_high: int
+    padding_value: int | None
+    padded: int
+    padding_limit: int | None = None
+    rounded: int = 0
+    largest: float = 0.0
+
+
+def encode(
+    values: np.ndarray,
+    encoding: Encoding,
+    mask: np.ndarray | None,
+    padding: Padding | None = None,
+    unchanged: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Encoded:
+    """Round values (H, W) to the nearest stored integer, clip and count; ValueError for NaN and infinities.
+
+    mask: True where a pixel is padding; those get what ``padding`` says if no other pixel has it, else one value that
+    is free. unchanged: (values, integers) of the source: where the values are the same, so are the integers, which may
+    be finer than float32.
+    """
+    values = np.asarray(values)
+    where = None if mask is None or not mask.any() else ~mask
+    strange = ~np.isfinite(values)
+    bad = int(np.count_nonzero(strange if where is None else strange & where))
+    if bad:
+        raise ValueError(f"{bad} of {values.size} pixels are not finite numbers")
+    stored = np.empty(values.shape, encoding.dtype)
+    low = high = rounded = 0
+    largest = 0.0
+    for rows in bands(values.shape):
+        part = values[rows].astype(np.float64)
+        if where is not None:
+            part[~where[rows]] = encoding.intercept
+        exact = (part - encoding.intercept) / encoding.slope
+        wanted = np.rint(exact)
+        if unchanged is not None:
+            wanted = exact = np.where(values[rows] == unchanged[0][rows], unchanged[1][rows].astype(np.float64), wanted)
+        low += int(np.count_nonzero(wanted < encoding.least))
+        high += int(np.count_nonzero(wanted > encoding.most))
+        stored[rows] = np.clip(wanted, encoding.least, encoding.most)
+        off = np.abs(exact - wanted)
+        # A value and its step are floating-point numbers, too: what they leave over is no change.
+        rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max(initial=0)))
+    if encoding.slope < 0:
+        low, high = high, low
+    counts = {"rounded": rounded, "largest": largest * abs(encoding.slope) if rounded else 0.0}
+    if where is None:
+        return Encoded(stored, low, high, None, 0, **counts)
+    padded = int(np.count_nonzero(mask))
+    if padding is not None and _is_free(padding.ends, stored[where], encoding):
+        stored[mask] = padding.stored[mask]
+        return Encoded(stored, low, high, padding.value, padded, padding.limit, **counts)
+    value = _free_value(stored[where], encoding)
+    stored[mask] = value
+    return Encoded(stored, low, high, value, padded, **counts)
+
+
+ROUNDING = 0.01
+"""Of a step: what is nearer to a stored value is that value."""
+
+
+def _padding_range(encoding):
+    """What PixelPaddingValue can say of such pixels: it has 16 bits."""
+    bits = min(encoding.bits, 16)
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if encoding.signed else (0, (1 << bits) - 1)
+
+
+def _is_free(ends, used, encoding):
+    least, most = _padding_range(encoding)
+    return least <= ends[0] and ends[1] <= most and not ((used >= ends[0]) & (used <= ends[1])).any()
+
+
+def _free_value(used: np.ndarray, encoding: Encoding) -> int:
+    """A stored value that ``used`` does not hold: the lowest, the highest, else the first gap."""
+    present = set(np.unique(used).tolist())
+    least, most = _padding_range(encoding)
+    for value in (least, most, *range(least, most + 1)):
+        if value not in present:
+            return value
+    raise ValueError("every stored value is used: none is left for padding")
+
+
+def reads_as(
+    values: np.ndarray,
+    mask: np.ndarray | None,
+    encoded: Encoded,
+    encoding: Encoding,
+    padding: np.ndarray | None,
+) -> bool:
+    """Whether what a reader got, ``values`` float32 (H, W) and ``mask`` (True on padding) or None, is ``encoded``.
+
+    padding: the mask that was written, or None; what padding reads as is left to the reader.
+    """
+    if values.shape != encoded.stored.shape or (mask is None) != (padding is None):
+        return False
+    for rows in bands(values.shape):
+        inside = slice(None) if padding is None else ~padding[rows]
+        if padding is not None and not np.array_equal(mask[rows], padding[rows]):
+            return False
+        stored = encoded.stored[rows][inside].astype(np.float64)
+        if not np.array_equal(values[rows][inside], (stored * encoding.slope + encoding.intercept).astype(np.float32)):
+            return False
+    return True
+
+
+def encoding_of(
+    image: DicomImage,
+    modality: str,
+    value_range: tuple[float, float] | None,
+    hu: np.ndarray,
+    mask: np.ndarray | None,
+) -> Encoding:
+    """As the source ``image`` where that holds the values ``hu`` (H, W) and ``value_range``, which a series of this
+    ``modality`` is expected to have, else as ``choose_encoding`` says."""
+    tissue = hu if mask is None else hu[~mask]
+    ends = (float(tissue.min()), float(tissue.max())) if tissue.size else (np.nan, np.nan)
+    values = ends if np.isfinite(ends).all() else None
+    if image.modality != modality:
+        return choose_encoding(SAFE_CT if modality == "CT" else Encoding(1.0, 0.0), modality, value_range, values)
+    slope, intercept = _scale_of(image)
+    own = Encoding(slope, intercept, int(image.header.BitsStored), int(image.header.PixelRepresentation) == 1)
+    if "ModalityLUTSequence" in image.header or int(image.header.BitsAllocated) == 8:
+        own = Encoding(slope, intercept)
+    return choose_encoding(own, modality, value_range, values)
+
+
+def encode_beside(
+    image: DicomImage, modality: str, hu: np.ndarray, encoding: Encoding, mask: np.ndarray | None
+) -> Encoded:
+    """``encode``; what is the same as in the source ``image`` is stored as there, where stored values mean the same."""
+    if (
+        image.modality != modality
+        or "ModalityLUTSequence" in image.header
+        or hu.shape != image.hu.shape
+        or not encoding.scaled_as(*_scale_of(image))
+    ):
+        return encode(hu, encoding, mask)
+    padding = _padding_of(image) if mask is not None and mask is image.mask else None
+    return encode(hu, encoding, mask, padding, (image.hu, image.stored) if _exceeds_float32(image, encoding) else None)
+
+
+def _scale_of(image):
+    """Slope and intercept as a file can say them."""
+    return float(decimal(image.slope)), float(decimal(image.intercept))
+
+
+def _padding_of(image):
+    """What the source's padding pixels hold."""
+    ends = padding_range(image.header)
+    limit = None if ends is None or "PixelPaddingRangeLimit" not in image.header else ends[1]
+    return None if ends is None else Padding(image.stored, ends[0], limit)
+
+
+def _exceeds_float32(image, encoding):
+    """Whether a step of the file may get lost in float32, which the values are in."""
+    largest = float(np.abs(image.stored).max(initial=0)) * abs(encoding.slope) + abs(encoding.intercept)
+    return largest * np.finfo(np.float32).eps > ROUNDING * abs(encoding.slope)
+
+
+def decimal(value: float) -> str:
+    """A DS: at most 16 characters, as exact as they allow."""
+    value = float(value)
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return next(s for digits in range(17, 0, -1) if len(s := f"{value:.{digits}g}") <= 16)

@@ -1,0 +1,294 @@
+"""Sorting slices into series: one identity, one geometry, each place once, in order along the normal.
+
+Values of a header are compared as what they are: directions, spacing and echo times within rounding, and a value only
+separates images at one place where it is no label of single slices (an AcquisitionTime may be another one for each).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from medi2i.datasets.dicom.frames import MEANING, MEASURED, TIMES, TRAITS
+from medi2i.datasets.dicom.series import Series, SliceRef
+
+ORIENTATION_TOLERANCE = 2e-3
+"""Gap between direction cosines (about 0.1°) that makes two orientations."""
+SPACING_TOLERANCE = 1e-3
+"""Relative gap that makes two pixel spacings: half a pixel over 512."""
+MEASURED_TOLERANCE = 1e-3
+"""Relative gap that makes two of a measured value, such as EchoTime."""
+
+
+def group(slices: Iterable[SliceRef]) -> list[Series]:
+    """Sort slices into series: by UID, patient, modality and size, then by orientation and spacing within rounding,
+    then by acquisition where several images lie at one place. In the order in which the series were first met."""
+    groups: dict[tuple, list[tuple[int, SliceRef]]] = defaultdict(list)
+    for number, item in enumerate(slices):
+        groups[_identity(item)].append((number, item))
+    parts = []
+    for members in groups.values():
+        for rows in clusters(np.array([_geometry(item) for _, item in members])):
+            parts.append([members[row] for row in rows])
+    parts.sort(key=lambda part: part[0][0])
+    return [_finish(*found) for part in parts for found in _separate([item for _, item in part])]
+
+
+def _identity(item: SliceRef) -> tuple:
+    # A missing UID says nothing: then images of one folder with one number and description belong together.
+    identity = (
+        (item.series_uid,) if item.series_uid else (item.path.parent, item.study_uid, item.number, item.description)
+    )
+    unknown = (item.position is None, item.orientation is None, item.spacing is None)
+    return (*identity, item.patient, item.modality, item.shape, *unknown)
+
+
+def _geometry(item: SliceRef) -> tuple[float, ...]:
+    """Spacing and orientation in units of their tolerance."""
+    spacing = [np.log(v) / SPACING_TOLERANCE for v in item.spacing or (1.0, 1.0)]
+    return (*spacing, *(v / ORIENTATION_TOLERANCE for v in item.orientation or (0.0,) * 6))
+
+
+def clusters(values: np.ndarray) -> list[np.ndarray]:
+    """The rows of ``values`` (N, D) that belong together: sorted by any column, none is more than 1 from the next.
+
+    Returns arrays of row numbers, ascending, in the order of their first rows.
+    """
+    found, pending = [], [np.arange(len(values))]
+    while pending:
+        rows = pending.pop()
+        for column in values[rows].T if len(rows) > 1 else ():
+            order = np.argsort(column, kind="stable")
+            cuts = np.flatnonzero(np.diff(column[order]) > 1) + 1
+            if len(cuts):
+                pending.extend(np.split(rows[order], cuts))
+                break
+        else:
+            found.append(np.sort(rows))
+    return sorted(found, key=lambda rows: rows[0])
+
+
+# --- images at one place --------------------------------------------------------------------------------------------
+
+
+def _separate(members: list[SliceRef]) -> list[tuple[list[SliceRef], list[str]]]:
+    """[(members, notes)] with each place once, as far as something tells the images at one place apart."""
+    members = _sorted(members)
+    places = Series(members).places()
+    if places is None or len(places) == 1:
+        return [(members, [])]
+    labels = _telling(members, places) if len(set(places)) < len(places) else _interleaved(members, places)
+    if labels is not None:
+        return [found for part in _parts(labels) for found in _separate([members[row] for row in part])]
+    if len(set(places)) == len(places):
+        return [(members, [])]
+    labels, what = _by_order(members, places)
+    parts = [[members[row] for row in part] for part in _parts(labels)]
+    if len(parts) == 1:
+        return [(members, [_repeats(members, places)])]
+    note = f"several images at one position, nothing in the headers tells them apart: separated in the order of {what}"
+    return [(part, [note]) for part in parts]
+
+
+def _sorted(members: list[SliceRef]) -> list[SliceRef]:
+    """Along the normal; at one place, or without places, by instance, name and frame."""
+    places = Series(members).places()
+    keys = [
+        (place, item.instance if item.instance is not None else 0, natural(str(item.path)), item.frame)
+        for item, place in zip(members, [0] * len(members) if places is None else places, strict=True)
+    ]
+    return [members[row] for row in sorted(range(len(members)), key=keys.__getitem__)]
+
+
+def _parts(labels: Sequence[int]) -> list[list[int]]:
+    """Rows of each label, in the order of their first rows."""
+    parts = defaultdict(list)
+    for row, label in enumerate(labels):
+        parts[label].append(row)
+    return list(parts.values())
+
+
+def _covers(covered: int, places: int) -> bool:
+    """Whether so many of the places are nearly all."""
+    return 4 * (places - covered) <= places
+
+
+def _telling(members: list[SliceRef], places: Sequence[int]) -> list[int] | None:
+    """Labels by the first trait that tells images at one place apart; None where there is none.
+
+    Every value of such a trait covers nearly all places. Some may cover a part (an arterial phase of the liver, the
+    last volume of a series that was stopped) if most images belong to values that cover all.
+    """
+    count = len(set(places))
+    for labels, keyword in _traits(members):
+        parts = _parts(labels)
+        if len(parts) < 2:
+            continue
+        covered = [len({places[row] for row in part}) for part in parts]
+        whole = [_covers(n, count) for n in covered]
+        images = sum(len(part) for part, full in zip(parts, whole, strict=True) if full)
+        fewest = 3 if keyword in MEANING else max(3, count / 4)
+        enough = all(full or n >= fewest for full, n in zip(whole, covered, strict=True))
+        if all(whole) or (enough and 2 * images >= len(members)):
+            return labels
+    return None
+
+
+def _traits(members: list[SliceRef]) -> Iterator[tuple[list[int], str]]:
+    """(labels of the members, keyword) for each thing that may tell them apart, most telling first."""
+    yield _labels([item.study_uid for item in members]), ""
+    yield _labels([item.frame_of_reference for item in members]), ""
+    yield _beside(members), ""
+    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
+        yield _labels([item.traits[index] for item in members], keyword in MEASURED), keyword
+    for key in (lambda item: item.path if item.frames > 1 else item.path.parent, lambda item: item.path.parent):
+        yield _labels([str(key(item)) for item in members]), ""
+
+
+def _labels(values: Sequence[str], measured: bool = False) -> list[int]:
+    """A number for each value; measured values that differ by rounding have the same."""
+    known = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    if measured and len(known) > 1:
+        numbers = {value: _number(value) for value in known}
+        rows = [value for value, number in numbers.items() if number is not None]
+        # asinh is a logarithm that takes zero: a gap of the tolerance times the value is 1
+        scaled = np.arcsinh(np.array([[numbers[value] / 1e-6] for value in rows])) / MEASURED_TOLERANCE
+        for cluster in clusters(scaled):
+            known.update({rows[row]: known[rows[cluster[0]]] for row in cluster})
+    return [known[value] for value in values]
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _beside(members: list[SliceRef]) -> list[int]:
+    """Labels by where the first pixel lies within its plane: stations of a table, or both sides of a body."""
+    axes = np.array(members[0].orientation).reshape(2, 3)
+    origins = np.array([item.position for item in members]) @ axes.T
+    labels = [0] * len(members)
+    for number, rows in enumerate(clusters(2 * origins / min(members[0].spacing or (1.0,)))):
+        for row in rows:
+            labels[row] = number
+    return labels
+
+
+def _interleaved(members: list[SliceRef], places: Sequence[int]) -> list[int] | None:
+    """Labels of stacks that lie between each other, each with even steps; None where the members are one stack.
+
+    Steps of the whole that are even make one stack of them, unless the images mean different things (echoes, kernels).
+    """
+    heights = np.array(Series(members).heights())
+    if len(members) < 6:
+        return None
+    whole = _even(heights)
+    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
+        if whole and keyword not in MEANING:
+            continue
+        labels = _labels([item.traits[index] for item in members], keyword in MEASURED)
+        stacks = [heights[part] for part in _parts(labels)]
+        if len(stacks) < 2 or not all(len(stack) >= 3 and _even(stack) for stack in stacks):
+            continue
+        shared = min(stack[-1] for stack in stacks) - max(stack[0] for stack in stacks)
+        if 2 * shared >= max(stack[-1] - stack[0] for stack in stacks):
+            return labels
+    return None
+
+
+def _even(heights: np.ndarray) -> bool:
+    steps = np.diff(heights)
+    distance = float(np.median(steps))
+    return bool(np.all(np.abs(steps - distance) <= max(0.01, 0.02 * distance)))
+
+
+def _by_order(members: list[SliceRef], places: Sequence[int]) -> tuple[list[int], str]:
+    """Labels of images that only their order tells apart, and what the order is; all 0 where places are repeated here
+    and there, which makes no second volume."""
+    count, orders = len(set(places)), _orders(members)
+    for what, keys in orders:
+        labels = _runs(sorted(range(len(members)), key=keys.__getitem__), places)
+        sizes = Counter(labels)
+        if len(sizes) > 1 and all(_covers(size, count) for size in sizes.values()):
+            return labels, what
+    seen: Counter = Counter()
+    layers = []
+    for place in places:
+        layers.append(seen[place])
+        seen[place] += 1
+    sizes = Counter(layers)
+    last = sum(_covers(size, count) for size in sizes.values()) - 1
+    if last < 1:
+        return [0] * len(members), ""
+    # A layer of a few images only repeats some of the last whole one.
+    return [layer if layer <= last or 4 * sizes[layer] >= count else last for layer in layers], "instance number"
+
+
+def _orders(members: list[SliceRef]) -> list[tuple[str, list]]:
+    orders = []
+    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
+        if keyword in TIMES:
+            times = [_number(item.traits[index]) for item in members]
+            if None not in times and len(set(times)) > 1:
+                orders.append((keyword, times))
+    if None not in {item.instance for item in members}:
+        orders.append(("instance number", [item.instance for item in members]))
+    return [*orders, ("name", [(natural(str(item.path)), item.frame) for item in members])]
+
+
+def _runs(order: Iterable[int], places: Sequence[int]) -> list[int]:
+    """Labels of rows met in ``order``: a new one whenever a place comes again."""
+    labels, seen, number = [0] * len(places), set(), 0
+    for row in order:
+        if places[row] in seen:
+            seen, number = set(), number + 1
+        seen.add(places[row])
+        labels[row] = number
+    return labels
+
+
+def _repeats(members: list[SliceRef], places: Sequence[int]) -> str:
+    again = [row for row in range(1, len(members)) if places[row] == places[row - 1]]
+    first, second = members[again[0] - 1], members[again[0]]
+    return (
+        f"{len(again)} image(s) repeat the place of another, both are kept (the first: {second.path.name} lies where "
+        f"{first.path.name} does)"
+    )
+
+
+def natural(name: str) -> tuple:
+    """Key that sorts slice2 before slice10."""
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name))
+
+
+def _finish(members: list[SliceRef], notes: list[str]) -> Series:
+    series = Series(members, list(notes))
+    counts = Counter(note for item in members for note in item.warnings)
+    series.warnings.extend(
+        note if n == len(members) else f"{note} ({n} of {len(members)} slices)" for note, n in counts.items()
+    )
+    series.warnings.extend(_geometry_notes(series))
+    frames = {item.frame_of_reference for item in members} - {""}
+    if len(frames) > 1:
+        series.warnings.append(f"{len(frames)} FrameOfReferenceUIDs in one series: are the positions comparable?")
+    uids = [s.sop_uid for s in members if s.sop_uid and s.frames == 1]
+    if len(set(uids)) < len(uids):
+        series.warnings.append(f"{len(uids) - len(set(uids))} slices repeat the SOPInstanceUID of another")
+    return series
+
+
+def _geometry_notes(series: Series) -> Iterator[str]:
+    distance, members = series.slice_distance, series.slices
+    if distance is None or len(members) < 3:
+        return
+    steps = series.steps()
+    odd = int(np.sum(np.abs(steps - distance) > max(0.01, 0.02 * distance)))
+    if odd:
+        yield f"uneven slice distance: {odd} of {len(steps)} steps are not {distance:g} mm (missing slices?)"
+    tilt = np.array(members[-1].position) - np.array(members[0].position)
+    if abs(tilt @ series.normal) < 0.9999 * np.linalg.norm(tilt):
+        yield "slices are shifted against each other (gantry tilt?)"

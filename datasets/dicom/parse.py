@@ -1,0 +1,259 @@
+"""From a DICOM file to its header and the place of its pixel data, whatever size the file has or claims.
+
+Only the header is read: values that no header needs are passed over, pixels stay in the file until a frame is wanted.
+Everything is bounded before it is read, as a file may be made to fill the memory.
+"""
+
+import io
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset, read_partial
+
+from medi2i.common.errors import Unreadable
+from medi2i.datasets.dicom.file import DEFLATED, PARSE_ERRORS, short
+from medi2i.datasets.limits import check_regular, in_words
+from medi2i.datasets.limits import max_pixels as default_max_pixels
+
+HEADER_BYTES = 1 << 27
+"""What all values of a header together may take."""
+VALUE_BYTES = 1 << 24
+"""Longer values are passed over: they are private data or documents."""
+HEADER_ITEMS = 1 << 18
+"""Items of sequences in a header: a functional group for each frame has some. Each takes time and memory."""
+HEADER_ELEMENTS = 1 << 19
+"""Elements that are read one by one; those of a sequence of known length are not."""
+
+PIXELS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
+UNDEFINED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class PixelPlace:
+    """Where the value of the pixel data begins in the (unpacked) file; ``length`` None where it is undefined."""
+
+    start: int
+    length: int | None
+    vr: str
+
+
+@dataclass
+class Parsed:
+    """A header, and where its pixels are. ``dataset`` has an empty PixelData where the file has one."""
+
+    path: Path
+    dataset: FileDataset
+    pixels: PixelPlace | None
+    notes: tuple[str, ...] = ()
+    unpacked: "Unpacking | None" = None
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[int, int], bytes]]:
+        """read(start, size) -> bytes of the (unpacked) file, fewer at its end. Threads may each open it."""
+        if self.unpacked is not None:
+            yield self.unpacked.at
+            return
+        with self.path.open("rb") as file:
+
+            def read(start: int, size: int) -> bytes:
+                file.seek(start)
+                return file.read(size)
+
+            yield read
+
+    def available(self, start: int) -> int:
+        """Bytes that there are from ``start`` on."""
+        size = self.path.stat().st_size if self.unpacked is None else self.unpacked.size()
+        return max(0, size - start)
+
+
+def load(path: Path | str, max_pixels: int | None = None) -> FileDataset:
+    """The header of a file. Raises Unreadable for what is not DICOM, or is damaged."""
+    return parse(path, max_pixels).dataset
+
+
+def parse(path: Path | str, max_pixels: int | None = None) -> Parsed:
+    """Read the header of a file and find its pixel data. Raises Unreadable for what is not DICOM, is damaged, or has a
+    header that takes too much memory."""
+    path = Path(path)
+    try:
+        if check_regular(path) == 0:
+            raise Unreadable(path, "empty file")
+        with path.open("rb") as file:
+            head = file.read(132)
+            if head[128:132] != b"DICM":
+                raise Unreadable(path, _why_not_dicom(head))
+            return _parse(path, file, max_pixels)
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
+    except PARSE_ERRORS as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(path, f"damaged DICOM header ({short(error)})") from error
+
+
+def _why_not_dicom(head: bytes) -> str:
+    group, element = struct.unpack("<HH", head[:4]) if len(head) >= 4 else (0, 0)
+    if group in (2, 8) and element < 0x100:
+        return "DICOM without the file header of PS3.10 (no DICM mark at byte 128; DCMTK's dcmconv adds one)"
+    return "not DICOM (no DICM mark at byte 128)"
+
+
+def _parse(path: Path, file: BinaryIO, max_pixels: int | None) -> Parsed:
+    bounded = Bounded(path, file)
+    stop = _StopAtPixels(bounded)
+    try:
+        return _read(path, bounded, stop, max_pixels)
+    except Exception:
+        if stop.file.refused is not None:
+            raise stop.file.refused from None
+        raise
+
+
+def _read(path: Path, bounded: "Bounded", stop: "_StopAtPixels", max_pixels: int | None) -> Parsed:
+    meta = FileMetaDataset(
+        read_dataset(bounded, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, defer_size=VALUE_BYTES)
+    )
+    _pass_over(meta)
+    unpacked = None
+    # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
+    if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
+        unpacked = Unpacking(path, bounded.tell())
+        stop.file = Bounded(path, unpacked)
+        found = read_dataset(stop.file, False, True, stop_when=stop, defer_size=VALUE_BYTES)
+        unpacked.limit = unpacked.tell() + 8 * (max_pixels or default_max_pixels())
+        encoding = False, True
+    else:
+        bounded.seek(0)
+        found = read_partial(bounded, stop_when=stop, defer_size=VALUE_BYTES)
+        meta, encoding = found.file_meta, found.original_encoding
+        _pass_over(meta)
+    notes = [
+        f"{tag} of {in_words(length)} is passed over" for tag, length in _pass_over(found) if tag.group != 0x7FE0
+    ]
+    dataset = FileDataset(None, found, b"\0" * 128, meta, *encoding)
+    dataset.set_original_encoding(*encoding, found._character_set)
+    if stop.place is None:
+        return Parsed(path, dataset, None, tuple(notes), unpacked)
+    tag, start, length, vr = stop.place
+    dataset.add(DataElement(tag, "OB" if tag == 0x7FE00010 else PIXEL_VRS[tag], b""))
+    place = PixelPlace(start, None if length == UNDEFINED else length, vr or "")
+    return Parsed(path, dataset, place, tuple(notes), unpacked)
+
+
+PIXEL_VRS = {0x7FE00008: "OF", 0x7FE00009: "OD"}
+
+
+def _pass_over(dataset) -> list[tuple]:
+    """Remove what was not read because of its length: [(tag, length)]."""
+    found = [(tag, value.length) for tag, value in dataset.items() if getattr(value, "value", b"") is None
+             and getattr(value, "length", 0) > VALUE_BYTES]  # fmt: skip
+    for tag, _ in found:
+        del dataset[tag]
+    return found
+
+
+class _StopAtPixels:
+    """Ends the reading of a header at the pixel data, and keeps where they are: (tag, start, length, VR)."""
+
+    def __init__(self, file):
+        self.file, self.place = file, None
+
+    def __call__(self, tag, vr, length) -> bool:
+        if int(tag) not in PIXELS:
+            return False
+        self.place = int(tag), self.file.tell(), length, vr
+        return True
+
+
+class Bounded:
+    """A file whose reader is stopped by an Unreadable when a header becomes too long or has too many parts.
+
+    ``refused`` keeps it, as a reader may turn it into another exception.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path, self.file = path, file
+        self.left, self.items, self.elements = HEADER_BYTES, HEADER_ITEMS, HEADER_ELEMENTS
+        self.seek, self.tell = file.seek, file.tell
+        self.refused: Unreadable | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > self.left:
+            size = self.left + 1
+        data = self.file.read(size)
+        self.left -= len(data)
+        if size == 8:  # tag, VR and length; zeros are no element but a hole
+            self.elements -= 1 if data.strip(b"\0") else 1 + HEADER_ELEMENTS // 64
+        self.items -= data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00")
+        if min(self.left, self.items, self.elements) < 0:
+            self.refused = self.refused or Unreadable(
+                self.path,
+                f"its header, without the pixels, has more than {in_words(HEADER_BYTES)}, {HEADER_ITEMS} items of "
+                f"sequences or {HEADER_ELEMENTS} elements",
+            )
+            raise self.refused
+        return data
+
+
+class Unpacking(io.RawIOBase):
+    """A deflated data set (PS3.5 A.5), which begins at ``start`` of a file, as a file of its own: unpacked as far as it
+    is read, at most ``limit`` bytes."""
+
+    def __init__(self, path: Path, start: int):
+        self.path, self.limit = path, HEADER_BYTES
+        self._fed, self._at, self._lock = start, 0, threading.Lock()
+        self._unpacked, self._inflate = bytearray(), zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def _unpack(self, end: int) -> None:
+        """Unpack at least ``end`` bytes where there are so many."""
+        with self.path.open("rb") as file:
+            file.seek(self._fed)
+            while len(self._unpacked) < end and not self._inflate.eof:
+                packed = self._inflate.unconsumed_tail or file.read(1 << 16)
+                if not packed:
+                    return
+                if not self._inflate.unconsumed_tail:
+                    self._fed = file.tell()
+                try:
+                    self._unpacked += self._inflate.decompress(packed, 1 << 20)
+                except zlib.error as error:
+                    raise Unreadable(self.path, f"damaged deflated data ({error})") from error
+                if len(self._unpacked) > self.limit:
+                    raise Unreadable(
+                        self.path, f"unpacks to more than {in_words(self.limit)}, with a header of up to "
+                        f"{in_words(HEADER_BYTES)}; a larger --max-pixels would allow more pixels"
+                    )  # fmt: skip
+
+    def at(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on, fewer at the end. Thread-safe."""
+        with self._lock:
+            self._unpack(start + size)
+            return bytes(memoryview(self._unpacked)[start : start + size])
+
+    def size(self) -> int:
+        """Of all that is packed."""
+        with self._lock:
+            self._unpack(self.limit)
+        return len(self._unpacked)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.at(self._at, size if size >= 0 else max(0, self.limit - self._at))
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset if whence == 0 else self._at + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+

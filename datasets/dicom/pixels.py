@@ -1,0 +1,244 @@
+"""Encoded pixels of a parsed DICOM file -> stored values -> modality values (HU for CT), and the mask of padding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, get_decoder
+
+from medi2i.common.errors import Unreadable
+from medi2i.common.resources import bands
+from medi2i.datasets.dicom.compressed import frame_fragments, measure
+from medi2i.datasets.dicom.file import PARSE_ERRORS, Layout, functional_group, items, numbers, short, text, whole
+from medi2i.datasets.dicom.parse import Parsed
+from medi2i.datasets.dicom.stored import Stored, Words
+from medi2i.datasets.limits import in_words
+
+AIR_HU = -1024.0
+"""What padding reads as in a CT: not tissue, so the lowest value of the usual scale."""
+
+@dataclass(frozen=True)
+class Rescale:
+    """modality value = stored · slope + intercept, or a lookup table. ``declared`` is False where the file says
+    nothing."""
+
+    slope: float
+    intercept: float
+    declared: bool
+    lookup: Dataset | None = None
+    kind: str = ""
+
+
+def rescale_of(path: Path | str, dataset: Dataset, frame: int) -> Rescale:
+    """The modality transformation of a frame (PS3.3 C.11.1; for enhanced images C.7.6.16.2.9). Raises Unreadable for
+    slope 0."""
+    if items(dataset, "ModalityLUTSequence"):
+        return Rescale(1.0, 0.0, True, dataset, text(items(dataset, "ModalityLUTSequence")[0], "ModalityLUTType"))
+    group = functional_group(dataset, frame, "PixelValueTransformationSequence")
+    slope, intercept = numbers(group, "RescaleSlope", 1), numbers(group, "RescaleIntercept", 1)
+    slope_text, intercept_text = text(group, "RescaleSlope"), text(group, "RescaleIntercept")
+    if not slope_text and not intercept_text:
+        return Rescale(1.0, 0.0, False)
+    if slope is None or intercept is None:
+        raise Unreadable(
+            path, f"RescaleSlope '{slope_text}' and RescaleIntercept '{intercept_text}': both must be one finite number"
+        )
+    if slope[0] == 0:
+        raise Unreadable(path, "RescaleSlope 0: every pixel would be the same")
+    return Rescale(slope[0], intercept[0], True, kind=text(group, "RescaleType"))
+
+
+class Frames:
+    """The frames of an image, each read and decoded when it is wanted. Raises Unreadable where the file does not hold
+    what its header declares."""
+
+    def __init__(self, parsed: Parsed, layout: Layout):
+        self.parsed, self.layout, self.path = parsed, layout, parsed.path
+        self._fragments = None
+        if layout.syntax.is_encapsulated:
+            self._fragments = frame_fragments(parsed, layout.frames)
+            self.encoded_bytes = sum(length for frame in self._fragments for _, length in frame)
+        else:
+            _check_length(parsed, layout)
+            self.encoded_bytes = layout.frame_bytes * layout.frames
+
+    def words(self, frame: int) -> Words:
+        """The samples of a frame as they are stored. Raises Unreadable."""
+        with self.parsed.open() as read:
+            if self._fragments is None:
+                return _native(self.parsed, self.layout, read, frame)
+            encoded = self._encoded(read, frame)
+        return _decode(self.path, self.layout, encoded)
+
+    def _encoded(self, read: Callable, frame: int) -> bytes:
+        fragments = self._fragments[frame]
+        size = sum(length for _, length in fragments)
+        if size > 2 * self.layout.frame_bytes + (1 << 20):
+            raise Unreadable(
+                self.path,
+                f"a compressed frame of {in_words(size)} for {in_words(self.layout.frame_bytes)} of pixels",
+            )
+        return b"".join(read(start, length) for start, length in fragments)
+
+
+def _check_length(parsed: Parsed, layout: Layout) -> None:
+    expected, place = layout.frame_bytes * layout.frames, parsed.pixels
+    if place.length is None:
+        raise Unreadable(parsed.path, "pixel data of undefined length that are not compressed")
+    with parsed.open() as read:
+        length = place.length
+        if len(read(place.start + min(length, expected) - 1, 1)) < 1:
+            length = parsed.available(place.start)
+        surplus = length - expected
+        wrong = surplus > max(layout.columns * layout.allocated // 8, 2)
+        if surplus > (1 if _swapped(parsed, layout) else 0) and not wrong:
+            wrong = bool(read(place.start + expected, surplus).strip(b"\0"))
+    if surplus < 0 or wrong:
+        raise Unreadable(
+            parsed.path,
+            f"PixelData holds {length} bytes where Rows {layout.rows} × Columns {layout.columns} × {layout.frames} "
+            f"frame(s) × {layout.allocated // 8} byte(s) need {expected}: "
+            + ("cut off" if surplus < 0 else "Rows, Columns or NumberOfFrames are wrong"),
+        )
+
+
+def _swapped(parsed: Parsed, layout: Layout) -> bool:
+    """Whether samples of 8 bits lie in big-endian words of 16."""
+    return not layout.syntax.is_little_endian and layout.allocated == 8 and parsed.pixels.vr == "OW"
+
+
+def _native(parsed: Parsed, layout: Layout, read: Callable, frame: int) -> Words:
+    little, size = layout.syntax.is_little_endian, layout.frame_bytes
+    swap = _swapped(parsed, layout)
+    odd = frame * size % 2 if swap else 0
+    data = read(parsed.pixels.start + frame * size - odd, size + odd + ((size + odd) % 2 if swap else 0))
+    if swap:
+        data = np.frombuffer(data, "u2").byteswap().tobytes()[odd : odd + size]
+    if len(data) < size:
+        raise Unreadable(parsed.path, "cut off in the middle of its pixel data")
+    kind = ("<u" if little else ">u") + str(layout.allocated // 8)
+    values = np.frombuffer(data, kind).reshape(layout.rows, layout.columns)
+    return Words(values.astype(values.dtype.newbyteorder("=")), layout.allocated)
+
+
+def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
+    syntax, size = layout.syntax, layout.rows * layout.columns
+    try:
+        decoder = get_decoder(syntax)
+        found = measure(path, encoded, layout)
+        data, _ = decoder.as_buffer(
+            encapsulate([encoded], has_bot=False), index=0, rows=layout.rows, columns=layout.columns,
+            number_of_frames=1, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
+            bits_allocated=layout.allocated, bits_stored=layout.stored, pixel_representation=int(layout.signed),
+        )  # fmt: skip
+    except Unreadable:
+        raise
+    except NotImplementedError as error:
+        raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}") from error
+    except PARSE_ERRORS as error:
+        raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what a decoder in Rust raises is no Exception, and has no module
+            raise
+        raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
+    each = len(data) // size
+    if each not in (1, 2, 4) or len(data) != each * size:
+        raise Unreadable(path, f"decodes to {len(data)} bytes for Rows {layout.rows} × Columns {layout.columns}")
+    data = data if isinstance(data, bytearray) else bytearray(data)  # an array that may be written to
+    values = np.frombuffer(data, f"<u{each}").reshape(layout.rows, layout.columns)
+    if found is None:
+        return Words(values, 8 * each)
+    if found.signed:
+        return Words(values, 8 * each, True)
+    bits = min(found.precision, 8 * each)
+    if layout.signed and bits < layout.stored and (values >> (bits - 1)).any():
+        raise Unreadable(
+            path,
+            f"the compressed image has {bits} bits without a sign, the header says {layout.stored} with one: what has "
+            f"bit {bits} may be negative or not",
+        )
+    return Words(values, bits)
+
+
+def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Stored, rescale: Rescale) -> None:
+    """Raise Unreadable where the values of a CT tell of a wrong PixelRepresentation.
+
+    Signed pixels read as unsigned show air near +64 000: every value is either small or in the top 8 192 of the range.
+    Unsigned ones read as signed show dense bone below air.
+    """
+    if text(dataset, "Modality") != "CT":
+        return
+    values = stored.values
+    if not layout.signed and layout.allocated == 16 and values.max() >= 0xE000:
+        top = values >= 0xE000
+        if not np.any((values >= 0x8000) & ~top) and not _is_padding_only(dataset, values, top):
+            raise Unreadable(
+                path,
+                f"stored values reach {int(values.max())} with none from 32768 to 57343: signed pixels declared "
+                "unsigned (PixelRepresentation should be 1)",
+            )
+    if stored.unextended is not None and rescale.intercept <= -1000:
+        raise Unreadable(
+            path,
+            f"{int(stored.unextended.sum())} pixels have the sign bit of BitsStored {layout.stored} but no sign, and "
+            f"would be below {rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation should be "
+            "0)",
+        )
+
+
+def has_overlay(dataset: Dataset) -> bool:
+    """Whether the file has an overlay, which may be in spare bits of its pixels."""
+    return any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys())  # noqa: SIM118 (iterating converts every value)
+
+
+def _is_padding_only(dataset: Dataset, stored: np.ndarray, where: np.ndarray) -> bool:
+    padding = padding_mask(dataset, stored)
+    return padding is not None and bool(np.all(padding[where]))
+
+
+def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """True (H, W) where a pixel is padding by PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2).
+
+    None where the file declares no padding or no pixel has it. Writers store the value as signed or unsigned without
+    regard to PixelRepresentation, so it is taken modulo the allocated bits.
+    """
+    ends = padding_range(dataset)
+    if ends is None:
+        return None
+    mask = (stored >= min(ends)) & (stored <= max(ends))
+    return mask if mask.any() else None
+
+
+def padding_range(dataset: Dataset) -> tuple[int, int] | None:
+    """Stored values of PixelPaddingValue and PixelPaddingRangeLimit, the same twice without one; None without both."""
+    value = whole(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = whole(dataset, "PixelPaddingRangeLimit")
+    return _as_stored(value, dataset), _as_stored(value if limit is None else limit, dataset)
+
+
+def _as_stored(value: int, dataset: Dataset) -> int:
+    span = 1 << int(dataset.BitsAllocated)
+    value %= span
+    return value - span if int(dataset.PixelRepresentation) == 1 and value >= span // 2 else value
+
+
+def to_modality(dataset: Dataset, stored: np.ndarray, rescale: Rescale) -> np.ndarray:
+    """Stored values -> float32 modality values of the same shape (HU for CT), computed in double precision.
+
+    MONOCHROME1 changes how values are shown, not what they mean (PS3.3 C.7.6.3.1.2 comes after the modality
+    transformation), so HU are never inverted.
+    """
+    if rescale.lookup is not None:
+        return apply_modality_lut(stored, rescale.lookup).astype(np.float32)
+    found = np.empty(stored.shape, np.float32)
+    for rows in bands(stored.shape):
+        values = stored[rows].astype(np.float64)
+        values *= rescale.slope
+        values += rescale.intercept
+        found[rows] = values
+    return found

@@ -1,0 +1,203 @@
+"""Reading: a frame of a DICOM file as HU, with everything a caller may want to know about it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medi2i.datasets import limits
+from medi2i.datasets.dicom import file, pixels
+from medi2i.datasets.dicom.file import VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom.frames import Frames
+from medi2i.datasets.dicom.parse import parse
+from medi2i.datasets.dicom.series import Series, SliceRef
+from medi2i.datasets.dicom.stored import to_stored
+
+
+@dataclass
+class DicomImage:
+    """One frame. ``hu`` (H, W) float32 in HU for CT, modality units else; ``mask`` (H, W) bool, True on padding, or
+    None.
+
+    ``stored`` are the integers of the file, ``header`` the data set without pixels, ``slope``/``intercept`` what
+    leads from stored to hu, ``where`` the place in the patient, ``lossy`` whether the pixels ever lost something to
+    compression.
+    """
+
+    path: Path
+    frame: int
+    hu: np.ndarray
+    mask: np.ndarray | None
+    header: Dataset
+    stored: np.ndarray
+    slope: float
+    intercept: float
+    where: SliceRef
+    lossy: bool
+    warnings: tuple[str, ...]
+    encoded_bytes: int = 0
+    raw_bytes: int = 0
+
+    @property
+    def modality(self) -> str:
+        return self.where.modality
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """Size of the raw pixels over their size in the file; None where they are not compressed."""
+        return self.raw_bytes / self.encoded_bytes if 0 < self.encoded_bytes < self.raw_bytes else None
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """(between rows, between columns) in mm."""
+        return self.where.spacing
+
+
+def read(
+    path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES, max_pixels: int | None = None
+) -> DicomImage:
+    """Read one frame of one file as HU. Raises Unreadable (a UserError) with the file and the reason."""
+    return next(iter_frames(path, [frame], modalities=modalities, max_pixels=max_pixels))
+
+
+def iter_frames(
+    path: Path | str,
+    frames: Iterable[int] | None = None,
+    *,
+    modalities: tuple[str, ...] = VOLUME_MODALITIES,
+    max_pixels: int | None = None,
+) -> Iterator[DicomImage]:
+    """Yield several frames (default: all) of a file that is parsed once. Raises Unreadable."""
+    path = Path(path)
+    try:
+        opened = open_file(path, modalities, max_pixels)
+        header, count = _without_pixels(opened.dataset), opened.layout.frames
+        for frame in range(count) if frames is None else frames:
+            if not 0 <= frame < count:
+                raise Unreadable(path, f"no frame {frame}: the file has {count}")
+            yield _image(opened, header, frame)
+    except Unreadable:
+        raise
+    except file.PARSE_ERRORS as error:
+        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {file.short(error)})") from error
+
+
+def _without_pixels(dataset: Dataset) -> Dataset:
+    header = Dataset()
+    tags = list(dataset.keys())  # iterating the data set itself would convert every value
+    header.update({tag: dataset.get_item(tag) for tag in tags if tag.group != 0x7FE0})
+    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    header.file_meta = dataset.file_meta
+    return header
+
+
+@dataclass
+class Opened:
+    """A file whose header was read and checked. ``frames``: its pixels; ``describe``: its frames as SliceRefs."""
+
+    path: Path
+    dataset: Dataset
+    layout: file.Layout
+    frames: pixels.Frames
+    describe: Frames
+    notes: tuple[str, ...]
+    overlay: bool
+
+
+_last_opened: dict[tuple, Opened] = {}
+
+
+def open_file(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> Opened:
+    """Parse and check the header of an image. Raises Unreadable.
+
+    The last file of several frames is kept, as its frames are often asked for one by one.
+    """
+    key = (path, tuple(modalities), max_pixels or limits.max_pixels(), *_state(path))
+    kept = _last_opened.get(key)
+    if kept is not None:
+        return kept
+    parsed = parse(path, max_pixels)
+    dataset = parsed.dataset
+    file.refuse_others(path, dataset, modalities)
+    layout = file.check_pixel_description(path, dataset, max_pixels)
+    frames = pixels.Frames(parsed, layout)
+    described = Frames(path, dataset, layout.frames)
+    opened = Opened(path, dataset, layout, frames, described, parsed.notes, pixels.has_overlay(dataset))
+    if layout.frames > 1:
+        _last_opened.clear()
+        _last_opened[key] = opened
+    return opened
+
+
+def _state(path: Path) -> tuple:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> tuple[Dataset, int]:
+    """Parse and check the header of an image; returns the data set and the number of its frames. Raises Unreadable."""
+    opened = open_file(path, modalities, max_pixels)
+    return opened.dataset, opened.layout.frames
+
+
+def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
+    path, dataset, layout = opened.path, opened.dataset, opened.layout
+    read = to_stored(path, opened.frames.words(frame), layout, opened.overlay)
+    rescale = pixels.rescale_of(path, dataset, frame)
+    pixels.check_stored(path, dataset, layout, read, rescale)
+    stored, notes = read.values, [*opened.notes, *read.notes]
+    hu = pixels.to_modality(dataset, stored, rescale)
+    if not np.isfinite(hu).all():
+        raise Unreadable(
+            path,
+            f"RescaleSlope {rescale.slope:g} and RescaleIntercept {rescale.intercept:g} give infinite values",
+        )
+    mask = pixels.padding_mask(dataset, stored)
+    where = opened.describe[frame]
+    if where.modality == "CT":
+        if not rescale.declared:
+            notes.append("no RescaleSlope and RescaleIntercept: stored values are taken as HU")
+        elif rescale.kind not in ("", "HU", "US"):
+            notes.append(f"RescaleType {rescale.kind}: values are not HU")
+    if file.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        notes.append("MONOCHROME1: shown inverted, values kept")
+    if mask is not None:
+        tissue = hu[~mask]
+        hu[mask] = pixels.AIR_HU if where.modality == "CT" or not tissue.size else tissue.min()
+    return DicomImage(
+        path=path,
+        frame=frame,
+        hu=hu,
+        mask=mask,
+        header=header,
+        stored=stored,
+        slope=rescale.slope,
+        intercept=rescale.intercept,
+        where=where,
+        lossy=file.is_lossy(dataset),
+        warnings=tuple(notes) + where.warnings,
+        encoded_bytes=opened.frames.encoded_bytes,
+        raw_bytes=stored.nbytes * layout.frames,
+    )
+
+
+def load_volume(series: Series, with_mask: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+    """The slices of a series as float32 (D, H, W), and the padding mask (bool) or None. Each file is parsed once."""
+    volume = np.empty((len(series.slices), *series.shape), np.float32)
+    mask = None
+    places: dict[Path, list[tuple[int, int]]] = {}
+    for index, item in enumerate(series.slices):
+        places.setdefault(item.path, []).append((index, item.frame))
+    for path, wanted in places.items():
+        images = iter_frames(path, [frame for _, frame in wanted], modalities=(series.modality,))
+        for (index, _), image in zip(wanted, images, strict=True):
+            volume[index] = image.hu
+            if with_mask and image.mask is not None:
+                mask = np.zeros(volume.shape, bool) if mask is None else mask
+                mask[index] = image.mask
+    return volume, mask

@@ -1,0 +1,228 @@
+"""Scanning: files and folders -> series, and a list of what was skipped and why. In parallel where it pays."""
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medi2i.common.errors import UserError
+from medi2i.common.resources import available_cores
+from medi2i.datasets.dicom import file
+from medi2i.datasets.dicom.file import VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom.grouping import group, natural
+from medi2i.datasets.dicom.reading import iter_frames, load_volume, open_file, read
+from medi2i.datasets.dicom.series import Series, SliceRef
+from medi2i.datasets.ours import without_ours
+from medi2i.datasets.outputs import UNFINISHED
+from medi2i.datasets.processes import Died, map_in_processes
+
+PARALLEL_FROM_SECONDS = 3.0
+"""Worker processes cost a second to start: use them when more than this is left to do."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was not used, and why. ``crashed``: the process that read it died, twice."""
+
+    path: Path
+    reason: str
+    crashed: bool = False
+
+
+@dataclass
+class Scan:
+    """What a scan found. ``series`` are sorted by their first file; ``skipped`` in the order of the walk."""
+
+    places: list[Path]
+    series: list[Series] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    modalities: tuple[str, ...] = VOLUME_MODALITIES
+
+    def require_series(self) -> list[Series]:
+        """The series; UserError that says what was found instead where there is none."""
+        if self.series:
+            return self.series
+        places = ", ".join(map(str, self.places))
+        wanted = " or ".join(self.modalities)
+        if not self.skipped:
+            raise UserError(f"{places}: empty folder; a folder with DICOM {wanted} images would be right")
+        reasons = Counter(s.reason.split(" (")[0] for s in self.skipped).most_common(3)
+        raise UserError(
+            f"{places}: no usable {wanted} image among {len(self.skipped)} file(s): "
+            + "; ".join(f"{n} × {reason}" for reason, n in reasons)
+        )
+
+    def summary(self) -> str:
+        """One line: how much was found, how much skipped."""
+        slices = sum(len(s.slices) for s in self.series)
+        return f"{len(self.series)} series, {slices} slices, {len(self.skipped)} file(s) skipped"
+
+
+def scan(
+    places: Path | str | Sequence[Path | str],
+    *,
+    modalities: tuple[str, ...] = VOLUME_MODALITIES,
+    decode: bool = True,
+    max_pixels: int | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Scan:
+    """Find all CT, MR and PT images in files and folders (by content, recursively) and group them into sorted series.
+
+    decode: also decode every image, so that a damaged one is skipped now and not in the middle of a training; gives
+    HU ranges.
+    workers: processes, default one per core; the result does not depend on it.
+    Raises UserError where a place does not exist. A file that cannot be used is listed in ``skipped``; it never stops
+    the scan.
+    """
+    places = [Path(p) for p in ([places] if isinstance(places, str | Path) else places)]
+    result = Scan(places, modalities=tuple(modalities))
+    paths = list(walk(places, result.skipped))
+    examine = partial(examine_file, modalities=modalities, decode=decode, max_pixels=max_pixels)
+    slices: list[SliceRef] = []
+    for found in run_parallel(examine, paths, workers=workers, progress="scanning" if progress else None):
+        if isinstance(found, Skipped):
+            result.skipped.append(found)
+        else:
+            slices.extend(found)
+    slices, copies = _drop_copies(slices, modalities, max_pixels)
+    result.skipped.extend(copies)
+    result.series = group(slices)
+    for series in result.series:
+        series.load_volume = load_volume
+    return result
+
+
+def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterator[Path]:
+    """All files under the places, each folder in natural order; links are followed, loops are not, and results and runs
+    of ours below them are left out with a warning. UserError for a missing place."""
+    skipped = [] if skipped is None else skipped
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place}: no such file or folder")
+        if not place.is_dir():
+            yield place
+            continue
+        seen: set[tuple[int, int]] = set()
+
+        def unreadable(error: OSError) -> None:
+            skipped.append(Skipped(Path(error.filename), f"cannot be read ({error.strerror})"))
+
+        for folder, folders, files in os.walk(place, onerror=unreadable, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = without_ours(folder, sorted(folders, key=natural))
+            for name in sorted(files, key=natural):
+                if name.startswith(".") and name.endswith(UNFINISHED):
+                    skipped.append(Skipped(Path(folder, name), "unfinished: its writer was killed or is still at it"))
+                else:
+                    yield Path(folder, name)
+
+
+def examine_file(
+    path: Path, modalities: tuple[str, ...], decode: bool, max_pixels: int | None
+) -> list[SliceRef] | Skipped:
+    """The frames of a file, or the reason why it cannot be used."""
+    try:
+        if not decode:
+            opened = open_file(path, modalities, max_pixels)
+            return [opened.describe[frame] for frame in range(opened.layout.frames)]
+        found = []
+        for image in iter_frames(path, modalities=modalities, max_pixels=max_pixels):
+            tissue = image.hu if image.mask is None else image.hu[~image.mask]
+            values = tissue if tissue.size else image.hu
+            found.append(
+                replace(
+                    image.where,
+                    hu_range=(float(values.min()), float(values.max())),
+                    warnings=image.warnings,
+                    padded=0 if image.mask is None else int(np.count_nonzero(image.mask)),
+                )
+            )
+        return found
+    except Unreadable as error:
+        return Skipped(path, error.reason)
+    except file.PARSE_ERRORS as error:
+        return Skipped(path, f"damaged DICOM ({type(error).__name__}: {file.short(error)})")
+
+
+def _drop_copies(
+    slices: list[SliceRef], modalities: tuple[str, ...], max_pixels: int | None
+) -> tuple[list[SliceRef], list[Skipped]]:
+    """Leave out files that repeat another one: same UID, place and pixels. The same UID alone is a writer's mistake,
+    not a copy."""
+    first: dict[tuple, list[SliceRef]] = defaultdict(list)
+    kept, copies = [], []
+    for item in slices:
+        key = (item.sop_uid, item.series_uid, item.frame, item.position, item.instance, item.shape, item.hu_range)
+        twin = (
+            next(
+                (
+                    other
+                    for other in first[key]
+                    if other.path != item.path and _same_pixels(item, other, modalities, max_pixels)
+                ),
+                None,
+            )
+            if item.sop_uid
+            else None
+        )
+        if twin is None:
+            first[key].append(item)
+            kept.append(item)
+        elif item.frame == 0:
+            copies.append(Skipped(item.path, f"copy of {twin.path}"))
+    return kept, copies
+
+
+def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], max_pixels: int | None) -> bool:
+    try:
+        images = [read(item.path, item.frame, modalities=modalities, max_pixels=max_pixels) for item in (one, other)]
+    except Unreadable:
+        return False
+    return np.array_equal(images[0].hu, images[1].hu)
+
+
+# --- many files at once ---------------------------------------------------------------------------------------------
+
+
+def run_parallel(
+    task: Callable[[Path], object], paths: Sequence[Path], *, workers: int | None = None, progress: str | None = None
+) -> list:
+    """[task(path) for path in paths], in worker processes as soon as more than a few seconds of work are left.
+
+    ``task`` must be importable. A worker may die of a codec that crashes on a damaged file, or be killed for what
+    others do (memory, an administrator): its file is tried once more, alone, and is Skipped if that process dies, too.
+    progress: the text before a progress bar on stderr; None for no bar.
+    """
+    workers = available_cores() if workers is None else max(1, workers)
+    results: dict[int, object] = {}
+    started = time.perf_counter()
+    with tqdm(total=len(paths), desc=progress, disable=True if progress is None else None, unit="file") as bar:
+        for index, path in enumerate(paths):
+            mean = (time.perf_counter() - started) / index if index >= 8 else 0.0
+            if workers > 1 and mean * (len(paths) - index) > PARALLEL_FROM_SECONDS:
+                for offset, result in map_in_processes(task, paths[index:], workers):
+                    results[index + offset] = result
+                    bar.update()
+                break
+            results[index] = task(path)
+            bar.update()
+    for index, result in results.items():
+        if isinstance(result, Died):
+            results[index] = _again(task, paths[index])
+    return [results[index] for index in range(len(paths))]
+
+
+def _again(task: Callable[[Path], object], path: Path) -> object:
+    (_, result), = map_in_processes(task, [path], 1)
+    return Skipped(path, "the decoder crashed on this file", crashed=True) if isinstance(result, Died) else result

@@ -1,0 +1,227 @@
+"""The grid that an image lies on: crops of it, other pixel sizes, other places, what of it is body; and the way back.
+
+Coordinates (v, u) in mm count from the centre of the source image, v down its rows and u along its columns. Both grids
+share their centre: pixel i of n lies (i - (n - 1) / 2) · spacing mm from it.
+"""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from medi2i.common.errors import UserError
+
+STEP = 16  # the default crop is a multiple of it
+
+
+def choose_crop(smallest, height=None, width=None, translate=0, multiple=1, beyond=False):
+    """(height, width) of the crop for images of at least ``smallest`` (H, W).
+
+    What is not given is the largest multiple of 16 that leaves room for ``translate`` pixels on both sides (without
+    that room where the image is too small for both; a negative one needs none). ``multiple``: what the network needs
+    both to be divisible by. ``beyond``: a crop may be larger than the image. Raises UserError, with the largest crop
+    that works, for one that does not fit.
+    """
+    return (_side("crop_height", height, smallest[0], translate, multiple, beyond),
+            _side("crop_width", width, smallest[1], translate, multiple, beyond))
+
+
+def crop_for(phase, smallest, options, multiple=1, beyond=False):
+    """(height, width) of the crop of ``phase`` "train" or "val" by the options, else as ``choose_crop``.
+
+    Where training takes crops from anywhere, validation takes all of the image (to a multiple of ``multiple``): its
+    middle would not stand for it. A network with fully connected layers keeps to its one size.
+    """
+    one_size = options.gen_fc > 0 or options.latent_dim > 0
+    if phase == "val" and options.random_translate < 0 and not one_size:
+        return tuple(size // multiple * multiple for size in smallest)
+    return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple,
+                       beyond and options.random_translate >= 0)
+
+
+def _side(option, given, available, translate, multiple, beyond):
+    step = math.lcm(STEP, multiple)
+    if given is None:
+        with_room = (available - 2 * max(translate, 0)) // step * step
+        crop = with_room if with_room > 0 else available // step * step
+        if crop == 0:
+            raise UserError(f"--{option}: the smallest image has {available} pixels there, fewer than {step}"
+                            + _works(available, multiple))
+        return crop
+    if given > available and not beyond:
+        raise UserError(f"--{option}: {given} is larger than the smallest image, which has {available} pixels there"
+                        + _works(available, multiple))
+    if given % multiple:
+        raise UserError(f"--{option}: {given} is not a multiple of {multiple}, as this network needs"
+                        + _works(available, multiple))
+    return given
+
+
+def _works(available, multiple):
+    largest = available // multiple * multiple
+    if largest == 0:
+        return f"; this network needs at least {multiple}: a network with fewer levels would be right"
+    return f"; the largest crop that works is {largest}"
+
+
+ORDERS = {"linear": 1, "cubic": 3}
+EXACT = 1e-6  # pixels: nearer than this to a whole pixel, that pixel's value is taken as it is
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`size` (H, W) pixels of `spacing` (down, right) mm; their centre lies at `centre` (v, u) mm."""
+    centre: tuple[float, float]
+    spacing: tuple[float, float]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, size, spacing) -> "Grid":
+        """The grid of an image itself."""
+        return cls((0.0, 0.0), tuple(map(float, spacing)), tuple(size))
+
+    def indices_in(self, other: "Grid") -> list[np.ndarray]:
+        """Where rows and columns of this grid lie in the other one, in its pixels."""
+        return [(self.centre[axis] - other.centre[axis]
+                 + (np.arange(self.size[axis]) - (self.size[axis] - 1) / 2) * self.spacing[axis]) / other.spacing[axis]
+                + (other.size[axis] - 1) / 2 for axis in (0, 1)]
+
+    def first_pixel(self, other: "Grid") -> tuple[float, float]:
+        """Row and column of this grid's pixel (0, 0) in the other one's pixels."""
+        rows, columns = self.indices_in(other)
+        return float(rows[0]), float(columns[0])
+
+
+def sample(image, source: Grid, target: Grid, mask=None, order: int = 1):
+    """`image` (H, W) on the target grid: float32 (h, w), and bool (h, w), True where there is nothing of the source.
+
+    `mask`: True on the source's own padding; what touches it is padding too. A coarser grid averages over its pixels
+    (a Gaussian of half the excess, as scikit-image's resize) against aliasing.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    rows, columns = (_snapped(indices) for indices in target.indices_in(source))
+    blur = [max(0.0, (new / old - 1) / 2) for new, old in zip(target.spacing, source.spacing, strict=True)]
+    if any(blur):
+        image = ndimage.gaussian_filter(image, blur, mode="nearest")
+    places = np.meshgrid(rows, columns, indexing="ij")
+    exact = all(np.array_equal(indices, np.rint(indices)) for indices in (rows, columns))
+    values = ndimage.map_coordinates(image, places, order=0 if exact else order, mode="nearest", output=np.float32)
+    outside = [(indices < -0.5) | (indices > length - 0.5)
+               for indices, length in zip((rows, columns), source.size, strict=True)]
+    padding = outside[0][:, None] | outside[1][None, :]
+    if mask is not None:
+        padding |= ndimage.map_coordinates(mask.astype(np.float32), places, order=0 if exact else 1, mode="nearest") > 0
+    return values, padding
+
+
+def new_position(position, orientation, source: Grid, target: Grid) -> tuple[float, float, float]:
+    """ImagePositionPatient (PS3.3 C.7.6.2.1.1) of an image on the target grid, from that of its source.
+
+    `orientation`: ImageOrientationPatient, the direction of rows and then that of columns.
+    """
+    row, column = target.first_pixel(source)
+    along_row, along_column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
+    moved = (np.array(position, dtype=float) + along_row * column * source.spacing[1]
+             + along_column * row * source.spacing[0])
+    return tuple(float(value) for value in moved)
+
+
+def _snapped(indices):
+    """Whole numbers where rounding alone makes the difference."""
+    whole = np.rint(indices)
+    return np.where(np.abs(indices - whole) < EXACT, whole, indices)
+
+
+def resampled_size(size, spacing, new_spacing):
+    """(H, W) of the grid of ``new_spacing`` mm that covers an image of ``size`` and ``spacing`` (row, column) mm."""
+    return tuple(max(1, round(n * mm / new_spacing)) for n, mm in zip(size, spacing, strict=True))
+
+
+def resample(array, spacing, new_spacing, released=False):
+    """(C, H, W) with ``spacing`` (row, column) mm -> (C, h, w) float32 with square pixels of ``new_spacing`` mm.
+
+    ``released``: by scikit-image's rescale, as the released codes did. Both grids then cover the same area, whatever
+    whole number of pixels that makes.
+    """
+    size = resampled_size(array.shape[1:], spacing, new_spacing)
+    if released:
+        return _resized(array, size)
+    return _to_grid(array, spacing, (new_spacing, new_spacing), size)
+
+
+def resample_back(array, new_spacing, spacing, size, released=False):
+    """The way back: (C, h, w) with pixels of ``new_spacing`` mm -> (C, *size) float32 with ``spacing`` mm."""
+    if released:
+        return _resized(array, size)
+    return _to_grid(array, (new_spacing, new_spacing), spacing, size)
+
+
+def resample_mask(mask, spacing, new_spacing, released=False):
+    """(H, W) bool -> (h, w) bool: the nearest pixel's."""
+    size = resampled_size(mask.shape, spacing, new_spacing)
+    if released:
+        spacing = tuple(new_spacing * m / n for n, m in zip(mask.shape, size, strict=True))
+    rows, columns = (np.clip(np.rint(_centres(n, old, m, new_spacing)), 0, n - 1).astype(int)
+                     for n, old, m in zip(mask.shape, spacing, size, strict=True))
+    return mask[np.ix_(rows, columns)]
+
+
+def _resized(array, size):
+    from skimage.transform import resize  # what its rescale is, once the size is known; 0.2 s to import
+
+    planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
+    return np.ascontiguousarray(planes, dtype=np.float32)
+
+
+def _centres(n, spacing, new_n, new_spacing):
+    """Where the pixel centres of the new grid lie, in pixels of the old one."""
+    return (np.arange(new_n) - (new_n - 1) / 2) * (new_spacing / spacing) + (n - 1) / 2
+
+
+def _to_grid(array, spacing, new_spacing, size):
+    array = np.asarray(array, dtype=np.float32)
+    for axis in (1, 2):
+        step = new_spacing[axis - 1] / spacing[axis - 1]
+        if step > 1:  # a coarser grid: average over a pixel of it first, against aliasing (as scikit-image's resize)
+            array = ndimage.gaussian_filter1d(array, (step - 1) / 2, axis=axis, mode="nearest")
+        centres = _centres(array.shape[axis], spacing[axis - 1], size[axis - 1], new_spacing[axis - 1])
+        array = _interpolate(array, centres, axis)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _interpolate(array, positions, axis):
+    """Linear interpolation along an axis; beyond the ends, the end's value."""
+    last = array.shape[axis] - 1
+    positions = np.clip(positions, 0, last)
+    below = np.minimum(np.floor(positions).astype(int), max(last - 1, 0))
+    share = np.expand_dims((positions - below).astype(np.float32), tuple(range(1, array.ndim - axis)))
+    low, high = array.take(below, axis), array.take(np.minimum(below + 1, last), axis)
+    return low * (1 - share) + high * share  # exact where a new centre is an old one
+
+
+AIR_HU = -1000.0
+SKIN_HU = -500.0  # half-way between air and water
+
+
+def body_mask(hu, threshold=SKIN_HU):
+    """True inside the body: (H, W) in HU -> (H, W) bool.
+
+    The largest connected region above ``threshold`` HU, with its holes (lungs, bowel) filled. Regions joined by less
+    than 5 pixels, as skin that touches a table, are taken as separate. All False where nothing is that dense.
+    """
+    dense = np.pad(hu > threshold, 2)  # a body cut by the image's border must not be eroded from there
+    core = ndimage.binary_opening(dense, np.ones((5, 5), dtype=bool))
+    labels, count = ndimage.label(core if core.any() else dense)
+    if count == 0:
+        return np.zeros(hu.shape, dtype=bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest = labels == sizes.argmax()
+    # Opening shaves corners off: give back what is dense and next to the region.
+    largest |= ndimage.binary_dilation(largest, iterations=2) & dense
+    return ndimage.binary_fill_holes(largest)[2:-2, 2:-2]
+
+
+def clip_to_body(hu, threshold=SKIN_HU):
+    """``hu`` (H, W) with air (-1000 HU) outside the body; a new array."""
+    return np.where(body_mask(hu, threshold), hu, np.float32(AIR_HU))

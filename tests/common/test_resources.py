@@ -1,0 +1,58 @@
+"""CPU time of containers, by made-up control groups of both versions."""
+import os
+
+import pytest
+
+from medi2i.common import resources
+from medi2i.common.kernels.cpu import threads
+
+
+def groups(root, membership, **files):
+    """A root folder with /proc/self/cgroup and files of /sys/fs/cgroup ("a/b/cpu.max": content)."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(membership)
+    for name, content in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ("200000 100000\n", 2), ("150000 100000\n", 2), ("50000 100000\n", 1), ("1000 100000\n", 1), ("30000 10000\n", 3),
+    ("max 100000\n", None), ("", None), ("-1 100000\n", None), ("100000 0\n", None), ("nonsense", None)])
+def test_version_2(tmp_path, content, expected):
+    assert resources.cpu_quota(groups(tmp_path, "0::/\n", **{"cpu.max": content})) == expected
+
+
+def test_version_2_the_least_of_a_group_and_those_around_it(tmp_path):
+    files = {"cpu.max": "max 100000", "a/cpu.max": "300000 100000", "a/b/cpu.max": "400000 100000"}
+    assert resources.cpu_quota(groups(tmp_path, "0::/a/b\n", **files)) == 3
+
+
+@pytest.mark.parametrize("mounted", ["cpu,cpuacct", "cpu"])
+@pytest.mark.parametrize("inside", ["docker/0123/", ""])  # within the container its own group is the root
+@pytest.mark.parametrize(("quota", "expected"), [("250000", 3), ("100000", 1), ("-1", None)])
+def test_version_1(tmp_path, mounted, inside, quota, expected):
+    files = {f"{mounted}/{inside}cpu.cfs_quota_us": quota, f"{mounted}/{inside}cpu.cfs_period_us": "100000\n"}
+    membership = "12:pids:/docker/0123\n4:cpu,cpuacct:/docker/0123\n0::/system.slice\n"
+    assert resources.cpu_quota(groups(tmp_path, membership, **files)) == expected
+
+
+def test_without_control_groups(tmp_path):
+    assert resources.cpu_quota(tmp_path) is None
+    assert resources.cpu_quota(groups(tmp_path / "x", "0::/../..\n")) is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 4), (2, 2), (8, 4), (1, 1)])
+def test_every_count_of_threads_heeds_it(monkeypatch, quota, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(resources, "cpu_quota", lambda: quota)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    resources.available_cores.cache_clear()
+    try:
+        assert resources.available_cores() == threads.threads() == expected
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert threads.threads() == 3
+    finally:
+        resources.available_cores.cache_clear()
