@@ -3,6 +3,7 @@
 Nothing called ``datasets`` or ``tools`` lands in site-packages, where such names belong to others.
 Everything else about the distribution is in pyproject.toml.
 """
+
 from pathlib import Path
 
 from setuptools import setup

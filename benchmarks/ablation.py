@@ -8,6 +8,7 @@ changes one more thing, and some change one thing back. Rows are in HU over a fe
 normalises by batch statistics, the same weights are tested with the running averages (as conversion does), with the
 statistics of the test image itself, and with statistics estimated anew. Rows that are in --out already are kept.
 """
+
 import argparse
 import json
 import os
@@ -33,8 +34,15 @@ from medi2i.tools.evaluation import files, metrics
 CROP = 96
 # The paper's tutorial; all else is the released default: batch 1, batch normalisation, 7×7 first and last layers,
 # nine residual blocks, U-Net of four channels, tanh, centre crops moved by up to 4 pixels, cosine schedule.
-TUTORIAL = dict(gen_chs=[32, 64, 128], lambda_rec_l1=1.0, lambda_dis=0.1, lambda_tv=1e-4, crop_width=CROP,
-                crop_height=CROP, lr_drop=1)
+TUTORIAL = dict(
+    gen_chs=[32, 64, 128],
+    lambda_rec_l1=1.0,
+    lambda_dis=0.1,
+    lambda_tv=1e-4,
+    crop_width=CROP,
+    crop_height=CROP,
+    lr_drop=1,
+)
 NO_NORM = dict(gen_norm="none", dis_norm="none")
 RESIDUAL = dict(gen_residual=0.1, gen_out_activation="none")
 EVERYWHERE = dict(random_translate=-1)
@@ -46,15 +54,32 @@ SQUARES = dict(lambda_rec_l1=0, lambda_rec_l2=1, lambda_tv=0)
 SMALL = dict(gen_chs=[32, 64], gen_nblock=4)
 BATCH = dict(batch_size=8, crop_width=64, crop_height=64)
 
-STEPS = (("no normalisation", NO_NORM), ("residual output", RESIDUAL), ("crops from anywhere", EVERYWHERE),
-         ("no adversary", NO_ADVERSARY), ("U-Net of all channels", CONCAT),
-         ("3×3 first and last layers", SMALL_KERNELS), ("learning rate 1e-3", RATE), ("squared error, no TV", SQUARES),
-         ("two levels, four blocks", SMALL), ("8 crops of 64² an update", BATCH))
-FROM_FIRST = (("constant rate", dict(lr_drop=None)), ("no adversary", NO_ADVERSARY), ("adversary × 10",
-              dict(lambda_dis=1.0)), ("L1 × 10", dict(lambda_rec_l1=10.0)), ("residual output", RESIDUAL))
-FROM_LAST = (("batch normalisation", dict(gen_norm="batch_aff")), ("no residual output", dict(gen_residual=0)),
-             ("centre crops ± 4", dict(random_translate=4)), ("no U-Net", dict(unet="none")),
-             ("adversary 0.1", dict(lambda_dis=0.1)))
+STEPS = (
+    ("no normalisation", NO_NORM),
+    ("residual output", RESIDUAL),
+    ("crops from anywhere", EVERYWHERE),
+    ("no adversary", NO_ADVERSARY),
+    ("U-Net of all channels", CONCAT),
+    ("3×3 first and last layers", SMALL_KERNELS),
+    ("learning rate 1e-3", RATE),
+    ("squared error, no TV", SQUARES),
+    ("two levels, four blocks", SMALL),
+    ("8 crops of 64² an update", BATCH),
+)
+FROM_FIRST = (
+    ("constant rate", dict(lr_drop=None)),
+    ("no adversary", NO_ADVERSARY),
+    ("adversary × 10", dict(lambda_dis=1.0)),
+    ("L1 × 10", dict(lambda_rec_l1=10.0)),
+    ("residual output", RESIDUAL),
+)
+FROM_LAST = (
+    ("batch normalisation", dict(gen_norm="batch_aff")),
+    ("no residual output", dict(gen_residual=0)),
+    ("centre crops ± 4", dict(random_translate=4)),
+    ("no U-Net", dict(unet="none")),
+    ("adversary 0.1", dict(lambda_dis=0.1)),
+)
 
 
 def rows():
@@ -129,8 +154,12 @@ def measured(data, changes, seconds, seed, test):
 
 def statistics(link):
     """(name, array) of the running averages of a network."""
-    return [(f"{path}/{name}", getattr(part, name)) for path, part in link.namedlinks()
-            for name in ("avg_mean", "avg_var") if isinstance(getattr(part, name, None), np.ndarray)]
+    return [
+        (f"{path}/{name}", getattr(part, name))
+        for path, part in link.namedlinks()
+        for name in ("avg_mean", "avg_var")
+        if isinstance(getattr(part, name, None), np.ndarray)
+    ]
 
 
 def main():

@@ -1,8 +1,9 @@
 """All measurements in one run: tables on the terminal, figures and machine as JSON.
 
-    make bench
-    OMP_NUM_THREADS=1 python benchmarks/bench.py --only training --repeats 5
+make bench
+OMP_NUM_THREADS=1 python benchmarks/bench.py --only training --repeats 5
 """
+
 import argparse
 import json
 import time

@@ -1,4 +1,5 @@
 """Conversion of one image: plain Chainer, medi2i's engines, PyTorch, and ONNX Runtime on PyTorch's own export."""
+
 import io
 
 import measure
@@ -24,6 +25,7 @@ def candidates(size):
     plain = ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy"))
     found = {}
     for name, engine in (("Chainer", "chainer"), ("medi2i, --engine chainer", "auto")):
+
         def convert(engine=engine):
             with cpu_engine.using(engine):
                 return plain.run(x)
@@ -49,8 +51,9 @@ def _torch(networks, x):
     generator = torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval()
     found = {}
     for name, layout in (("PyTorch", torch.contiguous_format), ("PyTorch channels last", torch.channels_last)):
-        module = torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval().to(
-            memory_format=layout)
+        module = (
+            torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval().to(memory_format=layout)
+        )
         image = torch.from_numpy(x).contiguous(memory_format=layout)
 
         def convert(module=module, image=image):
@@ -68,8 +71,15 @@ def _session_of_export(torch, generator, x):
     try:
         onnxruntime = quiet_onnxruntime()
         content = io.BytesIO()
-        torch.onnx.export(generator, (torch.from_numpy(x),), content, input_names=["image"], output_names=["y"],
-                          opset_version=17, dynamo=False)
+        torch.onnx.export(
+            generator,
+            (torch.from_numpy(x),),
+            content,
+            input_names=["image"],
+            output_names=["y"],
+            opset_version=17,
+            dynamo=False,
+        )
     except (ImportError, RuntimeError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
         print(f"no export by PyTorch: {error}")
         return None

@@ -1,4 +1,5 @@
 """Conversion from DICOM to DICOM beside the engine alone: what reading, scaling, checking and writing cost."""
+
 import contextlib
 import io
 import tempfile
@@ -23,16 +24,38 @@ def run(repeats, size=512, slices=40):
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         loader.write_slices(place, size, slices, ExplicitVRLittleEndian)
-        must(train, ["-R", place, "-e", 1, "-cw", 64, "-ch", 64, "-gc", *subjects.CHANNELS, "-db", 8,
-                     "-g", -1, "-o", place / "run"])
+        must(
+            train,
+            [
+                "-R",
+                place,
+                "-e",
+                1,
+                "-cw",
+                64,
+                "-ch",
+                64,
+                "-gc",
+                *subjects.CHANNELS,
+                "-db",
+                8,
+                "-g",
+                -1,
+                "-o",
+                place / "run",
+            ],
+        )
         model = next((place / "run").iterdir())
         results = []
         for name in installed():
             counter = iter(range(1000))
             candidates = {
                 "engine alone": alone(name, size, slices),
-                "DICOM to DICOM": lambda name=name, counter=counter: must(convert, [
-                    model, "-R", place / "trainA", "-o", place / f"{name}{next(counter)}", "--engine", name, "-g", -1])}
+                "DICOM to DICOM": lambda name=name, counter=counter: must(
+                    convert,
+                    [model, "-R", place / "trainA", "-o", place / f"{name}{next(counter)}", "--engine", name, "-g", -1],
+                ),
+            }
             rows = measure.summary(measure.alternate(candidates, repeats), "engine alone")
             measure.show(f"{slices} slices of {size}x{size} by {name}", rows, "engine alone")
             results.append({"what": "end to end", "engine": name, "size": size, "slices": slices, "candidates": rows})
@@ -42,8 +65,12 @@ def run(repeats, size=512, slices=40):
 def alone(name, size, slices):
     """A function that runs the engine ``name`` on ``slices`` images, as many at a time as it is made for."""
     networks, _ = subjects.pix2pix(size, 1)
-    engine = ENGINES[name](networks.enc_x, networks.dec_y,
-                           ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy")), images=slices)
+    engine = ENGINES[name](
+        networks.enc_x,
+        networks.dec_y,
+        ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy")),
+        images=slices,
+    )
     x = np.stack(subjects.images(1, size, 3))
 
     def convert_all():

@@ -119,8 +119,9 @@ class Worker:
     def start(self):
         context = multiprocessing.get_context("spawn")
         self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(end, self.subject, self.seed, Path(self.folder.name)),
-                                       daemon=True)
+        self.process = context.Process(
+            target=work, args=(end, self.subject, self.seed, Path(self.folder.name)), daemon=True
+        )
         self.process.start()
         end.close()
 

@@ -33,8 +33,27 @@ from medi2i.datasets.sources import describe
 from medi2i.tools.making import nifti
 
 WORDS = (0, 1, 2, 3, 7, 8, 16, 255, 4096, 0x7FFF, 0x8000, 0xFFFF, 10**6, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
-NUMBERS = ("0", "-1", "1", "2", "3", "4", "41", "999", "65536", "2147483648", "9223372036854775807",
-           "18446744073709551616", "9" * 400, "1e9", "True", "None", "", "(1,)", "'<f4'")
+NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "4",
+    "41",
+    "999",
+    "65536",
+    "2147483648",
+    "9223372036854775807",
+    "18446744073709551616",
+    "9" * 400,
+    "1e9",
+    "True",
+    "None",
+    "",
+    "(1,)",
+    "'<f4'",
+)
 
 
 def stored(shape=(24, 20), top=255, kind=np.uint8):
@@ -57,7 +76,7 @@ def word(data, rng, places, formats=("<H", "<I", "<Q"), values=WORDS):
     if places:
         value = values[rng.integers(len(values))] % (1 << 8 * size)
         place = places[rng.integers(len(places))]
-        data[place:place + size] = struct.pack(form, value)
+        data[place : place + size] = struct.pack(form, value)
     return data
 
 
@@ -67,28 +86,33 @@ def word(data, rng, places, formats=("<H", "<I", "<Q"), values=WORDS):
 def png_seeds(folder):
     grey, colour = stored(), stored((24, 20, 3))
     pictures = {
-        "grey": Image.fromarray(grey), "colour": Image.fromarray(colour),
-        "grey16": Image.fromarray(stored(top=65535, kind=np.uint16)), "bits": Image.fromarray(grey > 128),
-        "palette": Image.fromarray(colour).quantize(9), "alpha": Image.fromarray(stored((24, 20, 4))),
+        "grey": Image.fromarray(grey),
+        "colour": Image.fromarray(colour),
+        "grey16": Image.fromarray(stored(top=65535, kind=np.uint16)),
+        "bits": Image.fromarray(grey > 128),
+        "palette": Image.fromarray(colour).quantize(9),
+        "alpha": Image.fromarray(stored((24, 20, 4))),
         "grey-alpha": Image.fromarray(grey).convert("LA"),
     }
-    return {name: saved(lambda stream, picture=picture: picture.save(stream, "png"))
-            for name, picture in pictures.items()}
+    return {
+        name: saved(lambda stream, picture=picture: picture.save(stream, "png")) for name, picture in pictures.items()
+    }
 
 
 def chunks(data):
     """[[name, body]] of a PNG as far as it goes; what follows is lost."""
     found, at = [], 8
     while at + 12 <= len(data):
-        size = int.from_bytes(data[at:at + 4], "big")
-        found.append([bytes(data[at + 4:at + 8]), bytearray(data[at + 8:at + 8 + size])])
+        size = int.from_bytes(data[at : at + 4], "big")
+        found.append([bytes(data[at + 4 : at + 8]), bytearray(data[at + 8 : at + 8 + size])])
         at += 12 + size
     return found
 
 
 def joined(found):
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in found)
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in found
+    )
 
 
 def png_header(data, rng):
@@ -114,7 +138,7 @@ def png_pixels(data, rng):
                 continue
             choice = rng.integers(3)
             longer = min(20000, (1 << 28) // max(len(body), 1))
-            body = flip_bits(body, rng) if choice == 0 else body[:len(body) // 2] if choice == 1 else body * longer
+            body = flip_bits(body, rng) if choice == 0 else body[: len(body) // 2] if choice == 1 else body * longer
             entry[1] = zlib.compress(bytes(body))
     return joined(found)
 
@@ -154,15 +178,22 @@ def tif_seeds(folder):
         return saved(lambda stream: Image.fromarray(grey).save(stream, "tiff", compression=compression))
 
     return {
-        "grey": written(grey), "grey16": written(stored((48, 40), 65535, np.uint16)),
+        "grey": written(grey),
+        "grey16": written(stored((48, 40), 65535, np.uint16)),
         "big-endian": written(stored((48, 40), 65535, np.uint16), byteorder=">"),
-        "float": written(grey.astype(np.float32)), "signed": written(grey.astype(np.int16) - 99),
-        "deflate": written(grey, compression="zlib"), "predictor": written(grey, compression="zlib", predictor=True),
-        "tiles": written(grey, tile=(16, 16), compression="zlib"), "strips": written(grey, rowsperstrip=5),
-        "big": written(grey, bigtiff=True), "colour": written(colour, photometric="rgb"),
+        "float": written(grey.astype(np.float32)),
+        "signed": written(grey.astype(np.int16) - 99),
+        "deflate": written(grey, compression="zlib"),
+        "predictor": written(grey, compression="zlib", predictor=True),
+        "tiles": written(grey, tile=(16, 16), compression="zlib"),
+        "strips": written(grey, rowsperstrip=5),
+        "big": written(grey, bigtiff=True),
+        "colour": written(colour, photometric="rgb"),
         "planes": written(colour.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate"),
         "pages": written(np.stack([grey, grey]), photometric="minisblack"),
-        "lzw": by_pillow("tiff_lzw"), "packbits": by_pillow("packbits"), "jpeg": by_pillow("jpeg"),
+        "lzw": by_pillow("tiff_lzw"),
+        "packbits": by_pillow("packbits"),
+        "jpeg": by_pillow("jpeg"),
     }
 
 
@@ -174,7 +205,7 @@ def tags(data):
     offset = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0] if len(data) > start else 0
     if offset + count > len(data):
         return [], size, order
-    number = int.from_bytes(data[offset:offset + count], "big" if order == ">" else "little")
+    number = int.from_bytes(data[offset : offset + count], "big" if order == ">" else "little")
     return [offset + count + size * n for n in range(min(number, 99))], size, order
 
 
@@ -183,8 +214,13 @@ def tif_tag(data, rng):
     places, size, order = tags(data)
     part = rng.integers(4)
     if part < 2:
-        return word(data, rng, [place + 2 * part for place in places], (order + "H",),
-                    (*WORDS, 256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 339))
+        return word(
+            data,
+            rng,
+            [place + 2 * part for place in places],
+            (order + "H",),
+            (*WORDS, 256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 339),
+        )
     wide = order + ("Q" if size == 20 else "I")
     at = 4 if part == 2 else size - struct.calcsize(wide)
     return word(data, rng, [place + at for place in places], (wide, order + "H"))
@@ -202,9 +238,14 @@ def tif_next(data, rng):
 
 def npy_seeds(folder):
     arrays = {
-        "float": stored().astype(np.float32) / 255, "double": stored().astype(float), "bytes": stored(),
-        "fortran": np.asfortranarray(stored().astype(np.float32)), "channels": stored((3, 24, 20)).astype(np.float32),
-        "big-endian": stored().astype(">i4"), "bool": stored() > 100, "half": stored().astype(np.float16),
+        "float": stored().astype(np.float32) / 255,
+        "double": stored().astype(float),
+        "bytes": stored(),
+        "fortran": np.asfortranarray(stored().astype(np.float32)),
+        "channels": stored((3, 24, 20)).astype(np.float32),
+        "big-endian": stored().astype(">i4"),
+        "bool": stored() > 100,
+        "half": stored().astype(np.float16),
     }
     return {name: saved(lambda stream, array=array: np.save(stream, array)) for name, array in arrays.items()}
 
@@ -216,9 +257,9 @@ def npy_number(data, rng):
     if found:
         match = found[rng.integers(len(found))]
         new = NUMBERS[rng.integers(len(NUMBERS))].encode()
-        header = data[10:10 + match.start()] + new + data[10 + match.end():end + 1]
+        header = data[10 : 10 + match.start()] + new + data[10 + match.end() : end + 1]
         size = len(header) if rng.random() < 0.8 else int(WORDS[rng.integers(len(WORDS))])
-        data = data[:8] + struct.pack("<H", size % 65536) + header + data[end + 1:]
+        data = data[:8] + struct.pack("<H", size % 65536) + header + data[end + 1 :]
     return data
 
 
@@ -235,8 +276,13 @@ def nii_seeds(folder):
     import nibabel
 
     found = {}
-    for name, kind, suffix in (("int16", np.int16, "nii"), ("float", np.float32, "nii"), ("packed", np.int16, "nii.gz"),
-                               ("bytes", np.uint8, "nii.gz"), ("double", float, "nii")):
+    for name, kind, suffix in (
+        ("int16", np.int16, "nii"),
+        ("float", np.float32, "nii"),
+        ("packed", np.int16, "nii.gz"),
+        ("bytes", np.uint8, "nii.gz"),
+        ("double", float, "nii"),
+    ):
         path = folder / f"{name}.{suffix}"
         image = nibabel.Nifti1Image(stored((9, 8, 7)).astype(kind), np.diag([-1.0, -1.0, 3.0, 1.0]))
         image.header.set_xyzt_units("mm")
@@ -251,12 +297,17 @@ def nii_field(data, rng):
     if kind == 0:
         return word(data, rng, range(40, 56, 2), ("<H",))
     if kind == 1:
-        return word(data, rng, (0, 68, 70, 72, 123, 252, 254, 344, 348, 352), ("<H", "<I"),
-                    (*WORDS, 4, 16, 32, 64, 128, 512, 1024, 1536, 2304))
+        return word(
+            data,
+            rng,
+            (0, 68, 70, 72, 123, 252, 254, 344, 348, 352),
+            ("<H", "<I"),
+            (*WORDS, 4, 16, 32, 64, 128, 512, 1024, 1536, 2304),
+        )
     floats = (float("nan"), float("inf"), -1.0, 0.0, 1e30, -1e30, 1e-30, 352.5, 2.0**31, 2.0**62)
     place = int(rng.choice([76, 80, 84, 88, 108, 112, 116, 256, 260, 264, 280, 284, 296, 312, 324]))
     if len(data) >= place + 4:
-        data[place:place + 4] = struct.pack("<f", floats[rng.integers(len(floats))])
+        data[place : place + 4] = struct.pack("<f", floats[rng.integers(len(floats))])
     return data
 
 
@@ -283,8 +334,10 @@ def npz_seeds(folder):
     with np.load(folder / "a.npz") as file:
         arrays = {name: file[name] for name in file.files}
     np.savez_compressed(folder / "b.npz", **arrays)
-    np.savez(folder / "c.npz", **{name: array.astype(np.float16) if array.dtype.kind == "f" else array
-                                  for name, array in arrays.items()})
+    np.savez(
+        folder / "c.npz",
+        **{name: array.astype(np.float16) if array.dtype.kind == "f" else array for name, array in arrays.items()},
+    )
     return {name: (folder / f"{name}.npz").read_bytes() for name in "abc"}
 
 
@@ -293,8 +346,17 @@ def npz_member(data, rng):
     try:
         with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
             members = [[name, archive.read(name)] for name in archive.namelist()]
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError, EOFError,
-            struct.error, MemoryError):
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        struct.error,
+        MemoryError,
+    ):
         return data
     if not members:
         return data
@@ -390,12 +452,30 @@ def model(path, out):
 
 FLIPS = (flip_bits, flip_bits, truncate)
 SUBJECTS = {
-    "png": fuzz.Subject(".png", png_seeds, (*FLIPS, png_header, png_header, png_pixels, png_chunk),
-                        functools.partial(picture, kind="png"), "grey", least=40),
-    "tif": fuzz.Subject(".tif", tif_seeds, (*FLIPS, tif_tag, tif_tag, tif_tag, tif_next),
-                        functools.partial(picture, kind="tif"), "grey", least=40),
-    "npy": fuzz.Subject(".npy", npy_seeds, (*FLIPS, npy_number, npy_number, npy_type),
-                        functools.partial(picture, kind="npy"), "float", least=40),
+    "png": fuzz.Subject(
+        ".png",
+        png_seeds,
+        (*FLIPS, png_header, png_header, png_pixels, png_chunk),
+        functools.partial(picture, kind="png"),
+        "grey",
+        least=40,
+    ),
+    "tif": fuzz.Subject(
+        ".tif",
+        tif_seeds,
+        (*FLIPS, tif_tag, tif_tag, tif_tag, tif_next),
+        functools.partial(picture, kind="tif"),
+        "grey",
+        least=40,
+    ),
+    "npy": fuzz.Subject(
+        ".npy",
+        npy_seeds,
+        (*FLIPS, npy_number, npy_number, npy_type),
+        functools.partial(picture, kind="npy"),
+        "float",
+        least=40,
+    ),
     "nii": fuzz.Subject(".nii.gz", nii_seeds, (*FLIPS, nii_field, nii_field, nii_field), volume, "packed", gzipped),
     "npz": fuzz.Subject(".npz", npz_seeds, (*FLIPS, npz_member, npz_member, npz_directory), model, "a"),
 }

@@ -5,6 +5,7 @@
 Every candidate runs in a process of its own: whether TF32 is used is decided before the first product of matrices.
 "mixed" is float16 weights with float32 copies here, autocast to bfloat16 in PyTorch.
 """
+
 import contextlib
 import json
 import os
@@ -44,6 +45,7 @@ def pytorch(what, size, batch, numbers, channels_last):
     """The same of the twin."""
     import torch
     import twin
+
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = numbers != "fp32"
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -54,8 +56,11 @@ def pytorch(what, size, batch, numbers, channels_last):
     number_format = torch.autocast("cuda", torch.bfloat16) if numbers == "mixed" else contextlib.nullcontext()
     if what == "convert":
         networks, _ = subjects.pix2pix(size, batch)
-        model = torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval().to(
-            "cuda", memory_format=layout)
+        model = (
+            torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y))
+            .eval()
+            .to("cuda", memory_format=layout)
+        )
         x = torch.from_numpy(subjects.images(batch, size, 3)[0][None])
 
         def convert():
@@ -65,7 +70,8 @@ def pytorch(what, size, batch, numbers, channels_last):
         return convert, torch.cuda.synchronize
     networks, updater = subjects.APPLICATIONS[what](size, batch)
     step = {"pix2pix": twin.Pix2pixStep, "cyclegan": twin.CycleganStep}[what](
-        networks, updater.settings, subjects.RATE, subjects.DECAY)
+        networks, updater.settings, subjects.RATE, subjects.DECAY
+    )
     for module in step.modules():
         module.to("cuda", memory_format=layout)
     batches = [torch.stack([torch.from_numpy(x) for x in subjects.images(batch, size, seed)]) for seed in (1, 2)]
@@ -112,8 +118,12 @@ def run(repeats, cases=CASES):
 
 def in_own_process(what, size, batch, name, numbers, repeats):
     """Median seconds, None where it fails (PyTorch not installed, memory too small); its last words are printed."""
-    done = subprocess.run([sys.executable, __file__, what, str(size), str(batch), name, numbers, str(repeats)],
-                          capture_output=True, text=True, env={**os.environ, "CUPY_TF32": str(int(numbers != "fp32"))})
+    done = subprocess.run(
+        [sys.executable, __file__, what, str(size), str(batch), name, numbers, str(repeats)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUPY_TF32": str(int(numbers != "fp32"))},
+    )
     if done.returncode:
         print("  " + (done.stderr.strip().splitlines() or ["no message"])[-1])
         return None

@@ -29,8 +29,15 @@ import hostile_volumes
 from hostile_cases import CASES, LEFT_OUT, Ground
 from hostile_watch import Waiting, tracer
 
-MODULES = (hostile_pictures, hostile_volumes, hostile_dicom, hostile_frames, hostile_models, hostile_places,
-           hostile_good)
+MODULES = (
+    hostile_pictures,
+    hostile_volumes,
+    hostile_dicom,
+    hostile_frames,
+    hostile_models,
+    hostile_places,
+    hostile_good,
+)
 WALL = 10
 """Real seconds allowed for a second of processor time: other work shares the machine."""
 START, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
@@ -45,11 +52,25 @@ def run_case(case, shared, python, waiting):
         outcome, findings = judge(case, command, seen, ground.folder)
         last = seen.last[:1000].replace(f"{ground.folder}/", "").replace(f"{shared}/", "")
         if outcome == LEFT_OUT:
-            last = next((line.strip().replace(f"{ground.folder}/", "") for line in seen.text.splitlines()
-                         if command.bad and command.bad[0] in line), last)
-    return {"name": case.name, "outcome": outcome, "last": visible(last), "seconds": round(seen.seconds, 2),
-            "wall": round(seen.wall, 2), "peak": seen.peak, "outside": seen.outside, "findings": findings,
-            "text": seen.text[-4000:].replace(str(ground.folder), "")}
+            last = next(
+                (
+                    line.strip().replace(f"{ground.folder}/", "")
+                    for line in seen.text.splitlines()
+                    if command.bad and command.bad[0] in line
+                ),
+                last,
+            )
+    return {
+        "name": case.name,
+        "outcome": outcome,
+        "last": visible(last),
+        "seconds": round(seen.seconds, 2),
+        "wall": round(seen.wall, 2),
+        "peak": seen.peak,
+        "outside": seen.outside,
+        "findings": findings,
+        "text": seen.text[-4000:].replace(str(ground.folder), ""),
+    }
 
 
 def judge(case, command, seen, folder):
@@ -67,8 +88,9 @@ def judge(case, command, seen, folder):
     if seen.traceback and outcome != "traceback":
         findings.append("a traceback")
     if outcome == LEFT_OUT:
-        findings += [f"{path.name} is missing: the others were not converted"
-                     for path in command.good if not path.is_file()]
+        findings += [
+            f"{path.name} is missing: the others were not converted" for path in command.good if not path.is_file()
+        ]
     if seen.peak > case.memory:
         findings.append(f"{seen.peak >> 20} MB of memory, more than {case.memory >> 20}")
     if seen.seconds > case.seconds:
@@ -83,7 +105,7 @@ def judge(case, command, seen, folder):
 def visible(text, length=160):
     """A line for a table: nothing in it that a terminal or Markdown would obey."""
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    text = text if len(text) <= length else f"{text[:length - 1]}…"
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
     return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
@@ -102,11 +124,16 @@ def table(rows, before):
 
 def told(row):
     """A cell: outcome, what it did outside of itself, processor time and memory, and the last line."""
-    outside = sorted({entry.replace("program ", "starts ") if entry.startswith("program") else "opens a connection"
-                      for entry in row["outside"] or ()})
+    outside = sorted(
+        {
+            entry.replace("program ", "starts ") if entry.startswith("program") else "opens a connection"
+            for entry in row["outside"] or ()
+        }
+    )
     last = row["last"] if len(row["last"]) <= 100 else f"{row['last'][:99]}…"
-    return (f"**{', '.join([row['outcome'], *outside])}**, {row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"
-            + (f": {last}" if last else ""))
+    return f"**{', '.join([row['outcome'], *outside])}**, {row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB" + (
+        f": {last}" if last else ""
+    )
 
 
 def write(path, rows, before):
@@ -130,9 +157,12 @@ def main(argv=None):
     parser.add_argument("--before", type=Path, metavar="FILE", help="rows of another checkout")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page")
     args = parser.parse_args(argv)
-    chosen = [case for case in CASES.values()
-              if not (args.small and case.large or args.only_large and not case.large)
-              and (any(case.name.startswith(name) for name in args.only) if args.only else not case.part)]
+    chosen = [
+        case
+        for case in CASES.values()
+        if not (args.small and case.large or args.only_large and not case.large)
+        and (any(case.name.startswith(name) for name in args.only) if args.only else not case.part)
+    ]
     if args.missing and args.json and args.json.is_file():
         chosen = [case for case in chosen if case.name not in json.loads(args.json.read_text())]
     if args.list:
@@ -155,8 +185,13 @@ def main(argv=None):
         for case in chosen:
             rows.append(run_case(case, shared, args.python, waiting))
             row = kept[case.name] = rows[-1]
-            print(f"{row['name']:<28} {row['outcome']:<10} {row['seconds']:6.1f} s {row['peak'] >> 20:5d} MB  "
-                  f"{row['last'][:110]}", *(f"    FINDING {f}" for f in row["findings"]), sep="\n", flush=True)
+            print(
+                f"{row['name']:<28} {row['outcome']:<10} {row['seconds']:6.1f} s {row['peak'] >> 20:5d} MB  "
+                f"{row['last'][:110]}",
+                *(f"    FINDING {f}" for f in row["findings"]),
+                sep="\n",
+                flush=True,
+            )
             if args.json:
                 args.json.write_text(json.dumps(kept, indent=1))
     finally:

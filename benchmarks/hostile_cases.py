@@ -109,20 +109,45 @@ class Ground:
 
     def call(self, module, *arguments):
         """Run a command that has to succeed, to make good files with."""
-        done = subprocess.run([self.python, "-m", module, *map(str, arguments)], capture_output=True, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=self.folder)
+        done = subprocess.run(
+            [self.python, "-m", module, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=self.folder,
+        )
         if done.returncode:
             raise RuntimeError(f"{module} fails on good files: {done.stderr}")
 
 
-SMALL = ("-gc", "4", "8", "-dc", "4", "8", "-e", "1", "-cw", "32", "-ch", "32", "--workers", "0", "-g", "-1",
-         "--nvis", "0", "--snapshot_minutes", "0")
+SMALL = (
+    "-gc",
+    "4",
+    "8",
+    "-dc",
+    "4",
+    "8",
+    "-e",
+    "1",
+    "-cw",
+    "32",
+    "-ch",
+    "32",
+    "--workers",
+    "0",
+    "-g",
+    "-1",
+    "--nvis",
+    "0",
+    "--snapshot_minutes",
+    "0",
+)
 """Options of a training that takes seconds."""
 
 
 def values(index=0, shape=(40, 48)):
     """Whole numbers from 0 to 2000: a disc in noise."""
-    rows, columns = np.ogrid[:shape[0], :shape[1]]
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
     disc = (rows - shape[0] / 2) ** 2 + (columns - shape[1] / 2) ** 2 < min(shape) ** 2 / 9
     noise = np.random.default_rng(index).integers(0, 200, shape)
     return (noise + np.where(disc, 1800, 0)).astype(np.uint16)
@@ -191,8 +216,13 @@ def convert(ground, where, *more, bad=(), beside=None, **command):
     if beside is not None:
         good(where / f"good.{beside}", 7)
         results = (ground.folder / f"out/good.{beside}",)
-    return Command("medi2i.pix2pix.convert", ("-m", "identity", "-R", where, "-o", ground.folder / "out", *more),
-                   bad=tuple(bad), good=results, **command)
+    return Command(
+        "medi2i.pix2pix.convert",
+        ("-m", "identity", "-R", where, "-o", ground.folder / "out", *more),
+        bad=tuple(bad),
+        good=results,
+        **command,
+    )
 
 
 def scan(where, *more, **command):
@@ -207,15 +237,19 @@ def train_check(ground, kind, build, *more, **command):
     bad = ground.folder / f"data/trainA/1.{kind}"
     bad.unlink()
     build(bad)
-    return Command("medi2i.pix2pix.train", ("-R", ground.folder / "data", *SMALL, "--check", *more), bad=(bad.name,),
-                   **command)
+    return Command(
+        "medi2i.pix2pix.train", ("-R", ground.folder / "data", *SMALL, "--check", *more), bad=(bad.name,), **command
+    )
 
 
 def evaluate(ground, **command):
     """evaluate.py over the folders in, true and out."""
     folder = ground.folder
-    return Command("medi2i.tools.evaluate", ("-i", folder / "in", "-t", folder / "true", "-c", f"mine={folder / 'out'}",
-                                             "-o", folder / "evaluation"), **command)
+    return Command(
+        "medi2i.tools.evaluate",
+        ("-i", folder / "in", "-t", folder / "true", "-c", f"mine={folder / 'out'}", "-o", folder / "evaluation"),
+        **command,
+    )
 
 
 def one_bad(name, kind, suffix, make, about, *expected, command=None, check=None, part="", **limits):

@@ -51,23 +51,26 @@ def jpeg(edit=lambda data, at: data):
 
 def _size(rows, columns):
     def edit(data, at):
-        data[at + 5:at + 9] = struct.pack(">2H", rows, columns)
+        data[at + 5 : at + 9] = struct.pack(">2H", rows, columns)
         return data
+
     return edit
 
 
 def _junk(place, junk, rows=65535, columns=65535):
     """Junk after the first two bytes ("start"), before SOF0 ("frame"), or before everything ("soi")."""
+
     def edit(data, at):
         data = _size(rows, columns)(data, at)
         cut = {"soi": 0, "start": 2, "frame": at}[place]
         return data[:cut] + junk + data[cut:]
+
     return edit
 
 
 def _second(data, at):
     """SOF0 twice: the true size first, then another."""
-    end = at + 2 + struct.unpack(">H", data[at + 2:at + 4])[0]
+    end = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     other = bytearray(data[at:end])
     other[5:9] = struct.pack(">2H", 65535, 65535)
     return data[:end] + other + data[end:]
@@ -75,7 +78,7 @@ def _second(data, at):
 
 def _hidden(data, at):
     """A SOF0 of the true size inside a comment, then the real one."""
-    end = at + 2 + struct.unpack(">H", data[at + 2:at + 4])[0]
+    end = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     true = bytes(data[at:end])
     data = _size(65535, 65535)(data, at)
     return data[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(true)) + true + b"\xff" + data[2:]
@@ -92,12 +95,17 @@ for _name, _edit, _about in (
     ("sof-wide", _size(40, 65535), "JPEG of 40 × 65,535"),
     ("sof-zero", _size(0, 48), "JPEG of 0 rows, which its end would tell"),
     ("sof-other", _size(48, 40), "JPEG of 48 × 40 where 40 × 48 is declared"),
-    ("cut", lambda data, at: data[:at + 9], "JPEG that ends in its header"),
-    ("no-sof", lambda data, at: data[:at] + data[at + 19:], "JPEG without a size"),
-    ("components", lambda data, at: data[:at + 9] + b"\xff" + data[at + 10:], "JPEG of 255 components"),
+    ("cut", lambda data, at: data[: at + 9], "JPEG that ends in its header"),
+    ("no-sof", lambda data, at: data[:at] + data[at + 19 :], "JPEG without a size"),
+    ("components", lambda data, at: data[: at + 9] + b"\xff" + data[at + 10 :], "JPEG of 255 components"),
 ):
-    _one(f"jpeg-{_name}", CODED, lambda path, edit=_edit: packed(jpeg(edit), JPEGBaseline8Bit), _about,
-         part="" if _name == "junk-start" else "jpeg-lies")
+    _one(
+        f"jpeg-{_name}",
+        CODED,
+        lambda path, edit=_edit: packed(jpeg(edit), JPEGBaseline8Bit),
+        _about,
+        part="" if _name == "junk-start" else "jpeg-lies",
+    )
 
 
 def j2k(edit):
@@ -110,7 +118,8 @@ def j2k(edit):
 
 def _siz(*words):
     def edit(data, at):
-        data[at:at + 4 * len(words)] = struct.pack(f">{len(words)}I", *words)
+        data[at : at + 4 * len(words)] = struct.pack(f">{len(words)}I", *words)
+
     return edit
 
 
@@ -128,8 +137,14 @@ for _name, _edit, _about in (
     ("jp2", _jp2, "JPEG 2000 of 2³¹ × 2³¹ behind 8 kB of boxes"),
     ("negative", _siz(10, 10, 58, 50), "JPEG 2000 of negative size"),
 ):
-    _one(f"j2k-{_name}", CODED, lambda path, edit=_edit: packed(j2k(edit), JPEG2000Lossless), _about,
-         *((REFUSED, LEFT_OUT, DONE) if _name in ("siz-offset", "tiles") else ()), part="j2k-lies")
+    _one(
+        f"j2k-{_name}",
+        CODED,
+        lambda path, edit=_edit: packed(j2k(edit), JPEG2000Lossless),
+        _about,
+        *((REFUSED, LEFT_OUT, DONE) if _name in ("siz-offset", "tiles") else ()),
+        part="j2k-lies",
+    )
 
 
 def _jpegls(rows, columns, junk=b""):
@@ -138,22 +153,38 @@ def _jpegls(rows, columns, junk=b""):
         made = pydicom.dcmread(folder / "MR_small_jpeg_ls_lossless.dcm")
         frame = bytearray(pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1))
         at = frame.index(b"\xff\xf7")
-        frame[at + 5:at + 9] = struct.pack(">2H", rows, columns)
+        frame[at + 5 : at + 9] = struct.pack(">2H", rows, columns)
         frame[2:2] = junk
         made.PixelData = encapsulate([bytes(frame)])
         made["PixelData"].is_undefined_length = True
         return made
+
     return make
 
 
 _one("jpegls-size", CODED, _jpegls(65535, 65535), "JPEG-LS of 65,535²", part="swapped-lies")
 _one("jpegls-junk", CODED, _jpegls(65535, 65535, b"\0"), "JPEG-LS of 65,535² behind one junk byte", part="swapped-lies")
-_one("jpegls-swapped", CODED, lambda path: packed(jpeg(_size(65535, 65535)), JPEGLSLossless),
-     "JPEG of 65,535² where JPEG-LS is declared", part="swapped-lies")
-_one("j2k-swapped", CODED, lambda path: packed(jpeg(_junk("start", b"\0")), JPEG2000Lossless),
-     "JPEG of 65,535² where JPEG 2000 is declared", part="swapped-lies")
-_one("jpeg-swapped", CODED, lambda path: packed(j2k(_siz(50000, 50000, 0, 0, 50000, 50000)), JPEGBaseline8Bit),
-     "JPEG 2000 of 50,000² where JPEG is declared", part="swapped-lies")
+_one(
+    "jpegls-swapped",
+    CODED,
+    lambda path: packed(jpeg(_size(65535, 65535)), JPEGLSLossless),
+    "JPEG of 65,535² where JPEG-LS is declared",
+    part="swapped-lies",
+)
+_one(
+    "j2k-swapped",
+    CODED,
+    lambda path: packed(jpeg(_junk("start", b"\0")), JPEG2000Lossless),
+    "JPEG of 65,535² where JPEG 2000 is declared",
+    part="swapped-lies",
+)
+_one(
+    "jpeg-swapped",
+    CODED,
+    lambda path: packed(j2k(_siz(50000, 50000, 0, 0, 50000, 50000)), JPEGBaseline8Bit),
+    "JPEG 2000 of 50,000² where JPEG is declared",
+    part="swapped-lies",
+)
 
 together("jpeg-lies", CODED)
 together("j2k-lies", CODED)
@@ -166,16 +197,39 @@ def rle(segments, offsets=None, body=b"", count=None, shape=(40, 48)):
     return packed(head + body, RLELossless, shape, bits=8 * segments)
 
 
-_one("rle-offsets", CODED, lambda path: rle(2, [2**32 - 16, 64], bytes(99)), "RLE whose segment starts at 4 GB",
-     part="rle-lies")
-_one("rle-order", CODED, lambda path: rle(2, [90, 64], bytes(99)), "RLE whose segments start in the wrong order",
-     part="rle-lies")
+_one(
+    "rle-offsets",
+    CODED,
+    lambda path: rle(2, [2**32 - 16, 64], bytes(99)),
+    "RLE whose segment starts at 4 GB",
+    part="rle-lies",
+)
+_one(
+    "rle-order",
+    CODED,
+    lambda path: rle(2, [90, 64], bytes(99)),
+    "RLE whose segments start in the wrong order",
+    part="rle-lies",
+)
 _one("rle-count", CODED, lambda path: rle(1, [64], bytes(99), count=2**31), "RLE of 2³¹ segments", part="rle-lies")
-_one("rle-bomb", CODED, lambda path: rle(1, [64], b"\x81\0" * 20_000_000), "RLE of 40 MB for an image of 2 kB",
-     REFUSED, LEFT_OUT, DONE, part="rle-lies")
+_one(
+    "rle-bomb",
+    CODED,
+    lambda path: rle(1, [64], b"\x81\0" * 20_000_000),
+    "RLE of 40 MB for an image of 2 kB",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="rle-lies",
+)
 _one("rle-short", CODED, lambda path: rle(1, [64], b"\x81\0"), "RLE that ends early", part="rle-lies")
-_one("rle-wide", CODED, lambda path: rle(2, [64, 64], b"\x81\0" * 9, shape=(8192, 8192)),
-     "RLE of 8192², hardly any data", large=True)
+_one(
+    "rle-wide",
+    CODED,
+    lambda path: rle(2, [64, 64], b"\x81\0" * 9, shape=(8192, 8192)),
+    "RLE of 8192², hardly any data",
+    large=True,
+)
 
 
 def _offset_table(entries):
@@ -187,11 +241,20 @@ def _offset_table(entries):
         made.PixelData = table + item + item
         made.NumberOfFrames = len(entries)
         return made
+
     return make
 
 
-_one("offsets-far", CODED, _offset_table([0, 2**32 - 1]), "offset table that points behind the file",
-     REFUSED, LEFT_OUT, DONE, part="rle-lies")
+_one(
+    "offsets-far",
+    CODED,
+    _offset_table([0, 2**32 - 1]),
+    "offset table that points behind the file",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="rle-lies",
+)
 _one("offsets-many", CODED, _offset_table([0] * 100_000), "offset table of 100,000 times the same frame", seconds=60)
 
 together("rle-lies", CODED)
@@ -232,15 +295,25 @@ def _element(tag, vr, text):
     return tag + vr + struct.pack("<H", len(text)) + text
 
 
-_one("deflated-late", DEFLATED, lambda path: deflated(3 * 10**9, before=2048),
-     "3 MB that unpack to 3 GB, the transfer syntax behind 2 kB of header")
+_one(
+    "deflated-late",
+    DEFLATED,
+    lambda path: deflated(3 * 10**9, before=2048),
+    "3 MB that unpack to 3 GB, the transfer syntax behind 2 kB of header",
+)
 _one("deflated-later", DEFLATED, lambda path: deflated(3 * 10**9, before=1 << 20), "the same behind 1 MB of header")
 _one("deflated-plain", DEFLATED, lambda path: deflated(3 * 10**9), "3 MB that unpack to 3 GB")
-_one("deflated-no-length", DEFLATED, lambda path: deflated(3 * 10**9, group_length=False),
-     "the same without the length of its file meta group", part="header-lies")
+_one(
+    "deflated-no-length",
+    DEFLATED,
+    lambda path: deflated(3 * 10**9, group_length=False),
+    "the same without the length of its file meta group",
+    part="header-lies",
+)
 _one("deflated-good", DEFLATED, lambda path: deflated(3840), "a deflated slice that is whole", DONE)
-_one("deflated-junk", DEFLATED, lambda path: deflated(3840)[:-20], "a deflated slice that is cut off",
-     part="header-lies")
+_one(
+    "deflated-junk", DEFLATED, lambda path: deflated(3840)[:-20], "a deflated slice that is cut off", part="header-lies"
+)
 
 
 def _twice(path):
@@ -259,6 +332,7 @@ _one("deflated-twice", DEFLATED, _twice, "two transfer syntaxes, the second defl
 
 def _private(size):
     """A slice with a private element of ``size`` bytes, holes on the disk, before its pixels."""
+
     def make(path):
         data = file_bytes(dataset(values(3), 3))
         at = data.rindex(b"\xe0\x7f\x10\0OW")
@@ -266,6 +340,7 @@ def _private(size):
             file.write(data[:at] + b"\x29\x11\x10\0LO\4\0TEST" + b"\x29\x11\1\x10OB\0\0" + struct.pack("<I", size))
             file.seek(size, 1)
             file.write(data[at:])
+
     return make
 
 
@@ -286,8 +361,16 @@ def _private_many(path):
 
 
 _one("private-many", HEADER, _private_many, "fifteen private elements of 100 MB", REFUSED, LEFT_OUT, DONE, large=True)
-_one("dicom-sparse", HEADER, lambda path: holes(good(path)) and None, "a slice with 12 GB of holes behind it",
-     REFUSED, LEFT_OUT, DONE, large=True)
+_one(
+    "dicom-sparse",
+    HEADER,
+    lambda path: holes(good(path)) and None,
+    "a slice with 12 GB of holes behind it",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+)
 
 
 def _sparse_header(path):
@@ -303,28 +386,46 @@ def _sparse_pixels(path):
     made = dataset(values(3), 3, Rows=65535, Columns=32767)
     data = bytearray(file_bytes(made))
     at = data.rindex(b"\xe0\x7f\x10\0OW") + 8
-    data[at:at + 4] = struct.pack("<I", 65535 * 32767 * 2 - 2)
+    data[at : at + 4] = struct.pack("<I", 65535 * 32767 * 2 - 2)
     path.write_bytes(data)
     holes(path)
 
 
 _one("dicom-sparse-pixels", HEADER, _sparse_pixels, "65,535 × 32,767 pixels, all there as holes", large=True)
-_one("dicom-sparse-scan", HEADER, lambda path: holes(good(path)) and None,
-     "a slice with 12 GB of holes behind it, scanned", REFUSED, LEFT_OUT, DONE,
-     command=lambda ground, bad: scan(bad.parent), large=True)
+_one(
+    "dicom-sparse-scan",
+    HEADER,
+    lambda path: holes(good(path)) and None,
+    "a slice with 12 GB of holes behind it, scanned",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    command=lambda ground, bad: scan(bad.parent),
+    large=True,
+)
 
 
 def _pixels_8192(path):
     made = dataset(np.zeros((16, 16), np.uint16), 3, Rows=8192, Columns=8192)
     data = bytearray(file_bytes(made))
     at = data.rindex(b"\xe0\x7f\x10\0OW") + 8
-    data[at:at + 4] = struct.pack("<I", 8192 * 8192 * 2)
-    path.write_bytes(data[:at + 4])
+    data[at : at + 4] = struct.pack("<I", 8192 * 8192 * 2)
+    path.write_bytes(data[: at + 4])
     holes(path, at + 4 + 8192 * 8192 * 2)
 
 
-_one("dicom-8192", HEADER, _pixels_8192, "8192², the largest that is allowed", REFUSED, LEFT_OUT, DONE, large=True,
-     seconds=60, memory=4 * GB)
+_one(
+    "dicom-8192",
+    HEADER,
+    _pixels_8192,
+    "8192², the largest that is allowed",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+    seconds=60,
+    memory=4 * GB,
+)
 
 
 def _deep(depth):
@@ -334,6 +435,7 @@ def _deep(depth):
         start = b"\x18\0\x50\x9fSQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
         end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
         return data[:at] + start * depth + end * depth + data[at:]
+
     return make
 
 
@@ -359,11 +461,22 @@ def _many_elements(path):
 
 
 _one("elements-many", HEADER, _many_elements, "250,000 private elements", REFUSED, LEFT_OUT, DONE, seconds=60)
-_one("pixels-65535", HEADER, lambda path: dataset(values(3), 3, Rows=65535, Columns=65535),
-     "65,535² declared, 4 kB there", part="header-lies")
-_one("value-digits", HEADER, lambda path: file_bytes(dataset(values(3), 3)).replace(
-    b"\x28\0\x53\x10DS\2\0001 ", b"\x28\0\x53\x10DS\xfe\xff" + b"1" * 65534), "a slope of 65,534 digits",
-     part="header-lies")
+_one(
+    "pixels-65535",
+    HEADER,
+    lambda path: dataset(values(3), 3, Rows=65535, Columns=65535),
+    "65,535² declared, 4 kB there",
+    part="header-lies",
+)
+_one(
+    "value-digits",
+    HEADER,
+    lambda path: file_bytes(dataset(values(3), 3)).replace(
+        b"\x28\0\x53\x10DS\2\0001 ", b"\x28\0\x53\x10DS\xfe\xff" + b"1" * 65534
+    ),
+    "a slope of 65,534 digits",
+    part="header-lies",
+)
 _one("lut", HEADER, lambda path: _lut(), "a lookup table that says 65,536 entries and holds one", part="header-lies")
 
 
@@ -378,6 +491,11 @@ def _lut():
     return made
 
 
-_one("zip-inside", HEADER, lambda path: b"PK\3\4" + bytes(124) + b"DICM" + zeros(1 << 20), "a zip with a DICM mark",
-     part="header-lies")
+_one(
+    "zip-inside",
+    HEADER,
+    lambda path: b"PK\3\4" + bytes(124) + b"DICM" + zeros(1 << 20),
+    "a zip with a DICM mark",
+    part="header-lies",
+)
 together("header-lies", HEADER)

@@ -200,8 +200,11 @@ def _cells(seen, folder):
         return "no csv was written"
     for table in tables:
         for line in table.read_text(encoding="utf-8-sig").splitlines():
-            bad = [cell for cell in line.split(",") if cell.lstrip('"')[:1] in ("=", "+", "@", "\t")
-                   or (cell.lstrip('"')[:1] == "-" and not _number(cell))]
+            bad = [
+                cell
+                for cell in line.split(",")
+                if cell.lstrip('"')[:1] in ("=", "+", "@", "\t") or (cell.lstrip('"')[:1] == "-" and not _number(cell))
+            ]
             if bad:
                 return f"a cell of {table.name} begins with {bad[0][:1]}"
     return None
@@ -230,9 +233,20 @@ def formula_as_method(ground):
     for side in ("in", "true", "out"):
         for index in range(3):
             good(ground / f"{side}/{index}.png", index)
-    return Command("medi2i.tools.evaluate", ("-i", ground.folder / "in", "-t", ground.folder / "true", "-c",
-                                             f"=1+1={ground.folder / 'out'}", "-o", ground.folder / "evaluation"),
-                   check=lambda seen, folder: _cells(seen, folder) if seen.status == 0 else None)
+    return Command(
+        "medi2i.tools.evaluate",
+        (
+            "-i",
+            ground.folder / "in",
+            "-t",
+            ground.folder / "true",
+            "-c",
+            f"=1+1={ground.folder / 'out'}",
+            "-o",
+            ground.folder / "evaluation",
+        ),
+        check=lambda seen, folder: _cells(seen, folder) if seen.status == 0 else None,
+    )
 
 
 @case("markup", TEXT, DONE, seconds=40)
@@ -242,8 +256,14 @@ def markup(ground):
     for side in ("in", "true", "out"):
         good(ground / f"{side}/{name}")
         good(ground / f"{side}/b.png", 1)
-    return evaluate(ground, check=lambda seen, folder: "markup in a page" if any(
-        "<img src=x" in page.read_text() for page in (folder / "evaluation").rglob("*.html")) else None)
+    return evaluate(
+        ground,
+        check=lambda seen, folder: (
+            "markup in a page"
+            if any("<img src=x" in page.read_text() for page in (folder / "evaluation").rglob("*.html"))
+            else None
+        ),
+    )
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
@@ -257,19 +277,25 @@ def _shapes(ground, engine, shapes, kind="png", *more):
         (ground / f"in/{shape[0]}x{shape[1]}.png").parent.mkdir(exist_ok=True)
         Image.fromarray((values(0, shape) // 8).astype(np.uint8)).save(ground / f"in/{shape[0]}x{shape[1]}.png")
     good(ground / "in/good.png")
-    return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "--engine",
-                                              engine, "-g", "-1", *more), good=(ground.folder / "out/good.png",),
-                   check=lambda seen, folder: None if (folder / "out/good.png").is_file() else "good.png is missing")
+    return Command(
+        "medi2i.pix2pix.convert",
+        (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "--engine", engine, "-g", "-1", *more),
+        good=(ground.folder / "out/good.png",),
+        check=lambda seen, folder: None if (folder / "out/good.png").is_file() else "good.png is missing",
+    )
 
 
 for _engine in ("chainer", "onnxruntime", "auto"):
+
     def _thin(ground, engine=_engine):
         return _shapes(ground, engine, [(1, 40), (40, 1), (1, 1), (1, 3000), (2, 2)])
+
     _thin.__doc__ = f"images of one row, one column, one pixel ({_engine})"
     case(f"shape-thin-{_engine}", SHAPES, DONE, LEFT_OUT, seconds=40)(_thin)
 
     def _large(ground, engine=_engine):
         return _shapes(ground, engine, [(4096, 4096)])
+
     _large.__doc__ = f"an image of 4096² through a small network ({_engine})"
     case(f"shape-4096-{_engine}", SHAPES, DONE, LEFT_OUT, seconds=300, memory=2 * GB, large=True)(_large)
 
@@ -279,5 +305,7 @@ def thin_dicom(ground):
     """DICOM of one row, one column, one pixel"""
     for index, shape in enumerate(((1, 40), (40, 1), (1, 1), (40, 48))):
         save(dataset(values(0, shape), index), ground / f"in/{index}.dcm")
-    return Command("medi2i.pix2pix.convert", (ground.dicom_run(), "-R", ground.folder / "in", "-o",
-                                              ground.folder / "out", "-g", "-1"))
+    return Command(
+        "medi2i.pix2pix.convert",
+        (ground.dicom_run(), "-R", ground.folder / "in", "-o", ground.folder / "out", "-g", "-1"),
+    )

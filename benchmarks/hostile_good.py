@@ -12,10 +12,14 @@ def _folder(ground, name, kind):
 
 
 for _engine in ("chainer", "onnxruntime", "auto"):
+
     def _convert(ground, engine=_engine):
-        return Command("medi2i.pix2pix.convert", (ground.dicom_run(), "-R", _folder(ground, "in", "dcm"), "-o",
-                                                  ground.folder / "out", "--engine", engine),
-                       good=(ground.folder / "out/0.dcm",))
+        return Command(
+            "medi2i.pix2pix.convert",
+            (ground.dicom_run(), "-R", _folder(ground, "in", "dcm"), "-o", ground.folder / "out", "--engine", engine),
+            good=(ground.folder / "out/0.dcm",),
+        )
+
     _convert.__doc__ = f"a DICOM series, converted ({_engine})"
     case(f"good-convert-{_engine}", GOOD, DONE, seconds=40)(_convert)
 
@@ -33,8 +37,10 @@ def train_with_processes(ground):
     """a training whose images are read by processes"""
     for side in ("trainA", "trainB"):
         _folder(ground, f"data/{side}", "png")
-    return Command("medi2i.pix2pix.train", ("-R", ground.folder / "data", "-o", ground.folder / "result", *SMALL,
-                                            "--workers", "2", "--worker_processes"))
+    return Command(
+        "medi2i.pix2pix.train",
+        ("-R", ground.folder / "data", "-o", ground.folder / "result", *SMALL, "--workers", "2", "--worker_processes"),
+    )
 
 
 @case("good-cyclegan", GOOD, DONE, seconds=60)
@@ -42,9 +48,35 @@ def cyclegan(ground):
     """a CycleGAN training"""
     for side in ("trainA", "trainB"):
         _folder(ground, f"data/{side}", "png")
-    return Command("medi2i.cyclegan.train", ("-R", ground.folder / "data", "-o", ground.folder / "result", "-gc", "4",
-                                             "8", "-dc", "4", "8", "-e", "1", "-cw", "32", "-ch", "32", "-g", "-1",
-                                             "--nvis_A", "0", "--nvis_B", "0", "--snapshot_minutes", "0"))
+    return Command(
+        "medi2i.cyclegan.train",
+        (
+            "-R",
+            ground.folder / "data",
+            "-o",
+            ground.folder / "result",
+            "-gc",
+            "4",
+            "8",
+            "-dc",
+            "4",
+            "8",
+            "-e",
+            "1",
+            "-cw",
+            "32",
+            "-ch",
+            "32",
+            "-g",
+            "-1",
+            "--nvis_A",
+            "0",
+            "--nvis_B",
+            "0",
+            "--snapshot_minutes",
+            "0",
+        ),
+    )
 
 
 @case("good-evaluate", GOOD, DONE, seconds=60)

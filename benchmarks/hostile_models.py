@@ -20,12 +20,17 @@ LIMIT = 90
 def use(ground, run, *more, **command):
     """Convert one good picture with a run."""
     good(ground / "in/a.png")
-    return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "-g", "-1",
-                                              *more), limit=LIMIT, **command)
+    return Command(
+        "medi2i.pix2pix.convert",
+        (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "-g", "-1", *more),
+        limit=LIMIT,
+        **command,
+    )
 
 
 def _args(name, about, change, *expected, **limits):
     """change(values) alters the options, or returns the text of the file."""
+
     def build(ground):
         run = ground.run()
         values = json.loads((run / "args").read_text())
@@ -38,12 +43,36 @@ def _args(name, about, change, *expected, **limits):
 
 
 for _key, _value in (
-    ("gen_nblock", 10**9), ("gen_ndown", 10**6), ("scale", 10**6), ("gen_ksize", 10**6), ("gen_chs", [10**9, 10**9]),
-    ("gen_chs", [2] * 10**5), ("gen_chs", [4, 10**9]), ("gen_fc", 10**9), ("latent_dim", 10**9), ("ch", 10**9),
-    ("out_ch", 10**9), ("gen_nblock", -1), ("gen_skip", 10**9), ("crop_height", 10**12), ("gen_nblock", 1e300),
-    ("gen_nblock", "1" * 9), ("gen_chs", "4" * 9), ("gen_chs", []), ("gen_chs", [0, 0]), ("gen_ksize", 0),
-    ("gen_chs", {"a": 1}), ("gen_norm", ["batch"] * 9), ("stack", 10**9), ("class_num", 10**9), ("gen_dropout", 1e400),
-    ("clipA", [0, 1e400]), ("clipA", [float("nan"), 1]), ("clipA", [5, 5]), ("gen_nblock", True), ("gen_nblock", None),
+    ("gen_nblock", 10**9),
+    ("gen_ndown", 10**6),
+    ("scale", 10**6),
+    ("gen_ksize", 10**6),
+    ("gen_chs", [10**9, 10**9]),
+    ("gen_chs", [2] * 10**5),
+    ("gen_chs", [4, 10**9]),
+    ("gen_fc", 10**9),
+    ("latent_dim", 10**9),
+    ("ch", 10**9),
+    ("out_ch", 10**9),
+    ("gen_nblock", -1),
+    ("gen_skip", 10**9),
+    ("crop_height", 10**12),
+    ("gen_nblock", 1e300),
+    ("gen_nblock", "1" * 9),
+    ("gen_chs", "4" * 9),
+    ("gen_chs", []),
+    ("gen_chs", [0, 0]),
+    ("gen_ksize", 0),
+    ("gen_chs", {"a": 1}),
+    ("gen_norm", ["batch"] * 9),
+    ("stack", 10**9),
+    ("class_num", 10**9),
+    ("gen_dropout", 1e400),
+    ("clipA", [0, 1e400]),
+    ("clipA", [float("nan"), 1]),
+    ("clipA", [5, 5]),
+    ("gen_nblock", True),
+    ("gen_nblock", None),
 ):
     _what = f"a list of {len(_value)}" if isinstance(_value, list) and len(_value) > 9 else json.dumps(_value)
 
@@ -52,10 +81,18 @@ for _key, _value in (
 
     _index = sum(name.startswith(f"args-{_key}") for name in CASES)
     # What no option of this name makes is passed over, and some values are allowed where nothing uses them.
-    _args(f"{_key}-{_index}" if _index else _key, f"{_key} {_what}", _change,
-          *((REFUSED, DONE) if _key in ("gen_skip", "latent_dim", "stack", "class_num", "crop_height", "gen_fc",
-                                        "gen_dropout") or _value in ("1" * 9,) or _value is None else (REFUSED,)))
-
+    _args(
+        f"{_key}-{_index}" if _index else _key,
+        f"{_key} {_what}",
+        _change,
+        *(
+            (REFUSED, DONE)
+            if _key in ("gen_skip", "latent_dim", "stack", "class_num", "crop_height", "gen_fc", "gen_dropout")
+            or _value in ("1" * 9,)
+            or _value is None
+            else (REFUSED,)
+        ),
+    )
 
 
 def _more(text):
@@ -73,8 +110,13 @@ _args("list", "a list", lambda values: "[1, 2]")
 _args("empty", "nothing", lambda values: "")
 _args("twice", "a name twice", _more('"gen_nblock": 1000000000'))
 _args("surrogate", "half a letter", _more('"gen_norm": "\\ud800"'))
-_args("names", "a million names", lambda values: json.dumps({**values, **{f"x{n}": 1 for n in range(10**6)}}), REFUSED,
-      DONE)
+_args(
+    "names",
+    "a million names",
+    lambda values: json.dumps({**values, **{f"x{n}": 1 for n in range(10**6)}}),
+    REFUSED,
+    DONE,
+)
 
 
 @case("args-sparse", ARGS, REFUSED, large=True)
@@ -113,13 +155,22 @@ def args_in_export(ground):
     return Command("medi2i.tools.export_onnx", (run, "-o", ground.folder / "a.onnx"))
 
 
-for _name, _text in (("1e400", '{"epoch": 1e400, "value": 1}'), ("digits", '{"epoch": 1' + "0" * 10**5 + "}"),
-                     ("deep", "[" * 10**5 + "]" * 10**5), ("nan", '{"epoch": NaN}'), ("list", "[]"),
-                     ("text", '{"epoch": "../../x"}'), ("negative", '{"epoch": -5}'), ("latin", None)):
+for _name, _text in (
+    ("1e400", '{"epoch": 1e400, "value": 1}'),
+    ("digits", '{"epoch": 1' + "0" * 10**5 + "}"),
+    ("deep", "[" * 10**5 + "]" * 10**5),
+    ("nan", '{"epoch": NaN}'),
+    ("list", "[]"),
+    ("text", '{"epoch": "../../x"}'),
+    ("negative", '{"epoch": -5}'),
+    ("latin", None),
+):
+
     def _best(ground, text=_text):
         run = ground.run()
         (run / "best.json").write_bytes(b"\xff\xfe" if text is None else text.encode())
         return use(ground, run)
+
     _best.__doc__ = f"best.json: {_name}"
     case(f"best-{_name}", ARGS, REFUSED)(_best)
 
@@ -129,6 +180,7 @@ for _name, _text in (("1e400", '{"epoch": 1e400, "value": 1}'), ("digits", '{"ep
 
 def _weights(name, about, change, *expected, **limits):
     """change(path) damages ``enc_x1.npz`` of a run."""
+
     def build(ground):
         run = ground.run()
         (path,) = run.glob("enc_x*.npz")
@@ -193,10 +245,11 @@ def _patched(path, edit):
 
 def _set(offset, value):
     def edit(data, at):
-        data[at + offset:at + offset + len(value)] = value
-        local = struct.unpack("<I", data[at + 42:at + 46])[0]
+        data[at + offset : at + offset + len(value)] = value
+        local = struct.unpack("<I", data[at + 42 : at + 46])[0]
         if offset in (8, 10):  # flags, method: in the local header, too
-            data[local + offset - 2:local + offset - 2 + len(value)] = value
+            data[local + offset - 2 : local + offset - 2 + len(value)] = value
+
     return edit
 
 
@@ -257,14 +310,27 @@ def _pickled(path):
 
 
 _weights("unneeded", "3 GB of zeros that no network needs, in 3 MB", _huge, REFUSED, DONE, seconds=30, large=True)
-_weights("unneeded-declared", "a member that says 6 GB and holds nothing",
-         lambda path: add(path, "extra.npy", npy((6 * 2**30,), "'|u1'")), REFUSED, DONE)
-_weights("needed-huge", "a weight that says 6 GB", lambda path: _replaced(
-    path, lambda data: npy((6 * 2**30,), "'|u1'", data=bytes(99))))
-_weights("needed-object", "a weight of objects", lambda path: _replaced(
-    path, lambda data: npy((4,), "'|O'", data=bytes(99))))
-_weights("needed-bomb", "a weight that unpacks to 3 GB", lambda path: _with_zeros(
-    path, lambda data: npy((3 * 2**28,))), large=True)
+_weights(
+    "unneeded-declared",
+    "a member that says 6 GB and holds nothing",
+    lambda path: add(path, "extra.npy", npy((6 * 2**30,), "'|u1'")),
+    REFUSED,
+    DONE,
+)
+_weights(
+    "needed-huge",
+    "a weight that says 6 GB",
+    lambda path: _replaced(path, lambda data: npy((6 * 2**30,), "'|u1'", data=bytes(99))),
+)
+_weights(
+    "needed-object", "a weight of objects", lambda path: _replaced(path, lambda data: npy((4,), "'|O'", data=bytes(99)))
+)
+_weights(
+    "needed-bomb",
+    "a weight that unpacks to 3 GB",
+    lambda path: _with_zeros(path, lambda data: npy((3 * 2**28,))),
+    large=True,
+)
 _weights("needed-tail", "a good weight with 3 GB behind it", _with_zeros, REFUSED, DONE, large=True)
 _weights("nested", "a zip in the zip", _nested, REFUSED, DONE)
 _weights("encrypted", "an encrypted member", lambda path: _patched(path, _set(8, b"\1\0")))
@@ -277,15 +343,28 @@ _weights("size", "a member that says 4 GB", lambda path: _patched(path, _set(24,
 _weights("cut", "an npz that is cut off", lambda path: path.read_bytes()[:-100])
 _weights("pickle", "a pickle called npz", lambda path: b"cos\nsystem\n(S'touch traversal-pickle'\ntR.")
 _weights("object", "a pickled command beside the weights", _pickled, REFUSED, DONE)
-_weights("traversal", "a member called ../../traversal.npy",
-         lambda path: add(path, "../../traversal.npy", SMALL_ARRAY), REFUSED, DONE)
-_weights("escape-name", "a member whose name is escape characters",
-         lambda path: add(path, "\x1b[2J\x1b]0;x\7.npy", SMALL_ARRAY), REFUSED, DONE)
+_weights(
+    "traversal",
+    "a member called ../../traversal.npy",
+    lambda path: add(path, "../../traversal.npy", SMALL_ARRAY),
+    REFUSED,
+    DONE,
+)
+_weights(
+    "escape-name",
+    "a member whose name is escape characters",
+    lambda path: add(path, "\x1b[2J\x1b]0;x\7.npy", SMALL_ARRAY),
+    REFUSED,
+    DONE,
+)
 _weights("many", "60,000 members", _many, REFUSED, DONE)
 _weights("sparse", "an npz of 12 GB, nearly all holes", lambda path: holes(path) and None, REFUSED, DONE, large=True)
 _weights("sparse-before", "12 GB of holes before an npz", _before_it, REFUSED, DONE, large=True)
-_weights("header-deep", "a weight whose shape is 9000 brackets deep", lambda path: _replaced(
-    path, lambda data: npy("(" * 9000 + ")" * 9000)))
+_weights(
+    "header-deep",
+    "a weight whose shape is 9000 brackets deep",
+    lambda path: _replaced(path, lambda data: npy("(" * 9000 + ")" * 9000)),
+)
 _weights("complex", "complex weights", lambda path: _replaced(path, lambda data: _as(data, np.complex64)))
 _weights("text-array", "weights that are texts", lambda path: _replaced(path, lambda data: _as(data, "U9")))
 
@@ -304,8 +383,11 @@ def _train_from(ground, run, *more, **command):
         for index in range(2):
             good(ground / f"data/{side}/{index}.png", index)
     (weights,) = run.glob("enc_x*.npz")
-    return Command("medi2i.pix2pix.train", ("-R", ground.folder / "data", "-o", ground.folder / "result", *SMALL,
-                                            "-m", weights, *more), **command)
+    return Command(
+        "medi2i.pix2pix.train",
+        ("-R", ground.folder / "data", "-o", ground.folder / "result", *SMALL, "-m", weights, *more),
+        **command,
+    )
 
 
 @case("snapshot-bomb", WEIGHTS, REFUSED, DONE, seconds=30, large=True)
@@ -378,13 +460,18 @@ for _file, _value, _whole, _about in (
     ("dec_y", -np.inf, False, "one weight of the decoder -inf"),
 ):
     for _kind in ("png", "dcm"):
+
         def _finite(ground, file=_file, value=_value, whole=_whole, kind=_kind):
             run = ground.run() if kind == "png" else ground.dicom_run()
             (path,) = run.glob(f"{file}*.npz")
             _fill(path, value, all_of_it=whole, last=not whole)
             good(ground / f"in/a.{kind}")
-            return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out",
-                                                      "-g", "-1"), check=_unwritten)
+            return Command(
+                "medi2i.pix2pix.convert",
+                (run, "-R", ground.folder / "in", "-o", ground.folder / "out", "-g", "-1"),
+                check=_unwritten,
+            )
+
         _finite.__doc__ = f"{_about}, converting {_kind}"
         case(f"finite-{_file}-{'all' if _whole else 'one'}-{_kind}", FINITE, REFUSED)(_finite)
 
@@ -395,8 +482,13 @@ def half_overflow(ground):
     run = ground.run()
     for path in (*run.glob("enc_x*.npz"), *run.glob("dec_y*.npz")):
         with np.load(path) as file:
-            np.savez(path, **{name: file[name].astype(np.float16) if file[name].dtype.kind == "f" else file[name]
-                              for name in file.files})
+            np.savez(
+                path,
+                **{
+                    name: file[name].astype(np.float16) if file[name].dtype.kind == "f" else file[name]
+                    for name in file.files
+                },
+            )
     _fill(next(iter(run.glob("enc_x*.npz"))), np.inf)
     return use(ground, run, check=_unwritten)
 
@@ -413,8 +505,11 @@ def whole_generator(ground):
         path.unlink()
     np.savez(run / "gen_1.npz", **arrays)
     _fill(run / "gen_1.npz", np.nan)
-    return Command("medi2i.pix2pix.convert", ("-m", run / "gen_1.npz", "-R", good(ground / "in/a.png").parent, "-o",
-                                              ground.folder / "out", "-g", "-1"), check=_unwritten)
+    return Command(
+        "medi2i.pix2pix.convert",
+        ("-m", run / "gen_1.npz", "-R", good(ground / "in/a.png").parent, "-o", ground.folder / "out", "-g", "-1"),
+        check=_unwritten,
+    )
 
 
 @case("finite-statistics", FINITE, REFUSED)
@@ -455,8 +550,11 @@ def exported(ground):
     """a layer all NaN, exported to ONNX"""
     run = ground.run()
     _fill(next(iter(run.glob("enc_x*.npz"))), np.nan)
-    return Command("medi2i.tools.export_onnx", (run, "-o", ground.folder / "a.onnx"),
-                   check=lambda seen, folder: "a.onnx was written" if (folder / "a.onnx").exists() else None)
+    return Command(
+        "medi2i.tools.export_onnx",
+        (run, "-o", ground.folder / "a.onnx"),
+        check=lambda seen, folder: "a.onnx was written" if (folder / "a.onnx").exists() else None,
+    )
 
 
 @case("finite-large", FINITE, REFUSED, DONE)

@@ -33,22 +33,55 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 """
 TEXTS = {
     "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">'
-           b'<image href="http://127.0.0.1:9/x.png"/></svg>',
+    b'<image href="http://127.0.0.1:9/x.png"/></svg>',
     "pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n",
-    "html": b"<html><script>alert(1)</script></html>", "zip": b"PK\x05\x06" + 18 * b"\0", "gzip": b"\x1f\x8b\x08",
-    "pickle": b"cos\nsystem\n(S'touch pickled'\ntR.", "wmf": b"\xd7\xcd\xc6\x9a" + 60 * b"\0",
-    "fits": b"SIMPLE  =                    T".ljust(2880), "mpo": b"\xff\xd8\xff\xe2\0\x08MPF\0II", "empty": b"",
+    "html": b"<html><script>alert(1)</script></html>",
+    "zip": b"PK\x05\x06" + 18 * b"\0",
+    "gzip": b"\x1f\x8b\x08",
+    "pickle": b"cos\nsystem\n(S'touch pickled'\ntR.",
+    "wmf": b"\xd7\xcd\xc6\x9a" + 60 * b"\0",
+    "fits": b"SIMPLE  =                    T".ljust(2880),
+    "mpo": b"\xff\xd8\xff\xe2\0\x08MPF\0II",
+    "empty": b"",
 }
-PILLOW = ("bmp", "dds", "gif", "icns", "ico", "im", "jpeg2000", "msp", "pcx", "ppm", "sgi", "spider", "tga", "webp",
-          "png", "jpeg", "tiff", "dib", "xbm", "avif")
+PILLOW = (
+    "bmp",
+    "dds",
+    "gif",
+    "icns",
+    "ico",
+    "im",
+    "jpeg2000",
+    "msp",
+    "pcx",
+    "ppm",
+    "sgi",
+    "spider",
+    "tga",
+    "webp",
+    "png",
+    "jpeg",
+    "tiff",
+    "dib",
+    "xbm",
+    "avif",
+)
 
 
 def formats():
     """{name: bytes} of small files in formats that picture libraries know."""
     found = {**TEXTS, "eps": EPS}
     picture = Image.fromarray((values(0, (64, 64)) // 8).astype(np.uint8))
-    modes = {"msp": "1", "xbm": "1", "webp": "RGB", "dds": "RGB", "icns": "RGBA", "ico": "RGBA", "avif": "RGB",
-             "spider": "F"}
+    modes = {
+        "msp": "1",
+        "xbm": "1",
+        "webp": "RGB",
+        "dds": "RGB",
+        "icns": "RGBA",
+        "ico": "RGBA",
+        "avif": "RGB",
+        "spider": "F",
+    }
     for name in PILLOW:
         stream = io.BytesIO()
         try:
@@ -84,8 +117,10 @@ def _no_ghostscript(seen, folder):
 
 
 for _suffix, _own in (("png", ("png",)), ("jpg", ("jpeg", "mpo")), ("bmp", ("bmp",)), ("tif", ("tiff",))):
+
     def _build(ground, suffix=_suffix, own=_own):
         return _several(ground, suffix, own)
+
     _build.__doc__ = f"some thirty formats called .{_suffix} beside a good one"
     case(f"content-all-{_suffix}", CONTENT, LEFT_OUT)(_build)
 
@@ -117,6 +152,7 @@ def eps_bmp_in_training(ground):
 
 def png(width, height, depth=8, chunks=(), data=None, colour=0):
     """Bytes of a PNG with the given header; ``chunks`` stand before the pixels."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
@@ -124,7 +160,8 @@ def png(width, height, depth=8, chunks=(), data=None, colour=0):
         data = zlib.compress(b"\0" * 1000)
     head = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(name, body) for name, body in ((b"IHDR", head), *chunks, (b"IDAT", data), (b"IEND", b"")))
+        chunk(name, body) for name, body in ((b"IHDR", head), *chunks, (b"IDAT", data), (b"IEND", b""))
+    )
 
 
 def zeros(size, raw=False):
@@ -145,24 +182,80 @@ def pixels_bomb(width, height, depth=8):
 
 _one("png-ihdr-2e31", "png", lambda p: png(2**31 - 1, 2**31 - 1), "PNG of 2³¹ × 2³¹ in 100 bytes", part="png-lies")
 _one("png-ihdr-flat", "png", lambda p: png(2**31 - 1, 1), "PNG of 1 × 2³¹", part="png-lies")
-_one("png-50000", "png", lambda p: pixels_bomb(50000, 50000, 1), "PNG of 50,000² pixels of one bit, all there",
-     part="png-lies")
-_one("png-13000", "png", lambda p: pixels_bomb(13000, 13000), "PNG of 13,000² pixels, all there, below Pillow's limit",
-     REFUSED, LEFT_OUT, DONE, large=True, seconds=60)
-_one("png-8192", "png", lambda p: pixels_bomb(8192, 8192), "PNG of 8192², the largest that is allowed",
-     REFUSED, LEFT_OUT, DONE, large=True, seconds=60, memory=3 * GB // 2)
-_one("png-ztxt", "png", lambda p: png(40, 40, chunks=[(b"zTXt", b"a\0\0" + zeros(300 << 20))] * 8,
-                                      data=zlib.compress(bytes(41 * 40))), "PNG with texts that unpack to 2.4 GB",
-     REFUSED, LEFT_OUT, DONE)
-_one("png-iccp", "png", lambda p: png(40, 40, chunks=[(b"iCCP", b"a\0\0" + zeros(1 << 30))],
-                                      data=zlib.compress(bytes(41 * 40))), "PNG with a colour profile of 1 GB",
-     REFUSED, LEFT_OUT, DONE)
-_one("png-idat-more", "png", lambda p: png(40, 40, data=zeros(3 << 30)), "PNG of 40² with 3 GB behind its pixels",
-     REFUSED, LEFT_OUT, DONE)
-_one("png-sparse", "png", lambda p: holes(good(p)) and None, "PNG of 12 GB, nearly all holes",
-     REFUSED, LEFT_OUT, DONE, large=True)
-_one("png-chunk-length", "png", lambda p: b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31 - 1) + b"IHDR" + bytes(99),
-     "PNG whose first chunk says 2 GB", part="png-lies")
+_one(
+    "png-50000",
+    "png",
+    lambda p: pixels_bomb(50000, 50000, 1),
+    "PNG of 50,000² pixels of one bit, all there",
+    part="png-lies",
+)
+_one(
+    "png-13000",
+    "png",
+    lambda p: pixels_bomb(13000, 13000),
+    "PNG of 13,000² pixels, all there, below Pillow's limit",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+    seconds=60,
+)
+_one(
+    "png-8192",
+    "png",
+    lambda p: pixels_bomb(8192, 8192),
+    "PNG of 8192², the largest that is allowed",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+    seconds=60,
+    memory=3 * GB // 2,
+)
+_one(
+    "png-ztxt",
+    "png",
+    lambda p: png(40, 40, chunks=[(b"zTXt", b"a\0\0" + zeros(300 << 20))] * 8, data=zlib.compress(bytes(41 * 40))),
+    "PNG with texts that unpack to 2.4 GB",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+)
+_one(
+    "png-iccp",
+    "png",
+    lambda p: png(40, 40, chunks=[(b"iCCP", b"a\0\0" + zeros(1 << 30))], data=zlib.compress(bytes(41 * 40))),
+    "PNG with a colour profile of 1 GB",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+)
+_one(
+    "png-idat-more",
+    "png",
+    lambda p: png(40, 40, data=zeros(3 << 30)),
+    "PNG of 40² with 3 GB behind its pixels",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+)
+_one(
+    "png-sparse",
+    "png",
+    lambda p: holes(good(p)) and None,
+    "PNG of 12 GB, nearly all holes",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+)
+_one(
+    "png-chunk-length",
+    "png",
+    lambda p: b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31 - 1) + b"IHDR" + bytes(99),
+    "PNG whose first chunk says 2 GB",
+    part="png-lies",
+)
 together("png-lies", SIZE)
 
 
@@ -172,7 +265,7 @@ def jpeg(width, height, scans=1):
     Image.fromarray((values() // 8).astype(np.uint8)).save(stream, "JPEG", progressive=scans > 1)
     data = bytearray(stream.getvalue())
     at = data.index(b"\xff\xc2" if scans > 1 else b"\xff\xc0")
-    data[at + 5:at + 9] = struct.pack(">2H", height, width)
+    data[at + 5 : at + 9] = struct.pack(">2H", height, width)
     if scans > 1:
         start = data.index(b"\xff\xda")
         data = data[:start] + data[start:-2] * scans + data[-2:]
@@ -180,12 +273,37 @@ def jpeg(width, height, scans=1):
 
 
 _one("jpg-65535", "jpg", lambda p: jpeg(65535, 65535), "JPEG of 65,535² in 1 kB")
-_one("jpg-12000", "jpg", lambda p: jpeg(12000, 12000), "JPEG of 12,000² in 1 kB", REFUSED, LEFT_OUT, large=True,
-     seconds=40)
-_one("jpg-scans", "jpg", lambda p: jpeg(8000, 8000, 300), "progressive JPEG of 8000² with 300 scans",
-     REFUSED, LEFT_OUT, DONE, large=True, seconds=120)
-_one("jpg-sparse", "jpg", lambda p: holes(good(p)) and None, "JPEG of 12 GB, nearly all holes", REFUSED, LEFT_OUT, DONE,
-     large=True)
+_one(
+    "jpg-12000",
+    "jpg",
+    lambda p: jpeg(12000, 12000),
+    "JPEG of 12,000² in 1 kB",
+    REFUSED,
+    LEFT_OUT,
+    large=True,
+    seconds=40,
+)
+_one(
+    "jpg-scans",
+    "jpg",
+    lambda p: jpeg(8000, 8000, 300),
+    "progressive JPEG of 8000² with 300 scans",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+    seconds=120,
+)
+_one(
+    "jpg-sparse",
+    "jpg",
+    lambda p: holes(good(p)) and None,
+    "JPEG of 12 GB, nearly all holes",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+)
 
 
 def bmp(width, height, compression=0, body=b""):
@@ -195,11 +313,24 @@ def bmp(width, height, compression=0, body=b""):
 
 _one("bmp-100000", "bmp", lambda p: bmp(100000, 100000), "BMP of 100,000² in 1 kB", part="bmp-lies")
 _one("bmp-12000", "bmp", lambda p: bmp(12000, 12000), "BMP of 12,000² in 1 kB", part="bmp-lies")
-_one("bmp-negative", "bmp", lambda p: bmp(-2**31, -2**31), "BMP of negative size", part="bmp-lies")
-_one("bmp-rle", "bmp", lambda p: bmp(12000, 12000, 1, b"\xff\0" * 1000 + b"\0\1"), "BMP of 12,000², run lengths, 3 kB",
-     part="bmp-lies")
-_one("bmp-sparse", "bmp", lambda p: holes(good(p)) and None, "BMP of 12 GB, nearly all holes", REFUSED, LEFT_OUT, DONE,
-     large=True)
+_one("bmp-negative", "bmp", lambda p: bmp(-(2**31), -(2**31)), "BMP of negative size", part="bmp-lies")
+_one(
+    "bmp-rle",
+    "bmp",
+    lambda p: bmp(12000, 12000, 1, b"\xff\0" * 1000 + b"\0\1"),
+    "BMP of 12,000², run lengths, 3 kB",
+    part="bmp-lies",
+)
+_one(
+    "bmp-sparse",
+    "bmp",
+    lambda p: holes(good(p)) and None,
+    "BMP of 12 GB, nearly all holes",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+)
 together("bmp-lies", SIZE)
 
 
@@ -221,9 +352,19 @@ def tiff(tags, big=False, after=b"", next_ifd=0):
 def tiff_of(width, height, compression=1, bits=8, data=b"", more=(), big=False, rows=None, **given):
     """A grey TIFF whose one strip is ``data``."""
     size = (24 + 10 * 20 + 8 + 20 * len(more)) if big else (8 + 2 + 10 * 12 + 4 + 12 * len(more))
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, compression), (262, 3, 1, 1),
-            (273, 4, 1, size), (277, 3, 1, given.get("samples", 1)), (278, 4, 1, rows or height),
-            (279, 4, 1, given.get("length", len(data))), (339, 3, 1, given.get("sample_format", 1)), *more]
+    tags = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, bits),
+        (259, 3, 1, compression),
+        (262, 3, 1, 1),
+        (273, 4, 1, size),
+        (277, 3, 1, given.get("samples", 1)),
+        (278, 4, 1, rows or height),
+        (279, 4, 1, given.get("length", len(data))),
+        (339, 3, 1, given.get("sample_format", 1)),
+        *more,
+    ]
     return tiff(tags, big, data, given.get("next_ifd", 0))
 
 
@@ -246,38 +387,139 @@ def lzw_zeros(size):
 
 
 _one("tif-2e31", "tif", lambda p: tiff_of(2**31, 2**31), "TIFF of 2³¹ × 2³¹ in 150 bytes", part="tif-lies")
-_one("tif-deflate", "tif", lambda p: tiff_of(30000, 30000, 8, data=zeros(30000 * 30000)),
-     "TIFF of 30,000², deflated, 875 kB")
-_one("tif-deflate-more", "tif", lambda p: tiff_of(40, 40, 8, data=zeros(3 << 30)),
-     "TIFF of 40² whose strip unpacks to 3 GB", REFUSED, LEFT_OUT, DONE)
+_one(
+    "tif-deflate",
+    "tif",
+    lambda p: tiff_of(30000, 30000, 8, data=zeros(30000 * 30000)),
+    "TIFF of 30,000², deflated, 875 kB",
+)
+_one(
+    "tif-deflate-more",
+    "tif",
+    lambda p: tiff_of(40, 40, 8, data=zeros(3 << 30)),
+    "TIFF of 40² whose strip unpacks to 3 GB",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+)
 _one("tif-lzw", "tif", lambda p: tiff_of(20000, 20000, 5, data=lzw_zeros(20000 * 2000)), "TIFF of 20,000² by LZW")
-_one("tif-packbits", "tif", lambda p: tiff_of(30000, 30000, 32773, data=b"\x81\0" * 7031250),
-     "TIFF of 30,000² by PackBits", part="tif-lies")
-_one("tif-float64", "tif", lambda p: tiff_of(9000, 9000, 8, 64, zeros(9000 * 9000 * 8), sample_format=3),
-     "TIFF of 9000² numbers of 64 bits, deflated")
-_one("tif-tile", "tif", lambda p: tiff_of(64, 64, 8, data=zeros(1 << 20), more=[
-    (322, 4, 1, 2**20), (323, 4, 1, 2**20), (324, 4, 1, 170), (325, 4, 1, 1100)]), "TIFF of 64² in a tile of 2²⁰ × 2²⁰",
-     part="tif-lies")
-_one("tif-strips", "tif", lambda p: tiff([(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 1),
-                                          (262, 3, 1, 1), (273, 4, 2**30, 8), (277, 3, 1, 1), (278, 4, 1, 1),
-                                          (279, 4, 2**30, 8)], after=bytes(999)), "TIFF that says 2³⁰ strips",
-     part="tif-lies")
-_one("tif-rows0", "tif", lambda p: tiff_of(64, 64, data=bytes(4096), rows=2**32 - 1, more=[(284, 3, 1, 9)]),
-     "TIFF with a planar configuration that is none", REFUSED, LEFT_OUT, DONE, part="tif-lies")
-_one("tif-samples", "tif", lambda p: tiff_of(4000, 4000, 8, data=zeros(1 << 20), samples=65535),
-     "TIFF of 65,535 samples a pixel", part="tif-lies")
-_one("tif-loop", "tif", lambda p: tiff_of(64, 64, data=bytes(4096), next_ifd=8), "TIFF whose directory is its own next",
-     REFUSED, LEFT_OUT, DONE, part="tif-lies")
-_one("tif-big-offset", "tif", lambda p: tiff_of(64, 64, data=bytes(4096), big=True, length=2**40),
-     "BigTIFF with a strip of 2⁴⁰ bytes", REFUSED, LEFT_OUT, DONE, part="tif-lies")
-_one("tif-big-far", "tif", lambda p: struct.pack("<2sHHHQ", b"II", 43, 8, 0, 2**62),
-     "BigTIFF whose directory is at 2⁶²", part="tif-lies")
-_one("tif-many-tags", "tif", lambda p: struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 2**60) + bytes(4000),
-     "BigTIFF that says 2⁶⁰ tags", part="tif-lies")
-_one("tif-value-count", "tif", lambda p: tiff_of(64, 64, data=bytes(4096), more=[(320, 3, 2**32 - 1, 8)]),
-     "TIFF with a colour map of 2³² values", REFUSED, LEFT_OUT, DONE, part="tif-lies")
-_one("tif-sparse", "tif", lambda p: holes(good(p)) and None, "TIFF of 12 GB, nearly all holes", REFUSED, LEFT_OUT, DONE,
-     large=True)
+_one(
+    "tif-packbits",
+    "tif",
+    lambda p: tiff_of(30000, 30000, 32773, data=b"\x81\0" * 7031250),
+    "TIFF of 30,000² by PackBits",
+    part="tif-lies",
+)
+_one(
+    "tif-float64",
+    "tif",
+    lambda p: tiff_of(9000, 9000, 8, 64, zeros(9000 * 9000 * 8), sample_format=3),
+    "TIFF of 9000² numbers of 64 bits, deflated",
+)
+_one(
+    "tif-tile",
+    "tif",
+    lambda p: tiff_of(
+        64,
+        64,
+        8,
+        data=zeros(1 << 20),
+        more=[(322, 4, 1, 2**20), (323, 4, 1, 2**20), (324, 4, 1, 170), (325, 4, 1, 1100)],
+    ),
+    "TIFF of 64² in a tile of 2²⁰ × 2²⁰",
+    part="tif-lies",
+)
+_one(
+    "tif-strips",
+    "tif",
+    lambda p: tiff(
+        [
+            (256, 4, 1, 64),
+            (257, 4, 1, 64),
+            (258, 3, 1, 8),
+            (259, 3, 1, 1),
+            (262, 3, 1, 1),
+            (273, 4, 2**30, 8),
+            (277, 3, 1, 1),
+            (278, 4, 1, 1),
+            (279, 4, 2**30, 8),
+        ],
+        after=bytes(999),
+    ),
+    "TIFF that says 2³⁰ strips",
+    part="tif-lies",
+)
+_one(
+    "tif-rows0",
+    "tif",
+    lambda p: tiff_of(64, 64, data=bytes(4096), rows=2**32 - 1, more=[(284, 3, 1, 9)]),
+    "TIFF with a planar configuration that is none",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="tif-lies",
+)
+_one(
+    "tif-samples",
+    "tif",
+    lambda p: tiff_of(4000, 4000, 8, data=zeros(1 << 20), samples=65535),
+    "TIFF of 65,535 samples a pixel",
+    part="tif-lies",
+)
+_one(
+    "tif-loop",
+    "tif",
+    lambda p: tiff_of(64, 64, data=bytes(4096), next_ifd=8),
+    "TIFF whose directory is its own next",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="tif-lies",
+)
+_one(
+    "tif-big-offset",
+    "tif",
+    lambda p: tiff_of(64, 64, data=bytes(4096), big=True, length=2**40),
+    "BigTIFF with a strip of 2⁴⁰ bytes",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="tif-lies",
+)
+_one(
+    "tif-big-far",
+    "tif",
+    lambda p: struct.pack("<2sHHHQ", b"II", 43, 8, 0, 2**62),
+    "BigTIFF whose directory is at 2⁶²",
+    part="tif-lies",
+)
+_one(
+    "tif-many-tags",
+    "tif",
+    lambda p: struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, 2**60) + bytes(4000),
+    "BigTIFF that says 2⁶⁰ tags",
+    part="tif-lies",
+)
+_one(
+    "tif-value-count",
+    "tif",
+    lambda p: tiff_of(64, 64, data=bytes(4096), more=[(320, 3, 2**32 - 1, 8)]),
+    "TIFF with a colour map of 2³² values",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    part="tif-lies",
+)
+_one(
+    "tif-sparse",
+    "tif",
+    lambda p: holes(good(p)) and None,
+    "TIFF of 12 GB, nearly all holes",
+    REFUSED,
+    LEFT_OUT,
+    DONE,
+    large=True,
+)
 
 
 def _pages(path):

@@ -48,8 +48,10 @@ SPECIAL = {"fifo": fifo, "socket": _socket, "zero": device, "proc": kernel, "dan
 
 for _name, _make in SPECIAL.items():
     for _suffix in ("dcm", "png", "npy", "tif", "csv"):
+
         def _direct(ground, make=_make, suffix=_suffix):
             return convert(ground, make(ground / f"in/bad.{suffix}"), limit=LIMIT)
+
         _direct.__doc__ = f"{_name} called .{_suffix}, converted"
         if _suffix in {"fifo": ("dcm", "png", "npy", "csv"), "zero": ("dcm", "png", "csv")}.get(_name, ("png",)):
             case(f"direct-{_name}-{_suffix}", PLACES, REFUSED)(_direct)
@@ -101,16 +103,24 @@ def _list(ground, make, suffix="png"):
 
 for _name in ("fifo", "zero", "loop"):
     for _suffix in ("png", "dcm", "npy"):
+
         def _listed(ground, make=SPECIAL[_name], suffix=_suffix):
             return _list(ground, make, suffix)
+
         _listed.__doc__ = f"{_name} called .{_suffix} in a list"
         case(f"list-{_name}-{_suffix}", PLACES, REFUSED, LEFT_OUT, DONE)(_listed)
 
-for _what, _make in (("fifo", fifo), ("zero", device), ("folder", lambda path: path.mkdir() or path),
-                     ("sparse", holes)):
+for _what, _make in (
+    ("fifo", fifo),
+    ("zero", device),
+    ("folder", lambda path: path.mkdir() or path),
+    ("sparse", holes),
+):
+
     def _as_list(ground, make=_make):
         good(ground / "data/a.png")
         return convert(ground, ground.folder / "data", "--val", make(ground / "list.txt"), limit=LIMIT)
+
     _as_list.__doc__ = f"{'12 GB of holes' if _what == 'sparse' else _what} as the list of a conversion"
     case(f"val-{_what}", PLACES, REFUSED, large=_what == "sparse")(_as_list)
 
@@ -119,8 +129,10 @@ for _what, _make in (("fifo", fifo), ("zero", device), ("folder", lambda path: p
         (run / "args").unlink()
         make(run / "args")
         good(ground / "in/a.png")
-        return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out"),
-                       limit=LIMIT)
+        return Command(
+            "medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out"), limit=LIMIT
+        )
+
     _as_args.__doc__ = f"{'12 GB of holes' if _what == 'sparse' else _what} as args"
     if _what != "sparse":
         case(f"special-args-{_what}", PLACES, REFUSED)(_as_args)
@@ -131,8 +143,12 @@ for _what, _make in (("fifo", fifo), ("zero", device), ("folder", lambda path: p
         path.unlink()
         make(path)
         good(ground / "in/a.png")
-        return Command("medi2i.pix2pix.convert", ("-a", run / "args", "-m", path, "-R", ground.folder / "in", "-o",
-                                                  ground.folder / "out"), limit=LIMIT)
+        return Command(
+            "medi2i.pix2pix.convert",
+            ("-a", run / "args", "-m", path, "-R", ground.folder / "in", "-o", ground.folder / "out"),
+            limit=LIMIT,
+        )
+
     _as_weights.__doc__ = f"{'12 GB of holes' if _what == 'sparse' else _what} as weights"
     if _what != "sparse":
         case(f"special-weights-{_what}", PLACES, REFUSED)(_as_weights)
@@ -142,15 +158,18 @@ for _what, _make in (("fifo", fifo), ("zero", device), ("folder", lambda path: p
         (run / "best.json").unlink(missing_ok=True)
         make(run / "best.json")
         good(ground / "in/a.png")
-        return Command("medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out"),
-                       limit=LIMIT)
+        return Command(
+            "medi2i.pix2pix.convert", (run, "-R", ground.folder / "in", "-o", ground.folder / "out"), limit=LIMIT
+        )
+
     _as_best.__doc__ = f"{'12 GB of holes' if _what == 'sparse' else _what} as best.json"
     case(f"special-best-{_what}", PLACES, REFUSED, DONE, large=_what == "sparse")(_as_best)
 
 
 def _training(ground, root, *more):
-    return Command("medi2i.pix2pix.train", ("-R", root, "-o", ground.folder / "result", *SMALL, "--check", *more),
-                   limit=2 * LIMIT)
+    return Command(
+        "medi2i.pix2pix.train", ("-R", root, "-o", ground.folder / "result", *SMALL, "--check", *more), limit=2 * LIMIT
+    )
 
 
 @case("train-list-fifo", PLACES, REFUSED, LEFT_OUT, DONE)
@@ -203,9 +222,11 @@ for _tool, _arguments in (
     ("evaluate", lambda place, out: ("-i", place, "-t", place, "-c", f"x={place}", "-o", out)),
 ):
     for _what, _make in (("fifo", fifo),):
+
         def _to_tool(ground, tool=_tool, arguments=_arguments, make=_make):
             place = make(ground / ("in.nii.gz" if tool == "nifti" else "in.txt"))
             return Command(f"medi2i.tools.{tool}", arguments(place, ground.folder / "out"), limit=LIMIT)
+
         _to_tool.__doc__ = f"{_what} given to {_tool}.py"
         case(f"tool-{_tool}-{_what}", PLACES, REFUSED)(_to_tool)
 
@@ -215,9 +236,14 @@ for _tool, _arguments in (
 
 def _inside(seen, folder):
     """Results lie in ``out``, and only there."""
-    outside = [path for path in folder.parent.rglob("*")
-               if path.is_file() and "stolen" in path.name and folder / "out" not in path.parents
-               and path.parent.name not in ("secret", "away")]
+    outside = [
+        path
+        for path in folder.parent.rglob("*")
+        if path.is_file()
+        and "stolen" in path.name
+        and folder / "out" not in path.parents
+        and path.parent.name not in ("secret", "away")
+    ]
     return f"{outside[0].name} was written outside of the folder" if outside else None
 
 
@@ -228,12 +254,20 @@ def _listing(ground, text, **more):
     return convert(ground, ground.folder / "data", "--val", ground.folder / "list.txt", "-c1", 0, check=_inside, **more)
 
 
-for _name, _text in (("up", "a.png\n../secret/stolen.png\n"), ("absolute", "a.png\nSECRET/stolen.png\n"),
-                     ("dots", "./../data/../secret/stolen.png\n"), ("nul", "a.png\nb\0.png\n"),
-                     ("long", "a.png\n" + "x" * 10**6 + ".png\n"), ("missing", "a.png\nmissing.png\n"),
-                     ("many", "a.png\n" * 200_000), ("tabs", "a.png" + "\t" * 10**6 + "\n")):
+for _name, _text in (
+    ("up", "a.png\n../secret/stolen.png\n"),
+    ("absolute", "a.png\nSECRET/stolen.png\n"),
+    ("dots", "./../data/../secret/stolen.png\n"),
+    ("nul", "a.png\nb\0.png\n"),
+    ("long", "a.png\n" + "x" * 10**6 + ".png\n"),
+    ("missing", "a.png\nmissing.png\n"),
+    ("many", "a.png\n" * 200_000),
+    ("tabs", "a.png" + "\t" * 10**6 + "\n"),
+):
+
     def _path(ground, text=_text):
         return _listing(ground, text)
+
     _path.__doc__ = f"a list of a conversion: {_name}"
     case(f"path-{_name}", PATHS, REFUSED, LEFT_OUT, DONE, seconds=40)(_path)
 
@@ -266,8 +300,14 @@ def output_link(ground):
     (ground / "away/stolen.txt").write_text("kept")
     (ground / "out").mkdir()
     (ground / "out/stolen.png").symlink_to(ground.folder / "away/stolen.txt")
-    return convert(ground, ground.folder / "in", "--force", check=lambda seen, folder: None if (
-        folder / "away/stolen.txt").read_text() == "kept" else "the file behind the link was overwritten")
+    return convert(
+        ground,
+        ground.folder / "in",
+        "--force",
+        check=lambda seen, folder: (
+            None if (folder / "away/stolen.txt").read_text() == "kept" else "the file behind the link was overwritten"
+        ),
+    )
 
 
 @case("deep-folder", PATHS, REFUSED, DONE)
@@ -305,9 +345,16 @@ def name_in_bytes(ground):
     return convert(ground, ground.folder / "in", beside="png")
 
 
-for _what, _text in (("deep", "[" * 10**5 + "]" * 10**5), ("digits", '{"files": 1' + "0" * 10**5 + "}"),
-                     ("list", "[]"), ("names", '{"results": [{"name": "../../stolen"}], "model": 1e400}'),
-                     ("latin", None), ("fifo", fifo), ("zero", device)):
+for _what, _text in (
+    ("deep", "[" * 10**5 + "]" * 10**5),
+    ("digits", '{"files": 1' + "0" * 10**5 + "}"),
+    ("list", "[]"),
+    ("names", '{"results": [{"name": "../../stolen"}], "model": 1e400}'),
+    ("latin", None),
+    ("fifo", fifo),
+    ("zero", device),
+):
+
     def _resumed(ground, text=_text):
         good(ground / "in/a.png")
         for place in ("out", "out.report"):  # where it lay, and where it lies
@@ -317,5 +364,6 @@ for _what, _text in (("deep", "[" * 10**5 + "]" * 10**5), ("digits", '{"files": 
             else:
                 report.write_bytes(b"\xff\xfe\0" if text is None else text.encode())
         return convert(ground, ground.folder / "in", "--resume", limit=LIMIT)
+
     _resumed.__doc__ = f"conversion.json ({_what}) of a conversion that is resumed"
     case(f"report-{_what}", PLACES, REFUSED, DONE)(_resumed)

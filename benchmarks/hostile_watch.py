@@ -124,8 +124,11 @@ class Waiting:
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         self.process = subprocess.Popen(
             [*(before if self.traced else ()), self.python, "-c", _WAIT, module, str(ADDRESS_SPACE), str(FILE_SIZE)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=surroundings | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"})
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=surroundings | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+        )
         if not self.process.stdout.readline():
             raise RuntimeError(f"{module}: cannot be imported by {python}")
 
@@ -145,8 +148,9 @@ class Waiting:
         outside = tuple(_outside(self.trace.read_text(errors="replace"), self.python)) if self.traced else None
         if self.traced:
             os.truncate(self.trace, 0)
-        return Seen(ended["status"], text, ended["seconds"], time.monotonic() - began, ended["peak"], over.is_set(),
-                    outside)
+        return Seen(
+            ended["status"], text, ended["seconds"], time.monotonic() - began, ended["peak"], over.is_set(), outside
+        )
 
     def _send(self, message):
         self.process.stdin.write(json.dumps(message) + "\n")

@@ -7,6 +7,7 @@ in a new folder, until there were as many kills. shards: two processes share the
 together: two conversions start into one folder at the same moment, ten times. scan: one of its processes is killed.
 All files and reports, and what a scan prints, must be those of an undisturbed run. Ends with status 1 otherwise.
 """
+
 import argparse
 import contextlib
 import os
@@ -46,22 +47,33 @@ ENVIRONMENT = os.environ | {"SOURCE_DATE_EPOCH": "1800000000", "OMP_NUM_THREADS"
 
 def start(code, *arguments, out=subprocess.DEVNULL):
     """A program in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=out, stderr=subprocess.PIPE,
-                            text=True, env=ENVIRONMENT)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
 
 
 def contents(folder):
     """Name → bytes of all that lies in a folder of results and in that of its report, hidden files as well."""
     places = folder, folder.with_name(folder.name + ".report")
-    return {(place == folder, path.relative_to(place).as_posix()): path.read_bytes()
-            for place in places if place.is_dir() for path in place.rglob("*") if path.is_file()}
+    return {
+        (place == folder, path.relative_to(place).as_posix()): path.read_bytes()
+        for place in places
+        if place.is_dir()
+        for path in place.rglob("*")
+        if path.is_file()
+    }
 
 
 def children(pid):
     """Process numbers of the children of all threads, as Linux tells."""
     with contextlib.suppress(OSError):
-        return [int(number) for path in Path(f"/proc/{pid}/task").glob("*/children")
-                for number in path.read_text().split()]
+        return [
+            int(number) for path in Path(f"/proc/{pid}/task").glob("*/children") for number in path.read_text().split()
+        ]
     return []
 
 
@@ -110,8 +122,10 @@ class Test:
         """Notes what is not as in the undisturbed run."""
         found = contents(out)
         if found != self.expected:
-            names = sorted(name for _, name in {key for key in {*found, *self.expected}
-                                                if found.get(key) != self.expected.get(key)})
+            names = sorted(
+                name
+                for _, name in {key for key in {*found, *self.expected} if found.get(key) != self.expected.get(key)}
+            )
             self.wrong.append(f"{what}: {len(names)} files differ: {names[:5]}")
         for place in (out, out.with_name(out.name + ".report")):
             shutil.rmtree(place, ignore_errors=True)
@@ -120,8 +134,10 @@ class Test:
         """``kills`` times: some processes are started, one is ended; they are done when all say so."""
         out, hits, runs, number = self.folder / "killed", {}, 0, 0
         while sum(hits.values()) < self.kills:
-            processes = [start(CONVERT, *self.arguments(out, "--resume", *(["--shards", part] if part else [])))
-                         for part in parts]
+            processes = [
+                start(CONVERT, *self.arguments(out, "--resume", *(["--shards", part] if part else [])))
+                for part in parts
+            ]
             ended = self.end(processes)
             self.finish(processes, ended)
             number += 1
@@ -154,8 +170,10 @@ class Test:
 
     def scans(self):
         """A child of each scan is killed, or the scan itself, which is then run again."""
+
         def scanned(process):
             return process.communicate()[0]
+
         began = time.monotonic()
         alone = start(SCAN, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
         expected, seconds, hits = scanned(alone), time.monotonic() - began, {"worker": 0, "scan": 0, "too late": 0}
@@ -163,8 +181,9 @@ class Test:
             process = start(SCAN, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
             wanted, moment = self.chance.choice(("worker", "worker", "scan")), time.monotonic()
             moment += self.chance.uniform(0.5, 1) * seconds
-            while process.poll() is None and (time.monotonic() < moment or wanted == "worker"
-                                              and not children(process.pid)):
+            while process.poll() is None and (
+                time.monotonic() < moment or wanted == "worker" and not children(process.pid)
+            ):
                 time.sleep(0.001)
             victims = children(process.pid) if wanted == "worker" else [process.pid]
             with contextlib.suppress(ProcessLookupError):
@@ -191,13 +210,20 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         test = Test(Path(folder), args.slices, args.kills, args.seed)
-        parts = {"conversion": test.conversions, "shards": lambda: test.conversions(("1/2", "2/2")),
-                 "together": lambda: test.together(args.times), "scan": test.scans}
+        parts = {
+            "conversion": test.conversions,
+            "shards": lambda: test.conversions(("1/2", "2/2")),
+            "together": lambda: test.together(args.times),
+            "scan": test.scans,
+        }
         for name in args.what or parts:
             began, before = time.monotonic(), len(test.wrong)
             said = parts[name]()
-            print(f"{name}: {said}; {len(test.wrong) - before} found that differ from an undisturbed run "
-                  f"({time.monotonic() - began:.0f} s)", flush=True)
+            print(
+                f"{name}: {said}; {len(test.wrong) - before} found that differ from an undisturbed run "
+                f"({time.monotonic() - began:.0f} s)",
+                flush=True,
+            )
         print("\n".join(test.wrong))
     return 1 if test.wrong else 0
 

@@ -7,6 +7,7 @@ Every kill is SIGKILL, at a random moment: one of four within three seconds of t
 on, one while a snapshot is being written. The options switch on everything that draws random numbers or keeps a state.
 Prints what each kill hit; ends with status 1 unless all final weights and the log are the same bit for bit (CPU).
 """
+
 import argparse
 import contextlib
 import json
@@ -20,11 +21,48 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-COMMON = ["-g", "-1", "-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8",
-          "-rt", "2", "-rr", "10", "-rs", "0.1", "-n", "0.1", "-nz", "0.1", "-gdo", "0.3", "-ddo", "0.2",
-          "--snapshot_interval", "1", "--snapshot_minutes", "0", "--display_interval", "3", "-si", "7"]
-OWN = {"pix2pix": ["--nvis", "0", "-lm", "0.5", "--dis_warmup", "9"],
-       "cyclegan": ["--nvis_A", "0", "--nvis_B", "0", "-lz", "1", "-lidm", "1", "-lfd", "2"]}
+COMMON = [
+    "-g",
+    "-1",
+    "-cw",
+    "16",
+    "-ch",
+    "16",
+    "-gc",
+    "4",
+    "8",
+    "-gnb",
+    "1",
+    "-dc",
+    "4",
+    "8",
+    "-rt",
+    "2",
+    "-rr",
+    "10",
+    "-rs",
+    "0.1",
+    "-n",
+    "0.1",
+    "-nz",
+    "0.1",
+    "-gdo",
+    "0.3",
+    "-ddo",
+    "0.2",
+    "--snapshot_interval",
+    "1",
+    "--snapshot_minutes",
+    "0",
+    "--display_interval",
+    "3",
+    "-si",
+    "7",
+]
+OWN = {
+    "pix2pix": ["--nvis", "0", "-lm", "0.5", "--dis_warmup", "9"],
+    "cyclegan": ["--nvis_A", "0", "--nvis_B", "0", "-lz", "1", "-lidm", "1", "-lfd", "2"],
+}
 KINDS = ("start", "training", "training", "snapshot")  # what to aim at, in turn
 
 
@@ -43,8 +81,12 @@ def write_images(root, count=7):
 
 def start(application, *argv):
     """The training command in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", f"medi2i.{application}.train", *map(str, argv)],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"medi2i.{application}.train", *map(str, argv)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run_of(out):
@@ -56,8 +98,11 @@ def run_of(out):
 def kill(process, out, chance, kind):
     """Wait for a moment of ``kind``, kill, and say what was hit. None if the training ended before."""
     before, old = progress(out), half_written(out)
-    reached = {"start": lambda: True, "training": lambda: progress(out) > before,
-               "snapshot": lambda: half_written(out) - old}[kind]
+    reached = {
+        "start": lambda: True,
+        "training": lambda: progress(out) > before,
+        "snapshot": lambda: half_written(out) - old,
+    }[kind]
     while not reached():
         if process.poll() is not None:
             return None
@@ -119,8 +164,9 @@ def main(argv=None):
         if alone.returncode:
             print(error, file=sys.stderr)
             return 1
-        print(f"{args.application}, left alone: {time.monotonic() - began:.1f} s, "
-              f"{progress(folder / 'alone')} iterations")
+        print(
+            f"{args.application}, left alone: {time.monotonic() - began:.1f} s, {progress(folder / 'alone')} iterations"
+        )
         hits = []
         while True:
             run = run_of(folder / "killed")
@@ -140,8 +186,10 @@ def main(argv=None):
         expected, found = results(run_of(folder / "alone")), results(run_of(folder / "killed"))
     equal = expected == found
     counts = ", ".join(f"{hits.count(kind)} hit {kind}" for kind in sorted(set(hits)))
-    print(f"{len(hits)} kills ({counts}): {len(expected[0])} arrays and {len(expected[1])} lines of the log are "
-          + ("equal bit for bit" if equal else "NOT EQUAL"))
+    print(
+        f"{len(hits)} kills ({counts}): {len(expected[0])} arrays and {len(expected[1])} lines of the log are "
+        + ("equal bit for bit" if equal else "NOT EQUAL")
+    )
     return 0 if equal else 1
 
 

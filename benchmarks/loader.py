@@ -6,6 +6,7 @@ Writes CT slices as DICOM into a temporary folder, then prints, for several ways
 slices are decoded and augmented in a second of one core (CPU time, so that a busy machine does not matter), and the
 idle fraction of a pix2pix training on the CPU: the share of its time that it waited for images.
 """
+
 import argparse
 import pathlib
 import sys
@@ -83,16 +84,18 @@ def loading(folders, cached):
 
 def training_idle(root, workers, processes, updates, crop):
     """(idle fraction, seconds an update) of a pix2pix training on the CPU: the tutorial's generator, batch 1."""
-    options = PairedOptions(root=str(root), gen_chs=[32, 64, 128], dis_basech=16, crop_height=crop, crop_width=crop,
-                            **TURN)
+    options = PairedOptions(
+        root=str(root), gen_chs=[32, 64, 128], dis_basech=16, crop_height=crop, crop_width=crop, **TURN
+    )
     dataset = paired.build(options, cache=ImageCache(0))  # without a cache: every slice is decoded each time
     options = paired.complete(options, dataset)
     networks = net.build(options)
     optimizers, _ = make_optimizers(networks.as_dict(), options)
     iterator = ImageIterator(dataset, 1, 0, workers=workers, processes=processes)
     device = choose_device(-1)
-    updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options),
-                             RandomState(0, device.xp), device)
+    updater = Pix2pixUpdater(
+        iterator, optimizers, networks, LossSettings.from_options(options), RandomState(0, device.xp), device
+    )
     with cpu_engine.using("auto"):
         for _ in range(updates + 1):
             updater.update()
@@ -113,11 +116,19 @@ def measured(size=512, slices=64, workers=2, updates=12, crop=128):
         for cached in (False, True):
             for row in loading(folders if not cached else {"any": folders["uncompressed"]}, cached):
                 print("| {} | {} | {} | {:.0f} |".format(*row), flush=True)
-                results.append({"what": "loading", "size": size, **dict(zip(
-                    ("stored", "source", "augmentation", "slices_per_core_second"), row, strict=True))})
+                results.append(
+                    {
+                        "what": "loading",
+                        "size": size,
+                        **dict(zip(("stored", "source", "augmentation", "slices_per_core_second"), row, strict=True)),
+                    }
+                )
         print(f"\n| training, CPU, crop {crop}², nothing cached | idle fraction | s / update |\n|---|---|---|")
-        for label, count, processes in (("no workers", 0, False), (f"{workers} threads", workers, False),
-                                        (f"{workers} processes", workers, True)):
+        for label, count, processes in (
+            ("no workers", 0, False),
+            (f"{workers} threads", workers, False),
+            (f"{workers} processes", workers, True),
+        ):
             fraction, seconds = training_idle(folders["uncompressed"], count, processes, updates, crop)
             print(f"| {label} | {100 * fraction:.2f} % | {seconds:.2f} |", flush=True)
             results.append({"what": "idle", "crop": crop, "workers": label, "fraction": fraction, "update_s": seconds})

@@ -1,4 +1,5 @@
 """Timings in alternating order, medians and ratios, peak memory, and the machine they are of."""
+
 import os
 import platform
 import re
@@ -41,10 +42,15 @@ def alternate(candidates, repeats, warm_up=1):
 
 def summary(seconds, reference):
     """dict name -> median seconds, fastest, and the median over the rounds of (this time / the reference's)."""
-    return {name: {"median_s": statistics.median(times), "fastest_s": min(times),
-                   "ratio": statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
-                   "rounds": len(times)}
-            for name, times in seconds.items()}
+    return {
+        name: {
+            "median_s": statistics.median(times),
+            "fastest_s": min(times),
+            "ratio": statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
+            "rounds": len(times),
+        }
+        for name, times in seconds.items()
+    }
 
 
 def show(title, rows, reference):
@@ -52,8 +58,11 @@ def show(title, rows, reference):
     print(f"\n{title}")
     width = max(len(name) for name in rows)
     for name, row in rows.items():
-        print(f"  {name:{width}}  {row['median_s']:8.3f} s  (fastest {row['fastest_s']:.3f})"
-              f"  {row['ratio']:6.2f} x {reference}", flush=True)
+        print(
+            f"  {name:{width}}  {row['median_s']:8.3f} s  (fastest {row['fastest_s']:.3f})"
+            f"  {row['ratio']:6.2f} x {reference}",
+            flush=True,
+        )
 
 
 def machine():
@@ -63,11 +72,16 @@ def machine():
     flags = set(about.get("flags", "").split())
     cores = available_cores()
     cpu = about.get("model name", platform.processor())
-    return {"cpu": cpu, "cores": cores, "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-            "instructions": sorted(flags & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}),
-            "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            "python": platform.python_version(), "system": platform.platform(),
-            "packages": {name: version(name) for name in PACKAGES}}
+    return {
+        "cpu": cpu,
+        "cores": cores,
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"}),
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
 
 
 def version(name):

@@ -9,6 +9,7 @@ of filters), the last third for testing. Each subject is trained with the comman
 and measured by what is behind tools/evaluate.py. The model of the first seed is then tried on slices from elsewhere.
 Every step stays in the work folder: a run that was interrupted goes on, and more subjects or seeds may be added.
 """
+
 import argparse
 import multiprocessing
 import sys
@@ -36,11 +37,21 @@ def main():
     for name in used:
         quality_steps.make_data(work, name, options.ct, options.slices)
 
-    jobs = [] if options.prepare else [
-        partial(quality_steps.train_and_convert, work.path, name, seed, options.minutes)
-        for name in options.only for seed in options.seeds]
-    jobs += [partial(quality_steps.filter_test_part, work.path, name, one, FULL.lower)
-             for name in used for one in DATA[name].classical if one in options.classical]
+    jobs = (
+        []
+        if options.prepare
+        else [
+            partial(quality_steps.train_and_convert, work.path, name, seed, options.minutes)
+            for name in options.only
+            for seed in options.seeds
+        ]
+    )
+    jobs += [
+        partial(quality_steps.filter_test_part, work.path, name, one, FULL.lower)
+        for name in used
+        for one in DATA[name].classical
+        if one in options.classical
+    ]
     failed = run(jobs, options.jobs)
     if failed or options.prepare:
         return int(failed > 0)
@@ -66,8 +77,7 @@ def parse():
     parser.add_argument("--minutes", type=float, default=10, help="of each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=available(), default=available())
-    parser.add_argument("--classical", nargs="*", choices=[*FILTERS, SPECTRAL],
-                        default=[*FILTERS, SPECTRAL])
+    parser.add_argument("--classical", nargs="*", choices=[*FILTERS, SPECTRAL], default=[*FILTERS, SPECTRAL])
     parser.add_argument("--jobs", type=int, default=available_cores(), help="steps at the same time, one thread each")
     parser.add_argument("--slices", type=int, default=0, help="only so many, evenly spaced: for a quick look")
     parser.add_argument("--prepare", action="store_true", help="only make the data and run the classical filters")

@@ -1,4 +1,5 @@
 """How good is what was trained: rows of metrics on the test part, a picture, and the same on slices from elsewhere."""
+
 import shutil
 from pathlib import Path
 
@@ -31,13 +32,21 @@ def judge(work, name, seeds, picture_path=None):
     for filter_name in DATA[subject.data].classical:
         folder = work.folder(f"classical/{subject.data}/{filter_name}")
         if folder.is_dir():
-            rows.append(measure.Row(filter_name, "", lambda one, folder=folder: np.load(
-                folder / f"{numbers[one.key]}.npy", allow_pickle=False)))
+            rows.append(
+                measure.Row(
+                    filter_name,
+                    "",
+                    lambda one, folder=folder: np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False),
+                )
+            )
     ours = {OURS.format(seed): work.folder(f"trained/{name}/{seed}") / "converted" for seed in seeds}
     found, scene = measured(rows, ours, test)
     found["trainings"] = {str(seed): work.record(f"trained/{name}/{seed}") for seed in seeds}
-    found["classical"] = {one: work.record(f"classical/{subject.data}/{one}")["facts"]
-                          for one in DATA[subject.data].classical if one in found["rows"]}
+    found["classical"] = {
+        one: work.record(f"classical/{subject.data}/{one}")["facts"]
+        for one in DATA[subject.data].classical
+        if one in found["rows"]
+    }
     if picture_path is not None:
         draw(picture_path, f"{subject.title}, seed {seeds[0]}", scene, OURS.format(seeds[0]))
     write_json(work.path / "judged" / f"{name}.json", found)
@@ -62,17 +71,22 @@ def measured(rows, ours, slices):
     for (row, series, metric), one in evaluation.summary.items():
         if series == measure.ALL:
             means.setdefault(row, {})[metric] = one.mean
-    physical = {row: {key: one[key] for key in ("noise", "edge") if key in one}
-                for row, one in (evaluation.physics or {"rows": {}})["rows"].items()}
+    physical = {
+        row: {key: one[key] for key in ("noise", "edge") if key in one}
+        for row, one in (evaluation.physics or {"rows": {}})["rows"].items()
+    }
     truth = physical.pop(TRUTH, {})
     for row, one in physical.items():
         means[row].update(one)
-    each = {row.name: [record.values["rmse"] for record in evaluation.records if record.row == row.name]
-            for row in rows}
+    each = {
+        row.name: [record.values["rmse"] for record in evaluation.records if record.row == row.name] for row in rows
+    }
     last = each[next(iter(ours))]
     middle = sorted(range(len(last)), key=last.__getitem__)[(len(last) - 1) // 2]
-    return ({"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": truth},
-            measure.read(matching.slices[middle], rows))
+    return (
+        {"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": truth},
+        measure.read(matching.slices[middle], rows),
+    )
 
 
 def draw(path, title, scene, own):
@@ -82,8 +96,16 @@ def draw(path, title, scene, own):
     images = {name: scene.images[name] for name in (nothing, *others, own)}
     notes = {name: f"RMSE {np.sqrt(np.mean((image - scene.truth) ** 2)):.2f} HU" for name, image in images.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.comparison(path, f"{title}: {Path(scene.key).name} (middling of the test slices)", images, scene.truth,
-                       RANGES[1], "HU", notes=notes, scaled_by=own)
+    picture.comparison(
+        path,
+        f"{title}: {Path(scene.key).name} (middling of the test slices)",
+        images,
+        scene.truth,
+        RANGES[1],
+        "HU",
+        notes=notes,
+        scaled_by=own,
+    )
 
 
 def elsewhere(work, seed):
@@ -103,13 +125,29 @@ def elsewhere(work, seed):
                 shutil.copyfile(path, folder / "ct" / name)
         images = folder / "images"
         # What lies outside of a scanner's circle has values that are no HU: -2000 and the like.
-        command(["pix2pix/convert.py", "-m", "identity", "-R", folder / "ct", "-o", folder / "clipped", "-ca",
-                 FULL.lower, FULL.upper], folder / "clip.txt")
+        command(
+            [
+                "pix2pix/convert.py",
+                "-m",
+                "identity",
+                "-R",
+                folder / "ct",
+                "-o",
+                folder / "clipped",
+                "-ca",
+                FULL.lower,
+                FULL.upper,
+            ],
+            folder / "clip.txt",
+        )
         command([f"tools/{data.tool}.py", *data.options, "-i", folder / "clipped", "-o", images], folder / "log.txt")
         (images / "pairs.txt").rename(lists_in(images)["test"])
-        command(conversion_words(subject, images, work.path / trained["facts"]["run"], folder / "converted"),
-                folder / "convert.txt")
+        command(
+            conversion_words(subject, images, work.path / trained["facts"]["run"], folder / "converted"),
+            folder / "convert.txt",
+        )
         return {"absent": [name for name, path in there.items() if not path]}
+
     facts = work.step(ELSEWHERE, {"trained": trained["decided_by"], "slices": SLICES_ELSEWHERE}, make)
     folder = work.folder(ELSEWHERE)
     test = slices_of(folder / "images", "test")

@@ -1,4 +1,5 @@
 """docs/quality.md: everything that is in the work folder, as tables."""
+
 import datetime
 import json
 import shlex
@@ -9,10 +10,17 @@ import measure
 from quality_judge import ELSEWHERE, RANGES
 from quality_subjects import DATA, SPECTRAL, SUBJECTS, training_words
 
-COLUMNS = {"rmse": ("RMSE / HU", 2), "mae": ("MAE / HU", 2), "bias": ("bias / HU", 2),
-           **{f"{metric} {window.name}": (f"{metric.upper()} {window.name}" + unit, digits) for window in RANGES
-              for metric, unit, digits in (("psnr", " / dB", 2), ("ssim", "", 5))},
-           "edge": ("edge / mm", 2)}
+COLUMNS = {
+    "rmse": ("RMSE / HU", 2),
+    "mae": ("MAE / HU", 2),
+    "bias": ("bias / HU", 2),
+    **{
+        f"{metric} {window.name}": (f"{metric.upper()} {window.name}" + unit, digits)
+        for window in RANGES
+        for metric, unit, digits in (("psnr", " / dB", 2), ("ssim", "", 5))
+    },
+    "edge": ("edge / mm", 2),
+}
 OURS, ALL_SEEDS = "medi2i, seed ", "medi2i"
 
 
@@ -29,9 +37,13 @@ def judged(work):
 def mean_of_seeds(rows):
     """{metric: (mean, standard deviation or None)} over the rows of the seeds."""
     own = [values for row, values in rows.items() if row.startswith(OURS)]
-    return {metric: (statistics.fmean(one[metric] for one in own if metric in one),
-                     statistics.stdev(one[metric] for one in own) if len(own) > 1 else None)
-            for metric in own[0]}
+    return {
+        metric: (
+            statistics.fmean(one[metric] for one in own if metric in one),
+            statistics.stdev(one[metric] for one in own) if len(own) > 1 else None,
+        )
+        for metric in own[0]
+    }
 
 
 def table(rows, names=None):
@@ -43,14 +55,23 @@ def table(rows, names=None):
         return f"| {(names or {}).get(row, row)} | " + " | ".join(cells) + " |"
 
     for row, values in rows.items():
-        lines.append(line(row, [f"{values[metric]:.{COLUMNS[metric][1]}f}" if metric in values else "" for metric in
-                                shown]))
+        lines.append(
+            line(row, [f"{values[metric]:.{COLUMNS[metric][1]}f}" if metric in values else "" for metric in shown])
+        )
     own = [row for row in rows if row.startswith(OURS)]
     if len(own) > 1:
         means = mean_of_seeds(rows)
-        lines.append(line(f"**medi2i, {len(own)} seeds**", [
-            "**" + f"{means[metric][0]:.{COLUMNS[metric][1]}f} ± {means[metric][1]:.{COLUMNS[metric][1]}f}" + "**"
-            for metric in shown]))
+        lines.append(
+            line(
+                f"**medi2i, {len(own)} seeds**",
+                [
+                    "**"
+                    + f"{means[metric][0]:.{COLUMNS[metric][1]}f} ± {means[metric][1]:.{COLUMNS[metric][1]}f}"
+                    + "**"
+                    for metric in shown
+                ],
+            )
+        )
     return lines
 
 
@@ -80,8 +101,11 @@ def separate(paragraphs):
 def names_of(subject, rows):
     """identity as what it is."""
     first = DATA[subject.data].input_name
-    return {row: row.replace("identity", first) + (" HU" if " - " in row else "") for row in rows
-            if row.startswith("identity")}
+    return {
+        row: row.replace("identity", first) + (" HU" if " - " in row else "")
+        for row in rows
+        if row.startswith("identity")
+    }
 
 
 def told_of_trainings(one, minutes_of):
@@ -102,21 +126,43 @@ def section(work, name, one, pictures):
     counts = work.record(f"data/{subject.data}")["facts"]["counts"]
     folder = Path(data.name)
     words = training_words(subject, folder, "unpaired", "run", minutes, next(iter(one["trainings"])))
-    lines = [f"## {subject.title}", "",
-             f"Input: {data.what}. " + ("Domain A: every other training slice, noisy; domain B: those between them, "
-                                        "clean. " if subject.unpaired else "")
-             + f"{counts['train']} slices to train, {counts['val']} to choose, {counts['test']} to test.", "",
-             "```", "python " + shlex.join(map(str, words)), "```", "",
-             told_of_trainings(one, minutes), "", *table(one["rows"], names_of(subject, one["rows"])), "",
-             *separate(verdicts(one["rows"]))]
+    lines = [
+        f"## {subject.title}",
+        "",
+        f"Input: {data.what}. "
+        + (
+            "Domain A: every other training slice, noisy; domain B: those between them, clean. "
+            if subject.unpaired
+            else ""
+        )
+        + f"{counts['train']} slices to train, {counts['val']} to choose, {counts['test']} to test.",
+        "",
+        "```",
+        "python " + shlex.join(map(str, words)),
+        "```",
+        "",
+        told_of_trainings(one, minutes),
+        "",
+        *table(one["rows"], names_of(subject, one["rows"])),
+        "",
+        *separate(verdicts(one["rows"])),
+    ]
     if one["classical"]:
-        lines += ["", "Strengths chosen on validation slices, in HU: " + ", ".join(
-            f"{row} {facts['strength'] * facts['sigma']:.3g}" for row, facts in one["classical"].items())
-            + " (deviation of the noise: " + f"{next(iter(one['classical'].values()))['sigma']:.3g}). Seconds a slice: "
-            + ", ".join(f"{row} {facts['seconds_per_slice']:.2g}" for row, facts in one["classical"].items()) + "."]
+        lines += [
+            "",
+            "Strengths chosen on validation slices, in HU: "
+            + ", ".join(f"{row} {facts['strength'] * facts['sigma']:.3g}" for row, facts in one["classical"].items())
+            + " (deviation of the noise: "
+            + f"{next(iter(one['classical'].values()))['sigma']:.3g}). Seconds a slice: "
+            + ", ".join(f"{row} {facts['seconds_per_slice']:.2g}" for row, facts in one["classical"].items())
+            + ".",
+        ]
     if SPECTRAL in one["classical"]:
-        lines += ["", f"{SPECTRAL}: BM3D that is told the power spectrum of the noise, measured on the training part; "
-                  "bm3d takes the noise for white."]
+        lines += [
+            "",
+            f"{SPECTRAL}: BM3D that is told the power spectrum of the noise, measured on the training part; "
+            "bm3d takes the noise for white.",
+        ]
     if "edge" in one["truth"]:
         lines += ["", f"Edge of the truth: {one['truth']['edge']:.2f} mm."]
     if (pictures / f"quality_{name}.png").exists():
@@ -126,15 +172,25 @@ def section(work, name, one, pictures):
 
 def section_elsewhere(one):
     """The lines of the slices from elsewhere."""
-    lines = ["## The same model on other scanners", "",
-             "The first model of the first table, trained on one series, applied to the CT slices that pydicom "
-             "brings (other scanners, pixel sizes, reconstruction kernels and parts of the body), with the same noise. "
-             "The filters keep the strengths chosen on the first series.", "",
-             *table(one["rows"], {row: row.replace("identity", "noisy input") for row in one["rows"]}), "",
-             *separate(verdicts(one["rows"])), "", "RMSE / HU of each slice:", "",
-             "| | " + " | ".join(Path(key).name for key in one["keys"]) + " |", "|---|" + "---|" * len(one["keys"])]
-    lines += [f"| {row} | " + " | ".join(f"{value:.2f}" for value in values) + " |"
-              for row, values in one["slices"].items()]
+    lines = [
+        "## The same model on other scanners",
+        "",
+        "The first model of the first table, trained on one series, applied to the CT slices that pydicom "
+        "brings (other scanners, pixel sizes, reconstruction kernels and parts of the body), with the same noise. "
+        "The filters keep the strengths chosen on the first series.",
+        "",
+        *table(one["rows"], {row: row.replace("identity", "noisy input") for row in one["rows"]}),
+        "",
+        *separate(verdicts(one["rows"])),
+        "",
+        "RMSE / HU of each slice:",
+        "",
+        "| | " + " | ".join(Path(key).name for key in one["keys"]) + " |",
+        "|---|" + "---|" * len(one["keys"]),
+    ]
+    lines += [
+        f"| {row} | " + " | ".join(f"{value:.2f}" for value in values) + " |" for row, values in one["slices"].items()
+    ]
     if one["absent"]:
         lines += ["", "Not there (they come with pydicom-data): " + ", ".join(one["absent"])]
     return [*lines, ""]
@@ -144,29 +200,37 @@ def write(path, work, about, jobs):
     """Write the page. about: a few words on the CT. jobs: trainings at the same time."""
     found = judged(work)
     machine = measure.machine()
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items()
-                         if version and name in ("numpy", "chainer", "onednn-cpu-gomp"))
-    minutes = sum(json.loads(record.read_text(encoding="utf-8"))["seconds"]
-                  for record in work.path.rglob("step.json")) / 60
-    windows = ", ".join(f"{window.name} = {window.lower:g}…{window.upper:g} HU (data range {window.range:g})"
-                        for window in RANGES)
-    lines = ["# How good it is", "",
-             "Made by `make quality CT=/path/to/series WRITE=docs/quality.md`; benchmarks/quality.py says how. "
-             "Figures are means over the test slices, which nothing was chosen on; the last row is mean ± standard "
-             "deviation over the seeds of "
-             f"the training. PSNR and SSIM: both images clipped to {windows}. `edge`: distance in which the mean edge "
-             "rises from 10 % to 90 %, larger is blurrier. How each is computed: [evaluation.md](evaluation.md). The "
-             "classical filters work on the input without its known bias, with the strength that was best on "
-             "validation slices.",
-             "",
-             f"- data: {about}; in contiguous blocks: first half to train, next sixth to choose, last third to test",
-             f"- machine: {machine['cpu']}, {machine['cores']} cores, no GPU; {jobs} steps at the same time, one "
-             "thread each",
-             f"- software: Python {machine['python']}, {packages}",
-             f"- made {datetime.date.today().isoformat()}; all steps together {minutes:.0f} minutes of one core", ""]
+    packages = ", ".join(
+        f"{name} {version}"
+        for name, version in machine["packages"].items()
+        if version and name in ("numpy", "chainer", "onednn-cpu-gomp")
+    )
+    minutes = (
+        sum(json.loads(record.read_text(encoding="utf-8"))["seconds"] for record in work.path.rglob("step.json")) / 60
+    )
+    windows = ", ".join(
+        f"{window.name} = {window.lower:g}…{window.upper:g} HU (data range {window.range:g})" for window in RANGES
+    )
+    lines = [
+        "# How good it is",
+        "",
+        "Made by `make quality CT=/path/to/series WRITE=docs/quality.md`; benchmarks/quality.py says how. "
+        "Figures are means over the test slices, which nothing was chosen on; the last row is mean ± standard "
+        "deviation over the seeds of "
+        f"the training. PSNR and SSIM: both images clipped to {windows}. `edge`: distance in which the mean edge "
+        "rises from 10 % to 90 %, larger is blurrier. How each is computed: [evaluation.md](evaluation.md). The "
+        "classical filters work on the input without its known bias, with the strength that was best on "
+        "validation slices.",
+        "",
+        f"- data: {about}; in contiguous blocks: first half to train, next sixth to choose, last third to test",
+        f"- machine: {machine['cpu']}, {machine['cores']} cores, no GPU; {jobs} steps at the same time, one "
+        "thread each",
+        f"- software: Python {machine['python']}, {packages}",
+        f"- made {datetime.date.today().isoformat()}; all steps together {minutes:.0f} minutes of one core",
+        "",
+    ]
     for name, one in found.items():
-        lines += (section_elsewhere(one) if name == ELSEWHERE else
-                  section(work, name, one, path.parent / "pictures"))
+        lines += section_elsewhere(one) if name == ELSEWHERE else section(work, name, one, path.parent / "pictures")
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return found
 
@@ -175,11 +239,16 @@ def short_table(found):
     """RMSE of every row in one table, for a README."""
     subjects = {name: one for name, one in found.items() if name != ELSEWHERE}
     rows = list(dict.fromkeys(row for one in subjects.values() for row in one["rows"] if not row.startswith(OURS)))
-    lines = ["| RMSE / HU | " + " | ".join(SUBJECTS[name].title for name in subjects) + " |",
-             "|---|" + "---|" * len(subjects)]
+    lines = [
+        "| RMSE / HU | " + " | ".join(SUBJECTS[name].title for name in subjects) + " |",
+        "|---|" + "---|" * len(subjects),
+    ]
     for row in rows:
-        lines.append(f"| {row} | " + " | ".join(
-            f"{one['rows'][row]['rmse']:.2f}" if row in one["rows"] else "" for one in subjects.values()) + " |")
+        lines.append(
+            f"| {row} | "
+            + " | ".join(f"{one['rows'][row]['rmse']:.2f}" if row in one["rows"] else "" for one in subjects.values())
+            + " |"
+        )
     cells = []
     for one in subjects.values():
         mean, spread = mean_of_seeds(one["rows"])["rmse"]

@@ -1,4 +1,5 @@
 """The steps of quality.py. Each is one command of the project, or a classical filter, in a process of its own."""
+
 import json
 import os
 import shlex
@@ -54,9 +55,12 @@ def make_data(work: Work, name, ct, slices):
         command([*words, "-i", ct, "-o", folder / "images"], folder / "log.txt")
         thin_out(folder / "images" / "pairs.txt", slices)
         command(["tools/split_pairs.py", "-i", folder / "images" / "pairs.txt", *SPLIT], folder / "split.txt")
-        counts = {part: len(path.read_text(encoding="utf-8").splitlines())
-                  for part, path in lists_in(folder / "images").items()}
+        counts = {
+            part: len(path.read_text(encoding="utf-8").splitlines())
+            for part, path in lists_in(folder / "images").items()
+        }
         return {"counts": counts, "bias": known_bias(folder / "images", data.bias)}
+
     return work.step(f"data/{name}", {"ct": str(Path(ct).resolve()), "words": words, "slices": slices}, make)
 
 
@@ -87,9 +91,14 @@ def train_and_convert(path, name, seed, minutes):
         seconds = command(conversion_words(subject, data, run, folder / "converted"), folder / "convert.txt")
         entries = read_log(run / "log.jsonl")
         best = run / "best.json"
-        return {"run": run.relative_to(work.path).as_posix(), "updates": entries[-1]["iteration"],
-                "seconds": entries[-1]["elapsed_time"], "conversion_seconds": seconds,
-                "best": json.loads(best.read_text(encoding="utf-8")) if best.exists() else None}
+        return {
+            "run": run.relative_to(work.path).as_posix(),
+            "updates": entries[-1]["iteration"],
+            "seconds": entries[-1]["elapsed_time"],
+            "conversion_seconds": seconds,
+            "best": json.loads(best.read_text(encoding="utf-8")) if best.exists() else None,
+        }
+
     decided_by = {"options": subject.options, "minutes": minutes, "seed": seed, **decided_by_data(work, subject.data)}
     facts = work.step(f"trained/{name}/{seed}", decided_by, make)
     return f"{name}, seed {seed}: {facts['updates']} updates in {facts['seconds'] / 60:.1f} minutes"
@@ -123,11 +132,19 @@ def filter_test_part(path, name, filter_name, lower):
         began = time.process_time()  # one thread: what else the machine does does not count
         for number, slice_ in enumerate(test):
             np.save(folder / f"{number}.npy", tuned(rows[-1].image(slice_)), allow_pickle=False)
-        return {"strength": tuned.strength, "sigma": tuned.sigma, "tried": list(tuned.tried.items()),
-                "tuned_on": len(chosen), "seconds_per_slice": (time.process_time() - began) / len(test)}
+        return {
+            "strength": tuned.strength,
+            "sigma": tuned.sigma,
+            "tried": list(tuned.tried.items()),
+            "tuned_on": len(chosen),
+            "seconds_per_slice": (time.process_time() - began) / len(test),
+        }
+
     facts = work.step(f"classical/{name}/{filter_name}", {"lower": lower, **decided_by_data(work, name)}, make)
-    return (f"{filter_name} on {name}: strength {facts['strength']:.3g} × {facts['sigma']:.3g} HU, "
-            f"{facts['seconds_per_slice']:.2f} s a slice")
+    return (
+        f"{filter_name} on {name}: strength {facts['strength']:.3g} × {facts['sigma']:.3g} HU, "
+        f"{facts['seconds_per_slice']:.2f} s a slice"
+    )
 
 
 def spectral_filter(images, rows):
@@ -143,8 +160,9 @@ def spectral_filter(images, rows):
     power /= power.mean() / power.size  # as bm3d wants it: the mean is variance times number of pixels
     if not hasattr(np, "trapz"):
         np.trapz = np.trapezoid  # bm4d 4.2.5, which bm3d calls, still asks NumPy by the old name
-    return classical.Filter(SPECTRAL, "", 1.25, lambda image, strength, sigma:
-                            bm3d(np.float64(image), power * (strength * sigma) ** 2))
+    return classical.Filter(
+        SPECTRAL, "", 1.25, lambda image, strength, sigma: bm3d(np.float64(image), power * (strength * sigma) ** 2)
+    )
 
 
 def one_thread():

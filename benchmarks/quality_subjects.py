@@ -1,4 +1,5 @@
 """What quality.py measures: the data, and what is trained on them with which commands."""
+
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -44,21 +45,54 @@ class Subject:
 
 FILTERS = ("tv", "nlm", "bm3d")
 SPECTRAL = "bm3d-spectrum"  # BM3D that is told the power spectrum of the noise, for noise that is not white
-DATA = {one.name: one for one in (
-    Data("n100", "make_noisy", ("-n", COUNTS), f"Poisson({COUNTS}) added to every stored value (the released noise "
-         "model): mean +100 HU, standard deviation 10 HU", "noisy input", COUNTS, FILTERS),
-    Data("dose25", "make_noisy", ("--model", "dose", "--dose", 0.25), "a quarter of the dose simulated in the "
-         "projections: correlated noise with streaks", "noisy input", None, (*FILTERS, SPECTRAL)),
-    Data("lowres2", "make_lowres", ("--scale", 2), "pixels of twice the size by anti-aliased bicubic "
-         "interpolation, brought back to the grid of the truth by bicubic interpolation", "bicubic"),
-)}
-SUBJECTS = {one.name: one for one in (
-    Subject("denoise", "Denoising, n = 100", "n100", "pix2pix", ("--preset", "denoise")),
-    Subject("dose", "Denoising, a quarter of the dose", "dose25", "pix2pix", ("--preset", "denoise")),
-    Subject("cyclegan", "Denoising without pairs (CycleGAN), n = 100", "n100", "cyclegan",
-            ("--preset", "denoise", "-ca", -1024, 2000, "-cb", -1024, 2000), unpaired=True),
-    Subject("superres", "Super-resolution, ×2", "lowres2", "pix2pix", ("--preset", "superres")),
-)}
+DATA = {
+    one.name: one
+    for one in (
+        Data(
+            "n100",
+            "make_noisy",
+            ("-n", COUNTS),
+            f"Poisson({COUNTS}) added to every stored value (the released noise "
+            "model): mean +100 HU, standard deviation 10 HU",
+            "noisy input",
+            COUNTS,
+            FILTERS,
+        ),
+        Data(
+            "dose25",
+            "make_noisy",
+            ("--model", "dose", "--dose", 0.25),
+            "a quarter of the dose simulated in the projections: correlated noise with streaks",
+            "noisy input",
+            None,
+            (*FILTERS, SPECTRAL),
+        ),
+        Data(
+            "lowres2",
+            "make_lowres",
+            ("--scale", 2),
+            "pixels of twice the size by anti-aliased bicubic "
+            "interpolation, brought back to the grid of the truth by bicubic interpolation",
+            "bicubic",
+        ),
+    )
+}
+SUBJECTS = {
+    one.name: one
+    for one in (
+        Subject("denoise", "Denoising, n = 100", "n100", "pix2pix", ("--preset", "denoise")),
+        Subject("dose", "Denoising, a quarter of the dose", "dose25", "pix2pix", ("--preset", "denoise")),
+        Subject(
+            "cyclegan",
+            "Denoising without pairs (CycleGAN), n = 100",
+            "n100",
+            "cyclegan",
+            ("--preset", "denoise", "-ca", -1024, 2000, "-cb", -1024, 2000),
+            unpaired=True,
+        ),
+        Subject("superres", "Super-resolution, ×2", "lowres2", "pix2pix", ("--preset", "superres")),
+    )
+}
 
 
 def available():
@@ -90,10 +124,22 @@ def link_unpaired(data: Path, folder: Path):
 
 def training_words(subject, data, images, runs, minutes, seed):
     """The words of a training command, from the application's train.py on."""
-    where = (("-R", images) if subject.unpaired else
-             ("-R", data, "-t", lists_in(data)["train"], "--val", lists_in(data)["val"]))
-    return [f"{subject.application}/train.py", *subject.options, *where, "-o", runs, "--minutes", f"{minutes:g}",
-            "--seed", seed]
+    where = (
+        ("-R", images)
+        if subject.unpaired
+        else ("-R", data, "-t", lists_in(data)["train"], "--val", lists_in(data)["val"])
+    )
+    return [
+        f"{subject.application}/train.py",
+        *subject.options,
+        *where,
+        "-o",
+        runs,
+        "--minutes",
+        f"{minutes:g}",
+        "--seed",
+        seed,
+    ]
 
 
 def conversion_words(subject, data, run, out):

@@ -1,4 +1,5 @@
 """Finished steps of a long measurement, each in a folder of its own: a run that was interrupted goes on from there."""
+
 import json
 import os
 import shutil

@@ -7,6 +7,7 @@
 Only ``--measure`` measures; everything else is computed from the inputs in scaling_subjects.py. docs/scaling.md tells
 which of these are known and which assumed.
 """
+
 import argparse
 import functools
 import sys
@@ -44,8 +45,9 @@ def formula(subject, ranks, cluster):
 def simulated(subject, ranks, cluster, seed=0):
     """Efficiency by simulation with JITTER; all links and subjects meet the same slow ranks."""
     _, stages = parts(subject)
-    seconds, _ = simulate(stages, ranks, cluster, JITTER, updates=UPDATES, repeats=min(MOST_REPEATS, NUMBERS // ranks),
-                          seed=seed)
+    seconds, _ = simulate(
+        stages, ranks, cluster, JITTER, updates=UPDATES, repeats=min(MOST_REPEATS, NUMBERS // ranks), seed=seed
+    )
     return efficiency(seconds, stages)
 
 
@@ -69,8 +71,15 @@ def sent():
         found, _ = parts(subject)
         weights = ", ".join(f"{name} {number / 1e6:.2f}" for name, number in found.weights.items())
         total = sum(found.messages.values())
-        rows.append((subject.name, weights, len(found.messages), f"{total / 1e6:.1f} MB",
-                     f"{4 * found.statistics / 1e3:.0f} kB in {found.arrays} arrays" if found.arrays else "none"))
+        rows.append(
+            (
+                subject.name,
+                weights,
+                len(found.messages),
+                f"{total / 1e6:.1f} MB",
+                f"{4 * found.statistics / 1e3:.0f} kB in {found.arrays} arrays" if found.arrays else "none",
+            )
+        )
     return table(("", "weights, millions", "all-reduces", "gradients", "running statistics"), rows)
 
 
@@ -93,8 +102,11 @@ def needed():
         row = [label(subject)]
         for ranks in (1, *RANKS):
             slices = 2 * subject.batch * ranks / update_time(stages, ranks, cluster)
-            row.append(f"{slices:.3g} ({slices * SLICE / 1e9:.2g} GB/s)" if slices < 1000 else
-                       f"{round(slices, -2):.0f} ({slices * SLICE / 1e9:.2g} GB/s)")
+            row.append(
+                f"{slices:.3g} ({slices * SLICE / 1e9:.2g} GB/s)"
+                if slices < 1000
+                else f"{round(slices, -2):.0f} ({slices * SLICE / 1e9:.2g} GB/s)"
+            )
         rows.append(row)
     return table(("slices a second", *(f"{n} GPU" + "s" * (n > 1) for n in (1, *RANKS))), rows)
 
@@ -123,8 +135,9 @@ def draw(path):
     panels = figure.subplots(1, len(shown), sharey=True)
     for axes, subject in zip(panels, shown, strict=True):
         for cluster, colour in zip(scaling_subjects.CLUSTERS, ("C0", "C2", "C1", "C4", "C3"), strict=True):
-            axes.plot(DRAWN, [100 * formula(subject, n, cluster) for n in DRAWN], color=colour, lw=1.5,
-                      label=cluster.name)
+            axes.plot(
+                DRAWN, [100 * formula(subject, n, cluster) for n in DRAWN], color=colour, lw=1.5, label=cluster.name
+            )
             axes.plot(DRAWN, [100 * simulated(subject, n, cluster) for n in DRAWN], "o", color=colour, ms=4)
         axes.set_xscale("log", base=2)
         axes.set_xticks(DRAWN, DRAWN)
@@ -133,8 +146,14 @@ def draw(path):
         axes.set_title(label(subject), fontsize=10)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("predicted efficiency, %")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9,
-                  title="lines: formula, all ranks equal; points: simulation with jitter and stalls", title_fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        fontsize=9,
+        title="lines: formula, all ranks equal; points: simulation with jitter and stalls",
+        title_fontsize=9,
+    )
     figure.savefig(path, metadata={"Software": None})
 
 
@@ -146,6 +165,7 @@ def main():
     given = parser.parse_args()
     if given.measure:
         import scaling_measure
+
         blocks = {"measured": scaling_measure.measured()}
         if blocks["measured"] is None:
             sys.exit("no mpiexec with mpi4py here; pip install 'medi2i[mpi]'")

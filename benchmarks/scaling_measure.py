@@ -1,7 +1,8 @@
 """Updates of 1 and 2 processes on the CPU, one thread each: alone, side by side, and as ranks of one training.
 
-    python benchmarks/scaling.py --measure
+python benchmarks/scaling.py --measure
 """
+
 import importlib.util
 import json
 import os
@@ -58,8 +59,9 @@ def mpiexec():
 
 def _start(case, *before, together=False):
     words = [*before, sys.executable, __file__, *map(str, case), "together" if together else "alone"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    )
 
 
 def _finish(process):
@@ -75,15 +77,20 @@ def measured():
     program = mpiexec()
     if program is None:
         return None
-    rows = ["| one image a rank, ms an update | 1 process | 2 side by side | 2 ranks | all-reduces alone | "
-            "2 ranks / 1 process | efficiency |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    rows = [
+        "| one image a rank, ms an update | 1 process | 2 side by side | 2 ranks | all-reduces alone | "
+        "2 ranks / 1 process | efficiency |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for case in CASES:
         one = _finish(_start(case))
         two = [_finish(process) for process in [_start(case), _start(case)]]
         ranks = _finish(_start(case, program, "-n", "2", together=True))
         t1, t2, both = (1e3 * statistics.median(found["seconds"]) for found in (one, ranks, max(two, key=_median)))
-        rows.append(f"| {case[0]}, {case[1]}² | {t1:.0f} | {both:.0f} | {t2:.0f} | {1e3 * ranks['all_reduces']:.0f} | "
-                    f"{t2 / t1:.2f} | {100 * t1 / t2:.0f} % |")
+        rows.append(
+            f"| {case[0]}, {case[1]}² | {t1:.0f} | {both:.0f} | {t2:.0f} | {1e3 * ranks['all_reduces']:.0f} | "
+            f"{t2 / t1:.2f} | {100 * t1 / t2:.0f} % |"
+        )
     cores = available_cores()
     return "\n".join([*rows, "", f"({_processor()}, {cores} cores, one thread a process, `naive`)"])
 
@@ -94,6 +101,7 @@ def _median(found):
 
 def _processor():
     import measure
+
     return measure.machine()["cpu"]
 
 

@@ -6,6 +6,7 @@ nothing overlaps); ``Tree`` is the small all-reduce of running statistics, betwe
 
 Times in seconds, sizes in bytes, bandwidths in bytes per second and direction.
 """
+
 import heapq
 import itertools
 import math
@@ -51,8 +52,10 @@ class Cluster:
         across = np.array([(rank + 1) % self.node == 0 or rank == ranks - 1 for rank in range(ranks)])
         if not self.crosses(ranks):
             across[:] = False
-        return (np.where(across, self.between.step, self.inside.step),
-                np.where(across, self.between.bandwidth, self.inside.bandwidth))
+        return (
+            np.where(across, self.between.step, self.inside.step),
+            np.where(across, self.between.bandwidth, self.inside.bandwidth),
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def update_time(stages, ranks, cluster):
     """Seconds of an update by the formula, all ranks equally fast."""
     return compute_time(stages) + sum(
         ring_time(stage.size, ranks, cluster) if isinstance(stage, Ring) else tree_time(stage, ranks, cluster)
-        for stage in stages if not isinstance(stage, Compute))
+        for stage in stages
+        if not isinstance(stage, Compute)
+    )
 
 
 def efficiency(seconds, stages):
@@ -144,8 +149,11 @@ def simulate(stages, ranks, cluster, jitter=None, *, updates=10, repeats=4, seed
         lost = 0.0 if jitter is None else (random.random(clock.shape) < jitter.stalls) * jitter.stall * whole
         clock = clock + lost
         for stage in stages:
-            clock = clock + _own(stage, clock.shape, jitter, random) if isinstance(stage, Compute) else (
-                _ring(clock, stage, cluster) if isinstance(stage, Ring) else _tree(clock, stage, cluster))
+            clock = (
+                clock + _own(stage, clock.shape, jitter, random)
+                if isinstance(stage, Compute)
+                else (_ring(clock, stage, cluster) if isinstance(stage, Ring) else _tree(clock, stage, cluster))
+            )
     each = clock.max(axis=1) / updates
     return float(each.mean()), float(each.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else 0.0
 
@@ -180,7 +188,7 @@ def _tree(clock, stage, cluster):
         return clock
     link = cluster.between if cluster.crosses(ranks) else cluster.inside
     ready = clock + stage.copies
-    for distance in (2 ** k for k in range(math.ceil(math.log2(ranks)))):
+    for distance in (2**k for k in range(math.ceil(math.log2(ranks)))):
         ready = np.maximum(ready, np.roll(ready, distance, axis=1)) + link.host_step + stage.size / link.bandwidth
     return ready
 

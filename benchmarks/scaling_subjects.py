@@ -1,4 +1,5 @@
 """What is scaled: trainings with the messages that their optimizers send, and the links between GPUs."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,11 @@ class Subject:
         """Its options: the tutorial's where channels are given, else the defaults."""
         if self.application == "cyclegan":
             return UnpairedOptions(batch_size=self.batch, ch=1, out_ch=1)
-        tutorial = {} if self.channels is None else dict(
-            gen_chs=list(self.channels), lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4)
+        tutorial = (
+            {}
+            if self.channels is None
+            else dict(gen_chs=list(self.channels), lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4)
+        )
         return PairedOptions(batch_size=self.batch, ch=1, out_ch=1, **tutorial)
 
 
@@ -95,16 +99,19 @@ def counted(subject):
     # A multiply-add is two operations. The way back costs twice the way there, once where only the input has a gradient
     # (the discriminators in the generator's step). A discriminator sees the fake and the real image in its own update.
     each = 2 * subject.batch
-    operations = {"generator": each * sum((2 if name in judged else 3) * adds[name] * runs
-                                          for name, runs in passes(networks, options).items())}
+    operations = {
+        "generator": each
+        * sum((2 if name in judged else 3) * adds[name] * runs for name, runs in passes(networks, options).items())
+    }
     operations |= {name: each * 3 * 2 * adds[name] for name in judged}
     order = [name for name in ("enc_x", "dec_x", "enc_y", "dec_y") if name in networks]
     # as in cyclegan/updater.py: the discriminator of Y is updated first
     order += sorted(judged, reverse=True)
     norms = [part for link in networks.values() for part in link.links() if isinstance(part, L.BatchNormalization)]
     arrays = [array for part in norms for array in (part.avg_mean, part.avg_var)]
-    return Counted({name: count(networks[name]) for name in order}, operations,
-                   sum(array.size for array in arrays), len(arrays))
+    return Counted(
+        {name: count(networks[name]) for name in order}, operations, sum(array.size for array in arrays), len(arrays)
+    )
 
 
 def stages(subject, found=None, rate=RATE):

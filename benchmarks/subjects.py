@@ -1,4 +1,5 @@
 """The networks and updates that are measured: the tutorial's generator, and CycleGAN's with the same channels."""
+
 import numpy as np
 
 from medi2i.common.compat import chainer
@@ -36,15 +37,28 @@ def images(batch, size, seed):
 
 def pix2pix(size, batch, device=CPU, dtype="fp32", ranks=ALONE):
     """(networks, updater) as ``-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4`` makes them, of one of ``ranks``."""
-    options = PairedOptions(gen_chs=CHANNELS, lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4,
-                            batch_size=batch, dtype=dtype)
+    options = PairedOptions(
+        gen_chs=CHANNELS,
+        lambda_rec_l1=1.0,
+        lambda_rec_l2=0,
+        lambda_dis=0.1,
+        lambda_tv=1e-4,
+        batch_size=batch,
+        dtype=dtype,
+    )
     options.ch = options.out_ch = 1
     np.random.seed(0)
     networks = _built(pix2pix_net, options, device)
     pairs = list(zip(images(batch, size, 1), images(batch, size, 2), strict=True))
     updater = pix2pix_updater.Pix2pixUpdater(
-        OneBatch(pairs), ranks.wrapped(_optimizers(networks)), networks,
-        pix2pix_updater.LossSettings.from_options(options), RandomState(0, device.xp), device, ranks)
+        OneBatch(pairs),
+        ranks.wrapped(_optimizers(networks)),
+        networks,
+        pix2pix_updater.LossSettings.from_options(options),
+        RandomState(0, device.xp),
+        device,
+        ranks,
+    )
     return networks, updater
 
 
@@ -56,8 +70,13 @@ def cyclegan(size, batch, device=CPU, dtype="fp32", ranks=ALONE):
     networks = _built(cyclegan_net, options, device)
     updater = cyclegan_updater.CycleganUpdater(
         {"main": OneBatch(images(batch, size, 1)), "second": OneBatch(images(batch, size, 2))},
-        ranks.wrapped(_optimizers(networks)), networks, cyclegan_updater.LossSettings.from_options(options),
-        RandomState(0, device.xp), device, ranks=ranks)
+        ranks.wrapped(_optimizers(networks)),
+        networks,
+        cyclegan_updater.LossSettings.from_options(options),
+        RandomState(0, device.xp),
+        device,
+        ranks=ranks,
+    )
     return networks, updater
 
 

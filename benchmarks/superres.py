@@ -8,6 +8,7 @@
 The series is cut into contiguous blocks as by quality.py: the first half is for training, the next sixth chooses the
 epoch, the last third is measured. Ends with status 1 where the preset is not at least 1 dB better than bicubic.
 """
+
 import argparse
 import json
 import shlex
@@ -24,8 +25,11 @@ from medi2i.tools.evaluation.metrics import FULL
 
 SPLIT = ("--by", "block", "--ratio", 1 / 2, "--test", 1 / 3)
 GAIN = 1.0  # dB
-MEASURES = {"RMSE / HU": metrics.rmse, "PSNR / dB": lambda y, t: metrics.psnr(y, t, FULL),
-            "SSIM": lambda y, t: metrics.ssim(y, t, FULL)}
+MEASURES = {
+    "RMSE / HU": metrics.rmse,
+    "PSNR / dB": lambda y, t: metrics.psnr(y, t, FULL),
+    "SSIM": lambda y, t: metrics.ssim(y, t, FULL),
+}
 
 
 def call(module, script, *argv):
@@ -39,11 +43,39 @@ def call(module, script, *argv):
 def learned(given, data):
     """Train the preset and convert the test part. Returns the folder of the results."""
     scale = ("--scale", given.scale) if given.keep_small else ()
-    call(train, "pix2pix/train.py", "-R", data, "-t", "pairs_train.txt", "--val", "pairs_val.txt", "-o",
-         given.out / "run", "--preset", given.preset, "--minutes", given.minutes, "--seed", given.seed, *scale)
+    call(
+        train,
+        "pix2pix/train.py",
+        "-R",
+        data,
+        "-t",
+        "pairs_train.txt",
+        "--val",
+        "pairs_val.txt",
+        "-o",
+        given.out / "run",
+        "--preset",
+        given.preset,
+        "--minutes",
+        given.minutes,
+        "--seed",
+        given.seed,
+        *scale,
+    )
     run = max((given.out / "run").iterdir())
-    call(convert, "pix2pix/convert.py", run, "-R", data, "--val", "pairs_test.txt", "-o", given.out / "converted",
-         "--structure", "none")
+    call(
+        convert,
+        "pix2pix/convert.py",
+        run,
+        "-R",
+        data,
+        "--val",
+        "pairs_test.txt",
+        "-o",
+        given.out / "converted",
+        "--structure",
+        "none",
+    )
     return given.out / "converted"
 
 
@@ -53,9 +85,11 @@ def images(given, data, converted):
         coarse, truth = (dicom.read(data / column).hu[np.newaxis] for column in row.columns)
         if not given.keep_small:  # made anew: what lies on the fine grid has been interpolated
             coarse = lowres.reduce(lowres.continued(truth, given.scale), given.scale, given.method)
-        size = np.s_[0, :truth.shape[1], :truth.shape[2]]
-        rows = {"nearest": coarse.repeat(given.scale, 1).repeat(given.scale, 2)[size],
-                "bicubic": lowres.enlarge(coarse, given.scale)[size]}
+        size = np.s_[0, : truth.shape[1], : truth.shape[2]]
+        rows = {
+            "nearest": coarse.repeat(given.scale, 1).repeat(given.scale, 2)[size],
+            "bicubic": lowres.enlarge(coarse, given.scale)[size],
+        }
         if converted is not None:
             rows[given.preset] = dicom.read(converted / row.columns[0]).hu
         yield truth[0], rows
@@ -76,8 +110,19 @@ def main():
         sys.exit(f"{given.out} is there already; name another --out")
 
     data = given.out / "data"
-    call(make_lowres, "tools/make_lowres.py", "-i", given.ct, "-o", data, "--scale", given.scale, "--method",
-         given.method, *(["--keep_small"] if given.keep_small else []))
+    call(
+        make_lowres,
+        "tools/make_lowres.py",
+        "-i",
+        given.ct,
+        "-o",
+        data,
+        "--scale",
+        given.scale,
+        "--method",
+        given.method,
+        *(["--keep_small"] if given.keep_small else []),
+    )
     call(split_pairs, "tools/split_pairs.py", "-i", data / "pairs.txt", *SPLIT)
     converted = learned(given, data) if given.minutes else None
 
@@ -86,12 +131,17 @@ def main():
         for name, image in rows.items():
             found.setdefault(name, []).append([measure(image, truth) for measure in MEASURES.values()])
     means = {name: np.mean(values, axis=0) for name, values in found.items()}
-    print(f"\n×{given.scale} {given.method}, {len(found['bicubic'])} test slices\n{'':14}"
-          + "".join(f"{name:>12}" for name in MEASURES))
+    print(
+        f"\n×{given.scale} {given.method}, {len(found['bicubic'])} test slices\n{'':14}"
+        + "".join(f"{name:>12}" for name in MEASURES)
+    )
     for name, values in means.items():
         print(f"{name:14}{values[0]:12.2f}{values[1]:12.2f}{values[2]:12.4f}")
-    (given.out / "superres.json").write_text(json.dumps(
-        {name: dict(zip(MEASURES, map(float, values), strict=True)) for name, values in means.items()}, indent=1))
+    (given.out / "superres.json").write_text(
+        json.dumps(
+            {name: dict(zip(MEASURES, map(float, values), strict=True)) for name, values in means.items()}, indent=1
+        )
+    )
     if converted is None:
         return 0
     gain = means[given.preset][1] - means["bicubic"][1]

@@ -7,6 +7,7 @@ images of both go to the other domain and back. A shape's place is where an imag
 compared before and after; how striped it is, is how many of its pixels have no colour. The training takes about seven
 minutes of one core.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -87,17 +88,52 @@ def main():
         sys.exit(f"{given.out} is there already; name another --out")
 
     data = given.out / "data"
-    must(make_shapes, ["-o", data, "--make", "textures", "--size", SIZE, "-n", IMAGES, "--num_test", TESTS,
-                       "--seed", given.seed])
-    must(train, ["-R", data, "-o", given.out / "run", *NETWORK, *TRAINING, *LOSSES, "-e", given.epochs,
-                 "--seed", given.seed, "-g", -1])
+    must(
+        make_shapes,
+        ["-o", data, "--make", "textures", "--size", SIZE, "-n", IMAGES, "--num_test", TESTS, "--seed", given.seed],
+    )
+    must(
+        train,
+        [
+            "-R",
+            data,
+            "-o",
+            given.out / "run",
+            *NETWORK,
+            *TRAINING,
+            *LOSSES,
+            "-e",
+            given.epochs,
+            "--seed",
+            given.seed,
+            "-g",
+            -1,
+        ],
+    )
     (run,) = (given.out / "run").iterdir()
     # The best epoch by its cycle may be one that hardly translates: take the last.
     epoch = find_run(run).epochs[-1]
-    for source, name, target in ((data / "testA", "x", "ab"), (given.out / "ab", "y", "aba"),
-                                 (data / "testB", "y", "ba"), (given.out / "ba", "x", "bab")):
-        must(convert, ["-m", run / f"enc_{name}{epoch}.npz", "-R", source, "-o", given.out / target, "-g", -1,
-                       "--structure", "none"])
+    for source, name, target in (
+        (data / "testA", "x", "ab"),
+        (given.out / "ab", "y", "aba"),
+        (data / "testB", "y", "ba"),
+        (given.out / "ba", "x", "bab"),
+    ):
+        must(
+            convert,
+            [
+                "-m",
+                run / f"enc_{name}{epoch}.npz",
+                "-R",
+                source,
+                "-o",
+                given.out / target,
+                "-g",
+                -1,
+                "--structure",
+                "none",
+            ],
+        )
 
     sets = {name: pictures((data if name.startswith("test") else given.out) / name) for _, name in ROWS}
     target = given.picture or given.out / "textures.png"
@@ -105,8 +141,10 @@ def main():
     print(f"\nepoch {epoch}; {target}: {target.stat().st_size / 1000:.0f} kB")
     for text, name in ROWS:
         before = sets["testA" if name.startswith("a") or name == "testA" else "testB"]
-        print(f"{text:10} colourless {colourless(sets[name]):5.2f}   Dice of the shapes with the original "
-              f"{dice(before, sets[name]):5.2f}")
+        print(
+            f"{text:10} colourless {colourless(sets[name]):5.2f}   Dice of the shapes with the original "
+            f"{dice(before, sets[name]):5.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Chainer checks types in the first update only, as in all trainings here.
 
     python benchmarks/training.py pix2pix 512 4 medi2i        one step in this process; prints its peak memory in MB
 """
+
 import sys
 
 import measure
@@ -44,8 +45,10 @@ def torch_step(application, size, batch, channels_last):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for module in modules:
         module.to(memory_format=layout)
-    batches = [torch.stack([torch.from_numpy(x) for x in subjects.images(batch, size, seed)]).contiguous(
-        memory_format=layout) for seed in (1, 2)]
+    batches = [
+        torch.stack([torch.from_numpy(x) for x in subjects.images(batch, size, seed)]).contiguous(memory_format=layout)
+        for seed in (1, 2)
+    ]
     return lambda: step(*batches)
 
 
@@ -81,8 +84,10 @@ def to_best(seconds):
 
 def memory(size, batch):
     """Peak memory of one pix2pix step in a process of its own, MB, for each candidate."""
-    rows = {name: measure.peak_memory(__file__, ["pix2pix", str(size), str(batch), name])
-            for name in (OURS, CONTIGUOUS, LAST)}
+    rows = {
+        name: measure.peak_memory(__file__, ["pix2pix", str(size), str(batch), name])
+        for name in (OURS, CONTIGUOUS, LAST)
+    }
     print(f"\nPeak memory of two training steps, pix2pix {size}x{size}, batch {batch}")
     for name, megabytes in rows.items():
         print(f"  {name:22}", "did not run" if megabytes is None else f"{megabytes:6.0f} MB", flush=True)

@@ -10,6 +10,7 @@ segment   3 kinds of shapes in noisy pictures; their mean Dice (without the back
 
 Everything is done by the commands of the project, which are printed. Ends with status 1 if one of them misses its mark.
 """
+
 import argparse
 import json
 import shlex
@@ -39,19 +40,59 @@ def call(module, script, *argv):
 def trained_and_converted(folder, data, seed, *options):
     """Train on `data` and convert its test images. Returns (folder of the converted images, seconds of training)."""
     began = time.monotonic()
-    call(train, "pix2pix/train.py", "-i", data, "-t", "train.txt", "--val", "test.txt", "-o", folder / "run", "-rt", 0,
-         "--vis_freq", 10 ** 6, "--seed", seed, *options)
+    call(
+        train,
+        "pix2pix/train.py",
+        "-i",
+        data,
+        "-t",
+        "train.txt",
+        "--val",
+        "test.txt",
+        "-o",
+        folder / "run",
+        "-rt",
+        0,
+        "--vis_freq",
+        10**6,
+        "--seed",
+        seed,
+        *options,
+    )
     seconds = time.monotonic() - began
     out = folder / "converted"
-    call(convert, "pix2pix/convert.py", "-m", max((folder / "run").iterdir()), "-R", data, "--val", "test.txt",
-         "-o", out, "--structure", "none")
+    call(
+        convert,
+        "pix2pix/convert.py",
+        "-m",
+        max((folder / "run").iterdir()),
+        "-R",
+        data,
+        "--val",
+        "test.txt",
+        "-o",
+        out,
+        "--structure",
+        "none",
+    )
     return out, seconds
 
 
 def evaluated(folder, data, converted, *options):
     """What tools/evaluate.py writes about the test images."""
-    call(evaluate, "tools/evaluate.py", "-R", data, "--pairs", data / "test.txt", "-c", f"pix2pix={converted}",
-         "-o", folder / "evaluation", *options)
+    call(
+        evaluate,
+        "tools/evaluate.py",
+        "-R",
+        data,
+        "--pairs",
+        data / "test.txt",
+        "-c",
+        f"pix2pix={converted}",
+        "-o",
+        folder / "evaluation",
+        *options,
+    )
     return json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
 
 
@@ -60,8 +101,11 @@ def shapes(folder, seed):
     data = folder / "data"
     call(make_shapes, "tools/make_shapes.py", "-o", data, "--size", 64, "--num", 200, "--num_test", 40, "--seed", seed)
     converted, seconds = trained_and_converted(folder, data, seed, *SHAPES)
-    found = {one["row"]: one["mean"] for one in evaluated(folder, data, converted)["summary"]
-             if (one["series"], one["metric"]) == ("all", "ssim full")}
+    found = {
+        one["row"]: one["mean"]
+        for one in evaluated(folder, data, converted)["summary"]
+        if (one["series"], one["metric"]) == ("all", "ssim full")
+    }
     before, after = found["identity"], found["pix2pix"]
     return f"SSIM {after:.3f}, of the input {before:.3f}", after > before + CLEARLY, seconds
 
@@ -69,8 +113,20 @@ def shapes(folder, seed):
 def automap(folder, seed):
     """Returns (what was measured, passed, seconds of training)."""
     data = folder / "data"
-    call(make_sinograms, "tools/make_sinograms.py", "-o", data, "--size", 32, "--num", 2000, "--num_test", 100,
-         "--seed", seed)
+    call(
+        make_sinograms,
+        "tools/make_sinograms.py",
+        "-o",
+        data,
+        "--size",
+        32,
+        "--num",
+        2000,
+        "--num_test",
+        100,
+        "--seed",
+        seed,
+    )
     converted, seconds = trained_and_converted(folder, data, seed, *AUTOMAP)
     truths = {path.name: read_image(path, "png").array for path in sorted((data / "testB").iterdir())}
     mean = np.mean([read_image(path, "png").array for path in sorted((data / "trainB").iterdir())], axis=0)
@@ -83,8 +139,25 @@ def automap(folder, seed):
 def segment(folder, seed):
     """Returns (what was measured, passed, seconds of training)."""
     data = folder / "data"
-    call(make_shapes, "tools/make_shapes.py", "-o", data, "--make", "labels", "--size", 64, "--num", 600, "--num_test",
-         60, "--shapes", 2, "--grey", "--seed", seed)
+    call(
+        make_shapes,
+        "tools/make_shapes.py",
+        "-o",
+        data,
+        "--make",
+        "labels",
+        "--size",
+        64,
+        "--num",
+        600,
+        "--num_test",
+        60,
+        "--shapes",
+        2,
+        "--grey",
+        "--seed",
+        seed,
+    )
     converted, seconds = trained_and_converted(folder, data, seed, *SEGMENT)
     pooled = evaluated(folder, data, converted, "-cn", 4, "-it", "png")["pooled"]["pix2pix"]["dice"]
     each = ", ".join(f"{value:.3f}" for value in pooled)
@@ -93,10 +166,58 @@ def segment(folder, seed):
 
 SMALL = ("-gc", 16, 32, 64, "-gnb", 4, "-gs", "none", "-u", "concat")
 SHAPES = ("-cw", 64, "-ch", 64, "-b", 4, "-e", 16, *SMALL, "-lrg", 1e-3, "-dc", 16, 32, 64, "-ldis", 0.003)
-AUTOMAP = ("-cw", 32, "-ch", 32, "-b", 8, "-e", 4, "-gfc", 1, "-u", "none", "-gc", 32, 64, "-gnb", 2, "-gs", "none",
-           "-go", "none", "-lrg", 1e-3, "-ldis", 0)
-SEGMENT = ("-cw", 64, "-ch", 64, "-b", 8, "-e", 20, "-cn", 4, "-l1", 0, "-lce", 1, "-fg", 0, "-ldice", 0.1, "-ldis", 0,
-           *SMALL, "-lrg", 2e-3)
+AUTOMAP = (
+    "-cw",
+    32,
+    "-ch",
+    32,
+    "-b",
+    8,
+    "-e",
+    4,
+    "-gfc",
+    1,
+    "-u",
+    "none",
+    "-gc",
+    32,
+    64,
+    "-gnb",
+    2,
+    "-gs",
+    "none",
+    "-go",
+    "none",
+    "-lrg",
+    1e-3,
+    "-ldis",
+    0,
+)
+SEGMENT = (
+    "-cw",
+    64,
+    "-ch",
+    64,
+    "-b",
+    8,
+    "-e",
+    20,
+    "-cn",
+    4,
+    "-l1",
+    0,
+    "-lce",
+    1,
+    "-fg",
+    0,
+    "-ldice",
+    0.1,
+    "-ldis",
+    0,
+    *SMALL,
+    "-lrg",
+    2e-3,
+)
 TUTORIALS = {"shapes": shapes, "automap": automap, "segment": segment}
 
 

@@ -4,6 +4,7 @@ Only the layers that the benchmarked networks have: 7x7 and 3x3 convolutions, ``
 and instance normalisation, U-net connections of kind ``conv`` or none. Names are those of the Chainer networks, so
 weights go from one to the other by name, and the parameters can be counted against each other.
 """
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -106,8 +107,9 @@ class Decoder(nn.Module):
         n = len(spec.chs)
         self.levels = [f"ua{i}" for i in range(1, n + 1)]
         for i in range(1, n):
-            self.add_module(f"ua{i}", CBR(joined[n - i], spec.chs[n - i - 1], spec.ksize, pad, spec.norm, spec.up,
-                                          spec.activation))
+            self.add_module(
+                f"ua{i}", CBR(joined[n - i], spec.chs[n - i - 1], spec.ksize, pad, spec.norm, spec.up, spec.activation)
+            )
         self.add_module(f"ua{n}", CBR(joined[0], joined[0], 3, 1, spec.norm, spec.full, spec.activation))
         self.ul = CBR(joined[0], spec.out_ch, 3, 1, Norm.NONE, spec.last, spec.out_activation)
 
@@ -143,8 +145,16 @@ class Discriminator(nn.Module):
 
 
 _KINDS = {"Encoder": Encoder, "Decoder": Decoder, "Discriminator": Discriminator}
-_NAMES = {"c/W": "weight", "c/b": "bias", "W": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
-          "avg_mean": "running_mean", "avg_var": "running_var"}
+_NAMES = {
+    "c/W": "weight",
+    "c/b": "bias",
+    "W": "weight",
+    "b": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "avg_mean": "running_mean",
+    "avg_var": "running_var",
+}
 
 
 def twin(link):
@@ -197,8 +207,9 @@ class Pix2pixStep:
         tv = (y[:, :, 1:] - y[:, :, :-1]).abs().mean() + (y[:, :, :, 1:] - y[:, :, :, :-1]).abs().mean()
         fake = torch.cat([x, y], 1)
         adversarial = (self.dis(fake) - 1).square().mean()
-        _minimise(self.generator, s.lambda_rec_l1 * (y - t).abs().mean() + s.lambda_dis * adversarial
-                  + s.lambda_tv * tv)
+        _minimise(
+            self.generator, s.lambda_rec_l1 * (y - t).abs().mean() + s.lambda_dis * adversarial + s.lambda_tv * tv
+        )
         real = (self.dis(torch.cat([x, t], 1)) - 1).square().mean()
         _minimise(self.discriminator, 0.5 * real + 0.5 * self.dis(fake.detach()).square().mean())
 
@@ -228,13 +239,16 @@ class CycleganStep:
         loss = loss + s.lambda_dis_y * (n["dis_y"](x_y) - 1).square().mean()
         loss = loss + s.lambda_dis_x * (n["dis_x"](y_x) - 1).square().mean()
         if s.lambda_domain > 0:
-            loss = loss + s.lambda_domain * ((x - n["dec_x"](n["enc_y"](x))).abs().mean()
-                                             + (y - n["dec_y"](n["enc_x"](y))).abs().mean())
+            loss = loss + s.lambda_domain * (
+                (x - n["dec_x"](n["enc_y"](x))).abs().mean() + (y - n["dec_y"](n["enc_x"](y))).abs().mean()
+            )
         _minimise(self.generator, loss)
         for name, fake, real in (("dis_y", x_y, y), ("dis_x", y_x, x)):
             dis = n[name]
-            _minimise(self.discriminators[name], 0.5 * dis(fake.detach()).square().mean()
-                      + 0.5 * (dis(real) - 1).square().mean())
+            _minimise(
+                self.discriminators[name],
+                0.5 * dis(fake.detach()).square().mean() + 0.5 * (dis(real) - 1).square().mean(),
+            )
 
 
 def _adam(networks, rate, weight_decay):

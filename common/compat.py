@@ -5,6 +5,7 @@
 Chainer 7.8.1 (2022) and ChainerCV 0.13.1 predate NumPy 2 and Python 3.12. Each patch below is one function that says
 what it mends and for which versions; ``tests/common/test_compat.py`` has a test for each that fails without it.
 """
+
 import contextlib
 import functools
 import importlib
@@ -29,8 +30,10 @@ def check_version(name: str, known: Sequence[str]) -> None:
     except metadata.PackageNotFoundError:
         raise ImportError(f"{name} is not installed; medi2i needs {name}=={known[-1]} (see README, Install)") from None
     if found not in known:
-        raise ImportError(f"{name} {found} is installed; medi2i knows {name} {', '.join(known)}: "
-                          f"pip install --no-build-isolation {name}=={known[-1]}")
+        raise ImportError(
+            f"{name} {found} is installed; medi2i knows {name} {', '.join(known)}: "
+            f"pip install --no-build-isolation {name}=={known[-1]}"
+        )
 
 
 def restore_numpy_names() -> None:
@@ -39,13 +42,16 @@ def restore_numpy_names() -> None:
     ``chainer.functions.resize_images`` and ``as_strided`` use them when they run, not only when imported.
     """
     vars(np).setdefault("float", float)
-    vars(np).setdefault("sctypes", {
-        "int": [np.int8, np.int16, np.int32, np.int64],
-        "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-        "float": [np.float16, np.float32, np.float64, np.longdouble],
-        "complex": [np.complex64, np.complex128, np.clongdouble],
-        "others": [bool, object, bytes, str, np.void],
-    })
+    vars(np).setdefault(
+        "sctypes",
+        {
+            "int": [np.int8, np.int16, np.int32, np.int64],
+            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
+            "float": [np.float16, np.float32, np.float64, np.longdouble],
+            "complex": [np.complex64, np.complex128, np.clongdouble],
+            "others": [bool, object, bytes, str, np.void],
+        },
+    )
 
 
 @contextlib.contextmanager
@@ -79,8 +85,11 @@ def numpy_distutils() -> Iterator[None]:
 
     It looks ``numpy.distutils.system_info`` up again only on macOS, at import.
     """
-    with (stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as system_info,
-          stand_in("numpy.distutils", system_info=system_info) as parent, _entry(vars(np), "distutils", parent)):
+    with (
+        stand_in("numpy.distutils.system_info", get_info=lambda name: {}) as system_info,
+        stand_in("numpy.distutils", system_info=system_info) as parent,
+        _entry(vars(np), "distutils", parent),
+    ):
         yield
 
 
@@ -90,6 +99,7 @@ def pkg_resources() -> contextlib.AbstractContextManager[types.ModuleType]:
     Chainer asks it which CuPy is installed, to warn of new ones: the stand-in knows none, because which CuPy fits is
     for this project to say. ChainerCV asks it for its own version.
     """
+
     class DistributionNotFound(Exception):
         pass
 
@@ -102,8 +112,13 @@ def pkg_resources() -> contextlib.AbstractContextManager[types.ModuleType]:
     def get_distribution(name: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(version=metadata.version(name))
 
-    return stand_in("pkg_resources", DistributionNotFound=DistributionNotFound, VersionConflict=VersionConflict,
-                    require=require, get_distribution=get_distribution)
+    return stand_in(
+        "pkg_resources",
+        DistributionNotFound=DistributionNotFound,
+        VersionConflict=VersionConflict,
+        require=require,
+        get_distribution=get_distribution,
+    )
 
 
 def _import_chainer() -> types.ModuleType:

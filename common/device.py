@@ -1,4 +1,5 @@
 """Which device networks run on: ``--gpu``."""
+
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels import cpu_engine, gpu_engine, loss_nodes, normalisation_nodes
@@ -25,8 +26,10 @@ def choose_device(gpu: int | None = None, tf32: bool = False, local: int = 0) ->
         return chainer.get_device("@numpy")
     gpu += local
     if gpu >= count and local:
-        raise UserError(f"--gpu: process {local} on this machine needs GPU {gpu} (both counted from 0) and there are "
-                        f"{count}; mpiexec -n should start one process for each GPU")
+        raise UserError(
+            f"--gpu: process {local} on this machine needs GPU {gpu} (both counted from 0) and there are "
+            f"{count}; mpiexec -n should start one process for each GPU"
+        )
     if gpu >= count:
         raise UserError(f"--gpu {gpu}: {why or f'there are {count} GPUs, numbered from 0'}; -g -1 uses the CPU")
     gpu_engine.set_precision(tf32)  # before the GPU computes anything

@@ -1,4 +1,5 @@
 """One way to tell a user what is wrong: raise UserError anywhere, and ``run`` turns it into one line and a status."""
+
 import contextlib
 import logging
 import os
@@ -57,8 +58,9 @@ class _Printable:
 @contextlib.contextmanager
 def _printable_streams() -> Iterator[None]:
     old = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream if stream is None or isinstance(stream, _Printable) else _Printable(stream)
-                              for stream in old)
+    sys.stdout, sys.stderr = (
+        stream if stream is None or isinstance(stream, _Printable) else _Printable(stream) for stream in old
+    )
     try:
         yield
     finally:
@@ -76,6 +78,7 @@ class Terminated(KeyboardInterrupt):
 @contextlib.contextmanager
 def _signals_end_in_order() -> Iterator[None]:
     """SIGTERM and SIGHUP raise Terminated where nothing else was arranged for them."""
+
     def end(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated(number)
 

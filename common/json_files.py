@@ -2,6 +2,7 @@
 
 Python's reader takes numbers that become infinite, NaN, keys given twice, of which it drops one, and depth without end.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -35,8 +36,9 @@ def parse_json(text: str | bytes, constant=None):
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return json.loads(text, parse_int=_whole, parse_float=_number, parse_constant=constant or _refuse,
-                          object_pairs_hook=_object)
+        return json.loads(
+            text, parse_int=_whole, parse_float=_number, parse_constant=constant or _refuse, object_pairs_hook=_object
+        )
     except RecursionError:
         raise ValueError(f"lists or objects in each other, more than {sys.getrecursionlimit()} deep") from None
 

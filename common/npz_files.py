@@ -1,6 +1,7 @@
 """Arrays of an npz file that may come from anybody: nothing is unpickled, and no memory is taken before it is known
 how much. A packed file of a few kB can declare, or unpack to, more than any memory holds.
 """
+
 import io
 import lzma
 import math
@@ -24,8 +25,22 @@ LONGEST_HEADER = 10_000
 
 _BLOCK = 1 << 20
 _MARGIN, _PER_MEMBER = 1 << 20, 1 << 10  # bytes of a zip file beside its packed members, their names and comments
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, TypeError, KeyError, SyntaxError,
-           NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, tokenize.TokenError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 class BrokenFile(ValueError):
@@ -82,9 +97,11 @@ def declared_arrays(path) -> dict[str, Declared]:
 
 def read_arrays_of(path, names=None) -> dict[str, numpy.ndarray]:
     """The arrays, or those called ``names``, every checksum verified. Raises BrokenFile, OSError, Unreadable."""
+
     def read(archive):
         members = _members(archive)
         return {name: _read(archive, members[name]) for name in members if names is None or name in names}
+
     return _opened(path, read)
 
 
@@ -99,8 +116,9 @@ class StoredArrays(Mapping):
         check_regular(path)
         self._archive = _guarded(path, lambda: zipfile.ZipFile(path))
         self._infos = _guarded(path, lambda: _members(self._archive))
-        self.declared = _guarded(path, lambda: {name: _declared(self._archive, info)
-                                                for name, info in self._infos.items()})
+        self.declared = _guarded(
+            path, lambda: {name: _declared(self._archive, info) for name, info in self._infos.items()}
+        )
 
     def __getitem__(self, name: str) -> numpy.ndarray:
         info = self._infos[name]
@@ -158,6 +176,7 @@ def _opened(path, use):
     def inside():
         with zipfile.ZipFile(path) as archive:
             return use(archive)
+
     check_regular(path)
     return _guarded(path, inside)
 
@@ -233,10 +252,13 @@ def refuse_not_finite(arrays, source, dtypes=None, right="weights of an earlier 
             continue
         bad = array.size - int(numpy.count_nonzero(numpy.isfinite(array)))
         if bad:
-            raise UserError(f"{source}: {name} is not finite, {bad} of its {array.size} values are NaN or infinite; "
-                            f"{right}")
+            raise UserError(
+                f"{source}: {name} is not finite, {bad} of its {array.size} values are NaN or infinite; {right}"
+            )
         dtype = numpy.dtype((dtypes or {}).get(name) or array.dtype)
         largest = float(numpy.abs(array).max(initial=0))
         if dtype.kind == "f" and largest > float(numpy.finfo(dtype).max):
-            raise UserError(f"{source}: {name} has values up to {largest:.3g}, which {dtype} does not hold (at most "
-                            f"{numpy.finfo(dtype).max:.5g}); --dtype fp32 would do")
+            raise UserError(
+                f"{source}: {name} has values up to {largest:.3g}, which {dtype} does not hold (at most "
+                f"{numpy.finfo(dtype).max:.5g}); --dtype fp32 would do"
+            )

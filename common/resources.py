@@ -1,4 +1,5 @@
 """What this process may take: cores, memory, and its place among others that mpiexec or srun started with it."""
+
 import contextlib
 import functools
 import math
@@ -148,8 +149,9 @@ def _of_groups():
             if controllers and "memory" not in controllers.split(","):
                 continue
             root = GROUPS / "memory" if controllers else GROUPS
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max",
-                                                                                            "memory.current")
+            names = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            )
             own = root / path.lstrip("/")
             for folder in (own, *own.parents):  # in a container the path is of its outside, and only root is there
                 if folder == root or root in folder.parents:
@@ -165,6 +167,7 @@ def _left(folder, limit, usage):
 
 def _entry_of_statistics(path):
     with contextlib.suppress(OSError, ValueError):
-        return next((int(line.split()[1]) for line in path.read_text().splitlines()
-                     if line.startswith("inactive_file ")), 0)
+        return next(
+            (int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("inactive_file ")), 0
+        )
     return 0

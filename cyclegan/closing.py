@@ -1,6 +1,7 @@
 """What a training says at its end: nearer to the other domain than doing nothing or not, what the model does to the
 mean, and which command converts with it.
 """
+
 import math
 import shlex
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from medi2i.common.training import mean_change
 from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
 
 
-def tell_end(options: UnpairedOptions, train: Sequence[UnpairedDataset], entries: list[dict[str, Any]],
-             run: str | Path) -> None:
+def tell_end(
+    options: UnpairedOptions, train: Sequence[UnpairedDataset], entries: list[dict[str, Any]], run: str | Path
+) -> None:
     """Print what there is to say at the end of a training, and the command that converts.
 
     options: UnpairedOptions; train: the UnpairedDatasets A and B; entries: of the log; run: the run folder.
@@ -24,8 +26,9 @@ def tell_end(options: UnpairedOptions, train: Sequence[UnpairedDataset], entries
     print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
 
 
-def against_nothing(entries: list[dict[str, Any]], options: UnpairedOptions,
-                    train: Sequence[UnpairedDataset]) -> list[str]:
+def against_nothing(
+    entries: list[dict[str, Any]], options: UnpairedOptions, train: Sequence[UnpairedDataset]
+) -> list[str]:
     """How near translations of validation images came to the other domain, beside those images as they are, in words.
 
     One line for each way, at the last validation, as the last weights are taken; none without both domains. The way
@@ -41,8 +44,10 @@ def against_nothing(entries: list[dict[str, Any]], options: UnpairedOptions,
         nothing = [last.get(f"validation/{kind}_{name}_identity") for kind in ("values", "texture")]
         if not all(_is_number(value) for value in (*own, *nothing)) or (name == "x" and options.noise_x > 0):
             continue
-        parts = [f"{what} {a:.3g}{unit} from those of {target}, {_relation(a, b)} doing nothing ({b:.3g})"
-                 for what, a, b in zip(("grey values", "differences of neighbours"), own, nothing, strict=True)]
+        parts = [
+            f"{what} {a:.3g}{unit} from those of {target}, {_relation(a, b)} doing nothing ({b:.3g})"
+            for what, a, b in zip(("grey values", "differences of neighbours"), own, nothing, strict=True)
+        ]
         said.append(f"validation, {source} to {target}: " + "; ".join(parts))
     return said
 
@@ -60,9 +65,13 @@ def change_of_mean(options: UnpairedOptions, train: Sequence[UnpairedDataset]) -
 
     options: UnpairedOptions with ``mean_change``; train: the UnpairedDatasets A and B.
     """
-    return mean_change.sentence(options.mean_change, train[0].clip.width, train[0].sources[0].modality == "CT",
-                                "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
-                                mean_change.LEAST_OF_DOMAINS)
+    return mean_change.sentence(
+        options.mean_change,
+        train[0].clip.width,
+        train[0].sources[0].modality == "CT",
+        "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
+        mean_change.LEAST_OF_DOMAINS,
+    )
 
 
 def conversion_command(options: UnpairedOptions, run: str | Path) -> str:

@@ -1,8 +1,9 @@
 """Convert images with a trained CycleGAN, in either direction; DICOM to DICOM, every other kind to its own.
 
-    python cyclegan/convert.py RUN -R data/mr -o converted
-    python cyclegan/convert.py -m RUN/enc_y50.npz -R data/ct -o converted_back
+python cyclegan/convert.py RUN -R data/mr -o converted
+python cyclegan/convert.py -m RUN/enc_y50.npz -R data/ct -o converted_back
 """
+
 import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
@@ -48,46 +49,85 @@ def plan_of(options, model):
         stack, kind_out = 1, None
     spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
     crop, fixed = setup.crop_of(options, model)
-    inputs = find_inputs(options.root, kind=options.imgtype, preferred=kind_in, pattern=options.fn_pattern,
-                         list_file=options.val, columns=(options.from_col or [0])[:1], exclude=options.out,
-                         slice_range=slice_range, released=released)
+    inputs = find_inputs(
+        options.root,
+        kind=options.imgtype,
+        preferred=kind_in,
+        pattern=options.fn_pattern,
+        list_file=options.val,
+        columns=(options.from_col or [0])[:1],
+        exclude=options.out,
+        slice_range=slice_range,
+        released=released,
+    )
     found = inputs.sources[0].kind
     kind_out = options.imgtype_out or kind_out
     clip_in = setup.clip_of(options, trained, option_in, found in HU_KINDS)
-    clip_out = setup.clip_of(options, trained, option_out,
-                             (kind_out or found) in (setup.IN_HU if as_released else HU_KINDS))
+    clip_out = setup.clip_of(
+        options, trained, option_out, (kind_out or found) in (setup.IN_HU if as_released else HU_KINDS)
+    )
     if generator is None:
         clip_in = clip_out = setup.clips_of_identity(options, option_in, found, kind_out)
     keep = setup.kept_outside(options, model, inputs, clip_in, clip_out)
-    settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, keep=keep,
-                                    more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body})
+    settings = setup.pixel_settings(
+        options,
+        model,
+        clip_in=clip_in,
+        clip_out=clip_out,
+        keep=keep,
+        more={"spacing": spacing if spacing > 0 else None, "body": trained.clip_body},
+    )
 
     numbers = setup.GREY_LEVELS if as_released else Clip()
-    preparation = Preparation(clip_in, DICOM_CLIP,
-                              setup.per_slice(trained.ch if forward else trained.out_ch, stack, model), crop,
-                              spacing=spacing if spacing > 0 else None, fixed=fixed,
-                              body=trained.clip_body and generator is not None, numbers=numbers, released=released,
-                              step=STEP if as_released else 1)
+    preparation = Preparation(
+        clip_in,
+        DICOM_CLIP,
+        setup.per_slice(trained.ch if forward else trained.out_ch, stack, model),
+        crop,
+        spacing=spacing if spacing > 0 else None,
+        fixed=fixed,
+        body=trained.clip_body and generator is not None,
+        numbers=numbers,
+        released=released,
+        step=STEP if as_released else 1,
+    )
 
     def any_size(translation, images=1):
-        engine = engine_of(translation, device, options, setup.clip_in_hu(clip_out, inputs, dicom_clip=DICOM_CLIP),
-                           lambda: examples_of(inputs, preparation, stack, fitting_of(trained)), images)
+        engine = engine_of(
+            translation,
+            device,
+            options,
+            setup.clip_in_hu(clip_out, inputs, dicom_clip=DICOM_CLIP),
+            lambda: examples_of(inputs, preparation, stack, fitting_of(trained)),
+            images,
+        )
         return network_of(translation, engine, options.tile, options.tile_overlap)
 
     network = any_size(generator, 1 if sampled(options) else len(inputs.sources))
     samples = samples_of(
-        options, model, network,
+        options,
+        model,
+        network,
         lambda: network_of(generator, engine_of(generator, device), options.tile, options.tile_overlap),
-        device, stack=stack)
+        device,
+        stack=stack,
+    )
     return Plan(
-        options=options, model=model.description, settings=settings,
-        network=network if samples is None else Network(samples.run), samples=samples,
+        options=options,
+        model=model.description,
+        settings=settings,
+        network=network if samples is None else Network(samples.run),
+        samples=samples,
         preparation=preparation,
         form=Format(kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released, keep=keep),
-        stack=stack, combine=Combine.AVERAGE, inputs=inputs, compare_edges=not trained.gen_fc,
+        stack=stack,
+        combine=Combine.AVERAGE,
+        inputs=inputs,
+        compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
         known=setup.known_change(model, clip_out or (DICOM_CLIP if found == "dcm" else None), inputs),
-        analysis=_analysis(options, model, any_size, device))
+        analysis=_analysis(options, model, any_size, device),
+    )
 
 
 def _kinds(trained, forward):
@@ -103,8 +143,13 @@ def _analysis(options, model, any_size, device):
     if model.generator is None:
         raise UserError("--output_analysis: the identity has no networks to analyse with")
     threshold = model.trained.air_threshold if options.air_threshold is None else options.air_threshold
-    return load_analysis(model, any_size, device, air_threshold=threshold,
-                         perceptual_weights=options.perceptual_weights or model.trained.perceptual_weights)
+    return load_analysis(
+        model,
+        any_size,
+        device,
+        air_threshold=threshold,
+        perceptual_weights=options.perceptual_weights or model.trained.perceptual_weights,
+    )
 
 
 def main(argv=None):

@@ -1,4 +1,5 @@
 """The networks of CycleGAN: two encoders, two decoders and the discriminators of both domains."""
+
 from dataclasses import dataclass
 
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
@@ -40,7 +41,7 @@ class Networks:
         if self.enc_x is not self.enc_y:
             return self.translate(x), self.translate_back(y)
         features = self.enc_x(chainer.backend.get_array_module(x).concatenate([x, y]))
-        return self.dec_y([f[:len(x)] for f in features]), self.dec_x([f[len(x):] for f in features])
+        return self.dec_y([f[: len(x)] for f in features]), self.dec_x([f[len(x) :] for f in features])
 
 
 def build(options: UnpairedOptions) -> Networks:

@@ -1,4 +1,5 @@
 """Pictures of CycleGAN while it trains: x, x → y, x → y → x, x → z → x, and the mirror rows of y."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +26,20 @@ class UnpairedPictures(chainer.training.Extension):
 
     phase = "pictures"
 
-    def __init__(self, folder: str | Path, name: str, datasets: Sequence[UnpairedDataset | None], clips: Sequence[Clip],
-                 networks: net.Networks, device: chainer.backend.Device, counts: Sequence[int], windows: Sequence,
-                 modalities: Sequence[str] = ("", ""), colour: bool = False, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        name: str,
+        datasets: Sequence[UnpairedDataset | None],
+        clips: Sequence[Clip],
+        networks: net.Networks,
+        device: chainer.backend.Device,
+        counts: Sequence[int],
+        windows: Sequence,
+        modalities: Sequence[str] = ("", ""),
+        colour: bool = False,
+        seed: int | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.name = name
         self.datasets = datasets
@@ -42,16 +54,20 @@ class UnpairedPictures(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         iteration = trainer.updater.iteration
-        chosen = [[] if dataset is None else chosen_samples(len(dataset), count, self.seed, iteration)
-                  for dataset, count in zip(self.datasets, self.counts, strict=True)]
+        chosen = [
+            [] if dataset is None else chosen_samples(len(dataset), count, self.seed, iteration)
+            for dataset, count in zip(self.datasets, self.counts, strict=True)
+        ]
         if any(chosen):
             self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
 
     def draw(self, chosen: Sequence[Sequence[int]], path: str | Path) -> None:
         """Write the picture of the images with indices ``chosen[0]`` of x and ``chosen[1]`` of y."""
         n = self.networks
-        paths = ((n.translate, lambda x: n.translate_back(n.translate(x)), lambda x: n.dec_x(n.enc_x(x))),
-                 (n.translate_back, lambda y: n.translate(n.translate_back(y)), lambda y: n.dec_y(n.enc_y(y))))
+        paths = (
+            (n.translate, lambda x: n.translate_back(n.translate(x)), lambda x: n.dec_x(n.enc_x(x))),
+            (n.translate_back, lambda y: n.translate(n.translate_back(y)), lambda y: n.dec_y(n.enc_y(y))),
+        )
         found = []  # (side, name, [(side of the domain it is in, image in HU) for each column])
         for side, (dataset, indices) in enumerate(zip(self.datasets, chosen, strict=True)):
             if dataset is None:
@@ -64,8 +80,9 @@ class UnpairedPictures(chainer.training.Extension):
                 found.append((side, dataset.name(i), images))
         windows = [self._window(side, found) for side in (0, 1)]
         rows = [[Panel(plane(image, self.colour), *windows[s]) for s, image in images] for _, _, images in found]
-        own = "\n".join(f"{letter}: {range_text(*windows[side], self.modalities[side])}"
-                        for side, letter in enumerate("xy"))
+        own = "\n".join(
+            f"{letter}: {range_text(*windows[side], self.modalities[side])}" for side, letter in enumerate("xy")
+        )
         draw_grid(path, rows, [own, *TITLES], [f"{'xy'[side]}: {name}" for side, name, _ in found])
 
     def _window(self, side: int, found: list[tuple[int, str, list[tuple[int, np.ndarray]]]]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Train CycleGAN: translation between two domains of images without pairs.
 
-    python cyclegan/train.py -R data -it dcm -sr -100 100
-    python cyclegan/train.py --resume result/20260101_120000
+python cyclegan/train.py -R data -it dcm -sr -100 100
+python cyclegan/train.py --resume result/20260101_120000
 """
+
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,14 +75,30 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     optimizers, controls = make_optimizers(trained, options, loaded, ranks)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
-    iterators = {"main": make_iterator(images[0], options, ranks, options.seed),
-                 "second": make_iterator(images[1], options, ranks, options.seed + 1)}
-    updater = CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random, device,
-                              features, ranks, profile_of(options, device))
+    iterators = {
+        "main": make_iterator(images[0], options, ranks, options.seed),
+        "second": make_iterator(images[1], options, ranks, options.seed + 1),
+    }
+    updater = CycleganUpdater(
+        iterators,
+        optimizers,
+        networks,
+        LossSettings.from_options(options),
+        random,
+        device,
+        features,
+        ranks,
+        profile_of(options, device),
+    )
     measure = CycleMeasure(val_a, val_b, shown, device, validation_batch(options), ranks) if val_a or val_b else None
     if options.check:
-        check({"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b},
-              updater, links, measure, options)
+        check(
+            {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b},
+            updater,
+            links,
+            measure,
+            options,
+        )
         updater.finalize()
         return 0
 
@@ -102,8 +119,13 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     return status
 
 
-def begin_at_shift(networks: net.Networks, options: UnpairedOptions, images: Sequence[UnpairedDataset],
-                   resumed: str | None, ranks: Alone) -> UnpairedOptions:
+def begin_at_shift(
+    networks: net.Networks,
+    options: UnpairedOptions,
+    images: Sequence[UnpairedDataset],
+    resumed: str | None,
+    ranks: Alone,
+) -> UnpairedOptions:
     """Let residual generators begin at the shift between the domains. Returns the options with ``mean_change``."""
     shift = domain_shift(images[0], images[1]) if options.gen_residual else None
     if shift is not None:
@@ -131,20 +153,35 @@ def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device
     return features
 
 
-def draw_pictures(training: Training, options: UnpairedOptions,
-                  datasets: Mapping[str, Sequence[UnpairedDataset | None]], images: Sequence[UnpairedDataset],
-                  networks: net.Networks, device: chainer.backend.Device) -> None:
+def draw_pictures(
+    training: Training,
+    options: UnpairedOptions,
+    datasets: Mapping[str, Sequence[UnpairedDataset | None]],
+    images: Sequence[UnpairedDataset],
+    networks: net.Networks,
+    device: chainer.backend.Device,
+) -> None:
     """Have pictures of ``datasets`` (dict name -> UnpairedDatasets A and B) drawn while training, in its folder.
 
     images: the UnpairedDatasets A and B of the training, whose clips and modalities are shown.
     """
     for name, both in datasets.items():
         if training.ranks.first:
-            training.draw(UnpairedPictures(
-                training.run_folder.vis, name, both, [dataset.clip for dataset in images], networks, device,
-                (options.nvis_A, options.nvis_B), (options.vis_window, options.vis_windowB),
-                [dataset.sources[0].modality for dataset in images], options.stack == 1,
-                options.seed if options.vis_random else None))
+            training.draw(
+                UnpairedPictures(
+                    training.run_folder.vis,
+                    name,
+                    both,
+                    [dataset.clip for dataset in images],
+                    networks,
+                    device,
+                    (options.nvis_A, options.nvis_B),
+                    (options.vis_window, options.vis_windowB),
+                    [dataset.sources[0].modality for dataset in images],
+                    options.stack == 1,
+                    options.seed if options.vis_random else None,
+                )
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

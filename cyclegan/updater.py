@@ -1,4 +1,5 @@
 """One update of CycleGAN (Zhu et al., 2017, and the additions of Kaji and Kida, 2019)."""
+
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,11 +66,22 @@ class LossSettings:
         return settings
 
     def _refuse_same_channel_terms(self) -> None:
-        for name in ("lambda_domain", "lambda_idempotence", "lambda_identity_x", "lambda_identity_y", "lambda_air",
-                     "lambda_grad", "lambda_grad_y", "lambda_gc_x", "lambda_gc_y"):
+        for name in (
+            "lambda_domain",
+            "lambda_idempotence",
+            "lambda_identity_x",
+            "lambda_identity_y",
+            "lambda_air",
+            "lambda_grad",
+            "lambda_grad_y",
+            "lambda_gc_x",
+            "lambda_gc_y",
+        ):
             if getattr(self, name) > 0:
-                raise UserError(f"--{name}: it compares images of both domains, which have {self.ch} and {self.out_ch} "
-                                f"channels; --{name} 0 would do")
+                raise UserError(
+                    f"--{name}: it compares images of both domains, which have {self.ch} and {self.out_ch} "
+                    f"channels; --{name} 0 would do"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +130,18 @@ class CycleganUpdater(AdversarialUpdater):
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
-    def __init__(self, iterators: dict[str, chainer.dataset.Iterator], optimizers: Mapping[str, chainer.Optimizer],
-                 networks: net.Networks, settings: LossSettings, random: RandomState,
-                 device: chainer.backend.Device | None = None, features: Any = None, ranks: Alone = ALONE,
-                 profile: Profile | NoProfile = OFF) -> None:
+    def __init__(
+        self,
+        iterators: dict[str, chainer.dataset.Iterator],
+        optimizers: Mapping[str, chainer.Optimizer],
+        networks: net.Networks,
+        settings: LossSettings,
+        random: RandomState,
+        device: chainer.backend.Device | None = None,
+        features: Any = None,
+        ranks: Alone = ALONE,
+        profile: Profile | NoProfile = OFF,
+    ) -> None:
         super().__init__(iterators, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
@@ -169,13 +189,30 @@ class CycleganUpdater(AdversarialUpdater):
         x_x, y_y = n.dec_x(in_x), n.dec_y(in_y)
         x_y, y_x = n.dec_y(in_x), n.dec_x(in_y)
         # A network cannot make noise of nothing. Without it images would come back from X cleaner than X's are.
-        return Translated(x, y, features_x, features_y, deepest_map(in_x), deepest_map(in_y), x_x, y_y, x_y,
-                          self.with_noise(y_x, s.noise_x), y_x)
+        return Translated(
+            x,
+            y,
+            features_x,
+            features_y,
+            deepest_map(in_x),
+            deepest_map(in_y),
+            x_x,
+            y_y,
+            x_y,
+            self.with_noise(y_x, s.noise_x),
+            y_x,
+        )
 
     def generator_terms(self, images: Translated) -> list[Term]:
         """All terms of encoders and decoders, in the released order."""
-        return [*self._latent_terms(images), *self._cycle_terms(images), *self._adversarial_terms(images),
-                *self._own_domain_terms(images), *self._likeness_terms(images), *self._smoothness_terms(images)]
+        return [
+            *self._latent_terms(images),
+            *self._cycle_terms(images),
+            *self._adversarial_terms(images),
+            *self._own_domain_terms(images),
+            *self._likeness_terms(images),
+            *self._smoothness_terms(images),
+        ]
 
     def _latent_terms(self, images: Translated) -> Iterator[Term]:
         s, dis_z = self.settings, self.networks.dis_z
@@ -214,8 +251,10 @@ class CycleganUpdater(AdversarialUpdater):
     def _likeness_terms(self, images: Translated) -> Iterator[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
         s = self.settings
-        pairs = (("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
-                 ("enc_y", "dec_x", images.y, images.plain_y_x, s.lambda_identity_y, s.lambda_gc_y))
+        pairs = (
+            ("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
+            ("enc_y", "dec_x", images.y, images.plain_y_x, s.lambda_identity_y, s.lambda_gc_y),
+        )
         colour = s.ch == 3 and s.stack == 1
         for encoder, _, image, translated, weight, _ in pairs:
             if weight > 0:
@@ -248,8 +287,9 @@ class CycleganUpdater(AdversarialUpdater):
             return losses.mean_answer(answer) if target == 0 else -losses.mean_answer(answer)
         return self.opponent.exact_cost(answer, target)
 
-    def discriminator_terms(self, name: str, fake: Array, real: Array,
-                            names: tuple[str, str] = ("loss_fake", "loss_real")) -> list[Term]:
+    def discriminator_terms(
+        self, name: str, fake: Array, real: Array, names: tuple[str, str] = ("loss_fake", "loss_real")
+    ) -> list[Term]:
         """All terms of the discriminator ``name``. fake (target 0) and real (1): arrays (N, C, H, W)."""
         s, dis = self.settings, getattr(self.networks, name)
         if s.dis_wgan:

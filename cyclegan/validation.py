@@ -1,6 +1,7 @@
 """Validation of CycleGAN over whole data sets: does each cycle give its image back, and do translations look like the
 other domain?
 """
+
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -26,11 +27,23 @@ class CycleMeasure:
     process, so the figures are its figures.
     """
 
-    def __init__(self, dataset_x: UnpairedDataset | None, dataset_y: UnpairedDataset | None, networks: net.Networks,
-                 device: chainer.backend.Device, batch_size: int, ranks: Alone = ALONE) -> None:
-        self.sides = {name: (dataset, there, back) for name, dataset, there, back in (
-            ("x", dataset_x, networks.translate, networks.translate_back),
-            ("y", dataset_y, networks.translate_back, networks.translate)) if dataset is not None}
+    def __init__(
+        self,
+        dataset_x: UnpairedDataset | None,
+        dataset_y: UnpairedDataset | None,
+        networks: net.Networks,
+        device: chainer.backend.Device,
+        batch_size: int,
+        ranks: Alone = ALONE,
+    ) -> None:
+        self.sides = {
+            name: (dataset, there, back)
+            for name, dataset, there, back in (
+                ("x", dataset_x, networks.translate, networks.translate_back),
+                ("y", dataset_y, networks.translate_back, networks.translate),
+            )
+            if dataset is not None
+        }
         self.device = device
         self.batch_size = batch_size
         self.ranks = ranks
@@ -58,9 +71,11 @@ class CycleMeasure:
                     result[f"texture_{target}{suffix}"] = texture * half
         return result
 
-    def _measured(self, dataset: UnpairedDataset, there: Callable, back: Callable,
-                  indices: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
+    def _measured(
+        self, dataset: UnpairedDataset, there: Callable, back: Callable, indices: Sequence[int]
+    ) -> tuple[ErrorSum, "Appearance", "Appearance"]:
         """(errors of the cycle, Appearance of the images, Appearance of their translations)."""
+
         def measure(batch: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
             images = [dataset.load(indices[i], None) for i in batch]
             translated = apply(there, images, self.device)
@@ -83,9 +98,13 @@ class Appearance:
     def __init__(self, images: np.ndarray) -> None:
         self.channels = images.shape[1]
         differences = [abs(np.diff(images, axis=axis)) - 1 for axis in (2, 3)]
-        self.counts = [[sum((_histogram(part[:, channel]) for part in parts), np.zeros(BINS, np.int64))
-                        for channel in range(self.channels)]
-                       for parts in ((images,), differences)]
+        self.counts = [
+            [
+                sum((_histogram(part[:, channel]) for part in parts), np.zeros(BINS, np.int64))
+                for channel in range(self.channels)
+            ]
+            for parts in ((images,), differences)
+        ]
 
     def merge(self, other: "Appearance") -> None:
         """Count what ``other``, an Appearance, has counted, too."""
@@ -97,8 +116,10 @@ class Appearance:
         """(of the values, of the differences): mean distance of equal quantiles, which is the Wasserstein distance of
         two distributions on a line, averaged over the channels; in [-1, 1] units.
         """
-        values, texture = (float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
-                           for both in zip(self.counts, other.counts, strict=True))
+        values, texture = (
+            float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
+            for both in zip(self.counts, other.counts, strict=True)
+        )
         return values, texture
 
 

@@ -3,6 +3,7 @@
 What is drawn is kept apart from how it is applied, so that both images of a pair get the same. Images are (C, H, W)
 in [-1, 1]; what lies outside of an image reads as -1, which is air in CT.
 """
+
 import dataclasses
 import math
 
@@ -44,11 +45,15 @@ class Augmentation:
         scale = self._scale(float(scale), within)
         down, right = rng.integers(*self._shifts(scale, within), endpoint=True)
         place, turns = rng.random(2), rng.integers(4)
-        return Draw(scale=scale, degrees=self.rotation * float(rotation),
-                    flip=bool(flip) and (self.translate < 0 or self.translate > 0 and self.flips or self.quarter_turns),
-                    down=int(down), right=int(right),
-                    place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
-                    turns=int(turns) if self.quarter_turns else 0)
+        return Draw(
+            scale=scale,
+            degrees=self.rotation * float(rotation),
+            flip=bool(flip) and (self.translate < 0 or self.translate > 0 and self.flips or self.quarter_turns),
+            down=int(down),
+            right=int(right),
+            place=(float(place[0]), float(place[1])) if self.translate < 0 else None,
+            turns=int(turns) if self.quarter_turns else 0,
+        )
 
     def _scale(self, drawn, within):
         """1 - scale … 1 + scale for ``drawn`` -1 … 1, and no less than covers the crop."""
@@ -64,16 +69,24 @@ class Augmentation:
             return (-reach, -reach), (reach, reach)
         rooms = [(whole * scale - part) / 2 for whole, part in zip(*within, strict=True)]  # on both sides of the crop
         odd = [(whole - part) % 2 / 2 for whole, part in zip(*within, strict=True)]  # the middle crop lies above by it
-        return ([-min(reach, max(math.floor(room + half), 0)) for room, half in zip(rooms, odd, strict=True)],
-                [min(reach, max(math.floor(room - half), 0)) for room, half in zip(rooms, odd, strict=True)])
+        return (
+            [-min(reach, max(math.floor(room + half), 0)) for room, half in zip(rooms, odd, strict=True)],
+            [min(reach, max(math.floor(room - half), 0)) for room, half in zip(rooms, odd, strict=True)],
+        )
 
 
 def augmentation_for(phase, options, flips=True):
     """The ``Augmentation`` of ``phase`` "train" by the options; none in "val". flips: see there."""
     if phase == "val":
         return Augmentation()
-    return Augmentation(options.random_translate, options.random_rotation, options.random_scale,
-                        options.augment_noise, options.random_rot90, flips)
+    return Augmentation(
+        options.random_translate,
+        options.random_rotation,
+        options.random_scale,
+        options.augment_noise,
+        options.random_rot90,
+        flips,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +147,10 @@ def continued(array, draw, size):
     """
     if draw.degrees != 0 or draw.place is not None:
         return array
-    beyond = [(part / 2 + abs(shift)) / draw.scale - whole / 2
-              for part, shift, whole in zip(size, (draw.down, draw.right), array.shape[1:], strict=True)]
+    beyond = [
+        (part / 2 + abs(shift)) / draw.scale - whole / 2
+        for part, shift, whole in zip(size, (draw.down, draw.right), array.shape[1:], strict=True)
+    ]
     if max(beyond) <= 0:
         return array
     margin = math.ceil(max(beyond)) + 1
@@ -145,14 +160,14 @@ def continued(array, draw, size):
 def _window(array, top, left, size, outside):
     height, width = size
     if top >= 0 and left >= 0 and top + height <= array.shape[1] and left + width <= array.shape[2]:
-        return array[:, top:top + height, left:left + width].copy(order="C")
+        return array[:, top : top + height, left : left + width].copy(order="C")
     result = np.full((array.shape[0], height, width), outside, dtype=array.dtype)
     rows = slice(max(top, 0), max(min(top + height, array.shape[1]), 0))
     columns = slice(max(left, 0), max(min(left + width, array.shape[2]), 0))
     part = array[:, rows, columns]
     y, x = rows.start - top, columns.start - left
     if part.size:
-        result[:, y:y + part.shape[1], x:x + part.shape[2]] = part
+        result[:, y : y + part.shape[1], x : x + part.shape[2]] = part
     return result
 
 
@@ -166,8 +181,14 @@ def _resample(array, draw, top, left, size, nearest, outside):
     mirror = -1.0 if draw.flip else 1.0
     # For the pixel (x, y) of the result: back over the shift and the flip, then rotated back about the centre.
     x0, y0 = mirror * (left - centre_x), top - centre_y
-    matrix = (mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x,
-              mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y)
+    matrix = (
+        mirror * cosine,
+        -sine,
+        cosine * x0 - sine * y0 + centre_x,
+        mirror * sine,
+        cosine,
+        sine * x0 + cosine * y0 + centre_y,
+    )
     result = np.empty((array.shape[0], height, width), dtype=np.float32)
     way = Pillow.Resampling.NEAREST if nearest else Pillow.Resampling.BILINEAR
     for channel, plane in zip(result, array, strict=True):
@@ -226,7 +247,7 @@ def examples_for(dataset, where):
 
 def noise_and_key(noise, rng):
     """``noise`` and ``key`` of an Uncut: none without a numpy Generator, and nothing is drawn for none."""
-    return (0.0, 0) if noise == 0 or rng is None else (noise, int(rng.integers(2 ** 63)))
+    return (0.0, 0) if noise == 0 or rng is None else (noise, int(rng.integers(2**63)))
 
 
 def joined(stored):

@@ -1,4 +1,5 @@
 """Decoded images within a memory budget."""
+
 import collections
 import functools
 import threading
@@ -30,7 +31,7 @@ class ImageCache:
     """
 
     def __init__(self, megabytes):
-        self.total = self.budget = int(megabytes * 2 ** 20)
+        self.total = self.budget = int(megabytes * 2**20)
         self._empty()
 
     def _empty(self):

@@ -1,4 +1,5 @@
 """One side of a translation: how its images are read, scaled and made into channels."""
+
 import dataclasses
 import logging
 import math
@@ -47,8 +48,16 @@ class Domain:
 
     def image(self, source):
         """The image of ``source`` in its own unit, on the grid to be used, through the cache. Raises Unreadable."""
-        key = (source.path, source.frame, source.stamp, self.spacing, self.body, self.class_num > 0,
-               self.scale, self._whole_grey)
+        key = (
+            source.path,
+            source.frame,
+            source.stamp,
+            self.spacing,
+            self.body,
+            self.class_num > 0,
+            self.scale,
+            self._whole_grey,
+        )
         return self.cache.get(key, lambda: self._read(source))
 
     @property
@@ -69,8 +78,9 @@ class Domain:
         if self.spacing is not None:
             mask = image.mask
             grids = source.spacing, self.spacing, self.released
-            image = Image(resample(image.array, *grids), None if mask is None else resample_mask(mask, *grids),
-                          image.bits)
+            image = Image(
+                resample(image.array, *grids), None if mask is None else resample_mask(mask, *grids), image.bits
+            )
         return image
 
     def unit(self, source):
@@ -101,16 +111,19 @@ class Domain:
         """The class numbers of ``source``: (1, H, W) float32. Raises Unreadable for other values."""
         array = self.image(source).array
         if array.shape[0] > 1 and (array[1:] != array[:1]).any():
-            raise Unreadable(source.path, "is a colour image; an image of classes holds one number a pixel (grey "
-                                          "or palette)")
+            raise Unreadable(
+                source.path, "is a colour image; an image of classes holds one number a pixel (grey or palette)"
+            )
         labels = array[:1].astype(np.float32)
         wrong = (labels < 0) | (labels >= self.class_num) | (labels != np.rint(labels))
         if wrong.any():
             values = np.unique(labels[wrong])
             shown = ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
-            raise Unreadable(source.path, f"holds values {shown}; with --class_num {self.class_num} they must be 0 to "
-                                          f"{self.class_num - 1}"
-                                          + (" (JPEG changes values: use PNG)" if source.kind == "jpg" else ""))
+            raise Unreadable(
+                source.path,
+                f"holds values {shown}; with --class_num {self.class_num} they must be 0 to "
+                f"{self.class_num - 1}" + (" (JPEG changes values: use PNG)" if source.kind == "jpg" else ""),
+            )
         return labels
 
 
@@ -129,12 +142,20 @@ def choose_clip(given, sources, option, dicom_clip):
         defaults.setdefault(clip, source)
     if len(defaults) > 1:
         (one, first), (two, second), *_ = defaults.items()
-        raise UserError(f"--{option}: {first.path} has the range {_shown(one)} and {second.path} {_shown(two)}; "
-                        f"--{option} LOWER UPPER would say which to take")
+        raise UserError(
+            f"--{option}: {first.path} has the range {_shown(one)} and {second.path} {_shown(two)}; "
+            f"--{option} LOWER UPPER would say which to take"
+        )
     others = {source.modality for source in sources if source.kind == "dcm"} - {"CT"}
     if others:
-        log.warning("--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
-                    "UPPER would fit better", option, ", ".join(sorted(others)), _shown(dicom_clip), option)
+        log.warning(
+            "--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
+            "UPPER would fit better",
+            option,
+            ", ".join(sorted(others)),
+            _shown(dicom_clip),
+            option,
+        )
     clip = next(iter(defaults))
     if not clip.scales:
         _tell_range(sources, option)
@@ -150,9 +171,16 @@ def _tell_range(sources, option):
     low, high = _short(low, -1), _short(high, 1)
     if low == high:
         high = low + 1
-    log.warning("--%s: the images have no range of their own and hold values from %g to %g, far outside of the [-1, 1] "
-                "that networks work with; -c%s %g %g would scale them (they are taken as they are)", option, low, high,
-                option[-1].lower(), low, high)
+    log.warning(
+        "--%s: the images have no range of their own and hold values from %g to %g, far outside of the [-1, 1] "
+        "that networks work with; -c%s %g %g would scale them (they are taken as they are)",
+        option,
+        low,
+        high,
+        option[-1].lower(),
+        low,
+        high,
+    )
 
 
 def _short(value, direction):

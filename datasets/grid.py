@@ -3,6 +3,7 @@
 Coordinates (v, u) in mm count from the centre of the source image, v down its rows and u along its columns. Both grids
 share their centre: pixel i of n lies (i - (n - 1) / 2) · spacing mm from it.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -22,8 +23,10 @@ def choose_crop(smallest, height=None, width=None, translate=0, multiple=1, beyo
     both to be divisible by. ``beyond``: a crop may be larger than the image. Raises UserError, with the largest crop
     that works, for one that does not fit.
     """
-    return (_side("crop_height", height, smallest[0], translate, multiple, beyond),
-            _side("crop_width", width, smallest[1], translate, multiple, beyond))
+    return (
+        _side("crop_height", height, smallest[0], translate, multiple, beyond),
+        _side("crop_width", width, smallest[1], translate, multiple, beyond),
+    )
 
 
 def crop_for(phase, smallest, options, multiple=1, beyond=False):
@@ -35,8 +38,14 @@ def crop_for(phase, smallest, options, multiple=1, beyond=False):
     one_size = options.gen_fc > 0 or options.latent_dim > 0
     if phase == "val" and options.random_translate < 0 and not one_size:
         return tuple(size // multiple * multiple for size in smallest)
-    return choose_crop(smallest, options.crop_height, options.crop_width, options.random_translate, multiple,
-                       beyond and options.random_translate >= 0)
+    return choose_crop(
+        smallest,
+        options.crop_height,
+        options.crop_width,
+        options.random_translate,
+        multiple,
+        beyond and options.random_translate >= 0,
+    )
 
 
 def _side(option, given, available, translate, multiple, beyond):
@@ -45,15 +54,20 @@ def _side(option, given, available, translate, multiple, beyond):
         with_room = (available - 2 * max(translate, 0)) // step * step
         crop = with_room if with_room > 0 else available // step * step
         if crop == 0:
-            raise UserError(f"--{option}: the smallest image has {available} pixels there, fewer than {step}"
-                            + _works(available, multiple))
+            raise UserError(
+                f"--{option}: the smallest image has {available} pixels there, fewer than {step}"
+                + _works(available, multiple)
+            )
         return crop
     if given > available and not beyond:
-        raise UserError(f"--{option}: {given} is larger than the smallest image, which has {available} pixels there"
-                        + _works(available, multiple))
+        raise UserError(
+            f"--{option}: {given} is larger than the smallest image, which has {available} pixels there"
+            + _works(available, multiple)
+        )
     if given % multiple:
-        raise UserError(f"--{option}: {given} is not a multiple of {multiple}, as this network needs"
-                        + _works(available, multiple))
+        raise UserError(
+            f"--{option}: {given} is not a multiple of {multiple}, as this network needs" + _works(available, multiple)
+        )
     return given
 
 
@@ -71,6 +85,7 @@ EXACT = 1e-6  # pixels: nearer than this to a whole pixel, that pixel's value is
 @dataclass(frozen=True)
 class Grid:
     """`size` (H, W) pixels of `spacing` (down, right) mm; their centre lies at `centre` (v, u) mm."""
+
     centre: tuple[float, float]
     spacing: tuple[float, float]
     size: tuple[int, int]
@@ -82,9 +97,16 @@ class Grid:
 
     def indices_in(self, other: "Grid") -> list[np.ndarray]:
         """Where rows and columns of this grid lie in the other one, in its pixels."""
-        return [(self.centre[axis] - other.centre[axis]
-                 + (np.arange(self.size[axis]) - (self.size[axis] - 1) / 2) * self.spacing[axis]) / other.spacing[axis]
-                + (other.size[axis] - 1) / 2 for axis in (0, 1)]
+        return [
+            (
+                self.centre[axis]
+                - other.centre[axis]
+                + (np.arange(self.size[axis]) - (self.size[axis] - 1) / 2) * self.spacing[axis]
+            )
+            / other.spacing[axis]
+            + (other.size[axis] - 1) / 2
+            for axis in (0, 1)
+        ]
 
     def first_pixel(self, other: "Grid") -> tuple[float, float]:
         """Row and column of this grid's pixel (0, 0) in the other one's pixels."""
@@ -106,8 +128,10 @@ def sample(image, source: Grid, target: Grid, mask=None, order: int = 1):
     places = np.meshgrid(rows, columns, indexing="ij")
     exact = all(np.array_equal(indices, np.rint(indices)) for indices in (rows, columns))
     values = ndimage.map_coordinates(image, places, order=0 if exact else order, mode="nearest", output=np.float32)
-    outside = [(indices < -0.5) | (indices > length - 0.5)
-               for indices, length in zip((rows, columns), source.size, strict=True)]
+    outside = [
+        (indices < -0.5) | (indices > length - 0.5)
+        for indices, length in zip((rows, columns), source.size, strict=True)
+    ]
     padding = outside[0][:, None] | outside[1][None, :]
     if mask is not None:
         padding |= ndimage.map_coordinates(mask.astype(np.float32), places, order=0 if exact else 1, mode="nearest") > 0
@@ -121,8 +145,11 @@ def new_position(position, orientation, source: Grid, target: Grid) -> tuple[flo
     """
     row, column = target.first_pixel(source)
     along_row, along_column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
-    moved = (np.array(position, dtype=float) + along_row * column * source.spacing[1]
-             + along_column * row * source.spacing[0])
+    moved = (
+        np.array(position, dtype=float)
+        + along_row * column * source.spacing[1]
+        + along_column * row * source.spacing[0]
+    )
     return tuple(float(value) for value in moved)
 
 
@@ -161,8 +188,10 @@ def resample_mask(mask, spacing, new_spacing, released=False):
     size = resampled_size(mask.shape, spacing, new_spacing)
     if released:
         spacing = tuple(new_spacing * m / n for n, m in zip(mask.shape, size, strict=True))
-    rows, columns = (np.clip(np.rint(_centres(n, old, m, new_spacing)), 0, n - 1).astype(int)
-                     for n, old, m in zip(mask.shape, spacing, size, strict=True))
+    rows, columns = (
+        np.clip(np.rint(_centres(n, old, m, new_spacing)), 0, n - 1).astype(int)
+        for n, old, m in zip(mask.shape, spacing, size, strict=True)
+    )
     return mask[np.ix_(rows, columns)]
 
 

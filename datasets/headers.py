@@ -1,4 +1,5 @@
 """What an image file says of itself, and whether it is whole, without decoding more than it takes."""
+
 import dataclasses
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 Arrays are (C, H, W) float32 in the file's own unit: HU for DICOM, grey levels for pictures, plain numbers for npy, csv
 and txt.
 """
+
 import dataclasses
 import io
 from pathlib import Path
@@ -60,7 +61,7 @@ def name_without_suffix(name, kind):
     """``name`` (text, may hold folders) without a suffix of ``kind``; other dots stay, as in names made of UIDs."""
     for suffix in SUFFIXES[kind]:
         if name.lower().endswith(suffix):
-            return name[:-len(suffix)]
+            return name[: -len(suffix)]
     return name
 
 
@@ -70,7 +71,7 @@ def default_clip(kind, bits):
         return DICOM_CLIP
     if kind in PLAIN_NUMBERS or bits is None:
         return Clip()
-    return Clip(0, 2 ** bits - 1)
+    return Clip(0, 2**bits - 1)
 
 
 def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
@@ -162,7 +163,7 @@ def to_integers(array, bits):
 
     Returns (integers, how many were outside and are saturated).
     """
-    top = 2 ** bits - 1
+    top = 2**bits - 1
     whole = np.empty(array.shape, {8: np.uint8, 16: np.uint16}[bits])
     outside = 0
     for channel, found in zip(array, whole, strict=True):
@@ -198,8 +199,13 @@ def _write_tiff(temporary, path, array, bits, kind):
     if values.shape[0] not in (1, 3):
         raise UserError(f"{path}: has {array.shape[0]} channels; TIFF holds 1 or 3 here, npy any number")
     colour = values.shape[0] == 3
-    tifffile.imwrite(temporary, np.ascontiguousarray(values.transpose(1, 2, 0)) if colour else values[0],
-                     photometric="rgb" if colour else "minisblack", compression="zlib", metadata=None)
+    tifffile.imwrite(
+        temporary,
+        np.ascontiguousarray(values.transpose(1, 2, 0)) if colour else values[0],
+        photometric="rgb" if colour else "minisblack",
+        compression="zlib",
+        metadata=None,
+    )
     return saturated
 
 
@@ -216,5 +222,12 @@ def _write_text(temporary, path, array, bits, kind):
     return 0
 
 
-_WRITERS = {"jpg": _write_pillow, "png": _write_pillow, "bmp": _write_pillow, "tif": _write_tiff, "npy": _write_npy,
-            "csv": _write_text, "txt": _write_text}
+_WRITERS = {
+    "jpg": _write_pillow,
+    "png": _write_pillow,
+    "bmp": _write_pillow,
+    "tif": _write_tiff,
+    "npy": _write_npy,
+    "csv": _write_text,
+    "txt": _write_text,
+}

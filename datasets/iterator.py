@@ -1,4 +1,5 @@
 """Batches for the Trainer: loaded ahead, the same for any number of workers, and exactly continued after a resume."""
+
 import collections
 import concurrent.futures
 import multiprocessing
@@ -33,8 +34,21 @@ class ImageIterator(chainer.dataset.Iterator):
 
     _pool = None  # Chainer finalises iterators whose __init__ failed, too
 
-    def __init__(self, dataset, batch_size, seed=0, *, shuffle=True, repeat=True, augment=True, workers=0,
-                 processes=False, crops=1, rank=0, ranks=1):
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        seed=0,
+        *,
+        shuffle=True,
+        repeat=True,
+        augment=True,
+        workers=0,
+        processes=False,
+        crops=1,
+        rank=0,
+        ranks=1,
+    ):
         if len(dataset) == 0:
             raise UserError("the data set is empty; there is nothing to iterate over")
         if batch_size < 1:
@@ -147,9 +161,15 @@ class ImageIterator(chainer.dataset.Iterator):
         how = next((end for end in ends if end != -signal.SIGTERM), ends[0] if ends else None)
         killed = how is not None and how < 0
         said = "" if how is None else f" ({signal.Signals(-how).name if killed else f'status {how}'})"
-        return UserError(f"--worker_processes: a process that loads images died{said}"
-                         + (", as the system ends one where memory runs out: a smaller --cache_mb, fewer --workers, or "
-                            "threads (without --worker_processes) need less" if how == -signal.SIGKILL else ""))
+        return UserError(
+            f"--worker_processes: a process that loads images died{said}"
+            + (
+                ", as the system ends one where memory runs out: a smaller --cache_mb, fewer --workers, or "
+                "threads (without --worker_processes) need less"
+                if how == -signal.SIGKILL
+                else ""
+            )
+        )
 
     def _load_ahead(self, wanted, drawn=None):
         drawn = self._drawn if drawn is None else drawn
@@ -167,8 +187,9 @@ class ImageIterator(chainer.dataset.Iterator):
         # A forked child would inherit the GPU context and held locks of its parent; a spawned one does not.
         context = multiprocessing.get_context("spawn")
         self.dataset.share_cache()
-        return concurrent.futures.ProcessPoolExecutor(self._workers, mp_context=context, initializer=start_worker,
-                                                      initargs=(self.dataset, self._workers))
+        return concurrent.futures.ProcessPoolExecutor(
+            self._workers, mp_context=context, initializer=start_worker, initargs=(self.dataset, self._workers)
+        )
 
     def _submit(self, example):
         if self._processes:
@@ -189,8 +210,10 @@ class ImageIterator(chainer.dataset.Iterator):
         """
         n = int(serializer("examples", len(self.dataset)))
         if n != len(self.dataset):
-            raise UserError(f"--resume: the run was made with {n} examples, now there are {len(self.dataset)}; "
-                            f"resume it with the same data")
+            raise UserError(
+                f"--resume: the run was made with {n} examples, now there are {len(self.dataset)}; "
+                f"resume it with the same data"
+            )
         seed = int(serializer("seed", np.int64(self.plan.seed)))
         drawn = int(serializer("drawn", np.int64(self._drawn)))
         self.is_new_epoch = bool(serializer("is_new_epoch", self.is_new_epoch))

@@ -42,8 +42,9 @@ def check_pixels(path: Path | str, rows: int, columns: int, limit: int | None = 
     """Raise Unreadable where an image declares more pixels than ``limit`` (default: ``max_pixels()``)."""
     limit = max_pixels() if limit is None else limit
     if rows * columns > limit:
-        raise Unreadable(path, f"declares {rows}×{columns} pixels, more than {limit}; "
-                               f"--max-pixels {rows * columns} would allow it")
+        raise Unreadable(
+            path, f"declares {rows}×{columns} pixels, more than {limit}; --max-pixels {rows * columns} would allow it"
+        )
 
 
 def check_bytes(path: Path | str, count: int, declares: str = "", limit: int | None = None) -> None:
@@ -54,16 +55,22 @@ def check_bytes(path: Path | str, count: int, declares: str = "", limit: int | N
     limit = max_bytes() if limit is None else limit
     if count > limit:
         what = f"declares {declares}, which take" if declares else "unpacks to"
-        raise Unreadable(path, f"{what} {in_words(count)}, more than {in_words(limit)}; "
-                               f"--max-pixels {-(-count // BYTES_PER_PIXEL)} would allow it")
+        raise Unreadable(
+            path,
+            f"{what} {in_words(count)}, more than {in_words(limit)}; "
+            f"--max-pixels {-(-count // BYTES_PER_PIXEL)} would allow it",
+        )
 
 
 def check_file(path: Path | str) -> int:
     """``check_regular``, and Unreadable for a file longer than ``max_bytes()``, which no reader here takes."""
     size = check_regular(path)
     if size > max_bytes():
-        raise Unreadable(path, f"has {in_words(size)}, more than {in_words(max_bytes())}; "
-                               f"--max-pixels {-(-size // BYTES_PER_PIXEL)} would allow it")
+        raise Unreadable(
+            path,
+            f"has {in_words(size)}, more than {in_words(max_bytes())}; "
+            f"--max-pixels {-(-size // BYTES_PER_PIXEL)} would allow it",
+        )
     return size
 
 

@@ -1,4 +1,5 @@
 """Which files there are: folders searched for images, and list files with columns of paths."""
+
 import collections
 import dataclasses
 import fnmatch
@@ -90,15 +91,17 @@ def find_files(folder, kind="auto", pattern=None):
     if not found:
         others = collections.Counter(kind_of(file) or "other" for file in chosen)
         there = ", ".join(f"{number} {name}" for name, number in sorted(others.items()))
-        raise UserError(f"{folder}: no {kind} images here (there are: {there}); --imgtype says what to look for"
-                        f"{next_steps(chosen)}")
+        raise UserError(
+            f"{folder}: no {kind} images here (there are: {there}); --imgtype says what to look for{next_steps(chosen)}"
+        )
     return kind, found
 
 
 def _known(kind):
     if kind not in SUFFIXES:
-        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(SUFFIXES)}"
-                        f"{next_steps([f'.{kind}'])}")
+        raise UserError(
+            f"--imgtype: {kind!r} cannot be read; it can be {', '.join(SUFFIXES)}{next_steps([f'.{kind}'])}"
+        )
     return kind
 
 
@@ -111,8 +114,9 @@ def _only_kind(folder, files):
     if any(kind not in ("txt", "csv") for kind in counts):  # notes and tables lie beside images
         del counts["txt"], counts["csv"]
     if not counts:
-        raise UserError(f"{folder}: no images among its {len(files)} files; it can be {', '.join(SUFFIXES)}"
-                        f"{next_steps(files)}")
+        raise UserError(
+            f"{folder}: no images among its {len(files)} files; it can be {', '.join(SUFFIXES)}{next_steps(files)}"
+        )
     if len(counts) > 1:
         there = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
         raise UserError(f"{folder}: several kinds of images ({there}); --imgtype says which to take")
@@ -140,16 +144,19 @@ def read_list(path):
         text = path.read_text(encoding=decoder_of(path)).rstrip("\n\x1a")
     except Unreadable as error:
         raise UserError(f"{error}{next_steps([path])}") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1)
-             if line.strip() and not line.startswith("#")]
+    lines = [
+        (number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip() and not line.startswith("#")
+    ]
     separator = _separator([line for _, line in lines])
     rows = [Row(number, _columns(line, separator)) for number, line in lines if not _SEP_LINE.fullmatch(line.strip())]
     if not rows:
         raise UserError(f"{path}: the list is empty; it should hold one pair a line, separated by a tab")
     for row in rows:
         if os.name == "posix" and any(_DRIVE.match(column) for column in row.columns):
-            raise UserError(f"{path}, line {row.line}: {' '.join(row.columns)} begins with a drive of Windows; paths "
-                            "below --root would be right")
+            raise UserError(
+                f"{path}, line {row.line}: {' '.join(row.columns)} begins with a drive of Windows; paths "
+                "below --root would be right"
+            )
     return rows
 
 
@@ -157,8 +164,11 @@ def _separator(lines):
     if any("\t" in line for line in lines):
         return "\t"
     for mark in ";,":
-        if lines and all(mark in line and all(map(kind_of, _columns(line, mark))) for line in lines
-                         if not _SEP_LINE.fullmatch(line.strip())):
+        if lines and all(
+            mark in line and all(map(kind_of, _columns(line, mark)))
+            for line in lines
+            if not _SEP_LINE.fullmatch(line.strip())
+        ):
             return mark
     return "\t"
 

@@ -1,4 +1,5 @@
 """Which example comes when, and the loading of one. No Chainer in here: worker processes import this."""
+
 import dataclasses
 import functools
 import time

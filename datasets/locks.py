@@ -4,6 +4,7 @@ A lock is a small hidden file that says who holds it. It is made by a hard link 
 keep to, and taken away at the end, also by a signal. What a killed process leaves is taken over on the same machine,
 where it can be seen that the process is gone; of another machine that cannot be seen, and the user is told.
 """
+
 import contextlib
 import hashlib
 import json
@@ -41,8 +42,13 @@ class FolderLock:
         self.folder = Path(folder)
         self.doing = doing
         self.path = self.folder / (WHOLE if part is None else f".medi2i.{part}.lock")
-        self._content = {"doing": doing, "part": part, "work": hashlib.sha256(work.encode()).hexdigest()[:16],
-                         "since": datetime.now().astimezone().isoformat(" ", "seconds"), **_this_process()}
+        self._content = {
+            "doing": doing,
+            "part": part,
+            "work": hashlib.sha256(work.encode()).hexdigest()[:16],
+            "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+            **_this_process(),
+        }
         self._take()
         self.release = weakref.finalize(self, _release, self.path, self._content)
         try:
@@ -73,13 +79,22 @@ class FolderLock:
         who = f"process {owner['pid']}" + ("" if alive is not None else f" on {owner['host']}")
         if alive is False:
             if _remove(path, owner):
-                print(f"{self.folder}: {who}, which was {owner['doing']} here since {owner['since']}, ended without a "
-                      "word; its lock is taken over", file=sys.stderr, flush=True)
+                print(
+                    f"{self.folder}: {who}, which was {owner['doing']} here since {owner['since']}, ended without a "
+                    "word; its lock is taken over",
+                    file=sys.stderr,
+                    flush=True,
+                )
             return
-        right = ("wait for it, or stop it first" if alive else
-                 f"wait for it; if it runs no more, which cannot be seen from here, remove {path}")
-        raise UserError(f"{self.folder}: another process is {owner['doing']} in this folder ({who}, since "
-                        f"{owner['since']}); {right}")
+        right = (
+            "wait for it, or stop it first"
+            if alive
+            else f"wait for it; if it runs no more, which cannot be seen from here, remove {path}"
+        )
+        raise UserError(
+            f"{self.folder}: another process is {owner['doing']} in this folder ({who}, since "
+            f"{owner['since']}); {right}"
+        )
 
 
 @contextlib.contextmanager
@@ -122,22 +137,37 @@ def _owner(path):
     while True:
         try:
             found = read_json(path, "")
-            return {"doing": str(found["doing"])[:60], "part": found["part"], "work": found["work"],
-                    "since": str(found["since"])[:40], "host": str(found["host"])[:100], "machine": found["machine"],
-                    "boot": found["boot"], "pids": found["pids"], "pid": int(found["pid"]), "start": found["start"]}
+            return {
+                "doing": str(found["doing"])[:60],
+                "part": found["part"],
+                "work": found["work"],
+                "since": str(found["since"])[:40],
+                "host": str(found["host"])[:100],
+                "machine": found["machine"],
+                "boot": found["boot"],
+                "pids": found["pids"],
+                "pid": int(found["pid"]),
+                "start": found["start"],
+            }
         except FileNotFoundError:
             return None
         except (UserError, KeyError, TypeError, ValueError):
             if time.monotonic() > end:
-                raise UserError(f"{path}: is no lock that can be read; if nothing writes into this folder, remove it") \
-                    from None
+                raise UserError(
+                    f"{path}: is no lock that can be read; if nothing writes into this folder, remove it"
+                ) from None
         time.sleep(0.05)
 
 
 def _this_process():
-    return {"host": platform.node(), "machine": _text("/etc/machine-id"),
-            "boot": _text("/proc/sys/kernel/random/boot_id"), "pids": _link("/proc/self/ns/pid"), "pid": os.getpid(),
-            "start": _start_of(os.getpid())}
+    return {
+        "host": platform.node(),
+        "machine": _text("/etc/machine-id"),
+        "boot": _text("/proc/sys/kernel/random/boot_id"),
+        "pids": _link("/proc/self/ns/pid"),
+        "pid": os.getpid(),
+        "start": _start_of(os.getpid()),
+    }
 
 
 def _is_alive(owner):

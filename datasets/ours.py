@@ -1,4 +1,5 @@
 """Folders that this software filled: results of conversions and runs of trainings, which are no data to begin with."""
+
 import logging
 import os
 from pathlib import Path

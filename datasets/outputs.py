@@ -121,7 +121,7 @@ def append_text(path: Path, text: str, lasting: bool = False) -> None:
         size, left = file.tell(), text.encode("utf-8", "backslashreplace")
         try:
             while left:
-                left = left[file.write(left):]
+                left = left[file.write(left) :]
             if lasting:
                 os.fsync(file.fileno())
         except OSError:

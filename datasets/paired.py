@@ -1,4 +1,5 @@
 """Pairs of images for pix2pix: files -> (input, output) in [-1, 1] (reference.md section 5)."""
+
 import dataclasses
 import logging
 from pathlib import Path
@@ -100,8 +101,9 @@ class PairedDataset:
         if class_num:
             labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
             return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num)
-        return x, Uncut(*joined(self.domain_out.stored(source) for pair in members for source in pair.outputs), draw,
-                        self.size)
+        return x, Uncut(
+            *joined(self.domain_out.stored(source) for pair in members for source in pair.outputs), draw, self.size
+        )
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.
@@ -129,38 +131,60 @@ def build(options, phase="train", *, multiple=1, cache=None):
     if options.class_num == 1:
         raise UserError("--class_num: 1 class leaves nothing to tell apart; 2 or more, or 0 for images")
     kind_out = options.imgtype_out or options.imgtype
-    pairs = find_pairs(root, name, kinds=(options.imgtype, kind_out), from_col=options.from_col, to_col=options.to_col,
-                       pattern=options.fn_pattern, btoa=options.btoa, labels=options.class_num > 0, scale=options.scale,
-                       by_file=bool(options.released))
+    pairs = find_pairs(
+        root,
+        name,
+        kinds=(options.imgtype, kind_out),
+        from_col=options.from_col,
+        to_col=options.to_col,
+        pattern=options.fn_pattern,
+        btoa=options.btoa,
+        labels=options.class_num > 0,
+        scale=options.scale,
+        by_file=bool(options.released),
+    )
     cache = ImageCache.shared(options.cache_mb) if cache is None else cache
     option_in, option_out = options.clip_names
     if options.btoa and phase == "train" and not options.released and options.clipA != options.clipB:
-        log.warning("--btoa: --clipA is of domain A, here the output, and --clipB of the input; the released code had "
-                    "it the other way round")
-    domain_in = _domain([source for pair in pairs for source in pair.inputs], options, option_in, cache,
-                        scale=options.scale)
-    domain_out = _domain([source for pair in pairs for source in pair.outputs], options, option_out, cache,
-                         options.class_num)
+        log.warning(
+            "--btoa: --clipA is of domain A, here the output, and --clipB of the input; the released code had "
+            "it the other way round"
+        )
+    domain_in = _domain(
+        [source for pair in pairs for source in pair.inputs], options, option_in, cache, scale=options.scale
+    )
+    domain_out = _domain(
+        [source for pair in pairs for source in pair.outputs], options, option_out, cache, options.class_num
+    )
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
-    dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size,
-                            augmentation=augmentation_for(phase, options))
+    dataset = PairedDataset(
+        pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation_for(phase, options)
+    )
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
-    for side, known, found in (("input", options.ch, dataset.in_channels),
-                               ("output", options.out_ch, dataset.out_channels)):
+    for side, known, found in (
+        ("input", options.ch, dataset.in_channels),
+        ("output", options.out_ch, dataset.out_channels),
+    ):
         if phase == "val" and known is not None and known != found:
-            raise UserError(f"--val: the {side} images have {found} channel(s), those of training {known}; "
-                            f"--grey would make both grey")
+            raise UserError(
+                f"--val: the {side} images have {found} channel(s), those of training {known}; "
+                f"--grey would make both grey"
+            )
     return dataset
 
 
 def _domain(sources, options, option, cache, class_num=0, scale=1):
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
-    return Domain(choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
-                  choose_channels(sources, options.grey, options.released), cache, scale=scale,
-                  released=bool(options.released))
+    return Domain(
+        choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
+        choose_channels(sources, options.grey, options.released),
+        cache,
+        scale=scale,
+        released=bool(options.released),
+    )
 
 
 def complete(options, dataset):
@@ -168,9 +192,17 @@ def complete(options, dataset):
 
     Clips stay as they are where values are not scaled.
     """
-    decided = {"ch": dataset.in_channels, "out_ch": dataset.out_channels,
-               "crop_height": dataset.size[0], "crop_width": dataset.size[1]}
-    decided.update({option: [clip.lower, clip.upper]
-                    for option, clip in zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True)
-                    if clip.scales})
+    decided = {
+        "ch": dataset.in_channels,
+        "out_ch": dataset.out_channels,
+        "crop_height": dataset.size[0],
+        "crop_width": dataset.size[1],
+    }
+    decided.update(
+        {
+            option: [clip.lower, clip.upper]
+            for option, clip in zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True)
+            if clip.scales
+        }
+    )
     return dataclasses.replace(options, **decided)

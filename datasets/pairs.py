@@ -1,4 +1,5 @@
 """Which images belong together: from list files or from the folders trainA/trainB, with every problem told at once."""
+
 import dataclasses
 import logging
 from pathlib import Path
@@ -53,11 +54,16 @@ class Problems:
         if not self.lines:
             return
         if len(self.lines) > SHOWN:
-            log.error("%s: %d problems with pairs:\n%s", self.where, len(self.lines),
-                      "\n".join(f"  {line}" for line in self.lines))
+            log.error(
+                "%s: %d problems with pairs:\n%s",
+                self.where,
+                len(self.lines),
+                "\n".join(f"  {line}" for line in self.lines),
+            )
         rest = f"; and {len(self.lines) - SHOWN} more (all are listed above)" if len(self.lines) > SHOWN else ""
-        raise UserError(f"{self.where}: {len(self.lines)} problem(s) with pairs: "
-                        + "; ".join(self.lines[:SHOWN]) + rest)
+        raise UserError(
+            f"{self.where}: {len(self.lines)} problem(s) with pairs: " + "; ".join(self.lines[:SHOWN]) + rest
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +75,19 @@ class Columns:
     outputs: tuple[Path, ...]
 
 
-def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,), pattern=None, btoa=False,
-               labels=False, scale=1, by_file=False):
+def find_pairs(
+    root,
+    name,
+    *,
+    kinds=("auto", "auto"),
+    from_col=(0,),
+    to_col=(1,),
+    pattern=None,
+    btoa=False,
+    labels=False,
+    scale=1,
+    by_file=False,
+):
     """All pairs of the list file ``name``, or of folders if it is ``__train__`` (trainA, trainB) or ``__test__``.
 
     kinds: of inputs and outputs ("auto": by name, or what the folder holds). ``btoa`` makes the second column or folder
@@ -99,8 +116,9 @@ def find_pairs(root, name, *, kinds=("auto", "auto"), from_col=(0,), to_col=(1,)
         found.warn(where)
     problems.stop()
     if left_out:
-        log.warning("%s: %d of %d pairs left out, because a file of them cannot be read",
-                    problems.where, left_out, len(rows))
+        log.warning(
+            "%s: %d of %d pairs left out, because a file of them cannot be read", problems.where, left_out, len(rows)
+        )
     if not pairs:
         reasons = [f"{path}: {reason}" for side in (inputs, outputs) for path, reason in side.skipped.items()]
         raise UserError(f"{problems.where}: none of the {len(rows)} pairs can be read ({'; '.join(reasons[:SHOWN])})")
@@ -111,8 +129,10 @@ def _rows_of_folders(first, second, kinds, pattern):
     """Files of two folders with equal names (apart from the suffix of their kind), in the order of the first."""
     for folder, other in ((first, second), (second, first)):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; pairs need {first.name} and {second.name} with equal names "
-                            f"in both" + ("" if other.is_dir() else ", or a list file (--train FILE)"))
+            raise UserError(
+                f"{folder}: no such folder; pairs need {first.name} and {second.name} with equal names "
+                f"in both" + ("" if other.is_dir() else ", or a list file (--train FILE)")
+            )
     kinds_found, named = [], []
     for folder, kind in zip((first, second), kinds, strict=True):
         kind, files = find_files(folder, kind, pattern)
@@ -138,12 +158,16 @@ def _rows_of_list(path, root, from_col, to_col, pattern):
     listed = read_list(path)
     widest = max(len(row.columns) for row in listed)
     if widest < needed:
-        raise UserError(f"{path}: no line has more than {widest} column(s); --from_col and --to_col need {needed}, "
-                        "separated by tabs")
+        raise UserError(
+            f"{path}: no line has more than {widest} column(s); --from_col and --to_col need {needed}, "
+            "separated by tabs"
+        )
     for row in listed:
         if len(row.columns) < needed:
-            problems.add(f"line {row.line} has {len(row.columns)} column(s), --from_col and --to_col need {needed}, "
-                         f"separated by tabs")
+            problems.add(
+                f"line {row.line} has {len(row.columns)} column(s), --from_col and --to_col need {needed}, "
+                f"separated by tabs"
+            )
             continue
         files = [[root / row.columns[column] for column in columns] for columns in (from_col, to_col)]
         if not matches(files[0][0].name, pattern):
@@ -166,8 +190,10 @@ def _pairs_of(row, inputs, outputs, problems, scale=1):
     sides = [[inputs[file] for file in row.inputs], [outputs[file] for file in row.outputs]]
     counts = {len(frames) for side in sides for frames in side}
     if len(counts) > 1:
-        problems.add(f"{row.label}: {row.inputs[0]} and {row.outputs[0]} have different numbers of frames "
-                     f"({', '.join(str(count) for count in sorted(counts))})")
+        problems.add(
+            f"{row.label}: {row.inputs[0]} and {row.outputs[0]} have different numbers of frames "
+            f"({', '.join(str(count) for count in sorted(counts))})"
+        )
         return
     for frame in range(counts.pop()):
         pair = Pair(*(tuple(frames[frame] for frames in side) for side in sides))
@@ -175,9 +201,14 @@ def _pairs_of(row, inputs, outputs, problems, scale=1):
         fine = {tuple(scale * n for n in source.shape[1:]) for source in pair.inputs}
         fine |= {source.shape[1:] for source in pair.outputs}
         if len(fine) > 1:
-            rule = (f"with --scale {scale} outputs must have {scale} times the rows and columns of inputs" if scale > 1
-                    else "a pair must have one size")
-            problems.add(", ".join(f"{source.path} is {width}x{height}" for (height, width), source in sizes.items())
-                         + f" (width x height): {rule}")
+            rule = (
+                f"with --scale {scale} outputs must have {scale} times the rows and columns of inputs"
+                if scale > 1
+                else "a pair must have one size"
+            )
+            problems.add(
+                ", ".join(f"{source.path} is {width}x{height}" for (height, width), source in sizes.items())
+                + f" (width x height): {rule}"
+            )
             continue
         yield pair

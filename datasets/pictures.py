@@ -23,12 +23,23 @@ _BESIDE_PIXELS = 64 << 20  # bytes of a PNG file for profiles, texts and what el
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 _MARKS = (
-    (0, b"\x89PNG", "PNG", ".png"), (0, b"\xff\xd8\xff", "JPEG", ".jpg"), (0, b"BM", "BMP", ".bmp"),
-    (0, b"II*\0", "TIFF", ".tif"), (0, b"MM\0*", "TIFF", ".tif"), (0, b"\x93NUMPY", "npy", ".npy"),
-    (128, b"DICM", "DICOM", ".dcm"), (0, b"GIF8", "GIF", ".gif"), (8, b"WEBP", "WebP", None),
-    (0, b"%!", "PostScript", None), (0, b"\xc5\xd0\xd3\xc6", "PostScript", None), (0, b"%PDF", "PDF", None),
-    (0, b"PK\3\4", "a zip archive", None), (0, b"\x1f\x8b", "a gzip archive", None),
-    (4, b"jP  ", "JPEG 2000", None), (4, b"ftyp", "HEIF or AVIF", None), (0, b"<", "markup (SVG or a web page)", None),
+    (0, b"\x89PNG", "PNG", ".png"),
+    (0, b"\xff\xd8\xff", "JPEG", ".jpg"),
+    (0, b"BM", "BMP", ".bmp"),
+    (0, b"II*\0", "TIFF", ".tif"),
+    (0, b"MM\0*", "TIFF", ".tif"),
+    (0, b"\x93NUMPY", "npy", ".npy"),
+    (128, b"DICM", "DICOM", ".dcm"),
+    (0, b"GIF8", "GIF", ".gif"),
+    (8, b"WEBP", "WebP", None),
+    (0, b"%!", "PostScript", None),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript", None),
+    (0, b"%PDF", "PDF", None),
+    (0, b"PK\3\4", "a zip archive", None),
+    (0, b"\x1f\x8b", "a gzip archive", None),
+    (4, b"jP  ", "JPEG 2000", None),
+    (4, b"ftyp", "HEIF or AVIF", None),
+    (0, b"<", "markup (SVG or a web page)", None),
 )
 
 
@@ -67,7 +78,7 @@ def other_format(path: Path, wanted: str) -> str:
     if not head:
         return "is empty"
     for start, mark, name, suffix in _MARKS:
-        if head[start:start + len(mark)] == mark and name != wanted:
+        if head[start : start + len(mark)] == mark and name != wanted:
             return f"is {name} by its content, not {wanted}" + (f"; its name should end in {suffix}" if suffix else "")
     return f"is not {wanted} by its content, or damaged at its start"
 
@@ -81,8 +92,9 @@ def _check_png(path, size):
     check_pixels(path, height, width)
     most = _BESIDE_PIXELS + 2 * height * (1 + (width * depth * _PNG_SAMPLES.get(colour, 4) + 7) // 8)
     if size > most:
-        raise Unreadable(path, f"has {in_words(size)} for {height}×{width} pixels, which never take more than "
-                               f"{in_words(most)}")
+        raise Unreadable(
+            path, f"has {in_words(size)} for {height}×{width} pixels, which never take more than {in_words(most)}"
+        )
 
 
 def _check_scans(path):

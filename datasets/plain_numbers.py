@@ -39,8 +39,11 @@ def read_npy(path: Path) -> np.ndarray:
         values = values.transpose(2, 0, 1)
         values = values[:3] if values.shape[0] == 4 else values
     if values.ndim == 3 and values.shape[0] > MOST_CHANNELS:
-        raise Unreadable(path, f"has shape {values.shape}: an image has up to {MOST_CHANNELS} channels, so this is a "
-                               f"volume; save each of its {len(values)} slices as a file of its own")
+        raise Unreadable(
+            path,
+            f"has shape {values.shape}: an image has up to {MOST_CHANNELS} channels, so this is a "
+            f"volume; save each of its {len(values)} slices as a file of its own",
+        )
     return values
 
 
@@ -58,8 +61,10 @@ def _check_array(path, shape, dtype, available):
         count *= n
     check_bytes(path, count, "×".join(map(str, shape)) + f" values of {dtype}")
     if count > available:
-        raise Unreadable(path, f"is cut off: {'×'.join(map(str, shape))} values of {dtype} need {count} bytes, and "
-                               f"there are {available}")
+        raise Unreadable(
+            path,
+            f"is cut off: {'×'.join(map(str, shape))} values of {dtype} need {count} bytes, and there are {available}",
+        )
 
 
 def read_table(path: Path) -> np.ndarray:
@@ -111,8 +116,11 @@ def _rows(path, encoding) -> Iterator[str]:
                 inside = True
             blocks[-1] += 1
             if len(blocks) > 1 and max(blocks[:-1]) > 1 and blocks[-1] > 1:
-                raise Unreadable(path, "holds several tables, with empty lines or comments between them; a file holds "
-                                       "one image here, so save each as a file of its own")
+                raise Unreadable(
+                    path,
+                    "holds several tables, with empty lines or comments between them; a file holds "
+                    "one image here, so save each as a file of its own",
+                )
             columns, count = columns or len(text.split()), count + 1
             check_pixels(path, count, columns)
             yield text

@@ -90,7 +90,8 @@ class _Worker:
         if self._exchange(program) is None:
             status = self.end()
             raise (_Killed if status < 0 else RuntimeError)(
-                f"a worker process did not start (status {status}); its message is above")
+                f"a worker process did not start (status {status}); its message is above"
+            )
 
     def ask(self, item: object) -> tuple[bool, object]:
         """(True, result), (True, Died) or (False, exception)."""

@@ -1,4 +1,5 @@
 """Between units of measurement (HU, grey levels) and the networks' [-1, 1]."""
+
 import dataclasses
 import math
 

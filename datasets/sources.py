@@ -1,4 +1,5 @@
 """From files to sources: the images that can be used, described by their headers, and those that cannot, with why."""
+
 import dataclasses
 import itertools
 import logging
@@ -56,8 +57,12 @@ class Sources:
     def warn(self, where):
         """Log how many files were skipped, and which."""
         if self.skipped:
-            log.warning("%s: %d file(s) skipped:\n%s", where, len(self.skipped),
-                        "\n".join(f"  {path}: {reason}" for path, reason in self.skipped.items()))
+            log.warning(
+                "%s: %d file(s) skipped:\n%s",
+                where,
+                len(self.skipped),
+                "\n".join(f"  {path}: {reason}" for path, reason in self.skipped.items()),
+            )
 
 
 def sources_in(folder, kind="auto", pattern=None, labels=False, by_file=False):
@@ -93,8 +98,18 @@ def describe(files, root, kind=None, labels=False, by_file=False):
         except Unreadable as error:
             images.skipped[file] = error.reason
             continue
-        images.by_path[file] = [Source(file, _name(file, root, kinds[file]), kinds[file], header.shape, header.bits,
-                                       group=str(file.parent), stamp=_stamp(file), extent=header.extent)]
+        images.by_path[file] = [
+            Source(
+                file,
+                _name(file, root, kinds[file]),
+                kinds[file],
+                header.shape,
+                header.bits,
+                group=str(file.parent),
+                stamp=_stamp(file),
+                extent=header.extent,
+            )
+        ]
     by_path = {file: images.by_path[file] for file in files if file in images.by_path}
     places = defaultdict(itertools.count)
     for file, frames in by_path.items():
@@ -118,10 +133,22 @@ def _dicom_sources(files, root):
             log.info("%s (%s): %s", series.slices[0].path.parent, series.description, note)
         for place, item in enumerate(series.slices):
             name = _name(item.path, root, "dcm")
-            by_path.setdefault(item.path, []).append(Source(
-                item.path, f"{name}#{item.frame}" if item.frames > 1 else name, "dcm", (1, *item.shape), None,
-                item.frame, f"{number} {item.series_uid}", place, item.body_height, item.spacing, item.modality,
-                _stamp(item.path)))
+            by_path.setdefault(item.path, []).append(
+                Source(
+                    item.path,
+                    f"{name}#{item.frame}" if item.frames > 1 else name,
+                    "dcm",
+                    (1, *item.shape),
+                    None,
+                    item.frame,
+                    f"{number} {item.series_uid}",
+                    place,
+                    item.body_height,
+                    item.spacing,
+                    item.modality,
+                    _stamp(item.path),
+                )
+            )
     for sources in by_path.values():
         sources.sort(key=lambda source: source.frame)
     return Sources(by_path, {item.path: item.reason for item in scan.skipped})
@@ -149,7 +176,11 @@ def stacks(images, size):
         if size > 1:
             positions.sort(key=lambda position: images[position].place)
         if len(positions) < size:
-            log.warning("--stack: the series of %s has %d image(s), fewer than the stack of %d: left out",
-                        images[positions[0]].name, len(positions), size)
-        windows.extend(tuple(positions[start:start + size]) for start in range(len(positions) - size + 1))
+            log.warning(
+                "--stack: the series of %s has %d image(s), fewer than the stack of %d: left out",
+                images[positions[0]].name,
+                len(positions),
+                size,
+            )
+        windows.extend(tuple(positions[start : start + size]) for start in range(len(positions) - size + 1))
     return windows if size > 1 else sorted(windows)

@@ -6,8 +6,13 @@ from pathlib import Path
 from medi2i.common.errors import Unreadable
 
 _BLOCK = 1 << 20
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def decoder_of(path: Path | str) -> str:
@@ -26,6 +31,7 @@ def decoder_of(path: Path | str) -> str:
                     raise Unreadable(path, "is not a text file (it holds zero bytes); a text file in UTF-8 is needed")
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise Unreadable(path, "is not a text file in UTF-8; saving it as UTF-8 would help (Excel: CSV UTF-8 or "
-                                   "Unicode text)") from None
+            raise Unreadable(
+                path, "is not a text file in UTF-8; saving it as UTF-8 would help (Excel: CSV UTF-8 or Unicode text)"
+            ) from None
     return encoding

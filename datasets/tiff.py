@@ -71,8 +71,9 @@ def _directories(path):
         if version not in (42, 43) or (version == 43 and len(head) < 16):
             raise Unreadable(path, other_format(path, "TIFF"))
         big = version == 43
-        count_form, entry_form, next_form = (order + form for form in (("Q", "HHQ8s", "Q") if big
-                                                                       else ("H", "HHI4s", "I")))
+        count_form, entry_form, next_form = (
+            order + form for form in (("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I"))
+        )
         place = struct.unpack(next_form, head[8:16] if big else head[4:8])[0]
         while place and place not in seen:
             seen.add(place)
@@ -80,7 +81,7 @@ def _directories(path):
                 raise Unreadable(path, f"holds more than {_MOST_DIRECTORIES} images; a file holds one image here")
             file.seek(place)
             count = struct.unpack(count_form, _exactly(path, file, struct.calcsize(count_form)))[0]
-            if count > 0xffff:
+            if count > 0xFFFF:
                 raise Unreadable(path, f"damaged TIFF directory ({count} entries)")
             entries = _exactly(path, file, count * struct.calcsize(entry_form))
             kinds = {_SUBFILE: 0, _OLD_SUBFILE: 0}
@@ -104,8 +105,9 @@ def _exactly(path, file, count):
 
 def _only_image(path, directories):
     """The number of the only directory that is neither a preview (bit 0) nor a mask (bit 2)."""
-    images = [number for number, kinds in enumerate(directories)
-              if not kinds[_SUBFILE] & 5 and kinds[_OLD_SUBFILE] != 2]
+    images = [
+        number for number, kinds in enumerate(directories) if not kinds[_SUBFILE] & 5 and kinds[_OLD_SUBFILE] != 2
+    ]
     refuse_several(path, len(images), "images (pages)")
     return images[0] if images else 0
 
@@ -117,8 +119,9 @@ def _check_segments(path, page, size):
     if chunk > most:
         raise Unreadable(path, f"has tiles of {in_words(chunk)} for an image of {in_words(page.nbytes)}")
     if sum(page.databytecounts) > 4 * size:
-        raise Unreadable(path, f"its strips or tiles have {in_words(sum(page.databytecounts))}, the file "
-                               f"{in_words(size)}")
+        raise Unreadable(
+            path, f"its strips or tiles have {in_words(sum(page.databytecounts))}, the file {in_words(size)}"
+        )
     if page.compression not in (*_DEFLATED, _COMPRESSION.LZMA):
         return
     with open(path, "rb") as file:
@@ -127,8 +130,10 @@ def _check_segments(path, page, size):
                 continue
             file.seek(start)
             if _unpacked(file.read(count), page.compression, most) > most:
-                raise Unreadable(path, f"a strip or tile unpacks to more than {in_words(most)}, the image has "
-                                       f"{in_words(page.nbytes)}")
+                raise Unreadable(
+                    path,
+                    f"a strip or tile unpacks to more than {in_words(most)}, the image has {in_words(page.nbytes)}",
+                )
 
 
 def _unpacked(data, compression, most):
@@ -164,7 +169,7 @@ def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
         if values.ndim == 3 and page.axes.endswith("S"):  # what tifffile took its planar configuration for
             values = values.transpose(2, 0, 1)
         if values.ndim == 3:
-            values = values[:channels_of(page)]
+            values = values[: channels_of(page)]
         if len(values) == 1 and values.ndim == 3:
             values = values[0]
         return np.ascontiguousarray(values), bits_of(values.dtype)

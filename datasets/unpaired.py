@@ -1,4 +1,5 @@
 """Images of one domain for CycleGAN: files -> one image in [-1, 1] (reference.md section 5)."""
+
 import dataclasses
 import logging
 from pathlib import Path
@@ -77,8 +78,9 @@ class UnpairedDataset:
         """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
         draw = STILL if rng is None else self.augmentation.draw(rng)
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
-        return Uncut(continued(values, draw, self.size), clip, draw, self.size,
-                     *noise_and_key(self.augmentation.noise, rng))
+        return Uncut(
+            continued(values, draw, self.size), clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng)
+        )
 
     def share_cache(self, processes=None):
         """Keep the budget together with worker processes: half of it is theirs, in equal shares.
@@ -107,29 +109,45 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
     _refuse_what_needs_geometry(sources, options, spacing)
     if options.slice_range is not None:
         sources = _within(sources, *options.slice_range, folder, options.released)
-    side = Domain(_clip(options, f"clip{domain}", sources),
-                  choose_channels(sources, options.grey, options.released),
-                  ImageCache.shared(options.cache_mb) if cache is None else cache,
-                  spacing=spacing, body=options.clip_body, released=bool(options.released))
+    side = Domain(
+        _clip(options, f"clip{domain}", sources),
+        choose_channels(sources, options.grey, options.released),
+        ImageCache.shared(options.cache_mb) if cache is None else cache,
+        spacing=spacing,
+        body=options.clip_body,
+        released=bool(options.released),
+    )
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
     size = crop_for(phase, smallest, options, multiple, beyond=True)
     if any(part > whole for part, whole in zip(size, smallest, strict=True)):
-        log.warning("%s: images of down to %dx%d pixels (height x width) are continued by their edge to the crop of "
-                    "%dx%d", folder, *smallest, *size)
-    dataset = UnpairedDataset(sources, side, stack=options.stack, size=size,
-                              augmentation=augmentation_for(phase, options, flips=sources[0].kind not in VOLUMES))
+        log.warning(
+            "%s: images of down to %dx%d pixels (height x width) are continued by their edge to the crop of %dx%d",
+            folder,
+            *smallest,
+            *size,
+        )
+    dataset = UnpairedDataset(
+        sources,
+        side,
+        stack=options.stack,
+        size=size,
+        augmentation=augmentation_for(phase, options, flips=sources[0].kind not in VOLUMES),
+    )
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:
-        raise UserError(f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "
-                        f"--grey would make both grey")
+        raise UserError(
+            f"{folder}: the images have {dataset.channels} channel(s), those of training {known}; "
+            f"--grey would make both grey"
+        )
     return dataset
 
 
 def _refuse_what_needs_geometry(sources, options, spacing):
     for source in sources:
         if options.slice_range is not None and source.height is None:
-            raise UserError(f"--slice_range: {source.path} has no position in mm; only DICOM slices with "
-                            f"ImagePositionPatient have")
+            raise UserError(
+                f"--slice_range: {source.path} has no position in mm; only DICOM slices with ImagePositionPatient have"
+            )
         if spacing is not None and source.spacing is None:
             raise UserError(f"--forceSpacing: {source.path} has no pixel size in mm; only DICOM with PixelSpacing has")
         if options.clip_body and source.modality != "CT":
@@ -141,12 +159,23 @@ def _clip(options, option, sources):
     given, kinds = vars(options)[option], {source.kind for source in sources}
     if given is not None and options.clips_in_hu and not kinds & set(HU_KINDS):
         if not options.released:
-            log.warning("--HU_base, --HU_range: count for DICOM and npy only, and domain %s is %s; --%s LOWER UPPER "
-                        "counts for every kind", option[-1], ", ".join(sorted(kinds)), option)
+            log.warning(
+                "--HU_base, --HU_range: count for DICOM and npy only, and domain %s is %s; --%s LOWER UPPER "
+                "counts for every kind",
+                option[-1],
+                ", ".join(sorted(kinds)),
+                option,
+            )
         given = None
     if given in (None, [None, None]) and kinds == {"npy"}:
-        log.warning("--%s: npy is taken to be HU, and %g to %g becomes -1 to 1, as in the released code; --%s -1 1 "
-                    "would take values as they are", option, DICOM_CLIP.lower, DICOM_CLIP.upper, option)
+        log.warning(
+            "--%s: npy is taken to be HU, and %g to %g becomes -1 to 1, as in the released code; --%s -1 1 "
+            "would take values as they are",
+            option,
+            DICOM_CLIP.lower,
+            DICOM_CLIP.upper,
+            option,
+        )
         return DICOM_CLIP
     return choose_clip(given, sources, option, DICOM_CLIP)
 
@@ -155,8 +184,10 @@ def _within(sources, lowest, highest, folder, released):
     heights = [source.height for source in sources]
     kept = [source for source in sources if within(source.height, lowest, highest, released)]
     if not kept:
-        raise UserError(f"--slice_range: no slice of {folder} lies between {lowest:g} and {highest:g} mm; "
-                        f"they lie between {min(heights):g} and {max(heights):g}")
+        raise UserError(
+            f"--slice_range: no slice of {folder} lies between {lowest:g} and {highest:g} mm; "
+            f"they lie between {min(heights):g} and {max(heights):g}"
+        )
     return kept
 
 
@@ -168,6 +199,11 @@ def complete(options, dataset_a, dataset_b):
     decided = {"ch": dataset_a.channels, "out_ch": dataset_b.channels, "clips_in_hu": None}
     if dataset_a.size == dataset_b.size:
         decided.update(crop_height=dataset_a.size[0], crop_width=dataset_a.size[1])
-    decided.update({option: [dataset.clip.lower, dataset.clip.upper]
-                    for option, dataset in (("clipA", dataset_a), ("clipB", dataset_b)) if dataset.clip.scales})
+    decided.update(
+        {
+            option: [dataset.clip.lower, dataset.clip.upper]
+            for option, dataset in (("clipA", dataset_a), ("clipB", dataset_b))
+            if dataset.clip.scales
+        }
+    )
     return dataclasses.replace(options, **decided)

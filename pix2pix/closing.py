@@ -1,4 +1,5 @@
 """What a training says at its end: better than doing nothing or not, and which commands make a report of it."""
+
 import math
 import shlex
 from collections.abc import Iterable, Sequence
@@ -32,8 +33,11 @@ def against_nothing(entries: list[dict[str, Any]]) -> str | None:
 
     entries: of the log, dicts.
     """
-    known = [(entry["validation/RMSE"], entry["validation/RMSE_identity"]) for entry in entries
-             if "validation/RMSE_identity" in entry]
+    known = [
+        (entry["validation/RMSE"], entry["validation/RMSE_identity"])
+        for entry in entries
+        if "validation/RMSE_identity" in entry
+    ]
     known = [(own, nothing) for own, nothing in known if _is_number(own) and _is_number(nothing)]
     if not known:
         return None
@@ -47,8 +51,12 @@ def change_of_mean(options: PairedOptions, train: PairedDataset) -> str | None:
 
     options: PairedOptions with ``mean_change``; train: the PairedDataset.
     """
-    return mean_change.sentence(options.mean_change, train.clip_out.width, train.pairs[0].outputs[0].modality == "CT",
-                                "so far lie the outputs of the training pairs from their inputs, in the mean")
+    return mean_change.sentence(
+        options.mean_change,
+        train.clip_out.width,
+        train.pairs[0].outputs[0].modality == "CT",
+        "so far lie the outputs of the training pairs from their inputs, in the mean",
+    )
 
 
 def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
@@ -60,16 +68,35 @@ def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
     root, folder = Path(options.root), Path(run)
     listed = options.val not in FOLDERS
     inputs = root / ("testB" if options.btoa else "testA")
-    words: list[object] = ["python", "pix2pix/convert.py", folder, "-R",
-                           *([root, "--val", options.val] if listed else [inputs]), "-o", folder / "converted"]
+    words: list[object] = [
+        "python",
+        "pix2pix/convert.py",
+        folder,
+        "-R",
+        *([root, "--val", options.val] if listed else [inputs]),
+        "-o",
+        folder / "converted",
+    ]
     tuned_on = options.train if listed and options.train not in FOLDERS and options.stack == 1 else None
-    judging = evaluation_command(options, root if listed else inputs, options.val if listed else None,
-                                 folder / "converted", folder / "evaluation", tuned_on)
+    judging = evaluation_command(
+        options,
+        root if listed else inputs,
+        options.val if listed else None,
+        folder / "converted",
+        folder / "evaluation",
+        tuned_on,
+    )
     return [] if judging is None else [_line(words), judging]
 
 
-def evaluation_command(options: PairedOptions, root: str | Path, listed: str | None, converted: str | Path,
-                       out: str | Path, tuned_on: str | None = None) -> str | None:
+def evaluation_command(
+    options: PairedOptions,
+    root: str | Path,
+    listed: str | None,
+    converted: str | Path,
+    out: str | Path,
+    tuned_on: str | None = None,
+) -> str | None:
     """The command that measures converted images; None where no truth is known for them.
 
     options: PairedOptions of the training. root: the folder that was converted, or that the list `listed` begins at.
@@ -106,8 +133,12 @@ def _line(words: Iterable) -> str:
 
 
 def _columns(columns: Sequence[int]) -> list:
-    return [word for flag, column, default in zip(("-c1", "-c2"), columns, (0, 1), strict=True) if column != default
-            for word in (flag, column)]
+    return [
+        word
+        for flag, column, default in zip(("-c1", "-c2"), columns, (0, 1), strict=True)
+        if column != default
+        for word in (flag, column)
+    ]
 
 
 def _is_number(value: Any) -> bool:

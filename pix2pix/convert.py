@@ -1,8 +1,9 @@
 """Convert images with a trained pix2pix: files, folders or a list; DICOM to DICOM, every other kind to its own.
 
-    python pix2pix/convert.py RUN -R data/ldct/testA -o converted
-    python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pairs_val.txt -o converted
+python pix2pix/convert.py RUN -R data/ldct/testA -o converted
+python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pairs_val.txt -o converted
 """
+
 import sys
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
@@ -38,8 +39,9 @@ def command(argv):
         status = convert(plan, crew)
     comparable = not plan.form.cropped or plan.inputs.sources[0].kind == "dcm"  # of the truth's size, in its unit
     if crew.finished and len(options.root) == 1 and not status and comparable:
-        judging = evaluation_command(model.trained, options.root[0], options.val, options.out,
-                                     f"{options.out.rstrip('/')}_evaluation")
+        judging = evaluation_command(
+            model.trained, options.root[0], options.val, options.out, f"{options.out.rstrip('/')}_evaluation"
+        )
         if judging is not None:
             print(f"how good it is, as a report:\n  {judging}", file=sys.stderr)
     return status
@@ -66,33 +68,74 @@ def plan_of(options, model):
         columns = columns[:1]
     released, as_released = setup.released(model), setup.as_released(model)
     crop, fixed = setup.crop_of(options, model)
-    inputs = find_inputs(options.root, kind=options.imgtype, preferred=trained.imgtype, pattern=options.fn_pattern,
-                         list_file=options.val, columns=columns, exclude=options.out, released=released)
+    inputs = find_inputs(
+        options.root,
+        kind=options.imgtype,
+        preferred=trained.imgtype,
+        pattern=options.fn_pattern,
+        list_file=options.val,
+        columns=columns,
+        exclude=options.out,
+        released=released,
+    )
     imgtype_out = options.imgtype_out or trained.imgtype_out
     if model.generator is None:
         clip_in = clip_out = setup.clips_of_identity(options, option_in, inputs.sources[0].kind, imgtype_out)
     keep = setup.kept_outside(options, model, inputs, clip_in, clip_out, classes)
     more = {"columns": columns, **({"scale": trained.scale} if trained.scale > 1 else {})}
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, keep=keep, more=more)
-    preparation = Preparation(clip_in, DICOM_CLIP, setup.per_slice(trained.ch, stack, model), crop, fixed=fixed,
-                              scale=trained.scale, released=released, step=STEP if as_released else 1)
-    engine = engine_of(model.generator, device, options, setup.clip_in_hu(clip_out, inputs, classes),
-                       lambda: examples_of(inputs, preparation, stack, fitting_of(trained)),
-                       images=1 if sampled(options) else len(inputs.sources))
+    preparation = Preparation(
+        clip_in,
+        DICOM_CLIP,
+        setup.per_slice(trained.ch, stack, model),
+        crop,
+        fixed=fixed,
+        scale=trained.scale,
+        released=released,
+        step=STEP if as_released else 1,
+    )
+    engine = engine_of(
+        model.generator,
+        device,
+        options,
+        setup.clip_in_hu(clip_out, inputs, classes),
+        lambda: examples_of(inputs, preparation, stack, fitting_of(trained)),
+        images=1 if sampled(options) else len(inputs.sources),
+    )
     network = network_of(model.generator, engine, options.tile, options.tile_overlap)
     samples = samples_of(
-        options, model, network,
+        options,
+        model,
+        network,
         lambda: network_of(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap),
-        device, stack=stack, classes=classes)
+        device,
+        stack=stack,
+        classes=classes,
+    )
     return Plan(
-        options=options, model=model.description, settings=settings,
-        network=network if samples is None else Network(samples.run), samples=samples,
+        options=options,
+        model=model.description,
+        settings=settings,
+        network=network if samples is None else Network(samples.run),
+        samples=samples,
         preparation=preparation,
-        form=Format(imgtype_out, clip_out, DICOM_CLIP, classes, images, keep=keep,
-                    numbers=setup.GREY_LEVELS if as_released else Clip(), cropped=as_released),
-        stack=stack, combine=Combine.MIDDLE, inputs=inputs, description="pix2pix",
+        form=Format(
+            imgtype_out,
+            clip_out,
+            DICOM_CLIP,
+            classes,
+            images,
+            keep=keep,
+            numbers=setup.GREY_LEVELS if as_released else Clip(),
+            cropped=as_released,
+        ),
+        stack=stack,
+        combine=Combine.MIDDLE,
+        inputs=inputs,
+        description="pix2pix",
         known=setup.known_change(model, clip_out or (DICOM_CLIP if inputs.sources[0].kind == "dcm" else None), inputs),
-        compare_edges=not classes and not trained.gen_fc)
+        compare_edges=not classes and not trained.gen_fc,
+    )
 
 
 def main(argv=None):

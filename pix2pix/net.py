@@ -1,4 +1,5 @@
 """The networks of pix2pix: one generator (encoder and decoder) and a discriminator of pairs."""
+
 from dataclasses import dataclass
 
 from medi2i.common.compat import ArrayOrVariable, chainer

@@ -1,4 +1,5 @@
 """Pictures of pix2pix while it trains: rows of input, truth, output and difference."""
+
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -30,10 +31,20 @@ class PairedPictures(chainer.training.Extension):
 
     phase = "pictures"
 
-    def __init__(self, folder: str | Path, name: str, dataset: PairedDataset,
-                 translate: Callable[[Array], chainer.Variable], device: chainer.backend.Device, count: int,
-                 window: Sequence[float] | None = None, window_out: Sequence[float] | None = None, class_num: int = 0,
-                 colour: bool = False, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        name: str,
+        dataset: PairedDataset,
+        translate: Callable[[Array], chainer.Variable],
+        device: chainer.backend.Device,
+        count: int,
+        window: Sequence[float] | None = None,
+        window_out: Sequence[float] | None = None,
+        class_num: int = 0,
+        colour: bool = False,
+        seed: int | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.name = name
         self.dataset = dataset
@@ -67,29 +78,47 @@ class PairedPictures(chainer.training.Extension):
             rows, titles = self._rows(inputs, truths, outputs, low, high)
         draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in indices])
 
-    def _rows(self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float,
-              high: float) -> tuple[list[list[Panel]], list[str]]:
+    def _rows(
+        self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float
+    ) -> tuple[list[list[Panel]], list[str]]:
         truths = self.dataset.clip_out.from_unit(truths)
         outputs = self.dataset.clip_out.from_unit(outputs)
         low_out, high_out = window_of(truths, self.dataset.clip_out, self.window_out)
         rows = []
         for x, t, y in zip(inputs, truths, outputs, strict=True):
             truth, output = plane(t, self.colour), plane(y, self.colour)
-            rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, low_out, high_out),
-                         Panel(output, low_out, high_out), difference(output, truth, high_out - low_out)])
+            rows.append(
+                [
+                    Panel(plane(x, self.colour), low, high),
+                    Panel(truth, low_out, high_out),
+                    Panel(output, low_out, high_out),
+                    difference(output, truth, high_out - low_out),
+                ]
+            )
         shown, quarter = self._range(low_out, high_out, "outputs"), (high_out - low_out) / 4
-        return rows, [f"input\n{self._range(low, high)}", f"truth\n{shown}", f"output\n{shown}",
-                      f"output − truth\nblue {-quarter:g}, red {quarter:g}"]
+        return rows, [
+            f"input\n{self._range(low, high)}",
+            f"truth\n{shown}",
+            f"output\n{shown}",
+            f"output − truth\nblue {-quarter:g}, red {quarter:g}",
+        ]
 
     def _range(self, low: float, high: float, side: str = "inputs") -> str:
         return range_text(low, high, vars(self.dataset.pairs[0])[side][0].modality)
 
-    def _label_rows(self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float,
-                    high: float) -> list[list[Panel]]:
+    def _label_rows(
+        self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float
+    ) -> list[list[Panel]]:
         truths, outputs = labels_of(truths, self.class_num), labels_of(outputs, self.class_num)
         rows = []
         for x, t, y in zip(inputs, truths, outputs, strict=True):
             truth, output = plane(t), plane(y)
-            rows.append([Panel(plane(x, self.colour), low, high), Panel(truth, 0, 19, Style.LABELS),
-                         Panel(output, 0, 19, Style.LABELS), Panel((output != truth).astype(float), 0, 1)])
+            rows.append(
+                [
+                    Panel(plane(x, self.colour), low, high),
+                    Panel(truth, 0, 19, Style.LABELS),
+                    Panel(output, 0, 19, Style.LABELS),
+                    Panel((output != truth).astype(float), 0, 1),
+                ]
+            )
         return rows

@@ -1,9 +1,10 @@
 """Train pix2pix: translation of images from pairs of input and output.
 
-    python pix2pix/train.py -R noisy -t pairs_train.txt --val pairs_val.txt
-    python pix2pix/train.py -i data/ldct
-    python pix2pix/train.py --resume result/20260101_120000
+python pix2pix/train.py -R noisy -t pairs_train.txt --val pairs_val.txt
+python pix2pix/train.py -i data/ldct
+python pix2pix/train.py --resume result/20260101_120000
 """
+
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,15 @@ from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
 from medi2i.pix2pix.validation import PairedMeasure
 
-SHOWN = ("dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_CE", "dec_y/loss_dice", "dec_y/loss_dis", "validation/RMSE",
-         "validation/Dice")
+SHOWN = (
+    "dec_y/loss_L1",
+    "dec_y/loss_L2",
+    "dec_y/loss_CE",
+    "dec_y/loss_dice",
+    "dec_y/loss_dis",
+    "validation/RMSE",
+    "validation/Dice",
+)
 
 
 def command(argv: Sequence[str]) -> int:
@@ -73,10 +81,21 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     optimizers, controls = make_optimizers(links, options, loaded, ranks)
 
     # updater
-    updater = Pix2pixUpdater(make_iterator(pairs, options, ranks, options.seed), optimizers, networks,
-                             LossSettings.from_options(options), random, device, ranks, profile_of(options, device))
-    measure = None if val is None else PairedMeasure(val, shown.translate, device, validation_batch(options),
-                                                     options.class_num, ranks)
+    updater = Pix2pixUpdater(
+        make_iterator(pairs, options, ranks, options.seed),
+        optimizers,
+        networks,
+        LossSettings.from_options(options),
+        random,
+        device,
+        ranks,
+        profile_of(options, device),
+    )
+    measure = (
+        None
+        if val is None
+        else PairedMeasure(val, shown.translate, device, validation_batch(options), options.class_num, ranks)
+    )
     if options.check:
         check({"training": pairs, "validation": val}, updater, links, measure, options)
         updater.finalize()
@@ -100,8 +119,9 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     return status
 
 
-def begin_at_mean(networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None,
-                  ranks: Alone) -> PairedOptions:
+def begin_at_mean(
+    networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None, ranks: Alone
+) -> PairedOptions:
     """Let a residual generator begin at the mean of what it is to add. Returns the options with ``mean_change``."""
     if options.gen_residual:
         start_at(networks.dec_y, mean_difference(pairs, options.seed))
@@ -122,15 +142,32 @@ def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Pa
     return loaded
 
 
-def draw_pictures(training: Training, options: PairedOptions, datasets: Mapping[str, PairedDataset | None],
-                  translate: Callable[[Array], chainer.Variable], device: chainer.backend.Device) -> None:
+def draw_pictures(
+    training: Training,
+    options: PairedOptions,
+    datasets: Mapping[str, PairedDataset | None],
+    translate: Callable[[Array], chainer.Variable],
+    device: chainer.backend.Device,
+) -> None:
     """Have pictures of ``datasets`` (dict name -> PairedDataset or None) drawn while training, in its folder."""
     colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
     for name, dataset in datasets.items():
         if dataset is not None and training.ranks.first:
-            training.draw(PairedPictures(training.run_folder.vis, name, dataset, translate, device, options.nvis,
-                                         options.vis_window, options.vis_windowB, options.class_num, colour,
-                                         options.seed if options.vis_random else None))
+            training.draw(
+                PairedPictures(
+                    training.run_folder.vis,
+                    name,
+                    dataset,
+                    translate,
+                    device,
+                    options.nvis,
+                    options.vis_window,
+                    options.vis_windowB,
+                    options.class_num,
+                    colour,
+                    options.seed if options.vis_random else None,
+                )
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

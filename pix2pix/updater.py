@@ -1,4 +1,5 @@
 """One update of pix2pix (Isola et al., 2017, and the additions of Kaji and Kida, 2019)."""
+
 import dataclasses
 from collections.abc import Mapping
 
@@ -69,15 +70,23 @@ class Pix2pixUpdater(AdversarialUpdater):
     ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
     """
 
-    def __init__(self, iterator: chainer.dataset.Iterator, optimizers: Mapping[str, chainer.Optimizer],
-                 networks: net.Networks, settings: LossSettings, random: RandomState,
-                 device: chainer.backend.Device | None = None, ranks: Alone = ALONE,
-                 profile: Profile | NoProfile = OFF) -> None:
+    def __init__(
+        self,
+        iterator: chainer.dataset.Iterator,
+        optimizers: Mapping[str, chainer.Optimizer],
+        networks: net.Networks,
+        settings: LossSettings,
+        random: RandomState,
+        device: chainer.backend.Device | None = None,
+        ranks: Alone = ALONE,
+        profile: Profile | NoProfile = OFF,
+    ) -> None:
         super().__init__(iterator, optimizers, random, device, ranks, profile)
         self.networks = networks
         self.settings = settings
-        least_squares = (losses.sigmoid_weighted_least_squares if settings.dis_reg_weighting > 0
-                         else losses.least_squares)
+        least_squares = (
+            losses.sigmoid_weighted_least_squares if settings.dis_reg_weighting > 0 else losses.least_squares
+        )
         self.opponent = Opponent(settings.dis_jitter, least_squares, random)
         if settings.lambda_dis > 0:
             self.pools["xy"] = HistoryPool(50 * settings.batch_size, random)
@@ -142,13 +151,17 @@ class Pix2pixUpdater(AdversarialUpdater):
         real = self.random.xp.concatenate([x, t], axis=1)
         old = pool.query(fake)
         if s.dis_wgan:
-            return [Term("dis/loss_real", 0.5, -losses.mean_answer(dis(real))),
-                    Term("dis/loss_fake", 0.5, losses.mean_answer(dis(old))),
-                    self.penalty_term("dis", dis, old, real, s.lambda_wgan_gp)]
-        terms = [Term("dis/loss_real", 0.5, self.opponent.cost(dis(real), 1.0)),
-                 Term("dis/loss_fake", 0.5, self.opponent.cost(dis(old), 0.0))]
+            return [
+                Term("dis/loss_real", 0.5, -losses.mean_answer(dis(real))),
+                Term("dis/loss_fake", 0.5, losses.mean_answer(dis(old))),
+                self.penalty_term("dis", dis, old, real, s.lambda_wgan_gp),
+            ]
+        terms = [
+            Term("dis/loss_real", 0.5, self.opponent.cost(dis(real), 1.0)),
+            Term("dis/loss_fake", 0.5, self.opponent.cost(dis(old), 0.0)),
+        ]
         if s.lambda_mispair > 0 and len(pool) > _MISPAIR_FROM:
-            other = pool.sample(len(x))[:, :x.shape[1]]
+            other = pool.sample(len(x))[:, : x.shape[1]]
             answer = dis(self.random.xp.concatenate([other, t], axis=1))
             terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.opponent.cost(answer, 0.0)))
         return terms

@@ -1,4 +1,5 @@
 """Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
+
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -18,8 +19,15 @@ class PairedMeasure:
     process, so the figures are its figures.
     """
 
-    def __init__(self, dataset: PairedDataset, translate: Callable[[Array], chainer.Variable],
-                 device: chainer.backend.Device, batch_size: int, class_num: int = 0, ranks: Alone = ALONE) -> None:
+    def __init__(
+        self,
+        dataset: PairedDataset,
+        translate: Callable[[Array], chainer.Variable],
+        device: chainer.backend.Device,
+        batch_size: int,
+        class_num: int = 0,
+        ranks: Alone = ALONE,
+    ) -> None:
         self.dataset = dataset
         self.translate = translate
         self.device = device

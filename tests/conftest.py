@@ -1,4 +1,5 @@
 """Options of the test run, and what tests of several folders need."""
+
 import os
 from pathlib import Path
 
@@ -18,9 +19,13 @@ sources.run_numpy_by(on_cpu)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--parity", metavar="DIR", default=None,
-                     help="folder of golden cases of the released codes (default: parity and parity-more in ../shared, "
-                          "if they are there)")
+    parser.addoption(
+        "--parity",
+        metavar="DIR",
+        default=None,
+        help="folder of golden cases of the released codes (default: parity and parity-more in ../shared, "
+        "if they are there)",
+    )
 
 
 def parity_cases(config, kind):
@@ -48,8 +53,7 @@ def pytest_generate_tests(metafunc):
             continue
         cases = parity_cases(metafunc.config, kind)
         given = metafunc.config.getoption("--parity") or _SHARED
-        values = [pytest.param(case, id=("kept_" if KEPT_PARITY in case.parents else "") + case.name)
-                  for case in cases]
+        values = [pytest.param(case, id=("kept_" if KEPT_PARITY in case.parents else "") + case.name) for case in cases]
         if all(KEPT_PARITY in case.parents for case in cases):
             reason = f"no {kind} cases under {given}: give their folder with --parity DIR"
             values.append(pytest.param(None, id="shared", marks=pytest.mark.skip(reason=reason)))
@@ -60,6 +64,7 @@ def pytest_runtest_setup(item):
     """Tests marked ``gpu`` are skipped, with the reason, where there is none: ``pytest -m gpu`` runs only them."""
     if item.get_closest_marker("gpu") is not None:
         from medi2i.common.device import gpu_count
+
         count, why = gpu_count()
         if not count:
             pytest.skip(why)

@@ -1,4 +1,5 @@
 """What the tests of several folders read of a run folder."""
+
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy
 
 def only_run(out):
     """The one run folder in ``out``."""
-    run, = (path for path in Path(out).iterdir() if not path.name.startswith("."))
+    (run,) = (path for path in Path(out).iterdir() if not path.name.startswith("."))
     return run
 
 

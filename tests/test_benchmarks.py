@@ -1,4 +1,5 @@
 """The measurements measure what they say: the PyTorch twin is the same network, ratios are those of one round."""
+
 import importlib
 import json
 import sys
@@ -19,8 +20,18 @@ def benchmark(monkeypatch):
         pytest.skip("the benchmarks are not installed")
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("measure", "subjects", "twin", "training", "gpu", "loader", "end_to_end", "conversion", "bench",
-                 "speed_page"):
+    for name in (
+        "measure",
+        "subjects",
+        "twin",
+        "training",
+        "gpu",
+        "loader",
+        "end_to_end",
+        "conversion",
+        "bench",
+        "speed_page",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -83,8 +94,9 @@ def test_gpu_columns_only_with_a_gpu(benchmark, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "gpu_count", lambda: (0, "there is none"))
     assert gpu.run(3) == [] and "No GPU columns: there is none" in capsys.readouterr().out
     monkeypatch.setattr(gpu, "gpu_count", lambda: (1, ""))
-    monkeypatch.setattr(gpu, "in_own_process", lambda what, size, batch, name, numbers, repeats:
-                        None if name == gpu.LAST else 0.25)
+    monkeypatch.setattr(
+        gpu, "in_own_process", lambda what, size, batch, name, numbers, repeats: None if name == gpu.LAST else 0.25
+    )
     (result,) = gpu.run(3, [("pix2pix", 32, 2)])
     assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == 9
     assert result["median_s"]["medi2i, tf32"] == 0.25 and result["median_s"]["PyTorch channels last, mixed"] is None
@@ -137,23 +149,42 @@ def test_what_was_measured_is_kept_where_a_later_part_fails(benchmark, tmp_path,
     monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "conversion", "gpu", "--out", str(tmp_path)])
     with pytest.raises(ZeroDivisionError):
         bench.main()
-    path, = tmp_path.iterdir()
+    (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["results"] == [{"what": "conversion"}]
 
 
 def test_the_page_has_every_figure(benchmark, tmp_path):
     measure, page = benchmark("measure"), benchmark("speed_page")
     rows = measure.summary({"Chainer": [2.0], "medi2i": [0.5]}, "Chainer")
-    results = [{"what": "training", "application": "pix2pix", "size": 8, "batch": 1, "candidates": rows,
-                "medi2i_to_best_pytorch": 1.25},
-               {"what": "memory", "size": 8, "batch": 1, "megabytes": {"medi2i": 321.4, "PyTorch": None}},
-               {"what": "loading", "size": 8, "stored": "RLE", "source": "cached", "augmentation": "shift",
-                "slices_per_core_second": 77.7},
-               {"what": "idle", "crop": 8, "workers": "2 threads", "fraction": 0.0123, "update_s": 0.5}]
+    results = [
+        {
+            "what": "training",
+            "application": "pix2pix",
+            "size": 8,
+            "batch": 1,
+            "candidates": rows,
+            "medi2i_to_best_pytorch": 1.25,
+        },
+        {"what": "memory", "size": 8, "batch": 1, "megabytes": {"medi2i": 321.4, "PyTorch": None}},
+        {
+            "what": "loading",
+            "size": 8,
+            "stored": "RLE",
+            "source": "cached",
+            "augmentation": "shift",
+            "slices_per_core_second": 77.7,
+        },
+        {"what": "idle", "crop": 8, "workers": "2 threads", "fraction": 0.0123, "update_s": 0.5},
+    ]
     (tmp_path / "a.json").write_text(json.dumps({"machine": measure.machine(), "results": results}))
     page.write(tmp_path / "page.md", tmp_path / "a.json")
     text = (tmp_path / "page.md").read_text()
-    for shown in ("| medi2i | 0.500 | 0.500 | 0.25 |", "takes 1.25 ×", "| medi2i | 321 |",
-                  "| RLE | cached | shift | 78 |", "| 2 threads | 1.23 % | 0.50 |"):
+    for shown in (
+        "| medi2i | 0.500 | 0.500 | 0.25 |",
+        "takes 1.25 ×",
+        "| medi2i | 321 |",
+        "| RLE | cached | shift | 78 |",
+        "| 2 threads | 1.23 % | 0.50 |",
+    ):
         assert shown in text
     assert "PyTorch |" not in text

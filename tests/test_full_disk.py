@@ -1,4 +1,5 @@
 """A full disk while a file of any kind is written: the error names it, and what was there before is there still."""
+
 import contextlib
 import errno
 import os
@@ -44,14 +45,18 @@ def full_disk(limit=LIMIT):
 def figure():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     made = Figure(figsize=(1, 1))
     FigureCanvasAgg(made)
     return made
 
 
 def log_line(path):
-    trainer = types.SimpleNamespace(updater=types.SimpleNamespace(iteration=1, epoch=0, is_new_epoch=True),
-                                    observation={"loss": 1.0, "a" * 80: 2.0}, elapsed_time=1.0)
+    trainer = types.SimpleNamespace(
+        updater=types.SimpleNamespace(iteration=1, epoch=0, is_new_epoch=True),
+        observation={"loss": 1.0, "a" * 80: 2.0},
+        elapsed_time=1.0,
+    )
     Log(path.parent, 1)(trainer)
 
 
@@ -114,10 +119,13 @@ def test_the_file_is_named_and_nothing_is_half_written(tmp_path, name):
 def test_every_error_of_a_disk_is_told_with_the_name(tmp_path, monkeypatch, number):
     def fail(*arguments):
         raise OSError(number, os.strerror(number))
+
     (tmp_path / "log").write_text("one\n")
     monkeypatch.setattr(os, "fsync", fail)
-    for write in (lambda: append_text(tmp_path / "log", "two\n", lasting=True),
-                  lambda: write_text(tmp_path / "log", "two\n", lasting=True)):
+    for write in (
+        lambda: append_text(tmp_path / "log", "two\n", lasting=True),
+        lambda: write_text(tmp_path / "log", "two\n", lasting=True),
+    ):
         with pytest.raises(OSError) as caught:
             write()
         assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "log"))

@@ -1,4 +1,5 @@
 """The attackers' side judges as it says: what a process does is seen, and every rule has something that breaks it."""
+
 import collections
 import contextlib
 import importlib
@@ -12,11 +13,26 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("fuzz", "fuzz_dicom", "fuzz_files", "hostile", "hostile_cases", "hostile_dicom", "hostile_frames",
-           "hostile_good", "hostile_models", "hostile_pictures", "hostile_places", "hostile_volumes", "hostile_watch")
+MODULES = (
+    "fuzz",
+    "fuzz_dicom",
+    "fuzz_files",
+    "hostile",
+    "hostile_cases",
+    "hostile_dicom",
+    "hostile_frames",
+    "hostile_good",
+    "hostile_models",
+    "hostile_pictures",
+    "hostile_places",
+    "hostile_volumes",
+    "hostile_watch",
+)
 
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="limits and memory are those of Linux"),
-              pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not installed")]
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="limits and memory are those of Linux"),
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are not installed"),
+]
 
 
 @pytest.fixture
@@ -54,8 +70,10 @@ def test_a_case_is_a_process_with_limits(run, tmp_path):
 
 def test_what_waits_for_ever_is_ended_and_what_it_started_too(run, tmp_path):
     pid = tmp_path / "pid"
-    seen = run(f"import os; os.fork() or open({str(pid)!r}, 'w').write(str(os.getpid())); import time; time.sleep(600)",
-               limit=1)
+    seen = run(
+        f"import os; os.fork() or open({str(pid)!r}, 'w').write(str(os.getpid())); import time; time.sleep(600)",
+        limit=1,
+    )
     assert (seen.late, seen.outcome) == (True, "hangs")
     with contextlib.suppress(ProcessLookupError):  # gone already
         assert select.select([os.pidfd_open(int(pid.read_text()))], [], [], 30)[0], "it lives"
@@ -63,8 +81,10 @@ def test_what_waits_for_ever_is_ended_and_what_it_started_too(run, tmp_path):
 
 def test_one_waiting_process_serves_many_cases(benchmark, tmp_path):
     waiting = benchmark("hostile_watch").Waiting(sys.executable, "timeit", False)
-    texts = [waiting.run(["-n1", "-r1", text], 60, tmp_path).outcome
-             for text in ("import os; os._exit(7)", "pass", "1 / 0", "import os; os.abort()")]
+    texts = [
+        waiting.run(["-n1", "-r1", text], 60, tmp_path).outcome
+        for text in ("import os; os._exit(7)", "pass", "1 / 0", "import os; os.abort()")
+    ]
     waiting.stop()
     assert texts == ["no reason", "done", "traceback", "dies (SIGABRT)"]
 
@@ -77,8 +97,9 @@ def test_programs_and_connections_are_seen(run):
     assert run("import subprocess; subprocess.run(['/no/such'])", traced=True).outside == ("program such",)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        seen = run(f"import socket; socket.socket().connect_ex(('127.0.0.1', {listening.getsockname()[1]}))",
-                   traced=True)
+        seen = run(
+            f"import socket; socket.socket().connect_ex(('127.0.0.1', {listening.getsockname()[1]}))", traced=True
+        )
     assert any(entry.startswith("socket(AF_INET") for entry in seen.outside)
     assert any(entry.startswith("connect(") for entry in seen.outside)
 
@@ -93,8 +114,15 @@ def judged(benchmark, tmp_path):
     (tmp_path / "out/good.png").touch()
 
     def judge(**changes):
-        seen = {"status": 0, "text": "skipped bad.png: damaged\n1 written\n", "seconds": 1.0, "wall": 1.0,
-                "peak": 99 << 20, "late": False, "outside": ()}
+        seen = {
+            "status": 0,
+            "text": "skipped bad.png: damaged\n1 written\n",
+            "seconds": 1.0,
+            "wall": 1.0,
+            "peak": 99 << 20,
+            "late": False,
+            "outside": (),
+        }
         return hostile.judge(case, command, watch.Seen(**seen | changes), tmp_path)
 
     return judge
@@ -125,15 +153,20 @@ def test_cells_show_what_a_terminal_or_a_page_would_obey(benchmark):
 
 def test_the_table_goes_between_its_marks(benchmark, tmp_path):
     hostile = benchmark("hostile")
-    row = {"name": "content-eps-png", "outcome": "left out", "last": "skipped a.png", "seconds": 0.51, "peak": 15e7,
-           "outside": []}
+    row = {
+        "name": "content-eps-png",
+        "outcome": "left out",
+        "last": "skipped a.png",
+        "seconds": 0.51,
+        "peak": 15e7,
+        "outside": [],
+    }
     page = tmp_path / "page.md"
     page.write_text(f"before\n{hostile.START}old\n{hostile.END}after\n")
     hostile.write(page, [row], {"content-eps-png": {**row, "outcome": "done", "outside": ["program gs"]}})
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert ("| **done, starts gs**, 0.5 s, 150 MB: skipped a.png | **left out**, 0.5 s, 150 MB: skipped a.png |"
-            in text)
+    assert "| **done, starts gs**, 0.5 s, 150 MB: skipped a.png | **left out**, 0.5 s, 150 MB: skipped a.png |" in text
 
 
 def test_a_case_of_the_fuzzer_is_the_same_each_time(benchmark, tmp_path):
@@ -149,8 +182,10 @@ def test_a_case_of_the_fuzzer_is_the_same_each_time(benchmark, tmp_path):
 
 
 # Of damaged models hardly one loads, and which one depends on Python's zipfile: more cases than of the quicker kinds.
-@pytest.mark.parametrize("kind, cases, read, refused", [("png", 50, 5, 30), ("tif", 120, 20, 60), ("npy", 120, 8, 80),
-                                                      ("nii", 120, 40, 50), ("npz", 120, 1, 90)])
+@pytest.mark.parametrize(
+    "kind, cases, read, refused",
+    [("png", 50, 5, 30), ("tif", 120, 20, 60), ("npy", 120, 8, 80), ("nii", 120, 40, 50), ("npz", 120, 1, 90)],
+)
 def test_damaged_files_are_read_or_refused_with_a_reason(benchmark, monkeypatch, tmp_path, kind, cases, read, refused):
     fuzz, subject = benchmark("fuzz"), benchmark("fuzz_files").SUBJECTS[kind]
     monkeypatch.setenv("MEDI2I_MAX_PIXELS", str(fuzz.MAX_PIXELS))
@@ -162,16 +197,28 @@ def test_damaged_files_are_read_or_refused_with_a_reason(benchmark, monkeypatch,
     assert came["read and written"] + came["loaded"] >= read and came["refused"] >= refused
 
 
-SMALL = ("content-eps-png", "tif-lies", "npy-lies", "jpeg-lies", "header-lies", "escape-name",
-         "direct-fifo-png", "args-gen_nblock", "npz-encrypted", "finite-enc_x-all-png")
+SMALL = (
+    "content-eps-png",
+    "tif-lies",
+    "npy-lies",
+    "jpeg-lies",
+    "header-lies",
+    "escape-name",
+    "direct-fifo-png",
+    "args-gen_nblock",
+    "npz-encrypted",
+    "finite-enc_x-all-png",
+)
 
 
 def test_hostile_files_through_the_real_command(benchmark, tmp_path):
     hostile, watch = benchmark("hostile"), benchmark("hostile_watch")
     (tmp_path / "shared").mkdir()
     waiting = watch.Waiting(sys.executable, "medi2i.pix2pix.convert")
-    rows = [hostile.run_case(hostile.CASES[name], tmp_path / "shared", sys.executable, lambda module: waiting)
-            for name in SMALL]
+    rows = [
+        hostile.run_case(hostile.CASES[name], tmp_path / "shared", sys.executable, lambda module: waiting)
+        for name in SMALL
+    ]
     waiting.stop()
     found = {row["name"]: row["findings"] for row in rows if row["findings"]}
     assert not found, found

@@ -1,4 +1,5 @@
 """The wheel, installed where the checkout is not on the path: every module imports, every command answers."""
+
 import os
 import re
 import subprocess
@@ -18,16 +19,20 @@ FOLDERS = ("common", "datasets", "pix2pix", "cyclegan", "tools")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
     source = tmp_path_factory.mktemp("source")
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
-                           check=False).stdout.split("\n")
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\n")
     for name in filter(None, files):  # a copy, so that no build folder appears in the checkout
         if name.startswith(FOLDERS) or "/" not in name:
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).is_file():
                 target.write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source],
-                   check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source],
+        check=True,
+        timeout=300,
+    )
     return next(out.glob("*.whl"))
 
 
@@ -37,8 +42,11 @@ def installed(wheel, tmp_path_factory):
     home = tmp_path_factory.mktemp("env")
     venv.create(home, with_pip=False)
     site = next(home.glob("lib/python*/site-packages"))
-    subprocess.run([sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "-q", "--no-deps",
-                    wheel], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "-q", "--no-deps", wheel],
+        check=True,
+        timeout=300,
+    )
     (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return home, site
 
@@ -48,24 +56,38 @@ def test_wheel_holds_only_medi2i(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"medi2i"}
     for folder in FOLDERS:
         assert f"medi2i/{folder}/__init__.py" in names
-    missing = [str(p.relative_to(ROOT)) for f in FOLDERS for p in (ROOT / f).rglob("*.py")
-               if f"medi2i/{p.relative_to(ROOT)}" not in names]
+    missing = [
+        str(p.relative_to(ROOT))
+        for f in FOLDERS
+        for p in (ROOT / f).rglob("*.py")
+        if f"medi2i/{p.relative_to(ROOT)}" not in names
+    ]
     assert missing == []
 
 
 def test_every_module_imports_from_the_wheel(installed, tmp_path):
     home, site = installed
-    modules = sorted(".".join(p.relative_to(site).with_suffix("").parts).removesuffix(".__init__")
-                     for p in (site / "medi2i").rglob("*.py"))
+    modules = sorted(
+        ".".join(p.relative_to(site).with_suffix("").parts).removesuffix(".__init__")
+        for p in (site / "medi2i").rglob("*.py")
+    )
     assert len(modules) > 30
-    code = ("import importlib, sys\n"
-            f"for name in {modules!r}:\n"
-            "    module = importlib.import_module(name)\n"
-            f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
-            "import medi2i.common.version as v; print(v.VERSION)\n")
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    module = importlib.import_module(name)\n"
+        f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
+        "import medi2i.common.version as v; print(v.VERSION)\n"
+    )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
-    result = subprocess.run([home / "bin" / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                            env=environment, timeout=300)
+    result = subprocess.run(
+        [home / "bin" / "python", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
     assert result.stdout.split() == [version]
@@ -76,8 +98,12 @@ def test_commands_answer(installed, tmp_path):
     text = (ROOT / "pyproject.toml").read_text()
     commands = re.findall(r"^(medi2i-[\w-]+) =", text, re.M)
     assert len(commands) >= 8
-    running = {name: subprocess.Popen([home / "bin" / name, "--help"], cwd=tmp_path, text=True,
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE) for name in commands}
+    running = {
+        name: subprocess.Popen(
+            [home / "bin" / name, "--help"], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for name in commands
+    }
     for name, process in running.items():
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, (name, err)

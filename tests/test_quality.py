@@ -1,4 +1,5 @@
 """make quality: steps are made once, the page's words are true to its figures, the parts share no slice."""
+
 import importlib
 import re
 import shutil
@@ -32,6 +33,7 @@ def test_a_step_is_made_once_and_again_when_what_decides_it_changes(tmp_path, be
         (folder / "result").write_text(str(len(calls)))
         calls.append(folder)
         return {"number": len(calls), "pair": (1, 2)}
+
     assert work.step("a/b", {"x": (1,)}, make) == {"number": 1, "pair": [1, 2]}
     assert work.step("a/b", {"x": [1]}, make) == {"number": 1, "pair": [1, 2]} and len(calls) == 1
     assert work.step("a/b", {"x": [2]}, make)["number"] == 2
@@ -45,6 +47,7 @@ def test_a_step_that_fails_is_not_taken_for_made(tmp_path, benchmark):
 
     def fail(folder):
         raise SystemExit("no")
+
     with pytest.raises(SystemExit):
         work.step("a", {}, fail)
     assert work.record("a") is None and work.step("a", {}, lambda folder: {"good": True}) == {"good": True}
@@ -56,17 +59,19 @@ def test_a_folder_with_other_things_is_not_worked_in(tmp_path, benchmark):
         benchmark("quality_work").Work(tmp_path)
 
 
-ROWS = {"identity": {"rmse": 10.0, "psnr full": 40.0, "ssim full": 0.9, "psnr soft": 30.0, "ssim soft": 0.8},
-        "bm3d": {"rmse": 6.0, "psnr full": 45.0, "ssim full": 0.98, "psnr soft": 35.0, "ssim soft": 0.95},
-        "nlm": {"rmse": 5.5, "psnr full": 44.0, "ssim full": 0.97, "psnr soft": 34.0, "ssim soft": 0.94},
-        "medi2i, seed 0": {"rmse": 5.0, "psnr full": 46.0, "ssim full": 0.96, "psnr soft": 36.0, "ssim soft": 0.96},
-        "medi2i, seed 1": {"rmse": 6.0, "psnr full": 44.0, "ssim full": 0.98, "psnr soft": 36.0, "ssim soft": 0.96}}
+ROWS = {
+    "identity": {"rmse": 10.0, "psnr full": 40.0, "ssim full": 0.9, "psnr soft": 30.0, "ssim soft": 0.8},
+    "bm3d": {"rmse": 6.0, "psnr full": 45.0, "ssim full": 0.98, "psnr soft": 35.0, "ssim soft": 0.95},
+    "nlm": {"rmse": 5.5, "psnr full": 44.0, "ssim full": 0.97, "psnr soft": 34.0, "ssim soft": 0.94},
+    "medi2i, seed 0": {"rmse": 5.0, "psnr full": 46.0, "ssim full": 0.96, "psnr soft": 36.0, "ssim soft": 0.96},
+    "medi2i, seed 1": {"rmse": 6.0, "psnr full": 44.0, "ssim full": 0.98, "psnr soft": 36.0, "ssim soft": 0.96},
+}
 
 
 def test_mean_and_spread_of_the_seeds(benchmark):
     page = benchmark("quality_page")
     means = page.mean_of_seeds(ROWS)
-    assert means["rmse"] == (5.5, pytest.approx(0.5 ** 0.5)) and means["psnr soft"] == (36.0, 0.0)
+    assert means["rmse"] == (5.5, pytest.approx(0.5**0.5)) and means["psnr soft"] == (36.0, 0.0)
     last = page.table(ROWS)[-1]
     assert last.startswith("| **medi2i, 2 seeds** | **5.50 ± 0.71** | **45.00 ± 1.41** |")
     one = {row: values for row, values in ROWS.items() if row != "medi2i, seed 1"}
@@ -76,8 +81,10 @@ def test_mean_and_spread_of_the_seeds(benchmark):
 
 def test_verdicts_name_the_best_other_row_and_bm3d(benchmark):
     best, bm3d = benchmark("quality_page").verdicts(ROWS)
-    assert best == ("Against nlm, the best of the other rows in RMSE: RMSE +0.00 (worse), PSNR full +1.00 (better), "
-                    "SSIM full +0.00000 (worse), PSNR soft +2.00 (better), SSIM soft +0.02000 (better).")
+    assert best == (
+        "Against nlm, the best of the other rows in RMSE: RMSE +0.00 (worse), PSNR full +1.00 (better), "
+        "SSIM full +0.00000 (worse), PSNR soft +2.00 (better), SSIM soft +0.02000 (better)."
+    )
     assert bm3d.startswith("Against bm3d: RMSE -0.50 (better), PSNR full +0.00 (worse), ")
 
 
@@ -88,14 +95,34 @@ def test_everything_on_a_phantom(tmp_path, benchmark, monkeypatch):
     quality, subjects = benchmark("quality"), benchmark("quality_subjects")
     argv = ["-o", tmp_path / "ct", "--size", 48, "--slices", 12]
     assert make_phantom.main([str(word) for word in argv]) == 0
-    small = ("-gc", 2, 4, "-gnb", 1, "-cw", 16, "-ch", 16, "--vis_freq", 10 ** 6)
+    small = ("-gc", 2, 4, "-gnb", 1, "-cw", 16, "-ch", 16, "--vis_freq", 10**6)
     for name, more in (("denoise", ("-ldis", 0)), ("cyclegan", ("-dc", 2, 4))):
-        monkeypatch.setitem(subjects.SUBJECTS, name, subjects.Subject(
-            name, name, "n100", subjects.SUBJECTS[name].application, (*small, *more), name == "cyclegan"))
+        monkeypatch.setitem(
+            subjects.SUBJECTS,
+            name,
+            subjects.Subject(
+                name, name, "n100", subjects.SUBJECTS[name].application, (*small, *more), name == "cyclegan"
+            ),
+        )
     monkeypatch.setattr(quality.quality_steps, "one_thread", lambda: None)  # it would stay so for other tests
     monkeypatch.setattr(quality, "run", lambda jobs, count: sum(not quality.guarded(job)[1] for job in jobs))
-    words = ["quality.py", tmp_path / "ct", "--work", tmp_path / "work", "--minutes", 0.01, "--only", "denoise",
-             "cyclegan", "--seeds", 3, "--classical", "tv", "--write", tmp_path / "docs" / "quality.md"]
+    words = [
+        "quality.py",
+        tmp_path / "ct",
+        "--work",
+        tmp_path / "work",
+        "--minutes",
+        0.01,
+        "--only",
+        "denoise",
+        "cyclegan",
+        "--seeds",
+        3,
+        "--classical",
+        "tv",
+        "--write",
+        tmp_path / "docs" / "quality.md",
+    ]
     (tmp_path / "docs").mkdir()
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     assert quality.main() == 0
@@ -114,6 +141,7 @@ def test_everything_on_a_phantom(tmp_path, benchmark, monkeypatch):
 
     def stop(*words, **more):
         raise AssertionError(words)
+
     monkeypatch.setattr(benchmark("quality_steps").subprocess, "run", stop)
     shutil.rmtree(tmp_path / "docs" / "pictures")
     assert quality.main() == 0 and (tmp_path / "docs" / "pictures" / "quality_denoise.png").exists()
@@ -124,8 +152,9 @@ def test_every_row_of_the_ablation_is_another_training(benchmark):
 
     rows = benchmark("ablation").rows()
     assert len({name for name, _ in rows}) == len(rows)
-    built = [PairedOptions(**{name: value for name, value in changes.items() if value is not None})
-             for _, changes in rows]
+    built = [
+        PairedOptions(**{name: value for name, value in changes.items() if value is not None}) for _, changes in rows
+    ]
     seen = [(vars(one), None in changes.values()) for one, (_, changes) in zip(built, rows, strict=True)]
     assert all(one not in seen[:number] for number, one in enumerate(seen))
 
@@ -136,9 +165,11 @@ def test_ablation_measures_one_network_with_all_statistics(tmp_path, benchmark):
     from medi2i.tools import make_noisy, make_phantom, split_pairs
 
     ablation = benchmark("ablation")
-    for tool, argv in ((make_phantom, ["-o", tmp_path / "ct", "--size", 32, "--slices", 4]),
-                       (make_noisy, ["-i", tmp_path / "ct", "-o", tmp_path / "data", "-j", 1]),
-                       (split_pairs, ["-i", tmp_path / "data" / "pairs.txt", "--ratio", 0.5, "--test", 0.25])):
+    for tool, argv in (
+        (make_phantom, ["-o", tmp_path / "ct", "--size", 32, "--slices", 4]),
+        (make_noisy, ["-i", tmp_path / "ct", "-o", tmp_path / "data", "-j", 1]),
+        (split_pairs, ["-i", tmp_path / "data" / "pairs.txt", "--ratio", 0.5, "--test", 0.25]),
+    ):
         assert tool.main([str(word) for word in argv]) == 0
     test = [(np.zeros((24, 32), np.float32), np.full((24, 32), 3, np.float32))]
     small = dict(gen_chs=[2, 4], gen_nblock=2, crop_width=16, crop_height=16, lambda_dis=0)
@@ -150,12 +181,18 @@ def test_ablation_measures_one_network_with_all_statistics(tmp_path, benchmark):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-@pytest.mark.parametrize("target, page", [(["bench"], "benchmarks/results/speed.md"),
-                                          (["quality", "CT=x"], "quality/quality.md"),
-                                          (["quality", "CT=x", "WORK=w"], "w/quality.md"),
-                                          (["bench", "WRITE=docs/speed.md"], "docs/speed.md"),
-                                          (["quality", "CT=x", "WRITE=docs/quality.md"], "docs/quality.md")])
+@pytest.mark.parametrize(
+    "target, page",
+    [
+        (["bench"], "benchmarks/results/speed.md"),
+        (["quality", "CT=x"], "quality/quality.md"),
+        (["quality", "CT=x", "WORK=w"], "w/quality.md"),
+        (["bench", "WRITE=docs/speed.md"], "docs/speed.md"),
+        (["quality", "CT=x", "WRITE=docs/quality.md"], "docs/quality.md"),
+    ],
+)
 def test_make_writes_a_tracked_page_only_where_it_is_asked_to(target, page):
-    shown = subprocess.run(["make", "-n", *target], cwd=Path(__file__).resolve().parents[1], capture_output=True,
-                           text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "-n", *target], cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, check=True
+    ).stdout
     assert re.search(r'--write "?([^"\s]+)', shown)[1] == page

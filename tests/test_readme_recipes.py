@@ -1,4 +1,5 @@
 """The README's lines on super-resolution and on MR to CT run as they stand, on phantoms and with tiny networks."""
+
 import os
 import re
 import shlex
@@ -19,9 +20,15 @@ from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, make_phantom, register, split_pairs
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-COMMANDS = {"pix2pix/train.py": train, "pix2pix/convert.py": convert, "cyclegan/train.py": cyclegan_train,
-            "cyclegan/convert.py": cyclegan_convert, "tools/make_lowres.py": make_lowres,
-            "tools/register.py": register, "tools/split_pairs.py": split_pairs}
+COMMANDS = {
+    "pix2pix/train.py": train,
+    "pix2pix/convert.py": convert,
+    "cyclegan/train.py": cyclegan_train,
+    "cyclegan/convert.py": cyclegan_convert,
+    "tools/make_lowres.py": make_lowres,
+    "tools/register.py": register,
+    "tools/split_pairs.py": split_pairs,
+}
 TINY = ["-gc", "2", "4", "-gnb", "1", "-dc", "2", "2", "-cw", "16", "-ch", "16", "-b", "2", "-g", "-1"]
 PLACEHOLDER = "result/20260101_120000"
 
@@ -77,8 +84,10 @@ def here(tmp_path):
 
 
 def phantoms(folder, series, slices=2):
-    assert make_phantom.main(["-o", str(folder), "--size", "33", "40", "--slices", str(slices), "--series",
-                              str(series)]) == 0
+    assert (
+        make_phantom.main(["-o", str(folder), "--size", "33", "40", "--slices", str(slices), "--series", str(series)])
+        == 0
+    )
     return sorted(folder.iterdir())
 
 

@@ -3,6 +3,7 @@
 Each line stands here as a user has it, then what shortens it: one epoch, small crops, and small networks where the line
 does not say which. Images are made by the tools here and lie where the lines look for them.
 """
+
 import json
 import os
 import shutil
@@ -67,8 +68,11 @@ def names(run):
 
 
 def files(folder, pattern="*"):
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob(pattern)
-                  if path.is_file() and path.name != "conversion.json")
+    return sorted(
+        str(path.relative_to(folder))
+        for path in Path(folder).rglob(pattern)
+        if path.is_file() and path.name != "conversion.json"
+    )
 
 
 def share_tests(root):
@@ -115,14 +119,29 @@ def vgg(here):
 
 
 def test_shapes_from_lists(shapes):
-    line = ("-R shapes -t shapes/shapes_train.txt --val shapes/shapes_val.txt -o result -g 0 -e 100 -l1 0 -l2 10.0 "
-            "-ldis 1.0 -ltv 1e-3")
+    line = (
+        "-R shapes -t shapes/shapes_train.txt --val shapes/shapes_val.txt -o result -g 0 -e 100 -l1 0 -l2 10.0 "
+        "-ldis 1.0 -ltv 1e-3"
+    )
     run = train(pix2pix_train, line + " -it jpg", PAIRED + CROP + THIN)
     assert run.parent == Path("result") and names(run) == {"enc_x1.npz", "dec_y1.npz", "dis1.npz"}
-    assert_means(run, lambda_rec_l1=0, lambda_rec_l2=10, lambda_dis=1, lambda_tv=1e-3, ch=3, out_ch=3, imgtype="jpg",
-                 clipA=[0, 255], unet="conv", train="shapes/shapes_train.txt")
-    report = convert(pix2pix_convert, f"-b 10 -a {run}/args --val shapes/shapes_val.txt -R shapes -o converted/shapes "
-                                      f"-m {run}/enc_x1.npz")
+    assert_means(
+        run,
+        lambda_rec_l1=0,
+        lambda_rec_l2=10,
+        lambda_dis=1,
+        lambda_tv=1e-3,
+        ch=3,
+        out_ch=3,
+        imgtype="jpg",
+        clipA=[0, 255],
+        unet="conv",
+        train="shapes/shapes_train.txt",
+    )
+    report = convert(
+        pix2pix_convert,
+        f"-b 10 -a {run}/args --val shapes/shapes_val.txt -R shapes -o converted/shapes -m {run}/enc_x1.npz",
+    )
     assert report["model"]["name"] == "enc_x1.npz+dec_y1.npz"
     assert files("converted/shapes") == ["testA/00001.jpg", "testA/00002.jpg"]
     assert Image.open("converted/shapes/testA/00001.jpg").size == (24, 24)
@@ -135,8 +154,11 @@ def test_a_gpu_that_is_not_there_is_told_with_what_would_run(shapes, capsys, mon
 
 
 def test_jpg_in_folders(shapes):
-    run = train(pix2pix_train, "-R images -o result/images -it jpg -g 0 -e 100 -l1 0 -l2 1.0 -ldis 0.1 -ltv 1e-3",
-                PAIRED + CROP + THIN)
+    run = train(
+        pix2pix_train,
+        "-R images -o result/images -it jpg -g 0 -e 100 -l1 0 -l2 1.0 -ldis 0.1 -ltv 1e-3",
+        PAIRED + CROP + THIN,
+    )
     assert_means(run, lambda_rec_l2=1, lambda_dis=0.1, train="__train__", val="__test__", imgtype="jpg")
     convert(pix2pix_convert, f"-a {run}/args -it jpg -R images/testA -o converted/images -b 10 -m {run}/enc_x1.npz")
     assert files("converted/images") == ["00001.jpg", "00002.jpg"]
@@ -150,19 +172,26 @@ def test_dicom_from_b_to_a(noisy):
 
 
 def test_the_tutorial_of_the_paper(noisy):
-    run = train(pix2pix_train, "-t CPTAC-SAR_train.txt --val CPTAC-SAR_val.txt -it dcm -ch 480 -cw 480 -g 0 -e 50 "
-                "-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4 -R ct -o result/ct -vf 2000", PAIRED + CROP)
+    run = train(
+        pix2pix_train,
+        "-t CPTAC-SAR_train.txt --val CPTAC-SAR_val.txt -it dcm -ch 480 -cw 480 -g 0 -e 50 "
+        "-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4 -R ct -o result/ct -vf 2000",
+        PAIRED + CROP,
+    )
     assert_means(run, gen_chs=[32, 64, 128], lambda_rec_l1=1, lambda_rec_l2=0, lambda_tv=1e-4, vis_freq=2000)
     line = f"-b 10 -it dcm -R ct -m {run}/enc_x1.npz -a {run}/args"
     convert(pix2pix_convert, f"-cw 32 -ch 32 {line} --val CPTAC-SAR_val.txt -o converted/val")
     assert len(files("converted/val")) == 2 and all(name.startswith("trainA") for name in files("converted/val"))
-    report = convert(pix2pix_convert, f"-cw 20 -ch 12 -b 10 -it dcm -R phantom -o converted/any -m {run}/enc_x1.npz "
-                                      f"-a {run}/args")
+    report = convert(
+        pix2pix_convert, f"-cw 20 -ch 12 -b 10 -it dcm -R phantom -o converted/any -m {run}/enc_x1.npz -a {run}/args"
+    )
     assert len(report["files"]) == 8 and files("converted/any") == files("phantom")
     before, after = (pydicom.dcmread(Path(folder, files("phantom")[1])) for folder in ("phantom", "converted/any"))
     assert after.ImageType[0] == "DERIVED" and after.SOPInstanceUID != before.SOPInstanceUID
-    changed = np.argwhere(after.pixel_array * after.RescaleSlope + after.RescaleIntercept
-                          != before.pixel_array * before.RescaleSlope + before.RescaleIntercept)
+    changed = np.argwhere(
+        after.pixel_array * after.RescaleSlope + after.RescaleIntercept
+        != before.pixel_array * before.RescaleSlope + before.RescaleIntercept
+    )
     assert changed.min(axis=0).tolist() == [10, 6] and changed.max(axis=0).tolist() == [21, 25]
 
 
@@ -170,21 +199,26 @@ def test_sinograms_with_automap(here):
     make_sinograms.main("-o radon --size 16 -n 3 --num_test 2".split())
     for old, new in (("train", "train"), ("test", "val")):
         os.rename(f"radon/{old}.txt", f"radon/ct_reconst_{new}.txt")
-    line = ("-t radon/ct_reconst_train.txt --val radon/ct_reconst_val.txt -R radon -o result/radon -cw 128 -ch 128 "
-            "-rt 0 --grey -g 0 -e 200 -gfc 1 -u none -l1 0 -l2 1.0 -ldis 0.1 -ltv 1e-3")
+    line = (
+        "-t radon/ct_reconst_train.txt --val radon/ct_reconst_val.txt -R radon -o result/radon -cw 128 -ch 128 "
+        "-rt 0 --grey -g 0 -e 200 -gfc 1 -u none -l1 0 -l2 1.0 -ldis 0.1 -ltv 1e-3"
+    )
     run = train(pix2pix_train, line, PAIRED + CROP + THIN)
     assert_means(run, gen_fc=1, unet="none", random_translate=0, grey=True, ch=1, crop_width=16, clipA=[0, 65535])
     with np.load(run / "enc_x1.npz") as file:
         assert file["l0/l0/W"].shape == (256, 256)
     # the list is found below the root, too
-    convert(pix2pix_convert, f"-b 10 -a {run}/args --val ct_reconst_val.txt -R radon -o converted/radon "
-                             f"-m {run}/enc_x1.npz")
+    convert(
+        pix2pix_convert, f"-b 10 -a {run}/args --val ct_reconst_val.txt -R radon -o converted/radon -m {run}/enc_x1.npz"
+    )
     assert files("converted/radon") == ["testA/00001.png", "testA/00002.png"]
     with Image.open("converted/radon/testA/00001.png") as image:
         assert image.size == (16, 16) and image.mode == "I;16"
     back = train(pix2pix_train, line + " --btoa", PAIRED + CROP + THIN)
-    convert(pix2pix_convert, f"-b 10 -a {back}/args --val ct_reconst_val.txt -R radon -o converted/btoa_list "
-                             f"-m {back}/enc_x1.npz")
+    convert(
+        pix2pix_convert,
+        f"-b 10 -a {back}/args --val ct_reconst_val.txt -R radon -o converted/btoa_list -m {back}/enc_x1.npz",
+    )
     assert files("converted/btoa_list") == ["testB/00001.png", "testB/00002.png"]
 
 
@@ -201,19 +235,26 @@ def test_four_classes_in_dicom(noisy):
             header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             header.save_as(target / name)
-    run = train(pix2pix_train, "-R segmentation -o result/dcm_classes -it dcm -e 200 -l1 0 -l2 1.0  -ldis 0 -cn 4",
-                PAIRED + CROP + THIN)
+    run = train(
+        pix2pix_train,
+        "-R segmentation -o result/dcm_classes -it dcm -e 200 -l1 0 -l2 1.0  -ldis 0 -cn 4",
+        PAIRED + CROP + THIN,
+    )
     assert_means(run, class_num=4, out_ch=4, lambda_dis=0)
     assert names(run) == {"enc_x1.npz", "dec_y1.npz"}
-    convert(pix2pix_convert, f"-a {run}/args -it dcm -R segmentation/testA -o converted/dcm_classes "
-                             f"-m {run}/enc_x1.npz")
+    convert(
+        pix2pix_convert, f"-a {run}/args -it dcm -R segmentation/testA -o converted/dcm_classes -m {run}/enc_x1.npz"
+    )
     assert len(files("converted/dcm_classes", "*.npy")) == len(files("segmentation/testA"))
 
 
 def test_four_classes_with_weights(here):
     make_shapes.main("-o labels --make labels --size 24 -n 2 --num_test 1 --grey".split())
-    run = train(pix2pix_train, "-R labels -o result/classes -it png -e 200 -l1 0 -l2 1.0 -ldis 0 -cn 4 "
-                "--class_weight 0.5 1 1 2", PAIRED + CROP + THIN)
+    run = train(
+        pix2pix_train,
+        "-R labels -o result/classes -it png -e 200 -l1 0 -l2 1.0 -ldis 0 -cn 4 --class_weight 0.5 1 1 2",
+        PAIRED + CROP + THIN,
+    )
     assert_means(run, class_weight=[0.5, 1, 1, 2], class_num=4, ch=1, out_ch=4)
     convert(pix2pix_convert, f"-a {run}/args -R labels/testA -o converted/classes -b 10 -m {run}/enc_x1.npz")
     (probabilities,) = Path("converted/classes").glob("*.npy")
@@ -225,16 +266,33 @@ def test_four_classes_with_weights(here):
 
 
 def test_cyclegan_of_jpg(shapes, vgg):
-    run = train(cyclegan_train, "-R images -it jpg -cw 256 -ch 256 -o results -gc 64 128 256 -gd maxpool -gu resize "
-                "-lix 1.0 -liy 1.0 -ltv 1e-3 -lreg 0.1 -lz 1 -n 0.03 -nz 0.03 -e 50 -nvis_A 5 -nvis_B 4 -lcA 10 "
-                "-lcB 10 -lcAz 10 -lcBz 10", UNPAIRED + CROP + vgg + " --iteration 1")
-    assert_means(run, gen_chs=[64, 128, 256], gen_down="maxpool", gen_up="resize", lambda_identity_x=1, lambda_reg=0.1,
-                 lambda_dis_z=1, noise=0.03, noise_z=0.03, lambda_tv=1e-3, lambda_Az=10, ch=3)
+    run = train(
+        cyclegan_train,
+        "-R images -it jpg -cw 256 -ch 256 -o results -gc 64 128 256 -gd maxpool -gu resize "
+        "-lix 1.0 -liy 1.0 -ltv 1e-3 -lreg 0.1 -lz 1 -n 0.03 -nz 0.03 -e 50 -nvis_A 5 -nvis_B 4 -lcA 10 "
+        "-lcB 10 -lcAz 10 -lcBz 10",
+        UNPAIRED + CROP + vgg + " --iteration 1",
+    )
+    assert_means(
+        run,
+        gen_chs=[64, 128, 256],
+        gen_down="maxpool",
+        gen_up="resize",
+        lambda_identity_x=1,
+        lambda_reg=0.1,
+        lambda_dis_z=1,
+        noise=0.03,
+        noise_z=0.03,
+        lambda_tv=1e-3,
+        lambda_Az=10,
+        ch=3,
+    )
     assert names(run) == {f"{name}1.npz" for name in ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y", "dis_z")}
     for name, domain, direction in (("enc_x1.npz", "A", "xy"), ("enc_y1.npz", "B", "yx")):
         # the weights' bare name, as in the README: they lie beside args
-        report = convert(cyclegan_convert, f"-a {run}/args -it jpg -R images/test{domain} -o converted/{direction} "
-                                           f"-b 10 -m {name}")
+        report = convert(
+            cyclegan_convert, f"-a {run}/args -it jpg -R images/test{domain} -o converted/{direction} -b 10 -m {name}"
+        )
         assert report["model"]["direction"] == direction
         assert files(f"converted/{direction}") == ["00001.jpg", "00002.jpg"]
 
@@ -248,20 +306,37 @@ def domains(phantom):
 
 
 def test_cyclegan_of_dicom(domains, vgg):
-    run = train(cyclegan_train, "-R dicom/ -it dcm -e 50 -u none -huba -600 -hura 1000 -hubb -500 -hurb 1200 -la 1 "
-                "-lix 1 -liy 1 -rr 20 -rt 20", UNPAIRED + " -cw 8 -ch 8" + THIN + vgg)
-    assert_means(run, clipA=[-600, 400], clipB=[-500, 700], lambda_air=1, random_rotation=20, random_translate=20,
-                 unet="none", ch=1)
-    convert(cyclegan_convert, f"-a {run}/args -it dcm -R dicom/testA -o converted/dicom -b 10 -m {run}/enc_x1.npz -oa "
-                              "-at -0.997 --perceptual_weights vgg.npz")
+    run = train(
+        cyclegan_train,
+        "-R dicom/ -it dcm -e 50 -u none -huba -600 -hura 1000 -hubb -500 -hurb 1200 -la 1 -lix 1 -liy 1 -rr 20 -rt 20",
+        UNPAIRED + " -cw 8 -ch 8" + THIN + vgg,
+    )
+    assert_means(
+        run,
+        clipA=[-600, 400],
+        clipB=[-500, 700],
+        lambda_air=1,
+        random_rotation=20,
+        random_translate=20,
+        unet="none",
+        ch=1,
+    )
+    convert(
+        cyclegan_convert,
+        f"-a {run}/args -it dcm -R dicom/testA -o converted/dicom -b 10 -m {run}/enc_x1.npz -oa "
+        "-at -0.997 --perceptual_weights vgg.npz",
+    )
     assert files("converted/dicom", "*.dcm") == files("dicom/testA", "*.dcm")
     maps = files("converted/dicom.report/analysis", "*_*.npy")
     assert len(maps) == 7 * len(files("dicom/testA"))
 
 
 def test_cyclegan_of_stacks_of_resampled_slices(domains):
-    run = train(cyclegan_train, "-R dicom -it dcm -huba -500 -hura 700 -hubb -500 -hurb 700 -e 50 -ns 3 -fs 20 "
-                "-o result/stacks", UNPAIRED + CROP + THIN)
+    run = train(
+        cyclegan_train,
+        "-R dicom -it dcm -huba -500 -hura 700 -hubb -500 -hurb 700 -e 50 -ns 3 -fs 20 -o result/stacks",
+        UNPAIRED + CROP + THIN,
+    )
     assert_means(run, stack=3, ch=3, out_ch=3, forceSpacing=20, clipA=[-500, 200])
     convert(cyclegan_convert, f"-a {run}/args -it dcm -R dicom/testB -o converted/stacks -m {run}/enc_y1.npz")
     assert files("converted/stacks") == files("dicom/testB")

@@ -1,4 +1,5 @@
 """The scaling model: formula and simulation agree where they must, and docs/scaling.md says what the script prints."""
+
 import importlib
 import math
 import sys
@@ -32,8 +33,14 @@ def flat(model, bandwidth=1e9, step=1e-5, launch=3e-6):
 
 
 def stages_of(model):
-    return [model.Compute(0.02), model.Ring("a", 11_000_000), model.Ring("b", 500), model.Compute(0.01),
-            model.Ring("c", 3_000_001), model.Tree(8192, 1e-4)]
+    return [
+        model.Compute(0.02),
+        model.Ring("a", 11_000_000),
+        model.Ring("b", 500),
+        model.Compute(0.01),
+        model.Ring("c", 3_000_001),
+        model.Tree(8192, 1e-4),
+    ]
 
 
 def test_the_ring_by_hand(model):
@@ -87,18 +94,19 @@ def test_jitter_costs_what_the_slowest_of_all_costs(model):
     free = model.Cluster("free", *[model.Link(math.inf, 0.0, 0.0)] * 2, launch=0.0)
     stages = [model.Compute(1.0), model.Ring("a", 1)]
     one, _ = model.simulate(stages, 1, free, model.Jitter(0.05, 0, 0), updates=400, repeats=4)
-    assert one == pytest.approx(math.exp(0.05 ** 2 / 2), rel=0.01)
+    assert one == pytest.approx(math.exp(0.05**2 / 2), rel=0.01)
     # the mean of the largest of 64 normal numbers is 2.344
     many, error = model.simulate(stages, 64, free, model.Jitter(0.05, 0, 0), updates=100, repeats=4)
     assert many == pytest.approx(math.exp(0.05 * 2.344), rel=0.01) and 0 < error < 0.01
     # every update waits for somebody: 1 - (1 - 0.01)**64 of them
     stalled, _ = model.simulate(stages, 64, free, model.Jitter(0.0, 0.01, 2.0), updates=400, repeats=4)
-    assert stalled == pytest.approx(1 + 2 * (1 - 0.99 ** 64), rel=0.05)
+    assert stalled == pytest.approx(1 + 2 * (1 - 0.99**64), rel=0.05)
 
 
 def test_a_seed_decides_the_simulation(model):
-    first, again, other = (model.simulate(stages_of(model), 8, flat(model), model.Jitter(0.05, 0.01, 1.0), seed=seed)
-                           for seed in (1, 1, 2))
+    first, again, other = (
+        model.simulate(stages_of(model), 8, flat(model), model.Jitter(0.05, 0.01, 1.0), seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
@@ -125,7 +133,7 @@ def test_the_page_has_the_scripts_efficiencies(benchmark, page):
     scaling, subjects = benchmark("scaling"), benchmark("scaling_subjects")
     head, _, *rows = [line.strip("| ").split(" | ") for line in block(page, "predicted").splitlines()]
     assert head[2:] == [cluster.name for cluster in subjects.CLUSTERS]
-    rows = [row[-len(subjects.CLUSTERS) - 1:] for row in rows]
+    rows = [row[-len(subjects.CLUSTERS) - 1 :] for row in rows]
     cases = [(subject, ranks) for subject in subjects.SUBJECTS for ranks in scaling.RANKS]
     assert len(rows) == len(cases)
     for (subject, ranks), (number, *cells) in zip(cases, rows, strict=True):
@@ -155,7 +163,8 @@ def test_messages_are_the_optimizers(benchmark):
     stages = subjects.stages(subjects.SUBJECTS[0], found, rate=1.0)
     assert [type(stage).__name__ for stage in stages] == ["Compute", "Ring", "Ring", "Compute", "Ring", "Tree"]
     assert [stage.size for stage in stages if isinstance(stage, model.Ring)] == [
-        4 * number for number in found.weights.values()]
+        4 * number for number in found.weights.values()
+    ]
     # 105 GFLOP of the generator at 512 x 512, three times of it, and less at 480 x 480
     generator = found.operations["generator"] - found.operations["dis"] / 3
     assert generator / 3 / (480 / 512) ** 2 == pytest.approx(105e9, rel=0.02)

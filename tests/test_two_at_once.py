@@ -1,4 +1,5 @@
 """Two commands that write into one folder at once: the second is told of the first, and nothing of it lies there."""
+
 import os
 
 import numpy as np
@@ -28,11 +29,13 @@ COMMANDS = {
     "convert --force": (convert, ["-m", "identity", "-R", "IN", "-o", "OUT", "--force"]),
     "convert --resume": (convert, ["-m", "identity", "-R", "IN", "-o", "OUT", "--resume"]),
     "a shard": (convert, ["-m", "identity", "-R", "IN", "-o", "OUT", "--shards", "1/2"]),
-    "make_noisy": (make_noisy, ["-i", "IN", "-o", "OUT"]), "make_lowres": (make_lowres, ["-i", "IN", "-o", "OUT"]),
+    "make_noisy": (make_noisy, ["-i", "IN", "-o", "OUT"]),
+    "make_lowres": (make_lowres, ["-i", "IN", "-o", "OUT"]),
     "make_phantom": (make_phantom, ["-o", "OUT", "--size", "16", "--slices", "1"]),
     "make_shapes": (make_shapes, ["-o", "OUT", "--num", "1"]),
     "make_sinograms": (make_sinograms, ["-o", "OUT", "--num", "1", "--size", "16"]),
-    "register": (register, ["-i", "CT", "-o", "OUT"]), "nifti": (nifti, ["-i", "CT", "-o", "OUT"]),
+    "register": (register, ["-i", "CT", "-o", "OUT"]),
+    "nifti": (nifti, ["-i", "CT", "-o", "OUT"]),
     "split_pairs": (split_pairs, ["IN/pairs.txt", "-o", "OUT", "--by", "image"]),
     "evaluate": (evaluate, ["-i", "IN", "-t", "IN", "-o", "OUT"]),
     "demo": (demo, ["--out", "OUT"]),
@@ -57,8 +60,9 @@ def test_the_second_is_refused_in_one_line(data, tmp_path, capsys, name):
     module, words = COMMANDS[name]
     out = tmp_path / "out"
     out.mkdir()
-    words = [word.replace("IN", str(data / "IN")).replace("CT", str(data / "CT")).replace("OUT", str(out))
-             for word in words]
+    words = [
+        word.replace("IN", str(data / "IN")).replace("CT", str(data / "CT")).replace("OUT", str(out)) for word in words
+    ]
     first = FolderLock(out, "converting")
     held = os.listdir(out)
     assert module.main(words) == 1
@@ -85,6 +89,7 @@ def test_shards_of_one_conversion_work_together(data, tmp_path, monkeypatch):
         held["whole"] = convert.main([*arguments[:-1], "--resume"])
         held["first"] = convert.main([*arguments, "1/2", "--resume"])
         return run(self)
+
     monkeypatch.setattr(Run, "run", others_meanwhile)
     assert convert.main([*arguments, "2/2"]) == 0
     assert held == {"names": [".medi2i.2of2.lock"], "again": 1, "whole": 1, "first": 0}

@@ -7,6 +7,7 @@
 Every step is one of the commands of this project and is printed as you would type it. The folder may be used again: it
 is emptied of what the demo made, and of nothing else.
 """
+
 import shlex
 import sys
 import time
@@ -25,10 +26,10 @@ from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 from medi2i.tools.making.own_folder import OwnFolder
 
-COUNTS = 100       # of the released noise model
-MOST_PAIRS = 80    # of a large CT: evenly spaced slices, so that reading and converting stay short
-LISTS = 3          # train, val, test
-UPDATES = 4000     # of the training, two minutes or three
+COUNTS = 100  # of the released noise model
+MOST_PAIRS = 80  # of a large CT: evenly spaced slices, so that reading and converting stay short
+LISTS = 3  # train, val, test
+UPDATES = 4000  # of the training, two minutes or three
 # Not the released options: in so few updates those do not even learn to leave the image as it is.
 PRESET = "denoise"
 
@@ -36,12 +37,13 @@ PRESET = "denoise"
 @dataclass
 class DemoOptions(Checked):
     """What to show"""
+
     out: str = option("demo", "-o", metavar="FOLDER", help="folder for everything the demo makes")
     ct: str | None = option(None, metavar="FOLDER", help="CT series to use instead of the phantom")
     updates: int = option(UPDATES, type=int, low=1, help="updates of the training, rounded to whole epochs")
     size: int = option(256, type=int, low=32, high=2048, metavar="PX", help="width and height of the phantom")
     slices: int = option(40, type=int, low=10, high=2000, help="slices of the phantom")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed gives the same result")
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed gives the same result")
 
 
 def command(argv):
@@ -63,15 +65,23 @@ def show(options, folder: OwnFolder):
     ct = options.ct
     if ct is None:
         with folder.step("ct") as path:
-            step("a CT phantom", "tools/make_phantom.py", make_phantom,
-                 ["-o", path, "--size", options.size, "--slices", options.slices, *seed])
+            step(
+                "a CT phantom",
+                "tools/make_phantom.py",
+                make_phantom,
+                ["-o", path, "--size", options.size, "--slices", options.slices, *seed],
+            )
             ct = path
 
     with folder.step("data") as data:
         step("noise on every slice", "tools/make_noisy.py", make_noisy, ["-i", ct, "-o", data, "-n", COUNTS, *seed])
         pairs = thin_out(data / "pairs.txt")
-        step("slices to train, to choose and to test with", "tools/split_pairs.py", split_pairs,
-             ["-i", pairs, "--ratio", 0.75, "--test", 0.15, *keep_together(pairs), *seed])
+        step(
+            "slices to train, to choose and to test with",
+            "tools/split_pairs.py",
+            split_pairs,
+            ["-i", pairs, "--ratio", 0.75, "--test", 0.15, *keep_together(pairs), *seed],
+        )
         part = {phase: pairs.with_name(f"{pairs.stem}_{phase}.txt") for phase in ("train", "val", "test")}
 
     count = len(lists.read_list(part["train"]))
@@ -79,23 +89,67 @@ def show(options, folder: OwnFolder):
     per_epoch = count * settings["crops_per_image"] / settings["batch_size"]
     epochs = max(1, round(options.updates / per_epoch))
     with folder.step("run") as runs:
-        step(f"training: {epochs} epochs of {count} slices, {epochs * per_epoch:.0f} updates", "pix2pix/train.py",
-             train, ["-R", data, "-t", part["train"], "--val", part["val"], "-o", runs, "--preset", PRESET,
-                     "-e", epochs, *small_crop(data, part["train"], settings["crop_width"]), *seed])
+        step(
+            f"training: {epochs} epochs of {count} slices, {epochs * per_epoch:.0f} updates",
+            "pix2pix/train.py",
+            train,
+            [
+                "-R",
+                data,
+                "-t",
+                part["train"],
+                "--val",
+                part["val"],
+                "-o",
+                runs,
+                "--preset",
+                PRESET,
+                "-e",
+                epochs,
+                *small_crop(data, part["train"], settings["crop_width"]),
+                *seed,
+            ],
+        )
         trained = max(runs.iterdir())
 
     with folder.step("converted") as step_folder:
         converted = step_folder / "images"  # what the conversion says of them lies beside it
-        step("conversion of the test slices", "pix2pix/convert.py", convert,
-             ["-m", trained, "-R", data, "--val", part["test"], "-o", converted])
+        step(
+            "conversion of the test slices",
+            "pix2pix/convert.py",
+            convert,
+            ["-m", trained, "-R", data, "--val", part["test"], "-o", converted],
+        )
 
     with folder.step("evaluation") as evaluation:
-        step("measuring", "tools/evaluate.py", evaluate,
-             ["-R", data, "--pairs", part["test"], "-c", f"pix2pix={converted}", *known_bias(data, part["test"]),
-              "--classical", "tv", "nlm", "--val_pairs", part["val"], "-o", evaluation, "--title", "medi2i demo"])
+        step(
+            "measuring",
+            "tools/evaluate.py",
+            evaluate,
+            [
+                "-R",
+                data,
+                "--pairs",
+                part["test"],
+                "-c",
+                f"pix2pix={converted}",
+                *known_bias(data, part["test"]),
+                "--classical",
+                "tv",
+                "nlm",
+                "--val_pairs",
+                part["val"],
+                "-o",
+                evaluation,
+                "--title",
+                "medi2i demo",
+            ],
+        )
     minutes = (time.monotonic() - started) / 60
-    print(f"\ndone in {minutes:.1f} minutes; open {evaluation / evaluate.REPORT} in a browser\n"
-          "Trained for minutes on a few slices: this shows how the commands go together, not how good they can be.")
+    print(
+        f"\ndone in {minutes:.1f} minutes; open {evaluation / evaluate.REPORT} in a browser\n"
+        "Trained for minutes on a few slices: this shows how the commands go together, not how good they can be."
+    )
 
 
 def step(what: str, script: str, module, argv):

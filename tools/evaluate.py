@@ -7,6 +7,7 @@
 
 Files belong together by their name relative to their folder.
 """
+
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ REPORT = "report.html"
 @dataclass
 class ComparedOptions(Checked):
     """What to compare"""
+
     input: str | None = option(None, "-i", metavar="FOLDER", help="what went into the network (row identity)")
     truth: str | None = option(None, "-t", metavar="FOLDER", help="what should come out")
     converted: list | None = option(None, "-c", nargs="+", metavar="[NAME=]FOLDER", help="what came out, one row each")
@@ -39,32 +41,54 @@ class ComparedOptions(Checked):
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
     imgtype: str | None = option(None, "-it", choices=list(images.KINDS), help="kind of the images [found out]")
-    scale: int = option(1, type=int, low=1, high=64,
-                        help="the truth has so many times the rows and columns of the input, which "
-                        "is enlarged by bicubic interpolation")
+    scale: int = option(
+        1,
+        type=int,
+        low=1,
+        high=64,
+        help="the truth has so many times the rows and columns of the input, which "
+        "is enlarged by bicubic interpolation",
+    )
     bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
-    classical: list | None = option(None, nargs="+", choices=list(classical.FILTERS),
-                                    help="rows of classical filters (of the input minus --bias)")
-    val_pairs: str | None = option(None, metavar="FILE", help="list of validation pairs, none of them measured here, "
-                                   "that the strength of --classical is chosen on")
+    classical: list | None = option(
+        None, nargs="+", choices=list(classical.FILTERS), help="rows of classical filters (of the input minus --bias)"
+    )
+    val_pairs: str | None = option(
+        None,
+        metavar="FILE",
+        help="list of validation pairs, none of them measured here, that the strength of --classical is chosen on",
+    )
 
 
 @dataclass
 class MeasureOptions(Checked):
     """How to measure"""
-    classes: int | None = option(None, "-cn", type=int, low=2, high=65536,
-                                 help="the images hold class numbers 0…N-1: Dice and IoU")
-    clip: list | None = option(None, nargs=2, type=float, metavar="X", help="the full range, as the network was trained"
-                               " [CT: -1024 2000; 8 bit: 0 255; 16 bit: 0 65535; others: the range of the truth]")
-    window: list | None = option(None, "-w", nargs="+", metavar="NAME[=LOW:HIGH]",
-                                 help="further windows for PSNR and SSIM: " + ", ".join(WINDOWS)
-                                 + ", or one's own as liver=-50:150 [CT: soft]")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="of the bootstrap")
+
+    classes: int | None = option(
+        None, "-cn", type=int, low=2, high=65536, help="the images hold class numbers 0…N-1: Dice and IoU"
+    )
+    clip: list | None = option(
+        None,
+        nargs=2,
+        type=float,
+        metavar="X",
+        help="the full range, as the network was trained"
+        " [CT: -1024 2000; 8 bit: 0 255; 16 bit: 0 65535; others: the range of the truth]",
+    )
+    window: list | None = option(
+        None,
+        "-w",
+        nargs="+",
+        metavar="NAME[=LOW:HIGH]",
+        help="further windows for PSNR and SSIM: " + ", ".join(WINDOWS) + ", or one's own as liver=-50:150 [CT: soft]",
+    )
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="of the bootstrap")
 
 
 @dataclass
 class EvaluateOptions(MeasureOptions, ComparedOptions):
     """What to write"""
+
     out: str = option("evaluation", "-o", metavar="FOLDER", help="where tables, pictures and the report go")
     vis_window: str | None = option(None, metavar="NAME[=LOW:HIGH]", help="window of the pictures [the first --window]")
     report: bool = option(True, type=bool, help="write report.html; --no-report leaves it out")
@@ -91,9 +115,17 @@ def command(argv):
         with tempfile.TemporaryDirectory() as scratch:
             rows, tuned = choose_rows(options, converted, ranges[0].lower, matching, scratch)
             tell(left_out)
-            evaluation = evaluate(rows, matching.slices, [] if options.classes else ranges, shown, unit,
-                                  classes=options.classes, seed=options.seed, left_out=left_out,
-                                  folders={name: folder for name, (_, folder) in converted.items()})
+            evaluation = evaluate(
+                rows,
+                matching.slices,
+                [] if options.classes else ranges,
+                shown,
+                unit,
+                classes=options.classes,
+                seed=options.seed,
+                left_out=left_out,
+                folders={name: folder for name, (_, folder) in converted.items()},
+            )
             write(evaluation, options, tuned, next(iter(converted), rows[-1].name))
     return 1 if options.strict and any(left_out.values()) else 0
 
@@ -128,8 +160,10 @@ def check_out(options, converted):
     inside = [Path(folder) for folder in (*converted, *sources) if Path(folder).resolve() == out]
     inside += [Path(folder) for folder in converted if Path(folder).resolve() in out.parents]
     if inside:
-        raise UserError(f"--out: {options.out} is {inside[0]}, which holds images, or lies in it; "
-                        "a folder of its own would be right")
+        raise UserError(
+            f"--out: {options.out} is {inside[0]}, which holds images, or lies in it; "
+            "a folder of its own would be right"
+        )
 
 
 def choose_windows(options, slices, unit):
@@ -157,8 +191,10 @@ def choose_rows(options, converted, lower, matching, scratch):
     rows += [measure.file_row(name, folder) for name, (_, folder) in converted.items()]
     tuned = tune(options, basis, {one.truth.path.resolve() for one in matching.slices}) if options.classical else {}
     for name, one in tuned.items():
-        note = (f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
-                "chosen on validation pairs")
+        note = (
+            f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
+            "chosen on validation pairs"
+        )
         row = measure.Row(name, note, lambda slice_, one=one: one(basis.image(slice_)))
         rows.append(measure.kept_on_disk(row, Path(scratch) / name))
     return rows, tuned
@@ -172,9 +208,11 @@ def tune(options, basis, measured):
     slices = files.match(truth, {IDENTITY: inputs}).slices
     both = [one.key for one in slices if one.truth.path.resolve() in measured]
     if both:
-        raise UserError(f"--val_pairs: {both[0]} is measured too ({len(both)} are); a filter must not be chosen on "
-                        "what it is judged by")
-    chosen = slices[::max(1, -(-len(slices) // MOST_VALIDATION))]
+        raise UserError(
+            f"--val_pairs: {both[0]} is measured too ({len(both)} are); a filter must not be chosen on "
+            "what it is judged by"
+        )
+    chosen = slices[:: max(1, -(-len(slices) // MOST_VALIDATION))]
     scenes = [measure.read(one, [measure.input_row(IDENTITY, options.scale), basis]) for one in chosen]
     pairs = [(scene.images[basis.name], scene.truth, scene.mask) for scene in scenes]
     return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical)}
@@ -202,23 +240,39 @@ def write(evaluation: Evaluation, options, tuned, judged):
     out.mkdir(parents=True, exist_ok=True)
     first = evaluation.first_metric
     nothing = [row.name for row in evaluation.rows if row.name not in (*evaluation.folders, *tuned)]
-    said = [one for baselines in (nothing, list(tuned)) if baselines for one in
-            verdict.verdicts(evaluation.records, baselines, list(evaluation.folders), first, evaluation.unit)]
+    said = [
+        one
+        for baselines in (nothing, list(tuned))
+        if baselines
+        for one in verdict.verdicts(evaluation.records, baselines, list(evaluation.folders), first, evaluation.unit)
+    ]
     print_tables(evaluation, said)
     pictures = write_pictures(out, evaluation, judged)
     table.write_slices_csv(out / "slices.csv", evaluation.records)
     table.write_summary_csv(out / "summary.csv", evaluation.summary, evaluation.windows)
-    table.write_json(out / "evaluation.json", {
-        "medi2i_version": VERSION, "options": vars(options), "unit": evaluation.unit,
-        "windows": {window.name: [window.lower, window.upper] for window in evaluation.windows},
-        "rows": {row.name: row.note for row in evaluation.rows}, "verdicts": [one.text for one in said],
-        "tuned": {name: {"strength": one.strength, "sigma": one.sigma, "tried": one.tried}
-                  for name, one in tuned.items()},
-        "pictures": [path.name for path in pictures], "left_out": evaluation.left_out, "physics": evaluation.physics,
-        "pooled": evaluation.pooled,
-        "summary": [{"row": row, "series": series, "metric": name, **vars(one)}
-                    for (row, series, name), one in evaluation.summary.items()],
-        "slices": [vars(record) for record in evaluation.records]})
+    table.write_json(
+        out / "evaluation.json",
+        {
+            "medi2i_version": VERSION,
+            "options": vars(options),
+            "unit": evaluation.unit,
+            "windows": {window.name: [window.lower, window.upper] for window in evaluation.windows},
+            "rows": {row.name: row.note for row in evaluation.rows},
+            "verdicts": [one.text for one in said],
+            "tuned": {
+                name: {"strength": one.strength, "sigma": one.sigma, "tried": one.tried} for name, one in tuned.items()
+            },
+            "pictures": [path.name for path in pictures],
+            "left_out": evaluation.left_out,
+            "physics": evaluation.physics,
+            "pooled": evaluation.pooled,
+            "summary": [
+                {"row": row, "series": series, "metric": name, **vars(one)}
+                for (row, series, name), one in evaluation.summary.items()
+            ],
+            "slices": [vars(record) for record in evaluation.records],
+        },
+    )
     print(f"\nwritten: {out / 'summary.csv'}, {out / 'slices.csv'}, {out / 'evaluation.json'}")
     for path in pictures:
         print(f"picture: {path}")
@@ -232,8 +286,10 @@ def print_tables(evaluation, said):
     """The tables over all slices, and one for each series where there are several."""
     series = list(dict.fromkeys(one.series for one in evaluation.slices))
     unit = evaluation.unit
-    print(f"{counted(len(evaluation.slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices"
-          + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
+    print(
+        f"{counted(len(evaluation.slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices"
+        + (f"; RMSE, MAE and bias in {unit}" if unit else "")
+    )
     if evaluation.windows:
         print(table.describe_windows(evaluation.windows, unit))
     if left_out := table.describe_left_out(evaluation.records):
@@ -262,16 +318,28 @@ def write_pictures(out, evaluation, judged):
     paths = []
     for what, key in {"middling": worse_last[(len(worse_last) - 1) // 2], "worst": worse_last[-1]}.items():
         scene = measure.read(next(one for one in evaluation.slices if one.key == key), evaluation.rows)
-        notes = {record.row: f"{table.label(first)} {record.values[first]:.4g}{unit and ' ' + unit}"
-                 for record in evaluation.records if record.slice == key}
+        notes = {
+            record.row: f"{table.label(first)} {record.values[first]:.4g}{unit and ' ' + unit}"
+            for record in evaluation.records
+            if record.slice == key
+        }
         paths.append(out / f"{what}.png")
-        picture.comparison(paths[-1], f"{key} ({what} of {len(own)} by {table.label(first)} of {judged})", scene.images,
-                           scene.truth, evaluation.shown, unit, notes=notes, scaled_by=judged)
+        picture.comparison(
+            paths[-1],
+            f"{key} ({what} of {len(own)} by {table.label(first)} of {judged})",
+            scene.images,
+            scene.truth,
+            evaluation.shown,
+            unit,
+            notes=notes,
+            scaled_by=judged,
+        )
     return paths
 
 
 def write_report(path, evaluation, options, judged, said):
     """The page, and where it is."""
+
     def load(number):
         scene = measure.read(evaluation.slices[number], evaluation.rows)
         kept = {row.name: scene.images[row.name] for row in evaluation.rows if row.shift is None}
@@ -279,16 +347,21 @@ def write_report(path, evaluation, options, judged, said):
 
     packed = write_page(path, html_report.content(evaluation, options.title, judged, said), load, options.report_mb)
     if packed.left_out:
-        print(f"warning: {path}: holds the images of {len(packed.entries)} of {len(evaluation.slices)} slices, the "
-              "worst ones; --report_mb sets how large it may be", file=sys.stderr)
+        print(
+            f"warning: {path}: holds the images of {len(packed.entries)} of {len(evaluation.slices)} slices, the "
+            "worst ones; --report_mb sets how large it may be",
+            file=sys.stderr,
+        )
     print(f"report: {path}")
 
 
 def _nothing_matches(matching, truth):
     lacking = max(matching.missing, key=lambda name: len(matching.missing[name]))
     theirs = matching.extra[lacking]
-    return (f"{lacking}: no name in common with the truth ({next(iter(truth.files))} there, "
-            f"{theirs[0] if theirs else 'nothing'} here); files belong together by their name relative to the folder")
+    return (
+        f"{lacking}: no name in common with the truth ({next(iter(truth.files))} there, "
+        f"{theirs[0] if theirs else 'nothing'} here); files belong together by their name relative to the folder"
+    )
 
 
 def main(argv=None):

@@ -5,6 +5,7 @@
 The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network divides, and is in test mode. It is
 run once by ONNX Runtime and compared with Chainer before it is written.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -25,11 +26,15 @@ from medi2i.datasets.outputs import whole_file
 def command(argv):
     """One export. Raises UserError."""
     parser = argparse.ArgumentParser(prog="medi2i-export-onnx", description=__doc__.splitlines()[0])
-    parser.add_argument("model", metavar="RUN", help="a run folder, or a file enc_x50.npz (enc_y50.npz for the other "
-                        "direction), or gen_50.npz")
+    parser.add_argument(
+        "model",
+        metavar="RUN",
+        help="a run folder, or a file enc_x50.npz (enc_y50.npz for the other direction), or gen_50.npz",
+    )
     parser.add_argument("--out", "-o", required=True, metavar="FILE", help="the ONNX file")
-    parser.add_argument("--argfile", "-a", metavar="FILE", help="args file of the training; default: beside the "
-                        "weights")
+    parser.add_argument(
+        "--argfile", "-a", metavar="FILE", help="args file of the training; default: beside the weights"
+    )
     parser.add_argument("--epoch", "-e", default="last", help="last, best or a number, where RUN is a folder")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     options = parser.parse_args(argv)
@@ -51,18 +56,26 @@ def metadata_of(generator):
     """What the file says of where it comes from: weights, direction, and what -1 and 1 are."""
     trained = generator.options
     fit = fitting_of(trained)
-    return {"weights": " ".join(file.name for file in generator.files), "sha256": generator.sha256,
-            "direction": generator.direction, "clipA": str(trained.clipA), "clipB": str(trained.clipB),
-            "size_multiple": str(fit.multiple), "size_rest": str(fit.rest),
-            "enlarge_first": str(getattr(trained, "scale", 1))}
+    return {
+        "weights": " ".join(file.name for file in generator.files),
+        "sha256": generator.sha256,
+        "direction": generator.direction,
+        "clipA": str(trained.clipA),
+        "clipB": str(trained.clipB),
+        "size_multiple": str(fit.multiple),
+        "size_rest": str(fit.rest),
+        "enlarge_first": str(getattr(trained, "scale", 1)),
+    }
 
 
 def check(content, generator):
     """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
     session = quiet_onnxruntime().InferenceSession(content, providers=["CPUExecutionProvider"])
     fit = fitting_of(generator.options)
-    height, width = fixed_size(generator.options) or (fit.above(max(2 * fit.multiple, 32)),
-                                                      fit.above(max(3 * fit.multiple, 48)))
+    height, width = fixed_size(generator.options) or (
+        fit.above(max(2 * fit.multiple, 32)),
+        fit.above(max(3 * fit.multiple, 48)),
+    )
     shape = 2, generator.encoder.spec.in_ch, height, width
     x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     expected = ChainerEngine(generator.encoder, generator.decoder, chainer.get_device("@numpy")).run(x)

@@ -37,7 +37,7 @@ class PhantomOptions(Checked):
     slices: int = option(40, type=int, low=1, high=2000, help="slices of each series")
     series: int = option(1, "-n", "--patients", type=int, low=1, help="series, each of another patient")
     thickness: float = option(None, type=float, low=0.1, high=50, help="mm between slices; default: to cover the trunk")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same phantoms")
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same phantoms")
     force: bool = option(False, type=bool, help="overwrite existing files")
 
 

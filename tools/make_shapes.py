@@ -9,6 +9,7 @@
 `textures`: trainA holds brown shapes, trainB striped ones; nothing in A belongs to anything in B.
 train.txt and test.txt list the pairs.
 """
+
 import contextlib
 import sys
 from dataclasses import dataclass
@@ -32,18 +33,29 @@ MEADOW = (0.35, 0.6, 0.25)
 @dataclass
 class ShapesOptions(Checked):
     """What to make"""
+
     out: str = option("data/shapes", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
     make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
-    size: list = option([64], "-s", "-z", nargs="+", type=int, low=16, high=16384, metavar="PX",
-                        help="width, or height and width, in pixels")
+    size: list = option(
+        [64],
+        "-s",
+        "-z",
+        nargs="+",
+        type=int,
+        low=16,
+        high=16384,
+        metavar="PX",
+        help="width, or height and width, in pixels",
+    )
     num: int = option(200, "-n", type=int, low=1, help="training images")
     num_test: int = option(40, type=int, low=0, help="test images")
     shapes: int = option(3, type=int, low=1, high=1000, help="most shapes in an image")
     noise: float = option(0.05, type=float, low=0, high=1, help="standard deviation of the noise in `labels`, of 0…1")
     grey: bool = option(False, type=bool, help="one channel instead of three")
-    imgtype: str = option("png", "-it", choices=["png", "jpg"], spelled=image_kind,
-                          help="kind of the images (class numbers are PNG)")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same images")
+    imgtype: str = option(
+        "png", "-it", choices=["png", "jpg"], spelled=image_kind, help="kind of the images (class numbers are PNG)"
+    )
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
 
 
 def command(argv):
@@ -65,8 +77,10 @@ def command(argv):
                     save(out / f"{phase}{domain}" / name, image, options.grey)
                 names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
             write_text(out / f"{phase}.txt", "".join(names))
-        print(f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
-              "(trainA trainB testA testB; train.txt test.txt)")
+        print(
+            f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
+            "(trainA trainB testA testB; train.txt test.txt)"
+        )
 
 
 def pair(generator, size, options):

@@ -7,6 +7,7 @@ trainA and testA hold sinograms, trainB and testB the images they are of; train.
 The Radon transform is scikit-image's: `size` angles from 0 to 180 degrees, each with `size` rays, one pixel apart, so
 that a sinogram has the size of its image. Rows are rays, columns angles.
 """
+
 import sys
 from dataclasses import dataclass
 
@@ -26,15 +27,21 @@ PNG_TOP = 65535
 @dataclass
 class SinogramOptions(Checked):
     """What to make"""
+
     out: str = option("data/sinograms", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
-    size: int = option(128, "-s", "-z", type=int, low=16, high=4096, metavar="PX",
-                       help="width and height of image and sinogram")
+    size: int = option(
+        128, "-s", "-z", type=int, low=16, high=4096, metavar="PX", help="width and height of image and sinogram"
+    )
     num: int = option(1000, "-n", type=int, low=1, help="training images")
     num_test: int = option(100, type=int, low=0, help="test images")
     shapes: int = option(4, type=int, low=1, high=1000, help="most shapes in an image")
-    imgtype: str = option("png", "-it", choices=["png", "npy"],
-                          help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same images")
+    imgtype: str = option(
+        "png",
+        "-it",
+        choices=["png", "npy"],
+        help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled",
+    )
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
 
 
 def command(argv):
@@ -45,15 +52,18 @@ def command(argv):
                 (out / f"{phase}{domain}").mkdir()
             names = []
             for number in range(count):
-                image = random_image(np.random.default_rng([options.seed, phase == "test", number]), options.size,
-                                     options.shapes)
+                image = random_image(
+                    np.random.default_rng([options.seed, phase == "test", number]), options.size, options.shapes
+                )
                 name = f"{number + 1:05d}.{options.imgtype}"
                 save(out / f"{phase}A" / name, sinogram(image), float(options.size))
                 save(out / f"{phase}B" / name, image, 1.0)
                 names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
             write_text(out / f"{phase}.txt", "".join(names))
-        print(f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
-              "pixels (trainA trainB testA testB; train.txt test.txt)")
+        print(
+            f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
+            "pixels (trainA trainB testA testB; train.txt test.txt)"
+        )
 
 
 def random_image(generator: np.random.Generator, size: int, most: int) -> np.ndarray:
@@ -63,7 +73,7 @@ def random_image(generator: np.random.Generator, size: int, most: int) -> np.nda
     kinds = [shapes.CLASSES[index] for index in generator.integers(len(shapes.CLASSES), size=count)]
     image = shapes.paint((size, size), drawn, kinds)[0]
     rows, columns = np.indices((size, size)) - size // 2
-    return np.where(rows ** 2 + columns ** 2 <= (size // 2 - 1) ** 2, image, 0.0)
+    return np.where(rows**2 + columns**2 <= (size // 2 - 1) ** 2, image, 0.0)
 
 
 def sinogram(image: np.ndarray) -> np.ndarray:

@@ -66,8 +66,9 @@ def convert(volumes: list[Path], root: Path, out: Path, options: NiftiOptions) -
     if not volumes:
         to_nifti(root, out, options)
         return
-    folders = {path: out if root.is_file() else out / path.relative_to(root).parent / nifti.stem(path)
-               for path in volumes}
+    folders = {
+        path: out if root.is_file() else out / path.relative_to(root).parent / nifti.stem(path) for path in volumes
+    }
     twice = [folder for folder, count in Counter(folders.values()).items() if count > 1]
     if twice:
         raise UserError(f"{root}: several volumes would be written to {twice[0]} (.nii beside .nii.gz?)")
@@ -95,8 +96,9 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
     notes = list(volume.notes)
     axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     if abs(axes[:, 0] @ axes[:, 1]) > 1e-3:
-        raise UserError(f"{path}: its rows and columns are not at right angles; DICOM cannot hold such a grid, "
-                        "resample it first")
+        raise UserError(
+            f"{path}: its rows and columns are not at right angles; DICOM cannot hold such a grid, resample it first"
+        )
     if nifti.is_sheared(volume.affine):
         notes.append("its slices are shifted against each other, as those of a tilted gantry, and stay so")
     if modality == "CT":
@@ -140,11 +142,15 @@ def check_hu(path: Path, values: np.ndarray) -> list[str]:
     """What speaks against values being HU. UserError where they are plainly something else, like 0 to 1."""
     low, high = float(values.min()), float(values.max())
     if low >= -10 and high <= 10:
-        raise UserError(f"{path}: its values go from {low:g} to {high:g}, which are no HU (air is -1000, bone 1000); "
-                        "scale them back to HU, or --modality MR keeps them as they are")
+        raise UserError(
+            f"{path}: its values go from {low:g} to {high:g}, which are no HU (air is -1000, bone 1000); "
+            "scale them back to HU, or --modality MR keeps them as they are"
+        )
     if low >= 0:
-        return [f"no value is below 0 ({low:g} to {high:g}), and a CT in HU has air at -1000: are these stored values "
-                "or grey levels? They are taken as HU"]
+        return [
+            f"no value is below 0 ({low:g} to {high:g}), and a CT in HU has air at -1000: are these stored values "
+            "or grey levels? They are taken as HU"
+        ]
     return []
 
 

@@ -9,6 +9,7 @@ Images are shifted in their plane, the same for all slices of a series, so that 
 where the series looks like the template, comes to the middle. Every slice stays at its place in the patient: positions
 are those of the new pixels in the series' own frame of reference, never the template's.
 """
+
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -31,41 +32,94 @@ from medi2i.tools.making.pair_folders import first_readable, name_of
 
 BODY, TEMPLATE, NONE = "body", "template", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way
-POOR = 0.5       # correlation after registration below which to warn
+POOR = 0.5  # correlation after registration below which to warn
 
 
 @dataclass
 class RegisterOptions(Checked):
     """What to do with a series"""
+
     root: str = option("data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content")
     out: str = option("registered", "-o", "--outdir", metavar="FOLDER", help="folder for the new series, as the root's")
-    to: str = option(BODY, choices=[BODY, TEMPLATE, NONE], help="what comes to the middle: the body's centre, what is "
-                     "there in the template, or what is there already")
+    to: str = option(
+        BODY,
+        choices=[BODY, TEMPLATE, NONE],
+        help="what comes to the middle: the body's centre, what is there in the template, or what is there already",
+    )
     template: str | None = option(None, metavar="FOLDER", help="series for --to template; its grid is the default")
-    size: list | None = option(None, "-s", nargs="+", type=int, low=8, high=16384, metavar="PX",
-                               help="width, or height and width, of the new images [the same field in the new spacing]")
-    spacing: float | None = option(None, "-f", "-fs", "--forceSpacing", type=float, low=0.01, metavar="MM",
-                                   help="size of the new pixels [the same]")
-    scale: float | None = option(None, type=float, low=0.01, high=100, metavar="X",
-                                 help="so many times as many pixels a mm, in place of --spacing")
-    translate: list | None = option(None, "-tr", nargs="*", type=float, metavar="MM",
-                                    help="then shift everything by so many mm to the right and down [0 0]")
-    random_translate: int = option(0, "-rt", type=int, low=0, high=16384, metavar="PX",
-                                   help="shift each series at random by up to "
-                                   "so many of the new pixels")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1,
-                       help="of --random_translate: the same seed and series, the same shift")
-    slice_range: list | None = option(None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between "
-                                      "these positions")
+    size: list | None = option(
+        None,
+        "-s",
+        nargs="+",
+        type=int,
+        low=8,
+        high=16384,
+        metavar="PX",
+        help="width, or height and width, of the new images [the same field in the new spacing]",
+    )
+    spacing: float | None = option(
+        None,
+        "-f",
+        "-fs",
+        "--forceSpacing",
+        type=float,
+        low=0.01,
+        metavar="MM",
+        help="size of the new pixels [the same]",
+    )
+    scale: float | None = option(
+        None,
+        type=float,
+        low=0.01,
+        high=100,
+        metavar="X",
+        help="so many times as many pixels a mm, in place of --spacing",
+    )
+    translate: list | None = option(
+        None,
+        "-tr",
+        nargs="*",
+        type=float,
+        metavar="MM",
+        help="then shift everything by so many mm to the right and down [0 0]",
+    )
+    random_translate: int = option(
+        0,
+        "-rt",
+        type=int,
+        low=0,
+        high=16384,
+        metavar="PX",
+        help="shift each series at random by up to so many of the new pixels",
+    )
+    seed: int = option(
+        0, type=int, low=0, high=2**32 - 1, help="of --random_translate: the same seed and series, the same shift"
+    )
+    slice_range: list | None = option(
+        None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between these positions"
+    )
     mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air")
-    mask_img: list | None = option(None, nargs="*", metavar="FILE", help="a picture or npy that is 0 on what is to be "
-                                   "set to air; without one, --mask body")
+    mask_img: list | None = option(
+        None,
+        nargs="*",
+        metavar="FILE",
+        help="a picture or npy that is 0 on what is to be set to air; without one, --mask body",
+    )
     threshold: float | None = option(None, type=float, metavar="HU", help="what is above it is body [CT: -500]")
-    padding: float | None = option(None, type=float, metavar="HU", help="value beside the image and outside the mask "
-                                   "[CT: -1000, else marked as padding]")
+    padding: float | None = option(
+        None,
+        type=float,
+        metavar="HU",
+        help="value beside the image and outside the mask [CT: -1000, else marked as padding]",
+    )
     interpolation: str = option("linear", choices=list(ORDERS), help="between pixels")
-    deidentify: bool = option(False, "--anonimise", "--anonymise", type=bool, help="remove what tells of the patient "
-                              "(PS3.15 Annex E, basic profile)")
+    deidentify: bool = option(
+        False,
+        "--anonimise",
+        "--anonymise",
+        type=bool,
+        help="remove what tells of the patient (PS3.15 Annex E, basic profile)",
+    )
     modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="modalities to take")
     force: bool = option(False, type=bool, help="overwrite files that are there (inputs never are)")
 
@@ -102,11 +156,23 @@ def register(series, template, options, deidentifier, taken):
     target, moved = shifted(target_grid(source, centre, template, options), series, options)
     header = dicom.read(first_readable(series), modalities=(series.modality,)).header
     description = f"{series.description} registered".strip() if deidentifier is None else "registered"
-    derived = DerivedSeries(header, model_name="medi2i register", description=description, options={
-        "centre": target.centre, "spacing": target.spacing, "size": target.size, "mask": options.mask,
-        "interpolation": options.interpolation,
-        **{name: value for name in ("mask_img", "threshold", "padding")
-           if (value := getattr(options, name)) is not None}})
+    derived = DerivedSeries(
+        header,
+        model_name="medi2i register",
+        description=description,
+        options={
+            "centre": target.centre,
+            "spacing": target.spacing,
+            "size": target.size,
+            "mask": options.mask,
+            "interpolation": options.interpolation,
+            **{
+                name: value
+                for name in ("mask_img", "threshold", "padding")
+                if (value := getattr(options, name)) is not None
+            },
+        },
+    )
     air = np.float32(AIR_HU if options.padding is None else options.padding)
     clipped = padded = 0
     for item in slices:
@@ -125,9 +191,12 @@ def register(series, template, options, deidentifier, taken):
             report = write_deidentified(derived, out, image, values, deidentifier, description, write)
         clipped, padded = clipped + report.clipped, padded + report.padded
     name = series.description if deidentifier is None else "series"
-    print(f"{name or 'series'}: {len(slices)} slices, {target.size[1]}×{target.size[0]} pixels of "
-          f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}{moved}"
-          + (f"; {clipped} values clipped" if clipped else "") + (f"; {padded} pixels are padding" if padded else ""))
+    print(
+        f"{name or 'series'}: {len(slices)} slices, {target.size[1]}×{target.size[0]} pixels of "
+        f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}{moved}"
+        + (f"; {clipped} values clipped" if clipped else "")
+        + (f"; {padded} pixels are padding" if padded else "")
+    )
 
 
 def chosen_slices(series, limits):
@@ -138,8 +207,10 @@ def chosen_slices(series, limits):
     if not chosen:
         heights = [item.height for item in series.slices if item.height is not None]
         there = f"they lie between {min(heights):g} and {max(heights):g}" if heights else "none has a position"
-        raise UserError(f"--slice_range: no slice of {series.slices[0].path.parent} between {limits[0]:g} and "
-                        f"{limits[1]:g} mm; {there}")
+        raise UserError(
+            f"--slice_range: no slice of {series.slices[0].path.parent} between {limits[0]:g} and "
+            f"{limits[1]:g} mm; {there}"
+        )
     return chosen
 
 
@@ -152,14 +223,24 @@ def where(series, slices, template, options):
         v, u = registration.body_centre(volume, np.array(series.spacing), series.modality, options.threshold)
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
     require_parallel(series, template)
-    found = registration.translation(template.volume(), (distance_of(template), *template.spacing),
-                                     volume, (distance_of(series), *series.spacing), series.modality)
+    found = registration.translation(
+        template.volume(),
+        (distance_of(template), *template.spacing),
+        volume,
+        (distance_of(series), *series.spacing),
+        series.modality,
+    )
     z, v, u = found.shift
     if found.after < max(POOR, found.before):
-        print(f"warning: {slices[0].path}: looks little like the template (correlation {found.after:.2f}, "
-              f"{found.before:.2f} before); look at the result", file=sys.stderr)
-    return (v, u), (f"was {u:+.2f} mm to the right of the template, {v:+.2f} mm below and {z:+.1f} mm along the slices "
-                    f"(which stay): correlation {found.before:.3f} → {found.after:.3f}")
+        print(
+            f"warning: {slices[0].path}: looks little like the template (correlation {found.after:.2f}, "
+            f"{found.before:.2f} before); look at the result",
+            file=sys.stderr,
+        )
+    return (v, u), (
+        f"was {u:+.2f} mm to the right of the template, {v:+.2f} mm below and {z:+.1f} mm along the slices "
+        f"(which stay): correlation {found.before:.3f} → {found.after:.3f}"
+    )
 
 
 def target_grid(source, centre, template, options) -> Grid:
@@ -180,7 +261,8 @@ def shifted(grid, series, options):
     right, down = options.translate or (0.0, 0.0)
     if options.random_translate:
         draw = np.random.default_rng([options.seed, *series.uid.encode()]).integers(
-            -options.random_translate, options.random_translate, 2, endpoint=True)
+            -options.random_translate, options.random_translate, 2, endpoint=True
+        )
         down, right = down + draw[0] * grid.spacing[0], right + draw[1] * grid.spacing[1]
     if not (right or down):
         return grid, ""
@@ -194,14 +276,18 @@ def masked(image, options, air):
         inside = read_image(options.mask_img[0]).array.any(axis=0)
         if inside.shape != image.hu.shape:
             sizes = ["x".join(map(str, array.shape)) for array in (inside, image.hu)]
-            raise UserError(f"--mask_img: {options.mask_img[0]} is {sizes[0]} (height x width), {image.path} is "
-                            f"{sizes[1]}; both must be equal")
+            raise UserError(
+                f"--mask_img: {options.mask_img[0]} is {sizes[0]} (height x width), {image.path} is "
+                f"{sizes[1]}; both must be equal"
+            )
         return np.where(inside, image.hu, air)
     if options.mask == NONE and options.mask_img is None:
         return image.hu
     if image.modality != "CT" and options.threshold is None:
-        raise UserError(f"{image.path}: --mask body knows the body in CT only, not in {image.modality}; --threshold "
-                        "would say above which value it is")
+        raise UserError(
+            f"{image.path}: --mask body knows the body in CT only, not in {image.modality}; --threshold "
+            "would say above which value it is"
+        )
     threshold = SKIN_HU if options.threshold is None else options.threshold
     return np.where(body_mask(image.hu, threshold), image.hu, air)
 
@@ -223,8 +309,10 @@ def require_parallel(series, template):
         return
     first, second = (np.array(one).reshape(2, 3) for one in axes)
     if np.any((first * second).sum(axis=1) < PARALLEL):
-        raise UserError(f"{series.slices[0].path.parent}: lies in another plane than the template "
-                        f"({series.orientation} against {template.orientation})")
+        raise UserError(
+            f"{series.slices[0].path.parent}: lies in another plane than the template "
+            f"({series.orientation} against {template.orientation})"
+        )
 
 
 def distance_of(series) -> float:

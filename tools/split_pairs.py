@@ -49,7 +49,7 @@ class SplitOptions(Checked):
         choices=["auto", PATIENT, SERIES, FOLDER, BLOCK, IMAGE],
         help="what stays together; image splits slices of one patient at random, which flatters results",
     )
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1, help="the same seed makes the same lists")
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same lists")
     force: bool = option(False, type=bool, help="overwrite existing lists")
 
 

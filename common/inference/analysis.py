@@ -1,4 +1,5 @@
 """``--output_analysis``: what each loss term of CycleGAN says about one converted image, place by place."""
+
 import contextlib
 import dataclasses
 import logging
@@ -67,9 +68,13 @@ class Analysis:
 
     def write(self, base, maps):
         """Write ``<base>.png`` with all maps and ``<base>_<term>.npy`` for each. Existing files are replaced."""
-        draw_maps(base.with_name(base.name + ".png"), [
-            *(Panel(name, values, "gray", -1, 1) for name, values in maps.pictures.items()),
-            *(_panel(name, values) for name, values in maps.terms.items())])
+        draw_maps(
+            base.with_name(base.name + ".png"),
+            [
+                *(Panel(name, values, "gray", -1, 1) for name, values in maps.pictures.items()),
+                *(_panel(name, values) for name, values in maps.terms.items()),
+            ],
+        )
         for name, values in maps.terms.items():
             path = base.with_name(f"{base.name}_{name}.npy")
             with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
@@ -114,7 +119,7 @@ def air_map(x, y, threshold):
 def variation_map(y, tau):
     """sqrt(dx^2 + dy^2 + tau^2), mean over channels; (C, H, W) -> (H - 1, W - 1)."""
     down, right = _differences(y)
-    return np.sqrt(down ** 2 + right ** 2 + float(tau) ** 2).mean(0)
+    return np.sqrt(down**2 + right**2 + float(tau) ** 2).mean(0)
 
 
 def _differences(v):
@@ -131,15 +136,23 @@ def _panel(name, values):
         limit = max(float(np.abs(values).max()), 1e-6)
         return Panel("cycle - input", values, "RdBu_r", -limit, limit)
     if name in ("discriminator", "discriminator_input"):
-        return Panel(f"{title} (1: taken for real)", values, "viridis", min(0.0, float(values.min())),
-                     max(1.0, float(values.max())))
+        return Panel(
+            f"{title} (1: taken for real)",
+            values,
+            "viridis",
+            min(0.0, float(values.min())),
+            max(1.0, float(values.max())),
+        )
     return Panel(title, values, "magma", 0, max(float(values.max()), 1e-6))
 
 
 @contextlib.contextmanager
 def _test_mode(device):
-    with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
-          chainer.using_device(device)):
+    with (
+        chainer.using_config("train", False),
+        chainer.using_config("enable_backprop", False),
+        chainer.using_device(device),
+    ):
         yield
 
 
@@ -175,10 +188,16 @@ def load_analysis(model, network_for, device, *, air_threshold, perceptual_weigh
         return loaded
 
     back = _or_left_out("cycle", lambda: load_generator(folder / f"{other}{number}.npz", model.args))
-    return Analysis(forth=network_for(forth), back=None if back is None else network_for(back),
-                    discriminator=_or_left_out("discriminator", discriminator),
-                    features=_or_left_out("perceptual", features), device=device, slices=trained.stack,
-                    air_threshold=air_threshold, tv_tau=trained.tv_tau)
+    return Analysis(
+        forth=network_for(forth),
+        back=None if back is None else network_for(back),
+        discriminator=_or_left_out("discriminator", discriminator),
+        features=_or_left_out("perceptual", features),
+        device=device,
+        slices=trained.stack,
+        air_threshold=air_threshold,
+        tv_tau=trained.tv_tau,
+    )
 
 
 def _or_left_out(name, load):

@@ -1,4 +1,5 @@
 """Converting images: what both convert.py do once they know the network, the images and how results are written."""
+
 import contextlib
 import dataclasses
 import functools
@@ -60,8 +61,10 @@ def convert(plan: Plan, crew=None) -> int:
     """
     crew = Alone() if crew is None else crew
     started = time.perf_counter()
-    with (SignalWatch(crew.leads, "finishing the images under way, then the report") as watch,
-          contextlib.ExitStack() as held):
+    with (
+        SignalWatch(crew.leads, "finishing the images under way, then the report") as watch,
+        contextlib.ExitStack() as held,
+    ):
         crew.agree(lambda: held.enter_context(_hold_folder(plan, crew.shard)))
         work = crew.agree(lambda: _Work(plan, crew.shard))
         crew.agree(lambda: work.begin() if crew.leads else None)
@@ -80,8 +83,11 @@ def convert(plan: Plan, crew=None) -> int:
 
 def _interrupted(outcome, left, number, report, crew):
     if crew.leads:
-        print(f"{number.name}: {outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} "
-              f"skipped, {left} left out, as {report} says; --resume converts the rest", file=sys.stderr)
+        print(
+            f"{number.name}: {outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} "
+            f"skipped, {left} left out, as {report} says; --resume converts the rest",
+            file=sys.stderr,
+        )
     return 128 + number
 
 
@@ -112,8 +118,9 @@ class _Work:
             self.report = Report(self.out, plan.model, plan.settings, given, self.shards.report_name(shard))
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
-        provenance = Provenance(plan.model["name"], plan.model["sha256"], plan.description, plan.settings,
-                                options.modality, self.when)
+        provenance = Provenance(
+            plan.model["name"], plan.model["sha256"], plan.description, plan.settings, options.modality, self.when
+        )
         self.results = Results(self.out, plan.form, provenance, inputs.volumes, options.force or options.resume)
         sampled = plan.samples is not None and plan.samples.deviation
         self.maps = DeviationMaps(self.results, plan.samples) if sampled else None
@@ -135,8 +142,11 @@ class _Work:
                 report.resume()
                 self.when = shards.absorb(report, self.out) or self.when
         else:
-            self.when = self.shards.follow() if follow else self.shards.begin(self.when, resume=options.resume,
-                                                                              force=options.force)
+            self.when = (
+                self.shards.follow()
+                if follow
+                else self.shards.begin(self.when, resume=options.resume, force=options.force)
+            )
             if options.resume:
                 report.take_over(self.shards.earlier_of(self.shard))
         self.results.provenance = dataclasses.replace(self.results.provenance, when=self.when)
@@ -149,8 +159,19 @@ class _Work:
 
     def run(self, watch, quiet):
         """The Run that converts it, until the SignalWatch ``watch`` says otherwise."""
-        return Run(self.plan, self.report, self.place, self.results, self.maps, self.own, self.pending, self.skipped,
-                   watch, part=self.shard is not None, quiet=quiet)
+        return Run(
+            self.plan,
+            self.report,
+            self.place,
+            self.results,
+            self.maps,
+            self.own,
+            self.pending,
+            self.skipped,
+            watch,
+            part=self.shard is not None,
+            quiet=quiet,
+        )
 
     def close(self, outcome, seconds, crew):
         """Tell what came out, of all processes that ``crew`` brings together. Raises UserError if that is nothing."""
@@ -175,11 +196,17 @@ class _Work:
             if shards.final_state(whole) != "complete":
                 Outcome(skipped=skipped).refuse_nothing()
             files = whole.content["files"]
-            print(f"all {self.shards.count} shards have finished: {len(files) - len(skipped)} converted, "
-                  f"{len(skipped)} skipped, listed in {whole.path}", file=sys.stderr)
+            print(
+                f"all {self.shards.count} shards have finished: {len(files) - len(skipped)} converted, "
+                f"{len(skipped)} skipped, listed in {whole.path}",
+                file=sys.stderr,
+            )
         elif unfinished:
-            print(f"{counted(len(unfinished), 'shard')} of {self.shards.count} not finished yet: "
-                  f"{', '.join(map(str, unfinished))}; the last one writes conversion.json", file=sys.stderr)
+            print(
+                f"{counted(len(unfinished), 'shard')} of {self.shards.count} not finished yet: "
+                f"{', '.join(map(str, unfinished))}; the last one writes conversion.json",
+                file=sys.stderr,
+            )
 
 
 def refuse_input_folders(out, inputs):
@@ -216,8 +243,10 @@ def _pending(results, maps, inputs, options, own, unfinished):
             for path in paths:
                 other = claimed.setdefault(path, source)
                 if other is not source:
-                    raise UserError(f"{source.label} and {other.label} would both be written as {path}; convert them "
-                                    "in two runs with different --out")
+                    raise UserError(
+                        f"{source.label} and {other.label} would both be written as {path}; convert them "
+                        "in two runs with different --out"
+                    )
                 if os.path.realpath(path) in sources:
                     raise UserError(f"--out: {path} is one of the images to convert; choose another folder")
             if index not in own.get(number, ()):
@@ -228,6 +257,8 @@ def _pending(results, maps, inputs, options, own, unfinished):
             if options.force or len(there) < len(paths) or source.label in unfinished:
                 pending.setdefault(number, set()).add(index)
     if in_the_way:
-        raise UserError(f"{in_the_way[0]}: exists, and so do {len(in_the_way) - 1} more results; --resume would leave "
-                        "them and convert the rest, --force would overwrite them")
+        raise UserError(
+            f"{in_the_way[0]}: exists, and so do {len(in_the_way) - 1} more results; --resume would leave "
+            "them and convert the rest, --force would overwrite them"
+        )
     return pending

@@ -5,6 +5,7 @@ and a clean image) cannot be compared directly, but edges should stay where they
 noise is not taken for edges, and the lengths of their gradients are compared. This finds moved, added and lost
 outlines; it cannot tell that a faint lesion is gone, and a high correlation proves nothing about diagnosis.
 """
+
 import dataclasses
 import math
 import threading
@@ -55,9 +56,13 @@ class Structure:
 
     def numbers(self):
         """Everything but the maps, rounded, for a report."""
-        return {"edge_change": round(self.change, 4), "worst_local_change": round(self.worst, 4),
-                "worst_at": [self.row, self.column], "edges_in": round(self.edges_in, 6),
-                "edges_out": round(self.edges_out, 6)}
+        return {
+            "edge_change": round(self.change, 4),
+            "worst_local_change": round(self.worst, 4),
+            "worst_at": [self.row, self.column],
+            "edges_in": round(self.edges_in, 6),
+            "edges_out": round(self.edges_out, 6),
+        }
 
 
 def edges(image, smoothing=SMOOTHING):
@@ -67,9 +72,9 @@ def edges(image, smoothing=SMOOTHING):
     around = int(4 * smoothing + 0.5) + 1  # rows: what SciPy's filter looks at, and one for the gradient
     for rows in bands(image.shape):
         first = max(rows.start - around, 0)
-        smooth = np.asarray(image[first:rows.stop + around], np.float32)
+        smooth = np.asarray(image[first : rows.stop + around], np.float32)
         smooth = ndimage.gaussian_filter(smooth, smoothing, mode="nearest")
-        down, right = (one[rows.start - first:rows.stop - first] for one in np.gradient(smooth))
+        down, right = (one[rows.start - first : rows.stop - first] for one in np.gradient(smooth))
         down *= down
         right *= right
         down += right
@@ -108,8 +113,17 @@ def compare_edges(before, after, neighbourhood=NEIGHBOURHOOD):
     _divide_by_rms(after)
     blocks = _local_change(before, after, neighbourhood)
     row, column = np.unravel_index(int(blocks.argmax()), blocks.shape)
-    return Structure(change, float(blocks[row, column]), int(row) * BLOCK, int(column) * BLOCK, edges_in, edges_out,
-                     before, after, blocks)
+    return Structure(
+        change,
+        float(blocks[row, column]),
+        int(row) * BLOCK,
+        int(column) * BLOCK,
+        edges_in,
+        edges_out,
+        before,
+        after,
+        blocks,
+    )
 
 
 def _divide_by_rms(values):
@@ -123,12 +137,14 @@ def _divide_by_rms(values):
 
 def _local_change(a, b, neighbourhood):
     """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges, by blocks."""
+
     def mean(u, v=None):
         blocks = [_block_means(u[rows] if v is None else u[rows] * v[rows]) for rows in bands(u.shape)]
         return ndimage.gaussian_filter(np.concatenate(blocks), neighbourhood / BLOCK, mode="nearest")
+
     mean_a, mean_b = mean(a), mean(b)
-    var_a = (mean(a, a) - mean_a ** 2).clip(0)
-    var_b = (mean(b, b) - mean_b ** 2).clip(0)
+    var_a = (mean(a, a) - mean_a**2).clip(0)
+    var_b = (mean(b, b) - mean_b**2).clip(0)
     # Where the larger of both hardly varies there is nothing to lose or to invent: the floor takes the map to 0 there.
     strongest = np.maximum(var_a, var_b)
     agreement = (mean(a, b) - mean_a * mean_b) / (np.sqrt(var_a * var_b) + 1e-6)
@@ -142,7 +158,7 @@ def _block_means(v):
         v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
     # Slices are added ten times as fast as NumPy takes the mean of four neighbours.
     rows = sum(v[i::BLOCK] for i in range(BLOCK))
-    return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK ** 2)
+    return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK**2)
 
 
 def summary(changes):
@@ -150,8 +166,12 @@ def summary(changes):
     if not changes:
         return {}
     worst = max(sorted(changes), key=changes.get)
-    return {"images": len(changes), "mean_edge_change": round(math.fsum(changes.values()) / len(changes), 4),
-            "largest_edge_change": round(changes[worst], 4), "largest_in": worst}
+    return {
+        "images": len(changes),
+        "mean_edge_change": round(math.fsum(changes.values()) / len(changes), 4),
+        "largest_edge_change": round(changes[worst], 4),
+        "largest_in": worst,
+    }
 
 
 COLUMNS = 4
@@ -193,8 +213,9 @@ def _figure(panels):
             return (left + x) / width, (bottom + y) / total_height, w / width, h / total_height
 
         axes = figure.add_axes(inches(0, 0, SIDE, height), anchor="C")
-        image = axes.imshow(panel.values, cmap=panel.colours, vmin=panel.lowest, vmax=panel.highest,
-                            interpolation="nearest")
+        image = axes.imshow(
+            panel.values, cmap=panel.colours, vmin=panel.lowest, vmax=panel.highest, interpolation="nearest"
+        )
         axes.set_title(panel.title, fontsize=9, pad=3)
         axes.set_axis_off()
         bar = figure.add_axes(inches(SIDE + 0.08, 0.05 * height, 0.1, 0.9 * height))
@@ -209,9 +230,14 @@ def write_maps(base, x, y, found):
     ``found``: the ``Structure`` of x and y. Existing files are replaced.
     """
     limit = max(float(np.percentile(np.abs(found.difference), 99.5)), 1e-6)
-    draw_maps(base.with_name(base.name + ".png"), [
-        Panel("input", x, "gray", -1, 1), Panel("output", y, "gray", -1, 1),
-        Panel("edges of output - input (rms)", found.difference, "RdBu_r", -limit, limit),
-        Panel("1 - local correlation of edges", found.local, "magma", 0, max(1.0, float(found.local.max())))])
+    draw_maps(
+        base.with_name(base.name + ".png"),
+        [
+            Panel("input", x, "gray", -1, 1),
+            Panel("output", y, "gray", -1, 1),
+            Panel("edges of output - input (rms)", found.difference, "RdBu_r", -limit, limit),
+            Panel("1 - local correlation of edges", found.local, "magma", 0, max(1.0, float(found.local.max()))),
+        ],
+    )
     with whole_file(base.with_name(base.name + ".npy"), force=True) as temporary, open(temporary, "wb") as file:
         np.save(file, np.stack([found.difference, found.local]))

@@ -1,4 +1,5 @@
 """``--engine`` and ``--precision``: which library runs the generator, and the check on the first image."""
+
 import logging
 import threading
 
@@ -19,8 +20,7 @@ _ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Ru
 TOLERANCE = 1e-3, 2e-5
 
 
-def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=None, images=1,
-           piece=None):
+def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=None, images=1, piece=None):
     """The Engine for a generator.
 
     Args:
@@ -35,8 +35,9 @@ def choose(encoder, decoder, device, name, precision, unit, unit_name, examples=
     Raises UserError for a combination that does not exist here.
     """
     if name not in NAMES or precision not in PRECISIONS:
-        raise ValueError(f"engine {name!r}, precision {precision!r}: they can be {', '.join(NAMES)} and "
-                         f"{', '.join(PRECISIONS)}")
+        raise ValueError(
+            f"engine {name!r}, precision {precision!r}: they can be {', '.join(NAMES)} and {', '.join(PRECISIONS)}"
+        )
     plain = ChainerEngine(encoder, decoder, device)
     if name == "chainer" or device.xp is not np:
         _refuse(name if name in ENGINES else None, precision, "on the GPU" if device.xp is not np else "with Chainer")
@@ -61,8 +62,9 @@ def _refuse(name, precision, where):
     if name is not None:
         raise UserError(f"--engine {name}: it runs on the CPU; -g -1, or --engine auto")
     if precision != "fp32":
-        raise UserError(f"--precision {precision}: not {where}; --engine {_ONLY_WITH[precision][0]} on the CPU could "
-                        "do it")
+        raise UserError(
+            f"--precision {precision}: not {where}; --engine {_ONLY_WITH[precision][0]} on the CPU could do it"
+        )
 
 
 class CheckedEngine:
@@ -109,8 +111,10 @@ class CheckedEngine:
         difference = np.abs(found - expected)
         largest, mean = float(difference.max()), float(difference.mean())
         self.deviation = largest * self.unit, mean * self.unit
-        told = (f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
-                f"{mean * self.unit:.2g} on average")
+        told = (
+            f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
+            f"{mean * self.unit:.2g} on average"
+        )
         # Written so that not-a-number is refused, too.
         if self.tolerance is not None and not (largest <= self.tolerance[0] and mean <= self.tolerance[1]):
             log.warning("%s %s: too much, so Chainer runs", self.quick.name, told)

@@ -2,6 +2,7 @@
 
 Another engine (ONNX Runtime, OpenVINO) is one class with the same members, and one entry in ``graph_engines.ENGINES``.
 """
+
 import threading
 from typing import Protocol
 
@@ -44,9 +45,14 @@ class ChainerEngine:
 
     def run(self, x, frame=None):
         if self.device.xp is np and len(x) > 1:
-            return np.concatenate([self.run(x[i:i + 1], frame) for i in range(len(x))])
-        with (_one_at_a_time, chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
-              chainer.using_device(self.device), framed_upsampling((self.encoder, self.decoder), x.shape, frame)):
+            return np.concatenate([self.run(x[i : i + 1], frame) for i in range(len(x))])
+        with (
+            _one_at_a_time,
+            chainer.using_config("train", False),
+            chainer.using_config("enable_backprop", False),
+            chainer.using_device(self.device),
+            framed_upsampling((self.encoder, self.decoder), x.shape, frame),
+        ):
             y = self.decoder(self.encoder(self.device.send(np.ascontiguousarray(x, np.float32))))
         return chainer.get_device("@numpy").send(y.array).astype(np.float32, copy=False)
 

@@ -1,4 +1,5 @@
 """Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
+
 import functools
 import importlib.util
 import threading
@@ -33,14 +34,18 @@ class GraphEngine:
     def __init__(self, encoder, decoder, chainer_engine, images):
         self.chainer_engine = chainer_engine
         self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
-        self._aligned = SampleKind.RESIZE in {sampling.kind for spec in (encoder.spec, decoder.spec)
-                                              for sampling in vars(spec).values() if isinstance(sampling, Sampling)}
+        self._aligned = SampleKind.RESIZE in {
+            sampling.kind
+            for spec in (encoder.spec, decoder.spec)
+            for sampling in vars(spec).values()
+            if isinstance(sampling, Sampling)
+        }
 
     def run(self, x, frame=None):
         if frame is not None and self._aligned:
             return self.chainer_engine.run(x, frame)
         x = np.ascontiguousarray(x, np.float32)
-        return np.concatenate([self._run_one(x[i:i + 1]) for i in range(len(x))])
+        return np.concatenate([self._run_one(x[i : i + 1]) for i in range(len(x))])
 
     def _run_one(self, x):
         try:
@@ -51,8 +56,10 @@ class GraphEngine:
             text = " ".join(str(error).split())
             if any(words in text.lower() for words in OUT_OF_MEMORY):
                 raise MemoryError(f"{self.name}: {text}") from error
-            raise UserError(f"{self.name} cannot run the network on {x.shape[2]} x {x.shape[3]} pixels ({text[:300]}); "
-                            "--engine chainer might") from error
+            raise UserError(
+                f"{self.name} cannot run the network on {x.shape[2]} x {x.shape[3]} pixels ({text[:300]}); "
+                "--engine chainer might"
+            ) from error
 
     def run_one(self, x):
         """(1, C, H, W) -> (1, C', H, W), float32."""
@@ -67,8 +74,9 @@ class OnnxRuntimeEngine(GraphEngine):
     def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None, images=1):
         super().__init__(encoder, decoder, chainer_engine, images)
         if precision == "bf16":
-            raise UserError("--precision bf16: ONNX Runtime computes in fp32 or int8 on this CPU; --engine openvino "
-                            "could do it")
+            raise UserError(
+                "--precision bf16: ONNX Runtime computes in fp32 or int8 on this CPU; --engine openvino could do it"
+            )
         content = export(encoder, decoder)
         if precision == "int8":
             quantised.require()
@@ -97,8 +105,11 @@ class OpenVinoEngine(GraphEngine):
             raise UserError("--precision int8: not with OpenVINO; --engine onnxruntime could do it")
         if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UserError("--precision bf16: this CPU has no bf16 arithmetic; --precision fp32 would do")
-        settings = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-                    "INFERENCE_NUM_THREADS": threads(), "NUM_STREAMS": self.at_once}
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": threads(),
+            "NUM_STREAMS": self.at_once,
+        }
         self._model = core.compile_model(core.read_model(export(encoder, decoder)), "CPU", settings)
         self._own = threading.local()
 

@@ -1,4 +1,5 @@
 """What to convert: files, folders or a list become volumes of slices, each slice with the name its result will have."""
+
 import dataclasses
 import os
 from collections import defaultdict
@@ -63,8 +64,18 @@ class Inputs:
         return [source for volume in self.volumes for source in volume.sources]
 
 
-def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file=None, columns=(0,), exclude=None,
-                slice_range=None, released=False):
+def find_inputs(
+    roots,
+    *,
+    kind="auto",
+    preferred="auto",
+    pattern=None,
+    list_file=None,
+    columns=(0,),
+    exclude=None,
+    slice_range=None,
+    released=False,
+):
     """Find the images below ``roots`` (files or folders), or those that a list names. Returns Inputs.
 
     kind: of ``--imgtype``; "auto" is the one kind that is there, or of several the ``preferred`` one. list_file:
@@ -81,8 +92,10 @@ def find_inputs(roots, *, kind="auto", preferred="auto", pattern=None, list_file
         kind, entries, others = _from_roots(roots, kind, preferred, pattern)
     if exclude is not None:
         folders = {Path(os.path.realpath(folder)) for folder in (exclude, beside(exclude))}
-        entries, others = ([entry for entry in some if folders.isdisjoint(Path(os.path.realpath(entry[0][0])).parents)]
-                           for some in (entries, others))
+        entries, others = (
+            [entry for entry in some if folders.isdisjoint(Path(os.path.realpath(entry[0][0])).parents)]
+            for some in (entries, others)
+        )
         if not entries:
             raise UserError(f"--out: {exclude} holds all files of --root; choose a folder outside of it")
     by_file = released and slice_range is None
@@ -107,8 +120,11 @@ def _from_roots(roots, kind, preferred, pattern):
             prefix = PurePosixPath(os.path.basename(os.path.abspath(root)) if len(roots) > 1 else "")
             entries += [((file,), str(prefix / file.relative_to(root).as_posix())) for file in files]
             if found == "dcm":  # what has no suffix at all is among the files, and told of when it is no DICOM
-                others += [((file,), str(prefix / file.relative_to(root).as_posix())) for file in lists.walk(root)
-                           if kind_of(file) not in (None, "dcm") and lists.matches(file.name, pattern)]
+                others += [
+                    ((file,), str(prefix / file.relative_to(root).as_posix()))
+                    for file in lists.walk(root)
+                    if kind_of(file) not in (None, "dcm") and lists.matches(file.name, pattern)
+                ]
         else:
             found = _kind_of_file(root, kind)
             entries.append(((root,), root.name))
@@ -138,8 +154,10 @@ def _from_list(roots, kind, list_file, columns):
     for row in rows:
         short = [column for column in columns if column >= len(row.columns)]
         if short:
-            raise UserError(f"{list_file}, line {row.line}: has {len(row.columns)} column(s), so no --from_col "
-                            f"{short[0]} (columns count from 0)")
+            raise UserError(
+                f"{list_file}, line {row.line}: has {len(row.columns)} column(s), so no --from_col "
+                f"{short[0]} (columns count from 0)"
+            )
         paths = tuple(root / row.columns[column] for column in columns)
         name = PurePosixPath(Path(row.columns[columns[0]]).as_posix())
         if name.is_absolute() or ".." in name.parts:  # its result must lie below --out all the same
@@ -188,8 +206,13 @@ def _dicom_volumes(entries, by_file=False):
 
 def _keep_range(found, lowest, highest, released):
     for volume in found.volumes:
-        volume.sources = [source for source in volume.sources if source.ref is None or source.ref.body_height is None
-                          or within(source.ref.body_height, lowest, highest, released)]
+        volume.sources = [
+            source
+            for source in volume.sources
+            if source.ref is None
+            or source.ref.body_height is None
+            or within(source.ref.body_height, lowest, highest, released)
+        ]
     found.volumes = [volume for volume in found.volumes if volume.sources]
 
 
@@ -211,5 +234,7 @@ def _refuse_equal_names(sources):
     for source in sources:
         other = seen.setdefault((source.name, source.frame), source)
         if other is not source:
-            raise UserError(f"{source.paths[0]} and {other.paths[0]} would both be written as {source.name}; "
-                            "convert them in two runs with different --out")
+            raise UserError(
+                f"{source.paths[0]} and {other.paths[0]} would both be written as {source.name}; "
+                "convert them in two runs with different --out"
+            )

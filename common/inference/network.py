@@ -1,4 +1,5 @@
 """From the options of a conversion to something that converts: weights, device, whole images or tiles."""
+
 import dataclasses
 import logging
 import threading
@@ -26,10 +27,35 @@ TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that are tried wher
 ENOUGH = 0.8  # of the free memory
 MIRRORED = 3  # pixels, by the 7x7 convolutions
 # What the args file decides; the command line may repeat it, not change it.
-DECIDED = ("grey", "btoa", "class_num", "stack", "eqconv", "spconv", "unet", "skipdim", "latent_dim", "pad", "scale",
-           "gen_chs", "gen_ndown", "gen_basech", "gen_nblock", "gen_ksize", "gen_sample", "gen_down", "gen_up",
-           "gen_norm", "gen_activation", "gen_out_activation", "gen_attention", "gen_fc", "gen_fc_activation",
-           "gen_pretrained_encoder", "single_encoder")
+DECIDED = (
+    "grey",
+    "btoa",
+    "class_num",
+    "stack",
+    "eqconv",
+    "spconv",
+    "unet",
+    "skipdim",
+    "latent_dim",
+    "pad",
+    "scale",
+    "gen_chs",
+    "gen_ndown",
+    "gen_basech",
+    "gen_nblock",
+    "gen_ksize",
+    "gen_sample",
+    "gen_down",
+    "gen_up",
+    "gen_norm",
+    "gen_activation",
+    "gen_out_activation",
+    "gen_attention",
+    "gen_fc",
+    "gen_fc_activation",
+    "gen_pretrained_encoder",
+    "single_encoder",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +97,13 @@ def load_model(options, given, application):
         best = find_run(options.model_gen or options.argfile).best if application.CONVERTS_BEST else None
         epoch = options.epoch or ("last" if best is None else "best")
     elif options.epoch is not None and epoch_of(options.model_gen) != options.epoch:
-        raise UserError(f"--epoch: {options.epoch} is given together with the file --model_gen {options.model_gen}; "
-                        "one of them says which weights")
-    generator = load_generator(options.model_gen, options.argfile, epoch=epoch,
-                               pretrained=given.get("gen_pretrained_weights"))
+        raise UserError(
+            f"--epoch: {options.epoch} is given together with the file --model_gen {options.model_gen}; "
+            "one of them says which weights"
+        )
+    generator = load_generator(
+        options.model_gen, options.argfile, epoch=epoch, pretrained=given.get("gen_pretrained_weights")
+    )
     _check_application(generator.options, application, options.argfile or options.model_gen)
     _check_given(given, generator.options, options.argfile or generator.files[0].parent / "args")
     name = "+".join(file.name for file in generator.files)
@@ -84,8 +113,9 @@ def load_model(options, given, application):
 def _check_application(trained, application, source):
     if not isinstance(trained, application):
         other = trained.APPLICATION
-        raise UserError(f"{source}: was trained by {other}, not {application.APPLICATION}; "
-                        f"{other}/convert.py would be right")
+        raise UserError(
+            f"{source}: was trained by {other}, not {application.APPLICATION}; {other}/convert.py would be right"
+        )
 
 
 def _check_given(given, trained, source):
@@ -95,8 +125,10 @@ def _check_given(given, trained, source):
     checked = type(trained)(**given)
     for name in DECIDED:
         if name in given and getattr(checked, name) != getattr(trained, name):
-            raise UserError(f"--{name}: {getattr(checked, name)} is not what the network was trained with "
-                            f"({getattr(trained, name)} in {source}); leave it out")
+            raise UserError(
+                f"--{name}: {getattr(checked, name)} is not what the network was trained with "
+                f"({getattr(trained, name)} in {source}); leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +156,18 @@ def engine_of(generator, device, options=None, clip_out=None, examples=None, ima
         return ChainerEngine(generator.encoder, generator.decoder, device)
     fit = fitting_of(generator.options)
     unit, unit_name = (1.0, "of [-1, 1]") if clip_out is None else ((clip_out.upper - clip_out.lower) / 2, "HU")
-    return choose(generator.encoder, generator.decoder, device, options.engine, options.precision, unit, unit_name,
-                  examples, images,
-                  None if fixed_size(generator.options) else fit.above(PIECE))
+    return choose(
+        generator.encoder,
+        generator.decoder,
+        device,
+        options.engine,
+        options.precision,
+        unit,
+        unit_name,
+        examples,
+        images,
+        None if fixed_size(generator.options) else fit.above(PIECE),
+    )
 
 
 def network_of(generator, engine, tile=None, overlap=None):
@@ -148,10 +189,13 @@ def network_of(generator, engine, tile=None, overlap=None):
     margin = _margin(generator, overlap)
     side, smallest = fit.above(tile), tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
     if side < smallest:
-        raise UserError(f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
-                        f"{smallest} would do, or a smaller --tile_overlap")
-    return Network(lambda x: tiling.run_tiled(engine.run, x, side, margin, fit.multiple, BLEND, least, fit.rest),
-                   engine.at_once)
+        raise UserError(
+            f"--tile: {tile} is all overlap, because the network looks {margin} pixels far; at least "
+            f"{smallest} would do, or a smaller --tile_overlap"
+        )
+    return Network(
+        lambda x: tiling.run_tiled(engine.run, x, side, margin, fit.multiple, BLEND, least, fit.rest), engine.at_once
+    )
 
 
 def smallest_size(options):
@@ -194,8 +238,14 @@ class Sizes:
         side = fit.above(side)
         if side >= max(height, width):
             return None
-        log.warning("%d x %d pixels would take about %.2g GB of memory, and %.2g GB are free: in tiles, as with "
-                    "--tile %d", height, width, height * width * pixel / 1e9, free / 1e9, side)
+        log.warning(
+            "%d x %d pixels would take about %.2g GB of memory, and %.2g GB are free: in tiles, as with --tile %d",
+            height,
+            width,
+            height * width * pixel / 1e9,
+            free / 1e9,
+            side,
+        )
         return side, margin
 
     def _on_cpu(self):
@@ -210,16 +260,21 @@ def bytes_of_pixel(generator):
     the decoder gets those of the encoder beside its own.
     """
     options = generator.options
-    widest = max(channels / 4 ** level for level, channels in enumerate(generator.encoder.spec.chs))
+    widest = max(channels / 4**level for level, channels in enumerate(generator.encoder.spec.chs))
     return 4 * max(widest, 8) * (11 if options.unet == "concat" else 7.5)
 
 
 def _margin(generator, overlap):
     found = reach(generator.encoder.spec, generator.decoder.spec)
     if found.whole_image:
-        log.warning("--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
-                    " and ".join(found.whole_image))
+        log.warning(
+            "--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
+            " and ".join(found.whole_image),
+        )
     elif overlap is not None and overlap < found.radius:
-        log.warning("--tile_overlap: the network looks %d pixels far; with %d, tiles will differ from the whole image",
-                    found.radius, overlap)
+        log.warning(
+            "--tile_overlap: the network looks %d pixels far; with %d, tiles will differ from the whole image",
+            found.radius,
+            overlap,
+        )
     return found.radius if overlap is None else overlap

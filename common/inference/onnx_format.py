@@ -2,6 +2,7 @@
 
 An ONNX file is a protocol buffer (github.com/onnx/onnx, onnx.proto3); the numbers below are its field numbers.
 """
+
 import struct
 
 import numpy
@@ -34,8 +35,12 @@ def _bytes(field, content):
 def tensor(name, array):
     """TensorProto of a float32 or int64 array."""
     array = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
-    return (b"".join(_number(1, size) for size in array.shape) + _number(2, _TYPES[array.dtype]) + _bytes(8, name)
-            + _bytes(9, array.tobytes()))
+    return (
+        b"".join(_number(1, size) for size in array.shape)
+        + _number(2, _TYPES[array.dtype])
+        + _bytes(8, name)
+        + _bytes(9, array.tobytes())
+    )
 
 
 def attribute(name, value):
@@ -51,9 +56,13 @@ def attribute(name, value):
 
 def node(operation, inputs, outputs, attributes):
     """NodeProto; an input "" is left out."""
-    return (b"".join(_bytes(1, name) for name in inputs) + b"".join(_bytes(2, name) for name in outputs)
-            + _bytes(3, outputs[0]) + _bytes(4, operation)
-            + b"".join(_bytes(5, attribute(name, value)) for name, value in sorted(attributes.items())))
+    return (
+        b"".join(_bytes(1, name) for name in inputs)
+        + b"".join(_bytes(2, name) for name in outputs)
+        + _bytes(3, outputs[0])
+        + _bytes(4, operation)
+        + b"".join(_bytes(5, attribute(name, value)) for name, value in sorted(attributes.items()))
+    )
 
 
 def value(name, dimensions):
@@ -64,8 +73,18 @@ def value(name, dimensions):
 
 def model(nodes, initialisers, inputs, outputs, name, producer, version, metadata):
     """ModelProto as the content of a file. All but the last four: lists of what the functions above return."""
-    graph = (b"".join(_bytes(1, n) for n in nodes) + _bytes(2, name) + b"".join(_bytes(5, t) for t in initialisers)
-             + b"".join(_bytes(11, v) for v in inputs) + b"".join(_bytes(12, v) for v in outputs))
-    return (_number(1, IR_VERSION) + _bytes(2, producer) + _bytes(3, version) + _bytes(7, graph)
-            + _bytes(8, _bytes(1, "") + _number(2, OPSET))
-            + b"".join(_bytes(14, _bytes(1, key) + _bytes(2, text)) for key, text in metadata.items()))
+    graph = (
+        b"".join(_bytes(1, n) for n in nodes)
+        + _bytes(2, name)
+        + b"".join(_bytes(5, t) for t in initialisers)
+        + b"".join(_bytes(11, v) for v in inputs)
+        + b"".join(_bytes(12, v) for v in outputs)
+    )
+    return (
+        _number(1, IR_VERSION)
+        + _bytes(2, producer)
+        + _bytes(3, version)
+        + _bytes(7, graph)
+        + _bytes(8, _bytes(1, "") + _number(2, OPSET))
+        + b"".join(_bytes(14, _bytes(1, key) + _bytes(2, text)) for key, text in metadata.items())
+    )

@@ -1,4 +1,5 @@
 """The ONNX graph of a generator, built from its links: any batch and image size, batch normalisation folded."""
+
 from dataclasses import dataclass, field
 
 import numpy
@@ -50,9 +51,15 @@ def export(encoder, decoder, metadata=None):
     if not (encoder.spec.fc_layers or encoder.spec.latent_dim > 0):
         height, width = "height", "width"
     return onnx.model(
-        graph.nodes, graph.constants, [onnx.value(INPUT, ("batch", encoder.spec.in_ch, height, width))],
-        [onnx.value(OUTPUT, ("batch", decoder.spec.out_ch, height, width))], "generator", "medi2i", VERSION,
-        metadata or {})
+        graph.nodes,
+        graph.constants,
+        [onnx.value(INPUT, ("batch", encoder.spec.in_ch, height, width))],
+        [onnx.value(OUTPUT, ("batch", decoder.spec.out_ch, height, width))],
+        "generator",
+        "medi2i",
+        VERSION,
+        metadata or {},
+    )
 
 
 def _encode(layers, encoder, x):

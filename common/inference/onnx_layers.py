@@ -1,4 +1,5 @@
 """One method for each kind of block: its link and the name of its input in, nodes of the graph added, a name out."""
+
 import numpy
 
 from medi2i.common.compat import L, chainer
@@ -43,8 +44,9 @@ class Layers:
         affine, rest = _folded(norm)
         x = self._padded(x, link.pad, link.pad) if link.reflect else x
         if isinstance(link, SeparableConvolution):
-            x = self._layer(link.depthwise, x, link, scale=link.scale, group=link.in_ch, stride=link.stride,
-                            pad=link.inner_pad)
+            x = self._layer(
+                link.depthwise, x, link, scale=link.scale, group=link.in_ch, stride=link.stride, pad=link.inner_pad
+            )
             h = self._layer(link.pointwise, x, link, affine=affine)
         else:
             h = self._layer(link.c, x, link, scale=link.scale, stride=link.stride, pad=link.inner_pad, affine=affine)
@@ -66,16 +68,23 @@ class Layers:
             weights = weights * scale[:, None, None, None]
             bias = (0 if bias is None else bias) * scale + shift
         inputs = [x, self.graph.constant(weights)] + ([] if bias is None else [self.graph.constant(bias)])
-        return self.graph.add("Conv", *inputs, kernel_shape=weights.shape[2:], strides=(stride, stride),
-                              pads=(pad,) * 4, group=group)
+        return self.graph.add(
+            "Conv", *inputs, kernel_shape=weights.shape[2:], strides=(stride, stride), pads=(pad,) * 4, group=group
+        )
 
     def _transposed(self, x, weights, bias, stride, pad, group, affine):
         if affine is not None:
             scale, shift = affine
             weights, bias = weights * scale[None, :, None, None], bias * scale + shift
         inputs = [x, self.graph.constant(weights)] + ([] if bias is None else [self.graph.constant(bias)])
-        return self.graph.add("ConvTranspose", *inputs, kernel_shape=weights.shape[2:], strides=(stride, stride),
-                              pads=(pad,) * 4, group=group)
+        return self.graph.add(
+            "ConvTranspose",
+            *inputs,
+            kernel_shape=weights.shape[2:],
+            strides=(stride, stride),
+            pads=(pad,) * 4,
+            group=group,
+        )
 
     def _padded(self, x, before, after):
         pads = self.graph.constant(numpy.array([0, 0, before, before, 0, 0, after, after]))
@@ -88,8 +97,13 @@ class Layers:
         add, constant = self.graph.add, self.graph.constant
         if isinstance(link, InstanceNormalization):
             channels = len(link.avg_mean)
-            return add("InstanceNormalization", x, constant(numpy.ones(channels)), constant(numpy.zeros(channels)),
-                       epsilon=BATCH_EPS)
+            return add(
+                "InstanceNormalization",
+                x,
+                constant(numpy.ones(channels)),
+                constant(numpy.zeros(channels)),
+                epsilon=BATCH_EPS,
+            )
         if isinstance(link, FeatureNormalization):
             mean = add("ReduceMean", add("Mul", x, x), axes=(1,), keepdims=1)
             return add("Div", x, add("Sqrt", add("Add", mean, constant(FEATURE_EPS))))
@@ -118,13 +132,26 @@ class Layers:
 
     def nearest(self, x):
         """Each pixel a 2x2 square."""
-        return self.graph.add("Resize", x, "", self.graph.constant([1.0, 1.0, 2.0, 2.0]), mode="nearest",
-                              coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        return self.graph.add(
+            "Resize",
+            x,
+            "",
+            self.graph.constant([1.0, 1.0, 2.0, 2.0]),
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
 
     def bilinear(self, x):
         """Twice the size, the corner pixels on the corner pixels."""
-        return self.graph.add("Resize", x, "", self.graph.constant([1.0, 1.0, 2.0, 2.0]), mode="linear",
-                              coordinate_transformation_mode="align_corners")
+        return self.graph.add(
+            "Resize",
+            x,
+            "",
+            self.graph.constant([1.0, 1.0, 2.0, 2.0]),
+            mode="linear",
+            coordinate_transformation_mode="align_corners",
+        )
 
     def reshape(self, x, shape):
         """``shape``: 0 keeps a dimension, -1 is what is left."""
@@ -164,8 +191,9 @@ class Layers:
     def linear(self, link, x):
         """``L.Linear`` of all but the first axis."""
         flat = self.graph.add("Flatten", x, axis=1)
-        return self.graph.add("Gemm", flat, self.graph.constant(_array(link.W)), self.graph.constant(_array(link.b)),
-                              transB=1)
+        return self.graph.add(
+            "Gemm", flat, self.graph.constant(_array(link.W)), self.graph.constant(_array(link.b)), transB=1
+        )
 
     def fully_connected(self, block, x):
         """``blocks.FullyConnected``."""
@@ -226,8 +254,14 @@ class Layers:
         weights = _array(link.W)
         bias = None if link.b is None else _array(link.b)
         affine, _ = _folded(norm)
-        return self.conv(x, weights.sum(axis=1, keepdims=True) if grey else weights, bias, _one(link.stride),
-                         _one(link.pad), affine=affine)
+        return self.conv(
+            x,
+            weights.sum(axis=1, keepdims=True) if grey else weights,
+            bias,
+            _one(link.stride),
+            _one(link.pad),
+            affine=affine,
+        )
 
 
 def _one(pair):

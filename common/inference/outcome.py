@@ -1,4 +1,5 @@
 """What came out of a conversion, told on stderr."""
+
 import sys
 from dataclasses import dataclass, field
 
@@ -25,10 +26,16 @@ class Outcome:
 
     def __add__(self, other):
         """Both together."""
-        return Outcome(self.written + other.written, self.there + other.there, self.skipped | other.skipped,
-                       self.changes | other.changes, self.deviations | other.deviations,
-                       self.values | other.values, self.means | other.means,
-                       self.failed + other.failed)
+        return Outcome(
+            self.written + other.written,
+            self.there + other.there,
+            self.skipped | other.skipped,
+            self.changes | other.changes,
+            self.deviations | other.deviations,
+            self.values | other.values,
+            self.means | other.means,
+            self.failed + other.failed,
+        )
 
     def refuse_nothing(self):
         """UserError if there is no result at all."""
@@ -63,18 +70,27 @@ def tell(outcome, seconds, folder, report, limit, samples=None, prefix=""):
     if outcome.deviations:
         _tell(uncertainty.text(outcome.deviations, samples, folder))
     rate = f", {outcome.written / seconds:.2f} images/s" if outcome.written else ""
-    _tell(f"{prefix}{outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} skipped, in "
-          f"{folder} ({seconds:.1f} s{rate})")
+    _tell(
+        f"{prefix}{outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} skipped, in "
+        f"{folder} ({seconds:.1f} s{rate})"
+    )
 
 
 def _tell_structure(changes, report, limit):
     found = edges.summary(changes)
     changed = [(change, name) for name, change in changes.items() if change > limit]
-    _tell(f"edges: mean change {found['mean_edge_change']:.3f}, largest {found['largest_edge_change']:.3f} in "
-          f"{found['largest_in']} (1 - correlation of edges of input and output)")
-    _tell_some([f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
-                "structures may have been added, moved or lost" for change, name in sorted(changed, reverse=True)],
-               report)
+    _tell(
+        f"edges: mean change {found['mean_edge_change']:.3f}, largest {found['largest_edge_change']:.3f} in "
+        f"{found['largest_in']} (1 - correlation of edges of input and output)"
+    )
+    _tell_some(
+        [
+            f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
+            "structures may have been added, moved or lost"
+            for change, name in sorted(changed, reverse=True)
+        ],
+        report,
+    )
 
 
 def _tell_some(lines, report):

@@ -3,6 +3,7 @@
 Decoding, resampling and encoding spend their time in C code that lets other threads run, so that a network on a GPU, or
 on some of the cores, seldom waits. Order is kept: jobs are run in the order given, so results do not depend on timing.
 """
+
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -33,9 +34,16 @@ class Job:
     skipped: Callable[[Exception], None]
 
 
-def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, batch_size: int, workers: int,
-        at_once: int = 1, progress: Callable[[int], None] = lambda count: None,
-        stop: Callable[[], bool] = lambda: False) -> None:
+def run(
+    jobs: Iterable[Job],
+    network: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int,
+    workers: int,
+    at_once: int = 1,
+    progress: Callable[[int], None] = lambda count: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Run all ``jobs`` through ``network`` ((N, C, H, W) -> (N, C', H, W)), ``batch_size`` of equal shape at a time.
 
     at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread. The
@@ -65,8 +73,9 @@ def run(jobs: Iterable[Job], network: Callable[[np.ndarray], np.ndarray], *, bat
             return
         x = np.stack([x for _, x in batch])
         alone = networks is None or not begun
-        running.append(([job for job, _ in batch],
-                        _done(_results(network, x)) if alone else networks.submit(_results, network, x)))
+        running.append(
+            ([job for job, _ in batch], _done(_results(network, x)) if alone else networks.submit(_results, network, x))
+        )
         begun = True
         batch.clear()
         collect(0 if alone else at_once)  # one more than run, so that no thread waits for this one
@@ -118,12 +127,16 @@ def _results(network, x):
         return list(network(x))
     except (UserError, MemoryError) as error:
         if len(x) > 1:
-            return [one for i in range(len(x)) for one in _results(network, x[i:i + 1])]
+            return [one for i in range(len(x)) for one in _results(network, x[i : i + 1])]
         if not isinstance(error, MemoryError):
             return [NoResult(str(error))]
         size = " x ".join(map(str, x.shape[2:]))
-        return [NoResult(f"out of memory at {size} pixels ({' '.join(str(error).split())[:200]}); --tile 512, or a "
-                         "smaller one, needs less")]
+        return [
+            NoResult(
+                f"out of memory at {size} pixels ({' '.join(str(error).split())[:200]}); --tile 512, or a "
+                "smaller one, needs less"
+            )
+        ]
 
 
 def _done(result):

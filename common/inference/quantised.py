@@ -4,6 +4,7 @@ The first and the last convolution stay in float32: 8 bits of a range of 3000 HU
 that a network may be there to remove. In between, values are features; their ranges are those that a few of the images
 to be converted have, and what rounding them does is measured on the first image of every conversion.
 """
+
 import importlib.util
 import logging
 import tempfile
@@ -54,6 +55,7 @@ def quantised(content, images):
     each output channel.
     """
     import onnx
+
     quiet_onnxruntime()
     from onnxruntime import quantization
 
@@ -72,9 +74,16 @@ def quantised(content, images):
         logging.disable(logging.WARNING)  # advice on graphs that were not made here
         try:
             quantization.quantize_static(
-                plain, small, Images(), quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["Conv"],
-                nodes_to_exclude=[names[0], names[-1]], per_channel=True,
-                activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8)
+                plain,
+                small,
+                Images(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                nodes_to_exclude=[names[0], names[-1]],
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
         finally:
             logging.disable(logging.NOTSET)
         return small.read_bytes()

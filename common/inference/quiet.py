@@ -1,4 +1,5 @@
 """Engines that report their use to their makers, imported so that they do not. Nothing else here imports them."""
+
 import os
 import sys
 
@@ -11,6 +12,7 @@ def quiet_openvino():
     """
     sys.modules.setdefault("openvino_telemetry", None)
     import openvino
+
     return openvino
 
 
@@ -23,5 +25,6 @@ def quiet_onnxruntime():
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
+
     onnxruntime.disable_telemetry_events()
     return onnxruntime

@@ -2,6 +2,7 @@
 
 mpi4py is imported in processes only that an MPI launcher has started as one of several.
 """
+
 import dataclasses
 import sys
 import time
@@ -82,8 +83,11 @@ class Ranks:
         if not failed:
             return result
         if at_once and self.leads:
-            print(f"{len(failed)} of {self.comm.Get_size()} processes failed; --resume would convert what is missing",
-                  file=sys.stderr, flush=True)
+            print(
+                f"{len(failed)} of {self.comm.Get_size()} processes failed; --resume would convert what is missing",
+                file=sys.stderr,
+                flush=True,
+            )
         if at_once or error is None or self.comm.Get_rank() != failed[0]:
             raise SystemExit(1)
         whose = "" if len(failed) == self.comm.Get_size() else f"{self._who()}: "
@@ -120,10 +124,14 @@ def _world(found):
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without any MPI library
-        raise UserError(f"{found.launcher} started {found.size} processes, which need mpi4py to work together "
-                        f"({one_line(error)}); pip install 'medi2i[mpi]', or --shards I/N instead") from None
+        raise UserError(
+            f"{found.launcher} started {found.size} processes, which need mpi4py to work together "
+            f"({one_line(error)}); pip install 'medi2i[mpi]', or --shards I/N instead"
+        ) from None
     size = MPI.COMM_WORLD.Get_size()
     if size != found.size:
-        raise UserError(f"{found.launcher} started {found.size} processes, but mpi4py's MPI knows {size}: they are of "
-                        "different MPIs; the mpiexec beside this python may be the right one, or --shards I/N instead")
+        raise UserError(
+            f"{found.launcher} started {found.size} processes, but mpi4py's MPI knows {size}: they are of "
+            "different MPIs; the mpiexec beside this python may be the right one, or --shards I/N instead"
+        )
     return MPI.COMM_WORLD

@@ -1,4 +1,5 @@
 """How far a generator looks: the margin that makes tiles equal to the whole image."""
+
 import dataclasses
 
 from medi2i.common.networks.extent import PAD

@@ -1,4 +1,5 @@
 """``conversion.json``: what was converted, by which model, with which options, and what became of each file."""
+
 import json
 import logging
 import os
@@ -43,8 +44,9 @@ def place_for(out, dicom: bool) -> Path:
     existing = next(folder for folder in place.parents if folder.exists())
     if place.exists() or not (os.path.ismount(out) or not os.access(existing, os.W_OK | os.X_OK)):
         return place
-    log.warning("%s: nothing can be written beside it, so %s lies in it; what sends the whole folder may stop there",
-                out, NAME)
+    log.warning(
+        "%s: nothing can be written beside it, so %s lies in it; what sends the whole folder may stop there", out, NAME
+    )
     return out
 
 
@@ -65,8 +67,15 @@ class Report:
 
     def __init__(self, folder, model, settings, inputs, name=NAME):
         self.path = Path(folder) / name
-        self.content = {"medi2i_version": VERSION, "model": model, "settings": settings, "inputs": {"given": inputs},
-                        "state": "running", "counts": {}, "files": {}}
+        self.content = {
+            "medi2i_version": VERSION,
+            "model": model,
+            "settings": settings,
+            "inputs": {"given": inputs},
+            "state": "running",
+            "counts": {},
+            "files": {},
+        }
         self._journal = journal_of(self.path)
         self._begun, self._resumed = set(), False
         self._lock = threading.Lock()
@@ -80,8 +89,10 @@ class Report:
         for key in COMPARED:
             other = first_difference(old[key], self.content[key])
             if other is not None:
-                raise UserError(f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
-                                "--out, or --force to convert everything again")
+                raise UserError(
+                    f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
+                    "--out, or --force to convert everything again"
+                )
         self.take_over(old["files"])
 
     def take_over(self, files):
@@ -199,9 +210,12 @@ def read_report(path, keys):
 
 
 def _is_entry(entry):
-    return (isinstance(entry, dict) and entry.get("status") in (WRITTEN, THERE, SKIPPED)
-            and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
-            and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation")))
+    return (
+        isinstance(entry, dict)
+        and entry.get("status") in (WRITTEN, THERE, SKIPPED)
+        and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
+        and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation"))
+    )
 
 
 def _is_date(text):

@@ -1,4 +1,5 @@
 """Where a result goes, and how it is written: DICOM as a derived series, classes as labels, all else as it came."""
+
 import dataclasses
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -58,8 +59,10 @@ class Format:
         if kind == "gif":  # 256 colours cannot hold a result
             kind = "png"
         if kind == "dcm" and source.kind != "dcm":
-            raise UserError(f"--imgtype_out dcm: {source.name} is no DICOM file, so there is no patient, position or "
-                            "study to write; --imgtype_out npy, tif or png would do")
+            raise UserError(
+                f"--imgtype_out dcm: {source.name} is no DICOM file, so there is no patient, position or "
+                "study to write; --imgtype_out npy, tif or png would do"
+            )
         if kind not in KINDS:
             raise UserError(f"--imgtype_out: {kind!r} cannot be written; it can be {', '.join(KINDS)}")
         return kind
@@ -91,7 +94,7 @@ class Format:
         frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
         if self.classes:
             return f"{stem}{frame}.npy", f"{stem}{frame}.png"
-        suffix = source.name[len(stem):] if kind == source.kind else SUFFIXES[kind][0]
+        suffix = source.name[len(stem) :] if kind == source.kind else SUFFIXES[kind][0]
         numbers = [""] if self.images == 1 else [f"_{i + 1}" for i in range(self.images)]
         return tuple(f"{stem}{frame}{number}{suffix}" for number in numbers)
 
@@ -102,8 +105,9 @@ class Results:
     def __init__(self, folder, form: Format, provenance: Provenance, volumes, force):
         self.folder, self.form, self.provenance, self.force = Path(folder), form, provenance, force
         self._uids = Counter(volume.series.uid for volume in volumes if volume.series is not None)
-        self._numbers = {(volume.series.slices[0].study_uid, volume.series.number) for volume in volumes
-                         if volume.series is not None}
+        self._numbers = {
+            (volume.series.slices[0].study_uid, volume.series.number) for volume in volumes if volume.series is not None
+        }
         self._series = {}
 
     def paths(self, source):
@@ -129,12 +133,20 @@ class Results:
         about, clip = self.provenance, self.form.clip_for("dcm", None)
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None
-        made = [DerivedSeries(
-            header, model_name=about.model_name, model_sha256=about.model_sha256,
-            description=_described(" ".join(filter(None, (prefix, volume.series.description))), about, number),
-            options={**about.options, "output": number, "part": part, **(more or {})}, modality=about.modality,
-            value_range=(clip.lower, clip.upper) if clip.scales else None, when=about.when, **how)
-            for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])]
+        made = [
+            DerivedSeries(
+                header,
+                model_name=about.model_name,
+                model_sha256=about.model_sha256,
+                description=_described(" ".join(filter(None, (prefix, volume.series.description))), about, number),
+                options={**about.options, "output": number, "part": part, **(more or {})},
+                modality=about.modality,
+                value_range=(clip.lower, clip.upper) if clip.scales else None,
+                when=about.when,
+                **how,
+            )
+            for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])
+        ]
         for series in made:
             while (first.study_uid, series.number) in self._numbers:  # of what there is in the study
                 series.number = (series.number + 1) % 2**31
@@ -204,8 +216,11 @@ class Results:
             clipped, rounded = clipped + written.clipped, rounded + written.rounded
             largest = max(largest, written.largest)
             uids.append(written.sop_uid)
-            if len(parts) == 1 and self.provenance.modality in (None, image.modality) and (
-                    middle.clip == clip or image.modality == "CT"):
+            if (
+                len(parts) == 1
+                and self.provenance.modality in (None, image.modality)
+                and (middle.clip == clip or image.modality == "CT")
+            ):
                 details = self._mean_change(middle.values[0], hu, middle, middle.clip)
         return {"sop_uid": uids if len(uids) > 1 else uids[0], **details}, values.of_file(clipped, rounded, largest)
 

@@ -1,4 +1,5 @@
 """The images of a conversion on their way through the network: what is to be converted now, and what became of it."""
+
 import logging
 import re
 import sys
@@ -53,21 +54,40 @@ class Run:
         report.write()
         state = "interrupted"
         try:
-            with tqdm(total=len(self.left), desc="converting", unit="image", file=sys.stderr,
-                      disable=True if self.quiet else None) as self.bar:
-                pipeline.run(self._jobs(), plan.network, batch_size=self.options.batch_size,
-                             workers=self.options.workers, at_once=plan.network.at_once,
-                             stop=lambda: self.watch.received is not None)
+            with tqdm(
+                total=len(self.left),
+                desc="converting",
+                unit="image",
+                file=sys.stderr,
+                disable=True if self.quiet else None,
+            ) as self.bar:
+                pipeline.run(
+                    self._jobs(),
+                    plan.network,
+                    batch_size=self.options.batch_size,
+                    workers=self.options.workers,
+                    at_once=plan.network.at_once,
+                    stop=lambda: self.watch.received is not None,
+                )
             if not self.left or self.watch.received is None:
                 state = "complete" if self.part else final_state(report)
         except MemoryError as error:
-            raise UserError(f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller "
-                            "--batch_size") from error
+            raise UserError(
+                f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller --batch_size"
+            ) from error
         finally:
             self._close(state)
         changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
-        return Outcome(self.written, self.there, self.skipped, changes, report.details("deviation"),
-                       report.details("values"), report.details("mean_change"), self.failed)
+        return Outcome(
+            self.written,
+            self.there,
+            self.skipped,
+            changes,
+            report.details("deviation"),
+            report.details("values"),
+            report.details("mean_change"),
+            self.failed,
+        )
 
     def _close(self, state):
         """Write the report. Where the disk is full it is the first error that counts, and the journal has all."""
@@ -96,9 +116,14 @@ class Run:
                 log.warning("%s ...: %s", volume.sources[0].label, warning)
             cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
             yield from stacks.jobs(
-                cache, len(volume.sources), plan.stack, plan.combine, wanted,
+                cache,
+                len(volume.sources),
+                plan.stack,
+                plan.combine,
+                wanted,
                 lambda index, y, slices, volume=volume: self._ready(volume, index, y, slices),
-                lambda index, error, volume=volume: self._failed(volume.sources[index], error))
+                lambda index, error, volume=volume: self._failed(volume.sources[index], error),
+            )
 
     def _ready(self, volume, index, y, slices):
         """In the one thread where the analysis may run its networks: what a writing thread shall do."""
@@ -184,5 +209,6 @@ def _refuse_no_number(*results):
     """NoResult where a pixel is NaN or infinite: such images are not written in any form."""
     for result in results:
         if result is not None and (bad := result.size - int(np.count_nonzero(np.isfinite(result)))):
-            raise pipeline.NoResult(f"{bad} of {result.size} values of the network's result are not finite numbers; "
-                                    "nothing was written")
+            raise pipeline.NoResult(
+                f"{bad} of {result.size} values of the network's result are not finite numbers; nothing was written"
+            )

@@ -1,4 +1,5 @@
 """What both convert.py share in the way from a command line to a Plan."""
+
 from medi2i.common.errors import UserError
 from medi2i.common.inference.network import Model
 from medi2i.common.inference.uncertainty import settings_of
@@ -38,13 +39,18 @@ def kept_outside(options, model, inputs, clip_in, clip_out, classes=0):
     residual = model.generator is not None and getattr(model.trained, "gen_residual", 0)
     wanted = options.outside or ("keep" if residual else "clip")
     others = {volume.series.modality for volume in inputs.volumes if volume.series is not None} - {options.modality}
-    reasons = {"its results are classes": classes, "its clips A and B are not the same": clip_in != clip_out,
-               "its results have another number of channels": model.trained.ch != model.trained.out_ch,
-               f"its results are {options.modality}, the images are not": options.modality is not None and others}
+    reasons = {
+        "its results are classes": classes,
+        "its clips A and B are not the same": clip_in != clip_out,
+        "its results have another number of channels": model.trained.ch != model.trained.out_ch,
+        f"its results are {options.modality}, the images are not": options.modality is not None and others,
+    }
     reason = next((text for text, holds in reasons.items() if holds), None)
     if options.outside == "keep" and reason is not None:
-        raise UserError(f"--outside keep: input cannot be added to this network's output, because {reason}; "
-                        "--outside clip, or leave it out")
+        raise UserError(
+            f"--outside keep: input cannot be added to this network's output, because {reason}; "
+            "--outside clip, or leave it out"
+        )
     return wanted == "keep" and reason is None
 
 
@@ -59,8 +65,10 @@ def known_change(model, clip, inputs):
     if not mean_change.worth_telling(change, width):
         return None
     change = change if model.direction == "xy" else -change
-    return (f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
-            "images that differ like them, else wrong by as much; mean change, below, is what it did to these")
+    return (
+        f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
+        "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
+    )
 
 
 def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):
@@ -86,8 +94,10 @@ def crop_of(options, model: Model):
     A model of the released codes is used on the crop of its training.
     """
     fixed = fixed_size(model.trained) if model.generator is not None else None
-    sides = [getattr(options, side) or (getattr(model.trained, side) if as_released(model) else None)
-             for side in ("crop_height", "crop_width")]
+    sides = [
+        getattr(options, side) or (getattr(model.trained, side) if as_released(model) else None)
+        for side in ("crop_height", "crop_width")
+    ]
     return tuple(sides), fixed
 
 
@@ -102,12 +112,22 @@ def per_slice(channels, stack, model: Model):
 
 def pixel_settings(options, model, *, clip_in, clip_out, keep, more):
     """All that decides the pixels of a result beside the model, for the report and for DICOM's UIDs."""
-    return {"direction": model.direction, "clip_in": shown(clip_in), "clip_out": shown(clip_out),
-            "outside": "keep" if keep else "clip",
-            "crop": list(crop_of(options, model)[0]), "tile": options.tile,
-            "tile_overlap": options.tile_overlap, "imgtype_out": options.imgtype_out, "modality": options.modality,
-            "engine": options.engine, "precision": options.precision,
-            **({"released": model.trained.released} if released(model) else {}), **settings_of(options), **more}
+    return {
+        "direction": model.direction,
+        "clip_in": shown(clip_in),
+        "clip_out": shown(clip_out),
+        "outside": "keep" if keep else "clip",
+        "crop": list(crop_of(options, model)[0]),
+        "tile": options.tile,
+        "tile_overlap": options.tile_overlap,
+        "imgtype_out": options.imgtype_out,
+        "modality": options.modality,
+        "engine": options.engine,
+        "precision": options.precision,
+        **({"released": model.trained.released} if released(model) else {}),
+        **settings_of(options),
+        **more,
+    }
 
 
 def shown(clip):

@@ -5,6 +5,7 @@ run of neighbours. What the shards have to agree on, the date of the new series 
 ``<out>/conversion.shards/plan.json``, which the first to come writes; each keeps its report beside it. Whoever finishes
 last puts the reports together as ``conversion.json`` and takes the folder away.
 """
+
 import contextlib
 import json
 import os
@@ -57,8 +58,10 @@ def parse_shard(text):
     if count == 0:
         raise UserError(f"--shards: {text} are no shards at all; 1/1 is the whole conversion")
     if not 1 <= number <= count:
-        raise UserError(f"--shards: {text}: shards count from 1, so those of {count} are 1/{count}"
-                        + (f" to {count}/{count}" if count > 1 else ""))
+        raise UserError(
+            f"--shards: {text}: shards count from 1, so those of {count} are 1/{count}"
+            + (f" to {count}/{count}" if count > 1 else "")
+        )
     return Shard(number, count)
 
 
@@ -66,8 +69,10 @@ def own_slices(shard, inputs):
     """{index of volume: set of indices of slices} of the ``shard``. Raises UserError if there is none for it."""
     total = len(inputs.sources)
     if shard.count > total:
-        raise UserError(f"{shard.count} shards for {total} image(s): each needs one at least, so {total} shard(s) at "
-                        "most would be right")
+        raise UserError(
+            f"{shard.count} shards for {total} image(s): each needs one at least, so {total} shard(s) at "
+            "most would be right"
+        )
     place, own, first = shard.place(total), {}, 0
     for number, volume in enumerate(inputs.volumes):
         indices = {index for index in range(len(volume.sources)) if first + index in place}
@@ -108,8 +113,7 @@ class ShardFolder:
             if found is not None:
                 remove(self.out)
             plan = {key: self.content[key] for key in COMPARED}
-            plan |= {"shards": self.count, "series_date": when.strftime(DATE),
-                     "files": self._earlier(resume, force)}
+            plan |= {"shards": self.count, "series_date": when.strftime(DATE), "files": self._earlier(resume, force)}
             with contextlib.suppress(FileExistsError):
                 _create(self.path / PLAN, plan)
             # Read again: where no links can be made, two who come at once may both think that they were the first.
@@ -123,8 +127,10 @@ class ShardFolder:
             return True
         if force:
             return False
-        raise UserError(f"{self.path}: shards of a conversion with another {different} were begun here; use the same, "
-                        "another --out, or --force to convert everything again")
+        raise UserError(
+            f"{self.path}: shards of a conversion with another {different} were begun here; use the same, "
+            "another --out, or --force to convert everything again"
+        )
 
     def _earlier(self, resume, force):
         """Entries of a complete earlier conversion that is continued or done again here; {} without one."""
@@ -183,7 +189,7 @@ class ShardFolder:
 
 
 def final_state(report):
-    """"complete", or "nothing converted" where every image was skipped."""
+    """ "complete", or "nothing converted" where every image was skipped."""
     done = {entry["status"] for entry in report.content["files"].values()}
     return "complete" if done & {WRITTEN, THERE} else "nothing converted"
 
@@ -191,9 +197,11 @@ def final_state(report):
 def final_details(report, samples=None):
     """What a finished report says of all images together; ``samples`` as in ``ShardFolder.merge``."""
     changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
-    found = {"structure": edges.summary(changes), "deviation": uncertainty.summary(report.details("deviation"),
-                                                                                   samples),
-             **values.summary(report.details("values"), report.details("mean_change"))}
+    found = {
+        "structure": edges.summary(changes),
+        "deviation": uncertainty.summary(report.details("deviation"), samples),
+        **values.summary(report.details("values"), report.details("mean_change")),
+    }
     return {key: value for key, value in found.items() if value}
 
 
@@ -214,8 +222,10 @@ def absorb(report, out):
     for key in COMPARED:
         different = first_difference(plan.get(key, {}), report.content[key])
         if different is not None:
-            raise UserError(f"--resume: {folder} is of a conversion with another {different}; use the same, another "
-                            "--out, or --force to convert everything again")
+            raise UserError(
+                f"--resume: {folder} is of a conversion with another {different}; use the same, another "
+                "--out, or --force to convert everything again"
+            )
     files = report.content["files"] | plan["files"]
     for number in range(1, _count_of(plan) + 1):
         files |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
@@ -230,14 +240,16 @@ def unfinished(out):
 
 def _count_of(plan):
     count = plan.get("shards")
-    return count if isinstance(count, int) and 0 < count <= 10 ** 6 else 0  # more than any conversion has images
+    return count if isinstance(count, int) and 0 < count <= 10**6 else 0  # more than any conversion has images
 
 
 def refuse_begun(out):
     """UserError if shards of a conversion were begun in the folder ``out`` and have not all finished."""
     if (Path(out) / FOLDER / PLAN).exists():
-        raise UserError(f"{Path(out) / FOLDER}: shards of a conversion were begun here and have not finished; --resume "
-                        "would convert the rest, --force everything again")
+        raise UserError(
+            f"{Path(out) / FOLDER}: shards of a conversion were begun here and have not finished; --resume "
+            "would convert the rest, --force everything again"
+        )
 
 
 def remove(out):
@@ -262,7 +274,8 @@ def _create(path, content):
     """Write a JSON file that must not be there yet: FileExistsError if somebody was quicker."""
     try:
         with whole_file(path, force=False) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8",
-                                 errors="backslashreplace")
+            temporary.write_text(
+                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+            )
     except UserError:
         raise FileExistsError(os.fspath(path)) from None

@@ -1,4 +1,5 @@
 """One slice on its way: file -> HU -> [-1, 1] on the network's grid, and back onto the source's grid."""
+
 import dataclasses
 import functools
 import logging
@@ -135,13 +136,18 @@ class Slice:
             return {}
         image = self.images[0]
         if image.spacing is None:
-            raise UserError(f"{image.path}: has no PixelSpacing, so that of the enlarged image is not known; "
-                            "--imgtype_out npy would do without")
+            raise UserError(
+                f"{image.path}: has no PixelSpacing, so that of the enlarged image is not known; "
+                "--imgtype_out npy would do without"
+            )
         source = Grid.of(image.hu.shape, image.spacing)
         fine = Grid.of([self.scale * n for n in source.size], [mm / self.scale for mm in source.spacing])
         where = image.where
-        position = (None if where.position is None or where.orientation is None
-                    else new_position(where.position, where.orientation, source, fine))
+        position = (
+            None
+            if where.position is None or where.orientation is None
+            else new_position(where.position, where.orientation, source, fine)
+        )
         return {"spacing": fine.spacing, "position": position}
 
 
@@ -176,13 +182,23 @@ def load_slice(source, preparation):
     unit = _match_channels(source.paths[0], unit, len(columns), preparation)
     beyond = [beyond_clip(array, mask, clip) for array, mask in grid]
     if any(one is not None for one in beyond):
-        beyond = np.concatenate([np.zeros_like(array) if one is None else one
-                                 for one, (array, _) in zip(beyond, grid, strict=True)])
+        beyond = np.concatenate(
+            [np.zeros_like(array) if one is None else one for one, (array, _) in zip(beyond, grid, strict=True)]
+        )
         beyond = _match_channels(source.paths[0], beyond, len(columns), preparation)[placement.window]
     else:
         beyond = None
-    return Slice(np.ascontiguousarray(unit[placement.window]), columns[0], masks[0], bits, placement, clip,
-                 None if beyond is None or not beyond.any() else beyond, images, scale)
+    return Slice(
+        np.ascontiguousarray(unit[placement.window]),
+        columns[0],
+        masks[0],
+        bits,
+        placement,
+        clip,
+        None if beyond is None or not beyond.any() else beyond,
+        images,
+        scale,
+    )
 
 
 def on_grid(array, mask, placement):
@@ -218,21 +234,29 @@ def place(path, size, spacing, preparation):
     grid, spacings = tuple(size), None
     if preparation.spacing is not None:
         if spacing is None:
-            raise UserError(f"{path}: says no pixel size, which --forceSpacing needs; "
-                            "--forceSpacing -1 would do without")
+            raise UserError(
+                f"{path}: says no pixel size, which --forceSpacing needs; --forceSpacing -1 would do without"
+            )
         grid, spacings = resampled_size(size, spacing, preparation.spacing), (tuple(spacing), preparation.spacing)
     wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
     if preparation.step > 1:
         wanted = _released_crop(path, grid, preparation)
     if any(crop > n for crop, n in zip(wanted, grid, strict=True)):
-        raise UserError(f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
-                        f"{wanted[0]}x{wanted[1]}; leave these out to convert whole images")
+        raise UserError(
+            f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
+            f"{wanted[0]}x{wanted[1]}; leave these out to convert whole images"
+        )
     if preparation.fixed is not None and tuple(wanted) != tuple(preparation.fixed):
         height, width = preparation.fixed
-        crop = f"; --crop_height {height} --crop_width {width} would convert its middle" if (
-            height <= grid[0] and width <= grid[1]) else ""
-        raise UserError(f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
-                        f"takes exactly {height}x{width}{crop}")
+        crop = (
+            f"; --crop_height {height} --crop_width {width} would convert its middle"
+            if (height <= grid[0] and width <= grid[1])
+            else ""
+        )
+        raise UserError(
+            f"{path}: is {grid[0]}x{grid[1]} (height x width); this network has fully connected layers and "
+            f"takes exactly {height}x{width}{crop}"
+        )
     rooms = [n - crop for n, crop in zip(grid, wanted, strict=True)]
     top, left = (round(room / 2) if preparation.step > 1 else room // 2 for room in rooms)
     return Placement(tuple(size), grid, top, left, *wanted, spacings, preparation.released)
@@ -249,9 +273,17 @@ def _released_crop(path, grid, preparation):
 
 @functools.cache
 def _tell_of_crop(folder, height, width, rows, columns):
-    log.warning("%s: of %dx%d pixels (height x width) the middle %dx%d are converted, as by the released code that "
-                "wrote args; --crop_height %d --crop_width %d converts all", folder, height, width, rows, columns,
-                height, width)
+    log.warning(
+        "%s: of %dx%d pixels (height x width) the middle %dx%d are converted, as by the released code that "
+        "wrote args; --crop_height %d --crop_width %d converts all",
+        folder,
+        height,
+        width,
+        rows,
+        columns,
+        height,
+        width,
+    )
 
 
 class SliceCache:

@@ -1,4 +1,5 @@
 """From the slices of a volume to the network's inputs, and from its results to slices: 2.5-D stacks."""
+
 import enum
 import threading
 
@@ -61,6 +62,7 @@ def _average_jobs(cache, count, size, wanted, deliver, failed):
     lock = threading.Lock()  # reading threads add to ``slices`` while the main thread takes from it
 
     for members in needed:
+
         def load(members=members):
             own = {}
             x = _stacked(cache, members, own)

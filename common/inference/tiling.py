@@ -5,6 +5,7 @@ far in as its receptive field reaches. Those margins are thrown away; between th
 linearly. With a margin of the receptive field's radius the result is the whole image's, up to rounding, as long as
 every layer is local (instance and layer normalisation and attention are not: they look at all they are given).
 """
+
 import contextlib
 import dataclasses
 
@@ -62,7 +63,7 @@ def run_whole(function, x, multiple=1, least=1, rest=0):
     height, width = x.shape[-2:]
     padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
     y = _same_size(padded, function(padded))
-    return np.ascontiguousarray(y[..., top:top + height, left:left + width])
+    return np.ascontiguousarray(y[..., top : top + height, left : left + width])
 
 
 def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
@@ -80,7 +81,7 @@ def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
     result = None
     for row in rows:
         for column in columns:
-            part = np.ascontiguousarray(padded[..., row.start:row.stop, column.start:column.stop])
+            part = np.ascontiguousarray(padded[..., row.start : row.stop, column.start : column.stop])
             y = _same_size(part, function(part, Frame(row.start, column.start, *padded.shape[-2:])))
             if result is None:
                 result = np.zeros((*y.shape[:-2], *padded.shape[-2:]), np.float32)
@@ -88,8 +89,8 @@ def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
             a, b = row.inner
             c, d = column.inner
             weight = row.weight[a:b, None] * column.weight[c:d]
-            result[..., row.start + a:row.start + b, column.start + c:column.start + d] += weight * y[..., a:b, c:d]
-    return np.ascontiguousarray(result[..., top:top + height, left:left + width])
+            result[..., row.start + a : row.start + b, column.start + c : column.start + d] += weight * y[..., a:b, c:d]
+    return np.ascontiguousarray(result[..., top : top + height, left : left + width])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +119,9 @@ def spans(length, tile, margin, multiple=1, blend=0, rest=0):
         return [Span(0, length, np.ones(length, np.float32))]
     step = (tile - 2 * margin - blend) // multiple * multiple
     if step < 1:
-        raise ValueError(f"a tile of {tile} is all overlap; "
-                         f"it must be at least {smallest_tile(margin, multiple, blend, rest)}")
+        raise ValueError(
+            f"a tile of {tile} is all overlap; it must be at least {smallest_tile(margin, multiple, blend, rest)}"
+        )
     starts = [*range(0, length - tile, step), length - tile]
     positions = np.arange(length)
     table = np.zeros((len(starts), length))
@@ -127,10 +129,12 @@ def spans(length, tile, margin, multiple=1, blend=0, rest=0):
         # How far inside its trusted part a tile sees each position; the image's own ends are no inner edges.
         rise = positions - (start + margin) + 1 if start else np.full(length, tile)
         fall = start + tile - margin - positions if start + tile < length else np.full(length, tile)
-        row[start:start + tile] = np.minimum(rise, fall).clip(0, tile)[start:start + tile]
+        row[start : start + tile] = np.minimum(rise, fall).clip(0, tile)[start : start + tile]
     table /= table.sum(0)
-    return [Span(start, start + tile, row[start:start + tile].astype(np.float32))
-            for row, start in zip(table, starts, strict=True)]
+    return [
+        Span(start, start + tile, row[start : start + tile].astype(np.float32))
+        for row, start in zip(table, starts, strict=True)
+    ]
 
 
 def smallest_tile(margin, multiple=1, blend=0, rest=0):
@@ -140,16 +144,26 @@ def smallest_tile(margin, multiple=1, blend=0, rest=0):
 
 def _same_size(x, y):
     if y.shape[-2:] != x.shape[-2:]:
-        raise ValueError(f"the network made {y.shape[-2]}x{y.shape[-1]} out of {x.shape[-2]}x{x.shape[-1]}; "
-                         "its result must have the size of its input")
+        raise ValueError(
+            f"the network made {y.shape[-2]}x{y.shape[-1]} out of {x.shape[-2]}x{x.shape[-1]}; "
+            "its result must have the size of its input"
+        )
     return y
 
 
 @contextlib.contextmanager
 def framed_upsampling(links, shape, frame):
     """``links``: encoder and decoder; ``shape``: (N, C, H, W) of the tile; ``frame``: its Frame, None for no change."""
-    blocks = [] if frame is None else [block for link in links for block in link.links()
-                                       if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE]
+    blocks = (
+        []
+        if frame is None
+        else [
+            block
+            for link in links
+            for block in link.links()
+            if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE
+        ]
+    )
     before = [block.upsample for block in blocks]
     for block in blocks:
         block.upsample = lambda x: double_in_frame(x, shape, frame)

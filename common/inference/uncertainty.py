@@ -8,6 +8,7 @@ ICML 2016): parts of the network are switched off at random; the result is that 
 The deviation says how much the answer depends on what should not matter. It is no error bar: an error that all answers
 share does not show, and nothing in here was calibrated.
 """
+
 import dataclasses
 import logging
 import zlib
@@ -91,8 +92,11 @@ class Samples:
         return f"{self.count} samples of dropout" if self.kind == "dropout" else "flips and turns"
 
     def _by_slice(self, mean, spread):
-        return [part for pair in zip(np.split(mean, self.stack, axis=1), np.split(spread, self.stack, axis=1),
-                                     strict=True) for part in pair]
+        return [
+            part
+            for pair in zip(np.split(mean, self.stack, axis=1), np.split(spread, self.stack, axis=1), strict=True)
+            for part in pair
+        ]
 
     def _answer(self, x):
         return self._probabilities(self.network(x))
@@ -147,15 +151,21 @@ def samples_of(options, model, network, dropping, device, *, stack, classes=0):
             raise UserError("--ensemble: it is the mean over flips and turns, so it goes with --uncertainty tta")
         if model.generator is None or not model.trained.gen_dropout:
             raise UserError(f"{name}: the network was trained without --gen_dropout; --uncertainty tta needs none")
-        return Samples(network, kind, True, stack, classes, dropping(), options.uncertainty_samples,
-                       device.xp.random.seed)
+        return Samples(
+            network, kind, True, stack, classes, dropping(), options.uncertainty_samples, device.xp.random.seed
+        )
     if model.generator is not None:
         if model.trained.gen_fc:
-            raise UserError(f"{name}: what a network with --gen_fc gets is no image that could be turned"
-                            + ("; --uncertainty dropout would do" if model.trained.gen_dropout else ""))
+            raise UserError(
+                f"{name}: what a network with --gen_fc gets is no image that could be turned"
+                + ("; --uncertainty dropout would do" if model.trained.gen_dropout else "")
+            )
         if not model.trained.random_rot90:
-            log.warning("%s: the network was trained without --random_rot90, so turned images are new to it; measure "
-                        "whether the mean is better", name)
+            log.warning(
+                "%s: the network was trained without --random_rot90, so turned images are new to it; measure "
+                "whether the mean is better",
+                name,
+            )
     return Samples(network, kind, options.uncertainty is not None, stack, classes)
 
 
@@ -198,8 +208,12 @@ class DeviationMaps:
         clip = self.results.form.clip_for("dcm", None)
         encoding = Encoding(step_for(clip), 0.0, 16, signed=False)
         self._series[id(volume)] = self.results.derived(
-            volume, f"Standard deviation ({self.samples.text}):", {"map": "standard deviation"}, encoding=encoding,
-            contrast="STD_DEVIATION")
+            volume,
+            f"Standard deviation ({self.samples.text}):",
+            {"map": "standard deviation"},
+            encoding=encoding,
+            contrast="STD_DEVIATION",
+        )
 
     def write(self, volume, source, unit, middle, inputs):
         """Write the map of ``source``: ``unit`` (C, h, w), a deviation in [-1, 1] units. Returns its statistics.
@@ -216,8 +230,15 @@ class DeviationMaps:
             sources = [image for one in inputs for image in one.images]
             parts = np.split(values, form.images)
             for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
-                series.write(path, middle.images[0], part[0], mask=middle.mask, sources=sources,
-                             force=self.results.force, **middle.geometry)
+                series.write(
+                    path,
+                    middle.images[0],
+                    part[0],
+                    mask=middle.mask,
+                    sources=sources,
+                    force=self.results.force,
+                    **middle.geometry,
+                )
         else:
             with whole_file(paths[0], self.results.force) as temporary, open(temporary, "wb") as file:
                 np.save(file, values)
@@ -234,27 +255,37 @@ def summary(found, samples):
         return {}
     found = dict(sorted(found.items()))  # sums and ties do not depend on which image was ready first
     largest = max(found, key=lambda name: found[name]["mean"])
-    return {"samples": samples, "folder": FOLDER, "unit": found[largest]["unit"],
-            "mean": round(float(np.mean([one["mean"] for one in found.values()])), 4),
-            "p95": round(float(np.mean([one["p95"] for one in found.values()])), 4),
-            "largest_mean": found[largest]["mean"], "largest_in": largest}
+    return {
+        "samples": samples,
+        "folder": FOLDER,
+        "unit": found[largest]["unit"],
+        "mean": round(float(np.mean([one["mean"] for one in found.values()])), 4),
+        "p95": round(float(np.mean([one["p95"] for one in found.values()])), 4),
+        "largest_mean": found[largest]["mean"],
+        "largest_in": largest,
+    }
 
 
 def text(found, samples, folder):
     """The same in words; ``folder``: that of the conversion."""
     about = summary(found, samples)
     unit = f" {about['unit']}" if about["unit"] else ""
-    return (f"standard deviation of {samples}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
-            f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
-            f"maps in {Path(folder) / FOLDER}")
+    return (
+        f"standard deviation of {samples}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
+        f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
+        f"maps in {Path(folder) / FOLDER}"
+    )
 
 
 def statistics(values, unit):
     """Mean and 95th percentile of deviations, as the report has them."""
     if not values.size:
         return {"mean": 0.0, "p95": 0.0, "unit": unit}
-    return {"mean": round(float(values.mean(dtype=np.float64)), 4), "p95": round(float(np.percentile(values, 95)), 4),
-            "unit": unit}
+    return {
+        "mean": round(float(values.mean(dtype=np.float64)), 4),
+        "p95": round(float(np.percentile(values, 95)), 4),
+        "unit": unit,
+    }
 
 
 def step_for(clip):

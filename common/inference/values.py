@@ -3,6 +3,7 @@
 A network that lowers everything by 100 HU moves no edge, and one that was never shown metal cuts it off at the end of
 its clip; neither shows in a picture. So each result is measured against its source, and the numbers of all are said.
 """
+
 import math
 
 import numpy as np
@@ -68,16 +69,23 @@ def outside_of(middle, kept):
     if middle.beyond is None:
         return {}
     beyond, clip = middle.beyond, middle.clip
-    return {"outside_clip": {
-        "below": int(np.count_nonzero(beyond < 0)), "above": int(np.count_nonzero(beyond > 0)),
-        "lowest": _rounded(clip.lower + min(float(beyond.min()), 0.0)),
-        "highest": _rounded(clip.upper + max(float(beyond.max()), 0.0)), "kept": kept}}
+    return {
+        "outside_clip": {
+            "below": int(np.count_nonzero(beyond < 0)),
+            "above": int(np.count_nonzero(beyond > 0)),
+            "lowest": _rounded(clip.lower + min(float(beyond.min()), 0.0)),
+            "highest": _rounded(clip.upper + max(float(beyond.max()), 0.0)),
+            "kept": kept,
+        }
+    }
 
 
 def of_file(clipped, rounded, largest):
     """For the report: how many values the file's range and its steps changed, and these by how much at most."""
-    return {**({"clipped": clipped} if clipped else {}),
-            **({"rounded": rounded, "rounded_by": _rounded(largest)} if rounded else {})}
+    return {
+        **({"clipped": clipped} if clipped else {}),
+        **({"rounded": rounded, "rounded_by": _rounded(largest)} if rounded else {}),
+    }
 
 
 def summary(values, changes):
@@ -89,8 +97,10 @@ def summary(values, changes):
     for one in values.values():
         outside = one.get("outside_clip")
         if outside is not None:
-            total = found.setdefault("kept" if outside["kept"] else "cut", {
-                "images": 0, "below": 0, "above": 0, "lowest": math.inf, "highest": -math.inf})
+            total = found.setdefault(
+                "kept" if outside["kept"] else "cut",
+                {"images": 0, "below": 0, "above": 0, "lowest": math.inf, "highest": -math.inf},
+            )
             for key in ("below", "above"):
                 total[key] += outside[key]
             total["images"] += 1
@@ -131,17 +141,23 @@ def lines(values, changes):
 
 
 def _value_lines(found):
-    for key, what in (("kept", "kept: the result there is the input plus the change at the end of the clip"),
-                      ("cut", "cut off at its ends")):
+    for key, what in (
+        ("kept", "kept: the result there is the input plus the change at the end of the clip"),
+        ("cut", "cut off at its ends"),
+    ):
         if key in found:
             one = found[key]
-            yield (f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
-                   f"the network's clip (input from {one['lowest']:.6g} to {one['highest']:.6g}) {what}")
+            yield (
+                f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
+                f"the network's clip (input from {one['lowest']:.6g} to {one['highest']:.6g}) {what}"
+            )
     if "clipped" in found:
         yield f"{counted(found['clipped'], 'value')} beyond what the files hold, clipped to their ends"
     if "rounded" in found:
-        yield (f"{counted(found['rounded'], 'value')} rounded to the steps of the files, by "
-               f"{found['rounded_by']:.3g} at most")
+        yield (
+            f"{counted(found['rounded'], 'value')} rounded to the steps of the files, by "
+            f"{found['rounded_by']:.3g} at most"
+        )
 
 
 def beyond_clip(array, mask, clip: Clip):

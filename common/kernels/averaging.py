@@ -1,4 +1,5 @@
 """average += rate (value - average), in place: one kernel on a GPU, pieces that stay in the cache on the CPU."""
+
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
@@ -6,8 +7,15 @@ from medi2i.common.kernels.gpu.sources import CudaSource, register
 
 PIECE = 1 << 15  # numbers: two arrays and the scratch of 128 kB each stay in a core's cache
 
-_STEP = register(CudaSource("average_step", "elementwise", in_params="float32 value, float32 rate",
-                            out_params="float32 average", operation="average += rate * (value - average);"))
+_STEP = register(
+    CudaSource(
+        "average_step",
+        "elementwise",
+        in_params="float32 value, float32 rate",
+        out_params="float32 average",
+        operation="average += rate * (value - average);",
+    )
+)
 
 
 def step_towards(average: Array, value: Array, rate: float) -> None:
@@ -22,8 +30,8 @@ def step_towards(average: Array, value: Array, rate: float) -> None:
     average, value = average.reshape(-1), value.reshape(-1)
     scratch = np.empty(min(PIECE, average.size), np.float32)
     for start in range(0, average.size, PIECE):
-        piece = average[start:start + PIECE]
-        part = scratch[:piece.size]
-        np.subtract(value[start:start + PIECE], piece, out=part)
+        piece = average[start : start + PIECE]
+        part = scratch[: piece.size]
+        np.subtract(value[start : start + PIECE], piece, out=part)
         part *= by
         piece += part

@@ -6,6 +6,7 @@ channels and 7 x 7 taps, and its kernels for a GPU count with 32 bits, which thr
 as many whole samples as fit, or a band of rows of one. On the CPU it is at most one sample, multiplied while it is in
 the cache. Arguments as in ``cpu.convolution``; any float dtype, any number of groups.
 """
+
 from types import ModuleType
 
 import numpy as np
@@ -82,9 +83,10 @@ def backward_data(gy: Array, weights: Array, geometry: Geometry, limit: int | No
         for i in range(kh):
             for j in range(kw):
                 down, across = start * sy + i * dy, j * dx
-                padded[first:last, :, down:down + (rows - 1) * sy + 1:sy,
-                       across:across + (columns - 1) * sx + 1:sx] += taps[:, :, i, j]
-    return xp.ascontiguousarray(padded[:, :, top:top + h, left:left + w])
+                padded[
+                    first:last, :, down : down + (rows - 1) * sy + 1 : sy, across : across + (columns - 1) * sx + 1 : sx
+                ] += taps[:, :, i, j]
+    return xp.ascontiguousarray(padded[:, :, top : top + h, left : left + w])
 
 
 def _unfold(xp: ModuleType, x: Array, start: int, stop: int, geometry: Geometry) -> Array:
@@ -97,8 +99,9 @@ def _unfold(xp: ModuleType, x: Array, start: int, stop: int, geometry: Geometry)
     begin, end = start * sy - top, (stop - 1) * sy + (kh - 1) * dy + 1 - top
     band = xp.zeros((samples, channels, end - begin, w + left + right), x.dtype)
     inside = slice(min(max(begin, 0), h), min(max(end, 0), h))
-    band[:, :, inside.start - begin:inside.stop - begin, left:left + w] = x[:, :, inside]
+    band[:, :, inside.start - begin : inside.stop - begin, left : left + w] = x[:, :, inside]
     n, c, y, z = band.strides
     seen = xp.lib.stride_tricks.as_strided(
-        band, (samples, channels, kh, kw, stop - start, columns), (n, c, y * dy, z * dx, y * sy, z * sx))
+        band, (samples, channels, kh, kw, stop - start, columns), (n, c, y * dy, z * dx, y * sy, z * sx)
+    )
     return xp.ascontiguousarray(seen).reshape(samples, geometry.groups, channels // geometry.groups * kh * kw, -1)

@@ -1,4 +1,5 @@
 """Replacements for the three functions that Chainer's convolutions, and all their derivatives, are made of."""
+
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -33,14 +34,22 @@ class Convolutions(Protocol):
 
 def by_onednn() -> tuple[Replacement, ...]:
     """Replacements on oneDNN."""
-    return (*_replacements(convolution, lambda geometry, *arrays: plain_float32(*arrays)),
-            (_conv.Convolution2DFunction, "backward", _all_gradients))
+    return (
+        *_replacements(convolution, lambda geometry, *arrays: plain_float32(*arrays)),
+        (_conv.Convolution2DFunction, "backward", _all_gradients),
+    )
 
 
 def banded() -> tuple[Replacement, ...]:
     """The same on NumPy in bands of rows."""
-    return _replacements(chunked_convolution, lambda geometry, *arrays: geometry.groups == 1 and all(
-        type(a) is np.ndarray and a.itemsize > 2 for a in arrays) and _one_float(*arrays))
+    return _replacements(
+        chunked_convolution,
+        lambda geometry, *arrays: (
+            geometry.groups == 1
+            and all(type(a) is np.ndarray and a.itemsize > 2 for a in arrays)
+            and _one_float(*arrays)
+        ),
+    )
 
 
 def on_gpu(code: Convolutions) -> tuple[Replacement, ...]:
@@ -52,12 +61,18 @@ def _one_float(*arrays: Array) -> bool:
     return all(a.dtype == arrays[0].dtype and a.dtype.kind == "f" for a in arrays)
 
 
-def _replacements(code: Convolutions, takes: Callable[..., bool], method: str = "forward_cpu"
-                  ) -> tuple[Replacement, ...]:
+def _replacements(
+    code: Convolutions, takes: Callable[..., bool], method: str = "forward_cpu"
+) -> tuple[Replacement, ...]:
     """takes: (geometry, *arrays) -> whether ``code`` is for them; method: is replaced."""
-    return tuple((owner, method, forward_by(functools.partial(compute, code, takes))) for owner, compute in (
-        (_conv.Convolution2DFunction, _convolution), (_conv.Convolution2DGradW, _gradient_of_weights),
-        (_deconv.Deconvolution2DFunction, _deconvolution)))
+    return tuple(
+        (owner, method, forward_by(functools.partial(compute, code, takes)))
+        for owner, compute in (
+            (_conv.Convolution2DFunction, _convolution),
+            (_conv.Convolution2DGradW, _gradient_of_weights),
+            (_deconv.Deconvolution2DFunction, _deconvolution),
+        )
+    )
 
 
 def _geometry(node: Any, shape: tuple[int, ...], out_shape: tuple[int, ...], weights: tuple[int, ...]) -> Geometry:
@@ -69,8 +84,9 @@ def _standard(node: Any) -> bool:
     return all(layout is None for layout in node.input_layouts)
 
 
-def _convolution(code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, weights: Array,
-                 *bias: Array) -> Array | None:
+def _convolution(
+    code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, weights: Array, *bias: Array
+) -> Array | None:
     out_shape = (len(x), len(weights), *node._get_out_size(x.shape, weights.shape))
     geometry = _geometry(node, x.shape, out_shape, weights.shape)
     if geometry.empty or not takes(geometry, x, weights, *bias) or not _standard(node) or node.cudnn_fast:
@@ -80,8 +96,9 @@ def _convolution(code: Convolutions, takes: Callable[..., bool], node: Any, x: A
     return y
 
 
-def _gradient_of_weights(code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, gy: Array
-                         ) -> Array | None:
+def _gradient_of_weights(
+    code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, gy: Array
+) -> Array | None:
     geometry = _geometry(node, x.shape, gy.shape, tuple(node.W_shape))
     if geometry.empty or not takes(geometry, x, gy) or node.W_dtype != x.dtype:
         return None
@@ -90,8 +107,9 @@ def _gradient_of_weights(code: Convolutions, takes: Callable[..., bool], node: A
     return gw
 
 
-def _deconvolution(code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, weights: Array,
-                   *bias: Array) -> Array | None:
+def _deconvolution(
+    code: Convolutions, takes: Callable[..., bool], node: Any, x: Array, weights: Array, *bias: Array
+) -> Array | None:
     if not _standard(node):
         return None
     node._calc_out_size(x.shape, weights.shape)
@@ -108,9 +126,11 @@ def _deconvolution(code: Convolutions, takes: Callable[..., bool], node: Any, x:
 
 def _all_gradients(original: Callable) -> Callable:
     """The three gradients in two calls of oneDNN and no function node, where they are not to be differentiated."""
+
     @functools.wraps(original)
-    def backward(self: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
-                 ) -> tuple[chainer.Variable | None, ...]:
+    def backward(
+        self: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
         try:
             gradients = _at_once(self, indexes, grad_outputs)
         except OnednnError:
@@ -122,8 +142,9 @@ def _all_gradients(original: Callable) -> Callable:
     return backward
 
 
-def _at_once(node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
-             ) -> list[Array | None] | None:
+def _at_once(
+    node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+) -> list[Array | None] | None:
     if not no_graph(node) or not _standard(node):
         return None
     arrays = [v.array for v in (*node.get_retained_inputs(), *grad_outputs)]

@@ -3,6 +3,7 @@
 Chainer's function nodes stay what they are, with their backward and double backward; only what their ``forward``
 computes with float32 NumPy arrays is replaced. What a replacement does not take goes to Chainer's code as before.
 """
+
 import contextlib
 from collections.abc import Iterator
 

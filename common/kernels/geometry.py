@@ -1,4 +1,5 @@
 """The sizes that a convolution is made of, whatever computes it, and where the elements of dense arrays lie."""
+
 from dataclasses import dataclass
 
 
@@ -20,9 +21,12 @@ class Geometry:
     @property
     def pad_after(self) -> tuple[int, ...]:
         """Padding at the bottom and right that the output's size needs; never below 0."""
-        return tuple(max(0, (out - 1) * s + (k - 1) * d + 1 - size - p)
-                     for out, s, k, d, size, p in zip(self.out_shape[2:], self.stride, self.weights[2:], self.dilate,
-                                                      self.shape[2:], self.pad, strict=True))
+        return tuple(
+            max(0, (out - 1) * s + (k - 1) * d + 1 - size - p)
+            for out, s, k, d, size, p in zip(
+                self.out_shape[2:], self.stride, self.weights[2:], self.dilate, self.shape[2:], self.pad, strict=True
+            )
+        )
 
     @property
     def empty(self) -> bool:

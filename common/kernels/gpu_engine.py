@@ -1,4 +1,5 @@
 """What computes convolutions on a GPU: CuPy's cuDNN 8, else cuDNN 9 by its own Python module, else matrix products."""
+
 import importlib
 import os
 

@@ -3,6 +3,7 @@
 On a GPU by :mod:`~medi2i.common.kernels.gpu.loss_kernels`, on the CPU by :mod:`~medi2i.common.kernels.reference` unless
 Chainer's own code is asked for.
 """
+
 from collections.abc import Callable
 from types import ModuleType
 
@@ -25,8 +26,9 @@ class LossEngines:
     cpu: ModuleType | None = None
 
 
-def loss_of(name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable,
-            *constants: float) -> chainer.Variable:
+def loss_of(
+    name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable, *constants: float
+) -> chainer.Variable:
     """A scalar Variable: the loss ``name`` (of the engines' modules) of y, or ``formula``, where it is not for them.
 
     Args: formula: Variable y -> the same loss in Chainer's functions; it is also what is differentiated when a
@@ -44,8 +46,13 @@ def loss_of(name: str, formula: Callable[[chainer.Variable], chainer.Variable], 
 class Loss(chainer.FunctionNode):
     """See :func:`loss_of`."""
 
-    def __init__(self, engine: ModuleType, name: str, formula: Callable[[chainer.Variable], chainer.Variable],
-                 constants: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        engine: ModuleType,
+        name: str,
+        formula: Callable[[chainer.Variable], chainer.Variable],
+        constants: tuple[float, ...],
+    ) -> None:
         super().__init__()
         self.value, self.gradient = getattr(engine, name), getattr(engine, f"{name}_gradient")
         self.formula, self.constants = formula, constants
@@ -53,14 +60,15 @@ class Loss(chainer.FunctionNode):
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs((0,))
         value = self.value(inputs[0], *self.constants)
-        return chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=np.float32),
+        return (chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=np.float32),)
 
-    def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]) -> tuple[chainer.Variable,
-                 ...]:
-        y, = self.get_retained_inputs()
-        g, = grad_outputs
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable, ...]:
+        (y,) = self.get_retained_inputs()
+        (g,) = grad_outputs
         if chainer.config.enable_backprop:
             # Not y itself: what y was made of is not to be differentiated here.
             inner = F.identity(y)
             return chainer.grad([self.formula(inner)], [inner], [g], enable_double_backprop=True)
-        return chainer.as_variable(self.gradient(y.array, *self.constants, g.array)),
+        return (chainer.as_variable(self.gradient(y.array, *self.constants, g.array)),)

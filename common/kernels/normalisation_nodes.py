@@ -4,6 +4,7 @@ On a GPU it runs on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels`, on 
 (:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use. Elsewhere Chainer's functions one after the
 other do the same: :func:`is_fused` tells.
 """
+
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,14 @@ def is_fused(x: ArrayOrVariable) -> bool:
     return engine is not None and x.ndim == 4 and x.size > 0 and x.dtype.kind == "f" and _engine(x) is engine
 
 
-def normalise(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVariable | None, eps: float,
-              slope: float, each: bool) -> tuple[chainer.Variable, "Normalise"]:
+def normalise(
+    x: ArrayOrVariable,
+    gamma: ArrayOrVariable | None,
+    beta: ArrayOrVariable | None,
+    eps: float,
+    slope: float,
+    each: bool,
+) -> tuple[chainer.Variable, "Normalise"]:
     """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
 
     Args: x (N, C, H, W); gamma, beta (C,), or None both: 1 and 0; slope: 0 ReLU, 1 no activation;
@@ -39,15 +46,22 @@ def normalise(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVa
     Returns the Variable and the function node, which has ``mean`` and ``variance`` (N, C, 1, 1) or (1, C, 1, 1).
     """
     node = Normalise(eps, slope, each)
-    y, = node.apply((x,) if gamma is None else (x, gamma, beta))
+    (y,) = node.apply((x,) if gamma is None else (x, gamma, beta))
     return y, node
 
 
-def normalise_fixed(x: ArrayOrVariable, gamma: ArrayOrVariable | None, beta: ArrayOrVariable | None, mean: Array,
-                    variance: Array, eps: float, slope: float) -> chainer.Variable:
+def normalise_fixed(
+    x: ArrayOrVariable,
+    gamma: ArrayOrVariable | None,
+    beta: ArrayOrVariable | None,
+    mean: Array,
+    variance: Array,
+    eps: float,
+    slope: float,
+) -> chainer.Variable:
     """The same with given statistics, arrays (C,): what batch normalisation does outside of training."""
     node = Normalise(eps, slope, False, (mean, variance))
-    y, = node.apply((x,) if gamma is None else (x, gamma, beta))
+    (y,) = node.apply((x,) if gamma is None else (x, gamma, beta))
     return y
 
 
@@ -55,8 +69,9 @@ def update_running(running_mean: Array, running_variance: Array, node: "Normalis
     """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
     count = x.size // running_mean.size
     engine = reference if isinstance(running_mean, np.ndarray) else NormalisationEngines.gpu
-    engine.update_running(running_mean, running_variance, node.mean, node.variance, decay,
-                          count / max(count - 1.0, 1.0))
+    engine.update_running(
+        running_mean, running_variance, node.mean, node.variance, decay, count / max(count - 1.0, 1.0)
+    )
 
 
 def _engine(*images: Array) -> ModuleType:
@@ -94,24 +109,25 @@ class Normalise(chainer.FunctionNode):
             y, self.mean, self.variance, self.inv_std = engine.forward(x, gamma, beta, self.eps, self.slope, self.each)
             if self._needs_output:
                 self.retain_outputs((0,))
-            return y,
+            return (y,)
         mean, variance = self.fixed
         if _is_onednn(engine):
             if not chainer.config.enable_backprop:
-                return engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),
+                return (engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),)
             self.engine = reference
         wide = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.mean, self.variance = (v.astype(wide, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))
         self.inv_std = 1 / (self.variance + wide.type(self.eps)) ** wide.type(0.5)
-        return self.engine.apply(x, gamma, beta, self.mean, self.inv_std, self.slope),
+        return (self.engine.apply(x, gamma, beta, self.mean, self.inv_std, self.slope),)
 
-    def backward(self, indexes: tuple[int, ...],
-                 grad_outputs: tuple[chainer.Variable | None, ...]) -> tuple[chainer.Variable | None, ...]:
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable | None, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
         inputs = self.get_retained_inputs()
         y = self.get_retained_outputs()[0].array if self._needs_output else None
         gx, with_x, plain = NormaliseGrad(self, y).apply((*inputs, *grad_outputs))
         if len(inputs) == 1:
-            return gx,
+            return (gx,)
         return (gx, *(F.cast(_by_channel(sums), inputs[1].dtype) for sums in (with_x, plain)))
 
     @property
@@ -144,8 +160,9 @@ class NormaliseGrad(chainer.FunctionNode):
         engine = reference if isinstance(x, np.ndarray) else node.engine
         return engine.backward(x, gamma, beta, node.mean, node.inv_std, gy, node.slope, node.fixed is not None)
 
-    def backward(self, indexes: tuple[int, ...],
-                 grad_outputs: tuple[chainer.Variable | None, ...]) -> tuple[chainer.Variable | None, ...]:
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable | None, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
         """With n = (x - mean) r, r = inv_std, m the size of a group and P(u) = u - mean(u) - n mean(u n),
 
         the outputs are gamma r P(g), sum(g n) and sum(g). P is symmetric, dr/dx = -n r^2 / m, and the derivative of n
@@ -159,10 +176,12 @@ class NormaliseGrad(chainer.FunctionNode):
         dtypes = [v.dtype for v in (*rest, gy)]
         x, g = F.cast(x, wide), F.cast(gy, wide)
         xp = chainer.backend.get_array_module(x)
-        a, b, c = (xp.zeros(shape, wide) if v is None else F.cast(v, wide)
-                   for v, shape in zip(grad_outputs, (x.shape, node.mean.shape, node.mean.shape), strict=True))
+        a, b, c = (
+            xp.zeros(shape, wide) if v is None else F.cast(v, wide)
+            for v, shape in zip(grad_outputs, (x.shape, node.mean.shape, node.mean.shape), strict=True)
+        )
         plain = Normalise(node.eps, 1, node.each, node.fixed)
-        normal, = plain.apply((x,))
+        (normal,) = plain.apply((x,))
         factor = 1.0 if gamma is None else F.reshape(F.cast(gamma, wide), (1, -1, 1, 1))
         slopes = None
         if node.slope != 1:

@@ -3,13 +3,15 @@
 Losses are those of :mod:`medi2i.common.losses` on neighbouring pixels and on a discriminator's answer, each as value
 and gradient. Images are (N, C, H, W); variations need H and W >= 2.
 """
+
 import numpy as np
 
 _AXES = {True: (2, 3), False: (0, 2, 3)}
 
 
-def forward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, eps: float, slope: float,
-            each: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def forward(
+    x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, eps: float, slope: float, each: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
 
     Args: x (N, C, H, W); gamma, beta (C,) or None (1 and 0); slope: 0 is ReLU, 1 no activation; each: statistics of
@@ -25,8 +27,14 @@ def forward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, ep
     return apply(x, gamma, beta, mean, inv_std, slope), mean, variance, inv_std
 
 
-def apply(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean: np.ndarray, inv_std: np.ndarray,
-          slope: float) -> np.ndarray:
+def apply(
+    x: np.ndarray,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    slope: float,
+) -> np.ndarray:
     """The same with given statistics: y."""
     v = (_wide(x) - mean) * inv_std
     if gamma is not None and beta is not None:
@@ -39,8 +47,16 @@ def apply(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean
     return v.astype(x.dtype, copy=False)
 
 
-def backward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean: np.ndarray, inv_std: np.ndarray,
-             gy: np.ndarray, slope: float, fixed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def backward(
+    x: np.ndarray,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    gy: np.ndarray,
+    slope: float,
+    fixed: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients, given that of y: by x, and sum(g (x - mean) inv_std) and sum(g) of each group of statistics.
 
     g is gy times the slope of f there. The sums have the shape of mean; added up over samples they are the gradients
@@ -63,8 +79,14 @@ def backward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, m
     return gx.astype(x.dtype, copy=False), with_x, plain
 
 
-def update_running(running_mean: np.ndarray, running_variance: np.ndarray, mean: np.ndarray, variance: np.ndarray,
-                   decay: float, adjust: float) -> None:
+def update_running(
+    running_mean: np.ndarray,
+    running_variance: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    decay: float,
+    adjust: float,
+) -> None:
     """Chainer's running statistics, in place: decay old + (1 - decay) new, the variance times ``adjust``.
 
     adjust = m / max(m - 1, 1), of m values, makes the variance the unbiased one.
@@ -73,7 +95,6 @@ def update_running(running_mean: np.ndarray, running_variance: np.ndarray, mean:
     running_mean += (1 - decay) * mean.reshape(-1)
     running_variance *= decay
     running_variance += (1 - decay) * adjust * variance.reshape(-1)
-
 
 
 def absolute_variation(y: np.ndarray) -> np.floating:

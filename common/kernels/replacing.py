@@ -2,6 +2,7 @@
 
 A replacement is a triple: class, name of a method (or attribute), and function original -> what takes its place.
 """
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ def forward_by(compute: Callable[..., Array | None]) -> Callable[[Callable], Cal
 
     compute: (node, *inputs) -> the output; None, or an OnednnError, where the original is to compute it.
     """
+
     def replacement(original: Callable) -> Callable:
         @functools.wraps(original)
         def forward(self: Any, inputs: tuple[Array, ...]) -> tuple[Array, ...]:

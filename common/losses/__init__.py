@@ -3,6 +3,7 @@
 Images are (N, C, H, W) in [-1, 1] unless a function says otherwise. Weights of terms, reporting and random draws belong
 to the updaters. Half-precision values are cast to float32 first: a mean over an image overflows float16.
 """
+
 from medi2i.common.losses.adversarial import (
     gradient_penalty,
     least_squares,
@@ -33,9 +34,28 @@ from medi2i.common.losses.smoothness import (
 )
 
 __all__ = [
-    "TV_METHODS", "air_mismatch", "channel_variation", "channel_weight", "class_probabilities", "dice",
-    "focal_cross_entropy", "fold_stack", "gradient_consistency", "gradient_difference", "gradient_penalty",
-    "least_squares", "mean_absolute", "mean_answer", "mean_square", "mean_squared", "multiscale_dissimilarity",
-    "perceptual", "sigmoid_weighted_least_squares", "structural_dissimilarity", "tanh_weighted_least_squares",
-    "total_variation", "unfold_stack", "weight_magnitude",
+    "TV_METHODS",
+    "air_mismatch",
+    "channel_variation",
+    "channel_weight",
+    "class_probabilities",
+    "dice",
+    "focal_cross_entropy",
+    "fold_stack",
+    "gradient_consistency",
+    "gradient_difference",
+    "gradient_penalty",
+    "least_squares",
+    "mean_absolute",
+    "mean_answer",
+    "mean_square",
+    "mean_squared",
+    "multiscale_dissimilarity",
+    "perceptual",
+    "sigmoid_weighted_least_squares",
+    "structural_dissimilarity",
+    "tanh_weighted_least_squares",
+    "total_variation",
+    "unfold_stack",
+    "weight_magnitude",
 ]

@@ -3,6 +3,7 @@
 A patch discriminator answers D of shape (N, 1, h, w). With ``dis_reg_weighting`` it answers (N, 2, h, w): the second
 channel is how much it trusts its own decision at each place.
 """
+
 from collections.abc import Callable
 
 from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
@@ -51,8 +52,9 @@ def mean_answer(d: ArrayOrVariable) -> chainer.Variable:
     return F.mean(in_float32(d))
 
 
-def gradient_penalty(dis: Callable[[chainer.Variable], chainer.Variable], real: Array, fake: Array,
-                     mix: Array) -> chainer.Variable:
+def gradient_penalty(
+    dis: Callable[[chainer.Variable], chainer.Variable], real: Array, fake: Array, mix: Array
+) -> chainer.Variable:
     """mean((|grad D(m)| - 1)^2), m = mix real + (1 - mix) fake (Gulrajani et al., 2017, algorithm 1).
 
     Differentiable with respect to the parameters of ``dis`` (second order), on the CPU and the GPU.
@@ -62,6 +64,6 @@ def gradient_penalty(dis: Callable[[chainer.Variable], chainer.Variable], real: 
     """
     mix = mix.reshape((-1,) + (1,) * (real.ndim - 1)).astype(real.dtype)
     middle = chainer.Variable(mix * real + (1 - mix) * fake)
-    gradient, = chainer.grad([F.sum(in_float32(dis(middle)))], [middle], enable_double_backprop=True)
+    (gradient,) = chainer.grad([F.sum(in_float32(dis(middle)))], [middle], enable_double_backprop=True)
     norm = F.sqrt(F.batch_l2_norm_squared(in_float32(gradient)) + 1e-6)
     return F.mean(F.square(norm - 1.0))

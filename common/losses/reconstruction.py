@@ -1,4 +1,5 @@
 """How far an image is from its truth, pixel by pixel or class by class."""
+
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -58,8 +59,9 @@ def class_probabilities(scores: ArrayOrVariable, stack: int = 1) -> chainer.Vari
     return F.softmax(unfold_stack(in_float32(scores), stack), axis=1)
 
 
-def focal_cross_entropy(p: ArrayOrVariable, t: ArrayOrVariable, gamma: float,
-                        weight: Array | None = None) -> chainer.Variable:
+def focal_cross_entropy(
+    p: ArrayOrVariable, t: ArrayOrVariable, gamma: float, weight: Array | None = None
+) -> chainer.Variable:
     """mean(w_c (-t log p) (1 - p)^gamma), p and t clipped to [1e-7, 1 - 1e-7] (Lin et al., 2017, for many classes).
 
     Args: p probabilities, t one-hot truth, both (N, C, H, W); gamma >= 0, where 0 is the plain cross entropy.

@@ -3,6 +3,7 @@
 The window of structural similarity is that of Wang et al. (2004) and of ``medi2i.tools.evaluation.metrics``:
 Gaussian, 11 x 11 pixels, sigma 1.5, without padding; the data range is 2, for images in [-1, 1].
 """
+
 from collections.abc import Callable
 
 import numpy as np
@@ -61,8 +62,9 @@ def _images(y: ArrayOrVariable, t: ArrayOrVariable) -> tuple[chainer.Variable, c
     if y.shape != t.shape:
         raise ValueError(f"images of shape {y.shape} cannot be compared with those of {t.shape}")
     if min(y.shape[2:]) < WIDTH:
-        raise ValueError(f"structural similarity needs images of at least {WIDTH}x{WIDTH} pixels, "
-                         f"not {y.shape[2]}x{y.shape[3]}")
+        raise ValueError(
+            f"structural similarity needs images of at least {WIDTH}x{WIDTH} pixels, not {y.shape[2]}x{y.shape[3]}"
+        )
     n, c, h, w = y.shape
     return F.reshape(y, (n * c, 1, h, w)), F.reshape(t, (n * c, 1, h, w))
 
@@ -71,7 +73,7 @@ def _terms(y: chainer.Variable, t: chainer.Variable) -> tuple[chainer.Variable, 
     """(luminance, contrast and structure) of each window of (N, 1, H, W): two maps (N, 1, H - 10, W - 10)."""
     n = len(y)
     local = _blurred(F.concat([y, t, F.square(y), F.square(t), y * t], axis=0))
-    mean_y, mean_t, square_y, square_t, product = (local[i * n:(i + 1) * n] for i in range(5))
+    mean_y, mean_t, square_y, square_t, product = (local[i * n : (i + 1) * n] for i in range(5))
     mean_product, mean_squares = mean_y * mean_t, F.square(mean_y) + F.square(mean_t)
     luminance = (2.0 * mean_product + _C1) / (mean_squares + _C1)
     structure = (2.0 * (product - mean_product) + _C2) / (square_y + square_t - mean_squares + _C2)
@@ -87,8 +89,9 @@ def _blurred(x: chainer.Variable) -> chainer.Variable:
     return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
 
 
-def perceptual(features: Callable[[chainer.Variable], chainer.Variable], x: ArrayOrVariable, y: ArrayOrVariable,
-               colour: bool) -> chainer.Variable:
+def perceptual(
+    features: Callable[[chainer.Variable], chainer.Variable], x: ArrayOrVariable, y: ArrayOrVariable, colour: bool
+) -> chainer.Variable:
     """mean((f(x) - f(y))^2) (Johnson et al., 2016). The gradient flows into both images.
 
     Args: features: callable, (N, 3, H, W) to any feature; its parameters are not meant to be trained. It gets values

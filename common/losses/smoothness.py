@@ -1,4 +1,5 @@
 """Terms on differences between neighbouring pixels: total variation, and edges kept through a translation."""
+
 from medi2i.common.compat import ArrayOrVariable, F, chainer
 from medi2i.common.kernels.loss_nodes import in_float32, loss_of
 
@@ -71,5 +72,5 @@ def _correlation(a: chainer.Variable, b: chainer.Variable) -> chainer.Variable:
     a, b = (v - F.broadcast_to(F.mean(v, axis=(2, 3), keepdims=True), v.shape) for v in (a, b))
     product = F.mean(a * b, axis=(2, 3))
     # The root is taken of each factor: their product falls below what float32 can hold for nearly flat images.
-    norm = F.sqrt(F.mean(F.square(a), axis=(2, 3)) + _TINY ** 2) * F.sqrt(F.mean(F.square(b), axis=(2, 3)) + _TINY ** 2)
+    norm = F.sqrt(F.mean(F.square(a), axis=(2, 3)) + _TINY**2) * F.sqrt(F.mean(F.square(b), axis=(2, 3)) + _TINY**2)
     return F.mean(product / norm)

@@ -1,4 +1,5 @@
 """The activations by their typed choice."""
+
 from medi2i.common.compat import F
 from medi2i.common.networks.spec import Activation
 

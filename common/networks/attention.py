@@ -1,4 +1,5 @@
 """Non-local block with spectrally normalised 1×1 convolutions (Zhang et al., arXiv 1805.08318; Miyato, 1802.05957)."""
+
 import numpy
 
 from medi2i.common.compat import F, chainer

@@ -1,4 +1,5 @@
 """The blocks all networks are built from: CBR (convolution, normalisation, activation), ResBlock, fully connected."""
+
 import contextlib
 
 import numpy
@@ -70,8 +71,18 @@ class CBR(chainer.Chain):
     whose shortcut has another size.
     """
 
-    def __init__(self, in_ch: int, out_ch: int, ksize: int, pad: int, norm: Norm, sample: Sampling,
-                 activation: Activation, dropout: float, style: ConvStyle):
+    def __init__(
+        self,
+        in_ch: int,
+        out_ch: int,
+        ksize: int,
+        pad: int,
+        norm: Norm,
+        sample: Sampling,
+        activation: Activation,
+        dropout: float,
+        style: ConvStyle,
+    ):
         super().__init__()
         kind, second = sample.kind, sample.second
         if kind is SampleKind.NONE_7 and second is Second.NONE:
@@ -111,8 +122,10 @@ class CBR(chainer.Chain):
             for n in size:
                 after_block(self.sample, self.c1.ksize, self.c1.pad, n)
         except Misfit as error:
-            raise UserError(f"{size[0]}x{size[1]} pixels (height x width) before a layer: {error}; larger images, or "
-                            "others by a pixel, or other kernels would be needed") from None
+            raise UserError(
+                f"{size[0]}x{size[1]} pixels (height x width) before a layer: {error}; larger images, or "
+                "others by a pixel, or other kernels would be needed"
+            ) from None
 
     def _finish(self, norm, h, pool):
         """Normalisation, pooling, dropout and activation; in one function where nothing lies between the two."""
@@ -125,8 +138,10 @@ class CBR(chainer.Chain):
 
     def describe(self) -> str:
         """One line: channels, kernel, change of size, normalisation, activation."""
-        return (f"CBR {self.in_ch} -> {self.out_ch}, {self.c1.ksize}x{self.c1.ksize}, {self.sample.name}, "
-                f"{self.norm.value}, {self.activation_kind.value}")
+        return (
+            f"CBR {self.in_ch} -> {self.out_ch}, {self.c1.ksize}x{self.c1.ksize}, {self.sample.name}, "
+            f"{self.norm.value}, {self.activation_kind.value}"
+        )
 
 
 class ResBlock(chainer.Chain):

@@ -3,6 +3,7 @@
 Only what weights need of the protocol-buffers wire format and of ``caffe.proto``: Chainer's own reader does not run
 with today's protobuf. Nothing in such a file can be executed.
 """
+
 import re
 
 import numpy
@@ -75,8 +76,12 @@ def _blob(content):
         if field in _BLOB_LEGACY_SHAPE and isinstance(value, int):
             legacy[field] = value
         elif field == _BLOB_SHAPE:
-            shape = [d for inner, part in _fields(value) if inner == _SHAPE_DIM
-                     for d in ([part] if isinstance(part, int) else _varints(part))]
+            shape = [
+                d
+                for inner, part in _fields(value)
+                if inner == _SHAPE_DIM
+                for d in ([part] if isinstance(part, int) else _varints(part))
+            ]
         elif field == _BLOB_DATA:
             data.append(numpy.frombuffer(value, "<f4"))
     array = numpy.concatenate(data) if data else numpy.zeros(0, numpy.float32)
@@ -103,7 +108,7 @@ def _fields(content):
                 raise ValueError(f"wire type {wire} at byte {position}")
             if position + length > len(content):
                 raise ValueError(f"it ends {position + length - len(content)} bytes too early")
-            value, position = content[position:position + length], position + length
+            value, position = content[position : position + length], position + length
         yield key >> 3, value
 
 

@@ -2,6 +2,7 @@
 
 The ``args`` file beside the weights describes the networks; no option is needed to load them.
 """
+
 import contextlib
 import hashlib
 import re
@@ -35,8 +36,19 @@ BEST = "best.json"
 _DATED = re.compile(r"(\d{8}_\d{6})(?:_(\d{1,3}))?")
 _NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
 
-__all__ = ["DIRECTIONS", "Generator", "Run", "build_generator", "digest", "epoch_of", "find_run", "load_generator",
-           "load_link", "save_link", "save_networks"]
+__all__ = [
+    "DIRECTIONS",
+    "Generator",
+    "Run",
+    "build_generator",
+    "digest",
+    "epoch_of",
+    "find_run",
+    "load_generator",
+    "load_link",
+    "save_link",
+    "save_networks",
+]
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,10 @@ class Run:
         elif which == "last":
             which = self.epochs[-1]
         if which not in self.epochs:
-            raise UserError(f"{self.folder}: no weights of epoch {which}; there are those of "
-                            + ", ".join(str(n) for n in self.epochs))
+            raise UserError(
+                f"{self.folder}: no weights of epoch {which}; there are those of "
+                + ", ".join(str(n) for n in self.epochs)
+            )
         return which
 
 
@@ -99,8 +113,11 @@ def _run(folder, args):
         match = _NUMBERED.fullmatch(file.name)
         if match and match["epoch"]:
             found.setdefault(int(match["epoch"]), set()).add(match["name"])
-    whole = [epoch for epoch, names in found.items()
-             if any(set(pair) <= names for pair in DIRECTIONS.values()) or any(n.startswith("gen") for n in names)]
+    whole = [
+        epoch
+        for epoch, names in found.items()
+        if any(set(pair) <= names for pair in DIRECTIONS.values()) or any(n.startswith("gen") for n in names)
+    ]
     if not whole:
         return None
     best = None
@@ -144,8 +161,11 @@ class Generator:
         sizes = fitting_sizes(self.options)
         multiple = sizes.multiple if sizes is not None and not sizes.rest and fixed_size(self.options) is None else 1
         x = _padded(x, multiple)
-        with (chainer.using_config("train", False), chainer.using_config("enable_backprop", False),
-              chainer.using_device(self.device)):
+        with (
+            chainer.using_config("train", False),
+            chainer.using_config("enable_backprop", False),
+            chainer.using_device(self.device),
+        ):
             y = self.decoder(self.encoder(self.device.send(numpy.ascontiguousarray(x, numpy.float32))))
         y = chainer.get_device("@numpy").send(y.array)
         return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
@@ -165,8 +185,7 @@ def _padded(x, multiple):
     return x
 
 
-def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32",
-                   pretrained=None) -> Generator:
+def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32", pretrained=None) -> Generator:
     """The generator of a run.
 
     model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
@@ -225,8 +244,11 @@ def fill_frozen(link, name, folder, file, given=False):
     Raises UserError.
     """
     beside = frozen_file(folder, name)
-    load_pretrained(link.frozen, beside if beside.is_file() and not given else file,
-                    "--dis_pretrained_weights" if name.startswith("dis") else "--gen_pretrained_weights")
+    load_pretrained(
+        link.frozen,
+        beside if beside.is_file() and not given else file,
+        "--dis_pretrained_weights" if name.startswith("dis") else "--gen_pretrained_weights",
+    )
 
 
 def _beside(model, args):
@@ -240,8 +262,10 @@ def _beside(model, args):
 def build_generator(options, direction: str = "xy", source="args", dtype: str = "fp32"):
     """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors."""
     if options.ch is None or options.out_ch is None:
-        raise UserError(f"{source}: it has no ch and out_ch, the channels of input and output; "
-                        "the args file that training writes beside the weights has them")
+        raise UserError(
+            f"{source}: it has no ch and out_ch, the channels of input and output; "
+            "the args file that training writes beside the weights has them"
+        )
     ch, out_ch = (options.ch, options.out_ch) if direction == "xy" else (options.out_ch, options.ch)
     with using_dtype(dtype):
         return encoder_spec(options, ch).build(), decoder_spec(options, out_ch).build()
@@ -268,12 +292,17 @@ def _files(folder, name, number, direction, model):
     files = tuple(folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
     if name is None and not all(file.is_file() for file in files):
         whole = sorted(folder.glob(f"gen*{number}.npz"))
-        whole = [f for f in whole if (m := _NUMBERED.fullmatch(f.name)) and m["epoch"] == number
-                 and _direction(m["name"]) == direction]
+        whole = [
+            f
+            for f in whole
+            if (m := _NUMBERED.fullmatch(f.name)) and m["epoch"] == number and _direction(m["name"]) == direction
+        ]
         if whole:
             return (whole[0],)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise UserError(f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
-                        f"{direction[1].upper()} needs {files[0].name} and {files[1].name}")
+        raise UserError(
+            f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
+            f"{direction[1].upper()} needs {files[0].name} and {files[1].name}"
+        )
     return files

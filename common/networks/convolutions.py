@@ -1,4 +1,5 @@
 """Convolutions of every style, with the parameter names of the released files (``c``, ``depthwise``, ``se``…)."""
+
 import math
 
 from medi2i.common.compat import F, L, chainer
@@ -16,11 +17,13 @@ def reflect_pad(x, before: int, after: int):
     for axis in (2, 3):
         size = x.shape[axis]
         if max(before, after) >= size:
-            raise ValueError(f"an image of {x.shape[2]}x{x.shape[3]} cannot mirror {max(before, after)} pixels; "
-                             f"it needs at least {max(before, after) + 1} in each direction")
+            raise ValueError(
+                f"an image of {x.shape[2]}x{x.shape[3]} cannot mirror {max(before, after)} pixels; "
+                f"it needs at least {max(before, after) + 1} in each direction"
+            )
 
         def line(i, axis=axis, x=x):
-            return x[:, :, i:i + 1] if axis == 2 else x[:, :, :, i:i + 1]
+            return x[:, :, i : i + 1] if axis == 2 else x[:, :, :, i : i + 1]
 
         top = [line(i) for i in range(before, 0, -1)]
         bottom = [line(size - 2 - i) for i in range(after)]
@@ -95,8 +98,9 @@ class Convolution(_Styled):
     Plain weights are He-normal, equalised ones N(0, 1) with the input scaled instead; biases start at 0.
     """
 
-    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
-                 transposed: bool = False):
+    def __init__(
+        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
+    ):
         super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
         with self.init_scope():
             layer = L.Deconvolution2D if transposed else L.Convolution2D
@@ -113,13 +117,15 @@ class SeparableConvolution(_Styled):
     Equalised, the input is scaled once, before both.
     """
 
-    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
-                 transposed: bool = False):
+    def __init__(
+        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
+    ):
         super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
         with self.init_scope():
             layer = L.Deconvolution2D if transposed else L.Convolution2D
-            self.depthwise = layer(in_ch, in_ch, ksize, stride, self.inner_pad, nobias=True, initialW=self.initial,
-                                   groups=in_ch)
+            self.depthwise = layer(
+                in_ch, in_ch, ksize, stride, self.inner_pad, nobias=True, initialW=self.initial, groups=in_ch
+            )
             self.pointwise = layer(in_ch, out_ch, 1, initialW=self.initial)
 
     def convolve(self, x):
@@ -127,8 +133,9 @@ class SeparableConvolution(_Styled):
         return self.pointwise(self.depthwise(x))
 
 
-def convolution(in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle,
-                transposed: bool = False) -> Convolution | SeparableConvolution:
+def convolution(
+    in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
+) -> Convolution | SeparableConvolution:
     """The convolution of this style."""
     kind = SeparableConvolution if style.separable else Convolution
     return kind(in_ch, out_ch, ksize, stride, pad, style, transposed)

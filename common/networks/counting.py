@@ -3,6 +3,7 @@
 ``shapes_only`` makes convolutions and matrix products return zeros of the right shape, so that a network of any size is
 counted in a second.
 """
+
 import contextlib
 import math
 from dataclasses import dataclass, field
@@ -19,38 +20,48 @@ _MATMUL = F.math.matmul.MatMul
 
 def _conv_shape(function, x, w):
     size = chainer.utils.conv.get_conv_outsize
-    return (len(x), len(w),
-            size(x.shape[2], w.shape[2], function.sy, function.ph, cover_all=function.cover_all, d=function.dy),
-            size(x.shape[3], w.shape[3], function.sx, function.pw, cover_all=function.cover_all, d=function.dx))
+    return (
+        len(x),
+        len(w),
+        size(x.shape[2], w.shape[2], function.sy, function.ph, cover_all=function.cover_all, d=function.dy),
+        size(x.shape[3], w.shape[3], function.sx, function.pw, cover_all=function.cover_all, d=function.dx),
+    )
 
 
 def _deconv_shape(function, x, w):
     size = chainer.utils.conv.get_deconv_outsize
-    return (len(x), w.shape[1] * function.groups, size(x.shape[2], w.shape[2], function.sy, function.ph, d=function.dy),
-            size(x.shape[3], w.shape[3], function.sx, function.pw, d=function.dx))
+    return (
+        len(x),
+        w.shape[1] * function.groups,
+        size(x.shape[2], w.shape[2], function.sy, function.ph, d=function.dy),
+        size(x.shape[3], w.shape[3], function.sx, function.pw, d=function.dx),
+    )
 
 
 def _conv_zeros(self, inputs):
     self.retain_inputs((0, 1))
     # What the real forward pass would have worked out and the backward pass reads is not needed: nothing goes back.
-    return numpy.zeros(_conv_shape(self, *inputs[:2]), inputs[0].dtype),
+    return (numpy.zeros(_conv_shape(self, *inputs[:2]), inputs[0].dtype),)
 
 
 def _deconv_zeros(self, inputs):
     self.retain_inputs((0, 1))
-    return numpy.zeros(_deconv_shape(self, *inputs[:2]), inputs[0].dtype),
+    return (numpy.zeros(_deconv_shape(self, *inputs[:2]), inputs[0].dtype),)
 
 
 def _linear_zeros(self, inputs):
     self.retain_inputs((0, 1))
-    return numpy.zeros((len(inputs[0]), len(inputs[1])), inputs[0].dtype),
+    return (numpy.zeros((len(inputs[0]), len(inputs[1])), inputs[0].dtype),)
 
 
 @contextlib.contextmanager
 def shapes_only():
     """While the block runs, convolutions and linear layers on the CPU give zeros, at no cost."""
-    replaced = ((_CONV, "forward_cpu", _conv_zeros), (_DECONV, "forward_cpu", _deconv_zeros),
-                (_LINEAR, "forward", _linear_zeros))
+    replaced = (
+        (_CONV, "forward_cpu", _conv_zeros),
+        (_DECONV, "forward_cpu", _deconv_zeros),
+        (_LINEAR, "forward", _linear_zeros),
+    )
     before = [cls.__dict__[name] for cls, name, _ in replaced]
     for cls, name, stand_in in replaced:
         setattr(cls, name, stand_in)
@@ -88,8 +99,9 @@ class CostHook(chainer.FunctionHook):
             pixels = x.shape[2:] if transposed else out[2:]
             columns = len(x) * math.prod(pixels) * math.prod(w.shape[2:])
             self.cost.multiply_adds += columns * x.shape[1] * out[1] // function.groups
-            self.cost.workspace = max(self.cost.workspace,
-                                      columns * (out[1] if transposed else x.shape[1]) * x.dtype.itemsize)
+            self.cost.workspace = max(
+                self.cost.workspace, columns * (out[1] if transposed else x.shape[1]) * x.dtype.itemsize
+            )
         elif isinstance(function, _LINEAR):
             self.cost.multiply_adds += len(in_data[0]) * in_data[1].size
         elif isinstance(function, _MATMUL):

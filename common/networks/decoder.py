@@ -1,4 +1,5 @@
 """The decoder: what the encoder returned → image."""
+
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, cast_in, cast_out
@@ -25,12 +26,24 @@ class Decoder(Network):
         with self.init_scope():
             if spec.latent_dim > 0:
                 height, width = spec.feature_size
-                self.latent_fc = FullyConnected(spec.latent_dim, spec.chs[-1] * height * width,
-                                                spec.fc_activation)
-            self.res_names = self.add_all("r", [ResBlock(spec.chs[-1], spec.norm, spec.activation, spec.conv)
-                                                for _ in range(spec.res_blocks)])
-            levels = [CBR(joined[i], spec.chs[i - 1], spec.ksize, PAD, spec.norm, spec.up, spec.activation,
-                          spec.dropout, spec.conv) for i in range(len(spec.chs) - 1, 0, -1)]
+                self.latent_fc = FullyConnected(spec.latent_dim, spec.chs[-1] * height * width, spec.fc_activation)
+            self.res_names = self.add_all(
+                "r", [ResBlock(spec.chs[-1], spec.norm, spec.activation, spec.conv) for _ in range(spec.res_blocks)]
+            )
+            levels = [
+                CBR(
+                    joined[i],
+                    spec.chs[i - 1],
+                    spec.ksize,
+                    PAD,
+                    spec.norm,
+                    spec.up,
+                    spec.activation,
+                    spec.dropout,
+                    spec.conv,
+                )
+                for i in range(len(spec.chs) - 1, 0, -1)
+            ]
             levels.append(CBR(joined[0], joined[0], 3, PAD, spec.norm, spec.full, spec.activation, 0, spec.conv))
             self.level_names = self.add_all("ua", levels, start=1)
             self.ul = CBR(joined[0], spec.out_ch, 3, PAD, Norm.NONE, spec.last, spec.out_activation, 0, spec.conv)
@@ -69,6 +82,8 @@ class Decoder(Network):
 
     def _joined(self, h, skip):
         if h.shape[2:] != skip.shape[2:]:
-            raise UserError(f"a level of the decoder has {h.shape[2]}x{h.shape[3]} pixels where the encoder's has "
-                            f"{skip.shape[2]}x{skip.shape[3]}: this network does not take images of this size")
+            raise UserError(
+                f"a level of the decoder has {h.shape[2]}x{h.shape[3]} pixels where the encoder's has "
+                f"{skip.shape[2]}x{skip.shape[3]}: this network does not take images of this size"
+            )
         return h + skip if self.spec.unet is Unet.ADD else F.concat([h, skip], axis=1)

@@ -1,4 +1,5 @@
 """The discriminator (PatchGAN; Isola et al., arXiv 1611.07004)."""
+
 from medi2i.common.compat import L
 from medi2i.common.networks.attention import Attention
 from medi2i.common.networks.blocks import CBR, FullyConnected, cast_in, cast_out
@@ -26,11 +27,23 @@ class Discriminator(Network):
                 self.base = pretrained_features(spec.pretrained)
                 self.level_names = ()
             else:
-                levels = [CBR(spec.in_ch, spec.chs[0], ksize, pad, Norm.NONE, spec.first, spec.activation,
-                              spec.dropout, spec.conv.with_separable(False))]
-                levels += [CBR(before, after, ksize, pad, spec.norm, spec.down, spec.activation, spec.dropout,
-                               spec.conv)
-                           for before, after in zip(spec.chs, spec.chs[1:], strict=False)]
+                levels = [
+                    CBR(
+                        spec.in_ch,
+                        spec.chs[0],
+                        ksize,
+                        pad,
+                        Norm.NONE,
+                        spec.first,
+                        spec.activation,
+                        spec.dropout,
+                        spec.conv.with_separable(False),
+                    )
+                ]
+                levels += [
+                    CBR(before, after, ksize, pad, spec.norm, spec.down, spec.activation, spec.dropout, spec.conv)
+                    for before, after in zip(spec.chs, spec.chs[1:], strict=False)
+                ]
                 self.level_names = self.add_all("c", levels)
             self.csl = CBR(spec.chs[-1], top, ksize, pad, spec.norm, KEEP, spec.activation, spec.dropout, spec.conv)
             if spec.attention:
@@ -40,8 +53,12 @@ class Discriminator(Network):
                 self.fc2 = L.Linear(WASSERSTEIN_UNITS, 1)
             else:
                 self.cl = CBR(top, spec.out_ch, ksize, pad, Norm.NONE, KEEP, Activation.NONE, 0, spec.conv)
-        self.order = (*(("base",) if spec.pretrained is not None else self.level_names), "csl",
-                      *(("a",) if spec.attention else ()), *(("fc1", "fc2") if spec.wasserstein else ("cl",)))
+        self.order = (
+            *(("base",) if spec.pretrained is not None else self.level_names),
+            "csl",
+            *(("a",) if spec.attention else ()),
+            *(("fc1", "fc2") if spec.wasserstein else ("cl",)),
+        )
 
     def forward(self, x):
         spec = self.spec

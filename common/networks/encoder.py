@@ -1,4 +1,5 @@
 """The encoder: image → skips and deepest feature."""
+
 import math
 
 from medi2i.common.compat import F, chainer
@@ -30,8 +31,9 @@ class Encoder(Network):
         with self.init_scope():
             if spec.fc_layers:
                 pixels = spec.in_ch * spec.size[0] * spec.size[1]
-                self.fc_names = self.add_all("l", [FullyConnected(pixels, pixels, spec.fc_activation)
-                                                   for _ in range(spec.fc_layers)])
+                self.fc_names = self.add_all(
+                    "l", [FullyConnected(pixels, pixels, spec.fc_activation) for _ in range(spec.fc_layers)]
+                )
             else:
                 self.fc_names = ()
             if spec.pretrained is not None:
@@ -40,27 +42,41 @@ class Encoder(Network):
             else:
                 first_style = spec.conv.with_separable(False)
                 first = CBR(spec.in_ch, spec.chs[0], 3, PAD, spec.norm, spec.first, spec.activation, 0, first_style)
-                deeper = [CBR(before, after, spec.ksize, PAD, spec.norm, spec.down, spec.activation, spec.dropout,
-                              spec.conv)
-                          for before, after in zip(spec.chs, spec.chs[1:], strict=False)]
+                deeper = [
+                    CBR(before, after, spec.ksize, PAD, spec.norm, spec.down, spec.activation, spec.dropout, spec.conv)
+                    for before, after in zip(spec.chs, spec.chs[1:], strict=False)
+                ]
                 self.level_names = self.add_all("c", [first]) + self.add_all("d", deeper, start=1)
             self.skip_names = ()
             if spec.unet is Unet.CONV:
                 # ReLU whatever the activation of the rest: so the released weights were trained.
-                self.skip_names = self.add_all("s", [
-                    CBR(ch, spec.skip_ch, 3, 1, spec.norm, KEEP, Activation.RELU, 0, spec.conv.with_separable(False))
-                    for ch in spec.chs])
-            self.res_names = self.add_all("r", [ResBlock(deepest, spec.norm, spec.activation, spec.conv)
-                                                for _ in range(spec.res_blocks)])
+                self.skip_names = self.add_all(
+                    "s",
+                    [
+                        CBR(
+                            ch, spec.skip_ch, 3, 1, spec.norm, KEEP, Activation.RELU, 0, spec.conv.with_separable(False)
+                        )
+                        for ch in spec.chs
+                    ],
+                )
+            self.res_names = self.add_all(
+                "r", [ResBlock(deepest, spec.norm, spec.activation, spec.conv) for _ in range(spec.res_blocks)]
+            )
             if spec.attention:
                 self.a = Attention(deepest)
             if spec.latent_dim > 0:
-                in_size = None if spec.size is None else deepest * math.prod(
-                    level_sizes(spec, n)[-1] for n in spec.size)
+                in_size = (
+                    None if spec.size is None else deepest * math.prod(level_sizes(spec, n)[-1] for n in spec.size)
+                )
                 self.latent_fc = FullyConnected(in_size, spec.latent_dim, spec.fc_activation)
-        self.order = (*self.fc_names, *(("base",) if spec.pretrained is not None else self.level_names),
-                      *self.skip_names, *self.res_names, *(("a",) if spec.attention else ()),
-                      *(("latent_fc",) if spec.latent_dim > 0 else ()))
+        self.order = (
+            *self.fc_names,
+            *(("base",) if spec.pretrained is not None else self.level_names),
+            *self.skip_names,
+            *self.res_names,
+            *(("a",) if spec.attention else ()),
+            *(("latent_fc",) if spec.latent_dim > 0 else ()),
+        )
 
     def forward(self, x):
         spec = self.spec
@@ -87,8 +103,10 @@ class Encoder(Network):
         """UserError for an image of a ``size`` (height, width) that the encoder does not take."""
         spec = self.spec
         if (spec.fc_layers or spec.latent_dim > 0) and spec.size is not None and tuple(size) != tuple(spec.size):
-            raise UserError(f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
-                            f"exactly {spec.size[0]}x{spec.size[1]}, the crop of the training")
+            raise UserError(
+                f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
+                f"exactly {spec.size[0]}x{spec.size[1]}, the crop of the training"
+            )
 
     def _levels(self, h):
         levels = []

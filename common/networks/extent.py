@@ -4,6 +4,7 @@ Worked out from the specs, before there is a network. Sizes that come back as th
 multiple of ``multiple``: each halving rounds down, each doubling adds a constant, so of every ``multiple`` sizes one
 can come back at most.
 """
+
 from dataclasses import dataclass
 
 from medi2i.common.errors import UserError
@@ -83,7 +84,7 @@ def level_sizes(spec: EncoderSpec, size: int) -> list[int]:
         sizes = [size]
     else:
         first = -(-size // 2)
-        sizes = [first, first // 2][:len(spec.chs)]
+        sizes = [first, first // 2][: len(spec.chs)]
     while len(sizes) < len(spec.chs):
         sizes.append(-(-sizes[-1] // 2))
     return sizes

@@ -1,5 +1,6 @@
 """One network (or encoder and decoder, ``gen_…npz``), one npz file: written whole or not at all, read whole or not at
 all, and nothing is ever unpickled."""
+
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,12 @@ def stored_arrays(path) -> dict[str, Stored]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file; it should be the npz file of a network")
-    return _readable(path, lambda: {name: Stored(path, name, declared.shape, declared.dtype)
-                                    for name, declared in declared_arrays(path).items()})
+    return _readable(
+        path,
+        lambda: {
+            name: Stored(path, name, declared.shape, declared.dtype) for name, declared in declared_arrays(path).items()
+        },
+    )
 
 
 def _readable(path, read):
@@ -105,18 +110,32 @@ def load_arrays(arrays: dict[str, Stored], link, source: str):
     frozen, base = getattr(link, "frozen", None), getattr(link, "base", None)
     if frozen is not None and any(name.startswith(_BASE) for name in arrays):
         expected |= {_BASE + name: array for name, array in arrays_of(frozen).items()}
-    arrays = {name: array for name, array in sorted(arrays.items()) if name in expected or base is None
-              or not base.unused.fullmatch(name.removeprefix(_BASE))}
-    problems = [f"{name} is not in the file; the network has it {_shape(expected[name])}"
-                for name in expected if name not in arrays]
-    problems += [f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
-                 for name in arrays if name not in expected]
-    problems += [f"{name} is {_shape(arrays[name])} in the file, {_shape(expected[name])} in the network"
-                 for name in expected if name in arrays and not _fits(arrays[name], expected[name])]
+    arrays = {
+        name: array
+        for name, array in sorted(arrays.items())
+        if name in expected or base is None or not base.unused.fullmatch(name.removeprefix(_BASE))
+    }
+    problems = [
+        f"{name} is not in the file; the network has it {_shape(expected[name])}"
+        for name in expected
+        if name not in arrays
+    ]
+    problems += [
+        f"{name} {_shape(arrays[name])} is in the file; the network has no such parameter"
+        for name in arrays
+        if name not in expected
+    ]
+    problems += [
+        f"{name} is {_shape(arrays[name])} in the file, {_shape(expected[name])} in the network"
+        for name in expected
+        if name in arrays and not _fits(arrays[name], expected[name])
+    ]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{source}: does not fit {type(link).__name__} as args describes it: "
-                        f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights")
+        raise UserError(
+            f"{source}: does not fit {type(link).__name__} as args describes it: "
+            f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights"
+        )
     found = _unpacked(arrays, expected)
     refuse_not_finite(found, source, {name: array.dtype for name, array in expected.items() if array is not None})
     reader = chainer.serializers.NpzDeserializer(found)
@@ -154,8 +173,10 @@ _RES_BLOCK = re.compile(r"r(\d+)/(.+)")
 def join_generator(encoder_arrays: dict, decoder_arrays: dict) -> dict:
     """The arrays of both under ``encoder/`` and ``decoder/``, for one file."""
     first, second = PREFIXES[0]
-    return {**{first + name: array for name, array in encoder_arrays.items()},
-            **{second + name: array for name, array in decoder_arrays.items()}}
+    return {
+        **{first + name: array for name, array in encoder_arrays.items()},
+        **{second + name: array for name, array in decoder_arrays.items()},
+    }
 
 
 def split_generator(arrays: dict, encoder_names, decoder_names, source: str) -> tuple[dict, dict]:

@@ -1,4 +1,5 @@
 """From the options of a run to the specs of its networks."""
+
 from medi2i.common.errors import UserError
 from medi2i.common.networks.extent import Fitting, Misfit, fitting, latent_size, output_size
 from medi2i.common.networks.pretrained import WIDTHS
@@ -57,29 +58,51 @@ def translated_size(options, size: tuple[int, int]) -> tuple[int, int]:
 
 def _encoder_spec(options, in_ch):
     return EncoderSpec(
-        in_ch=in_ch, chs=generator_channels(options), ksize=options.gen_ksize,
-        first=sampling("gen_sample", options.gen_sample), down=sampling("gen_down", options.gen_down),
-        norm=Norm(options.gen_norm), activation=Activation(options.gen_activation),
-        unet=Unet(options.unet), skip_ch=options.skipdim,
-        res_blocks=(options.gen_nblock + 1) // 2, dropout=options.gen_dropout or 0.0, conv=generator_style(options),
-        attention=options.gen_attention, fc_layers=options.gen_fc,
-        fc_activation=Activation(options.gen_fc_activation), latent_dim=options.latent_dim,
-        size=crop_size(options), pretrained=generator_pretrained(options), residual=_residual(options))
+        in_ch=in_ch,
+        chs=generator_channels(options),
+        ksize=options.gen_ksize,
+        first=sampling("gen_sample", options.gen_sample),
+        down=sampling("gen_down", options.gen_down),
+        norm=Norm(options.gen_norm),
+        activation=Activation(options.gen_activation),
+        unet=Unet(options.unet),
+        skip_ch=options.skipdim,
+        res_blocks=(options.gen_nblock + 1) // 2,
+        dropout=options.gen_dropout or 0.0,
+        conv=generator_style(options),
+        attention=options.gen_attention,
+        fc_layers=options.gen_fc,
+        fc_activation=Activation(options.gen_fc_activation),
+        latent_dim=options.latent_dim,
+        size=crop_size(options),
+        pretrained=generator_pretrained(options),
+        residual=_residual(options),
+    )
 
 
 def _decoder_spec(options, out_ch):
     pretrained, chs, size = generator_pretrained(options), generator_channels(options), crop_size(options)
     return DecoderSpec(
-        out_ch=out_ch, chs=chs, ksize=options.gen_ksize,
-        last=sampling("gen_sample", options.gen_sample), up=sampling("gen_up", options.gen_up),
+        out_ch=out_ch,
+        chs=chs,
+        ksize=options.gen_ksize,
+        last=sampling("gen_sample", options.gen_sample),
+        up=sampling("gen_up", options.gen_up),
         full=DOUBLE if pretrained is not None and pretrained.kind is Pretrained.RESNET50 else KEEP,
-        norm=Norm(options.gen_norm), activation=Activation(options.gen_activation),
+        norm=Norm(options.gen_norm),
+        activation=Activation(options.gen_activation),
         out_activation=Activation.NONE if getattr(options, "class_num", 0) else Activation(options.gen_out_activation),
-        unet=Unet(options.unet), skip_ch=options.skipdim, res_blocks=options.gen_nblock // 2,
-        dropout=options.gen_dropout or 0.0, conv=generator_style(options), noise=options.noise_z,
-        latent_dim=options.latent_dim, fc_activation=Activation(options.gen_fc_activation),
+        unet=Unet(options.unet),
+        skip_ch=options.skipdim,
+        res_blocks=options.gen_nblock // 2,
+        dropout=options.gen_dropout or 0.0,
+        conv=generator_style(options),
+        noise=options.noise_z,
+        latent_dim=options.latent_dim,
+        fc_activation=Activation(options.gen_fc_activation),
         feature_size=None if size is None else tuple(latent_size(len(chs), n) for n in size),
-        residual=_residual(options))
+        residual=_residual(options),
+    )
 
 
 def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
@@ -93,12 +116,20 @@ def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
     if options.dis_attention and chs[-1] < 4:
         raise UserError(f"--dis_attention: {chs[-1]} channels at the deepest level of --dis_chs; it needs at least 4")
     return DiscriminatorSpec(
-        in_ch=in_ch, out_ch=2 if options.dis_reg_weighting > 0 else 1, chs=chs, ksize=options.dis_ksize,
-        first=sampling("dis_sample", options.dis_sample), down=sampling("dis_down", options.dis_down),
-        norm=Norm(options.dis_norm), activation=Activation(options.dis_activation),
+        in_ch=in_ch,
+        out_ch=2 if options.dis_reg_weighting > 0 else 1,
+        chs=chs,
+        ksize=options.dis_ksize,
+        first=sampling("dis_sample", options.dis_sample),
+        down=sampling("dis_down", options.dis_down),
+        norm=Norm(options.dis_norm),
+        activation=Activation(options.dis_activation),
         dropout=options.dis_dropout or 0.0,
         conv=ConvStyle(options.eqconv, options.spconv, options.senet, Padding.ZERO),
-        attention=options.dis_attention, wasserstein=options.dis_wgan, pretrained=pretrained)
+        attention=options.dis_attention,
+        wasserstein=options.dis_wgan,
+        pretrained=pretrained,
+    )
 
 
 def generator_style(options) -> ConvStyle:
@@ -115,7 +146,7 @@ def sampling(option: str, name: str) -> Sampling:
 
 def channels(given, base: int, levels: int) -> tuple[int, ...]:
     """Channels of each level: as given, else base, 2·base, 4·base…"""
-    return tuple(given) if given else tuple(base * 2 ** i for i in range(levels))
+    return tuple(given) if given else tuple(base * 2**i for i in range(levels))
 
 
 def generator_channels(options) -> tuple[int, ...]:
@@ -154,8 +185,10 @@ def _residual(options) -> float:
     """The scale of a residual output, 0 where the output stands alone."""
     residual = getattr(options, "gen_residual", 0.0)
     if residual and options.ch != options.out_ch:
-        raise UserError(f"--gen_residual: the output has {options.out_ch} channels, the input {options.ch}; one is "
-                        "added to the other, so they must be as many")
+        raise UserError(
+            f"--gen_residual: the output has {options.out_ch} channels, the input {options.ch}; one is "
+            "added to the other, so they must be as many"
+        )
     return residual
 
 
@@ -172,5 +205,7 @@ def _check_generator(options):
 
 def levels_in_words(options) -> str:
     """The options that decide how sizes change, for messages."""
-    return (f"--gen_sample {options.gen_sample}, --gen_down {options.gen_down}, --gen_up {options.gen_up}, "
-            f"--gen_ksize {options.gen_ksize}, --unet {options.unet}")
+    return (
+        f"--gen_sample {options.gen_sample}, --gen_down {options.gen_down}, --gen_up {options.gen_up}, "
+        f"--gen_ksize {options.gen_ksize}, --unet {options.unet}"
+    )

@@ -1,4 +1,5 @@
 """What encoder, decoder and discriminator share: numbered children, their order, and how they are shown."""
+
 import contextlib
 
 from medi2i.common.compat import chainer

@@ -1,4 +1,5 @@
 """Normalisations of (N, C, H, W) images, each with the parameter names of the released files."""
+
 import numpy
 
 from medi2i.common.compat import F, L, chainer

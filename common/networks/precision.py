@@ -1,4 +1,5 @@
 """Number formats of networks: fp32, fp16, and mixed16 (fp16 weights with fp32 statistics and fp32 copies to update)."""
+
 import numpy
 
 from medi2i.common.compat import chainer

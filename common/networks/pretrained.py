@@ -2,6 +2,7 @@
 
 VGG16: Simonyan and Zisserman, arXiv 1409.1556. ResNet50: He et al., arXiv 1512.03385 (stride in the first 1×1).
 """
+
 import re
 from pathlib import Path
 
@@ -20,10 +21,10 @@ RESNET50_WIDTHS = (64, 256, 512, 1024, 2048)
 WIDTHS = {Pretrained.VGG16: VGG16_WIDTHS, Pretrained.RESNET50: RESNET50_WIDTHS}
 SOURCES = {
     Pretrained.VGG16: "VGG_ILSVRC_16_layers.caffemodel, as the Visual Geometry Group in Oxford publishes it "
-                      "(www.robots.ox.ac.uk/~vgg/research/very_deep), fits; so does an npz made from it by Chainer "
-                      "(VGG16Layers) or ChainerCV (VGG16)",
+    "(www.robots.ox.ac.uk/~vgg/research/very_deep), fits; so does an npz made from it by Chainer "
+    "(VGG16Layers) or ChainerCV (VGG16)",
     Pretrained.RESNET50: "ResNet-50-model.caffemodel, as github.com/KaimingHe/deep-residual-networks publishes it, "
-                         "fits; so does an npz made from it by Chainer (ResNet50Layers)",
+    "fits; so does an npz made from it by Chainer (ResNet50Layers)",
 }
 ZIP_MAGIC = b"PK"
 
@@ -141,12 +142,15 @@ def load_pretrained(link: chainer.Chain, path, option: str):
     """
     kind = link.spec.kind
     if not path:
-        raise UserError(f"{option}: the file with the ImageNet weights of {type(link).__name__} is not given. "
-                        f"{SOURCES[kind]}")
+        raise UserError(
+            f"{option}: the file with the ImageNet weights of {type(link).__name__} is not given. {SOURCES[kind]}"
+        )
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{option}: {path}: no such file; it should hold the ImageNet weights of "
-                        f"{type(link).__name__}. {SOURCES[kind]}")
+        raise UserError(
+            f"{option}: {path}: no such file; it should hold the ImageNet weights of "
+            f"{type(link).__name__}. {SOURCES[kind]}"
+        )
     try:
         found = _read(path)
     except ValueError as error:
@@ -155,12 +159,15 @@ def load_pretrained(link: chainer.Chain, path, option: str):
     expected.save(link)
     for name, array in expected.target.items():
         if name not in found:
-            raise UserError(f"{option}: {path}: it has no {name}, so it is no file for {type(link).__name__}. "
-                            f"{SOURCES[kind]}")
+            raise UserError(
+                f"{option}: {path}: it has no {name}, so it is no file for {type(link).__name__}. {SOURCES[kind]}"
+            )
         there = found[name]
         if there.shape != array.shape or not numpy.can_cast(there.dtype, array.dtype, "same_kind"):
-            raise UserError(f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
-                            f"{type(link).__name__} has {array.shape} {array.dtype}")
+            raise UserError(
+                f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
+                f"{type(link).__name__} has {array.shape} {array.dtype}"
+            )
     wanted = {name: found[name] for name in expected.target}
     refuse_not_finite(wanted, f"{option}: {path}", {name: array.dtype for name, array in expected.target.items()})
     chainer.serializers.NpzDeserializer(wanted).load(link)

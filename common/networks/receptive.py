@@ -4,6 +4,7 @@ Worked out backwards, exactly: an interval of rows of a layer's output becomes t
 from. Rows and columns are alike. Layers that see the whole image (instance normalisation, attention, fully connected
 layers) are left out here; ``global_layers`` names them.
 """
+
 from fractions import Fraction
 from math import ceil, floor
 

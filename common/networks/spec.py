@@ -3,6 +3,7 @@
 ``EncoderSpec``, ``DecoderSpec`` and ``DiscriminatorSpec`` hold everything their network needs; ``.build()`` gives the
 Chain. ``from_options`` makes them from the options of a run. Sizes are (height, width) in pixels.
 """
+
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -177,6 +178,7 @@ class EncoderSpec:
         """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
         from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.encoder import Encoder
+
         return within_budget(lambda: Encoder(self))
 
 
@@ -211,8 +213,12 @@ class DecoderSpec:
     @property
     def joined_chs(self) -> tuple[int, ...]:
         """Channels at each level once the skip has joined, shallowest first."""
-        extra = {Unet.NONE: lambda ch: ch, Unet.ADD: lambda ch: ch,
-                 Unet.CONCAT: lambda ch: 2 * ch, Unet.CONV: lambda ch: ch + self.skip_ch}[self.unet]
+        extra = {
+            Unet.NONE: lambda ch: ch,
+            Unet.ADD: lambda ch: ch,
+            Unet.CONCAT: lambda ch: 2 * ch,
+            Unet.CONV: lambda ch: ch + self.skip_ch,
+        }[self.unet]
         return tuple(extra(ch) for ch in self.chs)
 
     @property
@@ -222,13 +228,18 @@ class DecoderSpec:
         The released decoder counts skips from the end of the encoder's list, where a latent vector comes last. With
         more levels, or a skip of other channels, it does not run: there each level joins its own skip.
         """
-        return (self.latent_dim > 0 and len(self.chs) == 1 and self.unet is not Unet.NONE
-                and (self.unet is not Unet.CONV or self.skip_ch == self.chs[0]))
+        return (
+            self.latent_dim > 0
+            and len(self.chs) == 1
+            and self.unet is not Unet.NONE
+            and (self.unet is not Unet.CONV or self.skip_ch == self.chs[0])
+        )
 
     def build(self):
         """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
         from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.decoder import Decoder
+
         return within_budget(lambda: Decoder(self))
 
 
@@ -258,5 +269,5 @@ class DiscriminatorSpec:
         """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
         from medi2i.common.networks.budget import within_budget
         from medi2i.common.networks.discriminator import Discriminator
-        return within_budget(lambda: Discriminator(self))
 
+        return within_budget(lambda: Discriminator(self))

@@ -1,4 +1,5 @@
 """``--summary``: layers, output shapes, parameters, multiply-adds, receptive fields and memory of a training step."""
+
 import copy
 from dataclasses import dataclass
 
@@ -13,8 +14,17 @@ from medi2i.common.networks.sizes import fitting_of, fixed_size
 
 DEFAULT_SIZE = (256, 256)
 # Copies of the parameters that an optimizer keeps beside them (momenta, running squares).
-OPTIMIZER_COPIES = {"SGD": 1, "Momentum": 1, "AdaDelta": 2, "AdaGrad": 1, "Adam": 2, "AdaBound": 2, "RMSprop": 1,
-                    "NesterovAG": 1, "Eve": 2}
+OPTIMIZER_COPIES = {
+    "SGD": 1,
+    "Momentum": 1,
+    "AdaDelta": 2,
+    "AdaGrad": 1,
+    "Adam": 2,
+    "AdaBound": 2,
+    "RMSprop": 1,
+    "NesterovAG": 1,
+    "Eve": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,9 @@ class _LayerHook(chainer.LinkHook):
         name = self.children.get(id(args.link))
         if name is not None:
             out = args.out[-1] if isinstance(args.out, list) else args.out
-            self.rows.append(Row(name, describe(args.link), out.shape, count(args.link),
-                                 self.costs.cost.multiply_adds - self.before))
+            self.rows.append(
+                Row(name, describe(args.link), out.shape, count(args.link), self.costs.cost.multiply_adds - self.before)
+            )
 
 
 def count(link) -> int:
@@ -86,8 +97,15 @@ def measure(name: str, network, x):
     numpy.random.set_state(state)
     outputs = out if isinstance(out, list) else [out]
     parameter_bytes = sum(p.array.nbytes for p in network.params() if p.array is not None)
-    return Part(name, tuple(layers.rows), count(network), parameter_bytes, costs.cost.multiply_adds,
-                kept_bytes(outputs, [network]), costs.cost.workspace), out
+    return Part(
+        name,
+        tuple(layers.rows),
+        count(network),
+        parameter_bytes,
+        costs.cost.multiply_adds,
+        kept_bytes(outputs, [network]),
+        costs.cost.workspace,
+    ), out
 
 
 def summary_text(networks: dict, options, size=None) -> str:
@@ -112,15 +130,18 @@ def summary_text(networks: dict, options, size=None) -> str:
         if name.startswith("dis"):
             image = deepest if name == "dis_z" else numpy.zeros((batch, link.spec.in_ch, *size), numpy.float32)
             parts[name], _ = measure(name, link, image)
-            fields.append(f"{name}: {_field(discriminator_field(link), link.spec)}"
-                          + (" of the deepest feature" if name == "dis_z" else ""))
+            fields.append(
+                f"{name}: {_field(discriminator_field(link), link.spec)}"
+                + (" of the deepest feature" if name == "dis_z" else "")
+            )
     lines = []
     for part in parts.values():
         lines += [*_table(part), ""]
     for encoder, decoder in whole:
         total = parts[encoder].multiply_adds + parts[decoder].multiply_adds
-        lines.append(f"one batch of {batch} through {encoder} + {decoder} at {size[0]}x{size[1]}: "
-                     f"{_short(total)} multiply-adds")
+        lines.append(
+            f"one batch of {batch} through {encoder} + {decoder} at {size[0]}x{size[1]}: {_short(total)} multiply-adds"
+        )
     lines += ["receptive field, pixels: " + text for text in fields]
     return "\n".join([*lines, *_memory(parts, networks, options, size)])
 
@@ -132,13 +153,17 @@ def _field(pixels, spec):
 
 def _table(part):
     rows = [("", part.name, "output", "parameters", "multiply-adds")]
-    rows += [(row.name, row.layer, "x".join(str(n) for n in row.shape), str(row.parameters), _short(row.multiply_adds))
-             for row in part.rows]
+    rows += [
+        (row.name, row.layer, "x".join(str(n) for n in row.shape), str(row.parameters), _short(row.multiply_adds))
+        for row in part.rows
+    ]
     rows.append(("", "total", "", str(part.parameters), _short(part.multiply_adds)))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for name, layer, shape, parameters, cost in rows:
-        yield (f"{name:<{widths[0]}}  {layer:<{widths[1]}}  {shape:>{widths[2]}}  {parameters:>{widths[3]}}  "
-               f"{cost:>{widths[4]}}").rstrip()
+        yield (
+            f"{name:<{widths[0]}}  {layer:<{widths[1]}}  {shape:>{widths[2]}}  {parameters:>{widths[3]}}  "
+            f"{cost:>{widths[4]}}"
+        ).rstrip()
 
 
 def passes(networks: dict, options) -> dict[str, int]:
@@ -163,18 +188,20 @@ def _memory(parts, networks, options, size):
     runs = passes(networks, options)
     kept = sum(part.kept * runs[part.name] for part in parts.values())
     workspace = max(part.workspace for part in parts.values())
-    yield (f"memory of a training step at {size[0]}x{size[1]}, batch {options.batch_size}: about "
-           f"{_megabytes(weights + state + kept + workspace)} = weights {_megabytes(weights)}, gradients and "
-           f"{options.optimizer}'s state {_megabytes(state)}, kept for the gradients {_megabytes(kept)}, "
-           f"largest convolution's workspace {_megabytes(workspace)} (CPU)")
+    yield (
+        f"memory of a training step at {size[0]}x{size[1]}, batch {options.batch_size}: about "
+        f"{_megabytes(weights + state + kept + workspace)} = weights {_megabytes(weights)}, gradients and "
+        f"{options.optimizer}'s state {_megabytes(state)}, kept for the gradients {_megabytes(kept)}, "
+        f"largest convolution's workspace {_megabytes(workspace)} (CPU)"
+    )
 
 
 def _megabytes(n):
-    return f"{n / 2 ** 20:.1f} MB"
+    return f"{n / 2**20:.1f} MB"
 
 
 def _short(n):
-    for unit, size in (("G", 10 ** 9), ("M", 10 ** 6), ("k", 10 ** 3)):
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if n >= size:
             return f"{n / size:.2f} {unit}"
     return str(n)

@@ -3,6 +3,7 @@
 What the network is stands in the ``args`` file beside its weights. Training options are still parsed, so that command
 lines written for the released codes run; those that would make another network are refused.
 """
+
 import argparse
 import dataclasses
 from dataclasses import dataclass
@@ -23,29 +24,67 @@ OUTSIDE = ("keep", "clip")
 class NetworkFiles(Checked):
     """Network."""
 
-    model_gen: str = option(None, "--load_models", "-m", metavar="FILE",
-                            help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
-                                 "folder (see --epoch), or 'identity'")
+    model_gen: str = option(
+        None,
+        "--load_models",
+        "-m",
+        metavar="FILE",
+        help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
+        "folder (see --epoch), or 'identity'",
+    )
     argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
-    epoch: int = option(None, "-e", type=int, low=1, help="take the weights of this epoch; default: the last, of "
-                        "pix2pix the best by validation where there is one")
-    gpu: int = option(None, "-g", low=-1, type=int, help="number of the GPU, -1 for the CPU; "
-                      "default: the first GPU if there is one, else the CPU")
-    cpu_engine: str = option("auto", choices=kinds.CPU_ENGINES, help="what computes Chainer's functions on the CPU; "
-                             "auto: oneDNN where it is installed, else NumPy")
-    gpu_engine: str = option("auto", choices=kinds.GPU_ENGINES, help="what computes on a GPU; auto: this project's "
-                             "kernels for normalisation with activation and for losses")
-    engine: str = option("auto", choices=kinds.ENGINES, help="what runs the network on the CPU; auto: OpenVINO, else "
-                         "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer")
-    precision: str = option("fp32", choices=kinds.PRECISIONS, help="bf16 is quicker where the CPU has it (OpenVINO), "
-                            "int8 on most (ONNX Runtime); the deviation on the first image is told in HU")
+    epoch: int = option(
+        None,
+        "-e",
+        type=int,
+        low=1,
+        help="take the weights of this epoch; default: the last, of pix2pix the best by validation where there is one",
+    )
+    gpu: int = option(
+        None,
+        "-g",
+        low=-1,
+        type=int,
+        help="number of the GPU, -1 for the CPU; default: the first GPU if there is one, else the CPU",
+    )
+    cpu_engine: str = option(
+        "auto",
+        choices=kinds.CPU_ENGINES,
+        help="what computes Chainer's functions on the CPU; auto: oneDNN where it is installed, else NumPy",
+    )
+    gpu_engine: str = option(
+        "auto",
+        choices=kinds.GPU_ENGINES,
+        help="what computes on a GPU; auto: this project's kernels for normalisation with activation and for losses",
+    )
+    engine: str = option(
+        "auto",
+        choices=kinds.ENGINES,
+        help="what runs the network on the CPU; auto: OpenVINO, else "
+        "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer",
+    )
+    precision: str = option(
+        "fp32",
+        choices=kinds.PRECISIONS,
+        help="bf16 is quicker where the CPU has it (OpenVINO), "
+        "int8 on most (ONNX Runtime); the deviation on the first image is told in HU",
+    )
     batch_size: int = option(1, "-b", type=int, low=1, high=65536, help="images that go through the network together")
-    tile: int = option(None, type=int, low=8, high=65536,
-                       help="side in pixels of overlapping tiles, for images too large for the "
-                       "memory; default: whole images")
-    tile_overlap: int = option(None, type=int, low=0, high=65536,
-                               help="pixels of a tile's inner edges that are thrown away; "
-                               "default: as far as the network looks, so that tiles equal the whole image")
+    tile: int = option(
+        None,
+        type=int,
+        low=8,
+        high=65536,
+        help="side in pixels of overlapping tiles, for images too large for the memory; default: whole images",
+    )
+    tile_overlap: int = option(
+        None,
+        type=int,
+        low=0,
+        high=65536,
+        help="pixels of a tile's inner edges that are thrown away; "
+        "default: as far as the network looks, so that tiles equal the whole image",
+    )
 
 
 @dataclass
@@ -54,21 +93,45 @@ class InputOptions(Checked):
 
     root: list = option(["data"], "-R", "-i", nargs="+", metavar="PATH", help="folders or files to convert")
     val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root")
-    from_col: list = option(None, "-c1", type=int, nargs="+", low=0,
-                            help="columns of the list that are inputs; default: as in training")
-    imgtype: str = option("auto", "-it", choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
-                          help="kind of the images; auto: what is found, and among several the training's")
+    from_col: list = option(
+        None, "-c1", type=int, nargs="+", low=0, help="columns of the list that are inputs; default: as in training"
+    )
+    imgtype: str = option(
+        "auto",
+        "-it",
+        choices=kinds.IMAGE_KINDS,
+        spelled=kinds.image_kind,
+        help="kind of the images; auto: what is found, and among several the training's",
+    )
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
-    crop_width: int = option(None, "-cw", type=int, low=1, high=65536,
-                             help="convert only the middle of so many columns, the rest "
-                             "is the source's; default: all")
+    crop_width: int = option(
+        None,
+        "-cw",
+        type=int,
+        low=1,
+        high=65536,
+        help="convert only the middle of so many columns, the rest is the source's; default: all",
+    )
     crop_height: int = option(None, "-ch", type=int, low=1, high=65536, help="the same for rows")
-    clipA: list = option(None, "-ca", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                         help="values (HU) of domain A that are -1 and 1; default: as in training")
-    clipB: list = option(None, "-cb", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                         help="values (HU) of domain B that are -1 and 1; default: as in training")
-    clips_in_hu: bool = derived("clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only",
-                                type=bool)
+    clipA: list = option(
+        None,
+        "-ca",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values (HU) of domain A that are -1 and 1; default: as in training",
+    )
+    clipB: list = option(
+        None,
+        "-cb",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values (HU) of domain B that are -1 and 1; default: as in training",
+    )
+    clips_in_hu: bool = derived(
+        "clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only", type=bool
+    )
 
 
 @dataclass
@@ -76,51 +139,103 @@ class OutputOptions(Checked):
     """Output."""
 
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
-    imgtype_out: str = option(None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
-                              help="kind of the converted images; default: as in training, else the input's own")
-    outside: str = option(None, choices=OUTSIDE, help="what becomes of values outside of the network's clip (metal): "
-                          "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
-                          "networks with --gen_residual whose clips A and B are the same, else clip")
-    modality: str = option(None, choices=("CT", "MR", "PT"), help="modality of the DICOM images that are written, "
-                           "where another than the input's (CT for MR to CT)")
+    imgtype_out: str = option(
+        None,
+        choices=kinds.IMAGE_KINDS,
+        spelled=kinds.image_kind,
+        help="kind of the converted images; default: as in training, else the input's own",
+    )
+    outside: str = option(
+        None,
+        choices=OUTSIDE,
+        help="what becomes of values outside of the network's clip (metal): "
+        "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
+        "networks with --gen_residual whose clips A and B are the same, else clip",
+    )
+    modality: str = option(
+        None,
+        choices=("CT", "MR", "PT"),
+        help="modality of the DICOM images that are written, where another than the input's (CT for MR to CT)",
+    )
     resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")
     force: bool = option(False, type=bool, help="overwrite converted images that are there (inputs never are)")
     strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")
-    shards: str = option(None, metavar="I/N", help="convert only part I (1 to N) of N; once all are run, anywhere, "
-                         "their results are those of one process; under mpiexec its processes are the parts")
-    workers: int = option(2, type=int, low=1, high=1024,
-                          help="threads that read, and as many that write, while the network runs")
-    structure: str = option("numbers", choices=STRUCTURE, help="compare the edges of input and output: a table and "
-                            "warnings, or these and maps")
-    structure_warn: float = option(0.15, type=float, low=0, high=2, metavar="X",
-                                   help="warn of images whose edges change more than this (1 - correlation)")
+    shards: str = option(
+        None,
+        metavar="I/N",
+        help="convert only part I (1 to N) of N; once all are run, anywhere, "
+        "their results are those of one process; under mpiexec its processes are the parts",
+    )
+    workers: int = option(
+        2, type=int, low=1, high=1024, help="threads that read, and as many that write, while the network runs"
+    )
+    structure: str = option(
+        "numbers",
+        choices=STRUCTURE,
+        help="compare the edges of input and output: a table and warnings, or these and maps",
+    )
+    structure_warn: float = option(
+        0.15,
+        type=float,
+        low=0,
+        high=2,
+        metavar="X",
+        help="warn of images whose edges change more than this (1 - correlation)",
+    )
 
 
 @dataclass
 class UncertaintyOptions(Checked):
     """Uncertainty."""
 
-    uncertainty: str = option(None, choices=("tta", "dropout"), help="also write a map of the standard deviation: of "
-                              "the image flipped and turned (the result is their mean), or of samples of dropout")
+    uncertainty: str = option(
+        None,
+        choices=("tta", "dropout"),
+        help="also write a map of the standard deviation: of "
+        "the image flipped and turned (the result is their mean), or of samples of dropout",
+    )
     uncertainty_samples: int = option(8, type=int, low=2, high=10000, help="samples of dropout")
-    ensemble: bool = option(False, type=bool, help="the result is the mean over all flips and turns of the image: "
-                            "better, 8 times as slow (images that are not square: 4)")
+    ensemble: bool = option(
+        False,
+        type=bool,
+        help="the result is the mean over all flips and turns of the image: "
+        "better, 8 times as slow (images that are not square: 4)",
+    )
 
 
 @dataclass
 class DomainConversionOptions(Checked):
     """Two domains of images."""
 
-    slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                               help="only slices between these positions in mm; default: all")
-    forceSpacing: float = option(None, "-fs", type=float, help="pixel size in mm that the network works at; "
-                                 "-1: as it is; default: as in training")
-    output_analysis: bool = option(False, "-oa", type=bool, help="write maps of the cycle, perceptual, gradient, air, "
-                                   "discriminator and total-variation terms as pictures and npy")
-    perceptual_weights: str = option(None, metavar="FILE", help="npz file with VGG16's ImageNet weights for the "
-                                     "perceptual maps; default: as in training")
-    air_threshold: float = option(None, "-at", type=float, help="air is at or below this, in [-1, 1]; "
-                                  "default: as in training")
+    slice_range: list = option(
+        None,
+        "-sr",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="only slices between these positions in mm; default: all",
+    )
+    forceSpacing: float = option(
+        None,
+        "-fs",
+        type=float,
+        help="pixel size in mm that the network works at; -1: as it is; default: as in training",
+    )
+    output_analysis: bool = option(
+        False,
+        "-oa",
+        type=bool,
+        help="write maps of the cycle, perceptual, gradient, air, "
+        "discriminator and total-variation terms as pictures and npy",
+    )
+    perceptual_weights: str = option(
+        None,
+        metavar="FILE",
+        help="npz file with VGG16's ImageNet weights for the perceptual maps; default: as in training",
+    )
+    air_threshold: float = option(
+        None, "-at", type=float, help="air is at or below this, in [-1, 1]; default: as in training"
+    )
 
 
 @dataclass
@@ -133,8 +248,7 @@ class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions, Uncerta
 
 
 @dataclass
-class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOptions, OutputOptions,
-                                UncertaintyOptions):
+class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOptions, OutputOptions, UncertaintyOptions):
     """All options of cyclegan/convert.py."""
 
     APPLICATION: ClassVar[str] = "cyclegan"

@@ -1,4 +1,5 @@
 """The ``args`` file beside the weights: all options as flat JSON, ours or the released codes'."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -37,8 +38,13 @@ def options_from_dict(values, source="args"):
     values = {"released": None if "medi2i_version" in values else ARGS, **fold_json(values)}  # ours say who wrote them
     defaults = {field.name: default_of(field) for field in dataclasses.fields(cls)}
     try:  # null is "not given" where the option needs a value
-        return cls(**{name: value for name, value in values.items()
-                      if name in defaults and (value is not None or defaults[name] is None)})
+        return cls(
+            **{
+                name: value
+                for name, value in values.items()
+                if name in defaults and (value is not None or defaults[name] is None)
+            }
+        )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 

@@ -1,4 +1,5 @@
 """From a dataclass of options to a command line: parser, help and checked values."""
+
 import argparse
 import dataclasses
 import difflib
@@ -14,14 +15,26 @@ from medi2i.datasets import limits
 
 log = logging.getLogger(__name__)
 
-BOUNDS = {int: (-10 ** 9, 10 ** 9), float: (-1e12, 1e12)}
+BOUNDS = {int: (-(10**9), 10**9), float: (-1e12, 1e12)}
 """Where an option says nothing else. Values come from files of strangers, too: none may hang a program."""
 MOST_VALUES = 4096  # of one option, where these are numbers
 _SHOWN = 60  # characters of a value in an error
 
 
-def option(default, *flags, type=str, nargs=None, choices=None, choices_text=None, help="", metavar=None,
-           low=None, high=None, spelled=None, most=None):
+def option(
+    default,
+    *flags,
+    type=str,
+    nargs=None,
+    choices=None,
+    choices_text=None,
+    help="",
+    metavar=None,
+    low=None,
+    high=None,
+    spelled=None,
+    most=None,
+):
     """A dataclass field that is also a command-line option.
 
     The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
@@ -32,8 +45,19 @@ def option(default, *flags, type=str, nargs=None, choices=None, choices_text=Non
     that is meant by another spelling.
     """
     low, high = _bounds(type, low, high)
-    metadata = dict(flags=flags, type=type, nargs=nargs, choices=choices, choices_text=choices_text, help=help,
-                    metavar=metavar, low=low, high=high, spelled=spelled, most=most)
+    metadata = dict(
+        flags=flags,
+        type=type,
+        nargs=nargs,
+        choices=choices,
+        choices_text=choices_text,
+        help=help,
+        metavar=metavar,
+        low=low,
+        high=high,
+        spelled=spelled,
+        most=most,
+    )
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,8 +76,10 @@ def _bounds(kind, low, high):
 def derived(help="", type=str, low=None, high=None):
     """A field that the program fills in and saves; it has no command-line option. Checked like an option."""
     low, high = _bounds(type, low, high)
-    return dataclasses.field(default=None, metadata=dict(flags=None, help=help, type=type, nargs=None, choices=None,
-                                                         low=low, high=high, spelled=None))
+    return dataclasses.field(
+        default=None,
+        metadata=dict(flags=None, help=help, type=type, nargs=None, choices=None, low=low, high=high, spelled=None),
+    )
 
 
 class Checked:
@@ -103,8 +129,10 @@ def _checked_one(name, rule, value):
     if rule["choices"] is not None and converted not in rule["choices"]:
         close = difflib.get_close_matches(str(converted), [str(c) for c in rule["choices"]], 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{name}: {_short(converted)} is unknown{hint}; it can be "
-                        + ", ".join(str(c) or "''" for c in rule["choices"]))
+        raise UserError(
+            f"{name}: {_short(converted)} is unknown{hint}; it can be "
+            + ", ".join(str(c) or "''" for c in rule["choices"])
+        )
     if rule["low"] is not None and not converted >= rule["low"]:
         raise UserError(f"{name}: {_short(converted)} is out of range; it must be at least {rule['low']}")
     if rule["high"] is not None and not converted <= rule["high"]:
@@ -156,19 +184,27 @@ def first_gpu(args):
     left = list(args)
     for place, arg in enumerate(args):
         if arg in ("-g", "--gpu"):
-            numbers = list(itertools.takewhile(str.isdigit, args[place + 1:]))
+            numbers = list(itertools.takewhile(str.isdigit, args[place + 1 :]))
             if len(numbers) > 1:
-                log.warning("--gpu: %s: one process uses one GPU, %s; several together are --communicator's",
-                            " ".join(numbers), numbers[0])
-                left = [*args[:place + 2], *first_gpu(args[place + 1 + len(numbers):])]
+                log.warning(
+                    "--gpu: %s: one process uses one GPU, %s; several together are --communicator's",
+                    " ".join(numbers),
+                    numbers[0],
+                )
+                left = [*args[: place + 2], *first_gpu(args[place + 1 + len(numbers) :])]
             break
     return left
 
 
 def build_parser(cls, prog=None, description=None):
     """An argparse parser for the options dataclass ``cls``; options not given are absent from its result."""
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     usage="%(prog)s [options]")
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        usage="%(prog)s [options]",
+    )
     bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
     groups = {_title(base): None for base in [*bases[1:], cls]}
     for title in groups:
@@ -177,12 +213,18 @@ def build_parser(cls, prog=None, description=None):
         if field.metadata["flags"] is not None:
             _add_option(groups[_group_title(cls, field.name)], field)
     if hasattr(cls, "PRESETS"):
-        groups[_group_title(cls, "preset")].add_argument("--list_presets", action=ListPresets, presets=cls.PRESETS,
-                                                         help="print all presets, with reasons, and end")
+        groups[_group_title(cls, "preset")].add_argument(
+            "--list_presets", action=ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
+        )
     for alias in getattr(cls, "OLD_SPELLINGS", ()):
         alias.add_to(parser)
-    parser.add_argument("--max-pixels", "--max_pixels", metavar="N", help="largest image to read, in pixels; no file "
-                        f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]")
+    parser.add_argument(
+        "--max-pixels",
+        "--max_pixels",
+        metavar="N",
+        help="largest image to read, in pixels; no file "
+        f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]",
+    )
     parser.abbreviated = RELEASED.get(getattr(cls, "APPLICATION", None), ())
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -205,8 +247,11 @@ def _group_title(cls, name):
 
 def _add_option(group, field):
     rule = field.metadata
-    names = [*(f for f in rule["flags"] if not f.startswith("--")), "--" + field.name,
-             *(f for f in rule["flags"] if f.startswith("--"))]
+    names = [
+        *(f for f in rule["flags"] if not f.startswith("--")),
+        "--" + field.name,
+        *(f for f in rule["flags"] if f.startswith("--")),
+    ]
     text = rule["help"].replace("%", "%%")
     if rule["type"] is bool:
         group.add_argument(*names, dest=field.name, action="store_true", help=f"{text} [{_shown(field)}]")
@@ -245,8 +290,10 @@ def parse(cls, argv, prog=None, description=None):
     if given.get("argfile"):
         base = load_args(given["argfile"])
         if not isinstance(base, cls):
-            raise UserError(f"--argfile: {given['argfile']} is of another application; "
-                            f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote")
+            raise UserError(
+                f"--argfile: {given['argfile']} is of another application; "
+                f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote"
+            )
     given = {**preset_values(getattr(cls, "PRESETS", {}), given, base), **given}
     return cls(**given) if base is None else dataclasses.replace(base, **given)
 

@@ -1,4 +1,5 @@
 """Options that the released codes spell otherwise, folded into the names used here."""
+
 import argparse
 import dataclasses
 
@@ -73,8 +74,12 @@ HU_range_vis output_analysis
 RELEASED = {"pix2pix": (*_BOTH, *_PAIRED), "cyclegan": (*_BOTH, *_UNPAIRED)}
 
 # name in a released args file -> name here
-RENAMED = {"num_slices": "stack", "load_models": "model_gen", "learning_rate_g": "learning_rate_gen",
-           "learning_rate_d": "learning_rate_dis"}
+RENAMED = {
+    "num_slices": "stack",
+    "load_models": "model_gen",
+    "learning_rate_g": "learning_rate_gen",
+    "learning_rate_d": "learning_rate_dis",
+}
 
 
 def fold_json(values):

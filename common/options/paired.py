@@ -1,4 +1,5 @@
 """The options of pix2pix."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,26 +14,42 @@ from medi2i.common.options.runs import RunOptions
 class PairedFileOptions(shared.FileOptions):
     """Files and devices."""
 
-    preset: str = option(None, choices=tuple(presets.PAIRED), help="named set of options for a purpose; other options "
-                         "on the command line win")
+    preset: str = option(
+        None,
+        choices=tuple(presets.PAIRED),
+        help="named set of options for a purpose; other options on the command line win",
+    )
 
 
 @dataclass
 class PairOptions(Checked):
     """Pairs of images."""
 
-    train: str = option("__train__", "-t", metavar="FILE", help="list of pairs, tab-separated, relative to the root; "
-                        "__train__: the folders trainA and trainB")
+    train: str = option(
+        "__train__",
+        "-t",
+        metavar="FILE",
+        help="list of pairs, tab-separated, relative to the root; __train__: the folders trainA and trainB",
+    )
     val: str = option("__test__", metavar="FILE", help="list of pairs to validate with; __test__: testA and testB")
     from_col: list = option([0], "-c1", type=int, nargs="+", low=0, help="input columns of the lists")
     to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
     btoa: bool = option(False, type=bool, help="translate from B to A")
-    imgtype_out: str = option(None, choices=shared.kinds.IMAGE_KINDS, spelled=shared.kinds.image_kind,
-                              help="kind of the output images, where another")
-    scale: int = option(1, type=int, low=1, high=32,
-                        help="super-resolution: output images have so many times the rows and "
-                        "columns of the input images, which are enlarged by bicubic interpolation first")
+    imgtype_out: str = option(
+        None,
+        choices=shared.kinds.IMAGE_KINDS,
+        spelled=shared.kinds.image_kind,
+        help="kind of the output images, where another",
+    )
+    scale: int = option(
+        1,
+        type=int,
+        low=1,
+        high=32,
+        help="super-resolution: output images have so many times the rows and "
+        "columns of the input images, which are enlarged by bicubic interpolation first",
+    )
     class_num: int = option(0, "-cn", type=int, low=0, high=65536, help="output images hold classes 0 to this minus 1")
     class_weight: list = option(None, type=float, nargs="+", low=0, help="weight of each class in the losses")
 
@@ -45,15 +62,18 @@ class PairedLossOptions(Checked):
     lambda_rec_l2: float = option(0, "-l2", type=float, low=0, help="weight of the mean squared difference")
     lambda_rec_ce: float = option(0, "-lce", type=float, low=0, help="weight of the focal cross entropy (classes)")
     lambda_dice: float = option(0, "-ldice", type=float, low=0, help="weight of the Dice loss (classes)")
-    lambda_ssim: float = option(0, type=float, low=0, help="weight of 1 - SSIM (Wang et al., 2004), 11x11 windows, "
-                                "range [-1, 1]")
-    lambda_msssim: float = option(0, type=float, low=0, help="weight of 1 - MS-SSIM, the same at up to 5 scales (Wang, "
-                                  "Simoncelli, Bovik, 2003)")
+    lambda_ssim: float = option(
+        0, type=float, low=0, help="weight of 1 - SSIM (Wang et al., 2004), 11x11 windows, range [-1, 1]"
+    )
+    lambda_msssim: float = option(
+        0, type=float, low=0, help="weight of 1 - MS-SSIM, the same at up to 5 scales (Wang, Simoncelli, Bovik, 2003)"
+    )
     lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
     lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
     focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")
-    loss_ksize: int = option(1, "-lk", type=int, low=1, high=1024, help="accepted because the released "
-                             "code has it; does nothing, as there")
+    loss_ksize: int = option(
+        1, "-lk", type=int, low=1, high=1024, help="accepted because the released code has it; does nothing, as there"
+    )
     dis_warmup: int = option(-1, type=int, low=-1, help="iteration from which the adversarial loss counts")
 
 
@@ -76,14 +96,27 @@ class PairedPictureOptions(shared.PictureOptions):
 class PairedRunOptions(RunOptions):
     """Runs: resuming, ending, checking."""
 
-    best_metric: str = option(None, choices=("RMSE", "MAE", "Dice"), help="validation metric that decides which epoch "
-                              "is best; default: RMSE, with classes Dice")
+    best_metric: str = option(
+        None,
+        choices=("RMSE", "MAE", "Dice"),
+        help="validation metric that decides which epoch is best; default: RMSE, with classes Dice",
+    )
 
 
 @dataclass
-class PairedOptions(PairedFileOptions, shared.ImageOptions, PairOptions, shared.AugmentationOptions,
-                    PairedTrainingOptions, shared.GeneratorOptions, shared.DiscriminatorOptions,
-                    PairedLossOptions, shared.RegularisationOptions, PairedPictureOptions, PairedRunOptions):
+class PairedOptions(
+    PairedFileOptions,
+    shared.ImageOptions,
+    PairOptions,
+    shared.AugmentationOptions,
+    PairedTrainingOptions,
+    shared.GeneratorOptions,
+    shared.DiscriminatorOptions,
+    PairedLossOptions,
+    shared.RegularisationOptions,
+    PairedPictureOptions,
+    PairedRunOptions,
+):
     """All options of pix2pix."""
 
     APPLICATION: ClassVar[str] = "pix2pix"

@@ -6,6 +6,7 @@ nothing.) What results is saved with the run, and so is the preset's name; readi
 
 Names and values are those of ``shared.py``, ``paired.py`` and ``unpaired.py``; a test holds them to it.
 """
+
 import argparse
 import dataclasses
 import textwrap
@@ -14,8 +15,12 @@ from types import MappingProxyType
 from medi2i.common.errors import UserError
 
 # An option that counts in place of others: given one of those, a preset's value for it is out of place.
-STANDS_FOR = {"learning_rate": ("learning_rate_gen", "learning_rate_dis"), "gen_chs": ("gen_basech", "gen_ndown"),
-              "dis_chs": ("dis_basech", "dis_ndown"), "minutes": ("epoch", "iteration")}
+STANDS_FOR = {
+    "learning_rate": ("learning_rate_gen", "learning_rate_dis"),
+    "gen_chs": ("gen_basech", "gen_ndown"),
+    "dis_chs": ("dis_basech", "dis_ndown"),
+    "minutes": ("epoch", "iteration"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,12 @@ _NO_ADVERSARY = Setting("lambda_dis", 0, "an adversary trades accuracy for looks
 _IN_MINUTES = (
     Setting("gen_chs", (24, 48), "two levels see far enough; a small network makes more updates in the same time"),
     Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
-    Setting("lambda_rec_l2", 10000, "the mean is what minimises the squared error, so RMSE and PSNR are best; "
-                                    "squares of noise in [-1, 1] are near 1e-5, where Adam's epsilon would count"),
+    Setting(
+        "lambda_rec_l2",
+        10000,
+        "the mean is what minimises the squared error, so RMSE and PSNR are best; "
+        "squares of noise in [-1, 1] are near 1e-5, where Adam's epsilon would count",
+    ),
     Setting("lambda_rec_l1", 0, "lambda_rec_l2 in its place"),
     _NO_ADVERSARY,
     Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable; 2e-3 was not"),
@@ -74,95 +83,148 @@ _IN_MINUTES = (
     *_LONG_EPOCHS,
 )
 
-PAIRED = MappingProxyType({
-    "denoise": Preset("input and output show the same, but for noise (and a constant bias)", (
-        Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
-        *_WHAT_TO_TAKE_AWAY,
-        *_IN_MINUTES)),
-    "synthesis": Preset("another modality of the same anatomy, as MR to CT, from registered pairs", (
-        Setting("gen_norm", "instance", "intensities of MR have no scale: each image is brought to its own"),
-        Setting("dis_norm", "instance", "batches are small"),
-        Setting("unet", "concat", "outlines pass by the bottleneck"),
-        Setting("gen_chs", (32, 64, 128), "a quarter of the released weights: pairs are few"),
-        Setting("dis_chs", (32, 64, 128), "no stronger than the generator"),
-        Setting("lambda_rec_l1", 10, "bears outliers where the registration is a little off"),
-        Setting("lambda_dis", 0.1, "sharp edges, and little invention"),
-        Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
-        Setting("learning_rate_gen", 5e-4, "fewer weights take larger steps"),
-        Setting("batch_size", 4, "steadier gradients"),
-        Setting("random_translate", 16, "the body may lie anywhere"),
-        Setting("random_scale", 0.05, "patients differ in size"))),
-    "superres": Preset("finer detail on one grid, where bicubic interpolation brought the input to it, or --scale "
-                       "does", (
-        Setting("gen_residual", 0.05, "the layers say only which detail to add"),
-        *_WHAT_TO_TAKE_AWAY,
-        *_IN_MINUTES)),
-    "superres_gan": Preset("as superres, but sharp where that cannot be known: texture may be invented", (
-        Setting("gen_residual", 0.03, "the layers say only which detail to add, and begin with little"),
-        *(setting for setting in _WHAT_TO_TAKE_AWAY if setting.name != "unet"),
-        Setting("unet", "add", "features of the first layer join before the last, as in SRGAN (arXiv 1609.04802)"),
-        Setting("gen_chs", (32, 64), "the blocks work on a grid half as fine, where the measured detail lies"),
-        Setting("gen_up", "pixsh", "back to the fine grid by pixel shuffle (Shi et al., arXiv 1609.05158)"),
-        Setting("gen_nblock", 4, "without normalisation each block about doubles what fresh weights answer"),
-        Setting("dis_chs", (32, 64), "texture is local"),
-        Setting("lambda_rec_l1", 10, "holds the grey values, and is sharper than the squared error"),
-        Setting("lambda_dis", 0.01, "the adversary adds texture only where the pixels leave it open"),
-        Setting("dis_warmup", 500, "it begins once images look like images"),
-        Setting("learning_rate_gen", 5e-4, "an adversary bears less than none"),
-        Setting("batch_size", 8, "steadier gradients, and batch statistics for the discriminator"),
-        *_SMALL_CROPS,
-        *_LONG_EPOCHS)),
-    "reconstruct": Preset("an image from raw data such as a sinogram (AUTOMAP)", (
-        Setting("gen_fc", 1, "one fully connected layer: each raw value bears on each pixel"),
-        Setting("unet", "none", "raw data and image share no places, so nothing may pass by"),
-        Setting("random_translate", 0, "shifted or flipped raw data are not those of the shifted or flipped image"),
-        _NO_ADVERSARY)),
-    "segment": Preset("classes of pixels; the output images hold class numbers", (
-        Setting("lambda_rec_ce", 1, "focal cross entropy: every pixel counts"),
-        Setting("lambda_dice", 1, "small structures count as much as large ones"),
-        Setting("lambda_rec_l1", 0, "differences of class scores mean nothing"),
-        _NO_ADVERSARY,
-        Setting("gen_chs", (16, 32, 64), "outlines need fewer weights than images"),
-        Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
-        Setting("batch_size", 4, "batch statistics of more than one image")), needs=("class_num",)),
-})
+PAIRED = MappingProxyType(
+    {
+        "denoise": Preset(
+            "input and output show the same, but for noise (and a constant bias)",
+            (
+                Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
+                *_WHAT_TO_TAKE_AWAY,
+                *_IN_MINUTES,
+            ),
+        ),
+        "synthesis": Preset(
+            "another modality of the same anatomy, as MR to CT, from registered pairs",
+            (
+                Setting("gen_norm", "instance", "intensities of MR have no scale: each image is brought to its own"),
+                Setting("dis_norm", "instance", "batches are small"),
+                Setting("unet", "concat", "outlines pass by the bottleneck"),
+                Setting("gen_chs", (32, 64, 128), "a quarter of the released weights: pairs are few"),
+                Setting("dis_chs", (32, 64, 128), "no stronger than the generator"),
+                Setting("lambda_rec_l1", 10, "bears outliers where the registration is a little off"),
+                Setting("lambda_dis", 0.1, "sharp edges, and little invention"),
+                Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
+                Setting("learning_rate_gen", 5e-4, "fewer weights take larger steps"),
+                Setting("batch_size", 4, "steadier gradients"),
+                Setting("random_translate", 16, "the body may lie anywhere"),
+                Setting("random_scale", 0.05, "patients differ in size"),
+            ),
+        ),
+        "superres": Preset(
+            "finer detail on one grid, where bicubic interpolation brought the input to it, or --scale does",
+            (
+                Setting("gen_residual", 0.05, "the layers say only which detail to add"),
+                *_WHAT_TO_TAKE_AWAY,
+                *_IN_MINUTES,
+            ),
+        ),
+        "superres_gan": Preset(
+            "as superres, but sharp where that cannot be known: texture may be invented",
+            (
+                Setting("gen_residual", 0.03, "the layers say only which detail to add, and begin with little"),
+                *(setting for setting in _WHAT_TO_TAKE_AWAY if setting.name != "unet"),
+                Setting(
+                    "unet", "add", "features of the first layer join before the last, as in SRGAN (arXiv 1609.04802)"
+                ),
+                Setting("gen_chs", (32, 64), "the blocks work on a grid half as fine, where the measured detail lies"),
+                Setting("gen_up", "pixsh", "back to the fine grid by pixel shuffle (Shi et al., arXiv 1609.05158)"),
+                Setting("gen_nblock", 4, "without normalisation each block about doubles what fresh weights answer"),
+                Setting("dis_chs", (32, 64), "texture is local"),
+                Setting("lambda_rec_l1", 10, "holds the grey values, and is sharper than the squared error"),
+                Setting("lambda_dis", 0.01, "the adversary adds texture only where the pixels leave it open"),
+                Setting("dis_warmup", 500, "it begins once images look like images"),
+                Setting("learning_rate_gen", 5e-4, "an adversary bears less than none"),
+                Setting("batch_size", 8, "steadier gradients, and batch statistics for the discriminator"),
+                *_SMALL_CROPS,
+                *_LONG_EPOCHS,
+            ),
+        ),
+        "reconstruct": Preset(
+            "an image from raw data such as a sinogram (AUTOMAP)",
+            (
+                Setting("gen_fc", 1, "one fully connected layer: each raw value bears on each pixel"),
+                Setting("unet", "none", "raw data and image share no places, so nothing may pass by"),
+                Setting(
+                    "random_translate", 0, "shifted or flipped raw data are not those of the shifted or flipped image"
+                ),
+                _NO_ADVERSARY,
+            ),
+        ),
+        "segment": Preset(
+            "classes of pixels; the output images hold class numbers",
+            (
+                Setting("lambda_rec_ce", 1, "focal cross entropy: every pixel counts"),
+                Setting("lambda_dice", 1, "small structures count as much as large ones"),
+                Setting("lambda_rec_l1", 0, "differences of class scores mean nothing"),
+                _NO_ADVERSARY,
+                Setting("gen_chs", (16, 32, 64), "outlines need fewer weights than images"),
+                Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable"),
+                Setting("batch_size", 4, "batch statistics of more than one image"),
+            ),
+            needs=("class_num",),
+        ),
+    }
+)
 
-UNPAIRED = MappingProxyType({
-    "denoise": Preset("noisy images in A, clean ones of the same kind in B, in no pairs", (
-        Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
-        *_WHAT_TO_TAKE_AWAY,
-        Setting("gen_chs", (16, 32), "two levels see far enough to average noise away"),
-        Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
-        Setting("noise_x", 0.0066, "clean images that are made noisy and clean again teach what noise is; its sd, 10 "
-                                   "HU in a clip of 3024 HU: where your noise is another, give 2 sd / (HIGH - LOW)"),
-        Setting("lambda_grad_y", 1000, "but for noise the way to A may add a constant only; else it sharpens, and the "
-                                       "way back blurs"),
-        Setting("lambda_A", 10, "noise that is gone cannot come back: a strong cycle would forbid to remove it"),
-        Setting("lambda_B", 1000, "clean, noisy, clean: this cycle teaches; errors are near 0.005"),
-        Setting("lambda_Az", 0, "encoder and decoder of one domain are not what translates"),
-        Setting("lambda_Bz", 0, "as lambda_Az"),
-        Setting("lambda_domain", 0, "an image of B without what is to be taken away is none of B"),
-        Setting("lambda_dis_x", 0.1, "the discriminators hardly see 10 HU in 3000: they hold the look, and no more"),
-        Setting("lambda_dis_y", 0.1, "as lambda_dis_x"),
-        Setting("dis_chs", (16, 32), "it judges texture, which is local"),
-        Setting("dis_norm", "none", "instance normalisation would hide the mean, which is to be right"),
-        Setting("learning_rate_gen", 1e-3, "small networks take larger steps"),
-        Setting("adam_beta1", 0.5, "between the released 0.1 and Adam's own 0.9, which adversaries make unsteady"),
-        Setting("batch_size", 2, "as in pix2pix: few crops, many updates"),
-        Setting("ema", 0.999, "the average of the last updates is better than the last one"),
-        Setting("random_rot90", True, "noise has no up and down: eight times the crops"),
-        *_SMALL_CROPS,
-        *_LONG_EPOCHS)),
-    "synthesis": Preset("another modality, as MR to CT, from images in no pairs", (
-        Setting("lambda_gc_x", 1, "edges stay where they are, whatever their contrast (Hiasa et al., 2018)"),
-        Setting("lambda_gc_y", 1, "as lambda_gc_x"),
-        Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
-        Setting("gen_chs", (32, 64, 128), "the released width"),
-        Setting("dis_chs", (32, 64, 128), "half of the released: no stronger than the generator"),
-        Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
-        Setting("random_translate", 16, "the body may lie anywhere"),
-        Setting("random_scale", 0.05, "patients differ in size"))),
-})
+UNPAIRED = MappingProxyType(
+    {
+        "denoise": Preset(
+            "noisy images in A, clean ones of the same kind in B, in no pairs",
+            (
+                Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
+                *_WHAT_TO_TAKE_AWAY,
+                Setting("gen_chs", (16, 32), "two levels see far enough to average noise away"),
+                Setting("gen_nblock", 2, "deeper gains less than more updates in the same time"),
+                Setting(
+                    "noise_x",
+                    0.0066,
+                    "clean images that are made noisy and clean again teach what noise is; its sd, 10 "
+                    "HU in a clip of 3024 HU: where your noise is another, give 2 sd / (HIGH - LOW)",
+                ),
+                Setting(
+                    "lambda_grad_y",
+                    1000,
+                    "but for noise the way to A may add a constant only; else it sharpens, and the way back blurs",
+                ),
+                Setting(
+                    "lambda_A", 10, "noise that is gone cannot come back: a strong cycle would forbid to remove it"
+                ),
+                Setting("lambda_B", 1000, "clean, noisy, clean: this cycle teaches; errors are near 0.005"),
+                Setting("lambda_Az", 0, "encoder and decoder of one domain are not what translates"),
+                Setting("lambda_Bz", 0, "as lambda_Az"),
+                Setting("lambda_domain", 0, "an image of B without what is to be taken away is none of B"),
+                Setting(
+                    "lambda_dis_x", 0.1, "the discriminators hardly see 10 HU in 3000: they hold the look, and no more"
+                ),
+                Setting("lambda_dis_y", 0.1, "as lambda_dis_x"),
+                Setting("dis_chs", (16, 32), "it judges texture, which is local"),
+                Setting("dis_norm", "none", "instance normalisation would hide the mean, which is to be right"),
+                Setting("learning_rate_gen", 1e-3, "small networks take larger steps"),
+                Setting(
+                    "adam_beta1", 0.5, "between the released 0.1 and Adam's own 0.9, which adversaries make unsteady"
+                ),
+                Setting("batch_size", 2, "as in pix2pix: few crops, many updates"),
+                Setting("ema", 0.999, "the average of the last updates is better than the last one"),
+                Setting("random_rot90", True, "noise has no up and down: eight times the crops"),
+                *_SMALL_CROPS,
+                *_LONG_EPOCHS,
+            ),
+        ),
+        "synthesis": Preset(
+            "another modality, as MR to CT, from images in no pairs",
+            (
+                Setting("lambda_gc_x", 1, "edges stay where they are, whatever their contrast (Hiasa et al., 2018)"),
+                Setting("lambda_gc_y", 1, "as lambda_gc_x"),
+                Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
+                Setting("gen_chs", (32, 64, 128), "the released width"),
+                Setting("dis_chs", (32, 64, 128), "half of the released: no stronger than the generator"),
+                Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
+                Setting("random_translate", 16, "the body may lie anywhere"),
+                Setting("random_scale", 0.05, "patients differ in size"),
+            ),
+        ),
+    }
+)
 
 
 def preset_values(presets, given, base=None):

@@ -1,4 +1,5 @@
 """The options of CycleGAN."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,18 +15,23 @@ from medi2i.common.options.runs import RunOptions
 class UnpairedFileOptions(shared.FileOptions):
     """Files and devices."""
 
-    preset: str = option(None, choices=tuple(presets.UNPAIRED), help="named set of options for a purpose; other "
-                         "options on the command line win")
+    preset: str = option(
+        None,
+        choices=tuple(presets.UNPAIRED),
+        help="named set of options for a purpose; other options on the command line win",
+    )
 
 
 @dataclass
 class DomainOptions(Checked):
     """Two domains of images."""
 
-    imgtype_b: str = option(None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind,
-                            help="kind of the images of domain B, where another")
-    slice_range: list = option(None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                               help="only slices between these positions in mm")
+    imgtype_b: str = option(
+        None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind, help="kind of the images of domain B, where another"
+    )
+    slice_range: list = option(
+        None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"), help="only slices between these positions in mm"
+    )
     forceSpacing: float = option(-1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is")
     clip_body: bool = option(False, type=bool, help="CT: what lies outside of the body (table, sheets) becomes air")
 
@@ -43,15 +49,37 @@ class UnpairedLossOptions(Checked):
     lambda_dis_z: float = option(0, "-lz", type=float, low=0, help="weight of the adversarial loss of the latent")
     lambda_identity_x: float = option(0, "-lix", type=float, low=0, help="weight of the perceptual loss X to Y")
     lambda_identity_y: float = option(0, "-liy", type=float, low=0, help="weight of the perceptual loss Y to X")
-    perceptual_layer: str = option("conv1_2", "-pl", help="layer of VGG16 for the perceptual loss",
-                                   choices=("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3",
-                                            "conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"))
+    perceptual_layer: str = option(
+        "conv1_2",
+        "-pl",
+        help="layer of VGG16 for the perceptual loss",
+        choices=(
+            "conv1_1",
+            "conv1_2",
+            "conv2_1",
+            "conv2_2",
+            "conv3_1",
+            "conv3_2",
+            "conv3_3",
+            "conv4_1",
+            "conv4_2",
+            "conv4_3",
+            "conv5_1",
+            "conv5_2",
+            "conv5_3",
+        ),
+    )
     perceptual_weights: str = option(None, metavar="FILE", help="npz or caffemodel with VGG16's weights, for it")
     lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
-    lambda_grad_y: float = option(0, type=float, low=0, help="the same from Y to X only, which may add a constant "
-                                  "and nothing else")
-    lambda_gc_x: float = option(0, type=float, low=0, help="weight of edges lost from X to Y, whatever the contrast "
-                                "(gradient consistency, Hiasa et al., 2018)")
+    lambda_grad_y: float = option(
+        0, type=float, low=0, help="the same from Y to X only, which may add a constant and nothing else"
+    )
+    lambda_gc_x: float = option(
+        0,
+        type=float,
+        low=0,
+        help="weight of edges lost from X to Y, whatever the contrast (gradient consistency, Hiasa et al., 2018)",
+    )
     lambda_gc_y: float = option(0, type=float, low=0, help="the same from Y to X")
     lambda_air: float = option(0, "-la", type=float, low=0, help="weight of air that becomes tissue, or the reverse")
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
@@ -66,8 +94,13 @@ class UnpairedTrainingOptions(shared.TrainingOptions):
 
     epoch: int = redefault(shared.TrainingOptions, "epoch", 50)
     iteration: int = option(None, type=int, low=1, help="stop after so many iterations")
-    noise_x: float = option(0, type=float, low=0, help="sd of Gaussian noise on translations Y to X, in [-1, 1], where "
-                            "images of X are noisy and those of Y are not")
+    noise_x: float = option(
+        0,
+        type=float,
+        low=0,
+        help="sd of Gaussian noise on translations Y to X, in [-1, 1], where "
+        "images of X are noisy and those of Y are not",
+    )
     learning_freq_d: int = option(1, "-lfd", type=int, low=1, help="iterations between two discriminator updates")
 
 
@@ -105,22 +138,37 @@ class UnpairedPictureOptions(shared.PictureOptions):
 class UnpairedRunOptions(RunOptions):
     """Runs: resuming, ending, checking."""
 
-    best_metric: str = option(None, choices=("cycle_MAE", "cycle_RMSE"), help="also keep the weights of the epoch "
-                              "that is best by this validation metric, and end by --patience; a cycle is good before "
-                              "anything is learned, so conversion takes the last weights all the same")
+    best_metric: str = option(
+        None,
+        choices=("cycle_MAE", "cycle_RMSE"),
+        help="also keep the weights of the epoch "
+        "that is best by this validation metric, and end by --patience; a cycle is good before "
+        "anything is learned, so conversion takes the last weights all the same",
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.patience is not None and self.best_metric is None:
-            raise UserError("--patience: for a better what? CycleGAN has no truth to compare with; --best_metric "
-                            "cycle_MAE, or --minutes in its place, would say when to end")
+            raise UserError(
+                "--patience: for a better what? CycleGAN has no truth to compare with; --best_metric "
+                "cycle_MAE, or --minutes in its place, would say when to end"
+            )
 
 
 @dataclass
-class UnpairedOptions(UnpairedFileOptions, shared.ImageOptions, DomainOptions, shared.AugmentationOptions,
-                      UnpairedTrainingOptions, UnpairedGeneratorOptions, UnpairedDiscriminatorOptions,
-                      UnpairedLossOptions, shared.RegularisationOptions, UnpairedPictureOptions,
-                      UnpairedRunOptions):
+class UnpairedOptions(
+    UnpairedFileOptions,
+    shared.ImageOptions,
+    DomainOptions,
+    shared.AugmentationOptions,
+    UnpairedTrainingOptions,
+    UnpairedGeneratorOptions,
+    UnpairedDiscriminatorOptions,
+    UnpairedLossOptions,
+    shared.RegularisationOptions,
+    UnpairedPictureOptions,
+    UnpairedRunOptions,
+):
     """All options of CycleGAN."""
 
     APPLICATION: ClassVar[str] = "cyclegan"

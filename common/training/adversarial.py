@@ -1,6 +1,7 @@
 """What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state,
 the history pool, the loss scale of half precision.
 """
+
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -116,11 +117,16 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         profile: Profile of medi2i.common.training.profile, which is told of each phase.
     """
 
-    def __init__(self, iterator: Any, optimizers: Mapping, random: RandomState,
-                 device: chainer.backend.Device | None = None, ranks: Alone = ALONE,
-                 profile: Profile | NoProfile = phases.OFF) -> None:
-        super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device,
-                         auto_new_epoch=False)
+    def __init__(
+        self,
+        iterator: Any,
+        optimizers: Mapping,
+        random: RandomState,
+        device: chainer.backend.Device | None = None,
+        ranks: Alone = ALONE,
+        profile: Profile | NoProfile = phases.OFF,
+    ) -> None:
+        super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device, auto_new_epoch=False)
         self.random = random
         self.ranks = ranks
         self.profile = profile
@@ -197,8 +203,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 else:
                     optimizer.update()
 
-    def _backward_scaled(self, scale: LossScale, total: chainer.Variable,
-                         links: Iterable[chainer.Link]) -> bool:
+    def _backward_scaled(self, scale: LossScale, total: chainer.Variable, links: Iterable[chainer.Link]) -> bool:
         total.backward(loss_scale=scale.value)
         return scale.accept(links, self.ranks.everywhere)
 

@@ -1,5 +1,6 @@
 """Averages beside what is trained: an exponential moving average of the generator's weights, and batch statistics
 of the finished network over many training crops."""
+
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -125,8 +126,9 @@ class Reestimation(chainer.training.Extension):
     phase = "statistics of normalisation"
     priority = chainer.training.PRIORITY_WRITER + 100  # before validation, after weights are averaged
 
-    def __init__(self, forward: Callable, crops: Callable[[], list[np.ndarray]], device: chainer.backend.Device,
-                 ending: Ending) -> None:
+    def __init__(
+        self, forward: Callable, crops: Callable[[], list[np.ndarray]], device: chainer.backend.Device, ending: Ending
+    ) -> None:
         self.forward = forward
         self.crops = crops
         self.device = device
@@ -163,15 +165,16 @@ class _Measure(chainer.LinkHook):
         count = x.size // x.shape[1]
         # Sums of millions of float32 values need float64; NumPy's variance would copy all of x to it at once.
         for channel in range(x.shape[1]):
-            plane = x[:, channel:channel + 1].astype(np.float64)
-            link.avg_mean[channel:channel + 1] = plane.mean(axis=axes)
-            link.avg_var[channel:channel + 1] = plane.var(axis=axes) * (count / max(count - 1, 1))
+            plane = x[:, channel : channel + 1].astype(np.float64)
+            link.avg_mean[channel : channel + 1] = plane.mean(axis=axes)
+            link.avg_var[channel : channel + 1] = plane.var(axis=axes) * (count / max(count - 1, 1))
 
 
 def has_batch_statistics(links: Iterable[chainer.Link]) -> bool:
     """Whether any of ``links`` normalises by batch statistics."""
-    return any(isinstance(part, _BATCH_NORMS) and not getattr(part, "fixed", False)
-               for link in links for part in link.links())
+    return any(
+        isinstance(part, _BATCH_NORMS) and not getattr(part, "fixed", False) for link in links for part in link.links()
+    )
 
 
 def training_crops(dataset: PairedDataset | UnpairedDataset, count: int, seed: int) -> np.ndarray:

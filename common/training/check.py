@@ -1,4 +1,5 @@
 """``--check``: a rehearsal that reads all data, does an update, and says what the training would cost."""
+
 import functools
 import sys
 import time
@@ -20,11 +21,16 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]  # every use asks for it
 
 SHOWN_ERRORS = 10
-MIB = 2 ** 20
+MIB = 2**20
 
 
-def check(datasets: Mapping[str, Any], updater: AdversarialUpdater, networks: Mapping[str, chainer.Link],
-          measure: Measure | None, options: AnyOptions) -> None:
+def check(
+    datasets: Mapping[str, Any],
+    updater: AdversarialUpdater,
+    networks: Mapping[str, chainer.Link],
+    measure: Measure | None,
+    options: AnyOptions,
+) -> None:
     """Rehearse and print a report. Nothing is written.
 
     datasets: dict name -> data set (or None), all images of which are read.
@@ -33,8 +39,10 @@ def check(datasets: Mapping[str, Any], updater: AdversarialUpdater, networks: Ma
     """
     datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
     for name, dataset in datasets.items():
-        print(f"{name:<12} {len(dataset)} examples read in {_timed(functools.partial(read_all, dataset)):.1f} s, "
-              f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)")
+        print(
+            f"{name:<12} {len(dataset)} examples read in {_timed(functools.partial(read_all, dataset)):.1f} s, "
+            f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)"
+        )
     for name, link in networks.items():
         print(f"{name:<12} {sum(p.size for p in link.params() if p.array is not None):,} weights")
 
@@ -73,8 +81,9 @@ def read_all(dataset: PairedDataset | UnpairedDataset) -> None:
             errors.append(one_line(error))
     if errors:
         more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
-        raise UserError(f"{len(errors)} of {len(dataset)} examples cannot be read: "
-                        + "; ".join(errors[:SHOWN_ERRORS]) + more)
+        raise UserError(
+            f"{len(errors)} of {len(dataset)} examples cannot be read: " + "; ".join(errors[:SHOWN_ERRORS]) + more
+        )
 
 
 def _update(updater: AdversarialUpdater) -> None:
@@ -84,8 +93,10 @@ def _update(updater: AdversarialUpdater) -> None:
     observation: dict[str, Any] = {}
     with reporter.scope(observation):
         updater.update()
-    values = {name: float(chainer.as_array(value) if isinstance(value, chainer.Variable) else value)
-              for name, value in observation.items()}  # on a GPU this also waits for the update
+    values = {
+        name: float(chainer.as_array(value) if isinstance(value, chainer.Variable) else value)
+        for name, value in observation.items()
+    }  # on a GPU this also waits for the update
     for name, value in values.items():
         if not abs(value) < float("inf"):
             raise UserError(f"{name} is {value} in the very first update; look at the data's clip and the loss weights")

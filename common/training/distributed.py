@@ -4,6 +4,7 @@ All ranks hold the same weights. Each computes the gradient of its own batch; be
 ChainerMN replaces it by the mean over the ranks; with ``--sync_bn`` they also normalise by their batches together.
 ``docs/distributed.md`` says what follows for users.
 """
+
 import contextlib
 import itertools
 import logging
@@ -45,9 +46,13 @@ class SharedBatches:
         gamma = link.xp.ones(shape, dtype) if link.gamma is None else link.gamma
         beta = link.xp.zeros(shape, dtype) if link.beta is None else link.beta
         function = _batch_normalization.BatchNormalization(
-            link.eps, link.avg_mean, link.avg_var, link.decay,
-            impl_selector=multi_node.MultiNodeBNImplSelector(communicator, backend))
-        y, = function.apply((x, gamma, beta))
+            link.eps,
+            link.avg_mean,
+            link.avg_var,
+            link.decay,
+            impl_selector=multi_node.MultiNodeBNImplSelector(communicator, backend),
+        )
+        (y,) = function.apply((x, gamma, beta))
         if not chainer.config.in_recomputing:
             link.avg_mean[...] = function.running_mean
             link.avg_var[...] = function.running_var
@@ -157,16 +162,20 @@ class Ranks(Alone):
 
     def fits(self, device: chainer.backend.Device) -> None:
         if self.name != "naive" and device.xp is np:
-            raise UserError(f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
-                            "--communicator naive would do")
+            raise UserError(
+                f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
+                "--communicator naive would do"
+            )
 
     def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
         initialise(links, sizes)
 
     def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
         self._start_together([optimizer.target for optimizer in optimizers.values()])
-        wrapped = {name: compat.chainermn.create_multi_node_optimizer(optimizer, self.communicator, zero_fill=False)
-                   for name, optimizer in optimizers.items()}
+        wrapped = {
+            name: compat.chainermn.create_multi_node_optimizer(optimizer, self.communicator, zero_fill=False)
+            for name, optimizer in optimizers.items()
+        }
         for optimizer in wrapped.values():
             # ChainerMN makes of the first update after a change of shape a mere broadcast. There was one already;
             # and a resumed training must not leave an update out.
@@ -180,8 +189,12 @@ class Ranks(Alone):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
     def share_statistics(self, links: Iterable[chainer.Link]) -> None:
-        parts = {id(part): part for link in links for part in link.links()
-                 if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None}
+        parts = {
+            id(part): part
+            for link in links
+            for part in link.links()
+            if isinstance(part, L.BatchNormalization) and getattr(part, "shared", None) is None
+        }
         arrays = [array for part in parts.values() for array in (part.avg_mean, part.avg_var)]
         if not arrays:
             return
@@ -197,8 +210,11 @@ def _arrays(link: chainer.Link) -> Iterator[Array]:
     """Every weight and saved array of a link, in an order that all ranks have."""
     yield from (param.array for _, param in sorted(link.namedparams()))
     for _, part in sorted(link.namedlinks()):
-        yield from (value for key in sorted(part._persistent)
-                    if isinstance(value := getattr(part, key), chainer.get_array_types()))
+        yield from (
+            value
+            for key in sorted(part._persistent)
+            if isinstance(value := getattr(part, key), chainer.get_array_types())
+        )
 
 
 @contextlib.contextmanager
@@ -230,16 +246,19 @@ def joined(name: str | None) -> Iterator[Alone]:
 def _refuse_strangers() -> None:
     started = launched()
     if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
-        raise UserError(f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
-                        f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them")
+        raise UserError(
+            f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
+            f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them"
+        )
 
 
 def _create(name: str) -> Any:
     try:
         import mpi4py.MPI  # noqa: F401 it also starts MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, and no MPI
-        raise UserError(f"--communicator {name}: MPI cannot be used ({one_line(error)}); "
-                        "pip install 'medi2i[mpi]'") from None
+        raise UserError(
+            f"--communicator {name}: MPI cannot be used ({one_line(error)}); pip install 'medi2i[mpi]'"
+        ) from None
     try:
         return compat.communicator(name)
     except RuntimeError as error:
@@ -268,8 +287,10 @@ def share_batches(links: Mapping[str, chainer.Link], ranks: Alone) -> None:
     """
     parts = [part for link in links.values() for part in link.links() if hasattr(part, "shared")]
     if not parts:
-        raise UserError("--sync_bn: these networks have no batch normalisation; --gen_norm or --dis_norm batch or "
-                        "batch_aff would be one")
+        raise UserError(
+            "--sync_bn: these networks have no batch normalisation; --gen_norm or --dis_norm batch or "
+            "batch_aff would be one"
+        )
     if isinstance(ranks, Ranks) and ranks.count > 1:
         for part in parts:
             part.shared = SharedBatches(ranks)

@@ -1,4 +1,5 @@
 """When a training ends and with which words and status: epochs done, patience, time, bad losses, signals."""
+
 import math
 import signal
 import sys
@@ -127,8 +128,14 @@ class Best(chainer.training.Extension):
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    def __init__(self, ending: Ending, metric: str, larger: bool, patience: int | None,
-                 keep: Callable[[int, str, float, int | None], None]) -> None:
+    def __init__(
+        self,
+        ending: Ending,
+        metric: str,
+        larger: bool,
+        patience: int | None,
+        keep: Callable[[int, str, float, int | None], None],
+    ) -> None:
         self.ending = ending
         self.metric = metric
         self.larger = larger
@@ -149,8 +156,10 @@ class Best(chainer.training.Extension):
             before, self.epoch, self.value = self.epoch, epoch, value
             self.keep(epoch, self.metric, value, before)
         elif self.patience is not None and epoch - (self.epoch or 0) >= self.patience:
-            self.ending.stop(f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
-                             f"for --patience {self.patience} epochs")
+            self.ending.stop(
+                f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
+                f"for --patience {self.patience} epochs"
+            )
 
     def _better(self, value: float) -> bool:
         if not math.isfinite(value):
@@ -182,8 +191,7 @@ def scalar(value: Any) -> float:
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy, with one wait.
-    """
+    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy, with one wait."""
     arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
     far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not np]
     if far:

@@ -1,6 +1,7 @@
 """What a training says of itself as it runs: the log (one JSON object a line in log.jsonl, and the same as a table in
 log.csv); from that the progress on the terminal and, on request, event files for TensorBoard; statistics of weights.
 """
+
 import csv
 import json
 import sys
@@ -33,8 +34,14 @@ class Log(chainer.training.Extension):
 
     priority = 150  # before the schedule sets the next rate, after all that is observed
 
-    def __init__(self, folder: str | Path, interval: int, rates: Callable[[], dict[str, float]] = dict,
-                 warn: Callable[[str], None] = print, ending: Ending | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        interval: int,
+        rates: Callable[[], dict[str, float]] = dict,
+        warn: Callable[[str], None] = print,
+        ending: Ending | None = None,
+    ) -> None:
         self.path = Path(folder) / "log.jsonl"
         self.table = Table(Path(folder) / "log.csv")
         self.interval = interval
@@ -50,7 +57,7 @@ class Log(chainer.training.Extension):
         entries = read_log(self.path)
         if len(entries) < self.lines:
             self.warn(f"warning: {self.path}: {self.lines - len(entries)} lines are missing")
-        entries = entries[:self.lines]
+        entries = entries[: self.lines]
         self.lines = len(entries)
         write_text(self.path, "".join(_line(entry) for entry in entries))
         self.table.rewrite(entries)
@@ -65,9 +72,13 @@ class Log(chainer.training.Extension):
         self.entry = None
         complete = self.ending is not None and self.ending.complete(updater)
         if updater.iteration % self.interval == 0 or updater.is_new_epoch or complete:
-            self.entry = {"epoch": updater.epoch, "iteration": updater.iteration,
-                          "elapsed_time": round(trainer.elapsed_time, 3), **self._means(),
-                          **self.rates()}
+            self.entry = {
+                "epoch": updater.epoch,
+                "iteration": updater.iteration,
+                "elapsed_time": round(trainer.elapsed_time, 3),
+                **self._means(),
+                **self.rates(),
+            }
             self._sums = {}
             self._append(self.entry)
 
@@ -147,8 +158,9 @@ class Progress(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_READER - 60  # after the log
 
-    def __init__(self, log: Log, total: int | None, shown: Sequence[str], stream: Any = None,
-                 minutes: float | None = None) -> None:
+    def __init__(
+        self, log: Log, total: int | None, shown: Sequence[str], stream: Any = None, minutes: float | None = None
+    ) -> None:
         self.log = log
         self.total = total
         self.shown = shown
@@ -183,8 +195,12 @@ class Progress(chainer.training.Extension):
         if last or now - self._spoken >= SECONDS:
             self._spoken = now
             total = "" if self.total is None else f"/{self.total}"
-            print(f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "
-                  f"left {duration(self._left(trainer))}", file=self.stream, flush=True)
+            print(
+                f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "
+                f"left {duration(self._left(trainer))}",
+                file=self.stream,
+                flush=True,
+            )
 
     def _left(self, trainer: chainer.training.Trainer) -> float:
         """Seconds that the training will still take."""
@@ -245,8 +261,9 @@ def summary_writer() -> type:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise UserError(f"--tensorboard: tensorboardX cannot be imported ({error}); "
-                        "pip install 'medi2i[tensorboard]'") from None
+        raise UserError(
+            f"--tensorboard: tensorboardX cannot be imported ({error}); pip install 'medi2i[tensorboard]'"
+        ) from None
     return SummaryWriter
 
 
@@ -276,10 +293,15 @@ class ParameterStatistics(chainer.training.Extension):
         updater = trainer.updater
         if not updater.is_new_epoch:
             return
-        append_text(self.path, csv_text(
-            [updater.epoch, updater.iteration, name + path, *describe(parameter)]
-            for name, link in self.networks.items() for path, parameter in sorted(link.namedparams())
-            if parameter.array is not None))
+        append_text(
+            self.path,
+            csv_text(
+                [updater.epoch, updater.iteration, name + path, *describe(parameter)]
+                for name, link in self.networks.items()
+                for path, parameter in sorted(link.namedparams())
+                if parameter.array is not None
+            ),
+        )
 
 
 def describe(parameter: chainer.Parameter) -> tuple[float, float, float, float, float | str]:

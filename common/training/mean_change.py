@@ -3,6 +3,7 @@
 The released noise adds its n photons to the mean, so that what learns to undo it takes n HU away from any image that
 it is given. This number goes into the run's ``args`` as ``mean_change``. A residual generator starts from it.
 """
+
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,8 +44,9 @@ def _quantiles(dataset: UnpairedDataset, examples: int) -> np.ndarray:
     """(C, quantiles)."""
     chosen = np.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
     images = [dataset.whole(int(i)) for i in chosen]
-    return np.stack([np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES)
-                        for c in range(len(images[0]))])
+    return np.stack(
+        [np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES) for c in range(len(images[0]))]
+    )
 
 
 def start_at(decoder: chainer.Chain, shift: np.ndarray) -> None:
@@ -123,8 +125,10 @@ def _one_unit(domain_a: Domain, domain_b: Domain, modality_a: str | None, modali
 
 
 def _modalities(dataset: PairedDataset) -> tuple[str | None, str | None]:
-    return (_modality([pair.inputs[0] for pair in dataset.pairs]),
-            _modality([pair.outputs[0] for pair in dataset.pairs]))
+    return (
+        _modality([pair.inputs[0] for pair in dataset.pairs]),
+        _modality([pair.outputs[0] for pair in dataset.pairs]),
+    )
 
 
 def _modality(sources: Iterable[Source]) -> str | None:

@@ -1,6 +1,7 @@
 """The optimizers that options can name, set up as the released codes do; with Eve, which Chainer has not, and with
 what they need beside their own ``serialize`` so that a run resumes exactly.
 """
+
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,9 +61,18 @@ class Eve(chainer.optimizer.GradientMethod):
     f_star = _HyperparameterProxy("f_star")
     weight_decay_rate = _HyperparameterProxy("weight_decay_rate")
 
-    def __init__(self, alpha: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, beta3: float = 0.999,
-                 c: float = 10.0, eps: float = 1e-8, eta: float = 1.0, f_star: float = 0.0,
-                 weight_decay_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        alpha: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        beta3: float = 0.999,
+        c: float = 10.0,
+        eps: float = 1e-8,
+        eta: float = 1.0,
+        f_star: float = 0.0,
+        weight_decay_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         self.hyperparam.alpha = alpha
         self.hyperparam.beta1 = beta1
@@ -81,8 +91,9 @@ class Eve(chainer.optimizer.GradientMethod):
         rule.parent = self
         return rule
 
-    def update(self, lossfun: Callable | None = None, *args: Any, loss: ArrayOrVariable | None = None,
-               **kwargs: Any) -> None:
+    def update(
+        self, lossfun: Callable | None = None, *args: Any, loss: ArrayOrVariable | None = None, **kwargs: Any
+    ) -> None:
         """Update from gradients and the value ``loss`` (Variable or array of one element), or from ``lossfun``."""
         if lossfun is not None:
             value = lossfun(*args, **kwargs)
@@ -133,8 +144,14 @@ _ADAM_FAMILY = ("Adam", "AdaBound", "Eve")
 _NO_RATE = ("AdaDelta",)
 
 
-def make_optimizer(name: str, link: chainer.Link, learning_rate: float, weight_decay: float,
-                   weight_decay_norm: str = "l2", beta1: float = BETA1) -> chainer.Optimizer:
+def make_optimizer(
+    name: str,
+    link: chainer.Link,
+    learning_rate: float,
+    weight_decay: float,
+    weight_decay_norm: str = "l2",
+    beta1: float = BETA1,
+) -> chainer.Optimizer:
     """An optimizer set up on ``link``.
 
     Args:
@@ -228,8 +245,12 @@ def missing_states_allowed(optimizers: Iterable[chainer.Optimizer]) -> Iterator[
     Chainer takes that for an error unless the parameter is frozen. (A discriminator waits for ``dis_warmup``.)
     Raises ValueError where a parameter was updated and its state is missing all the same.
     """
-    rules = [(name, param.update_rule) for optimizer in optimizers
-             for name, param in optimizer.target.namedparams() if param.update_rule is not None]
+    rules = [
+        (name, param.update_rule)
+        for optimizer in optimizers
+        for name, param in optimizer.target.namedparams()
+        if param.update_rule is not None
+    ]
     enabled = [rule.enabled for _, rule in rules]
     for _, rule in rules:
         rule.enabled = False

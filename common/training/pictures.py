@@ -1,4 +1,5 @@
 """What a training shows as PNG: grids of pictures, each panel in its own window; and plots of the log."""
+
 import dataclasses
 import enum
 import math
@@ -78,8 +79,9 @@ def range_text(low: float, high: float, modality: str = "") -> str:
     return f"{low:g} … {high:g}" + (" HU" if modality == "CT" else "")
 
 
-def draw_grid(path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: Sequence[str],
-              labels: Sequence[str]) -> None:
+def draw_grid(
+    path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: Sequence[str], labels: Sequence[str]
+) -> None:
     """Write ``rows`` (lists of Panel, or None for an empty place) as a PNG.
 
     ``titles``: one above each column; ``labels``: one left of each row, usually a file name.
@@ -95,8 +97,15 @@ def draw_grid(path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: 
     FigureCanvasAgg(figure)
     for i, row in enumerate(rows):
         top = HEAD + i * (height + GAP)
-        figure.text(SIDE / 2 / total_width, 1 - (top + height / 2) / total_height, _shortened(labels[i], height),
-                    rotation=90, ha="center", va="center", fontsize=7)
+        figure.text(
+            SIDE / 2 / total_width,
+            1 - (top + height / 2) / total_height,
+            _shortened(labels[i], height),
+            rotation=90,
+            ha="center",
+            va="center",
+            fontsize=7,
+        )
         for j, panel in enumerate(row):
             if panel is None:
                 continue
@@ -104,8 +113,14 @@ def draw_grid(path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: 
             figure.figimage(pixels, xo=SIDE + j * (width + GAP), yo=total_height - top - len(pixels), origin="upper")
     for j, title in enumerate(titles):
         centre = SIDE + j * (width + GAP) + width / 2
-        figure.text(centre / total_width, 1 - HEAD / 2 / total_height, title, ha="center", va="center",
-                    fontsize=min(9, max(5, width / 22)))
+        figure.text(
+            centre / total_width,
+            1 - HEAD / 2 / total_height,
+            title,
+            ha="center",
+            va="center",
+            fontsize=min(9, max(5, width / 22)),
+        )
     save_figure(figure, path)
 
 
@@ -134,7 +149,7 @@ def _scaled(pixels: np.ndarray, zoom: float) -> np.ndarray:
 
 def _shortened(text: str, pixels: float) -> str:
     room = max(8, int(pixels / 5.5))
-    return text if len(text) <= room else "…" + text[-(room - 1):]
+    return text if len(text) <= room else "…" + text[-(room - 1) :]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -219,8 +234,9 @@ def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: 
     largest, smallest = -math.inf, math.inf
     for label, (xs, ys) in sorted(curves.items()):
         step = max(1, len(xs) // MAX_POINTS)
-        axes.plot(xs[::step], ys[::step], label=label, linewidth=1.2, marker="o" if len(xs) < 30 else None,
-                  markersize=3)
+        axes.plot(
+            xs[::step], ys[::step], label=label, linewidth=1.2, marker="o" if len(xs) < 30 else None, markersize=3
+        )
         finite = [y for y in ys if abs(y) != float("inf") and y == y]
         if finite:
             largest, smallest = max(largest, *finite), min(smallest, *finite)

@@ -1,4 +1,5 @@
 """``--profile``: where the time of a training goes, in words and as rows of profile.csv."""
+
 import contextlib
 import csv
 import time
@@ -38,8 +39,9 @@ class Profile:
     waits for the device, since a GPU works on behind the program's back. A profiled GPU run is slower for it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter,
-                 synchronise: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, synchronise: Callable[[], None] | None = None
+    ) -> None:
         self.seconds: dict[str, float] = {}
         self.times: dict[str, int] = {}
         self._clock = clock
@@ -84,9 +86,16 @@ class Profile:
     def rows(self, first: int, last: int) -> list[dict[str, Any]]:
         """Dicts with ``COLUMNS``, the longest phase first, of the iterations ``first`` to ``last``."""
         total = sum(self.seconds.values())
-        return [dict(zip(COLUMNS, (first, last, phase, round(seconds, 3), round(_share(seconds, total), 4),
-                                   self.times.get(phase, 1)), strict=True))
-                for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])]
+        return [
+            dict(
+                zip(
+                    COLUMNS,
+                    (first, last, phase, round(seconds, 3), round(_share(seconds, total), 4), self.times.get(phase, 1)),
+                    strict=True,
+                )
+            )
+            for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])
+        ]
 
 
 def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> "Profile | NoProfile":
@@ -138,15 +147,18 @@ def words(profile: Profile, workers: int, loading: float) -> str:
     workers: ``--workers``. loading: seconds that they spent on the images that were used, together.
     """
     total = sum(profile.seconds.values())
-    shares = [(phase, _share(seconds, total)) for phase, seconds in
-              sorted(profile.seconds.items(), key=lambda item: -item[1])]
+    shares = [
+        (phase, _share(seconds, total)) for phase, seconds in sorted(profile.seconds.items(), key=lambda item: -item[1])
+    ]
     parts = ", ".join(f"{100 * share:.0f} % {phase}" for phase, share in shares if share >= SMALLEST_SHARE)
     waited = profile.seconds.get(WAITING, 0.0)
     if workers == 0:
         found = f"loading in the main thread took {_seconds(waited)}"
     else:
-        found = (f"{workers} --workers loaded for {_seconds(loading)} meanwhile, "
-                 f"and the loader kept {_seconds(waited)} waiting")
+        found = (
+            f"{workers} --workers loaded for {_seconds(loading)} meanwhile, "
+            f"and the loader kept {_seconds(waited)} waiting"
+        )
     return f"Of {_seconds(total)}, {parts}; {found}: {_advice(_share(waited, total), workers)}."
 
 

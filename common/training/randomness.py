@@ -2,6 +2,7 @@
 
 The state is stored as plain integer and float arrays, so that reading a snapshot never unpickles anything.
 """
+
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -35,9 +36,9 @@ class RandomState:
 
     def seed_global(self) -> None:
         """Seed NumPy's global state, and CuPy's on a GPU, from this generator."""
-        np.random.seed(self.integer(2 ** 32))
+        np.random.seed(self.integer(2**32))
         if self.xp is not np:
-            self.xp.random.seed(self.integer(2 ** 32))
+            self.xp.random.seed(self.integer(2**32))
 
     def coin(self) -> bool:
         """True or False, with probability 1/2 each."""
@@ -73,7 +74,7 @@ class RandomState:
         """
         if isinstance(serializer, chainer.Serializer):
             if self.xp is not np:
-                device_seed = self.integer(2 ** 32)
+                device_seed = self.integer(2**32)
                 self.xp.random.seed(device_seed)
                 serializer("device_seed", device_seed)
             serializer("generator", _generator_words(self.generator))
@@ -98,8 +99,17 @@ def _generator_words(generator: np.random.Generator) -> np.ndarray:
     """The state of a PCG64 generator as six uint64: state and increment (128 bits each), and the spare 32-bit word."""
     state = generator.bit_generator.state
     inner = state["state"]
-    return np.array([inner["state"] >> 64, inner["state"] & _WORD, inner["inc"] >> 64, inner["inc"] & _WORD,
-                        state["has_uint32"], state["uinteger"]], dtype=np.uint64)
+    return np.array(
+        [
+            inner["state"] >> 64,
+            inner["state"] & _WORD,
+            inner["inc"] >> 64,
+            inner["inc"] & _WORD,
+            state["has_uint32"],
+            state["uinteger"],
+        ],
+        dtype=np.uint64,
+    )
 
 
 def _restore_generator(generator: np.random.Generator, words: Iterable) -> None:
@@ -109,5 +119,6 @@ def _restore_generator(generator: np.random.Generator, words: Iterable) -> None:
     generator.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": words[0] << 64 | words[1], "inc": words[2] << 64 | words[3]},
-        "has_uint32": words[4], "uinteger": words[5],
+        "has_uint32": words[4],
+        "uinteger": words[5],
     }

@@ -1,4 +1,5 @@
 """The folder of one training run: made whole in one step, opened again to resume with the options saved in it."""
+
 import contextlib
 import dataclasses
 import json
@@ -95,10 +96,36 @@ def _renamed(temporary: Path, wanted: Path) -> Path:
 
 # What can change without the training being another one: where it runs, how far, what it shows. -e also stretches
 # the learning-rate schedule from here on.
-CHANGEABLE = ("epoch", "iteration", "minutes", "gpu", "gpu_engine", "root", "workers", "cache_mb", "snapinterval",
-              "snapshot_minutes", "snapshot_interval", "snapshot_keep", "patience", "max_hours", "loss_limit",
-              "display_interval", "vis_freq", "vis_window", "vis_windowB", "vis_random", "nvis", "nvis_A",
-              "nvis_B", "parameter_statistics", "profile", "tensorboard", "train", "val")
+CHANGEABLE = (
+    "epoch",
+    "iteration",
+    "minutes",
+    "gpu",
+    "gpu_engine",
+    "root",
+    "workers",
+    "cache_mb",
+    "snapinterval",
+    "snapshot_minutes",
+    "snapshot_interval",
+    "snapshot_keep",
+    "patience",
+    "max_hours",
+    "loss_limit",
+    "display_interval",
+    "vis_freq",
+    "vis_window",
+    "vis_windowB",
+    "vis_random",
+    "nvis",
+    "nvis_A",
+    "nvis_B",
+    "parameter_statistics",
+    "profile",
+    "tensorboard",
+    "train",
+    "val",
+)
 # What concerns the one command and not the run.
 MOMENTARY = ("resume", "check", "summary", "argfile", "communicator")
 
@@ -118,15 +145,19 @@ def training_options(cls: type[T], argv: Sequence[str] | None, description: str)
     if "argfile" in given:
         raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
     if not Path(options.resume).is_dir():
-        raise UserError(f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
-                        "makes and names it")
+        raise UserError(
+            f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
+            "makes and names it"
+        )
     saved = load_args(options.resume)
     if not isinstance(saved, cls):
         raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")
     for name in given:
         if name not in CHANGEABLE and name not in MOMENTARY and getattr(options, name) != getattr(saved, name):
-            raise UserError(f"--{name}: cannot change in a resumed run, which has {getattr(saved, name)}; "
-                            "start a new run, with -m for the weights")
+            raise UserError(
+                f"--{name}: cannot change in a resumed run, which has {getattr(saved, name)}; "
+                "start a new run, with -m for the weights"
+            )
     resumed = dataclasses.replace(saved, **given)
     _find_data(resumed, options.resume)
     return resumed, options.resume
@@ -140,12 +171,19 @@ def _find_data(options: AnyOptions, run: str) -> None:
         missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)
         where = "-R FOLDER"
     else:
-        missing = root if not root.is_dir() else None if any(path.is_file() for path in (
-            Path(listed), root / listed)) else Path(listed)
+        missing = (
+            root
+            if not root.is_dir()
+            else None
+            if any(path.is_file() for path in (Path(listed), root / listed))
+            else Path(listed)
+        )
         where = "-R FOLDER (and -t LIST)"
     if missing is not None:
-        raise UserError(f"--resume: {missing}, with data of this run, is not there; if they were moved, "
-                        f"--resume {run} {where} goes on with them where they are")
+        raise UserError(
+            f"--resume: {missing}, with data of this run, is not there; if they were moved, "
+            f"--resume {run} {where} goes on with them where they are"
+        )
 
 
 def lasting(options: T) -> T:

@@ -2,6 +2,7 @@
 
 They keep no state of their own: a resumed run knows how far it is, so it has the same rate as one that never stopped.
 """
+
 import math
 from collections.abc import Iterable
 
@@ -49,8 +50,14 @@ class LearningRateSchedule(chainer.training.Extension):
     priority = chainer.training.PRIORITY_READER
     name = "learning_rate_schedule"
 
-    def __init__(self, controls: Iterable[RateControl], epochs: int, lr_drop: int, minutes: float | None = None,
-                 ranks: Alone = ALONE) -> None:
+    def __init__(
+        self,
+        controls: Iterable[RateControl],
+        epochs: int,
+        lr_drop: int,
+        minutes: float | None = None,
+        ranks: Alone = ALONE,
+    ) -> None:
         self.controls = list(controls)
         self.epochs = epochs
         self.lr_drop = lr_drop

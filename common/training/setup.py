@@ -1,4 +1,5 @@
 """From options to what a training needs, where both applications do the same; in the order in which they do it."""
+
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,8 +55,13 @@ def check_sizes(options: AnyOptions, datasets: Sequence) -> None:
             check_size(options, dataset.size)
 
 
-def place(networks: Any, options: AnyOptions, device: chainer.backend.Device, ranks: Alone,
-          sizes: Mapping[str, tuple[int, int]]) -> tuple[Any, WeightAverage | None]:
+def place(
+    networks: Any,
+    options: AnyOptions,
+    device: chainer.backend.Device,
+    ranks: Alone,
+    sizes: Mapping[str, tuple[int, int]],
+) -> tuple[Any, WeightAverage | None]:
     """Bring ``networks`` (a dataclass of links) to ``device``, with weights everywhere. Prints the ``--summary``.
 
     sizes: dict "x" (and "y") -> (height, width) of that domain's images.
@@ -75,8 +81,9 @@ def place(networks: Any, options: AnyOptions, device: chainer.backend.Device, ra
     return average.averaged, average
 
 
-def make_optimizers(links: Mapping, options: AnyOptions, loaded: Mapping[str, Path] | None = None,
-                    ranks: Alone = ALONE) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
+def make_optimizers(
+    links: Mapping, options: AnyOptions, loaded: Mapping[str, Path] | None = None, ranks: Alone = ALONE
+) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
     """(optimizers, controls): dicts name -> optimizer and name -> RateControl for the dict ``links`` name -> network.
 
     Names that begin with ``dis`` learn at the discriminator's rate. A pretrained part learns at its own ratio.
@@ -85,10 +92,16 @@ def make_optimizers(links: Mapping, options: AnyOptions, loaded: Mapping[str, Pa
     """
     generator_rate, discriminator_rate = options.rates
     optimizers = {
-        name: make_optimizer(options.optimizer, link,
-                             discriminator_rate if name.startswith("dis") else generator_rate, options.weight_decay,
-                             getattr(options, "weight_decay_norm", "l2"), options.adam_beta1)
-        for name, link in links.items()}
+        name: make_optimizer(
+            options.optimizer,
+            link,
+            discriminator_rate if name.startswith("dis") else generator_rate,
+            options.weight_decay,
+            getattr(options, "weight_decay_norm", "l2"),
+            options.adam_beta1,
+        )
+        for name, link in links.items()
+    }
     controls = make_controls(options.optimizer, optimizers)
     for name, link in links.items():
         if getattr(link.spec, "pretrained", None) is not None:
@@ -99,12 +112,20 @@ def make_optimizers(links: Mapping, options: AnyOptions, loaded: Mapping[str, Pa
     return ranks.wrapped(optimizers), controls
 
 
-def make_iterator(dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Alone,
-                  seed: int) -> ImageIterator:
+def make_iterator(
+    dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Alone, seed: int
+) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
-    return ImageIterator(examples_for(dataset, options.augment_on), options.batch_size, seed,
-                         workers=options.workers, processes=options.worker_processes,
-                         crops=options.crops_per_image, rank=ranks.rank, ranks=ranks.count)
+    return ImageIterator(
+        examples_for(dataset, options.augment_on),
+        options.batch_size,
+        seed,
+        workers=options.workers,
+        processes=options.worker_processes,
+        crops=options.crops_per_image,
+        rank=ranks.rank,
+        ranks=ranks.count,
+    )
 
 
 def validation_batch(options: AnyOptions) -> int:
@@ -121,8 +142,14 @@ def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[st
     return RunFolder.open(resumed, lasting(options), command_line)
 
 
-def reestimation_of(forward: Callable, datasets: Sequence, networks: Any, options: AnyOptions,
-                    device: chainer.backend.Device, ending: Ending) -> Reestimation | None:
+def reestimation_of(
+    forward: Callable,
+    datasets: Sequence,
+    networks: Any,
+    options: AnyOptions,
+    device: chainer.backend.Device,
+    ending: Ending,
+) -> Reestimation | None:
     """The Reestimation of ``--bn_reestimate``, or None; with a warning where no network has batch statistics.
 
     forward: runs ``networks`` (a dataclass of links) on one array for each of ``datasets``.
@@ -130,8 +157,14 @@ def reestimation_of(forward: Callable, datasets: Sequence, networks: Any, option
     if not options.bn_reestimate:
         return None
     if not has_batch_statistics(link for name, link in networks.as_dict().items() if not name.startswith("dis")):
-        log.warning("--bn_reestimate: the generator has no batch normalisation (--gen_norm %s); nothing to estimate",
-                    options.gen_norm)
+        log.warning(
+            "--bn_reestimate: the generator has no batch normalisation (--gen_norm %s); nothing to estimate",
+            options.gen_norm,
+        )
         return None
-    return Reestimation(forward, lambda: [training_crops(dataset, options.bn_reestimate, options.seed)
-                                          for dataset in datasets], device, ending)
+    return Reestimation(
+        forward,
+        lambda: [training_crops(dataset, options.bn_reestimate, options.seed) for dataset in datasets],
+        device,
+        ending,
+    )

@@ -6,6 +6,7 @@ What each rank of a distributed training has of its own (random state, history p
 ``rank:<n>/…`` are those of rank n; ranks are counted from 0, and the first one's are where those of a training alone
 are. ``ranks`` says how many there were.
 """
+
 import itertools
 import json
 import re
@@ -64,8 +65,13 @@ class Reader(chainer.serializer.Deserializer):
     check: called with name and array before an array is given back.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], path: str = "", read: set[str] | None = None,
-                 check: Callable[[str, Any], None] = lambda name, array: None) -> None:
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        path: str = "",
+        read: set[str] | None = None,
+        check: Callable[[str, Any], None] = lambda name, array: None,
+    ) -> None:
         self.arrays = arrays
         self.path = path
         self.read = set() if read is None else read
@@ -117,8 +123,11 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray] | Iterable[tupl
 
     A kill leaves the old file or the new.
     """
-    with (whole_file(Path(path), force=True, lasting=True) as temporary, open(temporary, "wb") as file,
-          zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive):
+    with (
+        whole_file(Path(path), force=True, lasting=True) as temporary,
+        open(temporary, "wb") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
             with archive.open(name + ".npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
@@ -131,16 +140,21 @@ def read_npz(path: str | Path, weights: int = 0) -> StoredArrays:
     more than ``_COPIES`` times that and what any file may unpack to (history pools, logs).
     """
     arrays = StoredArrays(path)
-    check_bytes(path, sum(declared.nbytes for declared in arrays.declared.values()),
-                limit=_COPIES * weights + max_bytes())
+    check_bytes(
+        path, sum(declared.nbytes for declared in arrays.declared.values()), limit=_COPIES * weights + max_bytes()
+    )
     arrays.verify()
     return arrays
 
 
 def weights_of(optimizers: Iterable[chainer.Optimizer]) -> int:
     """Bytes of the weights that these optimizers train."""
-    return sum(parameter.array.nbytes for optimizer in optimizers for parameter in optimizer.target.params()
-               if parameter.array is not None)
+    return sum(
+        parameter.array.nbytes
+        for optimizer in optimizers
+        for parameter in optimizer.target.params()
+        if parameter.array is not None
+    )
 
 
 def state_of(trainer: chainer.training.Trainer) -> dict[str, np.ndarray]:
@@ -150,12 +164,14 @@ def state_of(trainer: chainer.training.Trainer) -> dict[str, np.ndarray]:
     return {_FORMAT_NAME: np.asarray(FORMAT), **arrays}
 
 
-def restore(trainer: chainer.training.Trainer, arrays: Mapping[str, np.ndarray], source: str | Path,
-            partial: bool = False) -> None:
+def restore(
+    trainer: chainer.training.Trainer, arrays: Mapping[str, np.ndarray], source: str | Path, partial: bool = False
+) -> None:
     """Put the state ``arrays`` back into a trainer assembled the same way. ``source`` is named in a UserError.
 
     partial: the trainer has fewer extensions than the one that was saved.
     """
+
     def check(name: str, array) -> None:
         refuse_not_finite({name: array}, source, right="without this file, --resume takes the snapshot before it")
 
@@ -169,8 +185,9 @@ def restore(trainer: chainer.training.Trainer, arrays: Mapping[str, np.ndarray],
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{source}: does not fit this training ({error}); "
-                        "was the args file or the data changed?") from None
+        raise UserError(
+            f"{source}: does not fit this training ({error}); was the args file or the data changed?"
+        ) from None
 
 
 def _number(arrays: Mapping[str, np.ndarray], name: str, default):
@@ -200,7 +217,7 @@ class SnapshotStore:
         """
         path = self.folder / f"snapshot_{trainer.updater.iteration:09d}.npz"
         write_npz(path, itertools.chain(state_of(trainer).items(), more))
-        for old in self.files()[:-self.keep]:
+        for old in self.files()[: -self.keep]:
             old.unlink()
         return path
 
@@ -262,8 +279,10 @@ def split(arrays: Mapping[str, np.ndarray], source: str | Path) -> tuple[Part, l
         elif name != _COUNT:
             common[name] = name
     if sorted(own) != list(range(1, len(own) + 1)) or count != len(own) + 1:
-        raise UserError(f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; "
-                        "without this file, --resume takes the snapshot before it")
+        raise UserError(
+            f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; "
+            "without this file, --resume takes the snapshot before it"
+        )
     return Part(arrays, common), [Part(arrays, own[rank]) for rank in sorted(own)]
 
 
@@ -278,7 +297,7 @@ def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, A
         common, own = split(arrays, path)
         together = ranks.count > 1
         head = path, dict(common) if together else common, 1 + len(own)
-        shares = [None, *(dict(one) for one in own[:ranks.count - 1])]
+        shares = [None, *(dict(one) for one in own[: ranks.count - 1])]
         shares += [None] * (ranks.count - len(shares))
     path, common, before = ranks.agreed(head)
     return path, common, ranks.dealt(shares), before

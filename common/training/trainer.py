@@ -1,4 +1,5 @@
 """The trainer that both applications assemble: Chainer's, with everything a training of days needs."""
+
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,17 @@ class Training:
     ranks: medi2i.common.training.distributed.Alone or Ranks, those of ``updater``.
     """
 
-    def __init__(self, updater: chainer.training.Updater, networks: dict[str, chainer.Link],
-                 controls: Mapping[str, RateControl], options: AnyOptions, run: RunFolder | None, shown: Sequence[str],
-                 saved: dict[str, chainer.Link] | None = None, ranks: Alone = ALONE) -> None:
+    def __init__(
+        self,
+        updater: chainer.training.Updater,
+        networks: dict[str, chainer.Link],
+        controls: Mapping[str, RateControl],
+        options: AnyOptions,
+        run: RunFolder | None,
+        shown: Sequence[str],
+        saved: dict[str, chainer.Link] | None = None,
+        ranks: Alone = ALONE,
+    ) -> None:
         self.updater = updater
         self.options = options
         self.ranks = ranks
@@ -52,8 +61,9 @@ class Training:
         self.trainer = chainer.training.Trainer(updater, self.ending, out="." if run is None else str(run.path))
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
-        self.extend(LossGuard(self.ending, options.loss_limit),
-                    trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
+        self.extend(
+            LossGuard(self.ending, options.loss_limit), trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration")
+        )
         self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes, ranks))
         if options.minutes is not None:
             self.extend(TrainingTime(self.ending, options.minutes, ranks))
@@ -61,11 +71,25 @@ class Training:
             self.extend(TimeLimit(self.ending, options.max_hours))
         if run is not None:
             self._keep_records(run, networks, controls, shown, saved or networks)
-        self.extend(Snapshots(None if run is None else self.store, self.ending, self.signals, options.snapshot_interval,
-                              options.snapshot_minutes, ranks))
+        self.extend(
+            Snapshots(
+                None if run is None else self.store,
+                self.ending,
+                self.signals,
+                options.snapshot_interval,
+                options.snapshot_minutes,
+                ranks,
+            )
+        )
 
-    def _keep_records(self, run: RunFolder, networks: dict[str, chainer.Link], controls: Mapping[str, RateControl],
-                      shown: Sequence[str], saved: dict[str, chainer.Link]) -> None:
+    def _keep_records(
+        self,
+        run: RunFolder,
+        networks: dict[str, chainer.Link],
+        controls: Mapping[str, RateControl],
+        shown: Sequence[str],
+        saved: dict[str, chainer.Link],
+    ) -> None:
         options, updater = self.options, self.updater
         self.run_folder = run
         self.weights = WeightStore(run.path, saved, updater.get_all_optimizers())
@@ -82,8 +106,7 @@ class Training:
         iterator, iterations = updater.get_iterator("main"), self.ending.iterations
         total = options.epoch * iterator.per_epoch / iterator.examples_per_update
         total = -(-total // 1) if iterations is None else min(iterations, -(-total // 1))
-        self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown,
-                             minutes=options.minutes))
+        self.extend(Progress(self.log, int(total) if options.minutes is None else None, shown, minutes=options.minutes))
 
     def extend(self, extension: chainer.training.Extension, **kwargs: Any) -> None:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
@@ -158,8 +181,11 @@ class Training:
             take_up(ranks, self.updater, own, self.options.seed)
             print(f"resumed from {path}: epoch {self.updater.epoch}, iteration {self.updater.iteration}", flush=True)
             if before != ranks.count:
-                print(f"written by {before} rank(s), now {ranks.count}: not the same training bit for bit "
-                      "(docs/distributed.md)", flush=True)
+                print(
+                    f"written by {before} rank(s), now {ranks.count}: not the same training bit for bit "
+                    "(docs/distributed.md)",
+                    flush=True,
+                )
         elif ranks.first:
             print(f"{self.run_folder.path}: no snapshot yet, so the training starts from its beginning", flush=True)
         if not ranks.first:
@@ -178,8 +204,10 @@ class Training:
             path = self.store.write(self.trainer)
         except OSError as second:
             raise UserError(f"{one_line(error)}; and no snapshot could be written: {one_line(second)}") from None
-        raise UserError(f"{one_line(error)}. The training up to here is in {path}: --resume {self.run_folder.path} "
-                        "goes on as if nothing had been") from None
+        raise UserError(
+            f"{one_line(error)}. The training up to here is in {path}: --resume {self.run_folder.path} "
+            "goes on as if nothing had been"
+        ) from None
 
     def _finish(self, seconds: float) -> int:
         updater, ending = self.updater, self.ending
@@ -193,8 +221,10 @@ class Training:
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1
         with self.profile(profile.SNAPSHOTS):
             self.weights.save(epoch)
-        print(f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
-              f"weights: {self.run_folder.path} (epoch {epoch})")
+        print(
+            f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
+            f"weights: {self.run_folder.path} (epoch {epoch})"
+        )
         if self.best is not None and self.best.latest is not None:
             epoch, value = self.best.latest
             print(f"best epoch {epoch}: {self.best.metric} {value:.6g}")
@@ -224,8 +254,15 @@ class Snapshots(chainer.training.Extension):
     priority = -1000
     phase = profile.SNAPSHOTS
 
-    def __init__(self, store: SnapshotStore | None, ending: Ending, signals: SignalWatch, interval: int, minutes: float,
-                 ranks: Alone = ALONE) -> None:
+    def __init__(
+        self,
+        store: SnapshotStore | None,
+        ending: Ending,
+        signals: SignalWatch,
+        interval: int,
+        minutes: float,
+        ranks: Alone = ALONE,
+    ) -> None:
         self.store = store
         self.ending = ending
         self.signals = signals

@@ -1,4 +1,5 @@
 """Batches on their way to a GPU: gathered in pinned memory, copied while the CPU goes on."""
+
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,9 @@ class PinnedConverter(chainer.dataset.Converter):
     stream; for tests.
     """
 
-    def __init__(self, pinned: Callable | None = None, event: Callable | None = None,
-                 stream: Callable | None = None) -> None:
+    def __init__(
+        self, pinned: Callable | None = None, event: Callable | None = None, stream: Callable | None = None
+    ) -> None:
         self._pinned = pinned or _pinned
         self._event = event or _event
         self._stream = stream or _stream
@@ -37,15 +39,20 @@ class PinnedConverter(chainer.dataset.Converter):
         self._turn = (self._turn + 1) % DEPTH
         with chainer.using_device(device):
             if isinstance(batch[0], tuple):
-                return tuple(self._send(place, arrays, device.xp)
-                             for place, arrays in enumerate(zip(*batch, strict=True)))
+                return tuple(
+                    self._send(place, arrays, device.xp) for place, arrays in enumerate(zip(*batch, strict=True))
+                )
             return self._send(0, batch, device.xp)
 
     def _send(self, place: Any, examples: Sequence, xp: ModuleType) -> Array:
         if not isinstance(examples[0], Uncut):
             return self._copy(place, examples, xp)
-        return xp.stack([augment.finish(self._copy((place, number), [example.values], xp)[0], example)
-                         for number, example in enumerate(examples)])
+        return xp.stack(
+            [
+                augment.finish(self._copy((place, number), [example.values], xp)[0], example)
+                for number, example in enumerate(examples)
+            ]
+        )
 
     def _copy(self, place: Any, arrays: Sequence[np.ndarray], xp: ModuleType) -> Array:
         shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
@@ -71,14 +78,17 @@ def _finished(example: Any) -> Any:
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     import cupyx
+
     return cupyx.empty_pinned(shape, dtype)
 
 
 def _event() -> Any:
     import cupy
+
     return cupy.cuda.Event(disable_timing=True)
 
 
 def _stream() -> Any:
     import cupy
+
     return cupy.cuda.get_current_stream()

@@ -1,4 +1,5 @@
 """Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
+
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -55,7 +56,7 @@ class ErrorSum:
         if image.shape != truth.shape:
             raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
         difference = np.subtract(image, truth, dtype=np.float64)
-        self.squares += float(np.sum(difference ** 2))
+        self.squares += float(np.sum(difference**2))
         self.absolutes += float(np.sum(np.abs(difference)))
         self.count += difference.size
 

@@ -1,4 +1,5 @@
 """Weights in the released layout beside ``args``: ``enc_x50.npz dec_y50.npz dis50.npz`` and ``opt_enc_x50.npz`` …"""
+
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,13 @@ class WeightStore:
     ``prepare()`` is called before networks are saved.
     """
 
-    def __init__(self, folder: str | Path, networks: dict[str, chainer.Link],
-                 optimizers: Mapping[str, chainer.Optimizer], prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        networks: dict[str, chainer.Link],
+        optimizers: Mapping[str, chainer.Optimizer],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = Path(folder)
         self.networks = networks
         self.optimizers = optimizers
@@ -121,5 +127,6 @@ def load_optimizers(files: Mapping[str, Path], optimizers: Mapping[str, chainer.
         except UserError:
             raise
         except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{path}: not the state of this optimizer ({error}); "
-                            "leave --load_optimizer out to start afresh") from None
+            raise UserError(
+                f"{path}: not the state of this optimizer ({error}); leave --load_optimizer out to start afresh"
+            ) from None

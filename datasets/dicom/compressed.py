@@ -38,9 +38,7 @@ def frame_fragments(parsed: Parsed, frames: int) -> list[list[tuple[int, int]]]:
         if frames > max(1, length // 8):  # a fragment has at least its tag and length
             raise Unreadable(path, f"NumberOfFrames {frames} in {length} bytes of PixelData")
         if table_length % 4 or table_length > 4 * frames:
-            raise Unreadable(
-                path, f"its table of offsets has {table_length // 4} entries, NumberOfFrames is {frames}"
-            )
+            raise Unreadable(path, f"its table of offsets has {table_length // 4} entries, NumberOfFrames is {frames}")
         first = table_at + table_length
         offsets = [first + offset for offset in struct.unpack(f"<{len(table) // 4}I", table)]
         offsets = offsets or _extended(parsed, first)

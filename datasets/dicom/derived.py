@@ -158,8 +158,16 @@ class DerivedSeries:
             if verify:
                 _verify(temporary, dataset.SOPInstanceUID, encoded, encoding, mask, self.modality)
         e = encoded
-        return WriteReport(out_path, dataset.SOPInstanceUID, e.clipped_low, e.clipped_high, e.padded, encoding.range,
-                           e.rounded, e.largest)
+        return WriteReport(
+            out_path,
+            dataset.SOPInstanceUID,
+            e.clipped_low,
+            e.clipped_high,
+            e.padded,
+            encoding.range,
+            e.rounded,
+            e.largest,
+        )
 
     def encoding_for(self, image: DicomImage, hu: np.ndarray | None = None, mask: np.ndarray | None = None) -> Encoding:
         """How the values ``hu`` (default: the source's) are stored: as in the source where that holds them and

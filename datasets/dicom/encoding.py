@@ -1,4 +1,5 @@
 """HU -> the integers of a DICOM file: which type holds them, what had to be clipped, where padding goes."""
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -121,8 +121,10 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset:
     """The item of a functional group macro for one frame of an enhanced image: per frame first, else shared, else the
     data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16). Frame -1: what frames share."""
-    holders = (sequence_item(dataset, "PerFrameFunctionalGroupsSequence", frame),
-               sequence_item(dataset, "SharedFunctionalGroupsSequence", 0))
+    holders = (
+        sequence_item(dataset, "PerFrameFunctionalGroupsSequence", frame),
+        sequence_item(dataset, "SharedFunctionalGroupsSequence", 0),
+    )
     for holder in holders:
         found = None if holder is None else sequence_item(holder, macro, 0)
         if found is not None:

@@ -136,9 +136,7 @@ def _read(path: Path, bounded: "Bounded", stop: "_StopAtPixels", max_pixels: int
         found = read_partial(bounded, stop_when=stop, defer_size=VALUE_BYTES)
         meta, encoding = found.file_meta, found.original_encoding
         _pass_over(meta)
-    notes = [
-        f"{tag} of {in_words(length)} is passed over" for tag, length in _pass_over(found) if tag.group != 0x7FE0
-    ]
+    notes = [f"{tag} of {in_words(length)} is passed over" for tag, length in _pass_over(found) if tag.group != 0x7FE0]
     dataset = FileDataset(None, found, b"\0" * 128, meta, *encoding)
     dataset.set_original_encoding(*encoding, found._character_set)
     if stop.place is None:
@@ -256,4 +254,3 @@ class Unpacking(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
-

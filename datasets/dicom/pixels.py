@@ -20,6 +20,7 @@ from medi2i.datasets.limits import in_words
 AIR_HU = -1024.0
 """What padding reads as in a CT: not tissue, so the lowest value of the usual scale."""
 
+
 @dataclass(frozen=True)
 class Rescale:
     """modality value = stored · slope + intercept, or a lookup table. ``declared`` is False where the file says

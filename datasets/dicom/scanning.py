@@ -224,5 +224,5 @@ def run_parallel(
 
 
 def _again(task: Callable[[Path], object], path: Path) -> object:
-    (_, result), = map_in_processes(task, [path], 1)
+    ((_, result),) = map_in_processes(task, [path], 1)
     return Skipped(path, "the decoder crashed on this file", crashed=True) if isinstance(result, Died) else result

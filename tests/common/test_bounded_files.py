@@ -1,4 +1,5 @@
 """JSON, npz and options that may come from anybody: bounded, and refused in one line."""
+
 import dataclasses
 import io
 import json
@@ -24,18 +25,36 @@ from medi2i.tools import demo, evaluate, make_phantom, make_shapes, make_sinogra
 from medi2i.tools.making.lowres_images import LowresOptions
 from medi2i.tools.making.noisy_images import NoiseOptions
 
-GROUPS = [PairedOptions, UnpairedOptions, PairedConversionOptions, UnpairedConversionOptions, demo.DemoOptions,
-          evaluate.EvaluateOptions, make_phantom.PhantomOptions, make_shapes.ShapesOptions,
-          make_sinograms.SinogramOptions, nifti.NiftiOptions, register.RegisterOptions, split_pairs.SplitOptions,
-          LowresOptions, NoiseOptions]
+GROUPS = [
+    PairedOptions,
+    UnpairedOptions,
+    PairedConversionOptions,
+    UnpairedConversionOptions,
+    demo.DemoOptions,
+    evaluate.EvaluateOptions,
+    make_phantom.PhantomOptions,
+    make_shapes.ShapesOptions,
+    make_sinograms.SinogramOptions,
+    nifti.NiftiOptions,
+    register.RegisterOptions,
+    split_pairs.SplitOptions,
+    LowresOptions,
+    NoiseOptions,
+]
 BAD_JSON = {
-    "deep": ("[" * 100000, "in each other"), "deep and whole": ("[" * 100000 + "]" * 100000, "in each other"),
+    "deep": ("[" * 100000, "in each other"),
+    "deep and whole": ("[" * 100000 + "]" * 100000, "in each other"),
     "digits": ('{"epoch": 1' + "0" * 100000 + "}", "a number of 100001 digits"),
     "digits below Python's limit": ('{"epoch": 1' + "0" * 4000 + "}", "a number of 4001 digits"),
-    "too large": ('{"epoch": 1e400}', "1e400 is too large"), "and negative": ('{"epoch": -1e999}', "too large"),
-    "nan": ('{"epoch": NaN}', "NaN is no number"), "infinity": ('{"epoch": -Infinity}', "-Infinity is no number"),
-    "twice": ('{"epoch": 1, "epoch": 2}', "'epoch' is given twice"), "latin1": (b'{"a": "\xe9"}', "decode"),
-    "text": ("epoch", "Expecting value"), "nothing": ("", "Expecting value"), "cut": ('{"epoch": ', "Expecting value"),
+    "too large": ('{"epoch": 1e400}', "1e400 is too large"),
+    "and negative": ('{"epoch": -1e999}', "too large"),
+    "nan": ('{"epoch": NaN}', "NaN is no number"),
+    "infinity": ('{"epoch": -Infinity}', "-Infinity is no number"),
+    "twice": ('{"epoch": 1, "epoch": 2}', "'epoch' is given twice"),
+    "latin1": (b'{"a": "\xe9"}', "decode"),
+    "text": ("epoch", "Expecting value"),
+    "nothing": ("", "Expecting value"),
+    "cut": ('{"epoch": ', "Expecting value"),
 }
 
 
@@ -67,8 +86,7 @@ def test_what_is_read_as_it_stands(tmp_path):
         read_json(tmp_path / "a", "")
 
 
-@pytest.mark.parametrize("content", [
-    '{"epoch": {}}', '{"epoch": []}', '{"epoch": null}', "[]", "5", '"epoch"', "{}"])
+@pytest.mark.parametrize("content", ['{"epoch": {}}', '{"epoch": []}', '{"epoch": null}', "[]", "5", '"epoch"', "{}"])
 def test_a_best_epoch_of_another_type(tmp_path, content):
     for name in ("args", "enc_x1.npz", "dec_y1.npz"):
         (tmp_path / name).touch()
@@ -77,10 +95,20 @@ def test_a_best_epoch_of_another_type(tmp_path, content):
         find_run(tmp_path)
 
 
-@pytest.mark.parametrize("change", [
-    {"files": []}, {"files": {"a": 1}}, {"files": {"a": {}}}, {"files": {"a": {"status": "skipped"}}},
-    {"files": {"a": {"status": 3}}}, {"files": {"a": {"status": "written", "structure": 1}}},
-    {"series_date": "today"}, {"series_date": 5}, {"model": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []},
+        {"files": {"a": 1}},
+        {"files": {"a": {}}},
+        {"files": {"a": {"status": "skipped"}}},
+        {"files": {"a": {"status": 3}}},
+        {"files": {"a": {"status": "written", "structure": 1}}},
+        {"series_date": "today"},
+        {"series_date": 5},
+        {"model": None},
+    ],
+)
 def test_a_report_of_another_shape(tmp_path, change):
     whole = {"model": {}, "settings": {}, "inputs": {}, "files": {"a": {"status": "written"}}, "series_date": None}
     path = tmp_path / "conversion.json"
@@ -106,11 +134,30 @@ def test_every_number_has_bounds(group):
                 group(**{field.name: [max(rule["low"], 1)] * 5000})
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("gen_nblock", 10 ** 9), ("gen_ndown", 10 ** 6), ("scale", 10 ** 6), ("gen_chs", [1] * 13), ("gen_nblock", [9]),
-    ("gen_nblock", {}), ("gen_norm", ["batch"]), ("gen_norm", {}), ("ch", "one"), ("ch", 10 ** 6), ("ch", [1]),
-    ("released", []), ("mean_change", "x"), ("root", ["a"]), ("gen_chs", 64), ("gen_chs", [[1]]), ("eqconv", 1),
-    ("application", []), ("application", {})])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gen_nblock", 10**9),
+        ("gen_ndown", 10**6),
+        ("scale", 10**6),
+        ("gen_chs", [1] * 13),
+        ("gen_nblock", [9]),
+        ("gen_nblock", {}),
+        ("gen_norm", ["batch"]),
+        ("gen_norm", {}),
+        ("ch", "one"),
+        ("ch", 10**6),
+        ("ch", [1]),
+        ("released", []),
+        ("mean_change", "x"),
+        ("root", ["a"]),
+        ("gen_chs", 64),
+        ("gen_chs", [[1]]),
+        ("eqconv", 1),
+        ("application", []),
+        ("application", {}),
+    ],
+)
 def test_args_from_a_stranger(tmp_path, name, value):
     (tmp_path / "args").write_text(json.dumps({"gen_norm": "batch", name: value}))
     with pytest.raises(UserError, match=f"args: .*{name}") as refused:
@@ -119,10 +166,15 @@ def test_args_from_a_stranger(tmp_path, name, value):
 
 
 BIG = (
-    {"gen_basech": 60000, "gen_ndown": 2}, {"gen_chs": [64, 65536]}, {"gen_nblock": 1000, "gen_basech": 512},
-    {"gen_fc": 3, "crop_height": 512, "crop_width": 512}, {"dis_ksize": 255, "dis_basech": 1024},
-    {"latent_dim": 10 ** 7, "crop_height": 64, "crop_width": 64}, {"dis_basech": 65536},
-    {"ch": 4096, "gen_chs": [65536]})
+    {"gen_basech": 60000, "gen_ndown": 2},
+    {"gen_chs": [64, 65536]},
+    {"gen_nblock": 1000, "gen_basech": 512},
+    {"gen_fc": 3, "crop_height": 512, "crop_width": 512},
+    {"dis_ksize": 255, "dis_basech": 1024},
+    {"latent_dim": 10**7, "crop_height": 64, "crop_width": 64},
+    {"dis_basech": 65536},
+    {"ch": 4096, "gen_chs": [65536]},
+)
 
 
 @pytest.mark.parametrize("values", BIG, ids=str)
@@ -133,9 +185,13 @@ def test_a_network_that_no_machine_holds(values):
 
 
 def test_networks_of_the_released_codes_with_large_values():
-    for values in ({}, {"gen_nblock": 30, "gen_basech": 16}, {"gen_chs": [32] * 7},
-                   {"gen_ksize": 5, "gen_basech": 8, "unet": "none"},
-                   {"gen_fc": 1, "crop_height": 32, "crop_width": 32, "gen_basech": 8}):
+    for values in (
+        {},
+        {"gen_nblock": 30, "gen_basech": 16},
+        {"gen_chs": [32] * 7},
+        {"gen_ksize": 5, "gen_basech": 8, "unet": "none"},
+        {"gen_fc": 1, "crop_height": 32, "crop_width": 32, "gen_basech": 8},
+    ):
         encoder, decoder = build_generator(PairedOptions(**{"ch": 1, "out_ch": 1, **values}))
         for parameter in (*encoder.params(), *decoder.params()):
             assert parameter.array.size > 0 and np.isfinite(parameter.array).all()
@@ -161,12 +217,17 @@ def header(text):
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_arrays_come_back(tmp_path, compression):
-    arrays = {"a/W": np.arange(6.0, dtype=np.float32).reshape(2, 3), "f": np.asfortranarray(np.eye(3)[:, :2]),
-              "N": np.array(7), "none": np.zeros((0, 3), np.float16)}
+    arrays = {
+        "a/W": np.arange(6.0, dtype=np.float32).reshape(2, 3),
+        "f": np.asfortranarray(np.eye(3)[:, :2]),
+        "N": np.array(7),
+        "none": np.zeros((0, 3), np.float16),
+    }
     path = npz(tmp_path / "a.npz", {name: npy(array) for name, array in arrays.items()}, compression)
     found = read_arrays_of(path)
     assert {name: one.shape for name, one in declared_arrays(path).items()} == {
-        name: array.shape for name, array in arrays.items()}
+        name: array.shape for name, array in arrays.items()
+    }
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype and found[name].flags.writeable
@@ -194,17 +255,27 @@ def flipped(content):
     return bytes(content)
 
 
-DAMAGED = {"encrypted": encrypted, "method": other_method, "flipped": flipped, "cut": lambda content: content[:-30],
-           "half": lambda content: content[:len(content) // 2], "nothing": lambda content: b"",
-           "no zip": lambda content: b"PK\3\4" + bytes(100)}
+DAMAGED = {
+    "encrypted": encrypted,
+    "method": other_method,
+    "flipped": flipped,
+    "cut": lambda content: content[:-30],
+    "half": lambda content: content[: len(content) // 2],
+    "nothing": lambda content: b"",
+    "no zip": lambda content: b"PK\3\4" + bytes(100),
+}
 EVIL = {
     "declares too much": header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"),
     "overflows": header("{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9), }"),
     "negative": header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"),
-    "pickle": npy(np.array([{}], object)), "no array": b"text", "empty": b"",
+    "pickle": npy(np.array([{}], object)),
+    "no array": b"text",
+    "empty": b"",
     "code": header("{'descr': __import__('os').system('true'), 'fortran_order': False, 'shape': (1,), }"),
-    "deep": header("(" * 9000), "long": b"\x93NUMPY\2\0" + struct.pack("<I", 2 ** 31) + bytes(100),
-    "another format": b"\x93NUMPY\3\0" + bytes(10), "more than declared": npy(np.zeros(3)) + b"xx",
+    "deep": header("(" * 9000),
+    "long": b"\x93NUMPY\2\0" + struct.pack("<I", 2**31) + bytes(100),
+    "another format": b"\x93NUMPY\3\0" + bytes(10),
+    "more than declared": npy(np.zeros(3)) + b"xx",
 }
 
 
@@ -229,7 +300,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path):
 
 
 @pytest.mark.parametrize(("version", "field"), [(1, "<H"), (2, "<I"), (3, "<I")])
-@pytest.mark.parametrize("length", [10001, 65535, 2 ** 31, 2 ** 32 - 1])
+@pytest.mark.parametrize("length", [10001, 65535, 2**31, 2**32 - 1])
 def test_the_length_of_an_npy_header_is_bounded_before_it_is_read(tmp_path, version, field, length):
     if length >= 256 ** struct.calcsize(field):
         return
@@ -298,8 +369,11 @@ def test_stored_arrays_unpack_what_is_asked_for(tmp_path, monkeypatch):
     arrays = {"V": np.arange(6.0).reshape(2, 3), "none": np.zeros((0, 3))}
     path = npz(tmp_path / "a.npz", {name: npy(array) for name, array in arrays.items()}, zipfile.ZIP_DEFLATED)
     read = []
-    monkeypatch.setattr(npz_files, "_read", lambda archive, info, read_it=npz_files._read: (
-        read.append(info.filename), read_it(archive, info))[1])
+    monkeypatch.setattr(
+        npz_files,
+        "_read",
+        lambda archive, info, read_it=npz_files._read: (read.append(info.filename), read_it(archive, info))[1],
+    )
     found = StoredArrays(path)
     found.verify()
     assert list(found) == ["V", "none"] and "V" in found and "W" not in found and read == []

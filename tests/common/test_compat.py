@@ -1,4 +1,5 @@
 """Each patch of compat.py: what it mends works, and does not without it."""
+
 import ast
 import importlib.util
 import subprocess
@@ -61,14 +62,18 @@ def test_numpy_distutils():
 @pytest.mark.parametrize("module", ["chainer", "chainercv"])
 def test_pkg_resources_may_be_absent(module):
     """As with setuptools >= 81. The stand-in is gone after the import."""
-    result = python("import sys; sys.modules['pkg_resources'] = None\n"
-                    f"from medi2i.common.compat import {module}\n"
-                    f"assert {module}.__version__ == '{metadata.version(module)}'\n"
-                    "assert sys.modules['pkg_resources'] is None")
+    result = python(
+        "import sys; sys.modules['pkg_resources'] = None\n"
+        f"from medi2i.common.compat import {module}\n"
+        f"assert {module}.__version__ == '{metadata.version(module)}'\n"
+        "assert sys.modules['pkg_resources'] is None"
+    )
     assert result.returncode == 0, result.stderr
-    blocked = python("import sys, numpy; sys.modules['pkg_resources'] = None\n"
-                     "from medi2i.common import compat; import chainer._environment_check as c; import importlib\n"
-                     "import contextlib\nwith compat.numpy_distutils(): importlib.reload(c)")
+    blocked = python(
+        "import sys, numpy; sys.modules['pkg_resources'] = None\n"
+        "from medi2i.common import compat; import chainer._environment_check as c; import importlib\n"
+        "import contextlib\nwith compat.numpy_distutils(): importlib.reload(c)"
+    )
     assert "pkg_resources" in blocked.stderr
 
 
@@ -95,8 +100,10 @@ def test_chainercv_works_without_its_extension():
 
 
 def test_chainermn_is_there_without_mpi():
-    done = python("import sys; sys.modules['mpi4py'] = None\nfrom medi2i.common.compat import chainermn\n"
-                  "print(chainermn.__version__)")
+    done = python(
+        "import sys; sys.modules['mpi4py'] = None\nfrom medi2i.common.compat import chainermn\n"
+        "print(chainermn.__version__)"
+    )
     assert done.stdout.strip() == chainer.__version__, done.stderr
 
 
@@ -161,8 +168,9 @@ def test_gradients_one_by_one_where_cupy_lacks_a_header(monkeypatch, cupy, batch
 
     Communicator.__abstractmethods__ = frozenset()
     base = types.SimpleNamespace(MpiCommunicatorBase=type("Base", (MeanOfTwo,), {}))
-    fake = types.SimpleNamespace(create_communicator=lambda name: Communicator(),
-                                 communicators=types.SimpleNamespace(mpi_communicator_base=base))
+    fake = types.SimpleNamespace(
+        create_communicator=lambda name: Communicator(), communicators=types.SimpleNamespace(mpi_communicator_base=base)
+    )
     monkeypatch.setattr(compat, "chainermn", fake)
     monkeypatch.setitem(sys.modules, "cupy", cupy and types.SimpleNamespace(__version__=cupy))
     made = compat.communicator("pure_nccl")
@@ -192,12 +200,18 @@ def imported_modules(path):
 
 
 def test_nothing_else_imports_chainer():
-    sources = [p for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools", "benchmarks", "tests")
-               for p in (ROOT / folder).rglob("*.py")]
+    sources = [
+        p
+        for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools", "benchmarks", "tests")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
     assert ROOT / "common" / "compat.py" in sources
-    offenders = [str(path.relative_to(ROOT)) for path in sources
-                 if path != ROOT / "common" / "compat.py"
-                 and {name.split(".")[0] for name in imported_modules(path)} & {"chainer", "chainercv", "chainermn"}]
+    offenders = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if path != ROOT / "common" / "compat.py"
+        and {name.split(".")[0] for name in imported_modules(path)} & {"chainer", "chainercv", "chainermn"}
+    ]
     assert offenders == []
 
 

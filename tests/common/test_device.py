@@ -1,4 +1,5 @@
 """Which GPUs there are, with every answer that CuPy gives."""
+
 import os
 import sys
 import types
@@ -24,11 +25,15 @@ def no_driver():
     raise CUDARuntimeError("cudaErrorInsufficientDriver")
 
 
-@pytest.mark.parametrize("cupy, why", [
-    (None, "CuPy cannot be imported"),
-    (cupy_that(lambda: False), "there is no GPU that CUDA can use"),
-    (cupy_that(no_driver), "cudaErrorInsufficientDriver"),
-], ids=["no CuPy", "CuPy 14", "CuPy 13"])
+@pytest.mark.parametrize(
+    "cupy, why",
+    [
+        (None, "CuPy cannot be imported"),
+        (cupy_that(lambda: False), "there is no GPU that CUDA can use"),
+        (cupy_that(no_driver), "cudaErrorInsufficientDriver"),
+    ],
+    ids=["no CuPy", "CuPy 14", "CuPy 13"],
+)
 def test_without_a_gpu_the_cpu_is_taken(monkeypatch, cupy, why):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     assert device.gpu_count()[0] == 0 and why in device.gpu_count()[1]

@@ -1,4 +1,5 @@
 """One line for what the operating system refuses, with what would be right."""
+
 import logging
 import os
 import signal
@@ -11,10 +12,13 @@ from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
 
 
-@pytest.mark.parametrize(("below", "words"), [
-    ("file", "File exists; a file is where a folder should be"),
-    ("file/x", "Not a directory; a file is where a folder should be"),
-])
+@pytest.mark.parametrize(
+    ("below", "words"),
+    [
+        ("file", "File exists; a file is where a folder should be"),
+        ("file/x", "Not a directory; a file is where a folder should be"),
+    ],
+)
 def test_a_file_where_a_folder_should_be(tmp_path, capsys, below, words):
     (tmp_path / "file").write_text("x")
     assert run(lambda _: os.makedirs(tmp_path / below), []) == 1
@@ -65,6 +69,7 @@ def test_a_signal_leaves_neither_lock_nor_half_a_file(tmp_path, capsys, number):
         with locked(tmp_path / "out", "writing"), whole_file(tmp_path / "out/a", force=False) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), number)
+
     assert run(work, []) == 128 + number
     assert os.listdir(tmp_path) == [] and signal.getsignal(number) is before
     said = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"

@@ -1,4 +1,5 @@
 """Weights with NaN or infinities are refused where they are loaded, in every format, with the name of the array."""
+
 import shutil
 
 import numpy as np
@@ -37,17 +38,26 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("file", "name"), [
-    ("enc_x1", "c0/c1/c/W"), ("dec_y1", "ul/c1/c/b"), ("enc_x1", "c0/n1/avg_var"), ("gen_2", "encoder/d1/c1/c/W"),
-    ("gen_2", "decoder/r0/c0/c/b")])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("enc_x1", "c0/c1/c/W"),
+        ("dec_y1", "ul/c1/c/b"),
+        ("enc_x1", "c0/n1/avg_var"),
+        ("gen_2", "encoder/d1/c1/c/W"),
+        ("gen_2", "decoder/r0/c0/c/b"),
+    ],
+)
 def test_files_of_a_generator(run, capsys, file, name, value):
     everywhere = value == np.inf
     names = dict(np.load(run / f"{file}.npz"))
     name = name if name in names else next(iter(names))
     spoil(run / f"{file}.npz", name, value, everywhere)
     count = names[name].size if everywhere else 1
-    words = (f"{name.split('/', 1)[1] if file == 'gen_2' else name} is not finite, {count} of its {names[name].size} "
-             "values are NaN or infinite; weights of an earlier epoch would be right")
+    words = (
+        f"{name.split('/', 1)[1] if file == 'gen_2' else name} is not finite, {count} of its {names[name].size} "
+        "values are NaN or infinite; weights of an earlier epoch would be right"
+    )
     with pytest.raises(UserError) as refused:
         load_generator(run / f"{'enc_x1' if file == 'dec_y1' else file}.npz")
     assert str(refused.value) == f"{run / file}.npz: {words}"
@@ -93,8 +103,28 @@ def test_resume_of_a_run_with_nan_says_so(tmp_path, capsys):
     for domain in "AB":
         (tmp_path / f"train{domain}").mkdir()
         np.save(tmp_path / f"train{domain}" / "1.npy", np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16))
-    arguments = ["-g", "-1", "-R", tmp_path, "-o", tmp_path / "runs", "-gc", "2", "-gnb", "0", "-ldis", "0", "-e", "2",
-                 "--ema", "0.9", "--nvis", "0", "--snapshot_interval", "1"]
+    arguments = [
+        "-g",
+        "-1",
+        "-R",
+        tmp_path,
+        "-o",
+        tmp_path / "runs",
+        "-gc",
+        "2",
+        "-gnb",
+        "0",
+        "-ldis",
+        "0",
+        "-e",
+        "2",
+        "--ema",
+        "0.9",
+        "--nvis",
+        "0",
+        "--snapshot_interval",
+        "1",
+    ]
     assert train.main([str(word) for word in arguments]) == 0
     (run,) = (tmp_path / "runs").iterdir()
     newest = SnapshotStore(run / "snapshots").files()[-1]

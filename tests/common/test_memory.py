@@ -2,6 +2,7 @@
 
 And how little of it the work on a large image takes.
 """
+
 import dataclasses
 import resource
 import tracemalloc

@@ -1,4 +1,5 @@
 """Options once: parser, help, JSON and Python give the same, old spellings included."""
+
 import dataclasses
 import json
 
@@ -54,9 +55,14 @@ def table(text):
         yield name, short, eval(default)
 
 
-CASES = [(cls, *row) for cls, text in ((PairedOptions, RELEASED_BOTH + "|" + RELEASED_PAIRED),
-                                       (UnpairedOptions, RELEASED_BOTH + "|" + RELEASED_UNPAIRED))
-         for row in table(text)]
+CASES = [
+    (cls, *row)
+    for cls, text in (
+        (PairedOptions, RELEASED_BOTH + "|" + RELEASED_PAIRED),
+        (UnpairedOptions, RELEASED_BOTH + "|" + RELEASED_UNPAIRED),
+    )
+    for row in table(text)
+]
 
 
 @pytest.mark.parametrize("cls,name,short,default", CASES)
@@ -96,10 +102,19 @@ def test_no_spelling_is_used_twice(cls):
 
 
 def test_tutorial_command_line():
-    options = parse(PairedOptions, "-i data/ldct -it dcm -ch 480 -cw 480 -e 50 -gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 "
-                                   "-ltv 1e-4 -ca -1024 2000 -g -1".split())
-    assert (options.root, options.crop_height, options.gen_chs, options.lambda_tv, options.clipA, options.gpu) == \
-        ("data/ldct", 480, [32, 64, 128], 1e-4, [-1024.0, 2000.0], -1)
+    options = parse(
+        PairedOptions,
+        "-i data/ldct -it dcm -ch 480 -cw 480 -e 50 -gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 "
+        "-ltv 1e-4 -ca -1024 2000 -g -1".split(),
+    )
+    assert (options.root, options.crop_height, options.gen_chs, options.lambda_tv, options.clipA, options.gpu) == (
+        "data/ldct",
+        480,
+        [32, 64, 128],
+        1e-4,
+        [-1024.0, 2000.0],
+        -1,
+    )
 
 
 @pytest.mark.parametrize("number", ["-1e-3", "-.5", "-1e3", "-2."])
@@ -108,8 +123,11 @@ def test_negative_numbers_are_values(number):
 
 
 def test_old_spellings():
-    options = parse(UnpairedOptions, "-huba -1000 -hura 1500 --HU_baseB -500 -lrg 1 --learning_rate_d 2 -ns 3 "
-                                     "--load_models w.npz -hubv -160 -hurv 400".split())
+    options = parse(
+        UnpairedOptions,
+        "-huba -1000 -hura 1500 --HU_baseB -500 -lrg 1 --learning_rate_d 2 -ns 3 "
+        "--load_models w.npz -hubv -160 -hurv 400".split(),
+    )
     assert (options.clipA, options.clipB, options.vis_window) == ([-1000, 500], [-500, 700], [-160, 240])
     assert (options.learning_rate_gen, options.learning_rate_dis) == (1, 2)
     assert (options.stack, options.model_gen) == (3, "w.npz")
@@ -117,8 +135,18 @@ def test_old_spellings():
         parse(UnpairedOptions, "-ca 0 1 -huba 0".split())
 
 
-@pytest.mark.parametrize("spelling, kind", [("JPG", "jpg"), ("jpeg", "jpg"), ("TIFF", "tif"), ("IMA", "dcm"),
-                                            ("gif", "gif"), (".png", "png"), ("Auto", "auto")])
+@pytest.mark.parametrize(
+    "spelling, kind",
+    [
+        ("JPG", "jpg"),
+        ("jpeg", "jpg"),
+        ("TIFF", "tif"),
+        ("IMA", "dcm"),
+        ("gif", "gif"),
+        (".png", "png"),
+        ("Auto", "auto"),
+    ],
+)
 def test_kinds_of_images_as_suffixes(spelling, kind):
     """The released codes took any suffix of files, on the command line and so in args."""
     assert parse(PairedOptions, ["-it", spelling]).imgtype == kind
@@ -133,12 +161,22 @@ def test_only_the_first_of_several_gpus_is_taken_and_that_is_told(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("cls, given, expected", [
-    (PairedOptions, "--lambda_rec_l1 1 --lambda_w 3 --gen_pretrained_l 0.5 --sen", {
-        "lambda_rec_l1": 1, "lambda_wgan_gp": 3, "gen_pretrained_lr_ratio": 0.5, "senet": True}),
-    (UnpairedOptions, "--lambda_g 2 --gen_a tanh --num 3 --slice=1 --noise 1".replace("--slice=1", "--slice 1 2"), {
-        "lambda_grad": 2, "gen_activation": "tanh", "stack": 3, "slice_range": [1, 2], "noise": 1, "noise_x": 0}),
-    (UnpairedOptions, "--learning_rate_d=1e-3 --HU_baseA=-500", {"learning_rate_dis": 1e-3, "clipA": [-500, 700]})])
+@pytest.mark.parametrize(
+    "cls, given, expected",
+    [
+        (
+            PairedOptions,
+            "--lambda_rec_l1 1 --lambda_w 3 --gen_pretrained_l 0.5 --sen",
+            {"lambda_rec_l1": 1, "lambda_wgan_gp": 3, "gen_pretrained_lr_ratio": 0.5, "senet": True},
+        ),
+        (
+            UnpairedOptions,
+            "--lambda_g 2 --gen_a tanh --num 3 --slice=1 --noise 1".replace("--slice=1", "--slice 1 2"),
+            {"lambda_grad": 2, "gen_activation": "tanh", "stack": 3, "slice_range": [1, 2], "noise": 1, "noise_x": 0},
+        ),
+        (UnpairedOptions, "--learning_rate_d=1e-3 --HU_baseA=-500", {"learning_rate_dis": 1e-3, "clipA": [-500, 700]}),
+    ],
+)
 def test_old_options_may_be_abbreviated_as_argparse_had_it(cls, given, expected):
     """By what the old codes had: no new option makes an old abbreviation ambiguous."""
     options = parse(cls, given.split())
@@ -169,15 +207,18 @@ def test_learning_rate_gives_the_discriminator_half():
     assert PairedOptions().rates == (2e-4, 1e-4)
 
 
-@pytest.mark.parametrize("argv,words", [
-    (["-gn", "btach"], ["--gen_norm", "'btach'", "did you mean batch", "fnorm"]),
-    (["-gc", "8", "x"], ["--gen_chs", "'x'", "whole number"]),
-    (["-b", "0"], ["--batch_size", "at least 1"]),
-    (["-b", "1.5"], ["--batch_size", "whole number"]),
-    (["-gu", "bicubic"], ["--gen_up", "resize_conv"]),
-    (["-l1", "nan"], ["--lambda_rec_l1", "at least 0"]),
-    (["-rs", "2"], ["--random_scale", "at most 0.9"]),
-])
+@pytest.mark.parametrize(
+    "argv,words",
+    [
+        (["-gn", "btach"], ["--gen_norm", "'btach'", "did you mean batch", "fnorm"]),
+        (["-gc", "8", "x"], ["--gen_chs", "'x'", "whole number"]),
+        (["-b", "0"], ["--batch_size", "at least 1"]),
+        (["-b", "1.5"], ["--batch_size", "whole number"]),
+        (["-gu", "bicubic"], ["--gen_up", "resize_conv"]),
+        (["-l1", "nan"], ["--lambda_rec_l1", "at least 0"]),
+        (["-rs", "2"], ["--random_scale", "at most 0.9"]),
+    ],
+)
 def test_wrong_values_are_refused_with_what_is_allowed(argv, words):
     with pytest.raises(UserError) as refused:
         parse(PairedOptions, argv)
@@ -229,18 +270,41 @@ def test_args_of_the_released_codes_are_told_from_ours(tmp_path):
 
 
 def test_released_unpaired_args_are_understood():
-    options = options_from_dict({"lambda_A": 10, "gen_norm": "instance", "HU_baseA": -1024, "HU_rangeA": 1200,
-                                 "HU_base_vis": 0, "HU_range_vis": 0, "num_slices": 3, "gpu": [0], "load_models": "",
-                                 "learning_rate_g": 1e-3, "clipB": None})
+    options = options_from_dict(
+        {
+            "lambda_A": 10,
+            "gen_norm": "instance",
+            "HU_baseA": -1024,
+            "HU_rangeA": 1200,
+            "HU_base_vis": 0,
+            "HU_range_vis": 0,
+            "num_slices": 3,
+            "gpu": [0],
+            "load_models": "",
+            "learning_rate_g": 1e-3,
+            "clipB": None,
+        }
+    )
     assert isinstance(options, UnpairedOptions)
-    assert (options.clipA, options.stack, options.gpu, options.learning_rate_gen, options.vis_window) == \
-        ([-1024, 176], 3, 0, 1e-3, None)
+    assert (options.clipA, options.stack, options.gpu, options.learning_rate_gen, options.vis_window) == (
+        [-1024, 176],
+        3,
+        0,
+        1e-3,
+        None,
+    )
 
 
-@pytest.mark.parametrize("content,words", [
-    ("{", "not JSON"), ("[]", "one JSON object"), ("{}", "names no network"),
-    ('{"gen_norm": "x"}', "--gen_norm"), ('{"gen_norm": "batch", "application": "x"}', "application 'x'"),
-])
+@pytest.mark.parametrize(
+    "content,words",
+    [
+        ("{", "not JSON"),
+        ("[]", "one JSON object"),
+        ("{}", "names no network"),
+        ('{"gen_norm": "x"}', "--gen_norm"),
+        ('{"gen_norm": "batch", "application": "x"}', "application 'x'"),
+    ],
+)
 def test_bad_args_files(tmp_path, content, words):
     (tmp_path / "args").write_text(content)
     with pytest.raises(UserError, match=words) as refused:

@@ -1,4 +1,5 @@
 """Presets: what they set, what wins over them, and that each one trains and converts."""
+
 import json
 
 import numpy as np
@@ -42,8 +43,9 @@ def test_the_listing_has_all_of_it(cls, name, capsys):
     text = capsys.readouterr().out
     block = next(block for block in text.split("\n\n") if block.startswith(name + ":"))
     for setting in cls.PRESETS[name].settings:
-        assert any(line.split()[0] == "--" + setting.name and line.endswith(setting.reason)
-                   for line in block.splitlines()[1:])
+        assert any(
+            line.split()[0] == "--" + setting.name and line.endswith(setting.reason) for line in block.splitlines()[1:]
+        )
 
 
 def test_without_a_preset_the_released_defaults_stay():
@@ -52,8 +54,10 @@ def test_without_a_preset_the_released_defaults_stay():
 
 
 def test_explicit_options_win_in_any_order():
-    for argv in (["--preset", "denoise", "-gn", "instance", "-b", "3"], ["-b", "3", "-gn", "instance", "--preset",
-                                                                         "denoise"]):
+    for argv in (
+        ["--preset", "denoise", "-gn", "instance", "-b", "3"],
+        ["-b", "3", "-gn", "instance", "--preset", "denoise"],
+    ):
         options = parse(PairedOptions, argv)
         assert (options.gen_norm, options.batch_size, options.lambda_dis) == ("instance", 3, 0)
     # The released default, given explicitly, wins as well.
@@ -87,11 +91,14 @@ def test_what_a_preset_needs_may_stand_in_the_args_file(tmp_path):
     assert (options.class_num, options.lambda_dice, options.lambda_dis) == (5, 1, 0)
 
 
-@pytest.mark.parametrize("cls,argv,words", [
-    (PairedOptions, ["--preset", "deniose"], "--preset: 'deniose' is unknown .did you mean denoise.*; it can be"),
-    (UnpairedOptions, ["--preset", "segment"], "--preset: 'segment' is unknown; it can be denoise"),
-    (PairedOptions, ["--preset", "segment"], "--preset segment: it needs --class_num"),
-])
+@pytest.mark.parametrize(
+    "cls,argv,words",
+    [
+        (PairedOptions, ["--preset", "deniose"], "--preset: 'deniose' is unknown .did you mean denoise.*; it can be"),
+        (UnpairedOptions, ["--preset", "segment"], "--preset: 'segment' is unknown; it can be denoise"),
+        (PairedOptions, ["--preset", "segment"], "--preset segment: it needs --class_num"),
+    ],
+)
 def test_refusals(cls, argv, words):
     with pytest.raises(UserError, match=words):
         parse(cls, argv)

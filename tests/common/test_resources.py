@@ -1,4 +1,5 @@
 """CPU time of containers, by made-up control groups of both versions."""
+
 import os
 
 import pytest
@@ -18,9 +19,21 @@ def groups(root, membership, **files):
     return root
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    ("200000 100000\n", 2), ("150000 100000\n", 2), ("50000 100000\n", 1), ("1000 100000\n", 1), ("30000 10000\n", 3),
-    ("max 100000\n", None), ("", None), ("-1 100000\n", None), ("100000 0\n", None), ("nonsense", None)])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("50000 100000\n", 1),
+        ("1000 100000\n", 1),
+        ("30000 10000\n", 3),
+        ("max 100000\n", None),
+        ("", None),
+        ("-1 100000\n", None),
+        ("100000 0\n", None),
+        ("nonsense", None),
+    ],
+)
 def test_version_2(tmp_path, content, expected):
     assert resources.cpu_quota(groups(tmp_path, "0::/\n", **{"cpu.max": content})) == expected
 

@@ -1,4 +1,5 @@
 """Compiling CUDA sources without CuPy and without a GPU: NVRTC of the wheel ``nvidia-cuda-nvrtc``. For tests."""
+
 import ctypes
 import functools
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p

@@ -3,6 +3,7 @@
 Blocks run one after another, the threads of a block as threads of the process that meet at ``__syncthreads``. Neither
 races between blocks nor speed are seen; warp functions and dynamic shared memory are not there.
 """
+
 import ctypes
 import functools
 import shutil
@@ -108,8 +109,12 @@ def _library(source, dtype):
     with tempfile.TemporaryDirectory() as folder:
         code, made = Path(folder, f"{source.name}.cpp"), Path(folder, f"{source.name}.so")
         code.write_text(text)
-        done = subprocess.run([compiler(), "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", made, code],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [compiler(), "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", made, code],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             raise ValueError(f"{source.name} for {dtype} does not compile: {done.stderr}")
         return ctypes.CDLL(str(made))
@@ -140,11 +145,15 @@ def call(source, args):
     values = dict(zip((p[1] for p in parameters), args, strict=False))
     if len(values) < len(inputs):
         raise TypeError(f"{source.name} takes {len(inputs)} inputs, not {len(args)}")
-    generic = {kind: np.asarray(values[name]).dtype for kind, name, *_ in parameters
-               if name in values and kind.isupper()}
+    generic = {
+        kind: np.asarray(values[name]).dtype for kind, name, *_ in parameters if name in values and kind.isupper()
+    }
     dtypes = {name: generic.get(kind) if kind.isupper() else np.dtype(kind) for kind, name, *_ in parameters}
-    shaped = [values[name] for _, name, is_raw, is_output in parameters
-              if name in values and not is_raw and (source.kind == "elementwise" or not is_output)]
+    shaped = [
+        values[name]
+        for _, name, is_raw, is_output in parameters
+        if name in values and not is_raw and (source.kind == "elementwise" or not is_output)
+    ]
     shape = np.broadcast_shapes(*(np.shape(v) for v in shaped))
     arrays, outputs = [], []
     for _, name, is_raw, is_output in parameters:

@@ -1,4 +1,5 @@
 """Complete text of a CUDA source, which needs no CuPy: to be compiled and run."""
+
 from medi2i.common.kernels.gpu.sources import C_TYPES, HALF
 
 
@@ -24,30 +25,51 @@ def parameters(source):
 
 
 def _head(source):
-    arguments = [f"{'' if is_output else 'const '}{C_TYPES.get(kind, 'T')}* {name if is_raw else f'{name}_'}"
-                 for kind, name, is_raw, is_output in parameters(source)]
+    arguments = [
+        f"{'' if is_output else 'const '}{C_TYPES.get(kind, 'T')}* {name if is_raw else f'{name}_'}"
+        for kind, name, is_raw, is_output in parameters(source)
+    ]
     return f'extern "C" __global__ void {source.name}({", ".join([*arguments, "long long n_"])}) {{'
 
 
 def _elementwise(source):
     elements = [(C_TYPES.get(kind, "T"), name, out) for kind, name, raw, out in parameters(source) if not raw]
-    loads = [f"        {'' if out else 'const '}{kind}{'& ' if out else ' '}{name} = {name}_[i];"
-             for kind, name, out in elements]
-    return "\n".join([
-        _head(source),
-        "    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n_;"
-        " i += (long long)gridDim.x * blockDim.x) {",
-        *loads, source.operation, "    }", "}"])
+    loads = [
+        f"        {'' if out else 'const '}{kind}{'& ' if out else ' '}{name} = {name}_[i];"
+        for kind, name, out in elements
+    ]
+    return "\n".join(
+        [
+            _head(source),
+            "    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n_;"
+            " i += (long long)gridDim.x * blockDim.x) {",
+            *loads,
+            source.operation,
+            "    }",
+            "}",
+        ]
+    )
 
 
 def _reduction(source):
-    loads = [f"        const {C_TYPES.get(kind, 'T')} {name} = {name}_[i];"
-             for kind, name, raw, out in parameters(source) if not raw and not out]
-    (kind, out), = [(C_TYPES.get(kind, "T"), name) for kind, name, _, is_out in parameters(source) if is_out]
-    return "\n".join([
-        _head(source),
-        "    if (blockIdx.x || threadIdx.x) return;",
-        f"    {source.reduce_type} a = {source.identity};",
-        "    for (long long i = 0; i < n_; ++i) {",
-        *loads, f"        const {source.reduce_type} b = {source.operation};", f"        a = {source.reduce};", "    }",
-        f"    {kind}& {out} = {out}_[0];", f"    {source.post or f'{out} = a'};", "}"])
+    loads = [
+        f"        const {C_TYPES.get(kind, 'T')} {name} = {name}_[i];"
+        for kind, name, raw, out in parameters(source)
+        if not raw and not out
+    ]
+    ((kind, out),) = [(C_TYPES.get(kind, "T"), name) for kind, name, _, is_out in parameters(source) if is_out]
+    return "\n".join(
+        [
+            _head(source),
+            "    if (blockIdx.x || threadIdx.x) return;",
+            f"    {source.reduce_type} a = {source.identity};",
+            "    for (long long i = 0; i < n_; ++i) {",
+            *loads,
+            f"        const {source.reduce_type} b = {source.operation};",
+            f"        a = {source.reduce};",
+            "    }",
+            f"    {kind}& {out} = {out}_[0];",
+            f"    {source.post or f'{out} = a'};",
+            "}",
+        ]
+    )

@@ -1,4 +1,5 @@
 """Tiny CycleGAN trainings from the command line: two domains, two iterators, pools, exact resume."""
+
 import json
 import os
 import shlex
@@ -21,8 +22,26 @@ from medi2i.common.training.snapshot import iteration_of
 from medi2i.cyclegan import convert
 from medi2i.cyclegan.train import main
 
-SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis_A", "0",
-         "--nvis_B", "0"]
+SMALL = [
+    "-cw",
+    "16",
+    "-ch",
+    "16",
+    "-gc",
+    "4",
+    "8",
+    "-gnb",
+    "1",
+    "-dc",
+    "4",
+    "8",
+    "-g",
+    "-1",
+    "--nvis_A",
+    "0",
+    "--nvis_B",
+    "0",
+]
 NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y")
 
 
@@ -59,13 +78,27 @@ def weights(run, epoch, names=NETWORKS):
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    return train(data, tmp_path_factory.mktemp("out"), "-e", "2", "--nvis_A", "2", "--nvis_B", "1", "--vis_windowB",
-                 "-500", "500", "--display_interval", "2")
+    return train(
+        data,
+        tmp_path_factory.mktemp("out"),
+        "-e",
+        "2",
+        "--nvis_A",
+        "2",
+        "--nvis_B",
+        "1",
+        "--vis_windowB",
+        "-500",
+        "500",
+        "--display_interval",
+        "2",
+    )
 
 
 def test_a_run_leaves_all_networks_and_both_clips(finished):
     assert {p.name for p in finished.glob("*.npz")} == {
-        f"{kind}{name}2.npz" for kind in ("", "opt_") for name in NETWORKS}
+        f"{kind}{name}2.npz" for kind in ("", "opt_") for name in NETWORKS
+    }
     assert not (finished / "best.json").exists()  # a cycle is best where nothing is translated
     options = load_args(finished)
     assert options.APPLICATION == "cyclegan" and (options.ch, options.out_ch) == (1, 1)
@@ -73,7 +106,13 @@ def test_a_run_leaves_all_networks_and_both_clips(finished):
     entries = read_log(finished / "log.jsonl")
     # Epochs are those of domain A
     assert [(entry["epoch"], entry["iteration"]) for entry in entries] == [
-        (0, 2), (0, 4), (1, 5), (1, 6), (1, 8), (2, 10)]
+        (0, 2),
+        (0, 4),
+        (1, 5),
+        (1, 6),
+        (1, 8),
+        (2, 10),
+    ]
     assert {"dec_x/loss_cycle", "dec_y/loss_adv", "dis_x/loss_fake", "dis_y/loss_real"} <= set(entries[0])
 
 
@@ -112,17 +151,19 @@ def test_each_cycle_is_compared_with_its_own_image_in_its_own_unit(finished, dat
         assert entry[f"validation/cycle_MAE_{name}"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
         assert entry[f"validation/cycle_RMSE_{name}"] == pytest.approx(np.square(error).mean() ** 0.5, rel=1e-4)
     assert entry["validation/cycle_MAE"] == pytest.approx(
-        (entry["validation/cycle_MAE_x"] + entry["validation/cycle_MAE_y"]) / 2)
+        (entry["validation/cycle_MAE_x"] + entry["validation/cycle_MAE_y"]) / 2
+    )
 
 
 def test_pictures_show_both_domains(finished):
     assert sorted(p.name for p in (finished / "vis").iterdir()) == [
-        f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (5, 10)]
+        f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (5, 10)
+    ]
     picture = np.asarray(Image.open(finished / "vis" / "val_0000010.png").convert("RGB")).astype(int)
     assert picture.shape == (34 + 3 * 166, 22 + 4 * 166, 3)  # two rows of A, one of B, four columns
-    first = picture[34:34 + 160, 22:22 + 160, 0][5::10, 5::10]
+    first = picture[34 : 34 + 160, 22 : 22 + 160, 0][5::10, 5::10]
     assert (first == first[:, :1]).all() and first.std() > 20  # the stripes of A
-    block = picture[34 + 2 * 166:34 + 2 * 166 + 160, 22:22 + 160, 0][5::10, 5::10]
+    block = picture[34 + 2 * 166 : 34 + 2 * 166 + 160, 22 : 22 + 160, 0][5::10, 5::10]
     # window -500 … 500 of domain B: much of -1000 … 1000 is black or white, and blocks are 4 pixels wide
     assert {0, 255} <= set(block.ravel()) and (block[:, 0] == block[:, 3]).all()
 
@@ -132,8 +173,10 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
     straight = train(data, tmp_path / "straight", *argv)
     out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-m", "medi2i.cyclegan.train", "-R", str(data), "-o", str(out), *KINDS,
-                                *SMALL, *argv], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medi2i.cyclegan.train", "-R", str(data), "-o", str(out), *KINDS, *SMALL, *argv],
+        stderr=subprocess.PIPE,
+    )
     end = time.monotonic() + 240
     while not any(iteration_of(p) >= 6 for p in out.glob("2*/snapshots/snapshot_*.npz")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -152,8 +195,22 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
 
 
 def test_iteration_ends_it_in_the_middle_of_an_epoch(data, tmp_path, finished):
-    run = train(data, tmp_path, "-e", "2", "--iteration", "3", "-m", str(finished / "dec_y2.npz"), "-lrg", "0",
-                "-lrd", "0", "-wd", "0")
+    run = train(
+        data,
+        tmp_path,
+        "-e",
+        "2",
+        "--iteration",
+        "3",
+        "-m",
+        str(finished / "dec_y2.npz"),
+        "-lrg",
+        "0",
+        "-lrd",
+        "0",
+        "-wd",
+        "0",
+    )
     (line,) = read_log(run / "log.jsonl")  # what it ended with is measured
     assert (line["epoch"], line["iteration"]) == (0, 3) and line["validation/cycle_MAE"] > 0
     assert (run / "enc_x1.npz").is_file()
@@ -165,8 +222,12 @@ def test_check_and_bad_input(data, tmp_path, capsys):
     assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, "--check", "--summary"]) == 0
     text = capsys.readouterr().out
     assert "training A   5 examples" in text and "validation B 3 examples" in text and "for 250 updates" in text
-    for argv, said in ((["-lix", "1"], "--perceptual_weights"), (["-m", str(tmp_path / "enc_x9.npz")], "enc_x9.npz"),
-                       (["-R", str(tmp_path / "no")], "no"), (["-cw", "15"], "15")):
+    for argv, said in (
+        (["-lix", "1"], "--perceptual_weights"),
+        (["-m", str(tmp_path / "enc_x9.npz")], "enc_x9.npz"),
+        (["-R", str(tmp_path / "no")], "no"),
+        (["-cw", "15"], "15"),
+    ):
         assert main(["-R", str(data), "-o", str(tmp_path / "out"), *KINDS, *SMALL, *argv]) == 1
         err = capsys.readouterr().err.strip()
         assert err.startswith("error: ") and said in err and "\n" not in err
@@ -179,9 +240,31 @@ def test_residual_generators_start_at_the_shift_between_the_domains(tmp_path):
         (tmp_path / folder).mkdir()
         for number in range(4):
             np.save(tmp_path / folder / f"{number}.npy", random.normal(above, 50, (1, 18, 22)).astype(np.float32))
-    run = train(tmp_path, tmp_path / "out", "-it", "npy", "-e", "1", "-lrg", "0", "-lrd", "0", "-ca", "-1000", "1000",
-                "-cb", "-1000", "1000", "--gen_residual", "0.1", "-gn", "none", "-go", "none")
+    run = train(
+        tmp_path,
+        tmp_path / "out",
+        "-it",
+        "npy",
+        "-e",
+        "1",
+        "-lrg",
+        "0",
+        "-lrd",
+        "0",
+        "-ca",
+        "-1000",
+        "1000",
+        "-cb",
+        "-1000",
+        "1000",
+        "--gen_residual",
+        "0.1",
+        "-gn",
+        "none",
+        "-go",
+        "none",
+    )
     for name, shift in (("dec_y", 0.2), ("dec_x", -0.2)):
         with np.load(run / f"{name}1.npz", allow_pickle=False) as file:
-            bias, = (file[key] for key in file.files if key.startswith("ul/") and key.endswith("/b"))
+            (bias,) = (file[key] for key in file.files if key.startswith("ul/") and key.endswith("/b"))
         assert bias.item() * 0.1 == pytest.approx(shift, abs=0.01)

@@ -1,4 +1,5 @@
 """The update of CycleGAN: its terms, what it leaves alone, and that it resumes exactly."""
+
 import dataclasses
 
 import numpy as np
@@ -17,8 +18,11 @@ from medi2i.cyclegan.updater import CycleganUpdater, LossSettings, deepest_map
 
 HEIGHT, WIDTH = 8, 12
 ALWAYS = {"enc_x/loss_cycle", "enc_y/loss_cycle", "dec_x/loss_cycle", "dec_y/loss_cycle"}
-ADVERSARIAL = {"dec_x/loss_adv", "dec_y/loss_adv",
-               *(f"dis_{d}/loss_{part}" for d in "xy" for part in ("fake", "real", "reg"))}
+ADVERSARIAL = {
+    "dec_x/loss_adv",
+    "dec_y/loss_adv",
+    *(f"dis_{d}/loss_{part}" for d in "xy" for part in ("fake", "real", "reg")),
+}
 ONLY_CYCLES = dict(lambda_dis_x=0, lambda_dis_y=0, lambda_domain=0, weight_decay=0)
 NO_TERM = dict(ONLY_CYCLES, lambda_A=0, lambda_B=0, lambda_Az=0, lambda_Bz=0)
 
@@ -42,16 +46,24 @@ def updater_of(options, seed=0, features=None):
     if options.single_encoder:
         links.pop("enc_y")
     generator_rate, discriminator_rate = options.rates
-    optimizers = {name: make_optimizer(options.optimizer, link,
-                                       discriminator_rate if name.startswith("dis") else generator_rate,
-                                       options.weight_decay)
-                  for name, link in links.items()}
+    optimizers = {
+        name: make_optimizer(
+            options.optimizer,
+            link,
+            discriminator_rate if name.startswith("dis") else generator_rate,
+            options.weight_decay,
+        )
+        for name, link in links.items()
+    }
     random = RandomState(seed)
     random.seed_global()
-    iterators = {name: chainer.iterators.SerialIterator(list(data), options.batch_size, shuffle=False)
-                 for name, data in (("main", images(options.ch, 7, 5)), ("second", images(options.out_ch, 8, 3)))}
-    return CycleganUpdater(iterators, optimizers, networks, LossSettings.from_options(options), random,
-                           features=features)
+    iterators = {
+        name: chainer.iterators.SerialIterator(list(data), options.batch_size, shuffle=False)
+        for name, data in (("main", images(options.ch, 7, 5)), ("second", images(options.out_ch, 8, 3)))
+    }
+    return CycleganUpdater(
+        iterators, optimizers, networks, LossSettings.from_options(options), random, features=features
+    )
 
 
 def update(updater):
@@ -62,8 +74,10 @@ def update(updater):
 
 
 def weights(updater):
-    return {name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
-            for name, o in updater.get_all_optimizers().items()}
+    return {
+        name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
+        for name, o in updater.get_all_optimizers().items()
+    }
 
 
 def moved(before, after):
@@ -82,27 +96,50 @@ def test_default_terms():
 
 
 def test_every_term_has_its_name():
-    options = options_of(lambda_reg=1, lambda_dis_z=1, lambda_idempotence=1, lambda_air=1, lambda_grad=1, lambda_tv=1,
-                         lambda_gc_x=1, lambda_gc_y=1, batch_size=2)
+    options = options_of(
+        lambda_reg=1,
+        lambda_dis_z=1,
+        lambda_idempotence=1,
+        lambda_air=1,
+        lambda_grad=1,
+        lambda_tv=1,
+        lambda_gc_x=1,
+        lambda_gc_y=1,
+        batch_size=2,
+    )
     observed = update(updater_of(options))
     both = {f"{link}/loss_{name}" for name in ("idem", "dom", "air", "grad", "gc") for link in ("dec_x", "dec_y")}
     both |= {f"enc_{d}/loss_{name}" for d in "xy" for name in ("reg", "adv")}
-    assert set(observed) == ALWAYS | ADVERSARIAL | both | {"dec_y/loss_tv", "dis_z/loss_x", "dis_z/loss_y",
-                                                           "dis_z/loss_reg"}
+    assert set(observed) == ALWAYS | ADVERSARIAL | both | {
+        "dec_y/loss_tv",
+        "dis_z/loss_x",
+        "dis_z/loss_y",
+        "dis_z/loss_reg",
+    }
     assert np.isfinite(list(observed.values())).all()
 
 
-@pytest.mark.parametrize("term, expected", [
-    ("lambda_Az", {"enc_x", "dec_x"}), ("lambda_Bz", {"enc_y", "dec_y"}),
-    ("lambda_A", {"enc_x", "dec_y", "enc_y", "dec_x"}), ("lambda_B", {"enc_x", "dec_y", "enc_y", "dec_x"}),
-    ("lambda_tv", {"enc_x", "dec_y"}), ("lambda_gc_x", {"enc_x", "dec_y"}), ("lambda_gc_y", {"enc_y", "dec_x"}),
-    ("lambda_grad_y", {"enc_y", "dec_x"}),
-    ("lambda_dis_y", {"enc_x", "dec_y", "dis_y"}), ("lambda_dis_x", {"enc_y", "dec_x", "dis_x"}),
-    ("lambda_dis_z", {"enc_x", "enc_y", "dis_z"}), ("lambda_reg", {"enc_x", "enc_y"}),
-    ("lambda_domain", {"enc_x", "dec_x", "enc_y", "dec_y"}),
-    ("lambda_grad", {"enc_x", "dec_x", "enc_y", "dec_y"}), ("lambda_identity_x", {"enc_x", "dec_y"}),
-    ("lambda_identity_y", {"enc_y", "dec_x"}),
-])
+@pytest.mark.parametrize(
+    "term, expected",
+    [
+        ("lambda_Az", {"enc_x", "dec_x"}),
+        ("lambda_Bz", {"enc_y", "dec_y"}),
+        ("lambda_A", {"enc_x", "dec_y", "enc_y", "dec_x"}),
+        ("lambda_B", {"enc_x", "dec_y", "enc_y", "dec_x"}),
+        ("lambda_tv", {"enc_x", "dec_y"}),
+        ("lambda_gc_x", {"enc_x", "dec_y"}),
+        ("lambda_gc_y", {"enc_y", "dec_x"}),
+        ("lambda_grad_y", {"enc_y", "dec_x"}),
+        ("lambda_dis_y", {"enc_x", "dec_y", "dis_y"}),
+        ("lambda_dis_x", {"enc_y", "dec_x", "dis_x"}),
+        ("lambda_dis_z", {"enc_x", "enc_y", "dis_z"}),
+        ("lambda_reg", {"enc_x", "enc_y"}),
+        ("lambda_domain", {"enc_x", "dec_x", "enc_y", "dec_y"}),
+        ("lambda_grad", {"enc_x", "dec_x", "enc_y", "dec_y"}),
+        ("lambda_identity_x", {"enc_x", "dec_y"}),
+        ("lambda_identity_y", {"enc_y", "dec_x"}),
+    ],
+)
 def test_each_term_moves_the_networks_it_is_about(term, expected):
     """lambda_identity: the released code reported it without a gradient, so it moved nothing."""
     features = PerceptualFeatures("conv1_2", widths=(3,)) if "identity" in term else None
@@ -141,14 +178,31 @@ def test_networks_are_called_in_the_released_order():
         setattr(updater.networks, name, Recorded(name, link, calls, made))
     list(updater.generator_terms(updater.translate(x, y)))
     assert [call for call in calls if not call.startswith("dis")] == [
-        "enc_x(x)", "enc_y(y)", "dec_x(enc_x(x))", "dec_y(enc_y(y))", "dec_y(enc_x(x))", "dec_x(enc_y(y))",
-        "enc_y(dec_y(enc_x(x)))", "dec_x(enc_y(dec_y(enc_x(x))))", "enc_x(dec_x(enc_y(y)))",
+        "enc_x(x)",
+        "enc_y(y)",
+        "dec_x(enc_x(x))",
+        "dec_y(enc_y(y))",
+        "dec_y(enc_x(x))",
+        "dec_x(enc_y(y))",
+        "enc_y(dec_y(enc_x(x)))",
+        "dec_x(enc_y(dec_y(enc_x(x))))",
+        "enc_x(dec_x(enc_y(y)))",
         "dec_y(enc_x(dec_x(enc_y(y))))",
-        "enc_y(dec_x(enc_y(y)))", "dec_x(enc_y(dec_x(enc_y(y))))", "enc_x(dec_y(enc_x(x)))",
+        "enc_y(dec_x(enc_y(y)))",
+        "dec_x(enc_y(dec_x(enc_y(y))))",
+        "enc_x(dec_y(enc_x(x)))",
         "dec_y(enc_x(dec_y(enc_x(x))))",
-        "enc_y(x)", "dec_x(enc_y(x))", "enc_x(y)", "dec_y(enc_x(y))"]
+        "enc_y(x)",
+        "dec_x(enc_y(x))",
+        "enc_x(y)",
+        "dec_y(enc_x(y))",
+    ]
     assert [call for call in calls if call.startswith("dis")] == [
-        "dis_z(enc_x(x))", "dis_z(enc_y(y))", "dis_y(dec_y(enc_x(x)))", "dis_x(dec_x(enc_y(y)))"]
+        "dis_z(enc_x(x))",
+        "dis_z(enc_y(y))",
+        "dis_y(dec_y(enc_x(x)))",
+        "dis_x(dec_x(enc_y(y)))",
+    ]
 
 
 @pytest.mark.parametrize("wgan", [False, True])
@@ -165,7 +219,7 @@ def test_the_latent_terms_see_the_features_before_the_noise_of_the_decoders():
     made = updater.translate(images(1, 7, 2), images(1, 8, 2))
     reg, _ = updater._latent_terms(made)
     plain = updater.networks.enc_x(images(1, 7, 2))[-1]
-    assert float(reg.value.array) == pytest.approx(float((plain.array ** 2).mean()), rel=1e-5)
+    assert float(reg.value.array) == pytest.approx(float((plain.array**2).mean()), rel=1e-5)
 
 
 def test_translations_into_x_get_their_noise_and_nothing_else_does():
@@ -196,8 +250,11 @@ def test_a_constant_costs_nothing_from_y_to_x_and_noise_there_does_not_count():
 def test_types_are_checked_in_the_first_update_only(monkeypatch):
     updater, seen = updater_of(options_of()), []
     inner = type(updater.networks.enc_x).forward
-    monkeypatch.setattr(type(updater.networks.enc_x), "forward",
-                        lambda self, x: seen.append(chainer.config.type_check) or inner(self, x))
+    monkeypatch.setattr(
+        type(updater.networks.enc_x),
+        "forward",
+        lambda self, x: seen.append(chainer.config.type_check) or inner(self, x),
+    )
     update(updater)
     first = len(seen)
     update(updater)
@@ -221,6 +278,7 @@ def test_discriminators_learn_every_few_iterations():
 def test_stacks_of_slices_also_vary_along_channels():
     def tv(imgtype):
         return update(updater_of(options_of(lambda_tv=1, stack=3, ch=3, out_ch=3, imgtype=imgtype)))["dec_y/loss_tv"]
+
     assert tv("dcm") > tv("jpg") > 0
 
 
@@ -290,11 +348,15 @@ def test_domains_of_different_channels():
 STOCHASTIC = dict(dis_jitter=0.2, noise=0.1, noise_z=0.1, gen_dropout=0.3, dis_dropout=0.3, lambda_dis_z=0.5)
 
 
-@pytest.mark.parametrize("given, stop", [
-    (dict(**STOCHASTIC, batch_size=2), 3), (dict(single_encoder=True, gen_norm="batch_aff", learning_freq_d=2), 3),
-    (dict(dis_wgan=True, optimizer="Eve"), 2),
-    (dict(gen_nblock=0, gen_chs=[2], dis_chs=[2], dis_jitter=0.1), 52),
-])
+@pytest.mark.parametrize(
+    "given, stop",
+    [
+        (dict(**STOCHASTIC, batch_size=2), 3),
+        (dict(single_encoder=True, gen_norm="batch_aff", learning_freq_d=2), 3),
+        (dict(dis_wgan=True, optimizer="Eve"), 2),
+        (dict(gen_nblock=0, gen_chs=[2], dis_chs=[2], dis_jitter=0.1), 52),
+    ],
+)
 def test_resume_is_bit_identical(given, stop):
     options = options_of(**given)
     whole = updater_of(options)

@@ -1,4 +1,5 @@
 """How near translations come to the other domain, and what the end of a training says of it."""
+
 import types
 
 import numpy as np
@@ -48,16 +49,25 @@ def domain(modality="CT"):
     return types.SimpleNamespace(clip=Clip(-1024, 2000), sources=[types.SimpleNamespace(modality=modality)])
 
 
-ENTRY = {f"validation/{kind}_{name}{suffix}": value for name in "xy"
-         for kind, suffix, value in (("values", "", 4.5), ("values", "_identity", 102.49), ("texture", "", 7.0),
-                                     ("texture", "_identity", 6.5))}
+ENTRY = {
+    f"validation/{kind}_{name}{suffix}": value
+    for name in "xy"
+    for kind, suffix, value in (
+        ("values", "", 4.5),
+        ("values", "_identity", 102.49),
+        ("texture", "", 7.0),
+        ("texture", "_identity", 6.5),
+    )
+}
 
 
 def test_the_verdict_is_on_the_last_validation():
     entries = [{**ENTRY, "validation/values_y": 1.0}, ENTRY, {"epoch": 3}]
     one, other = against_nothing(entries, UnpairedOptions(), [domain(), domain()])
-    assert one == ("validation, A to B: grey values 4.5 HU from those of B, nearer than doing nothing (102); "
-                   "differences of neighbours 7 HU from those of B, FARTHER than doing nothing (6.5)")
+    assert one == (
+        "validation, A to B: grey values 4.5 HU from those of B, nearer than doing nothing (102); "
+        "differences of neighbours 7 HU from those of B, FARTHER than doing nothing (6.5)"
+    )
     assert other.startswith("validation, B to A: ")
     assert against_nothing(entries, UnpairedOptions(noise_x=0.01), [domain(), domain()]) == [one]
     assert against_nothing([{"epoch": 3}], UnpairedOptions(), [domain(), domain()]) == []

@@ -73,6 +73,7 @@ def ct_file(tmp_path):
 @pytest.fixture
 def refusal():
     """Why a picture or table is not read, as a function of its path; its header alone must say the same in one line."""
+
     def why(path):
         with pytest.raises(Unreadable) as error:
             read_image(path)

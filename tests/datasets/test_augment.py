@@ -16,15 +16,17 @@ def test_still_is_the_centre_crop():
 
 def test_shift_moves_content_down_and_right_and_fills_with_air():
     image = ramp(1, 3, 4)
-    np.testing.assert_array_equal(apply(image, Draw(down=1, right=-2), (3, 4)),
-                                  [[[-1, -1, -1, -1], [2, 3, -1, -1], [6, 7, -1, -1]]])
+    np.testing.assert_array_equal(
+        apply(image, Draw(down=1, right=-2), (3, 4)), [[[-1, -1, -1, -1], [2, 3, -1, -1], [6, 7, -1, -1]]]
+    )
     assert (apply(image, Draw(down=99), (3, 4)) == -1).all()
     assert (apply(image, Draw(right=-99), (3, 4), outside=0) == 0).all()
 
 
 def test_crop_larger_than_the_image_is_filled():
-    np.testing.assert_array_equal(apply(ramp(1, 1, 2), STILL, (3, 4)),
-                                  [[[-1, -1, -1, -1], [-1, 0, 1, -1], [-1, -1, -1, -1]]])
+    np.testing.assert_array_equal(
+        apply(ramp(1, 1, 2), STILL, (3, 4)), [[[-1, -1, -1, -1], [-1, 0, 1, -1], [-1, -1, -1, -1]]]
+    )
 
 
 def test_flip_is_left_to_right_about_the_image_and_comes_before_the_shift():
@@ -116,8 +118,10 @@ def test_noise_has_mean_0_and_its_standard_deviation():
 def test_places_reach_every_crop_equally_often_and_stay_inside():
     rng = np.random.default_rng(2)
     image = ramp(1, 5, 7)
-    corners = [tuple(int(n) for n in np.unravel_index(int(apply(image, draw, (3, 4))[0].min()), (5, 7)))
-               for draw in (Augmentation(translate=-1).draw(rng) for _ in range(1200))]
+    corners = [
+        tuple(int(n) for n in np.unravel_index(int(apply(image, draw, (3, 4))[0].min()), (5, 7)))
+        for draw in (Augmentation(translate=-1).draw(rng) for _ in range(1200))
+    ]
     counts = {corner: corners.count(corner) for corner in set(corners)}
     assert set(counts) == {(row, column) for row in range(3) for column in range(4)}
     assert min(counts.values()) > 60 and max(counts.values()) < 150
@@ -150,8 +154,9 @@ def test_quarter_turns_give_all_symmetries_equally_often(size, count):
 def test_quarter_turns_come_last_and_treat_channels_alike():
     image = ramp(2, 6, 8)
     shifted = apply(image, Draw(down=1, flip=True), (4, 4))
-    np.testing.assert_array_equal(apply(image, Draw(down=1, flip=True, turns=3), (4, 4)),
-                                  np.rot90(shifted, 3, axes=(1, 2)))
+    np.testing.assert_array_equal(
+        apply(image, Draw(down=1, flip=True, turns=3), (4, 4)), np.rot90(shifted, 3, axes=(1, 2))
+    )
 
 
 def test_switching_quarter_turns_on_leaves_the_other_draws():
@@ -161,9 +166,14 @@ def test_switching_quarter_turns_on_leaves_the_other_draws():
         assert (a.flip, a.down, a.right, a.turns) == (b.flip, b.down, b.right, 0)
 
 
-@pytest.mark.parametrize("shape, size, downs, rights", [
-    ((9, 12), (4, 8), {-2, -1, 0, 1, 2}, {-2, -1, 0, 1, 2}), ((6, 7), (4, 4), {-1, 0, 1}, {-2, -1, 0, 1}),
-    ((4, 4), (4, 4), {0}, {0})])
+@pytest.mark.parametrize(
+    "shape, size, downs, rights",
+    [
+        ((9, 12), (4, 8), {-2, -1, 0, 1, 2}, {-2, -1, 0, 1, 2}),
+        ((6, 7), (4, 4), {-1, 0, 1}, {-2, -1, 0, 1}),
+        ((4, 4), (4, 4), {0}, {0}),
+    ],
+)
 def test_shifts_of_a_pair_stay_inside_the_image_and_reach_its_border(shape, size, downs, rights):
     rng, image = np.random.default_rng(1), ramp(1, *shape)
     draws = [Augmentation(translate=2).draw(rng, (shape, size)) for _ in range(300)]
@@ -185,6 +195,7 @@ def test_a_scaled_pair_still_covers_the_crop():
 def test_flips_of_shifted_crops_can_be_off():
     def flipped(**given):
         return {Augmentation(flips=False, **given).draw(np.random.default_rng(seed)).flip for seed in range(30)}
+
     assert flipped(translate=4) == {False}
     assert flipped(translate=-1) == flipped(translate=4, quarter_turns=True) == {False, True}
 

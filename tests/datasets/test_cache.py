@@ -21,7 +21,7 @@ def test_whole_numbers_take_half_the_memory_and_fractions_stay():
 
 
 def test_least_recently_used_goes_first_and_the_budget_holds():
-    cache = ImageCache(600 / 2 ** 20)  # three images of 200 bytes as int16
+    cache = ImageCache(600 / 2**20)  # three images of 200 bytes as int16
     reads = []
 
     def get(key):
@@ -63,7 +63,7 @@ def test_errors_pass_and_are_not_kept():
 
 
 def test_threads_get_the_right_images_within_the_budget():
-    cache = ImageCache(2000 / 2 ** 20)
+    cache = ImageCache(2000 / 2**20)
     with ThreadPoolExecutor(8) as pool:
         values = list(pool.map(lambda key: cache.get(key % 25, lambda: image(key % 25)).array[0, 0, 0], range(2000)))
     assert values == [key % 25 for key in range(2000)]
@@ -78,7 +78,7 @@ def test_a_copy_for_another_process_starts_empty():
 
 
 def test_a_share_of_the_budget_is_kept_at_once_and_of_the_first_budget():
-    cache = ImageCache(800 / 2 ** 20)
+    cache = ImageCache(800 / 2**20)
     for key in range(4):
         cache.get(key, lambda key=key: image(key))
     for parts, used in ((2, 400), (2, 400), (4, 200)):

@@ -35,10 +35,32 @@ def made(path, name):
     return file, kind
 
 
-@pytest.mark.parametrize("name", [
-    "grey.png", "colour.png", "deep.png", "palette.png", "one_bit.png", "transparent.png", "grey.jpg", "colour.jpg",
-    "grey.bmp", "colour.bmp", "grey.tif", "colour.tif", "deep.tif", "float.tif", "planar.tif", "lzw.tif", "white.tif",
-    "grey.npy", "colour.npy", "grey.csv", "grey.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grey.png",
+        "colour.png",
+        "deep.png",
+        "palette.png",
+        "one_bit.png",
+        "transparent.png",
+        "grey.jpg",
+        "colour.jpg",
+        "grey.bmp",
+        "colour.bmp",
+        "grey.tif",
+        "colour.tif",
+        "deep.tif",
+        "float.tif",
+        "planar.tif",
+        "lzw.tif",
+        "white.tif",
+        "grey.npy",
+        "colour.npy",
+        "grey.csv",
+        "grey.txt",
+    ],
+)
 @pytest.mark.parametrize("labels", [False, True])
 def test_header_says_what_reading_gives(tmp_path, name, labels):
     file, kind = made(tmp_path, name)
@@ -52,7 +74,7 @@ def test_header_says_what_reading_gives(tmp_path, name, labels):
 def test_cut_files_are_found_before_they_are_needed(tmp_path, name, share):
     file, kind = made(tmp_path, name)
     data = file.read_bytes()
-    file.write_bytes(data[:int(share * len(data))])
+    file.write_bytes(data[: int(share * len(data))])
     with pytest.raises(Unreadable, match=name):
         read_header(file, kind)
 

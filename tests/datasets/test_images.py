@@ -75,8 +75,9 @@ def test_plain_numbers(tmp_path, kind):
     np.testing.assert_array_equal(image.array, values[np.newaxis])
 
 
-@pytest.mark.parametrize("text", ["1,2,3\n4,5,6\n", "1 2 3\n4 5 6", "\ufeff1;2;3\r\n4;5;6\r\n",
-                                  "# w h\n1\t2\t3\n\n4\t5\t6\n"])
+@pytest.mark.parametrize(
+    "text", ["1,2,3\n4,5,6\n", "1 2 3\n4 5 6", "\ufeff1;2;3\r\n4;5;6\r\n", "# w h\n1\t2\t3\n\n4\t5\t6\n"]
+)
 def test_separators(tmp_path, text):
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     np.testing.assert_array_equal(read_image(tmp_path / "a.txt").array, [[[1, 2, 3], [4, 5, 6]]])
@@ -87,8 +88,17 @@ def test_one_row_of_numbers_is_an_image_of_one_row(tmp_path):
     assert read_image(tmp_path / "a.csv").array.shape == (1, 1, 3)
 
 
-@pytest.mark.parametrize(("shape", "read"), [((5, 7), (1, 5, 7)), ((4, 5, 7), (4, 5, 7)), ((5, 7, 3), (3, 5, 7)),
-                                             ((5, 7, 4), (3, 5, 7)), ((5, 7, 1), (1, 5, 7)), ((3, 5, 7), (3, 5, 7))])
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [
+        ((5, 7), (1, 5, 7)),
+        ((4, 5, 7), (4, 5, 7)),
+        ((5, 7, 3), (3, 5, 7)),
+        ((5, 7, 4), (3, 5, 7)),
+        ((5, 7, 1), (1, 5, 7)),
+        ((3, 5, 7), (3, 5, 7)),
+    ],
+)
 def test_npy_axes(tmp_path, shape, read):
     np.save(tmp_path / "a.npy", np.arange(np.prod(shape)).reshape(shape))
     assert read_image(tmp_path / "a.npy").array.shape == read
@@ -129,10 +139,19 @@ def test_writing_rounds_saturates_and_counts(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").array, [[[0, 0, 1, 255, 255, 255]]])
 
 
-@pytest.mark.parametrize(("name", "array", "bits"), [
-    ("a.png", np.zeros((2, 3, 3)), 8), ("a.png", np.zeros((3, 3, 3)), 16), ("a.jpg", np.zeros((3, 3)), 16),
-    ("a.tif", np.zeros((2, 3, 3)), 8), ("a.csv", np.zeros((2, 3, 3)), 8), ("a.dcm", np.zeros((3, 3)), 16),
-    ("a.png", np.full((2, 2), np.nan), 8), ("a.npy", np.full((2, 2), np.inf), None)])
+@pytest.mark.parametrize(
+    ("name", "array", "bits"),
+    [
+        ("a.png", np.zeros((2, 3, 3)), 8),
+        ("a.png", np.zeros((3, 3, 3)), 16),
+        ("a.jpg", np.zeros((3, 3)), 16),
+        ("a.tif", np.zeros((2, 3, 3)), 8),
+        ("a.csv", np.zeros((2, 3, 3)), 8),
+        ("a.dcm", np.zeros((3, 3)), 16),
+        ("a.png", np.full((2, 2), np.nan), 8),
+        ("a.npy", np.full((2, 2), np.inf), None),
+    ],
+)
 def test_what_a_kind_cannot_hold_is_refused_and_nothing_is_left(tmp_path, name, array, bits):
     with pytest.raises(UserError, match=name):
         write_image(tmp_path / name, array, bits=bits)
@@ -153,23 +172,26 @@ def _png_colour16(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("name", "make"), [
-    ("empty.png", lambda path: path.write_bytes(b"")),
-    ("text.png", lambda path: path.write_text("hello")),
-    ("cut.png", _png_cut),
-    ("cut16.png", _png_colour16),
-    ("text.tif", lambda path: path.write_text("hello")),
-    ("empty.npy", lambda path: path.write_bytes(b"")),
-    ("pickle.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
-    ("nan.npy", lambda path: np.save(path, np.array([[np.nan]]))),
-    ("complex.npy", lambda path: np.save(path, np.array([[1j]]))),
-    ("one.npy", lambda path: np.save(path, np.arange(3))),
-    ("words.csv", lambda path: path.write_text("a,b\n1,2\n")),
-    ("ragged.csv", lambda path: path.write_text("1,2\n1,2,3\n")),
-    ("none.txt", lambda path: path.write_text("# only a comment\n")),
-    ("binary.csv", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),
-    ("text.dcm", lambda path: path.write_text("hello")),
-])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("empty.png", lambda path: path.write_bytes(b"")),
+        ("text.png", lambda path: path.write_text("hello")),
+        ("cut.png", _png_cut),
+        ("cut16.png", _png_colour16),
+        ("text.tif", lambda path: path.write_text("hello")),
+        ("empty.npy", lambda path: path.write_bytes(b"")),
+        ("pickle.npy", lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True)),
+        ("nan.npy", lambda path: np.save(path, np.array([[np.nan]]))),
+        ("complex.npy", lambda path: np.save(path, np.array([[1j]]))),
+        ("one.npy", lambda path: np.save(path, np.arange(3))),
+        ("words.csv", lambda path: path.write_text("a,b\n1,2\n")),
+        ("ragged.csv", lambda path: path.write_text("1,2\n1,2,3\n")),
+        ("none.txt", lambda path: path.write_text("# only a comment\n")),
+        ("binary.csv", lambda path: path.write_bytes(b"\xff\xfe\x00\x01")),
+        ("text.dcm", lambda path: path.write_text("hello")),
+    ],
+)
 def test_damaged_files_are_named_with_a_reason(tmp_path, name, make):
     make(tmp_path / name)
     with pytest.raises(Unreadable, match=name) as caught:

@@ -41,7 +41,7 @@ def test_same_batches_for_any_number_of_workers(batch_size):
 
 def test_an_epoch_holds_every_example_once_in_an_order_of_its_own():
     examples = [example for batch in take(ImageIterator(Numbers(40), 8, 1, workers=2), 15) for example in batch]
-    orders = [[index for index, _ in examples[start:start + 40]] for start in (0, 40, 80)]
+    orders = [[index for index, _ in examples[start : start + 40]] for start in (0, 40, 80)]
     assert [sorted(order) for order in orders] == [list(range(40))] * 3
     assert orders[0] != orders[1] != orders[2] and orders[0] != sorted(orders[0])
     assert len({number for _, number in examples}) == 120
@@ -85,7 +85,11 @@ def test_ranks_together_draw_what_one_process_with_the_joined_batch_does(batch_s
         assert [example for batch in batches for example in batch] == whole.next()
         for iterator in dealt:
             assert (iterator.epoch, iterator.is_new_epoch, iterator.epoch_detail, iterator.previous_epoch_detail) == (
-                whole.epoch, whole.is_new_epoch, whole.epoch_detail, whole.previous_epoch_detail)
+                whole.epoch,
+                whole.is_new_epoch,
+                whole.epoch_detail,
+                whole.previous_epoch_detail,
+            )
             assert iterator.examples_per_update == whole.examples_per_update == batch_size * ranks
     state = {}
     dealt[-1].serialize(chainer.serializers.DictionarySerializer(state))

@@ -1,4 +1,5 @@
 """What is refused by what it declares."""
+
 import os
 import pickle
 import socket
@@ -27,9 +28,10 @@ def test_an_image_may_have_just_as_many_pixels_as_allowed():
 def test_the_number_of_pixels_bounds_the_bytes():
     limits.check_bytes("a", 2 << 30)
     with pytest.raises(Unreadable) as error:
-        limits.check_bytes("a", 8 * 10 ** 9, "5×5×80000000 values")
-    assert str(error.value) == ("a: declares 5×5×80000000 values, which take 7.451 GiB, more than 2 GiB; "
-                                "--max-pixels 250000000 would allow it")
+        limits.check_bytes("a", 8 * 10**9, "5×5×80000000 values")
+    assert str(error.value) == (
+        "a: declares 5×5×80000000 values, which take 7.451 GiB, more than 2 GiB; --max-pixels 250000000 would allow it"
+    )
     with pytest.raises(Unreadable, match="^a: unpacks to 33 bytes, more than 32 bytes; --max-pixels 2 would"):
         limits.check_bytes("a", 33, limit=32)
 

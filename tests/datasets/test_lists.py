@@ -57,14 +57,17 @@ def test_dicom_is_known_by_its_content(tmp_path):
     assert kind == "dcm" and relative(tmp_path, files) == ["IM2", "1.2.840.99"]
 
 
-@pytest.mark.parametrize(("names", "kind", "pattern", "words"), [
-    ([], "auto", None, "empty"),
-    (["a.doc", "b"], "auto", None, "no images among its 2 files"),
-    (["a.png", "b.jpg"], "auto", None, "1 jpg, 1 png.*--imgtype"),
-    (["a.png"], "dcm", None, "no dcm images.*1 png"),
-    (["a.png"], "png", "zz*", "--fn_pattern"),
-    (["a.nii"], "nii", None, "'nii' cannot be read.*tools/nifti.py"),
-])
+@pytest.mark.parametrize(
+    ("names", "kind", "pattern", "words"),
+    [
+        ([], "auto", None, "empty"),
+        (["a.doc", "b"], "auto", None, "no images among its 2 files"),
+        (["a.png", "b.jpg"], "auto", None, "1 jpg, 1 png.*--imgtype"),
+        (["a.png"], "dcm", None, "no dcm images.*1 png"),
+        (["a.png"], "png", "zz*", "--fn_pattern"),
+        (["a.nii"], "nii", None, "'nii' cannot be read.*tools/nifti.py"),
+    ],
+)
 def test_folders_without_images(tmp_path, names, kind, pattern, words):
     touch(tmp_path, *names)
     with pytest.raises(UserError, match=words):
@@ -92,10 +95,17 @@ def test_lists_in_the_encodings_of_windows(tmp_path, encoding, end):
     assert read_list(tmp_path / "pairs.txt") == [Row(1, ("a/é 1.png", "b/ü.png")), Row(3, ("c", "d"))]
 
 
-@pytest.mark.parametrize("line", [
-    '"trainA/a, 1.png"\t"trainB/b.png"', "trainA\\a, 1.png\ttrainB\\b.png", "'trainA/a, 1.png'\t“trainB\\b.png”",
-    ' "trainA/a, 1.png" \t trainB/b.png\t\t', "\ufefftrainA/a, 1.png\ttrainB/b.png\x1a",
-    "trainA/a, 1.png\xa0\t\xa0trainB/b.png"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"trainA/a, 1.png"\t"trainB/b.png"',
+        "trainA\\a, 1.png\ttrainB\\b.png",
+        "'trainA/a, 1.png'\t“trainB\\b.png”",
+        ' "trainA/a, 1.png" \t trainB/b.png\t\t',
+        "\ufefftrainA/a, 1.png\ttrainB/b.png\x1a",
+        "trainA/a, 1.png\xa0\t\xa0trainB/b.png",
+    ],
+)
 def test_what_windows_does_to_a_path_is_undone(tmp_path, line):
     (tmp_path / "pairs.txt").write_text(line + "\n", encoding="utf-8")
     assert read_list(tmp_path / "pairs.txt") == [Row(1, ("trainA/a, 1.png", "trainB/b.png"))]
@@ -109,7 +119,7 @@ def test_quotes_within_a_quoted_path_are_doubled(tmp_path):
 @pytest.mark.parametrize("mark", [";", ","])
 def test_the_separators_of_csv_count_where_every_part_is_an_image(tmp_path, mark):
     path = tmp_path / "pairs.csv"
-    path.write_text(f"sep={mark}\na.png{mark}b.png\n\"c d.png\"{mark}e.png\n")
+    path.write_text(f'sep={mark}\na.png{mark}b.png\n"c d.png"{mark}e.png\n')
     assert read_list(path) == [Row(2, ("a.png", "b.png")), Row(3, ("c d.png", "e.png"))]
     for line in (f"Smith{mark} John/1.png", f"a{mark}b"):  # part of a name
         path.write_text(line)
@@ -119,7 +129,7 @@ def test_the_separators_of_csv_count_where_every_part_is_an_image(tmp_path, mark
 
 
 def test_a_drive_of_windows_is_told(tmp_path):
-    (tmp_path / "pairs.txt").write_text("a.png\tb.png\n\"C:\\data\\a.png\"\tb.png\n")
+    (tmp_path / "pairs.txt").write_text('a.png\tb.png\n"C:\\data\\a.png"\tb.png\n')
     with pytest.raises(UserError, match="pairs.txt, line 2: .*begins with a drive of Windows; paths below --root"):
         read_list(tmp_path / "pairs.txt")
 
@@ -141,10 +151,22 @@ def test_a_list_that_is_no_text_or_no_file_is_refused_in_one_line(tmp_path):
         read_list(path)
 
 
-@pytest.mark.parametrize(("name", "step"), [
-    ("a.nii", "tools/nifti.py makes DICOM"), ("A.NII.GZ", "tools/nifti.py makes DICOM"), ("a.mha", "save it as NIfTI"),
-    ("a.nrrd", "save it as NIfTI"), ("a.zip", "unpack it first"), ("a.tar.gz", "unpack it first"),
-    ("a.npz", "as .npy"), ("a.mat", "as .npy"), ("a.webp", "as .png"), ("a.jp2", "as .png"), ("a.xlsx", "with tabs")])
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("a.nii", "tools/nifti.py makes DICOM"),
+        ("A.NII.GZ", "tools/nifti.py makes DICOM"),
+        ("a.mha", "save it as NIfTI"),
+        ("a.nrrd", "save it as NIfTI"),
+        ("a.zip", "unpack it first"),
+        ("a.tar.gz", "unpack it first"),
+        ("a.npz", "as .npy"),
+        ("a.mat", "as .npy"),
+        ("a.webp", "as .png"),
+        ("a.jp2", "as .png"),
+        ("a.xlsx", "with tabs"),
+    ],
+)
 def test_the_next_step_is_named_for_what_no_reader_takes(tmp_path, name, step):
     touch(tmp_path, name)
     with pytest.raises(UserError, match=f"no images among its 1 files; .*; {name}: .*{step}"):

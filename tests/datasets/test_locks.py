@@ -1,4 +1,5 @@
 """The lock of a folder: one writer, parts of one work together, what a killed process leaves."""
+
 import json
 import os
 import subprocess
@@ -31,8 +32,10 @@ def test_one_at_a_time_and_it_says_who(tmp_path):
     assert about["pid"] == os.getpid() and about["host"] == os.uname().nodename and about["doing"] == "converting"
     with pytest.raises(UserError) as refused:
         FolderLock(tmp_path, "training")
-    assert str(refused.value) == (f"{tmp_path}: another process is converting in this folder (process {os.getpid()}, "
-                                  f"since {about['since']}); wait for it, or stop it first")
+    assert str(refused.value) == (
+        f"{tmp_path}: another process is converting in this folder (process {os.getpid()}, "
+        f"since {about['since']}); wait for it, or stop it first"
+    )
     lock.release()
     assert os.listdir(tmp_path) == []
     FolderLock(tmp_path, "training").release()
@@ -83,9 +86,17 @@ def test_a_killed_process_is_known_to_be_gone(tmp_path, capsys, part):
     lock.release()
 
 
-@pytest.mark.parametrize("code", ["", "raise SystemExit(3)", "raise ValueError", "raise KeyboardInterrupt",
-                                  "import os; pid = os.fork()\nif not pid: raise SystemExit\nos.waitpid(pid, 0)\n"
-                                  "assert len(os.listdir(lock.folder)) == 1"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "",
+        "raise SystemExit(3)",
+        "raise ValueError",
+        "raise KeyboardInterrupt",
+        "import os; pid = os.fork()\nif not pid: raise SystemExit\nos.waitpid(pid, 0)\n"
+        "assert len(os.listdir(lock.folder)) == 1",
+    ],
+)
 def test_other_ends_leave_no_lock(tmp_path, code):
     killed(tmp_path, code)
     assert os.listdir(tmp_path) == []
@@ -96,14 +107,20 @@ def test_a_number_that_went_to_another_process(tmp_path):
     about = json.loads((tmp_path / WHOLE).read_text())
     (tmp_path / WHOLE).write_text(json.dumps(about | {"start": "1"}))
     FolderLock(tmp_path, "converting").release()
-    (tmp_path / WHOLE).write_text(json.dumps(about | {"pid": 10 ** 30}))
+    (tmp_path / WHOLE).write_text(json.dumps(about | {"pid": 10**30}))
     FolderLock(tmp_path, "converting").release()
     lock.release()
 
 
-@pytest.mark.parametrize(("change", "gone"), [
-    ({"host": "elsewhere"}, False), ({"machine": "f" * 32}, False), ({"pids": "pid:[1]"}, False),
-    ({"boot": "another"}, True)])
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({"host": "elsewhere"}, False),
+        ({"machine": "f" * 32}, False),
+        ({"pids": "pid:[1]"}, False),
+        ({"boot": "another"}, True),
+    ],
+)
 def test_of_another_machine_nothing_can_be_seen(tmp_path, monkeypatch, change, gone):
     monkeypatch.setattr(locks, "_text", lambda path: "0" if "machine" in path or "boot" in path else "")
     FolderLock(tmp_path, "converting").release()
@@ -133,6 +150,7 @@ def test_a_lock_that_cannot_be_read(tmp_path, monkeypatch, content):
 def test_a_file_system_without_links(tmp_path, monkeypatch):
     def refuse(*names):
         raise OSError(95, "Operation not supported")
+
     monkeypatch.setattr(os, "link", refuse)
     lock = FolderLock(tmp_path, "converting")
     with pytest.raises(UserError, match="another process"):
@@ -152,6 +170,7 @@ def test_of_many_who_take_over_one_succeeds(tmp_path):
             found.append(FolderLock(tmp_path, "converting"))
         except UserError:
             found.append(None)
+
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -1,4 +1,5 @@
 """Coarser grids, exactly: constants, ramps, band-limited images, masks, sizes that do not divide."""
+
 import numpy as np
 import pytest
 
@@ -39,7 +40,9 @@ def test_coarse_pixels_lie_over_the_middle_of_fine_ones(method, scale, size):
     def error(down, right):
         return np.abs(low - wave(centres[0] + down, centres[1] + right))[inner].max()
 
-    assert error(0, 0) < 0.02 and all(error(0, 0) < error(*off) / 2 for off in ((-.5, 0), (.5, 0), (0, -.5), (0, .5)))
+    assert error(0, 0) < 0.02 and all(
+        error(0, 0) < error(*off) / 2 for off in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))
+    )
 
 
 @pytest.mark.parametrize(("scale", "size"), [(2, (22, 30)), (3, (21, 27))])

@@ -1,4 +1,5 @@
 """Results of conversions and runs of trainings that lie among the images are no images to convert or to train on."""
+
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -14,8 +15,9 @@ def run(*arguments):
 def series(folder, ct, count=3):
     folder.mkdir(parents=True)
     for number in range(1, count + 1):
-        ct(np.full((8, 9), number, np.uint16), InstanceNumber=number).save_as(folder / f"{number}.dcm",
-                                                                             enforce_file_format=True)
+        ct(np.full((8, 9), number, np.uint16), InstanceNumber=number).save_as(
+            folder / f"{number}.dcm", enforce_file_format=True
+        )
     return folder
 
 

@@ -99,8 +99,10 @@ def test_list_with_several_columns_and_kinds(tmp_path):
     assert not dataset.clip_out.scales
     options = paired.complete(PairedOptions(), dataset)
     assert (options.clipA, options.clipB, options.ch, options.out_ch) == ([0, 255], None, 2, 1)
-    assert build(tmp_path, train="pairs.txt", to_col=[2], clipB=[0, 40], crop_height=17,
-                 crop_width=18)[0][1][0, 0, 0] == -0.5
+    assert (
+        build(tmp_path, train="pairs.txt", to_col=[2], clipB=[0, 40], crop_height=17, crop_width=18)[0][1][0, 0, 0]
+        == -0.5
+    )
     with pytest.raises(UserError, match="--clipA"):
         build(tmp_path, train="pairs.txt", from_col=[0, 2], to_col=[3])
 
@@ -143,10 +145,14 @@ def test_classes_are_one_hot_and_stay_so_when_rotated(tmp_path):
     assert (options.ch, options.out_ch, options.clipA, options.clipB) == (1, 3, [0, 255], None)
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"class_num": 2}, r"a.png: holds values 2, 3; with --class_num 2 they must be 0 to 1"),
-    ({"class_num": 1}, "--class_num: 1 class"),
-    ({"class_num": 4, "to_col": [1, 1]}, "--to_col should name one")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"class_num": 2}, r"a.png: holds values 2, 3; with --class_num 2 they must be 0 to 1"),
+        ({"class_num": 1}, "--class_num: 1 class"),
+        ({"class_num": 4, "to_col": [1, 1]}, "--to_col should name one"),
+    ],
+)
 def test_images_without_classes_are_told_at_once(tmp_path, options, words):
     write_image(tmp_path / "trainA" / "a.png", grey(0))
     write_image(tmp_path / "trainB" / "a.png", np.arange(19 * 23).reshape(1, 19, 23) % 4)
@@ -176,18 +182,21 @@ def test_every_problem_with_pairs_is_listed_before_training(tmp_path, caplog):
     with pytest.raises(UserError, match=r"5 problem\(s\) with pairs: .*has 3 images and .*has 4") as caught:
         build(tmp_path)
     assert "and 2 more" in str(caught.value)
-    for line in (f"{tmp_path}/trainA/a.png has no partner in {tmp_path}/trainB",
-                 f"{tmp_path}/trainB/b.png has no partner in {tmp_path}/trainA",
-                 f"{tmp_path}/trainB/e.png has no partner in {tmp_path}/trainA",
-                 f"{tmp_path}/trainA/c.png is 23x19, {tmp_path}/trainB/c.png is 24x19"):
+    for line in (
+        f"{tmp_path}/trainA/a.png has no partner in {tmp_path}/trainB",
+        f"{tmp_path}/trainB/b.png has no partner in {tmp_path}/trainA",
+        f"{tmp_path}/trainB/e.png has no partner in {tmp_path}/trainA",
+        f"{tmp_path}/trainA/c.png is 23x19, {tmp_path}/trainB/c.png is 24x19",
+    ):
         assert line in caplog.text
 
 
 def test_every_problem_of_a_list_is_told_with_its_line(tmp_path, caplog):
     write_image(tmp_path / "a.png", grey(0))
     write_image(tmp_path / "b.png", grey(0, 20, 20))
-    (tmp_path / "pairs.txt").write_text("a.png\ta.png\n\na.png a.png\na.png\tnone.png\n"
-                                        "none2.png\ta.png\na.png\tb.png\n")
+    (tmp_path / "pairs.txt").write_text(
+        "a.png\ta.png\n\na.png a.png\na.png\tnone.png\nnone2.png\ta.png\na.png\tb.png\n"
+    )
     with pytest.raises(UserError, match=r"pairs.txt: 4 problem\(s\)"):
         build(tmp_path, train="pairs.txt")
     for words in ("line 3 has 1 column(s)", "line 4: ", "none.png does not exist", "line 5: ", "b.png is 20x20"):
@@ -235,10 +244,18 @@ def test_pattern_chooses_files(tmp_path):
     assert len(build(tmp_path, train="l.txt", fn_pattern="other")) == 1
 
 
-@pytest.mark.parametrize(("translate", "given", "multiple", "size"), [
-    (4, (None, None), 1, (32, 48)), (0, (None, None), 1, (48, 64)), (10, (None, None), 1, (16, 32)),
-    (30, (None, None), 1, (48, 64)), (4, (40, None), 8, (40, 48)), (4, (None, 67), 1, (32, 67)),
-    (0, (None, None), 32, (32, 64))])
+@pytest.mark.parametrize(
+    ("translate", "given", "multiple", "size"),
+    [
+        (4, (None, None), 1, (32, 48)),
+        (0, (None, None), 1, (48, 64)),
+        (10, (None, None), 1, (16, 32)),
+        (30, (None, None), 1, (48, 64)),
+        (4, (40, None), 8, (40, 48)),
+        (4, (None, 67), 1, (32, 67)),
+        (0, (None, None), 32, (32, 64)),
+    ],
+)
 def test_crop(tmp_path, translate, given, multiple, size):
     folders(tmp_path, ["a"], size=(48, 67))
     options = PairedOptions(root=str(tmp_path), random_translate=translate, crop_height=given[0], crop_width=given[1])
@@ -247,10 +264,14 @@ def test_crop(tmp_path, translate, given, multiple, size):
     assert dataset.load(0, np.random.default_rng(0))[0].shape == (1, *size)
 
 
-@pytest.mark.parametrize(("options", "multiple", "words"), [
-    ({"crop_height": 50}, 1, "--crop_height: 50 is larger than the smallest image.* 48 .*crop that works is 48"),
-    ({"crop_width": 66}, 4, "--crop_width: 66 is not a multiple of 4.*the largest crop that works is 64"),
-    ({}, 128, "--crop_height: the smallest image has 48 .*at least 128")])
+@pytest.mark.parametrize(
+    ("options", "multiple", "words"),
+    [
+        ({"crop_height": 50}, 1, "--crop_height: 50 is larger than the smallest image.* 48 .*crop that works is 48"),
+        ({"crop_width": 66}, 4, "--crop_width: 66 is not a multiple of 4.*the largest crop that works is 64"),
+        ({}, 128, "--crop_height: the smallest image has 48 .*at least 128"),
+    ],
+)
 def test_crop_that_does_not_fit(tmp_path, options, multiple, words):
     folders(tmp_path, ["a"], size=(48, 67))
     with pytest.raises(UserError, match=words):
@@ -277,16 +298,23 @@ def test_same_change_for_both_images_and_noise_for_the_input_only(tmp_path, tran
 
 def test_validation_is_never_augmented(tmp_path):
     folders(tmp_path, ["a"], phase="test")
-    dataset = build(tmp_path, "val", random_translate=3, random_rotation=15, random_scale=0.1, augment_noise=0.3,
-                    random_rot90=True)
+    dataset = build(
+        tmp_path, "val", random_translate=3, random_rotation=15, random_scale=0.1, augment_noise=0.3, random_rot90=True
+    )
     for array, expected in zip(dataset.load(0, np.random.default_rng(0)), dataset[0], strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
-@pytest.mark.parametrize(("options", "multiple", "size"), [
-    ({"random_translate": -1}, 1, (48, 67)), ({"random_translate": -1}, 10, (40, 60)),
-    ({"random_translate": 0}, 1, (20, 10)),
-    ({"random_translate": -1, "gen_fc": 1}, 1, (20, 10)), ({"random_translate": -1, "latent_dim": 3}, 1, (20, 10))])
+@pytest.mark.parametrize(
+    ("options", "multiple", "size"),
+    [
+        ({"random_translate": -1}, 1, (48, 67)),
+        ({"random_translate": -1}, 10, (40, 60)),
+        ({"random_translate": 0}, 1, (20, 10)),
+        ({"random_translate": -1, "gen_fc": 1}, 1, (20, 10)),
+        ({"random_translate": -1, "latent_dim": 3}, 1, (20, 10)),
+    ],
+)
 def test_validation_takes_whole_images_where_crops_come_from_anywhere(tmp_path, options, multiple, size):
     folders(tmp_path, ["a"], phase="test", size=(48, 67))
     options = PairedOptions(root=str(tmp_path), crop_height=20, crop_width=10, **options)
@@ -341,7 +369,7 @@ def test_datasets_cross_processes_without_their_cache(tmp_path):
     assert copy.domain_in.cache is copy.domain_out.cache
     dataset.share_cache()
     copy.share_cache(3)
-    assert dataset.domain_in.cache.budget + 3 * copy.domain_in.cache.budget == pytest.approx(50 * 2 ** 20, abs=9)
+    assert dataset.domain_in.cache.budget + 3 * copy.domain_in.cache.budget == pytest.approx(50 * 2**20, abs=9)
     np.testing.assert_array_equal(copy[0], dataset[0])
 
 

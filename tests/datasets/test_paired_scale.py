@@ -1,4 +1,5 @@
 """Pairs of two grids: the input is enlarged first, and crops are of the same place in both."""
+
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ def test_the_input_is_enlarged_and_both_are_cropped_alike(tmp_path):
 
 def test_a_random_crop_shows_one_place_of_both(tmp_path):
     """A picture whose pixels say where they are, on both grids: after any augmentation they still agree."""
+
     def place(height, width, scale):
         rows, columns = (scale * np.arange(n) + (scale - 1) / 2 for n in (height, width))
         return (20 + 3 * rows[:, None] + 2 * columns)[np.newaxis]
@@ -61,10 +63,14 @@ def test_validation_compares_with_bicubic_enlarging(tmp_path):
     assert (options.crop_height, options.crop_width, options.scale) == (16, 16, 3)
 
 
-@pytest.mark.parametrize(("shape", "scale", "words"), [
-    ((27, 33), 1, "33x27 .*must have one size"),
-    ((27, 33), 2, "--scale 2 outputs must have 2 times"),
-    ((9, 11), 3, "--scale 3 outputs must have 3 times")])
+@pytest.mark.parametrize(
+    ("shape", "scale", "words"),
+    [
+        ((27, 33), 1, "33x27 .*must have one size"),
+        ((27, 33), 2, "--scale 2 outputs must have 2 times"),
+        ((9, 11), 3, "--scale 3 outputs must have 3 times"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(tmp_path, shape, scale, words):
     folders(tmp_path, np.zeros((1, 9, 11)), np.zeros((1, *shape)))
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,5 @@
 """Pictures: each kind opens its own format only, one picture a file, nothing beyond the limits."""
+
 import io
 import os
 import struct
@@ -21,9 +22,13 @@ def chunk(name, data):
 
 
 def png(path, width, height, *chunks):
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-                     + b"".join(chunks) + chunk(b"IDAT", zlib.compress(bytes(height * (width + 1))))
-                     + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        + b"".join(chunks)
+        + chunk(b"IDAT", zlib.compress(bytes(height * (width + 1))))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -42,8 +47,9 @@ def test_postscript_is_never_started(tmp_path, refusal, kind, mark, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", PICTURES)
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "TGA", "PCX", "ICO", "PDF",
-                                  "MPO"])
+@pytest.mark.parametrize(
+    "form", ["PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "TGA", "PCX", "ICO", "PDF", "MPO"]
+)
 def test_a_kind_opens_its_own_format_only(tmp_path, refusal, kind, form):
     path = tmp_path / f"a.{kind}"
     Pillow.fromarray(np.full((16, 16), 100, np.uint8)).convert("RGB").save(path, form)
@@ -81,7 +87,7 @@ def test_pictures_beyond_the_limit_are_refused_by_their_header(tmp_path, refusal
     Pillow.fromarray(GREY).save(buffer, "JPEG")
     data = bytearray(buffer.getvalue())
     place = data.index(b"\xff\xc0") + 5
-    data[place:place + 4] = struct.pack(">HH", 65000, 65000)
+    data[place : place + 4] = struct.pack(">HH", 65000, 65000)
     (tmp_path / "a.jpg").write_bytes(data)
     assert "declares 65000×65000 pixels" in refusal(tmp_path / "a.jpg")
     Pillow.fromarray(GREY).save(tmp_path / "a.bmp")

@@ -1,4 +1,5 @@
 """npy and text tables: one image each, measured before they are read."""
+
 import codecs
 
 import numpy as np
@@ -13,20 +14,29 @@ TABLE = "1,2,3\n4,5,6\n"
 def sparse_npy(path, shape, dtype, size=None):
     with open(path, "wb") as file:
         npy_format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
-        file.truncate(file.tell() + (int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize if size is None
-                                     else size))
+        file.truncate(
+            file.tell() + (int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize if size is None else size)
+        )
     return path
 
 
-@pytest.mark.parametrize(("shape", "dtype", "size", "reason"), [
-    ((40000, 40000), "<f8", None, "declares 40000×40000 pixels"),
-    ((4, 8000, 8000, 1), "<f8", 0, "has shape (4, 8000, 8000, 1)"),
-    ((60000, 200, 200), "<f4", None, "declares 60000×200×200 values of float32, which take 8.941 GiB"),
-    ((2000, 200, 200), "<f4", 0, "is cut off: 2000×200×200 values of float32 need 320000000 bytes, and there are 0"),
-    ((10, 10), "|S100000000", 0, "holds |S100000000 values; it must hold real numbers"),
-    ((10, 10), "<c8", 0, "holds complex64 values"),
-    ((10, 0), "<f4", 0, "has shape (10, 0)"),
-])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size", "reason"),
+    [
+        ((40000, 40000), "<f8", None, "declares 40000×40000 pixels"),
+        ((4, 8000, 8000, 1), "<f8", 0, "has shape (4, 8000, 8000, 1)"),
+        ((60000, 200, 200), "<f4", None, "declares 60000×200×200 values of float32, which take 8.941 GiB"),
+        (
+            (2000, 200, 200),
+            "<f4",
+            0,
+            "is cut off: 2000×200×200 values of float32 need 320000000 bytes, and there are 0",
+        ),
+        ((10, 10), "|S100000000", 0, "holds |S100000000 values; it must hold real numbers"),
+        ((10, 10), "<c8", 0, "holds complex64 values"),
+        ((10, 0), "<f4", 0, "has shape (10, 0)"),
+    ],
+)
 def test_an_array_is_measured_before_it_is_read(tmp_path, refusal, shape, dtype, size, reason):
     assert reason in refusal(sparse_npy(tmp_path / "a.npy", shape, dtype, size))
 
@@ -34,8 +44,10 @@ def test_an_array_is_measured_before_it_is_read(tmp_path, refusal, shape, dtype,
 @pytest.mark.parametrize(("shape", "dtype"), [((20, 40, 30), "f4"), ((5, 6, 7), "i2"), ((100, 6, 5), "u1")])
 def test_a_volume_is_not_taken_for_channels(tmp_path, refusal, shape, dtype):
     np.save(tmp_path / "a.npy", np.ones(shape, dtype))
-    assert refusal(tmp_path / "a.npy") == (f"has shape {shape}: an image has up to 4 channels, so this is a volume; "
-                                           f"save each of its {shape[0]} slices as a file of its own")
+    assert refusal(tmp_path / "a.npy") == (
+        f"has shape {shape}: an image has up to 4 channels, so this is a volume; "
+        f"save each of its {shape[0]} slices as a file of its own"
+    )
 
 
 def test_an_archive_of_arrays_called_npy_is_refused(tmp_path, refusal):

@@ -125,8 +125,12 @@ def test_workers_end_when_the_caller_is_killed(tasks, tmp_path):
             if index == 5:
                 print("on the way", flush=True)
         """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     process.stdout.readline()
     assert len(members_of_session(process.pid)) == 3
     process.kill()
@@ -156,5 +160,6 @@ def test_a_worker_killed_while_it_starts_is_started_again(monkeypatch):
             killed.append(process.pid)
             process.kill()
         return process
+
     monkeypatch.setattr(subprocess, "Popen", first_one_dies)
     assert sorted(map_in_processes(abs, [-1, -2], 1)) == [(0, 1), (1, 2)] and len(killed) == 1

@@ -46,8 +46,18 @@ def multi_frame(path, volume):
 
 
 def source(group="g", place=0, **more):
-    return Source(path="p", **{"name": f"{group}{place}", "kind": "png", "shape": (1, 4, 4), "bits": 8, "group": group,
-                               "place": place, **more})
+    return Source(
+        path="p",
+        **{
+            "name": f"{group}{place}",
+            "kind": "png",
+            "shape": (1, 4, 4),
+            "bits": 8,
+            "group": group,
+            "place": place,
+            **more,
+        },
+    )
 
 
 def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
@@ -92,11 +102,20 @@ def test_default_clips_by_kind_and_what_has_to_be_given():
         choose_clip(None, [source(), source(bits=16)], "clipB", DICOM_CLIP)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("npy", "f8"), ("npy", "i2"), ("csv", "f4"), ("txt", "f4"),
-                                             ("tif", "f4"), ("tif", "i2"), ("tif", "i4")])
-@pytest.mark.parametrize(("values", "told"), [
-    ([[-1000, 0], [5, 2000.25]], "-1000 to 2001"), ([[0, 4095]], "0 to 4095"), ([[3, 3]], "3 to 4"),
-    ([[-1, 1]], None), ([[0, 1]], None)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("npy", "f8"), ("npy", "i2"), ("csv", "f4"), ("txt", "f4"), ("tif", "f4"), ("tif", "i2"), ("tif", "i4")],
+)
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([[-1000, 0], [5, 2000.25]], "-1000 to 2001"),
+        ([[0, 4095]], "0 to 4095"),
+        ([[3, 3]], "3 to 4"),
+        ([[-1, 1]], None),
+        ([[0, 1]], None),
+    ],
+)
 def test_values_without_a_range_far_from_unit_are_told_with_their_range(tmp_path, caplog, kind, dtype, values, told):
     if kind == "tif":
         tifffile.imwrite(tmp_path / "a.tif", np.array(values).astype(dtype))

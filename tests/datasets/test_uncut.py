@@ -1,4 +1,5 @@
 """Uncut examples, finished by the kernels' NumPy twins, against what the loader makes of the same draws."""
+
 import pickle
 
 import numpy as np
@@ -26,8 +27,9 @@ def pictures(root, folders=("trainA", "trainB"), shape=(1, 21, 26), classes=0):
 
 
 def pairs(root, **options):
-    return paired.build(PairedOptions(root=str(root), **{"crop_height": 16, "crop_width": 16, **options}),
-                        cache=ImageCache(50))
+    return paired.build(
+        PairedOptions(root=str(root), **{"crop_height": 16, "crop_width": 16, **options}), cache=ImageCache(50)
+    )
 
 
 def finished(example):
@@ -41,9 +43,18 @@ def both(dataset, seed, index=1):
     return dataset.load(index, np.random.default_rng(seed)), finished(dataset.uncut(index, np.random.default_rng(seed)))
 
 
-@pytest.mark.parametrize("options", [
-    STEPS, {**STEPS, "random_translate": -1}, {**STEPS, "crop_width": 18}, {**STEPS, "stack": 2},
-    {"random_translate": 0}, {**STEPS, "clipA": [20.1, 99.7]}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        STEPS,
+        {**STEPS, "random_translate": -1},
+        {**STEPS, "crop_width": 18},
+        {**STEPS, "stack": 2},
+        {"random_translate": 0},
+        {**STEPS, "clipA": [20.1, 99.7]},
+    ],
+    ids=str,
+)
 def test_without_interpolation_the_same_to_the_last_bit(tmp_path, options):
     pictures(tmp_path)
     dataset, seen = pairs(tmp_path, **options), set()
@@ -96,8 +107,9 @@ def test_classes(tmp_path):
 
 def test_noise_is_of_its_own_key(tmp_path):
     pictures(tmp_path, shape=(1, 64, 64))
-    quiet, noisy = (pairs(tmp_path, crop_height=64, crop_width=64, random_translate=0, augment_noise=noise)
-                    for noise in (0.0, 0.1))
+    quiet, noisy = (
+        pairs(tmp_path, crop_height=64, crop_width=64, random_translate=0, augment_noise=noise) for noise in (0.0, 0.1)
+    )
     draws = [finished(noisy.uncut(0, np.random.default_rng(seed)))[0] - quiet.load(0)[0] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert abs(np.corrcoef(draws[0].ravel(), draws[2].ravel())[0, 1]) < 0.06
@@ -141,5 +153,5 @@ def test_what_the_iterator_takes(tmp_path):
     examples = pickle.loads(pickle.dumps(examples_for(dataset, "device")))
     assert isinstance(examples, UncutExamples) and len(examples) == 3
     examples.share_cache(2)
-    assert examples.dataset.domain_in.cache.budget == 50 * 2 ** 20 // 4
+    assert examples.dataset.domain_in.cache.budget == 50 * 2**20 // 4
     np.testing.assert_array_equal(finished(examples.load(1, None))[0], dataset.load(1, None)[0])

@@ -141,8 +141,11 @@ def test_domains_of_different_kinds_clips_and_sizes(tmp_path):
     done = unpaired.complete(options, a, b)
     assert (done.ch, done.out_ch, done.crop_height) == (1, 3, None)
     assert (done.clipA, done.clipB) == ([-100, 100], [0, 255])
-    b = unpaired.build(UnpairedOptions(root=str(tmp_path), imgtype="png", grey=True, crop_height=16, crop_width=16),
-                       "B", cache=ImageCache(9))
+    b = unpaired.build(
+        UnpairedOptions(root=str(tmp_path), imgtype="png", grey=True, crop_height=16, crop_width=16),
+        "B",
+        cache=ImageCache(9),
+    )
     assert unpaired.complete(options, a, b).crop_height == 16
 
 
@@ -167,11 +170,16 @@ def test_stacks_of_released_args_follow_the_names_of_files_unless_a_range_is_giv
 def test_dicom_is_not_flipped_and_pictures_are(tmp_path):
     ct(tmp_path / "trainA/x", np.tile(np.arange(24.0), (20, 1)), 0)
     write_image(tmp_path / "png/trainA/a.png", np.tile(np.arange(24), (20, 1)))
-    for root, released, flipped in ((tmp_path, "args", {False}), (tmp_path, None, {False}),
-                                    (tmp_path / "png", "args", {True, False}), (tmp_path / "png", None, {True, False})):
+    for root, released, flipped in (
+        (tmp_path, "args", {False}),
+        (tmp_path, None, {False}),
+        (tmp_path / "png", "args", {True, False}),
+        (tmp_path / "png", None, {True, False}),
+    ):
         dataset = build(root, released=released, random_translate=1, crop_width=20)
-        found = {bool(x[0, 5, 5] > x[0, 5, 15]) for x in (
-            dataset.load(0, np.random.default_rng(seed)) for seed in range(20))}
+        found = {
+            bool(x[0, 5, 5] > x[0, 5, 15]) for x in (dataset.load(0, np.random.default_rng(seed)) for seed in range(20))
+        }
         assert found == flipped
 
 
@@ -190,8 +198,10 @@ def test_images_smaller_than_the_crop_are_continued_by_their_edge(tmp_path, capl
 def test_base_and_width_in_hu_count_for_dicom_and_npy_only(tmp_path, caplog):
     """As in the released code, whose default for npy is that of DICOM."""
     given = parse(UnpairedOptions, ["-huba", "-600", "-hura", "1000"])
-    for kind, clip, words in (("png", Clip(0, 255), "--HU_base, --HU_range: count for DICOM and npy only"),
-                              ("npy", Clip(-600, 400), "")):
+    for kind, clip, words in (
+        ("png", Clip(0, 255), "--HU_base, --HU_range: count for DICOM and npy only"),
+        ("npy", Clip(-600, 400), ""),
+    ):
         write_image(tmp_path / kind / "trainA" / f"a.{kind}", np.full((20, 24), 50))
         caplog.clear()
         dataset = build(tmp_path / kind, clipA=given.clipA, clips_in_hu=given.clips_in_hu)
@@ -247,8 +257,8 @@ def test_memory_stays_within_the_budget_however_many_slices_there_are(tmp_path):
     dataset = unpaired.build(UnpairedOptions(root=str(tmp_path)), "A", cache=cache)
     for i in range(40):
         assert dataset[i][0, 0, 0] == pytest.approx(i / 127.5 - 1, abs=1e-6)
-        assert cache.used <= 0.1 * 2 ** 20
-    assert len(cache) == 0.1 * 2 ** 20 // (64 * 64 * 2)
+        assert cache.used <= 0.1 * 2**20
+    assert len(cache) == 0.1 * 2**20 // (64 * 64 * 2)
 
 
 @pytest.mark.skipif(not HEAD.is_dir(), reason="the head CT is not here")

@@ -1,4 +1,5 @@
 """The golden cases hold for Chainer's own CPU code and for everything switched on."""
+
 import pytest
 
 from medi2i.common.kernels import cpu_engine as cpu

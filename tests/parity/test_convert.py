@@ -1,4 +1,5 @@
 """Models of the released codes convert as there, through the commands: pixels of the golden cases."""
+
 import json
 from pathlib import Path
 
@@ -37,8 +38,25 @@ def test_parity_convert(convert_case, tmp_path):
     with numpy.load(convert_case / "io.npz") as file:
         expected = file["pixels"]
     weights = next(path for name in ("enc_*.npz", "gen*.npz") for path in convert_case.glob(name))
-    assert convert.main(["-a", str(convert_case / "args"), "-m", str(weights), "-R", str(convert_case / "in"),
-                         "-o", str(tmp_path / "out"), "-g", "-1", "--structure", "none"]) == 0
+    assert (
+        convert.main(
+            [
+                "-a",
+                str(convert_case / "args"),
+                "-m",
+                str(weights),
+                "-R",
+                str(convert_case / "in"),
+                "-o",
+                str(tmp_path / "out"),
+                "-g",
+                "-1",
+                "--structure",
+                "none",
+            ]
+        )
+        == 0
+    )
     for name, wanted in zip(json.loads((convert_case / "names.json").read_text())["order"], expected, strict=True):
         found = pixels_of(tmp_path / "out" / name)
         wanted = numpy.broadcast_to(wanted, found.shape)

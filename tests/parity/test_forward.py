@@ -1,4 +1,5 @@
 """The released weights give the released outputs: encoder, decoder and discriminator, in test mode."""
+
 import numpy
 import pytest
 
@@ -27,8 +28,11 @@ def names_in(file, link):
     with numpy.load(file, allow_pickle=False) as released:
         names = released.files
     base = getattr(link, "base", None)
-    return sorted(name for name in names if base is None or name in arrays_of(link)
-                  or not base.unused.fullmatch(name.removeprefix("base/")))
+    return sorted(
+        name
+        for name in names
+        if base is None or name in arrays_of(link) or not base.unused.fullmatch(name.removeprefix("base/"))
+    )
 
 
 def test_parity_forward(forward_case, cpu_engine):

@@ -1,4 +1,5 @@
 """Training steps against golden arrays of the released codes: what they reported, and the weights they ended with."""
+
 import dataclasses
 import json
 import re
@@ -48,18 +49,25 @@ def updater_of(options, networks, io):
     """The updater of either application for the batches of the golden file."""
     generator_rate, discriminator_rate = options.rates
     optimizers = {
-        name: make_optimizer(OPTIMIZER_THERE.get(options.optimizer, options.optimizer), link,
-                             discriminator_rate if name.startswith("dis") else generator_rate,
-                             options.weight_decay, getattr(options, "weight_decay_norm", "l2"))
-        for name, link in trained_links(networks, options).items()}
+        name: make_optimizer(
+            OPTIMIZER_THERE.get(options.optimizer, options.optimizer),
+            link,
+            discriminator_rate if name.startswith("dis") else generator_rate,
+            options.weight_decay,
+            getattr(options, "weight_decay_norm", "l2"),
+        )
+        for name, link in trained_links(networks, options).items()
+    }
     random = RandomState(0)
     if isinstance(options, PairedOptions):
         pairs = Batches([list(zip(x, t, strict=True)) for x, t in zip(io["x"], io["t"], strict=True)])
         return pix2pix_updater.Pix2pixUpdater(
-            pairs, optimizers, networks, pix2pix_updater.LossSettings.from_options(options), random)
+            pairs, optimizers, networks, pix2pix_updater.LossSettings.from_options(options), random
+        )
     iterators = {"main": Batches([list(x) for x in io["x"]]), "second": Batches([list(t) for t in io["t"]])}
     return cyclegan_updater.CycleganUpdater(
-        iterators, optimizers, networks, cyclegan_updater.LossSettings.from_options(options), random)
+        iterators, optimizers, networks, cyclegan_updater.LossSettings.from_options(options), random
+    )
 
 
 def update(updater):
@@ -160,8 +168,10 @@ def described(options):
     paired = isinstance(options, PairedOptions)
     module = pix2pix_updater if paired else cyclegan_updater
     return {
-        "encoder": encoder_spec(options, options.ch), "decoder": decoder_spec(options, options.out_ch),
+        "encoder": encoder_spec(options, options.ch),
+        "decoder": decoder_spec(options, options.out_ch),
         "discriminator": discriminator_spec(options, options.ch + options.out_ch if paired else options.out_ch),
-        "losses": module.LossSettings.from_options(options), "rates": options.rates,
+        "losses": module.LossSettings.from_options(options),
+        "rates": options.rates,
         "weight_decay": options.weight_decay,
     }

@@ -1,4 +1,5 @@
 """The last words of a training: the verdict is right, and the commands that it names run as they stand."""
+
 import shlex
 
 import pytest
@@ -9,14 +10,20 @@ from medi2i.pix2pix.closing import against_nothing, evaluation_command, report_c
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    ([(30.0, 20.0), (12.5, 20.0), (14.0, 20.0)], "RMSE 12.5, better than doing nothing (20)"),
-    ([(30.0, 20.0), (25.0, 20.0)], "RMSE 25, WORSE than doing nothing (20)"),
-    ([(20.0, 20.0)], "RMSE 20, NO BETTER than doing nothing (20)"),
-    ([("nan", 20.0), (21.0, 20.0)], "RMSE 21, WORSE")])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([(30.0, 20.0), (12.5, 20.0), (14.0, 20.0)], "RMSE 12.5, better than doing nothing (20)"),
+        ([(30.0, 20.0), (25.0, 20.0)], "RMSE 25, WORSE than doing nothing (20)"),
+        ([(20.0, 20.0)], "RMSE 20, NO BETTER than doing nothing (20)"),
+        ([("nan", 20.0), (21.0, 20.0)], "RMSE 21, WORSE"),
+    ],
+)
 def test_verdict_is_on_the_best_epoch(values, words):
-    entries = [{"epoch": 1}, *({"validation/RMSE": own, "validation/RMSE_identity": nothing}
-                               for own, nothing in values)]
+    entries = [
+        {"epoch": 1},
+        *({"validation/RMSE": own, "validation/RMSE_identity": nothing} for own, nothing in values),
+    ]
     assert words in against_nothing(entries)
 
 
@@ -38,16 +45,24 @@ def test_commands_of_folders_and_of_columns(tmp_path):
     assert judging[-4:] == ["-cn", "3", "-o", "run/evaluation"]
 
 
-@pytest.mark.parametrize(("change", "clip", "bias"), [
-    (-99.984, [-1024, 2000], ["--bias", "99.98"]), (12.5, [-1024, 2000], ["--bias", "-12.5"]), (None, None, []),
-    (0.4, [-1024, 2000], []), (0.4, [0, 255], ["--bias", "-0.4"]), (0.4, None, ["--bias", "-0.4"])])
+@pytest.mark.parametrize(
+    ("change", "clip", "bias"),
+    [
+        (-99.984, [-1024, 2000], ["--bias", "99.98"]),
+        (12.5, [-1024, 2000], ["--bias", "-12.5"]),
+        (None, None, []),
+        (0.4, [-1024, 2000], []),
+        (0.4, [0, 255], ["--bias", "-0.4"]),
+        (0.4, None, ["--bias", "-0.4"]),
+    ],
+)
 def test_a_known_change_of_the_mean_is_handed_on_as_the_bias_of_the_inputs(tmp_path, change, clip, bias):
     for name in ("testA", "testB"):
         (tmp_path / name).mkdir()
     options = PairedOptions(root=str(tmp_path), clipA=[0, 7], clipB=clip)
     options.mean_change = change
     words = shlex.split(report_commands(options, "run")[1])
-    assert (words[words.index("--bias"):][:2] if "--bias" in words else []) == bias
+    assert (words[words.index("--bias") :][:2] if "--bias" in words else []) == bias
 
 
 def test_no_command_where_no_truth_is_known(tmp_path):
@@ -60,12 +75,37 @@ def test_no_command_where_no_truth_is_known(tmp_path):
 
 def test_commands_run_as_they_are_printed(tmp_path, capsys):
     data = tmp_path / "data"
-    for tool, argv in ((make_phantom, ["-o", tmp_path / "ct", "--size", 48, "--slices", 5]),
-                       (make_noisy, ["-i", tmp_path / "ct", "-o", data, "-j", 1]),
-                       (split_pairs, ["-i", data / "pairs.txt", "--ratio", 0.6])):
+    for tool, argv in (
+        (make_phantom, ["-o", tmp_path / "ct", "--size", 48, "--slices", 5]),
+        (make_noisy, ["-i", tmp_path / "ct", "-o", data, "-j", 1]),
+        (split_pairs, ["-i", data / "pairs.txt", "--ratio", 0.6]),
+    ):
         assert tool.main([str(word) for word in argv]) == 0
-    argv = ["-R", data, "-t", "pairs_train.txt", "--val", "pairs_val.txt", "-o", tmp_path / "runs", "-e", 1, "-cw", 32,
-            "-ch", 32, "-gc", 2, 4, "-gnb", 1, "-ldis", 0, "--nvis", 0]
+    argv = [
+        "-R",
+        data,
+        "-t",
+        "pairs_train.txt",
+        "--val",
+        "pairs_val.txt",
+        "-o",
+        tmp_path / "runs",
+        "-e",
+        1,
+        "-cw",
+        32,
+        "-ch",
+        32,
+        "-gc",
+        2,
+        4,
+        "-gnb",
+        1,
+        "-ldis",
+        0,
+        "--nvis",
+        0,
+    ]
     assert train.main([str(word) for word in argv]) == 0
     told = capsys.readouterr().out.splitlines()
     assert any(line.startswith("validation: RMSE ") and "doing nothing" in line for line in told)

@@ -1,4 +1,5 @@
 """The update of pix2pix: its terms, what it leaves alone, and that it resumes exactly."""
+
 import numpy as np
 import pytest
 
@@ -34,10 +35,16 @@ def updater_of(options, seed=0):
     np.random.seed(seed)
     networks = net.build(options)
     generator_rate, discriminator_rate = options.rates
-    optimizers = {name: make_optimizer(options.optimizer, link,
-                                       discriminator_rate if name == "dis" else generator_rate, options.weight_decay,
-                                       options.weight_decay_norm)
-                  for name, link in networks.as_dict().items()}
+    optimizers = {
+        name: make_optimizer(
+            options.optimizer,
+            link,
+            discriminator_rate if name == "dis" else generator_rate,
+            options.weight_decay,
+            options.weight_decay_norm,
+        )
+        for name, link in networks.as_dict().items()
+    }
     random = RandomState(seed)
     random.seed_global()
     iterator = chainer.iterators.SerialIterator(examples(options), options.batch_size, shuffle=False)
@@ -52,8 +59,10 @@ def update(updater):
 
 
 def weights(updater):
-    return {name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
-            for name, o in updater.get_all_optimizers().items()}
+    return {
+        name: np.concatenate([p.array.ravel().astype(np.float32) for p in o.target.params()])
+        for name, o in updater.get_all_optimizers().items()
+    }
 
 
 def moved(before, after):
@@ -68,8 +77,15 @@ def test_without_adversary_there_is_no_discriminator():
 
 def test_every_term_has_its_name():
     observed = update(updater_of(options_of(lambda_rec_l2=1, lambda_tv=1, lambda_reg=0.5, batch_size=2)))
-    assert set(observed) == {"enc_x/loss_reg", "dec_y/loss_L1", "dec_y/loss_L2", "dec_y/loss_tv", "dec_y/loss_dis",
-                             "dis/loss_fake", "dis/loss_real"}
+    assert set(observed) == {
+        "enc_x/loss_reg",
+        "dec_y/loss_L1",
+        "dec_y/loss_L2",
+        "dec_y/loss_tv",
+        "dec_y/loss_dis",
+        "dis/loss_fake",
+        "dis/loss_real",
+    }
     assert all(np.isfinite(list(observed.values())))
 
 
@@ -126,8 +142,17 @@ def test_wrong_pairs_are_an_old_input_with_the_truth_of_today():
 
 
 def test_classes_of_a_stack_are_compared_slice_by_slice():
-    options = options_of(class_num=3, stack=2, out_ch=6, ch=2, lambda_rec_l1=1, lambda_rec_ce=1, lambda_dice=1,
-                         class_weight=[1.0, 2.0, 0.5], batch_size=2)
+    options = options_of(
+        class_num=3,
+        stack=2,
+        out_ch=6,
+        ch=2,
+        lambda_rec_l1=1,
+        lambda_rec_ce=1,
+        lambda_dice=1,
+        class_weight=[1.0, 2.0, 0.5],
+        batch_size=2,
+    )
     updater = updater_of(options)
     batch = examples(options)[:2]
     x, t = (np.stack(arrays) for arrays in zip(*batch, strict=True))
@@ -162,7 +187,7 @@ def test_wgan_takes_the_gradient_between_real_and_fake(monkeypatch):
     assert set(observed) == {"dec_y/loss_L1", "dec_y/loss_dis", "dis/loss_fake", "dis/loss_real", "dis/loss_gp"}
     assert all(np.isfinite(list(observed.values())))
     assert moved(before, weights(updater)) == {"enc_x", "dec_y", "dis"}
-    (real, fake, mix), = seen[-1:]
+    ((real, fake, mix),) = seen[-1:]
     x, t = (np.stack(a) for a in zip(*examples(options_of())[2:4], strict=True))
     assert (real == np.concatenate([x, t], axis=1)).all()
     assert (fake[:, :1] == x).all() and (fake[:, 1:] != t).any()
@@ -241,13 +266,13 @@ def test_half_precision_leaves_an_overflowing_update_out_and_saves_the_scale():
     before = weights(updater)
     scales = updater.loss_scales
     assert set(scales) == {"enc_x", "dis"}
-    scales["enc_x"].value = 2.0 ** 100
+    scales["enc_x"].value = 2.0**100
     count = updater.get_optimizer("enc_x").t
     with np.errstate(over="ignore", invalid="ignore"):
         reported = update(updater)
     assert all(np.isfinite(list(reported.values())))
     assert moved(before, weights(updater)) == {"dis"}
-    assert scales["enc_x"].value == 2.0 ** 99 and updater.get_optimizer("enc_x").t == count
+    assert scales["enc_x"].value == 2.0**99 and updater.get_optimizer("enc_x").t == count
     arrays = {}
     updater.serialize(Writer(arrays))
-    assert arrays["loss_scale:enc_x/value"] == 2.0 ** 99 and arrays["loss_scale:dis/good"] == 2
+    assert arrays["loss_scale:enc_x/value"] == 2.0**99 and arrays["loss_scale:dis/good"] == 2

@@ -1,4 +1,5 @@
 """Tiny trainings from the command line: what a run leaves behind, exact resume, every way to stop, every bad input."""
+
 import json
 import os
 import shutil
@@ -21,8 +22,26 @@ from medi2i.pix2pix.train import main
 
 SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis", "0"]
 # Everything that draws random numbers or keeps a state.
-RESTLESS = [*SMALL, "-gdo", "0.3", "-n", "0.1", "-nz", "0.1", "-rt", "2", "-rr", "10", "-rs", "0.1", "-lm", "0.5",
-            "-ddo", "0.2", "--vis_random"]
+RESTLESS = [
+    *SMALL,
+    "-gdo",
+    "0.3",
+    "-n",
+    "0.1",
+    "-nz",
+    "0.1",
+    "-rt",
+    "2",
+    "-rr",
+    "10",
+    "-rs",
+    "0.1",
+    "-lm",
+    "0.5",
+    "-ddo",
+    "0.2",
+    "--vis_random",
+]
 TRAINING, VALIDATION = 7, 3
 
 
@@ -59,8 +78,12 @@ def train(data, out, *argv, options=SMALL, status=0):
 
 def start(*argv):
     """Run the command in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "medi2i.pix2pix.train", *map(str, argv)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "medi2i.pix2pix.train", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def weights(run, epoch):
@@ -78,16 +101,33 @@ def wait_for(condition, process, seconds=240):
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """One whole run, 3 epochs, looked at by several tests."""
-    return train(data, tmp_path_factory.mktemp("out"), "-e", "3", "-si", "2", "--display_interval", "5", "-ps",
-                 "--vis_window", "50", "200", "--nvis", "2")
+    return train(
+        data,
+        tmp_path_factory.mktemp("out"),
+        "-e",
+        "3",
+        "-si",
+        "2",
+        "--display_interval",
+        "5",
+        "-ps",
+        "--vis_window",
+        "50",
+        "200",
+        "--nvis",
+        "2",
+    )
 
 
 def test_a_run_leaves_weights_in_the_released_layout(finished):
     names = {path.name for path in finished.iterdir()}
     best = json.loads((finished / "best.json").read_text())
     epochs = {2, 3, best["epoch"]}
-    assert {f"{kind}{epoch}.npz" for kind in ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dec_y", "opt_dis")
-            for epoch in epochs} == {name for name in names if name.endswith(".npz")}
+    assert {
+        f"{kind}{epoch}.npz"
+        for kind in ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dec_y", "opt_dis")
+        for epoch in epochs
+    } == {name for name in names if name.endswith(".npz")}
     options = load_args(finished)
     assert (options.ch, options.out_ch, options.clipA, options.crop_width, options.epoch) == (1, 1, [0, 255], 16, 3)
     assert (finished / "command.txt").read_text().startswith("pix2pix/train.py -R ")
@@ -100,8 +140,9 @@ def test_a_run_leaves_weights_in_the_released_layout(finished):
 def test_the_log_has_losses_rates_and_validation(finished):
     entries = read_log(finished / "log.jsonl")
     assert [entry["iteration"] for entry in entries] == [5, 7, 10, 14, 15, 20, 21]
-    assert {"dec_y/loss_L1", "dec_y/loss_dis", "dis/loss_fake", "dis/loss_real",
-            "enc_x/learning_rate"} <= set(entries[0])
+    assert {"dec_y/loss_L1", "dec_y/loss_dis", "dis/loss_fake", "dis/loss_real", "enc_x/learning_rate"} <= set(
+        entries[0]
+    )
     epochs = [entry for entry in entries if "validation/RMSE" in entry]
     assert [entry["iteration"] for entry in epochs] == [7, 14, 21]
     # cosine over three epochs: the logged rate is the one that was used
@@ -130,11 +171,16 @@ def test_validation_is_of_all_images_in_their_own_unit(finished, data):
 
 def test_pictures_and_plots(finished):
     assert sorted(path.name for path in (finished / "vis").iterdir()) == [
-        f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (7, 14, 21)]
+        f"{name}_{iteration:07d}.png" for name in ("train", "val") for iteration in (7, 14, 21)
+    ]
     # two rows, four columns of 16×16 pixels shown ten times as large
     assert Image.open(finished / "vis" / "val_0000021.png").size == (22 + 4 * 166, 34 + 2 * 166)
     assert sorted(path.name for path in (finished / "plots").iterdir()) == [
-        "dec_y.png", "dis.png", "learning_rate.png", "validation.png"]
+        "dec_y.png",
+        "dis.png",
+        "learning_rate.png",
+        "validation.png",
+    ]
 
 
 def test_validating_and_drawing_change_nothing_in_the_training(tmp_path, finished):
@@ -203,8 +249,9 @@ def test_time_and_patience_end_it(data, tmp_path, capsys):
     assert "--max_hours 0 are over; --resume" in capsys.readouterr().err
     assert (run / "enc_x1.npz").is_file() and len(list((run / "snapshots").iterdir())) == 1
     # At a learning rate of 0 nothing ever gets better than after the first epoch, but for the running statistics.
-    run = train(data, tmp_path / "b", "-e", "50", "-lrg", "0", "-lrd", "0", "--patience", "2", "-gn", "instance",
-                "-wd", "0")
+    run = train(
+        data, tmp_path / "b", "-e", "50", "-lrg", "0", "-lrd", "0", "--patience", "2", "-gn", "instance", "-wd", "0"
+    )
     assert find_run(run).epochs == (1, 3)
     assert "has not been better" in capsys.readouterr().err
 
@@ -222,8 +269,23 @@ def test_nan_stops_with_one_line_and_the_last_good_snapshot(data, tmp_path, caps
 
 
 def test_starting_from_weights(data, tmp_path, finished):
-    run = train(data, tmp_path / "a", "-e", "1", "-lrg", "0", "-lrd", "0", "-wd", "0",
-                "-m", str(finished / "enc_x3.npz"), "-md", str(finished / "dis3.npz"), "-mo")
+    run = train(
+        data,
+        tmp_path / "a",
+        "-e",
+        "1",
+        "-lrg",
+        "0",
+        "-lrd",
+        "0",
+        "-wd",
+        "0",
+        "-m",
+        str(finished / "enc_x3.npz"),
+        "-md",
+        str(finished / "dis3.npz"),
+        "-mo",
+    )
     for name in ("enc_x", "dec_y", "dis"):
         with np.load(finished / f"{name}3.npz") as before, np.load(run / f"{name}1.npz") as after:
             learned = [key for key in before.files if key.endswith(("W", "gamma"))]
@@ -249,20 +311,24 @@ def test_check_names_every_file_that_cannot_be_read(tmp_path, capsys, caplog):
     assert "1.png" in caplog.text and "4.png" in caplog.text and "5 examples" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv,said", [
-    (["-cw", "64", "-ch", "64"], "64"),
-    (["-cw", "15"], "15"),
-    (["-g", "0"], "--gpu 0"),
-    (["-m", "nowhere/enc_x5.npz"], "nowhere/enc_x5.npz"),
-    (["-R", "nowhere"], "nowhere"),
-    (["--resume", "nowhere"], "--resume: nowhere: no such folder"),
-    (["--best_metric", "SSIM"], "--best_metric"),
-    (["-t", "missing.txt"], "missing.txt"),
-])
+@pytest.mark.parametrize(
+    "argv,said",
+    [
+        (["-cw", "64", "-ch", "64"], "64"),
+        (["-cw", "15"], "15"),
+        (["-g", "0"], "--gpu 0"),
+        (["-m", "nowhere/enc_x5.npz"], "nowhere/enc_x5.npz"),
+        (["-R", "nowhere"], "nowhere"),
+        (["--resume", "nowhere"], "--resume: nowhere: no such folder"),
+        (["--best_metric", "SSIM"], "--best_metric"),
+        (["-t", "missing.txt"], "missing.txt"),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_no_folder(data, tmp_path, capsys, argv, said):
     if argv[0] == "-g":
         try:
             import cupy
+
             if cupy.cuda.is_available():
                 pytest.skip("there is a GPU")
         except ImportError:
@@ -288,8 +354,27 @@ def test_numbers_stacks_and_a_list_file(tmp_path):
     for phase, count in (("train", TRAINING), ("test", VALIDATION)):
         lines = [f"{phase}A/{i}.npy\t{phase}B/{i}.npy\n" for i in range(count)]
         (data / f"{phase}.txt").write_text("".join(lines))
-    run = train(data, tmp_path / "out", "-t", "train.txt", "--val", "test.txt", "-e", "1", "--stack", "3", "--btoa",
-                "-ca", "-1000", "1000", "-cb", "-1000", "1500", "-b", "2")
+    run = train(
+        data,
+        tmp_path / "out",
+        "-t",
+        "train.txt",
+        "--val",
+        "test.txt",
+        "-e",
+        "1",
+        "--stack",
+        "3",
+        "--btoa",
+        "-ca",
+        "-1000",
+        "1000",
+        "-cb",
+        "-1000",
+        "1500",
+        "-b",
+        "2",
+    )
     options = load_args(run)
     assert (options.ch, options.out_ch) == (3, 3)
     assert read_log(run / "log.jsonl")[-1]["validation/RMSE_identity"] > 10  # HU, not [-1, 1]
@@ -330,6 +415,7 @@ def test_two_seeds_differ_and_one_repeats_whatever_the_workers(data, tmp_path):
 
 def test_images_augmented_where_the_networks_are(data, tmp_path):
     """Here that is the CPU: steps of whole pixels give the loader's run, noise one of its own, whatever the workers."""
+
     def final(name, *argv, epochs="1"):
         return weights(train(data, tmp_path / name, "-e", epochs, "-rt", "-1", "--random_rot90", *argv), epochs)
 
@@ -342,8 +428,13 @@ def test_images_augmented_where_the_networks_are(data, tmp_path):
 
 def test_the_script_runs_from_a_checkout(tmp_path):
     script = Path(__file__).resolve().parents[2] / "pix2pix" / "train.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, cwd=tmp_path,
-                          env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert done.returncode == 0 and "--resume" in done.stdout
 
 
@@ -362,7 +453,7 @@ def test_minutes_in_place_of_epochs(data, tmp_path, capsys):
     assert read_log(run / "log.jsonl") == log
     assert main(["--resume", str(run), "--minutes", "0.06"]) == 0
     more = read_log(run / "log.jsonl")
-    assert more[:len(log)] == log and more[-1]["elapsed_time"] >= 3.6 and more[-1]["iteration"] > log[-1]["iteration"]
+    assert more[: len(log)] == log and more[-1]["elapsed_time"] >= 3.6 and more[-1]["iteration"] > log[-1]["iteration"]
     assert json.loads((run / "best.json").read_text())["epoch"] in find_run(run).epochs
     capsys.readouterr()
     assert main(["-R", str(data), *SMALL, "--minutes", "30", "--check"]) == 0

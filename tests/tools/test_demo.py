@@ -1,4 +1,5 @@
 """The tutorial from end to end, as small as it gets: what is tested is that the commands go together."""
+
 import json
 import shlex
 import shutil
@@ -17,8 +18,13 @@ def test_demo_on_a_phantom_and_the_way_to_the_next(tmp_path, capsys):
     told = capsys.readouterr().out
     commands = [line[2:] for line in told.splitlines() if line.startswith("$ ")]
     assert [shlex.split(line)[1] for line in commands] == [
-        "tools/make_phantom.py", "tools/make_noisy.py", "tools/split_pairs.py", "pix2pix/train.py",
-        "pix2pix/convert.py", "tools/evaluate.py"]
+        "tools/make_phantom.py",
+        "tools/make_noisy.py",
+        "tools/split_pairs.py",
+        "pix2pix/train.py",
+        "pix2pix/convert.py",
+        "tools/evaluate.py",
+    ]
     for row in ("identity", "identity - 100", "pix2pix", "tv", "nlm"):
         assert any(line.startswith(f"{row} ") for line in told.splitlines()), row
     assert "training: 1 epochs of 8 slices, 64 updates" in told and f"picture: {out}/evaluation/worst.png" in told
@@ -54,8 +60,9 @@ def test_demo_on_a_ct_as_found(tmp_path, capsys):
     assert sorted(found.iterdir()) == [*(found / f"IM{number:03d}" for number in range(12)), found / "README"]
 
 
-@pytest.mark.parametrize(("ct", "message"), [("nowhere", "nowhere: no such folder"),
-                                             ("demo/ct", "which the demo empties")])
+@pytest.mark.parametrize(
+    ("ct", "message"), [("nowhere", "nowhere: no such folder"), ("demo/ct", "which the demo empties")]
+)
 def test_a_ct_that_cannot_be_is_told_before_anything_is_made(tmp_path, capsys, ct, message):
     (tmp_path / "demo" / "ct").mkdir(parents=True)
     assert demo.main(["--out", str(tmp_path / "demo"), "--ct", str(tmp_path / ct)]) == 1

@@ -1,4 +1,5 @@
 """The evaluate command on images whose errors are known."""
+
 import csv
 import json
 import math
@@ -59,15 +60,24 @@ def evaluated(folder):
 
 
 def mean(result, row, metric, series="all"):
-    found = [one["mean"] for one in result["summary"]
-             if (one["row"], one["series"], one["metric"]) == (row, series, metric)]
+    found = [
+        one["mean"] for one in result["summary"] if (one["row"], one["series"], one["metric"]) == (row, series, metric)
+    ]
     assert len(found) == 1
     return found[0]
 
 
 def arguments(folder, *more):
-    return ["-i", str(folder / "noisy"), "-t", str(folder / "clean"), "-o", str(folder / "evaluation"), "--no-report",
-            *more]
+    return [
+        "-i",
+        str(folder / "noisy"),
+        "-t",
+        str(folder / "clean"),
+        "-o",
+        str(folder / "evaluation"),
+        "--no-report",
+        *more,
+    ]
 
 
 def test_rows_of_a_ct(ct, capsys):
@@ -76,7 +86,7 @@ def test_rows_of_a_ct(ct, capsys):
     assert list(result["rows"]) == ["identity", "identity - 100", "mine"]
     assert result["windows"] == {"full": [-1024, 2000], "soft": [-160, 240]} and result["unit"] == "HU"
     assert mean(result, "identity", "bias") == pytest.approx(100, abs=1)
-    assert mean(result, "identity", "rmse") == pytest.approx(math.sqrt(100 ** 2 + 10 ** 2), abs=1)
+    assert mean(result, "identity", "rmse") == pytest.approx(math.sqrt(100**2 + 10**2), abs=1)
     assert mean(result, "identity - 100", "rmse") == pytest.approx(10)
     assert mean(result, "identity - 100", "mae") == pytest.approx(10)
     assert mean(result, "mine", "rmse") == mean(result, "mine", "bias") == pytest.approx((4 * 7 + 30) / 5)
@@ -93,8 +103,11 @@ def test_files_written_hold_every_slice(ct):
     with open(ct / "evaluation" / "slices.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [(line["row"], line["series"], line["slice"]) for line in lines[:4]] == [
-        ("identity", "head 1", "s1/0"), ("mine", "head 1", "s1/0"),
-        ("identity", "head 1", "s1/1"), ("mine", "head 1", "s1/1")]
+        ("identity", "head 1", "s1/0"),
+        ("mine", "head 1", "s1/0"),
+        ("identity", "head 1", "s1/1"),
+        ("mine", "head 1", "s1/1"),
+    ]
     assert len(lines) == 10 and float(lines[-1]["rmse"]) == 30
     with open(ct / "evaluation" / "summary.csv", newline="", encoding="utf-8") as file:
         soft = [line for line in csv.DictReader(file) if line["metric"] == "ssim soft"]
@@ -102,7 +115,13 @@ def test_files_written_hold_every_slice(ct):
     with Image.open(ct / "evaluation" / "worst.png") as picture:
         assert picture.width > 600
     assert sorted(path.name for path in (ct / "evaluation").iterdir()) == [
-        "evaluation.json", "middling.png", "report.html", "slices.csv", "summary.csv", "worst.png"]
+        "evaluation.json",
+        "middling.png",
+        "report.html",
+        "slices.csv",
+        "summary.csv",
+        "worst.png",
+    ]
 
 
 def test_missing_partners_are_told_and_every_row_is_over_the_same_slices(ct, capsys):
@@ -111,8 +130,11 @@ def test_missing_partners_are_told_and_every_row_is_over_the_same_slices(ct, cap
     argv = arguments(ct, "-c", f"mine={ct / 'out'}")
     assert evaluate.main(argv) == 0
     told = capsys.readouterr().err.splitlines()
-    assert told == ["warning: s1/0 not in mine", "warning: s2/1 in identity, without truth",
-                    "warning: s2/1 in mine, without truth"]
+    assert told == [
+        "warning: s1/0 not in mine",
+        "warning: s2/1 in identity, without truth",
+        "warning: s2/1 in mine, without truth",
+    ]
     result = evaluated(ct / "evaluation")
     assert result["left_out"]["not in mine"] == ["s1/0"] and result["left_out"]["not in identity"] == []
     assert {one["slice"] for one in result["slices"]} == {"s1/1", "s1/2", "s2/0"}
@@ -149,8 +171,16 @@ def test_list_of_pairs_and_a_converted_folder_with_other_suffixes(tmp_path):
             np.save(tmp_path / folder / f"{name}.npy", values)
     np.savetxt(tmp_path / "result" / "a.csv", truth - 3, delimiter=",")
     (tmp_path / "val.txt").write_text("trainA/a.npy\ttrainB/a.npy\n")
-    argv = ["--pairs", str(tmp_path / "val.txt"), "-R", str(tmp_path), "-o", str(tmp_path / "evaluation"),
-            "-c", str(tmp_path / "result")]
+    argv = [
+        "--pairs",
+        str(tmp_path / "val.txt"),
+        "-R",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "evaluation"),
+        "-c",
+        str(tmp_path / "result"),
+    ]
     assert evaluate.main([*argv, "--strict"]) == 0  # a list may name a part of what was converted
     result = evaluated(tmp_path / "evaluation")
     assert (mean(result, "identity", "bias"), mean(result, "result", "bias")) == (2, -1)
@@ -201,16 +231,19 @@ def test_classes_are_measured_by_overlap(tmp_path):
     assert result["pooled"]["out"]["iou"] == [0.5, 1, "nan"]
 
 
-@pytest.mark.parametrize(("more", "message"), [
-    (["-w", "liver"], "--window: 'liver' is unknown; it can be full, soft, brain, lung, bone"),
-    (["-w", "liver=150:-50"], "--window: 'liver=150:-50' is not a window"),
-    (["-w", "liver=1:2:3"], "--window: 'liver=1:2:3' is not a window"),
-    (["--clip", "5", "5"], "--clip: 5 5: the first must be below the second"),
-    (["-c", "identity=x"], "the name identity is taken"),
-    (["--pairs", "x"], "--pairs: names inputs and truth already"),
-    (["-c", "nowhere"], "nowhere: no such folder"),
-    (["-c", "mine="], "--converted: 'mine=' is not NAME=FOLDER"),
-])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-w", "liver"], "--window: 'liver' is unknown; it can be full, soft, brain, lung, bone"),
+        (["-w", "liver=150:-50"], "--window: 'liver=150:-50' is not a window"),
+        (["-w", "liver=1:2:3"], "--window: 'liver=1:2:3' is not a window"),
+        (["--clip", "5", "5"], "--clip: 5 5: the first must be below the second"),
+        (["-c", "identity=x"], "the name identity is taken"),
+        (["--pairs", "x"], "--pairs: names inputs and truth already"),
+        (["-c", "nowhere"], "nowhere: no such folder"),
+        (["-c", "mine="], "--converted: 'mine=' is not NAME=FOLDER"),
+    ],
+)
 def test_what_cannot_be_is_told_in_one_line(ct, capsys, more, message):
     assert evaluate.main(arguments(ct, *more)) == 1
     told = capsys.readouterr().err
@@ -267,8 +300,19 @@ def noisy_list(folder, name, numbers):
 def test_classical_rows_are_chosen_on_validation_pairs_only(tmp_path, capsys):
     noisy_list(tmp_path, "test.txt", range(2))
     noisy_list(tmp_path, "val.txt", range(5, 8))
-    argv = ["--pairs", "test.txt", "-R", str(tmp_path), "-o", str(tmp_path / "evaluation"), "--bias", "100",
-            "--classical", "tv", "nlm"]
+    argv = [
+        "--pairs",
+        "test.txt",
+        "-R",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "evaluation"),
+        "--bias",
+        "100",
+        "--classical",
+        "tv",
+        "nlm",
+    ]
     assert evaluate.main(argv) == 1
     assert "--classical: needs --val_pairs" in capsys.readouterr().err
     assert evaluate.main([*argv, "--val_pairs", "test.txt"]) == 1
@@ -298,8 +342,11 @@ def test_a_row_that_lost_against_doing_nothing_says_so(ct, capsys):
 
 
 def test_report_tells_of_the_model(ct):
-    (ct / "out" / "conversion.json").write_text(json.dumps(
-        {"model": {"file": "enc_x50.npz", "sha256": {"enc_x": "abc123"}}, "settings": {"clip": [-1024, 2000]}}))
+    (ct / "out" / "conversion.json").write_text(
+        json.dumps(
+            {"model": {"file": "enc_x50.npz", "sha256": {"enc_x": "abc123"}}, "settings": {"clip": [-1024, 2000]}}
+        )
+    )
     assert evaluate.main(arguments(ct, "-c", f"mine={ct / 'out'}", "--title", "Head & neck", "--report")) == 0
     page = (ct / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "<title>Head &amp; neck</title>" in page and "Model of mine" in page

@@ -1,4 +1,5 @@
 """The ONNX file of a run: right when it is written, refused when it is not, never in part."""
+
 import numpy as np
 import pytest
 
@@ -45,8 +46,9 @@ def test_an_existing_file_stays(run_folder, tmp_path, capsys):
 
 def test_a_wrong_graph_is_not_written(run_folder, tmp_path, monkeypatch, capsys):
     export = export_onnx.export
-    monkeypatch.setattr(export_onnx, "export", lambda encoder, decoder, metadata: export(
-        encoder, decoder.copy(mode="init"), metadata))
+    monkeypatch.setattr(
+        export_onnx, "export", lambda encoder, decoder, metadata: export(encoder, decoder.copy(mode="init"), metadata)
+    )
     out = tmp_path / "generator.onnx"
     assert export_onnx.main([str(run_folder), "-o", str(out)]) == 1
     assert "the graph differs from Chainer" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 """make_lowres: both layouts, both methods, DICOM geometry, sizes that do not divide, refusals."""
+
 import shutil
 import subprocess
 
@@ -57,8 +58,9 @@ def test_on_the_coarse_grid_with_its_geometry(made, tmp_path):
         np.testing.assert_allclose(t.spacing, source.spacing)
         np.testing.assert_allclose(t.where.position, source.where.position)
         # One fine pixel further along the rows and the columns, which are the patient's x and y here.
-        np.testing.assert_allclose(np.subtract(x.where.position, source.where.position),
-                                   [source.spacing[1], source.spacing[0], 0], atol=1e-6)
+        np.testing.assert_allclose(
+            np.subtract(x.where.position, source.where.position), [source.spacing[1], source.spacing[0], 0], atol=1e-6
+        )
         assert x.header.SourceImageSequence[0].SpatialLocationsPreserved == "NO"
 
 
@@ -117,8 +119,9 @@ def test_pictures_and_arrays(tmp_path, capsys):
     assert shapes == [((1, 4, 5), (1, 8, 10)), ((3, 4, 5), (3, 8, 10))]
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    (["--scale", "1"], "--scale"), (["--method", "nearest"], "bicubic, kspace")])
+@pytest.mark.parametrize(
+    ("options", "words"), [(["--scale", "1"], "--scale"), (["--method", "nearest"], "bicubic, kspace")]
+)
 def test_refusals(made, tmp_path, capsys, options, words):
     assert run(made, tmp_path / "o", *options) == 1
     assert words in capsys.readouterr().err and not (tmp_path / "o").exists()

@@ -1,4 +1,5 @@
 """The files that make_shapes and make_sinograms write."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +17,11 @@ def test_pairs_have_equal_names_and_ellipses_lie_in_their_rectangles(tmp_path):
     argv = ["-o", str(out), "--size", "37", "51", "--num", "3", "--num_test", "2", "--seed", "4"]
     assert make_shapes.main(argv) == 0
     assert {p.name: sorted(f.name for f in p.iterdir()) for p in out.iterdir() if p.is_dir()} == {
-        "trainA": ["00001.png", "00002.png", "00003.png"], "trainB": ["00001.png", "00002.png", "00003.png"],
-        "testA": ["00001.png", "00002.png"], "testB": ["00001.png", "00002.png"]}
+        "trainA": ["00001.png", "00002.png", "00003.png"],
+        "trainB": ["00001.png", "00002.png", "00003.png"],
+        "testA": ["00001.png", "00002.png"],
+        "testB": ["00001.png", "00002.png"],
+    }
     assert (out / "test.txt").read_text() == "testA/00001.png\ttestB/00001.png\ntestA/00002.png\ttestB/00002.png\n"
     for name in ("00001.png", "00002.png", "00003.png"):
         rectangles, ellipses = pixels(out / "trainA" / name), pixels(out / "trainB" / name)
@@ -57,11 +61,14 @@ def test_textures_are_unpaired_colour_images(tmp_path):
     assert striped[shape_b].std() > 80 > 15 > brown[shape_a].std(axis=0).max()
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--size", "16", "17", "18"], "--size: 3 values"),
-    (["--make", "labels", "-it", "jpg"], "--imgtype: jpg would blur class numbers"),
-    (["--size", "8"], "must be at least 16"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--size", "16", "17", "18"], "--size: 3 values"),
+        (["--make", "labels", "-it", "jpg"], "--imgtype: jpg would blur class numbers"),
+        (["--size", "8"], "must be at least 16"),
+    ],
+)
 def test_wrong_options_are_told_before_anything_is_written(tmp_path, capsys, argv, message):
     assert make_shapes.main(["-o", str(tmp_path / "out"), *argv]) == 1
     assert message in capsys.readouterr().err

@@ -1,4 +1,5 @@
 """NIfTI files as people have them: units, types, scaling, geometry, damage; each told, refused or read exactly."""
+
 import gzip
 import os
 import struct
@@ -56,8 +57,9 @@ def refusal(path):
 @pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("micron", 1000), ("meter", 0.001), ("unknown", 1)])
 @pytest.mark.parametrize("version", [1, 2])
 def test_units_of_length(tmp_path, units, factor, version):
-    nibabel.save(image(affine=np.diag([*np.diag(AFFINE)[:3] * factor, 1]), units=units, version=version),
-                 tmp_path / "v.nii")
+    nibabel.save(
+        image(affine=np.diag([*np.diag(AFFINE)[:3] * factor, 1]), units=units, version=version), tmp_path / "v.nii"
+    )
     volume = nifti.read(tmp_path / "v.nii")
     np.testing.assert_allclose(volume.spacing, (2.0, 0.75, 0.5), rtol=1e-6)
     np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
@@ -70,9 +72,21 @@ def test_unlikely_sizes_of_voxels_are_told(tmp_path):
     assert note == "its voxels are 800×800×2000 mm large: another unit than it says?"
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [
-    ("u1", 0, 255), ("i1", -128, 127), ("i2", -32768, 32767), ("u2", 0, 65535), ("i4", -40000, 25000),
-    ("u4", 70000, 135000), ("i8", -5, 65530), ("u8", 0, 65535), ("f4", -1000, 60000), ("f8", 0, 1)])
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("u1", 0, 255),
+        ("i1", -128, 127),
+        ("i2", -32768, 32767),
+        ("u2", 0, 65535),
+        ("i4", -40000, 25000),
+        ("u4", 70000, 135000),
+        ("i8", -5, 65530),
+        ("u8", 0, 65535),
+        ("f4", -1000, 60000),
+        ("f8", 0, 1),
+    ],
+)
 @pytest.mark.parametrize("order", "<>")
 def test_whole_numbers_of_mr_come_out_exactly(tmp_path, capsys, kind, low, high, order):
     values = np.linspace(low, high, 60).round().reshape(SHAPE).astype(order + kind)
@@ -121,7 +135,8 @@ def test_fractions_of_hu_are_rounded_with_a_word(tmp_path, capsys):
 def test_whole_numbers_beyond_float32_are_told(tmp_path):
     nibabel.save(image(np.full(SHAPE, (1 << 24) + 1, np.int64)), tmp_path / "v.nii")
     assert nifti.read(tmp_path / "v.nii").notes == (
-        "60 voxels are whole numbers beyond 16777216, of which seven digits are kept",)
+        "60 voxels are whole numbers beyond 16777216, of which seven digits are kept",
+    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (-3, 5), (0, 0)])
@@ -136,35 +151,64 @@ def test_a_ct_without_anything_below_0_is_told(tmp_path, capsys):
     assert "no value is below 0" in through(tmp_path, capsys)[1]
 
 
-@pytest.mark.parametrize(("kind", "words"), [
-    ("c8", "complex numbers"), ("c16", "complex numbers"), ([("R", "u1"), ("G", "u1"), ("B", "u1")], "colours"),
-    ([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")], "colours")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("c8", "complex numbers"),
+        ("c16", "complex numbers"),
+        ([("R", "u1"), ("G", "u1"), ("B", "u1")], "colours"),
+        ([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")], "colours"),
+    ],
+)
 def test_types_that_are_no_real_numbers_are_refused(tmp_path, kind, words):
     nibabel.save(image(np.zeros(SHAPE, kind)), tmp_path / "v.nii")
     assert words in refusal(tmp_path / "v.nii")
 
 
-@pytest.mark.parametrize(("slope", "intercept", "note"), [
-    (0.0, 0.0, ""), (float("nan"), float("nan"), ""), (0.0, 5.0, "scl_slope is 0, so that its scl_inter 5"),
-    (float("nan"), 3.0, "scl_slope is nan")])
+@pytest.mark.parametrize(
+    ("slope", "intercept", "note"),
+    [
+        (0.0, 0.0, ""),
+        (float("nan"), float("nan"), ""),
+        (0.0, 5.0, "scl_slope is 0, so that its scl_inter 5"),
+        (float("nan"), 3.0, "scl_slope is nan"),
+    ],
+)
 def test_no_scaling(tmp_path, slope, intercept, note):
     volume = nifti.read(patched(tmp_path / "v.nii", 112, "2f", slope, intercept))
     np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
     assert note in " ".join(volume.notes) and bool(note) == bool(volume.notes)
 
 
-@pytest.mark.parametrize(("start", "form", "values", "words"), [
-    (112, "2f", (float("inf"), 0), "no scaling"), (112, "2f", (1, float("nan")), "no scaling"),
-    (40, "8h", (4, 5, 4, 1, 3, 1, 1, 1), "holds 3 volumes (5×4×1×3)"),
-    (40, "8h", (5, 5, 2, 1, 1, 6, 1, 1), "holds 6 volumes"), (40, "8h", (0, 5, 4, 3, 1, 1, 1, 1), "dimensions"),
-    (40, "8h", (3, 5, -4, 3, 1, 1, 1, 1), "dimensions"), (40, "8h", (9, 5, 4, 3, 1, 1, 1, 1), "dimensions"),
-    (40, "8h", (3, 32000, 32000, 9, 1, 1, 1, 1), "declares 32000×32000 pixels"),
-    (40, "8h", (3, 2000, 2000, 1000, 1, 1, 1, 1), "declares 2000×2000×1000 voxels, which take 14.9 GiB"),
-    (40, "8h", (3, 5, 4, 30, 1, 1, 1, 1), "is cut off: its header declares 1200 bytes of voxels, and there are 120"),
-    (70, "h", (1,), "datatype 1"), (108, "f", (4e9,), "before its voxels"), (108, "f", (float("nan"),), "vox_offset"),
-    (108, "f", (-5,), "vox_offset"), (123, "B", (5,), "xyzt_units 5"), (344, "4s", (b"ni1\0",), ".hdr of a pair"),
-    (344, "4s", (bytes(4),), "ANALYZE"), (280, "4f", (0, 0, 0, 0), "no usable geometry"),
-    (280, "f", (float("nan"),), "no usable geometry")])
+@pytest.mark.parametrize(
+    ("start", "form", "values", "words"),
+    [
+        (112, "2f", (float("inf"), 0), "no scaling"),
+        (112, "2f", (1, float("nan")), "no scaling"),
+        (40, "8h", (4, 5, 4, 1, 3, 1, 1, 1), "holds 3 volumes (5×4×1×3)"),
+        (40, "8h", (5, 5, 2, 1, 1, 6, 1, 1), "holds 6 volumes"),
+        (40, "8h", (0, 5, 4, 3, 1, 1, 1, 1), "dimensions"),
+        (40, "8h", (3, 5, -4, 3, 1, 1, 1, 1), "dimensions"),
+        (40, "8h", (9, 5, 4, 3, 1, 1, 1, 1), "dimensions"),
+        (40, "8h", (3, 32000, 32000, 9, 1, 1, 1, 1), "declares 32000×32000 pixels"),
+        (40, "8h", (3, 2000, 2000, 1000, 1, 1, 1, 1), "declares 2000×2000×1000 voxels, which take 14.9 GiB"),
+        (
+            40,
+            "8h",
+            (3, 5, 4, 30, 1, 1, 1, 1),
+            "is cut off: its header declares 1200 bytes of voxels, and there are 120",
+        ),
+        (70, "h", (1,), "datatype 1"),
+        (108, "f", (4e9,), "before its voxels"),
+        (108, "f", (float("nan"),), "vox_offset"),
+        (108, "f", (-5,), "vox_offset"),
+        (123, "B", (5,), "xyzt_units 5"),
+        (344, "4s", (b"ni1\0",), ".hdr of a pair"),
+        (344, "4s", (bytes(4),), "ANALYZE"),
+        (280, "4f", (0, 0, 0, 0), "no usable geometry"),
+        (280, "f", (float("nan"),), "no usable geometry"),
+    ],
+)
 def test_headers_that_are_refused(tmp_path, start, form, values, words):
     assert words in refusal(patched(tmp_path / "v.nii", start, form, *values))
 
@@ -225,7 +269,7 @@ def test_cut_files_are_refused(tmp_path, share, packed):
     nibabel.save(image(np.random.default_rng(3).integers(-900, 900, (20, 20, 20)).astype(np.int16)), tmp_path / "p.nii")
     data = (tmp_path / "p.nii").read_bytes()
     data = gzip.compress(data) if packed else data
-    (tmp_path / "v.nii").write_bytes(data[:int(share * len(data))])
+    (tmp_path / "v.nii").write_bytes(data[: int(share * len(data))])
     assert "cut off" in refusal(tmp_path / "v.nii") or share < 0.1
 
 
@@ -292,12 +336,21 @@ def test_rounded_places_are_even(tmp_path):
     assert nibabel.load(tmp_path / "v.nii").header.get_zooms()[2] == pytest.approx(0.625, abs=1e-3)
 
 
-@pytest.mark.parametrize(("layout", "patients"), [
-    (("1BA001/ct.nii.gz", "1BA001/mr.nii.gz", "1BA002/ct.nii.gz"), ["1BA001", "1BA001", "1BA002"]),
-    (("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii",
-      "sub-02/anat/sub-02_T1w.nii"), ["sub-01", "sub-01", "sub-02"]),
-    (("case_0001_0000.nii", "case_0001_0001.nii", "case_0002_0000.nii"), ["case_0001", "case_0001", "case_0002"]),
-])
+@pytest.mark.parametrize(
+    ("layout", "patients"),
+    [
+        (("1BA001/ct.nii.gz", "1BA001/mr.nii.gz", "1BA002/ct.nii.gz"), ["1BA001", "1BA001", "1BA002"]),
+        (
+            (
+                "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii",
+                "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii",
+                "sub-02/anat/sub-02_T1w.nii",
+            ),
+            ["sub-01", "sub-01", "sub-02"],
+        ),
+        (("case_0001_0000.nii", "case_0001_0001.nii", "case_0002_0000.nii"), ["case_0001", "case_0001", "case_0002"]),
+    ],
+)
 def test_patients_of_the_series_are_those_of_the_layout(tmp_path, layout, patients):
     for index, name in enumerate(layout):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

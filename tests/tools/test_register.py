@@ -1,4 +1,5 @@
 """The register command: geometry that stays true to the patient, exact HU where no pixel moves by a fraction."""
+
 import shutil
 import subprocess
 
@@ -69,7 +70,7 @@ def test_template_gives_grid_and_place(phantom, tmp_path, capsys):
     assert np.array(result.slices[0].position) == pytest.approx(template.slices[0].position, abs=1.0)
     assert "correlation" in capsys.readouterr().out
     difference = result.volume() - template.volume()
-    assert np.sqrt(np.mean(difference ** 2)) < 40
+    assert np.sqrt(np.mean(difference**2)) < 40
 
 
 def test_air_beside_the_image_and_outside_the_body(phantom, tmp_path):
@@ -107,8 +108,9 @@ def test_deidentified_files_hold_together(phantom, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
-@pytest.mark.parametrize("argv", [["--to", "body", "--size", "50", "--spacing", "2.5"],
-                                  ["--to", "none", "--deidentify"]])
+@pytest.mark.parametrize(
+    "argv", [["--to", "body", "--size", "50", "--spacing", "2.5"], ["--to", "none", "--deidentify"]]
+)
 def test_written_series_are_valid(phantom, tmp_path, argv):
     if "--deidentify" in argv:
         pytest.importorskip("dicomanonymizer", reason="dicom-anonymizer is not installed")
@@ -119,14 +121,17 @@ def test_written_series_are_valid(phantom, tmp_path, argv):
         assert "Error" not in said.stdout + said.stderr, said.stdout + said.stderr
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--to", "template"], "--template: goes with --to template"),
-    (["--template", "x"], "--template: goes with --to template"),
-    (["--size", "9", "9", "9"], "--size: 3 values"),
-    (["--to", "somewhere"], "'somewhere' is unknown"),
-    (["--scale", "2", "--spacing", "1"], "--scale: given together with --spacing"),
-    (["--translate", "2"], "--translate: 1 values; it takes none or 2"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--to", "template"], "--template: goes with --to template"),
+        (["--template", "x"], "--template: goes with --to template"),
+        (["--size", "9", "9", "9"], "--size: 3 values"),
+        (["--to", "somewhere"], "'somewhere' is unknown"),
+        (["--scale", "2", "--spacing", "1"], "--scale: given together with --spacing"),
+        (["--translate", "2"], "--translate: 1 values; it takes none or 2"),
+    ],
+)
 def test_wrong_options(phantom, tmp_path, capsys, argv, message):
     assert run(phantom, tmp_path / "out", *argv) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -174,22 +179,30 @@ def test_random_shifts_are_whole_pixels_of_the_seed(phantom, tmp_path):
         out = tmp_path / str(len(shifts))
         assert run(phantom, out, "--to", "none", "--random_translate", "5", "--seed", seed) == 0
         after = only_series(out).volume()
-        found = [(down, right) for down in range(-5, 6) for right in range(-5, 6) if np.array_equal(
-            np.roll(before, (down, right), (1, 2))[:, 5:-5, 5:-5], after[:, 5:-5, 5:-5])]
+        found = [
+            (down, right)
+            for down in range(-5, 6)
+            for right in range(-5, 6)
+            if np.array_equal(np.roll(before, (down, right), (1, 2))[:, 5:-5, 5:-5], after[:, 5:-5, 5:-5])
+        ]
         shifts += found
     assert len(shifts) == 3 and shifts[0] == shifts[1] != shifts[2]
 
 
 def test_masks_by_a_picture_and_by_a_threshold(phantom, tmp_path, capsys):
     from PIL import Image
+
     before = only_series(phantom).volume()
     mask = np.zeros((60, 72), np.uint8)
     mask[10:40, 20:30] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     assert run(phantom, tmp_path / "out", "--to", "none", "--mask_img", tmp_path / "mask.png", "--padding", "-900") == 0
     np.testing.assert_array_equal(only_series(tmp_path / "out").volume(), np.where(mask > 0, before, -900))
-    for name, more in (("body", ["--mask", "body"]), ("img", ["--mask_img"]),
-                       ("high", ["--mask_img", "--threshold", "150"])):
+    for name, more in (
+        ("body", ["--mask", "body"]),
+        ("img", ["--mask_img"]),
+        ("high", ["--mask_img", "--threshold", "150"]),
+    ):
         assert run(phantom, tmp_path / name, "--to", "none", *more) == 0
     body, same, dense = (only_series(tmp_path / name).volume() for name in ("body", "img", "high"))
     np.testing.assert_array_equal(body, same)

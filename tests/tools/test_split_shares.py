@@ -1,4 +1,5 @@
 """No list is left empty, whatever rounding does."""
+
 import pytest
 
 from medi2i.common.errors import UserError
@@ -56,18 +57,23 @@ def split(tmp_path, names, *options):
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("".join(f"{name}\t{name}\n" for name in names))
     assert main(["-i", str(pairs), "--ratio", "0.5", "--force", *options]) == 0
-    return [{line.split("\t")[0] for line in (tmp_path / f"pairs_{part}.txt").read_text().splitlines()}
-            for part in ("train", "val")]
+    return [
+        {line.split("\t")[0] for line in (tmp_path / f"pairs_{part}.txt").read_text().splitlines()}
+        for part in ("train", "val")
+    ]
 
 
-@pytest.mark.parametrize(("layout", "note"), [
-    ("trainB/patient{}/slice_00{}.png", "by patient: 4 patients"),
-    ("trainB/sub-{}/ses-{}/anat/a.png", "by patient: 4 patients"),
-    ("trainB/sub-{0}_ses-{1}_{1}.png", "by patient: 4 patients"),
-    ("case_000{}_000{}.png", "by patient: 4 patients"),
-    ("P{}_S{}.npy", "by patient: 4 patients"),
-    ("smith{}/ses{}/png/x.png", "by folder: 4 folders"),
-])
+@pytest.mark.parametrize(
+    ("layout", "note"),
+    [
+        ("trainB/patient{}/slice_00{}.png", "by patient: 4 patients"),
+        ("trainB/sub-{}/ses-{}/anat/a.png", "by patient: 4 patients"),
+        ("trainB/sub-{0}_ses-{1}_{1}.png", "by patient: 4 patients"),
+        ("case_000{}_000{}.png", "by patient: 4 patients"),
+        ("P{}_S{}.npy", "by patient: 4 patients"),
+        ("smith{}/ses{}/png/x.png", "by folder: 4 folders"),
+    ],
+)
 def test_patients_of_pictures_are_those_of_their_names(tmp_path, capsys, layout, note):
     names = [layout.format(person, image) for person in (1, 2, 3, 4) for image in (1, 2)]
     train, val = split(tmp_path, names)

@@ -3,6 +3,7 @@
 All of it works on grey images (H, W) in their own unit. The parameter is a multiple of the noise's standard deviation,
 so one search serves every unit.
 """
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from medi2i.common.errors import UserError
 from medi2i.tools.evaluation import metrics
 
-STEP = 1.25       # the search goes up and down by this factor
-MOST_STEPS = 12   # 1.25^12 is a factor of 15 either way
+STEP = 1.25  # the search goes up and down by this factor
+MOST_STEPS = 12  # 1.25^12 is a factor of 15 either way
 NLM = {"patch_size": 5, "patch_distance": 6, "fast_mode": True}  # Buades et al. 2005; scikit-image's sizes
 
 
 @dataclass(frozen=True)
 class Filter:
     """`apply(image, strength, sigma)`: strength as a multiple of sigma, the noise's standard deviation."""
+
     name: str
     note: str
     start: float
@@ -39,20 +41,27 @@ def _bm3d(image, strength, sigma):
     try:
         from bm3d import bm3d  # not a dependency: its licence allows non-commercial use only
     except ImportError:
-        raise UserError("--classical: bm3d is not installed: pip install bm3d (its licence allows non-commercial use "
-                        "only); or leave it out") from None
+        raise UserError(
+            "--classical: bm3d is not installed: pip install bm3d (its licence allows non-commercial use "
+            "only); or leave it out"
+        ) from None
     return bm3d(np.asarray(image, dtype=np.float64), strength * sigma)
 
 
-FILTERS = {one.name: one for one in (
-    Filter("tv", "total variation (Rudin et al. 1992, Chambolle 2004; scikit-image)", 1.0, _total_variation),
-    Filter("nlm", "non-local means (Buades et al. 2005; scikit-image)", 0.8, _non_local_means),
-    Filter("bm3d", "BM3D (Dabov et al. 2007, Mäkinen et al. 2020; bm3d)", 1.0, _bm3d))}
+FILTERS = {
+    one.name: one
+    for one in (
+        Filter("tv", "total variation (Rudin et al. 1992, Chambolle 2004; scikit-image)", 1.0, _total_variation),
+        Filter("nlm", "non-local means (Buades et al. 2005; scikit-image)", 0.8, _non_local_means),
+        Filter("bm3d", "BM3D (Dabov et al. 2007, Mäkinen et al. 2020; bm3d)", 1.0, _bm3d),
+    )
+}
 
 
 @dataclass(frozen=True)
 class Tuned:
     """A filter with the strength that had the smallest RMSE on validation data; `tried`: strength → RMSE."""
+
     filter: Filter
     strength: float
     sigma: float
@@ -68,8 +77,9 @@ class Tuned:
 
 def noise_deviation(pairs) -> float:
     """Standard deviation of input - truth over `pairs` of (input, truth, mask or None); its mean is taken off."""
-    differences = [(image - truth)[..., mask if mask is not None else slice(None)].ravel()
-                   for image, truth, mask in pairs]
+    differences = [
+        (image - truth)[..., mask if mask is not None else slice(None)].ravel() for image, truth, mask in pairs
+    ]
     return float(np.std(np.concatenate(differences), dtype=np.float64))
 
 
@@ -82,15 +92,16 @@ def tune(one: Filter, pairs) -> Tuned:
     tried = {}
 
     def score(step):
-        strength = one.start * STEP ** step
+        strength = one.start * STEP**step
         if strength not in tried:
             tuned = Tuned(one, strength, sigma, {})
             tried[strength] = math.fsum(metrics.rmse(tuned(image), truth, mask) for image, truth, mask in pairs) / len(
-                pairs)
+                pairs
+            )
         return tried[strength]
 
     best = 0
     for direction in (1, -1):
         while abs(best + direction) <= MOST_STEPS and score(best + direction) < score(best):
             best += direction
-    return Tuned(one, one.start * STEP ** best, sigma, dict(sorted(tried.items())))
+    return Tuned(one, one.start * STEP**best, sigma, dict(sorted(tried.items())))

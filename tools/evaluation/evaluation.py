@@ -1,4 +1,5 @@
 """One comparison of some rows over some slices: everything that tables, pictures and pages are made of."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ class Evaluation:
     `records`, `summary`: the metrics; `physics`: noise and edges, or None; `folders`: row → converted folder;
     `left_out`: why → files that are in no table.
     """
+
     rows: list
     slices: list
     windows: list
@@ -37,6 +39,7 @@ class Evaluation:
 
 def evaluate(rows, slices, windows, shown, unit, *, classes=None, folders=None, left_out=None, seed=0) -> Evaluation:
     """Measure all rows on all slices. With `classes` the images are class numbers. Raises UserError, Unreadable."""
+
     def measured(image, truth, mask):
         if classes:
             return measure.label_metrics(image, truth, classes, mask)
@@ -54,8 +57,27 @@ def evaluate(rows, slices, windows, shown, unit, *, classes=None, folders=None, 
             for label in range(1, classes):
                 found = metrics.overlap(image, scene.truth, label, scene.mask)
                 counts[name, label] = np.add(counts.get((name, label), 0), found)
-    pooled = {row.name: {metric: [of(*map(int, counts[row.name, label])) for label in range(1, classes)]
-                         for metric, of in (("dice", metrics.dice_of), ("iou", metrics.iou_of))}
-              for row in rows} if classes else {}
-    return Evaluation(rows, slices, windows, shown, unit, records, measure.summaries(records, seed),
-                      physics.result() if physics else None, folders or {}, left_out or {}, pooled)
+    pooled = (
+        {
+            row.name: {
+                metric: [of(*map(int, counts[row.name, label])) for label in range(1, classes)]
+                for metric, of in (("dice", metrics.dice_of), ("iou", metrics.iou_of))
+            }
+            for row in rows
+        }
+        if classes
+        else {}
+    )
+    return Evaluation(
+        rows,
+        slices,
+        windows,
+        shown,
+        unit,
+        records,
+        measure.summaries(records, seed),
+        physics.result() if physics else None,
+        folders or {},
+        left_out or {},
+        pooled,
+    )

@@ -1,4 +1,5 @@
 """Finding images by relative name in folders and lists, and matching those that belong together."""
+
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ NO_IMAGES = (".json", ".html", ".md")  # reports that lie beside converted image
 class Loaded:
     """An image in its own unit: `array` float32 (H, W) or (C, H, W); `mask` bool (H, W), True where a pixel counts
     (None: everywhere); `bits` 8 or 16 for unsigned pictures, else None."""
+
     array: object
     mask: object = None
     bits: int | None = None
@@ -22,6 +24,7 @@ class Loaded:
 @dataclass(frozen=True)
 class Found:
     """One image: a file, or one frame of it. `key` is its name relative to the folder, as people read it."""
+
     key: str
     path: Path
     kind: str
@@ -40,6 +43,7 @@ class Found:
 @dataclass
 class Listing:
     """The images of a folder or list by key, in the order of their series, and the files passed over."""
+
     files: dict = field(default_factory=dict)
     skipped: list = field(default_factory=list)
 
@@ -64,13 +68,20 @@ def list_pairs(list_file, root, from_col: int = 0, to_col: int = 1, kind: str | 
     rows = lists.read_list(list_file)
     for row in rows:
         if len(row.columns) <= max(from_col, to_col):
-            raise UserError(f"{list_file}: line {row.line} has {len(row.columns)} column(s); it needs input and truth, "
-                            "separated by a tab")
-    absent = [row.columns[column] for row in rows for column in (from_col, to_col)
-              if not (root / row.columns[column]).is_file()]
+            raise UserError(
+                f"{list_file}: line {row.line} has {len(row.columns)} column(s); it needs input and truth, "
+                "separated by a tab"
+            )
+    absent = [
+        row.columns[column]
+        for row in rows
+        for column in (from_col, to_col)
+        if not (root / row.columns[column]).is_file()
+    ]
     if absent:
-        raise UserError(f"{list_file}: {len(absent)} files are not there, the first {root / absent[0]}; "
-                        "paths count from --root")
+        raise UserError(
+            f"{list_file}: {len(absent)} files are not there, the first {root / absent[0]}; paths count from --root"
+        )
     sides = []
     for column in (from_col, to_col):
         keys = {}
@@ -86,8 +97,9 @@ def list_files(paths, root, kind: str, keys=None) -> Listing:
     if keys is None:
         keys = {path: [path.relative_to(root).as_posix()] for path in paths}
     if kind != DICOM:
-        return Listing({key: Found(key, path, kind, PurePosixPath(key).parent.as_posix())
-                        for path in paths for key in keys[path]})
+        return Listing(
+            {key: Found(key, path, kind, PurePosixPath(key).parent.as_posix()) for path in paths for key in keys[path]}
+        )
     scan = dicom.scan(paths)
     scan.require_series()
     listing = Listing(skipped=[(skipped.path, skipped.reason) for skipped in scan.skipped])
@@ -102,6 +114,7 @@ def list_files(paths, root, kind: str, keys=None) -> Listing:
 @dataclass(frozen=True)
 class Slice:
     """A truth and what is to be compared with it: row name → image."""
+
     key: str
     series: str
     truth: Found
@@ -111,6 +124,7 @@ class Slice:
 @dataclass
 class Matching:
     """Slices that every row has, in order; keys that a row lacks, and keys that no truth is known for."""
+
     slices: list
     missing: dict
     extra: dict

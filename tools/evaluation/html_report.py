@@ -1,4 +1,5 @@
 """From the results of an evaluation to the content of its page."""
+
 import datetime
 import platform
 from collections import Counter
@@ -33,20 +34,35 @@ def content(evaluation, title: str, judged: str, verdicts) -> Content:
     return Content(
         title=title,
         lead=f"{counted(len(slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices",
-        verdicts=verdicts, windows_text="; ".join(filter(None, (
-            table.describe_windows(evaluation.windows, evaluation.unit) if evaluation.windows else "",
-            table.describe_left_out(evaluation.records)))),
-        tables=_tables(evaluation, series), rows=[row.name for row in evaluation.rows], metrics=metrics,
+        verdicts=verdicts,
+        windows_text="; ".join(
+            filter(
+                None,
+                (
+                    table.describe_windows(evaluation.windows, evaluation.unit) if evaluation.windows else "",
+                    table.describe_left_out(evaluation.records),
+                ),
+            )
+        ),
+        tables=_tables(evaluation, series),
+        rows=[row.name for row in evaluation.rows],
+        metrics=metrics,
         labels={name: table.label(name) for name in metrics},
-        larger_is_better=[name for name in metrics if larger_is_better(name)], judged=judged,
+        larger_is_better=[name for name in metrics if larger_is_better(name)],
+        judged=judged,
         slices=[{"key": one.key, "series": one.series, "values": values[one.key]} for one in slices],
         windows=[{"name": window.name, "lower": window.lower, "upper": window.upper} for window in windows],
-        unit=evaluation.unit, scale=packing.Scale.of(lower, upper if upper > lower else lower + 1, whole),
+        unit=evaluation.unit,
+        scale=packing.Scale.of(lower, upper if upper > lower else lower + 1, whole),
         difference_range=float(np.quantile(difference, 0.995)) or 1.0,
-        derived={row.name: {"of": row.shift.of, "minus": row.shift.minus, "lower": row.shift.lower}
-                 for row in evaluation.rows if row.shift is not None},
+        derived={
+            row.name: {"of": row.shift.of, "minus": row.shift.minus, "lower": row.shift.lower}
+            for row in evaluation.rows
+            if row.shift is not None
+        },
         plots=_plots(evaluation, values, metrics[0]),
-        provenance=_provenance(evaluation, series))
+        provenance=_provenance(evaluation, series),
+    )
 
 
 def _tables(evaluation, series):
@@ -57,29 +73,52 @@ def _tables(evaluation, series):
     if measured:
         tables.append((physics.description(evaluation.physics), measured))
     for name in series if len(series) > 1 else []:
-        tables += [(f"series {name}", lines) for lines in
-                   table.blocks(evaluation.rows, evaluation.summary, evaluation.unit, name)[:1]]
+        tables += [
+            (f"series {name}", lines)
+            for lines in table.blocks(evaluation.rows, evaluation.summary, evaluation.unit, name)[:1]
+        ]
     return tables
 
 
 def _plots(evaluation, values, metric):
     unit = evaluation.unit
     numbers = list(range(1, len(evaluation.slices) + 1))
-    curves = {row.name: (numbers, [values[one.key][row.name][metric] for one in evaluation.slices])
-              for row in evaluation.rows}
+    curves = {
+        row.name: (numbers, [values[one.key][row.name][metric] for one in evaluation.slices]) for row in evaluation.rows
+    }
     shown = table.label(metric) + (f" / {unit}" if unit else "")
-    drawn = [page.line_plot(curves, "slice, in the order of the series", shown, f"{table.label(metric)} by slice",
-                             markers=len(numbers) <= 60, log=_spread(curves))]
+    drawn = [
+        page.line_plot(
+            curves,
+            "slice, in the order of the series",
+            shown,
+            f"{table.label(metric)} by slice",
+            markers=len(numbers) <= 60,
+            log=_spread(curves),
+        )
+    ]
     measured = evaluation.physics or {"rows": {}}
     nps = {name: one["nps"] for name, one in measured["rows"].items() if "nps" in one}
     edges = {name: one["edge_profile"] for name, one in measured["rows"].items() if "edge_profile" in one}
     if nps:
         length = measured["length"]
-        drawn.append(page.line_plot(nps, f"frequency / {length}⁻¹", f"{unit or 'value'}² {length}²",
-                                     f"noise power in {measured['regions']} uniform regions"))
+        drawn.append(
+            page.line_plot(
+                nps,
+                f"frequency / {length}⁻¹",
+                f"{unit or 'value'}² {length}²",
+                f"noise power in {measured['regions']} uniform regions",
+            )
+        )
     if edges:
-        drawn.append(page.line_plot(edges, f"distance from the edge / {measured['edge_length']}", "height of the step",
-                                     f"mean of {measured['edges']} edges"))
+        drawn.append(
+            page.line_plot(
+                edges,
+                f"distance from the edge / {measured['edge_length']}",
+                "height of the step",
+                f"mean of {measured['edges']} edges",
+            )
+        )
     return drawn
 
 
@@ -94,19 +133,28 @@ def _provenance(evaluation, series):
     counts = Counter(one.series for one in evaluation.slices)
     first = evaluation.slices[0].truth
     height, width = first.load().array.shape[-2:]
-    data = {"kind": first.kind + (f", {first.modality}" if first.modality else ""), "size": f"{width}×{height} pixels",
-            **({"pixel spacing": f"{first.spacing[1]:g}×{first.spacing[0]:g} mm"} if first.spacing else {}),
-            "series": "; ".join(f"{name}: {counts[name]} slices" for name in series)}
+    data = {
+        "kind": first.kind + (f", {first.modality}" if first.modality else ""),
+        "size": f"{width}×{height} pixels",
+        **({"pixel spacing": f"{first.spacing[1]:g}×{first.spacing[0]:g} mm"} if first.spacing else {}),
+        "series": "; ".join(f"{name}: {counts[name]} slices" for name in series),
+    }
     parts = {"Data": data, "Rows": {row.name: row.note for row in evaluation.rows}}
     for name, folder in evaluation.folders.items():
         said = conversion_of(folder)
         if said:
             parts[f"Model of {name}"] = said
-    parts["Files left out"] = {name: f"{len(keys)}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
-                               for name, keys in evaluation.left_out.items() if keys} or {"": "none"}
-    parts["Evaluation"] = {"medi2i": VERSION, "made": datetime.datetime.now().isoformat(" ", "minutes"),
-                           "on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-                           "interval": "95 % percentile bootstrap of the mean; of several series, drawn first"}
+    parts["Files left out"] = {
+        name: f"{len(keys)}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
+        for name, keys in evaluation.left_out.items()
+        if keys
+    } or {"": "none"}
+    parts["Evaluation"] = {
+        "medi2i": VERSION,
+        "made": datetime.datetime.now().isoformat(" ", "minutes"),
+        "on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "interval": "95 % percentile bootstrap of the mean; of several series, drawn first",
+    }
     return parts
 
 

@@ -1,4 +1,5 @@
 """The rows of a comparison, their metrics slice by slice, and means over slices with how sure one can be of them."""
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ DRAWS = 2000
 @dataclass(frozen=True)
 class Summary:
     """Mean, standard deviation (n - 1) and bootstrap interval of the mean of `count` slices."""
+
     count: int
     mean: float
     sd: float
@@ -67,6 +69,7 @@ ALL = "all"
 @dataclass(frozen=True)
 class Shift:
     """A row that is another one minus a constant, but not below `lower`."""
+
     of: str
     minus: float
     lower: float
@@ -81,6 +84,7 @@ class Row:
 
     `shift` where the image is that of another row but for a constant: a page then need not hold it twice.
     """
+
     name: str
     note: str
     image: Callable
@@ -90,6 +94,7 @@ class Row:
 @dataclass(frozen=True)
 class Record:
     """The metrics of one row on one slice: name → value."""
+
     row: str
     series: str
     slice: str
@@ -99,6 +104,7 @@ class Record:
 @dataclass(frozen=True)
 class Scene:
     """A slice with everything read: truth and images (row → array), mask bool (H, W) of what counts, or None."""
+
     key: str
     series: str
     truth: np.ndarray
@@ -120,14 +126,19 @@ def input_row(name: str, scale: int = 1) -> Row:
         array = one.images[name].load().array
         fine = enlarge(array if array.ndim == 3 else array[np.newaxis], scale)
         return fine if array.ndim == 3 else fine[0]
+
     return Row(name, f"the input enlarged {scale} times by bicubic interpolation", image)
 
 
 def without_bias(source: Row, value: float, lower: float) -> Row:
     """The images of row `source` minus a known bias, not below `lower` (as every converted image is)."""
     shift = Shift(source.name, value, lower)
-    return Row(f"{source.name} - {value:g}", f"{source.name} minus its known bias {value:g}, not below {lower:g}",
-               lambda one: shift(source.image(one)), shift)
+    return Row(
+        f"{source.name} - {value:g}",
+        f"{source.name} minus its known bias {value:g}, not below {lower:g}",
+        lambda one: shift(source.image(one)),
+        shift,
+    )
 
 
 def kept_on_disk(row: Row, folder) -> Row:
@@ -145,6 +156,7 @@ def kept_on_disk(row: Row, folder) -> Row:
                 np.save(path, array, allow_pickle=False)
             return array
         return np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False)
+
     return Row(row.name, row.note, image, row.shift)
 
 
@@ -165,21 +177,28 @@ def read(one, rows) -> Scene:
     for row in rows:
         images[row.name] = row.image(one)
         if images[row.name].shape != loaded.array.shape:
-            raise UserError(f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
-                            f"{loaded.array.shape}; both must be of one size")
+            raise UserError(
+                f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
+                f"{loaded.array.shape}; both must be of one size"
+            )
     return Scene(one.key, one.series, loaded.array, mask, images)
 
 
 def measure(scene: Scene, measured) -> list[Record]:
     """The records of all rows; `measured(image, truth, mask)` gives the metrics."""
-    return [Record(name, scene.series, scene.key, measured(image, scene.truth, scene.mask))
-            for name, image in scene.images.items()]
+    return [
+        Record(name, scene.series, scene.key, measured(image, scene.truth, scene.mask))
+        for name, image in scene.images.items()
+    ]
 
 
 def image_metrics(image, truth, windows, mask=None) -> dict:
     """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small."""
-    values = {"rmse": metrics.rmse(image, truth, mask), "mae": metrics.mae(image, truth, mask),
-              "bias": metrics.bias(image, truth, mask)}
+    values = {
+        "rmse": metrics.rmse(image, truth, mask),
+        "mae": metrics.mae(image, truth, mask),
+        "bias": metrics.bias(image, truth, mask),
+    }
     for window in windows:
         values[f"psnr {window.name}"] = metrics.psnr(image, truth, window, mask)
         small = min(truth.shape[-2:]) < metrics.SSIM_WIDTH
@@ -218,8 +237,9 @@ def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:
             for group in (ALL, *series):
                 chosen = [record for record in own if group in (ALL, record.series)]
                 chosen = [record for record in chosen if record.slice not in equal] or chosen
-                result[row, group, name] = summarise([record.values[name] for record in chosen],
-                                                     [record.series for record in chosen], seed)
+                result[row, group, name] = summarise(
+                    [record.values[name] for record in chosen], [record.series for record in chosen], seed
+                )
     return result
 
 

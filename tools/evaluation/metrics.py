@@ -3,6 +3,7 @@
 Every function takes two arrays of one shape, (H, W) or (C, H, W), and an optional boolean mask (H, W): True where
 pixels count (padding is no tissue and does not). Sums are made in float64.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,13 @@ from medi2i.common.errors import UserError
 from medi2i.datasets import images
 
 SSIM_SIGMA = 1.5  # Wang et al. 2004: Gaussian weights, sigma 1.5, population covariance
-SSIM_WIDTH = 11   # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
+SSIM_WIDTH = 11  # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
 
 
 @dataclass(frozen=True)
 class Window:
     """A range of values [lower, upper] with a name; PSNR and SSIM are only told together with theirs."""
+
     name: str
     lower: float
     upper: float
@@ -39,8 +41,16 @@ class Window:
 
 
 FULL = Window("full", -1024, 2000)
-WINDOWS = {window.name: window for window in (
-    FULL, Window("soft", -160, 240), Window("brain", 0, 80), Window("lung", -1350, 150), Window("bone", -500, 1300))}
+WINDOWS = {
+    window.name: window
+    for window in (
+        FULL,
+        Window("soft", -160, 240),
+        Window("brain", 0, 80),
+        Window("lung", -1350, 150),
+        Window("bone", -500, 1300),
+    )
+}
 
 
 def rmse(image, truth, mask=None) -> float:
@@ -61,7 +71,7 @@ def bias(image, truth, mask=None) -> float:
 def psnr(image, truth, window: Window, mask=None) -> float:
     """10·log10(L² / mean squared difference) in dB, both images clipped to the window, L its width; inf when equal."""
     error = np.mean(_difference(window.clip(image), window.clip(truth), mask) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(window.range ** 2 / error))
+    return float("inf") if error == 0 else float(10 * np.log10(window.range**2 / error))
 
 
 def ssim(image, truth, window: Window, mask=None) -> float:
@@ -72,8 +82,9 @@ def ssim(image, truth, window: Window, mask=None) -> float:
     first, second = window.clip(_channels(image)), window.clip(_channels(truth))
     _same_shape(first, second)
     if min(first.shape[1:]) < SSIM_WIDTH:
-        raise ValueError(f"SSIM needs images of at least {SSIM_WIDTH}×{SSIM_WIDTH} pixels, "
-                         f"not {first.shape[2]}×{first.shape[1]}")
+        raise ValueError(
+            f"SSIM needs images of at least {SSIM_WIDTH}×{SSIM_WIDTH} pixels, not {first.shape[2]}×{first.shape[1]}"
+        )
     border = SSIM_WIDTH // 2
     inside = (slice(border, -border), slice(border, -border))
     keep = np.ones(first.shape[1:], dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -82,8 +93,15 @@ def ssim(image, truth, window: Window, mask=None) -> float:
         return float("nan")
     means = []
     for a, b in zip(first, second, strict=True):
-        _, similarity = structural_similarity(a, b, data_range=window.range, gaussian_weights=True, sigma=SSIM_SIGMA,
-                                              use_sample_covariance=False, full=True)
+        _, similarity = structural_similarity(
+            a,
+            b,
+            data_range=window.range,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )
         means.append(similarity[inside][keep].mean())
     return float(np.mean(means))
 
@@ -142,15 +160,17 @@ def parse_window(text: str) -> Window:
     name, mark, limits = text.partition("=")
     if not mark:
         if name not in WINDOWS:
-            raise UserError(f"--window: {name!r} is unknown; it can be {', '.join(WINDOWS)}, "
-                            "or one's own as liver=-50:150")
+            raise UserError(
+                f"--window: {name!r} is unknown; it can be {', '.join(WINDOWS)}, or one's own as liver=-50:150"
+            )
         return WINDOWS[name]
     try:
         lower, upper = (float(limit) for limit in limits.split(":"))
         return Window(name, lower, upper)
     except ValueError:
-        raise UserError(f"--window: {text!r} is not a window; it should look like liver=-50:150, "
-                        "the lower limit first") from None
+        raise UserError(
+            f"--window: {text!r} is not a window; it should look like liver=-50:150, the lower limit first"
+        ) from None
 
 
 def clip_window(clip) -> Window | None:

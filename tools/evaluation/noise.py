@@ -1,19 +1,21 @@
 """Noise power spectrum in regions where the truth is uniform (ICRU Report 87, section 5)."""
+
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-SIDE = 32     # pixels of a region
-MOST = 64     # regions
+SIDE = 32  # pixels of a region
+MOST = 64  # regions
 TISSUE = (-200.0, 300.0)  # HU: neither air, which is clipped, nor bone, which is textured
-UNIFORM_CT = 25.0         # HU: largest standard deviation of a region in the truth
-UNIFORM_SHARE = 0.02      # of the full range, for images that are no CT
+UNIFORM_CT = 25.0  # HU: largest standard deviation of a region in the truth
+UNIFORM_SHARE = 0.02  # of the full range, for images that are no CT
 
 
 @dataclass(frozen=True)
 class Region:
     """A square of SIDE pixels of the slice with the number `index`, from (row, column) on."""
+
     index: int
     row: int
     column: int
@@ -21,7 +23,7 @@ class Region:
 
     def of(self, image):
         """The pixels of the region in an image (H, W)."""
-        return image[self.row:self.row + SIDE, self.column:self.column + SIDE]
+        return image[self.row : self.row + SIDE, self.column : self.column + SIDE]
 
 
 def uniform_regions(index: int, truth, lower: float, upper: float, largest_deviation: float, mask=None) -> list[Region]:
@@ -34,9 +36,9 @@ def uniform_regions(index: int, truth, lower: float, upper: float, largest_devia
     variance = _box_mean((truth - truth.mean()) ** 2) - _box_mean(truth - truth.mean()) ** 2
     good = (mean >= lower) & (mean <= upper) & (variance <= (2 * largest_deviation) ** 2)  # a plane may be steep
     if mask is not None:
-        good &= _box_mean(mask.astype(np.float64)) > 1 - 0.5 / SIDE ** 2
+        good &= _box_mean(mask.astype(np.float64)) > 1 - 0.5 / SIDE**2
     found = []
-    for row, column in zip(*np.nonzero(good[::SIDE // 4, ::SIDE // 4]), strict=True):
+    for row, column in zip(*np.nonzero(good[:: SIDE // 4, :: SIDE // 4]), strict=True):
         region = Region(index, int(row) * SIDE // 4, int(column) * SIDE // 4, 0.0)
         deviation = float(detrend(region.of(truth)).std())
         if deviation <= largest_deviation:
@@ -52,7 +54,7 @@ def detrend(patch) -> np.ndarray:
     """The patch (H, W) minus the plane that fits it best: shading is not noise."""
     patch = np.asarray(patch, dtype=np.float64)
     rows, columns = (axis - axis.mean() for axis in np.indices(patch.shape, dtype=np.float64))
-    plane = (rows * (rows * patch).sum() / (rows ** 2).sum() + columns * (columns * patch).sum() / (columns ** 2).sum())
+    plane = rows * (rows * patch).sum() / (rows**2).sum() + columns * (columns * patch).sum() / (columns**2).sum()
     return patch - patch.mean() - plane
 
 
@@ -81,4 +83,4 @@ def _box_mean(image):
     """Mean of the SIDE × SIDE pixels that begin at each pixel, where they fit."""
     means = uniform_filter(image, SIDE, mode="nearest")
     first = SIDE // 2
-    return means[first:first + image.shape[0] - SIDE + 1, first:first + image.shape[1] - SIDE + 1]
+    return means[first : first + image.shape[0] - SIDE + 1, first : first + image.shape[1] - SIDE + 1]

@@ -4,6 +4,7 @@ An image becomes unsigned 16-bit numbers q with value = offset + step·q. Each q
 median edge detector of JPEG-LS, ISO/IEC 14495-1 A.4.2), the differences are folded to unsigned (0, -1, 1, -2 → 0, 1, 2,
 3), high bytes and low bytes are laid apart, deflated (zlib) and written as base64. viewer.js does the way back.
 """
+
 import base64
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ TOP = 65535
 @dataclass(frozen=True)
 class Scale:
     """value = offset + step·q for q = 0…65535."""
+
     offset: float
     step: float
 
@@ -84,6 +86,7 @@ FACTORS = (1, 2, 4, 8)
 class Packed:
     """The packed images of some slices. `entries`: slice number → {ids: {row: [number of each channel]}, height, width,
     factor}; `blobs`: base64 text by number; `left_out`: how many slices did not fit."""
+
     entries: dict
     blobs: list
     left_out: int
@@ -104,7 +107,7 @@ def pack_slices(order, load, scale: Scale, budget: int) -> Packed:
             each = sum(map(len, blobs))
             whole = len(order) if each * len(order) <= budget else int(FULL_SHARE * budget / each)
             rest = max(len(order) - whole, 1)
-            factor = next((f for f in FACTORS if rest * each / f ** 2 <= budget - whole * each), FACTORS[-1])
+            factor = next((f for f in FACTORS if rest * each / f**2 <= budget - whole * each), FACTORS[-1])
         if position > 0 or whole == 0:
             entry, blobs = _pack(arrays, scale, 1 if position < whole else factor)
         size = sum(map(len, blobs))

@@ -1,4 +1,5 @@
 """Writing a report: one HTML file with everything in it."""
+
 import html
 import io
 import json
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from medi2i.datasets.outputs import write_text
 from medi2i.tools.evaluation import packing
 
-MEGABYTE = 10 ** 6
+MEGABYTE = 10**6
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Content:
     `windows`: dicts with name, lower, upper; `scale`: of the packed images; `derived`: rows that the page computes,
     name → dict of, minus, lower. `plots`: SVG texts; `provenance`: title → {name: text}.
     """
+
     title: str
     lead: str
     verdicts: list
@@ -54,18 +56,22 @@ def write_page(path, content: Content, load, budget_mb: float) -> packing.Packed
     for number, entry in packed.entries.items():
         content.slices[number]["images"] = entry
     parts = {
-        "title": html.escape(content.title), "lead": html.escape(content.lead),
-        "verdicts": "\n".join(f'<p class="verdict{" worse" if one.worse else ""}">{html.escape(one.text)}</p>'
-                              for one in content.verdicts),
+        "title": html.escape(content.title),
+        "lead": html.escape(content.lead),
+        "verdicts": "\n".join(
+            f'<p class="verdict{" worse" if one.worse else ""}">{html.escape(one.text)}</p>' for one in content.verdicts
+        ),
         "windows": html.escape(content.windows_text),
         "tables": "\n".join(table(*one) for one in content.tables),
         "plots": "\n".join(f"<figure>{svg}</figure>" for svg in content.plots) or "<p>none</p>",
         "slices": slice_table(content, order),
         "provenance": "\n".join(definitions(title, entries) for title, entries in content.provenance.items()),
         "data": json_text(page_data(content)),
-        "images": "\n".join(f'<script type="text/plain" id="image-{number}">{blob}</script>'
-                            for number, blob in enumerate(packed.blobs)),
-        "style": asset("page.css"), "script": asset("viewer.js"),
+        "images": "\n".join(
+            f'<script type="text/plain" id="image-{number}">{blob}</script>' for number, blob in enumerate(packed.blobs)
+        ),
+        "style": asset("page.css"),
+        "script": asset("viewer.js"),
     }
     text = asset("page.html")
     before, *pieces = text.split("{{")
@@ -87,13 +93,30 @@ def page_data(content: Content) -> dict:
     with_images = next((one["images"] for one in content.slices if one.get("images")), {"ids": {}})
     names = [row for row in [*content.rows, "truth"] if row in with_images["ids"] or row in content.derived]
     return {
-        "unit": content.unit, "metrics": content.metrics, "labels": content.labels, "judged": content.judged,
-        "worst_first": worst_first(content), "windows": content.windows, "images": names,
-        "derived": content.derived, "shown": [content.judged, "truth"], "offset": content.scale.offset,
-        "step": content.scale.step, "difference_range": content.difference_range,
-        "slices": [{"images": None, **one, "values": {row: {name: number(value) for name, value in values.items()}
-                                                      for row, values in one["values"].items()}}
-                   for one in content.slices]}
+        "unit": content.unit,
+        "metrics": content.metrics,
+        "labels": content.labels,
+        "judged": content.judged,
+        "worst_first": worst_first(content),
+        "windows": content.windows,
+        "images": names,
+        "derived": content.derived,
+        "shown": [content.judged, "truth"],
+        "offset": content.scale.offset,
+        "step": content.scale.step,
+        "difference_range": content.difference_range,
+        "slices": [
+            {
+                "images": None,
+                **one,
+                "values": {
+                    row: {name: number(value) for name, value in values.items()}
+                    for row, values in one["values"].items()
+                },
+            }
+            for one in content.slices
+        ],
+    }
 
 
 def worst_first(content: Content) -> list[int]:
@@ -107,29 +130,41 @@ def worst_first(content: Content) -> list[int]:
 def slice_table(content: Content, order) -> str:
     """The first metric of every row, a line each slice."""
     metric = content.metrics[0]
-    lines = [f"<tr data-slice={index}><td>{html.escape(content.slices[index]['key'])}</td>"
-             f"<td>{html.escape(content.slices[index]['series'])}</td>"
-             + "".join(f"<td>{number(content.slices[index]['values'][row][metric])}</td>" for row in content.rows)
-             + "</tr>" for index in order]
+    lines = [
+        f"<tr data-slice={index}><td>{html.escape(content.slices[index]['key'])}</td>"
+        f"<td>{html.escape(content.slices[index]['series'])}</td>"
+        + "".join(f"<td>{number(content.slices[index]['values'][row][metric])}</td>" for row in content.rows)
+        + "</tr>"
+        for index in order
+    ]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("slice", "series", *content.rows))
-    return (f"<table><caption>{html.escape(content.labels[metric])}{content.unit and ' / ' + content.unit}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+    return (
+        f"<table><caption>{html.escape(content.labels[metric])}{content.unit and ' / ' + content.unit}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
 
 
 def table(title: str, lines: list) -> str:
     """An HTML table; the first line is its head."""
     head, *body = lines
-    return (f'<div class="wide"><table>{title and f"<caption>{html.escape(title)}</caption>"}<thead><tr>'
-            + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr></thead><tbody>"
-            + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
-            + "</tbody></table></div>")
+    return (
+        f'<div class="wide"><table>{title and f"<caption>{html.escape(title)}</caption>"}<thead><tr>'
+        + "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        + "</tr></thead><tbody>"
+        + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
+        + "</tbody></table></div>"
+    )
 
 
 def definitions(title: str, entries: dict) -> str:
     """A headed list of names and texts."""
-    return (f"<h3>{html.escape(title)}</h3><dl>"
-            + "".join(f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(text))}</dd>"
-                      for name, text in entries.items()) + "</dl>")
+    return (
+        f"<h3>{html.escape(title)}</h3><dl>"
+        + "".join(
+            f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(text))}</dd>" for name, text in entries.items()
+        )
+        + "</dl>"
+    )
 
 
 def number(value: float) -> str:
@@ -168,4 +203,4 @@ def line_plot(curves: dict, x_label: str, y_label: str, title: str, markers: boo
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]

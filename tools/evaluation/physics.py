@@ -1,4 +1,5 @@
 """Noise power and edge width of all rows, gathered over the slices of an evaluation."""
+
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,10 +8,10 @@ from skimage.feature import canny
 
 from medi2i.tools.evaluation import noise
 
-REACH = 6.0        # pixels to each side of an edge
-PER_PIXEL = 8      # samples
-PLATEAU = 3.5      # pixels from the edge on, both sides must be flat
-FLAT = 0.08        # of the step: largest standard deviation of a plateau
+REACH = 6.0  # pixels to each side of an edge
+PER_PIXEL = 8  # samples
+PLATEAU = 3.5  # pixels from the edge on, both sides must be flat
+FLAT = 0.08  # of the step: largest standard deviation of a plateau
 EDGES_PER_SLICE = 400
 
 
@@ -20,6 +21,7 @@ class EdgeMeter:
 
     `least_step`: in the image's unit. Steps that are not flat on both sides (thin layers, texture) are left out.
     """
+
     least_step: float
     seed: int = 0
     count: int = 0
@@ -72,13 +74,13 @@ def rise(offsets, profile) -> float:
         return float("nan")
     level = (profile - low) / (high - low)
     centre = int(np.argmin(np.abs(level - 0.5) + (np.abs(offsets) > PLATEAU)))
-    below = np.nonzero(level[:centre + 1] <= 0.1)[0]
+    below = np.nonzero(level[: centre + 1] <= 0.1)[0]
     above = np.nonzero(level[centre:] >= 0.9)[0]
     if not len(below) or not len(above):
         return float("nan")
     left, right = below[-1], centre + above[0]
-    start = np.interp(0.1, level[left:left + 2], offsets[left:left + 2])
-    end = np.interp(0.9, level[right - 1:right + 1], offsets[right - 1:right + 1])
+    start = np.interp(0.1, level[left : left + 2], offsets[left : left + 2])
+    end = np.interp(0.9, level[right - 1 : right + 1], offsets[right - 1 : right + 1])
     return float(end - start)
 
 
@@ -120,15 +122,15 @@ def _crossings(profiles, offsets, levels):
         signs = np.nonzero((profile[:-1] < level) & (profile[1:] >= level))[0]
         if len(signs):
             place = signs[np.argmin(np.abs(offsets[signs]))]
-            result[number] = np.interp(level, profile[place:place + 2], offsets[place:place + 2])
+            result[number] = np.interp(level, profile[place : place + 2], offsets[place : place + 2])
     return result
 
 
 TRUTH = "truth"
 REGIONS_PER_SLICE = 4
-STEP_CT = 200.0     # HU: smallest edge
-STEP_SHARE = 0.1    # of the full range, for images that are no CT
-ISOTROPIC = 0.01    # pixels are square up to this
+STEP_CT = 200.0  # HU: smallest edge
+STEP_SHARE = 0.1  # of the full range, for images that are no CT
+ISOTROPIC = 0.01  # pixels are square up to this
 
 
 @dataclass
@@ -137,10 +139,11 @@ class Physics:
 
     `window`: the full range; a CT (unit HU) has its own limits for what is uniform tissue and what an edge.
     """
+
     window: object
     unit: str
     spacing: tuple | None
-    regions: list = field(default_factory=list)   # (deviation in the truth, {row: patch})
+    regions: list = field(default_factory=list)  # (deviation in the truth, {row: patch})
     edges: EdgeMeter = None
 
     def __post_init__(self):
@@ -156,8 +159,11 @@ class Physics:
         if scene.truth.ndim != 2:
             return
         images = {**scene.images, TRUTH: scene.truth}
-        limits = noise.TISSUE if self.unit == "HU" else (self.window.lower + 0.05 * self.window.range,
-                                                         self.window.upper - 0.05 * self.window.range)
+        limits = (
+            noise.TISSUE
+            if self.unit == "HU"
+            else (self.window.lower + 0.05 * self.window.range, self.window.upper - 0.05 * self.window.range)
+        )
         largest = noise.UNIFORM_CT if self.unit == "HU" else noise.UNIFORM_SHARE * self.window.range
         found = noise.uniform_regions(0, scene.truth, *limits, largest, scene.mask)
         for region in found[:REGIONS_PER_SLICE]:
@@ -167,7 +173,7 @@ class Physics:
     def result(self) -> dict:
         """row → noise (standard deviation in the regions), frequency (mean of the noise power's), nps (frequencies,
         values) and edge (10–90 % distance), edge_profile; what is not there is left out. And how many there were."""
-        chosen = [patches for _, patches in sorted(self.regions, key=lambda one: one[0])[:noise.MOST]]
+        chosen = [patches for _, patches in sorted(self.regions, key=lambda one: one[0])[: noise.MOST]]
         rows = {}
         for name in chosen[0] if chosen else []:
             patches = [patch[name] for patch in chosen]
@@ -176,14 +182,21 @@ class Physics:
             rows.setdefault(name, {}).update(
                 noise=float(np.sqrt(np.mean([noise.detrend(patch).var() for patch in patches]))),
                 frequency=float((weights * frequency).sum() / weights.sum()) if weights.sum() > 0 else float("nan"),
-                nps=(frequency.tolist(), power.tolist()))
+                nps=(frequency.tolist(), power.tolist()),
+            )
         pixel = self._square
         for name in self.edges.sums:
             rows.setdefault(name, {}).update(
                 edge=self.edges.distance(name) * pixel,
-                edge_profile=((self.edges.offsets * pixel).tolist(), self.edges.profile(name).tolist()))
-        return {"regions": len(chosen), "edges": self.edges.count, "length": self.length,
-                "edge_length": self.length if self._is_square else "pixel", "rows": rows}
+                edge_profile=((self.edges.offsets * pixel).tolist(), self.edges.profile(name).tolist()),
+            )
+        return {
+            "regions": len(chosen),
+            "edges": self.edges.count,
+            "length": self.length,
+            "edge_length": self.length if self._is_square else "pixel",
+            "rows": rows,
+        }
 
     @property
     def _mm(self):
@@ -202,14 +215,27 @@ def table_lines(result: dict, unit: str) -> list[list[str]]:
     """The head and a line each row; empty where there are neither uniform regions nor edges."""
     if not result["rows"]:
         return []
-    head = ["", f"noise{unit and ' / ' + unit}", f"mean frequency / {result['length']}⁻¹",
-            f"edge 10–90 % / {result['edge_length']}"]
-    return [head] + [[name, *("-" if one.get(key) is None or np.isnan(one[key]) else f"{one[key]:.{digits}f}"
-                              for key, digits in (("noise", 2), ("frequency", 3), ("edge", 2)))]
-                     for name, one in result["rows"].items()]
+    head = [
+        "",
+        f"noise{unit and ' / ' + unit}",
+        f"mean frequency / {result['length']}⁻¹",
+        f"edge 10–90 % / {result['edge_length']}",
+    ]
+    return [head] + [
+        [
+            name,
+            *(
+                "-" if one.get(key) is None or np.isnan(one[key]) else f"{one[key]:.{digits}f}"
+                for key, digits in (("noise", 2), ("frequency", 3), ("edge", 2))
+            ),
+        ]
+        for name, one in result["rows"].items()
+    ]
 
 
 def description(result: dict) -> str:
     """Where the numbers come from, in words."""
-    return (f"noise: standard deviation in {result['regions']} regions of {noise.SIDE}×{noise.SIDE} pixels where the "
-            f"truth is most uniform; edge: mean of {result['edges']} clean steps of the truth")
+    return (
+        f"noise: standard deviation in {result['regions']} regions of {noise.SIDE}×{noise.SIDE} pixels where the "
+        f"truth is most uniform; edge: mean of {result['edges']} clean steps of the truth"
+    )

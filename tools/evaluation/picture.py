@@ -1,4 +1,5 @@
 """A picture of one slice: the rows and the truth in one window, and below each row its difference with a colour bar."""
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,8 +10,17 @@ DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one ou
 PANEL = 3.2  # inches
 
 
-def comparison(path, title: str, images: dict, truth, window, unit: str, difference_range: float | None = None,
-               notes: dict | None = None, scaled_by: str | None = None):
+def comparison(
+    path,
+    title: str,
+    images: dict,
+    truth,
+    window,
+    unit: str,
+    difference_range: float | None = None,
+    notes: dict | None = None,
+    scaled_by: str | None = None,
+):
     """Write a PNG: `images` (name → (H, W) or (3, H, W)) and the truth, shown in `window`; differences to the truth.
 
     The differences share one symmetric scale: `difference_range`, or what holds 99.5 % of the pixels of the image
@@ -31,13 +41,15 @@ def comparison(path, title: str, images: dict, truth, window, unit: str, differe
     unit = unit and f" {unit}"
     figure.suptitle(f"{title}\nshown: {window.lower:g}…{window.upper:g}{unit}", fontsize=10)
     for axis, (name, image) in zip(axes[0], {**images, "truth": truth}.items(), strict=True):
-        shown = axis.imshow(_display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper,
-                            interpolation="nearest")
+        shown = axis.imshow(
+            _display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper, interpolation="nearest"
+        )
         axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
     figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
-        shown = axis.imshow(difference, cmap="RdBu_r", vmin=-difference_range, vmax=difference_range,
-                            interpolation="nearest")
+        shown = axis.imshow(
+            difference, cmap="RdBu_r", vmin=-difference_range, vmax=difference_range, interpolation="nearest"
+        )
         axis.set_title(f"{name} - truth", fontsize=9)
     bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
     bar.set_label("difference" + (unit and f" /{unit}"))

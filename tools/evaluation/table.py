@@ -1,4 +1,5 @@
 """The results as a table for people, and as CSV and JSON for programs."""
+
 import json
 import math
 import os
@@ -16,8 +17,10 @@ def blocks(rows, summary, unit: str, series: str = ALL) -> list[list[list[str]]]
     """Tables of text, the head first: errors with the interval of the first, then PSNR and SSIM, or Dice and IoU;
     a line each row, mean ± standard deviation over the slices."""
     names = list(dict.fromkeys(name for _, _, name in summary))
-    chosen = [[name for name in names if name.partition(" ")[0] in block]
-              for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",))]
+    chosen = [
+        [name for name in names if name.partition(" ")[0] in block]
+        for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",))
+    ]
     return [_block(rows, summary, unit, series, block) for block in chosen if block]
 
 
@@ -33,8 +36,9 @@ def _block(rows, summary, unit, series, names):
             digits = DIGITS[name.partition(" ")[0]]
             cells.append(_number(one.mean, digits) + ("" if math.isnan(one.sd) else f" ± {one.sd:.{digits}f}"))
             if name == first:
-                cells.append("-" if math.isnan(one.low) else
-                             f"{_number(one.low, digits)} … {_number(one.high, digits)}")
+                cells.append(
+                    "-" if math.isnan(one.low) else f"{_number(one.low, digits)} … {_number(one.high, digits)}"
+                )
         lines.append(cells)
     return lines
 
@@ -44,11 +48,19 @@ def pooled_block(pooled) -> list[list[str]]:
     if not pooled:
         return []
     count = len(next(iter(pooled.values()))["dice"])
-    lines = [["all slices together", "Dice mean", *(f"Dice {label}" for label in range(1, count + 1)),
-              "IoU mean", *(f"IoU {label}" for label in range(1, count + 1))]]
+    lines = [
+        [
+            "all slices together",
+            "Dice mean",
+            *(f"Dice {label}" for label in range(1, count + 1)),
+            "IoU mean",
+            *(f"IoU {label}" for label in range(1, count + 1)),
+        ]
+    ]
     for row, one in pooled.items():
-        lines.append([row, *(_number(value, 4) for name in ("dice", "iou")
-                             for value in (mean_of_known(one[name]), *one[name]))])
+        lines.append(
+            [row, *(_number(value, 4) for name in ("dice", "iou") for value in (mean_of_known(one[name]), *one[name]))]
+        )
     return lines
 
 
@@ -61,9 +73,13 @@ def mean_of_known(values) -> float:
 def aligned(lines) -> str:
     """Lines of cells as text in columns, the first one to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                               for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def label(name: str) -> str:
@@ -77,21 +93,26 @@ def describe_windows(windows, unit: str) -> str:
     """The windows of PSNR and SSIM and their data ranges, in words."""
     return "PSNR and SSIM: both images clipped to " + ", ".join(
         f"{window.name} = {window.lower:g}…{window.upper:g}{unit and ' ' + unit} (data range {window.range:g})"
-        for window in windows)
+        for window in windows
+    )
 
 
 def describe_left_out(records) -> str:
     """Which means leave slices out, in words; empty where none does."""
-    return "; ".join(f"mean {label(name)} without {count} slices in which a row equals the truth"
-                     for name, count in measure.left_out_of_means(records).items())
+    return "; ".join(
+        f"mean {label(name)} without {count} slices in which a row equals the truth"
+        for name, count in measure.left_out_of_means(records).items()
+    )
 
 
 def write_slices_csv(path, records):
     """One line a row and slice: row, series, slice, metrics."""
     names = list(records[0].values)
-    _write_csv(path, ["row", "series", "slice", *names],
-               ([record.row, record.series, record.slice, *(record.values[name] for name in names)]
-                for record in records))
+    _write_csv(
+        path,
+        ["row", "series", "slice", *names],
+        ([record.row, record.series, record.slice, *(record.values[name] for name in names)] for record in records),
+    )
 
 
 def write_summary_csv(path, summary, windows):
@@ -101,10 +122,34 @@ def write_summary_csv(path, summary, windows):
     def lines():
         for (row, series, name), one in summary.items():
             window = ranges.get(name.partition(" ")[2])
-            yield [row, series, name, *((window.lower, window.upper) if window else ("", "")),
-                   one.count, one.mean, one.sd, one.low, one.high]
-    _write_csv(path, ["row", "series", "metric", "window_lower", "window_upper", "slices", "mean", "sd",
-                      "interval_low", "interval_high"], lines())
+            yield [
+                row,
+                series,
+                name,
+                *((window.lower, window.upper) if window else ("", "")),
+                one.count,
+                one.mean,
+                one.sd,
+                one.low,
+                one.high,
+            ]
+
+    _write_csv(
+        path,
+        [
+            "row",
+            "series",
+            "metric",
+            "window_lower",
+            "window_upper",
+            "slices",
+            "mean",
+            "sd",
+            "interval_low",
+            "interval_high",
+        ],
+        lines(),
+    )
 
 
 def write_maps(folder, evaluation):

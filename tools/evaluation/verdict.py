@@ -1,4 +1,5 @@
 """What the table says, in a sentence: is the converted image better than doing nothing?"""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ LARGER_IS_BETTER = frozenset({"psnr", "ssim", "dice", "iou"})
 @dataclass(frozen=True)
 class Verdict:
     """One sentence on one row; `worse`: it lost against a row that is there for comparison."""
+
     text: str
     worse: bool
 
@@ -35,8 +37,12 @@ def verdicts(records, baselines, judged, metric: str, unit: str) -> list[Verdict
         better = sum(sign * a > sign * b for a, b in zip(by_row[row], by_row[best], strict=True))
         worse = sign * means[row] <= sign * means[best]
         relation = "no better than" if means[row] == means[best] else "WORSE than" if worse else "better than"
-        result.append(Verdict(f"{row}: {label(metric)} {means[row]:.4g}{told}, {relation} {best} "
-                              f"({means[best]:.4g}{told}); better on {better} of "
-                              f"{counted(len(by_row[row]), 'slice')}", worse))
+        result.append(
+            Verdict(
+                f"{row}: {label(metric)} {means[row]:.4g}{told}, {relation} {best} "
+                f"({means[best]:.4g}{told}); better on {better} of "
+                f"{counted(len(by_row[row]), 'slice')}",
+                worse,
+            )
+        )
     return result
-

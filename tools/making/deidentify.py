@@ -5,6 +5,7 @@ of the standard. Its own way of carrying the table out leaves dates of year 1 be
 that must not be empty, and looks at the top level only; so that is done here, for single-frame images.
 docs/deidentification.md compares the outcome with the standard.
 """
+
 import hashlib
 import hmac
 import secrets
@@ -20,11 +21,32 @@ EDITION = "2026c"
 METHOD = f"PS3.15 {EDITION} Basic Profile by medi2i"
 DRAWINGS = (0x50, 0x60)  # groups 50xx and 60xx: curves and overlays, which may hold text
 # Attributes of the table that a CT, MR or PT image must have, though they may be empty (type 2).
-MAY_BE_EMPTY = frozenset({"StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate",
-                          "PatientSex", "StudyID", "PositionReferenceIndicator", "ContentDate", "ContentTime"})
+MAY_BE_EMPTY = frozenset(
+    {
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyID",
+        "PositionReferenceIndicator",
+        "ContentDate",
+        "ContentTime",
+    }
+)
 # What the library calls the actions of the table.
-REMOVE = frozenset({"delete", "empty", "replace", "empty_or_replace", "delete_or_empty", "delete_or_replace",
-                    "delete_or_empty_or_replace"})
+REMOVE = frozenset(
+    {
+        "delete",
+        "empty",
+        "replace",
+        "empty_or_replace",
+        "delete_or_empty",
+        "delete_or_replace",
+        "delete_or_empty_or_replace",
+    }
+)
 NEW_UID = frozenset({"replace_UID", "delete_or_empty_or_replace_UID"})
 
 
@@ -40,8 +62,10 @@ class Deidentifier:
         named = {tag: action.__name__ for tag, action in initialize_actions(f"dicomfields_{EDITION}").items()}
         unknown = set(named.values()) - REMOVE - NEW_UID - {"keep"}
         if unknown:
-            raise UserError(f"--deidentify: this version of dicom-anonymizer has an action {min(unknown)} that is not "
-                            "known here; version 2.1 would be right")
+            raise UserError(
+                f"--deidentify: this version of dicom-anonymizer has an action {min(unknown)} that is not "
+                "known here; version 2.1 would be right"
+            )
         self._table = {tag: name for tag, name in named.items() if len(tag) == 2}
         self._groups = [(tag, name) for tag, name in named.items() if len(tag) == 4]  # repeating groups
         self._key = secrets.token_bytes(32)
@@ -52,16 +76,19 @@ class Deidentifier:
         Raises UserError where names may stand in the pixels, which nothing here can remove.
         """
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
-            raise UserError("--deidentify: the header says that text is burned into the image (BurnedInAnnotation "
-                            "YES); leave this series out")
+            raise UserError(
+                "--deidentify: the header says that text is burned into the image (BurnedInAnnotation "
+                "YES); leave this series out"
+            )
         pseudonym = "P" + self._digest(text(dataset, "PatientID") or text(dataset, "StudyInstanceUID"))[:12].upper()
         self._clean(dataset, top=True)
         dataset.PatientID = dataset.PatientName = pseudonym
         dataset.PatientIdentityRemoved = "YES"
         dataset.LongitudinalTemporalInformationModified = "REMOVED"
         dataset.DeidentificationMethod = METHOD
-        dataset.DeidentificationMethodCodeSequence = [_code("113100", "DCM",
-                                                            "Basic Application Confidentiality Profile")]
+        dataset.DeidentificationMethodCodeSequence = [
+            _code("113100", "DCM", "Basic Application Confidentiality Profile")
+        ]
         for keyword, value in kept.items():
             setattr(dataset, keyword, value)
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -83,9 +110,14 @@ class Deidentifier:
 
     def _action(self, tag):
         action = self._table.get((tag.group, tag.element))
-        return action or next((name for (group, element, group_mask, element_mask), name in self._groups
-                               if tag.group & group_mask == group & group_mask
-                               and tag.element & element_mask == element & element_mask), None)
+        return action or next(
+            (
+                name
+                for (group, element, group_mask, element_mask), name in self._groups
+                if tag.group & group_mask == group & group_mask and tag.element & element_mask == element & element_mask
+            ),
+            None,
+        )
 
     def _new_uids(self, value):
         if isinstance(value, (str, UID)):

@@ -12,12 +12,14 @@ _WORDS = frozenset(
     dicoms png jpg jpeg tif tiff bmp gif npy csv axial sagittal coronal ax sag cor pre post contrast noisy clean noise
     lowdose fulldose ld fd low high dose train traina trainb trainx trainy test testa testb val vala valb validation
     imagestr imagests images_tr images_ts converted result results export preprocessed registered resampled recon
-    hu lr hr echo part rec reconstruction acq run desc dir space thorax abdomen head brain pelvis chest"""
-    .split()
+    hu lr hr echo part rec reconstruction acq run desc dir space thorax abdomen head brain pelvis chest""".split()
 )
 _KINDS = frozenset("ct cbct mr mri pet t1 t1w t2 t2w pd flair dwi adc seg mask label image img".split())
-_PERSON = re.compile(r"(?:sub|subj|subject|patient|pat|pt|case|proband|participant|pid|id|p)[-_ ]?[0-9]+[a-z]?"
-                     r"(?![a-z0-9])", re.IGNORECASE)
+_PERSON = re.compile(
+    r"(?:sub|subj|subject|patient|pat|pt|case|proband|participant|pid|id|p)[-_ ]?[0-9]+[a-z]?"
+    r"(?![a-z0-9])",
+    re.IGNORECASE,
+)
 _BIDS = re.compile(r"(sub-[a-z0-9]+)(?:_|$)", re.IGNORECASE)
 _NNUNET = re.compile(r"(.*[0-9])_[0-9]{4}$")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]+")

@@ -24,15 +24,25 @@ class LowresOptions(Checked):
 
     root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
     out: str = option("data/lowres", "-o", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
-    scale: int = option(2, "-s", type=int, low=2, high=64,
-                        help="pixels become so many times as large, in both directions")
-    method: str = option("bicubic", "-m", choices=list(lowres.METHODS), help="how: anti-aliased bicubic, or the outer "
-                         "part of k-space cut off, as an MR scan with a smaller matrix")
+    scale: int = option(
+        2, "-s", type=int, low=2, high=64, help="pixels become so many times as large, in both directions"
+    )
+    method: str = option(
+        "bicubic",
+        "-m",
+        choices=list(lowres.METHODS),
+        help="how: anti-aliased bicubic, or the outer part of k-space cut off, as an MR scan with a smaller matrix",
+    )
     noise: float = option(0, type=float, low=0, metavar="SD", help="Gaussian noise added to the coarse image, HU in CT")
-    keep_small: bool = option(False, type=bool, help="leave the coarse images on their own grid (train with --scale); "
-                              "else they are brought back to the fine grid by bicubic interpolation")
-    seed: int = option(0, type=int, low=0, high=2 ** 32 - 1,
-                       help="of the noise: same seed and image, same noise, in any order")
+    keep_small: bool = option(
+        False,
+        type=bool,
+        help="leave the coarse images on their own grid (train with --scale); "
+        "else they are brought back to the fine grid by bicubic interpolation",
+    )
+    seed: int = option(
+        0, type=int, low=0, high=2**32 - 1, help="of the noise: same seed and image, same noise, in any order"
+    )
     modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="DICOM modalities to take")
     imgtype: str = option("auto", "-it", choices=["auto", *images.SUFFIXES], help="kind of the images")
     workers: int = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
@@ -80,8 +90,11 @@ def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     image = dicom.read(task.path, task.frame, modalities=tuple(options.modality))
     check_size(task.path, image.hu.shape, options.scale)
     rng = noise.generator_for(
-        options.seed, 0, text(image.header, "SOPInstanceUID"), str(task.frame),
-        np.ascontiguousarray(image.stored).tobytes()
+        options.seed,
+        0,
+        text(image.header, "SOPInstanceUID"),
+        str(task.frame),
+        np.ascontiguousarray(image.stored).tobytes(),
     )
     values = coarse(image.hu[np.newaxis], options, rng)[0]
     clean = out / "trainB" / task.name
@@ -91,16 +104,22 @@ def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     else:
         mask = None if image.mask is None else lowres.reduce_mask(lowres.cut(image.mask, options.scale), options.scale)
         report = task.series.write(
-            out / "trainA" / task.name, image, values, mask=mask, force=options.force, **geometry(image, values.shape,
-                                                                                                 options.scale))
+            out / "trainA" / task.name,
+            image,
+            values,
+            mask=mask,
+            force=options.force,
+            **geometry(image, values.shape, options.scale),
+        )
     if task.frames == 1 and whole:
         copy_file(task.path, clean, options.force)
     else:
         hu = lowres.cut(image.hu, options.scale) if options.keep_small else image.hu
         mask = None if image.mask is None else image.mask[: hu.shape[0], : hu.shape[1]]
         # What is cut off lies at the end of rows and columns: spacing and position stay.
-        task.clean_series.write(clean, image, hu, mask=mask, spacing=None if whole else image.spacing,
-                                force=options.force)
+        task.clean_series.write(
+            clean, image, hu, mask=mask, spacing=None if whole else image.spacing, force=options.force
+        )
     return Done(task.name, report.clipped, values.size)
 
 
@@ -111,12 +130,16 @@ def geometry(image: dicom.DicomImage, size: tuple[int, int], scale: int) -> dict
     row, column = image.spacing
     source = Grid.of(image.hu.shape, image.spacing)
     # The middle of what is kept, from the middle of the image: incomplete pixels are cut off at one side only.
-    centre = tuple((scale * n - whole) / 2 * mm for n, whole, mm in zip(size, image.hu.shape, image.spacing,
-                                                                        strict=True))
+    centre = tuple(
+        (scale * n - whole) / 2 * mm for n, whole, mm in zip(size, image.hu.shape, image.spacing, strict=True)
+    )
     target = Grid(centre, (scale * row, scale * column), size)
     where = image.where
-    position = (None if where.position is None or where.orientation is None
-                else new_position(where.position, where.orientation, source, target))
+    position = (
+        None
+        if where.position is None or where.orientation is None
+        else new_position(where.position, where.orientation, source, target)
+    )
     return {"spacing": target.spacing, "position": position}
 
 

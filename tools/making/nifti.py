@@ -64,8 +64,12 @@ def read(path: Path | str, axial: bool = True) -> Volume:
         turn = orientations.ornt_transform(orientations.io_orientation(affine), _AXIAL)
         affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
         values = orientations.apply_orientation(values, turn)
-    return Volume(np.ascontiguousarray(values.transpose(2, 1, 0)), _LPS @ affine,
-                  (header.slope, header.intercept) if header.dtype.kind in "iu" else None, header.notes)
+    return Volume(
+        np.ascontiguousarray(values.transpose(2, 1, 0)),
+        _LPS @ affine,
+        (header.slope, header.intercept) if header.dtype.kind in "iu" else None,
+        header.notes,
+    )
 
 
 def _named(path, read):

@@ -58,28 +58,36 @@ def read_voxels(path: Path) -> tuple[Header, np.ndarray]:
         columns, rows, slices = header.shape
         need = rows * columns * header.dtype.itemsize
         if not isinstance(stream, gzip.GzipFile) and path.stat().st_size < header.offset + slices * need:
-            raise Unreadable(path, f"is cut off: its header declares {slices * need} bytes of voxels, and there are "
-                                   f"{max(0, path.stat().st_size - header.offset)}")
+            raise Unreadable(
+                path,
+                f"is cut off: its header declares {slices * need} bytes of voxels, and there are "
+                f"{max(0, path.stat().st_size - header.offset)}",
+            )
         values = np.empty((slices, rows, columns), np.float32)
         rounded = bad = 0
         for index in range(slices):
             voxels = np.frombuffer(_exactly(path, stream, need), header.dtype).reshape(rows, columns)
             with np.errstate(over="ignore", invalid="ignore"):
-                values[index] = (voxels if (header.slope, header.intercept) == (1.0, 0.0)
-                                 else voxels.astype(np.float64) * header.slope + header.intercept)
+                values[index] = (
+                    voxels
+                    if (header.slope, header.intercept) == (1.0, 0.0)
+                    else voxels.astype(np.float64) * header.slope + header.intercept
+                )
             bad += int(np.count_nonzero(~np.isfinite(values[index])))
             if voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2:
                 rounded += int(np.count_nonzero((voxels > _EXACT) | (voxels.astype(np.float64) < -_EXACT)))
         if bad:
-            raise Unreadable(path, f"{bad} voxels are not finite numbers; a value for them (air, -1024 HU) would be "
-                                   "right")
+            raise Unreadable(
+                path, f"{bad} voxels are not finite numbers; a value for them (air, -1024 HU) would be right"
+            )
         notes = list(header.notes)
         if rounded:
             notes.append(f"{rounded} voxels are whole numbers beyond {_EXACT}, of which seven digits are kept")
         if _more(path, stream):
             notes.append("more data follow the voxels that its header declares; they are not read")
-    return Header(header.shape, header.affine, header.dtype, header.offset, header.slope, header.intercept,
-                  tuple(notes)), values
+    return Header(
+        header.shape, header.affine, header.dtype, header.offset, header.slope, header.intercept, tuple(notes)
+    ), values
 
 
 @contextmanager
@@ -121,8 +129,10 @@ def _more(path, stream):
 def _header(path, stream):
     """(Header, bytes read so far)."""
     size = stream.read(4)
-    versions = {348: (nibabel.Nifti1Header, b"n+1\0", slice(344, 348)), 540: (nibabel.Nifti2Header, b"n+2\0",
-                                                                             slice(4, 8))}
+    versions = {
+        348: (nibabel.Nifti1Header, b"n+1\0", slice(344, 348)),
+        540: (nibabel.Nifti2Header, b"n+2\0", slice(4, 8)),
+    }
     length = next((n for n in versions if size in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), None)
     if length is None:
         raise Unreadable(path, "cannot be read as NIfTI (its first bytes are those of something else)")
@@ -131,8 +141,11 @@ def _header(path, stream):
     if len(block) < length:
         raise Unreadable(path, "cannot be read as NIfTI (cut off in its header)")
     if block[place] != mark:
-        raise Unreadable(path, "cannot be read as NIfTI (a header without its voxels, .hdr of a pair, or ANALYZE; "
-                               "as one .nii file it could)")
+        raise Unreadable(
+            path,
+            "cannot be read as NIfTI (a header without its voxels, .hdr of a pair, or ANALYZE; "
+            "as one .nii file it could)",
+        )
     try:
         fields = kind(block, check=False)
     except (HeaderDataError, ValueError) as error:
@@ -152,8 +165,11 @@ def _shape(path, fields):
     dims = [*dims[:count], 1, 1, 1]
     volumes = math.prod(dims[3:])
     if volumes > 1:
-        raise Unreadable(path, f"holds {volumes} volumes ({'×'.join(map(str, dims[:count]))}) and one 3-D volume is "
-                               "needed; split it first (fslsplit, or nibabel.four_to_three)")
+        raise Unreadable(
+            path,
+            f"holds {volumes} volumes ({'×'.join(map(str, dims[:count]))}) and one 3-D volume is "
+            "needed; split it first (fslsplit, or nibabel.four_to_three)",
+        )
     columns, rows, slices = dims[:3]
     for plane in ((rows, columns), (slices, columns), (slices, rows)):
         check_pixels(path, *plane)
@@ -168,8 +184,9 @@ def _dtype(path, fields):
     if code in _COLOUR:
         raise Unreadable(path, "holds colours (RGB); one number a voxel is needed")
     if code not in _REAL:
-        raise Unreadable(path, f"holds voxels of datatype {code}; whole numbers of 8 to 64 bits and floats of 32 and "
-                               "64 can be read")
+        raise Unreadable(
+            path, f"holds voxels of datatype {code}; whole numbers of 8 to 64 bits and floats of 32 and 64 can be read"
+        )
     return np.dtype(_REAL[code]).newbyteorder(fields.endianness)
 
 
@@ -192,8 +209,9 @@ def _offset(path, fields, length):
     if not (math.isfinite(offset) and first - 4 <= offset == int(offset)):
         raise Unreadable(path, f"cannot be read as NIfTI (vox_offset {offset:g})")
     if offset > _LONGEST_EXTENSIONS:
-        raise Unreadable(path, f"has {in_words(int(offset))} before its voxels; up to {in_words(_LONGEST_EXTENSIONS)} "
-                               "are read")
+        raise Unreadable(
+            path, f"has {in_words(int(offset))} before its voxels; up to {in_words(_LONGEST_EXTENSIONS)} are read"
+        )
     return int(offset)
 
 
@@ -212,8 +230,10 @@ def _affine(path, fields, shape, notes):
         if form is not None:
             forms[name] = unit @ form
     if not forms:
-        notes.append("has no geometry (qform_code and sform_code are 0): its orientation is a guess, and left and "
-                     "right may be exchanged")
+        notes.append(
+            "has no geometry (qform_code and sform_code are 0): its orientation is a guess, and left and "
+            "right may be exchanged"
+        )
         spacing = [abs(float(n)) or 1.0 for n in fields["pixdim"][1:4]]
         matrix = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])  # as ANALYZE had it
         matrix[:3, 3] = -matrix[:3, :3] @ ((np.array(shape) - 1) / 2)

@@ -34,8 +34,9 @@ class NoiseOptions(Checked):
     dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose")
     photons: float = option(1e5, type=float, low=1, help="dose: photons a ray at full dose")
     electronic: float = option(10.0, type=float, low=0, help="dose: electronic noise, standard deviation in photons")
-    views: int = option(None, type=int, low=8, high=100000,
-                        help="dose: views over half a turn; default: 0.75 per pixel of width")
+    views: int = option(
+        None, type=int, low=8, high=100000, help="dose: views over half a turn; default: 0.75 per pixel of width"
+    )
     kernel: str = option("hann", choices=["hann", "ramp"], help="dose: reconstruction, hann is soft, ramp sharp")
     bowtie: float = option(0.0, type=float, low=0, metavar="MM", help="dose: radius of the bow-tie filter's cylinder")
     fan: float = option(
@@ -43,8 +44,11 @@ class NoiseOptions(Checked):
     )
     repeat: int = option(1, "-r", type=int, low=1, high=10000, help="realisations of the noise for each image")
     seed: int = option(
-        0, type=int, low=0, high=2**32 - 1,
-        help="same seed and image: same noise, in any order, by any number of workers"
+        0,
+        type=int,
+        low=0,
+        high=2**32 - 1,
+        help="same seed and image: same noise, in any order, by any number of workers",
     )
     modality: list = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
     imgtype: str = option(

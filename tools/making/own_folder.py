@@ -1,4 +1,5 @@
 """A folder that a command may empty and fill again, without ever deleting what it did not make."""
+
 import json
 import shutil
 from contextlib import contextmanager
@@ -44,8 +45,10 @@ class OwnFolder:
         for step, known in self._record["steps"].items():
             foreign = sorted(set(_files(self.path / step)) - set(known))
             if foreign:
-                raise UserError(f"{self.path / step / foreign[0]}: was not made by {self.maker}, and its folder is in "
-                                "the way; move it elsewhere or give another --out")
+                raise UserError(
+                    f"{self.path / step / foreign[0]}: was not made by {self.maker}, and its folder is in "
+                    "the way; move it elsewhere or give another --out"
+                )
         unfinished = self._record["under_way"]
         for step in [*self._record["steps"], *([unfinished] if unfinished else [])]:
             if (self.path / step).is_dir():
@@ -58,8 +61,9 @@ class OwnFolder:
         """The path of the folder `name`, new: the body of the `with` makes and fills it. Raises UserError."""
         folder = self.path / name
         if folder.exists():
-            raise UserError(f"{folder}: is in the way and was not made by {self.maker}; move it elsewhere "
-                            "or give another --out")
+            raise UserError(
+                f"{folder}: is in the way and was not made by {self.maker}; move it elsewhere or give another --out"
+            )
         self._record["under_way"] = name
         self._save()
         yield folder
@@ -74,9 +78,13 @@ class OwnFolder:
 
 def _is_record(record):
     """Whether it has the form that `_save` writes; a step is a plain name, so nothing outside can be meant."""
-    return (isinstance(record, dict) and isinstance(record.get("maker"), str) and isinstance(record.get("steps"), dict)
-            and all(_is_name(name) and isinstance(known, list) for name, known in record["steps"].items())
-            and (record.get("under_way") is None or _is_name(record["under_way"])))
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("maker"), str)
+        and isinstance(record.get("steps"), dict)
+        and all(_is_name(name) and isinstance(known, list) for name, known in record["steps"].items())
+        and (record.get("under_way") is None or _is_name(record["under_way"]))
+    )
 
 
 def _is_name(name):

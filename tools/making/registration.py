@@ -1,4 +1,5 @@
 """Translations that bring volumes over each other. Volumes are (slices, H, W); shifts are in mm."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,10 @@ from skimage.registration import phase_cross_correlation
 from medi2i.common.errors import UserError
 from medi2i.datasets.grid import SKIN_HU, Grid, body_mask, sample
 
-COARSE = 3.0         # mm: the first, three-dimensional search
-FINEST = 1 / 20      # of a pixel: the second search, in the plane
-FINE_SEARCHES = 3    # each starts where the one before ended: what fades out at the border then is the same
-AGREE = 2            # coarse pixels by which both may differ
+COARSE = 3.0  # mm: the first, three-dimensional search
+FINEST = 1 / 20  # of a pixel: the second search, in the plane
+FINE_SEARCHES = 3  # each starts where the one before ended: what fades out at the border then is the same
+AGREE = 2  # coarse pixels by which both may differ
 SOFT = (-200.0, 300.0)  # HU: what the search looks at; metal and bone would outweigh the rest
 
 
@@ -30,8 +31,10 @@ def body_centre(volume, spacing, modality: str, threshold: float | None = None) 
         amount += len(found)
         moment += found.sum(axis=0)
     if amount == 0:
-        raise UserError("--to body: there is no body in the image (nothing above "
-                        f"{threshold:g}); --to none or --to template would work")
+        raise UserError(
+            "--to body: there is no body in the image (nothing above "
+            f"{threshold:g}); --to none or --to template would work"
+        )
     middle = (np.array(volume.shape[1:]) - 1) / 2
     return tuple(float(value) for value in (moment / amount - middle) * spacing)
 
@@ -42,6 +45,7 @@ class Translation:
 
     `before`, `after`: correlation of the mean slices on the template's grid without and with the shift.
     """
+
     shift: tuple[float, float, float]
     before: float
     after: float
@@ -63,14 +67,18 @@ def translation(template, template_spacing, moving, moving_spacing, modality: st
 
     found = np.asarray(coarse[1:])
     for _ in range(FINE_SEARCHES):
-        fine, _, _ = phase_cross_correlation(_windowed(first), _windowed(at(found)), upsample_factor=round(1 / FINEST),
-                                             normalization=None)
+        fine, _, _ = phase_cross_correlation(
+            _windowed(first), _windowed(at(found)), upsample_factor=round(1 / FINEST), normalization=None
+        )
         step = -np.asarray(fine) * grid.spacing
         if np.any(np.abs(step) > AGREE * COARSE):
             break  # slipped to another structure
         found = found + step
-    return Translation((float(coarse[0]), float(found[0]), float(found[1])), _correlation(first, at((0.0, 0.0))),
-                       _correlation(first, at(found)))
+    return Translation(
+        (float(coarse[0]), float(found[0]), float(found[1])),
+        _correlation(first, at((0.0, 0.0))),
+        _correlation(first, at(found)),
+    )
 
 
 def _shown(volume, modality):
@@ -81,8 +89,10 @@ def _shown(volume, modality):
 
 def _coarse_shift(fixed, fixed_spacing, moved, moved_spacing):
     """(z, v, u) in mm between the centres, to a coarse pixel."""
-    volumes = [ndimage.zoom(volume, [mm / COARSE for mm in spacing], order=1, grid_mode=True, mode="nearest")
-               for volume, spacing in ((fixed, fixed_spacing), (moved, moved_spacing))]
+    volumes = [
+        ndimage.zoom(volume, [mm / COARSE for mm in spacing], order=1, grid_mode=True, mode="nearest")
+        for volume, spacing in ((fixed, fixed_spacing), (moved, moved_spacing))
+    ]
     shape = np.max([volume.shape for volume in volumes], axis=0)
     padded = []
     for volume in volumes:
@@ -96,8 +106,10 @@ def _coarse_shift(fixed, fixed_spacing, moved, moved_spacing):
 
 def _overlap(fixed, fixed_distance, moved, moved_distance, shift):
     """Mean slices of both over the heights that both have."""
-    heights = [(np.arange(len(volume)) - (len(volume) - 1) / 2) * distance
-               for volume, distance in ((fixed, fixed_distance), (moved, moved_distance))]
+    heights = [
+        (np.arange(len(volume)) - (len(volume) - 1) / 2) * distance
+        for volume, distance in ((fixed, fixed_distance), (moved, moved_distance))
+    ]
     heights[1] = heights[1] - shift
     low, high = max(one[0] for one in heights), min(one[-1] for one in heights)
     means = []
@@ -115,5 +127,5 @@ def _windowed(image):
 
 def _correlation(first, second):
     first, second = (image - image.mean() for image in (first, second))
-    scale = float(np.sqrt((first ** 2).sum() * (second ** 2).sum()))
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
     return float((first * second).sum() / scale) if scale > 0 else 0.0

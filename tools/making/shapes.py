@@ -1,4 +1,5 @@
 """Random geometric shapes: the toy images of the tutorials. Arrays are (H, W); coverage is 0…1, smooth at edges."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ CLASSES = (RECTANGLE, ELLIPSE, TRIANGLE)
 @dataclass(frozen=True)
 class Shape:
     """Centre and half axes in pixels (row, column), rotation in radians, colour (R, G, B) 0…1."""
+
     centre: tuple[float, float]
     half: tuple[float, float]
     angle: float
@@ -20,8 +22,9 @@ class Shape:
     def coverage(self, size: tuple[int, int], kind: str) -> np.ndarray:
         """How much of every pixel the shape covers: float (H, W), multiples of 1/SUPERSAMPLING²."""
         height, width = size
-        rows, columns = (np.arange(length * SUPERSAMPLING) / SUPERSAMPLING + 0.5 / SUPERSAMPLING - 0.5
-                         for length in (height, width))
+        rows, columns = (
+            np.arange(length * SUPERSAMPLING) / SUPERSAMPLING + 0.5 / SUPERSAMPLING - 0.5 for length in (height, width)
+        )
         down, right = np.meshgrid(rows - self.centre[0], columns - self.centre[1], indexing="ij")
         along = (np.cos(self.angle) * down + np.sin(self.angle) * right) / self.half[0]
         across = (np.cos(self.angle) * right - np.sin(self.angle) * down) / self.half[1]
@@ -41,8 +44,10 @@ def random_shape(generator: np.random.Generator, size: tuple[int, int], rotate: 
     short = min(size)
     half = generator.uniform(0.1, largest, 2) * short
     reach = float(np.hypot(*half)) if rotate else None
-    centre = tuple(float(generator.uniform(margin, length - 1 - margin)) for length, margin in
-                   zip(size, (reach, reach) if rotate else half, strict=True))
+    centre = tuple(
+        float(generator.uniform(margin, length - 1 - margin))
+        for length, margin in zip(size, (reach, reach) if rotate else half, strict=True)
+    )
     angle = float(generator.uniform(0, 2 * np.pi)) if rotate else 0.0
     colour = tuple(float(value) for value in generator.uniform(0.25, 1.0, 3))
     return Shape(centre, (float(half[0]), float(half[1])), angle, colour)

@@ -3,6 +3,7 @@
 Chainer's takes a dozen passes through memory. NumPy does here the very same operations, and so gives the same bits, in
 pieces that stay in the cache; oneDNN needs three passes, on all threads: a quarter of that time.
 """
+
 import functools
 from typing import Any
 
@@ -25,11 +26,12 @@ def update(param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, st
     scratch = np.empty(min(PIECE, p.size), np.float32)
     for start in range(0, p.size, PIECE):
         part = slice(start, start + PIECE)
-        _update(p[part], g[part], m[part], v[part], scratch[:p.size - start], step, hyperparam)
+        _update(p[part], g[part], m[part], v[part], scratch[: p.size - start], step, hyperparam)
 
 
-def _update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: np.ndarray, step: float, hyperparam: Any
-            ) -> None:
+def _update(
+    p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: np.ndarray, step: float, hyperparam: Any
+) -> None:
     np.subtract(g, m, out=t)
     np.multiply(t, 1.0 - hyperparam.beta1, out=t)
     np.add(m, t, out=m)
@@ -60,23 +62,40 @@ def _plans(size: int, beta1: float, beta2: float, eps: float) -> list[onednn.Pri
         # m + (1 - beta1) (g - m)
         dnnl.binary(onednn.BINARY_SUB, line, [(onednn.ELTWISE_LINEAR, 1.0 - beta1, 0.0), (onednn.SUM, 1.0)]),
         # v + (1 - beta2) (g g - v)
-        dnnl.binary(onednn.BINARY_MUL, line,
-                    [(onednn.BINARY_SUB, line), (onednn.ELTWISE_LINEAR, 1.0 - beta2, 0.0), (onednn.SUM, 1.0)]),
+        dnnl.binary(
+            onednn.BINARY_MUL,
+            line,
+            [(onednn.BINARY_SUB, line), (onednn.ELTWISE_LINEAR, 1.0 - beta2, 0.0), (onednn.SUM, 1.0)],
+        ),
         # shrink (p + rate / shrink m / (sqrt(v) + eps)); the quick code is for two arrays, so v is max(v, v)
-        dnnl.binary(onednn.BINARY_MAX, line,
-                    [(onednn.ELTWISE_SQRT, 0.0, 0.0), (onednn.ELTWISE_LINEAR, 1.0, eps),
-                     (onednn.ELTWISE_POW, 1.0, -1.0), (onednn.BINARY_MUL, line), (onednn.BINARY_MUL, scalar),
-                     (onednn.SUM, 1.0), (onednn.BINARY_MUL, scalar)]))
+        dnnl.binary(
+            onednn.BINARY_MAX,
+            line,
+            [
+                (onednn.ELTWISE_SQRT, 0.0, 0.0),
+                (onednn.ELTWISE_LINEAR, 1.0, eps),
+                (onednn.ELTWISE_POW, 1.0, -1.0),
+                (onednn.BINARY_MUL, line),
+                (onednn.BINARY_MUL, scalar),
+                (onednn.SUM, 1.0),
+                (onednn.BINARY_MUL, scalar),
+            ],
+        ),
+    )
     steps = [step for step in made if step is not None]
     return steps if len(steps) == len(made) else []
 
 
-def update_by_onednn(param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, step: float, hyperparam: Any
-                     ) -> None:
+def update_by_onednn(
+    param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, step: float, hyperparam: Any
+) -> None:
     """As :func:`update`, with the same bits in ``m`` and ``v`` and the same but for rounding in ``param``."""
     shrink = _shrink(hyperparam)
-    plans = [] if param.size < SMALLEST or shrink == 0 else _plans(
-        param.size, hyperparam.beta1, hyperparam.beta2, hyperparam.eps)
+    plans = (
+        []
+        if param.size < SMALLEST or shrink == 0
+        else _plans(param.size, hyperparam.beta1, hyperparam.beta2, hyperparam.eps)
+    )
     if not plans:
         update(param, grad, m, v, step, hyperparam)
         return

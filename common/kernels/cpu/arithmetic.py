@@ -3,6 +3,7 @@
 The BLAS in NumPy's wheels keeps its threads, and waits actively for some 20 ms after each product: on two cores its
 idle thread takes one from oneDNN's. What NumPy does on one thread costs next to convolutions on two twice what it is.
 """
+
 import functools
 from collections.abc import Sequence
 
@@ -46,8 +47,12 @@ def _addition(size: int) -> onednn.Primitive | None:
 
 def can_add(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two float32 arrays have one shape, lie in memory alike without gaps, and are worth more than a thread."""
-    return a.size >= SMALLEST_SUM and a.shape == b.shape and a.strides == b.strides and (
-        a.flags.c_contiguous or (a.ndim == 4 and a.transpose(0, 2, 3, 1).flags.c_contiguous))
+    return (
+        a.size >= SMALLEST_SUM
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and (a.flags.c_contiguous or (a.ndim == 4 and a.transpose(0, 2, 3, 1).flags.c_contiguous))
+    )
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -64,7 +69,8 @@ def can_concatenate(arrays: Sequence[np.ndarray]) -> bool:
     """Whether images (N, C, H, W) are large enough, of one size, and all have their channels last in memory."""
     n, _, *size = arrays[0].shape
     return arrays[0].size >= 2 * SMALLEST and all(
-        len(x) == n and list(x.shape[2:]) == size and x.transpose(0, 2, 3, 1).flags.c_contiguous for x in arrays)
+        len(x) == n and list(x.shape[2:]) == size and x.transpose(0, 2, 3, 1).flags.c_contiguous for x in arrays
+    )
 
 
 def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:

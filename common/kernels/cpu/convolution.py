@@ -4,6 +4,7 @@ Images have their channels last in memory (see ``layout``). That was the quickes
 a rule and not measured at run time: the same training gives the same numbers. Only weights change their layout, to the
 one oneDNN asks for; next to the images they are small.
 """
+
 import functools
 from collections.abc import Iterable
 
@@ -31,22 +32,41 @@ class _Plan:
         grouped = (out_ch, *rest) if geometry.groups == 1 else (geometry.groups, out_ch // geometry.groups, *rest)
         source, target = dnnl.images(geometry.shape), dnnl.images(geometry.out_shape)
         weights, bias = dnnl.descriptor(grouped), dnnl.dense((out_ch,)) if with_bias else None
-        window = [onednn.dims(values) for values in (
-            geometry.stride, (d - 1 for d in geometry.dilate), geometry.pad, geometry.pad_after)]
-        made = dnnl.create("dnnl_convolution_forward_primitive_desc_create", dnnl.engine, onednn.FORWARD_TRAINING,
-                           onednn.CONVOLUTION_DIRECT, source, weights, bias if kind == "forward" else None, target,
-                           *window, None)
+        window = [
+            onednn.dims(values)
+            for values in (geometry.stride, (d - 1 for d in geometry.dilate), geometry.pad, geometry.pad_after)
+        ]
+        made = dnnl.create(
+            "dnnl_convolution_forward_primitive_desc_create",
+            dnnl.engine,
+            onednn.FORWARD_TRAINING,
+            onednn.CONVOLUTION_DIRECT,
+            source,
+            weights,
+            bias if kind == "forward" else None,
+            target,
+            *window,
+            None,
+        )
         if kind != "forward":
             layouts = (source, weights, target) if kind == "backward_data" else (source, weights, bias, target)
-            made = dnnl.create(f"dnnl_convolution_{kind}_primitive_desc_create", dnnl.engine,
-                               onednn.CONVOLUTION_DIRECT, *layouts, *window, made, None)
+            made = dnnl.create(
+                f"dnnl_convolution_{kind}_primitive_desc_create",
+                dnnl.engine,
+                onednn.CONVOLUTION_DIRECT,
+                *layouts,
+                *window,
+                made,
+                None,
+            )
         first, *others = _ARGUMENTS[kind]
         plain, own = dnnl.dense(grouped), dnnl.wanted(made, first)
         known = {onednn.SRC: source, onednn.DIFF_SRC: source, onednn.DST: target, onednn.DIFF_DST: target}
         if bias is not None:
             known |= {onednn.BIAS: bias, onednn.DIFF_BIAS: bias}
-        self._primitive = onednn.Primitive(dnnl, made, {first: own} | {
-            number: known[number] for number in others if number in known})
+        self._primitive = onednn.Primitive(
+            dnnl, made, {first: own} | {number: known[number] for number in others if number in known}
+        )
         self._way = None
         if not dnnl.same(plain, own):
             self._result = first == onednn.DIFF_WEIGHTS
@@ -95,12 +115,12 @@ def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.nd
     return backward_weights_and_bias(x, gy, geometry, False)[0]
 
 
-def backward_weights_and_bias(x: np.ndarray, gy: np.ndarray, geometry: Geometry, with_bias: bool = True
-                              ) -> tuple[np.ndarray, np.ndarray | None]:
+def backward_weights_and_bias(
+    x: np.ndarray, gy: np.ndarray, geometry: Geometry, with_bias: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The gradients by the weights and by the bias ((C',), or None without). Raises OnednnError."""
     if narrow.fits(geometry, narrow_axis=0):
-        return narrow.backward_weights(x, gy, geometry), (
-            sum_of_pixels(channels_last(gy)) if with_bias else None)
+        return narrow.backward_weights(x, gy, geometry), (sum_of_pixels(channels_last(gy)) if with_bias else None)
     gw = np.empty(geometry.weights, np.float32)
     gb = np.empty(geometry.weights[0], np.float32) if with_bias else None
     _plan("backward_weights", geometry, with_bias)(gw, channels_last(x), channels_last(gy), *_given(gb))

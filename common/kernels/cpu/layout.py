@@ -4,6 +4,7 @@ That is what Chainer's own convolution returns on the CPU, NumPy keeps it throug
 layouts tried it is the quickest for nearly every layer of these networks: no copies between layers. Every replacement
 of Chainer's functions returns it, and takes any layout.
 """
+
 import functools
 
 import numpy as np

@@ -5,6 +5,7 @@ and added: a product of two matrices and 2 k additions. The same holds for the g
 the gradient by the weights is a product with shifted copies of the narrow image. All go in bands of rows that stay in
 the cache. Images are (N, C, H, W), channels last; stride and dilation 1, one group.
 """
+
 import numpy as np
 
 from medi2i.common.kernels.cpu.arithmetic import matmul
@@ -19,8 +20,13 @@ def fits(geometry: Geometry, narrow_axis: int) -> bool:
     """Whether the channels on one side of the weights (0: output, 1: input) are few, on the other many."""
     out_ch, in_ch, kh, kw = geometry.weights
     few, many = (out_ch, in_ch) if narrow_axis == 0 else (in_ch, out_ch)
-    return (geometry.stride == geometry.dilate == (1, 1) and geometry.groups == 1 and few <= NARROW and many >= WIDE
-            and kh * kw >= TAPS)
+    return (
+        geometry.stride == geometry.dilate == (1, 1)
+        and geometry.groups == 1
+        and few <= NARROW
+        and many >= WIDE
+        and kh * kw >= TAPS
+    )
 
 
 def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
@@ -28,8 +34,7 @@ def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometr
     out_ch, in_ch, kh, kw = geometry.weights
     taps = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, in_ch)
     top, left = geometry.pad
-    y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)],
-                geometry.out_shape)
+    y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)], geometry.out_shape)
     if bias is not None:
         y += bias[:, None, None]
     return _with_channels_last(y)
@@ -40,8 +45,9 @@ def backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np
     out_ch, in_ch, kh, kw = geometry.weights
     taps = np.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
     top, left = geometry.pad
-    return _with_channels_last(_spread(channels_last(gy), taps, [i - top for i in range(kh)],
-                                       [j - left for j in range(kw)], geometry.shape))
+    return _with_channels_last(
+        _spread(channels_last(gy), taps, [i - top for i in range(kh)], [j - left for j in range(kw)], geometry.shape)
+    )
 
 
 def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -55,8 +61,9 @@ def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.nd
     # at (r + kh - 1 - i, c + kw - 1 - j).
     padded = np.zeros((out_ch, h + kh - 1, w + kw - 1), np.float32)
     above, before = kh - 1 - top, kw - 1 - left
-    rows, columns = (_overlap(size, room, by) for size, room, by in zip(
-        gy.shape[2:], padded.shape[1:], (above, before), strict=True))
+    rows, columns = (
+        _overlap(size, room, by) for size, room, by in zip(gy.shape[2:], padded.shape[1:], (above, before), strict=True)
+    )
     if rows is None or columns is None:  # so much padding that no output sees the image
         return gw.reshape(geometry.weights)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))[:, :, :, ::-1, ::-1]
@@ -69,8 +76,9 @@ def backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.nd
     return np.ascontiguousarray(gw.reshape(out_ch, kh, kw, in_ch).transpose(0, 3, 1, 2))
 
 
-def _spread(x: np.ndarray, taps: np.ndarray, down: list[int], right: list[int],
-            out_shape: tuple[int, ...]) -> np.ndarray:
+def _spread(
+    x: np.ndarray, taps: np.ndarray, down: list[int], right: list[int], out_shape: tuple[int, ...]
+) -> np.ndarray:
     """y[o] = the sum over i and j of (taps[o, i, j] x) shifted by (down[i], right[j]); taps (O I J, C), rows in order.
 
     A dense (N, O, H', W') array. Columns are shifted for all i at once, then rows.

@@ -3,6 +3,7 @@
 As :mod:`medi2i.common.kernels.reference`. The activation works in place on what was just normalised, sample
 by sample where the statistics are, while that is in the cache and without another array of that size.
 """
+
 import functools
 from collections.abc import Callable
 
@@ -28,9 +29,23 @@ def _normalising(shape: Shape, eps: float, fixed: bool) -> onednn.Primitive:
     images, channels = dnnl.images(shape), dnnl.dense(shape[1:2])
     flags = onednn.USE_SCALE | onednn.USE_SHIFT | (onednn.USE_GLOBAL_STATS if fixed else 0)
     kind = onednn.FORWARD_INFERENCE if fixed else onednn.FORWARD_TRAINING
-    return dnnl.primitive("batch_normalization_forward", kind, images, images, eps, flags, None, of={
-        onednn.SRC: images, onednn.DST: images, onednn.MEAN: channels, onednn.VARIANCE: channels,
-        onednn.SCALE: channels, onednn.SHIFT: channels})
+    return dnnl.primitive(
+        "batch_normalization_forward",
+        kind,
+        images,
+        images,
+        eps,
+        flags,
+        None,
+        of={
+            onednn.SRC: images,
+            onednn.DST: images,
+            onednn.MEAN: channels,
+            onednn.VARIANCE: channels,
+            onednn.SCALE: channels,
+            onednn.SHIFT: channels,
+        },
+    )
 
 
 @functools.lru_cache(PLANS)
@@ -39,10 +54,27 @@ def _normalising_backward(shape: Shape, eps: float) -> onednn.Primitive:
     dnnl = onednn.loaded()
     images, channels = dnnl.images(shape), dnnl.dense(shape[1:2])
     hint = _normalising(shape, eps, False).descriptor
-    return dnnl.primitive("batch_normalization_backward", onednn.BACKWARD, images, images, images, eps,
-                          onednn.USE_SCALE | onednn.USE_SHIFT, hint, None, of={
-        onednn.SRC: images, onednn.MEAN: channels, onednn.VARIANCE: channels, onednn.DIFF_DST: images,
-        onednn.SCALE: channels, onednn.DIFF_SRC: images, onednn.DIFF_SCALE: channels, onednn.DIFF_SHIFT: channels})
+    return dnnl.primitive(
+        "batch_normalization_backward",
+        onednn.BACKWARD,
+        images,
+        images,
+        images,
+        eps,
+        onednn.USE_SCALE | onednn.USE_SHIFT,
+        hint,
+        None,
+        of={
+            onednn.SRC: images,
+            onednn.MEAN: channels,
+            onednn.VARIANCE: channels,
+            onednn.DIFF_DST: images,
+            onednn.SCALE: channels,
+            onednn.DIFF_SRC: images,
+            onednn.DIFF_SCALE: channels,
+            onednn.DIFF_SHIFT: channels,
+        },
+    )
 
 
 @functools.lru_cache(PLANS)
@@ -50,8 +82,17 @@ def _rectifying(size: int, slope: float) -> onednn.Primitive:
     """On ``size`` numbers x, and y; y may be x."""
     dnnl = onednn.loaded()
     line = dnnl.dense((size,))
-    return dnnl.primitive("eltwise_forward", onednn.FORWARD_TRAINING, onednn.ELTWISE_RELU, line, line, slope, 0.0, None,
-                          of={onednn.SRC: line, onednn.DST: line})
+    return dnnl.primitive(
+        "eltwise_forward",
+        onednn.FORWARD_TRAINING,
+        onednn.ELTWISE_RELU,
+        line,
+        line,
+        slope,
+        0.0,
+        None,
+        of={onednn.SRC: line, onednn.DST: line},
+    )
 
 
 @functools.lru_cache(PLANS)
@@ -59,8 +100,18 @@ def _rectifying_backward(size: int, slope: float) -> onednn.Primitive:
     """On the signs (x, or y), gy and gx; gx may be gy."""
     dnnl = onednn.loaded()
     line, hint = dnnl.dense((size,)), _rectifying(size, slope).descriptor
-    return dnnl.primitive("eltwise_backward", onednn.ELTWISE_RELU, line, line, line, slope, 0.0, hint, None,
-                          of={onednn.SRC: line, onednn.DIFF_DST: line, onednn.DIFF_SRC: line})
+    return dnnl.primitive(
+        "eltwise_backward",
+        onednn.ELTWISE_RELU,
+        line,
+        line,
+        line,
+        slope,
+        0.0,
+        hint,
+        None,
+        of={onednn.SRC: line, onednn.DIFF_DST: line, onednn.DIFF_SRC: line},
+    )
 
 
 def _share(channels: int, pixels: int) -> int:
@@ -107,8 +158,9 @@ def _channels(values: np.ndarray | None, channels: int, stand_in: float) -> np.n
     return np.full(channels, stand_in, np.float32) if values is None else np.ascontiguousarray(values, np.float32)
 
 
-def forward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, eps: float, slope: float, each: bool
-            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def forward(
+    x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, eps: float, slope: float, each: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """See :func:`medi2i.common.kernels.reference.forward`."""
     x = channels_last(x)
     shape, count, step = _parts(x, each)
@@ -122,28 +174,51 @@ def forward(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, ep
         for i in range(count):
             out = y.ctypes.data + i * step
             mean[i, :, 0, 0], variance[i, :, 0, 0] = measure(x.ctypes.data + i * step, out)
-            normalise.run(x.ctypes.data + i * step, out, mean[i].ctypes.data, variance[i].ctypes.data,
-                          gamma.ctypes.data, beta.ctypes.data)
+            normalise.run(
+                x.ctypes.data + i * step,
+                out,
+                mean[i].ctypes.data,
+                variance[i].ctypes.data,
+                gamma.ctypes.data,
+                beta.ctypes.data,
+            )
             if rectify is not None:
                 rectify.run(out, out)
     return y, mean, variance, np.reciprocal(np.sqrt(variance + np.float32(eps)))
 
 
-def apply_fixed(x: np.ndarray, gamma: np.ndarray | None, beta: np.ndarray | None, mean: np.ndarray,
-                variance: np.ndarray, eps: float, slope: float) -> np.ndarray:
+def apply_fixed(
+    x: np.ndarray,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    eps: float,
+    slope: float,
+) -> np.ndarray:
     """The same with given mean and variance (C,): y."""
     x = channels_last(x)
     y = empty_images(x.shape)
-    channels = (_channels(values, x.shape[1], stand_in) for values, stand_in in (
-        (mean, 0), (variance, 1), (gamma, 1), (beta, 0)))
+    channels = (
+        _channels(values, x.shape[1], stand_in)
+        for values, stand_in in ((mean, 0), (variance, 1), (gamma, 1), (beta, 0))
+    )
     _normalising(x.shape, eps, True)(x, y, *channels)
     if slope != 1:
         _rectifying(y.size, float(slope))(y, y)
     return y
 
 
-def backward(x: np.ndarray, gamma: np.ndarray | None, mean: np.ndarray, variance: np.ndarray, gy: np.ndarray,
-             y: np.ndarray | None, eps: float, slope: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def backward(
+    x: np.ndarray,
+    gamma: np.ndarray | None,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    gy: np.ndarray,
+    y: np.ndarray | None,
+    eps: float,
+    slope: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """gx and the sums, see :func:`medi2i.common.kernels.reference.backward`.
 
     y is what ``forward`` gave; None where slope is 1.
@@ -163,8 +238,16 @@ def backward(x: np.ndarray, gamma: np.ndarray | None, mean: np.ndarray, variance
             if rectify is not None:
                 rectify.run(signs.ctypes.data + at, g, out)
                 g = out
-            normalise.run(x.ctypes.data + at, mean[i].ctypes.data, variance[i].ctypes.data, g, gamma.ctypes.data, out,
-                          with_x[i].ctypes.data, plain[i].ctypes.data)
+            normalise.run(
+                x.ctypes.data + at,
+                mean[i].ctypes.data,
+                variance[i].ctypes.data,
+                g,
+                gamma.ctypes.data,
+                out,
+                with_x[i].ctypes.data,
+                plain[i].ctypes.data,
+            )
     return gx, with_x, plain
 
 

@@ -4,6 +4,7 @@ The wheel ``onednn-cpu-gomp`` (Linux x86-64, needs only libgomp) brings ``libdnn
 returns None and nothing here is used. Only what the kernels beside this module need is bound.
 Names and numbers: oneDNN 3.2, dnnl.h and dnnl_types.h.
 """
+
 import contextlib
 import ctypes
 import functools
@@ -25,7 +26,7 @@ MAJOR = 3
 FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD = 64, 96, 128
 CONVOLUTION_DIRECT = 1
 ELTWISE_RELU, ELTWISE_SQRT, ELTWISE_LINEAR, ELTWISE_POW = 32, 37, 38, 48
-BINARY_ADD, BINARY_MUL, BINARY_MAX, BINARY_SUB = 0x1fff0, 0x1fff1, 0x1fff2, 0x1fff5
+BINARY_ADD, BINARY_MUL, BINARY_MAX, BINARY_SUB = 0x1FFF0, 0x1FFF1, 0x1FFF2, 0x1FFF5
 SUM = 0  # this module's own number of the step that oneDNN has a function for
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4
 F32 = 3
@@ -60,22 +61,91 @@ _SIGNATURES = {
     "dnnl_primitive_execute": (c_void_p, c_void_p, c_int, c_void_p),
     "dnnl_primitive_desc_query": (c_void_p, c_int, c_int, c_void_p),
     "dnnl_memory_desc_equal": (c_void_p, c_void_p),
-    **{f"dnnl_{kind}_destroy": (c_void_p,) for kind in (
-        "engine", "stream", "memory", "memory_desc", "primitive", "primitive_desc", "post_ops", "primitive_attr")},
-    "dnnl_convolution_forward_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, c_int, *[c_void_p] * 4, *[Dims] * 4, c_void_p),
-    "dnnl_convolution_backward_data_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 3, *[Dims] * 4, c_void_p, c_void_p),
-    "dnnl_convolution_backward_weights_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 4, *[Dims] * 4, c_void_p, c_void_p),
-    "dnnl_batch_normalization_forward_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_float, c_uint, c_void_p),
-    "dnnl_batch_normalization_backward_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_uint, c_void_p, c_void_p),
-    "dnnl_eltwise_forward_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, c_int, c_void_p, c_void_p, c_float, c_float, c_void_p),
-    "dnnl_eltwise_backward_primitive_desc_create":
-        (POINTER(c_void_p), c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_void_p, c_void_p),
+    **{
+        f"dnnl_{kind}_destroy": (c_void_p,)
+        for kind in (
+            "engine",
+            "stream",
+            "memory",
+            "memory_desc",
+            "primitive",
+            "primitive_desc",
+            "post_ops",
+            "primitive_attr",
+        )
+    },
+    "dnnl_convolution_forward_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        c_int,
+        *[c_void_p] * 4,
+        *[Dims] * 4,
+        c_void_p,
+    ),
+    "dnnl_convolution_backward_data_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        *[c_void_p] * 3,
+        *[Dims] * 4,
+        c_void_p,
+        c_void_p,
+    ),
+    "dnnl_convolution_backward_weights_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        *[c_void_p] * 4,
+        *[Dims] * 4,
+        c_void_p,
+        c_void_p,
+    ),
+    "dnnl_batch_normalization_forward_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        c_void_p,
+        c_void_p,
+        c_float,
+        c_uint,
+        c_void_p,
+    ),
+    "dnnl_batch_normalization_backward_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_float,
+        c_uint,
+        c_void_p,
+        c_void_p,
+    ),
+    "dnnl_eltwise_forward_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        c_int,
+        c_void_p,
+        c_void_p,
+        c_float,
+        c_float,
+        c_void_p,
+    ),
+    "dnnl_eltwise_backward_primitive_desc_create": (
+        POINTER(c_void_p),
+        c_void_p,
+        c_int,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_float,
+        c_float,
+        c_void_p,
+        c_void_p,
+    ),
     "dnnl_binary_primitive_desc_create": (POINTER(c_void_p), c_void_p, c_int, *[c_void_p] * 4),
     "dnnl_post_ops_create": (POINTER(c_void_p),),
     "dnnl_post_ops_append_eltwise": (c_void_p, c_int, c_float, c_float),
@@ -114,7 +184,8 @@ def _settings_of_libgomp() -> Iterator[None]:
     OMP_WAIT_POLICY or GOMP_SPINCOUNT and OMP_NUM_THREADS, if set, decide.
     """
     usual = {"OMP_NUM_THREADS": str(available_cores())} | (
-        {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "20000"})
+        {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "20000"}
+    )
     settings = {name: value for name, value in usual.items() if name not in os.environ}
     os.environ.update(settings)
     try:
@@ -190,7 +261,7 @@ class Library:
                     self._call("dnnl_post_ops_append_sum", steps, *values, 0, 0)
                 elif kind >= BINARY_ADD:
                     self._call("dnnl_post_ops_append_binary", steps, kind, *values)
-                    arguments[POST_OP * (i + 1) | SRC_1], = values
+                    (arguments[POST_OP * (i + 1) | SRC_1],) = values
                 else:
                     self._call("dnnl_post_ops_append_eltwise", steps, kind, *values)
             self._call("dnnl_primitive_attr_set_post_ops", attributes, steps)

@@ -3,6 +3,7 @@
 A gradient is computed by function nodes, too, three for each convolution. Unless it is to be differentiated itself,
 nothing of their bookkeeping is ever looked at: for small images that took more time than the arithmetic.
 """
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,13 @@ Variable = chainer.Variable
 def no_graph(node: Any) -> bool:
     """Whether ``node`` is only to compute: no graph is made, and neither debugging nor hooks look at it."""
     config = chainer.config
-    return not (config.enable_backprop or config.debug or config.schedule_func is not None
-                or node._n_local_function_hooks or chainer.get_function_hooks())
+    return not (
+        config.enable_backprop
+        or config.debug
+        or config.schedule_func is not None
+        or node._n_local_function_hooks
+        or chainer.get_function_hooks()
+    )
 
 
 def replacement(original: Callable) -> Callable:
@@ -26,6 +32,7 @@ def replacement(original: Callable) -> Callable:
 
     Chainer's checks (``type_check``, ``debug``), hooks and other array libraries also go there.
     """
+
     @functools.wraps(original)
     def apply(self: Any, inputs: tuple[ArrayOrVariable, ...]) -> tuple[chainer.Variable, ...]:
         if chainer.config.type_check or not no_graph(self):

@@ -1,4 +1,5 @@
 """Replacements for methods of Chainer's function nodes, each made around the original that it falls back to."""
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -36,33 +37,55 @@ def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     if not with_onednn:
         return *banded(), *always
     return (
-        *by_onednn(), *always,
+        *by_onednn(),
+        *always,
         (_batch.GeneralBatchNormalizationImpl, "forward", _batch_normalization),
         (_batch.GeneralBatchNormalizationImpl, "backward", _batch_normalization_backward),
-        *((owner, name, forward_by(compute)) for owner, name, compute in (
-            (_batch.FixedBatchNormalization, "forward", _fixed_batch_normalization),
-            (_relu.ReLU, "forward_cpu", _rectifier),
-            (_relu.ReLUGrad2, "forward_cpu", _rectifier_backward),
-            (_leaky.LeakyReLU, "forward_cpu", _rectifier),
-            (_leaky._LeakyReLUGrad, "forward_cpu", _rectifier_backward),
-            (_resize.ResizeImages, "forward", _resize_images),
-            (_resize.ResizeImagesGrad, "forward", _resize_images_backward),
-            (_unpool.Unpooling2D, "forward", _unpooling),
-            (_unpool.Unpooling2DGrad, "forward", _unpooling_backward),
-            (_functions.math.sum.Sum, "forward", _sum),
-            (_functions.math.basic_math.Add, "forward", _add),
-            (_functions.array.concat.Concat, "forward", _concatenation),
-        )),
+        *(
+            (owner, name, forward_by(compute))
+            for owner, name, compute in (
+                (_batch.FixedBatchNormalization, "forward", _fixed_batch_normalization),
+                (_relu.ReLU, "forward_cpu", _rectifier),
+                (_relu.ReLUGrad2, "forward_cpu", _rectifier_backward),
+                (_leaky.LeakyReLU, "forward_cpu", _rectifier),
+                (_leaky._LeakyReLUGrad, "forward_cpu", _rectifier_backward),
+                (_resize.ResizeImages, "forward", _resize_images),
+                (_resize.ResizeImagesGrad, "forward", _resize_images_backward),
+                (_unpool.Unpooling2D, "forward", _unpooling),
+                (_unpool.Unpooling2DGrad, "forward", _unpooling_backward),
+                (_functions.math.sum.Sum, "forward", _sum),
+                (_functions.math.basic_math.Add, "forward", _add),
+                (_functions.array.concat.Concat, "forward", _concatenation),
+            )
+        ),
     )
 
 
 def _batch_normalization(original: Callable) -> Callable:
     @functools.wraps(original)
-    def forward(self: Any, axis: Any, gamma: Array, x: Array, x_layout: Any, xp: Any, expander: Any, beta: Array,
-                eps: float, decay: float, running_mean: Array, running_var: Array) -> tuple:
+    def forward(
+        self: Any,
+        axis: Any,
+        gamma: Array,
+        x: Array,
+        x_layout: Any,
+        xp: Any,
+        expander: Any,
+        beta: Array,
+        eps: float,
+        decay: float,
+        running_mean: Array,
+        running_var: Array,
+    ) -> tuple:
         own_statistics = type(self) is _batch.GeneralBatchNormalizationImpl  # ChainerMN's are of all ranks
-        if not own_statistics or xp is not np or x_layout is not None or tuple(axis) != IMAGES or not plain_images(
-                x) or not plain_float32(gamma, beta):
+        if (
+            not own_statistics
+            or xp is not np
+            or x_layout is not None
+            or tuple(axis) != IMAGES
+            or not plain_images(x)
+            or not plain_float32(gamma, beta)
+        ):
             return original(self, axis, gamma, x, x_layout, xp, expander, beta, eps, decay, running_mean, running_var)
         y, *statistics = normalisation.forward(x, gamma, beta, eps, 1, False)
         mean, variance, inv_std = (a.reshape(-1) for a in statistics)
@@ -77,8 +100,21 @@ def _batch_normalization(original: Callable) -> Callable:
 
 def _batch_normalization_backward(original: Callable) -> Callable:
     @functools.wraps(original)
-    def backward(self: Any, axis: Any, gamma: Array, gy: Array, x: Array, x_layout: Any, xp: Any, expander: Any,
-                 mean: Array, inv_std: Array, eps: float, var: Array, forward_data: Array | None) -> tuple:
+    def backward(
+        self: Any,
+        axis: Any,
+        gamma: Array,
+        gy: Array,
+        x: Array,
+        x_layout: Any,
+        xp: Any,
+        expander: Any,
+        mean: Array,
+        inv_std: Array,
+        eps: float,
+        var: Array,
+        forward_data: Array | None,
+    ) -> tuple:
         if forward_data is None or not plain_images(x, gy):
             return original(self, axis, gamma, gy, x, x_layout, xp, expander, mean, inv_std, eps, var, forward_data)
         mean, variance = (a.reshape(1, -1, 1, 1) for a in (mean, forward_data))
@@ -127,14 +163,21 @@ def _resize_images_backward(node: Any, gy: Array) -> Array | None:
 
 def _doubles(node: Any, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> bool:
     """Whether an unpooling node repeats each pixel a whole number of times and leaves nothing out."""
-    return (node.kh, node.kw) == (node.sy, node.sx) and node.ph == node.pw == 0 and (
-        out_shape == (shape[0] * node.kh, shape[1] * node.kw))
+    return (
+        (node.kh, node.kw) == (node.sy, node.sx)
+        and node.ph == node.pw == 0
+        and (out_shape == (shape[0] * node.kh, shape[1] * node.kw))
+    )
 
 
 def _unpooling(node: Any, x: Array) -> Array | None:
     size = x.shape[2] * node.kh, x.shape[3] * node.kw
-    if not plain_images(x) or (node.outh, node.outw) not in ((None, None), size) or not _doubles(
-            node, x.shape[2:], size) or (node.cover_all and node.outh is None):
+    if (
+        not plain_images(x)
+        or (node.outh, node.outw) not in ((None, None), size)
+        or not _doubles(node, x.shape[2:], size)
+        or (node.cover_all and node.outh is None)
+    ):
         return None
     node.outh, node.outw = size
     # Chainer's own backward asks this.
@@ -168,8 +211,12 @@ def _adam(update: Callable, original: Callable) -> Callable:
     def update_core_cpu(self: Any, param: Any) -> None:
         hyperparam = self.hyperparam
         arrays = (param.array, param.grad, self.state.get("m"), self.state.get("v"))
-        if hyperparam.amsgrad or hyperparam.adabound or not plain_float32(*arrays) or not all(
-                a.flags.c_contiguous for a in arrays):
+        if (
+            hyperparam.amsgrad
+            or hyperparam.adabound
+            or not plain_float32(*arrays)
+            or not all(a.flags.c_contiguous for a in arrays)
+        ):
             original(self, param)
         else:
             update(*arrays, self.alpha_t, hyperparam)

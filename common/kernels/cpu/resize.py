@@ -4,6 +4,7 @@ Rows and columns are interpolated one after the other. Along one axis the result
 row (bilinear) or one (nearest), close to its diagonal: a few output rows at a time need only a few input rows, so the
 product is made of small dense ones, which oneDNN computes at the speed of memory. The gradient is A's transpose.
 """
+
 import functools
 
 import numpy as np
@@ -35,21 +36,24 @@ def weights(out_size: int, in_size: int, mode: str, align_corners: bool) -> np.n
 class _Bands:
     """Products of A, or of its transpose, with (batch, K, columns) -> (batch, M, columns)."""
 
-    def __init__(self, out_size: int, in_size: int, mode: str, align_corners: bool, transposed: bool, batch: int,
-                 columns: int) -> None:
+    def __init__(
+        self, out_size: int, in_size: int, mode: str, align_corners: bool, transposed: bool, batch: int, columns: int
+    ) -> None:
         matrix = weights(out_size, in_size, mode, align_corners)
         if transposed:
             matrix = matrix.T
         m, k = matrix.shape
         self._steps = []
         for top in range(0, m, ROWS):
-            rows = matrix[top:top + ROWS]
+            rows = matrix[top : top + ROWS]
             used = np.flatnonzero(rows.any(axis=0))
             first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
             band = np.ascontiguousarray(rows[:, first:last])
             height, width = band.shape
-            primitive = product(((1, height, width), (batch, width, columns), (batch, height, columns)),
-                                ((band.size, width, 1), (k * columns, columns, 1), (m * columns, columns, 1)))
+            primitive = product(
+                ((1, height, width), (batch, width, columns), (batch, height, columns)),
+                ((band.size, width, 1), (k * columns, columns, 1), (m * columns, columns, 1)),
+            )
             self._steps.append((primitive, band, 4 * columns * int(first), 4 * columns * top))
 
     def run(self, x: int, y: int) -> None:
@@ -67,8 +71,13 @@ def resize(x: np.ndarray, out_size: tuple[int, ...], mode: str, align_corners: b
     out_h, out_w = out_size
     wide = empty_images((n, c, h, out_w))
     y = empty_images((n, c, out_h, out_w))
-    _two_products(_bands(out_w, w, mode, align_corners, False, n * h, c),
-                  _bands(out_h, h, mode, align_corners, False, n, out_w * c), channels_last(x), wide, y)
+    _two_products(
+        _bands(out_w, w, mode, align_corners, False, n * h, c),
+        _bands(out_h, h, mode, align_corners, False, n, out_w * c),
+        channels_last(x),
+        wide,
+        y,
+    )
     return y
 
 
@@ -78,8 +87,13 @@ def resize_backward(gy: np.ndarray, size: tuple[int, ...], mode: str, align_corn
     h, w = size
     wide = empty_images((n, c, h, out_w))
     gx = empty_images((n, c, h, w))
-    _two_products(_bands(out_h, h, mode, align_corners, True, n, out_w * c),
-                  _bands(out_w, w, mode, align_corners, True, n * h, c), channels_last(gy), wide, gx)
+    _two_products(
+        _bands(out_h, h, mode, align_corners, True, n, out_w * c),
+        _bands(out_w, w, mode, align_corners, True, n * h, c),
+        channels_last(gy),
+        wide,
+        gx,
+    )
     return gx
 
 

@@ -1,4 +1,5 @@
 """How many cores to use, and a pool of threads for NumPy code, which lets other threads run while it computes."""
+
 import functools
 import os
 from collections.abc import Callable

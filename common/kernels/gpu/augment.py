@@ -3,6 +3,7 @@
 They are the rules of ``datasets.scaling`` and ``datasets.augment``. Twins are what the kernels are tested against; with
 NumPy arrays the functions below use them, with CuPy arrays the kernels.
 """
+
 import math
 from collections.abc import Sequence
 
@@ -45,26 +46,37 @@ __device__ inline double unit(unsigned int bits) { return (bits + 0.5) * (1.0 / 
 """
 STORED = ("uint8", "int16", "uint16", "int32", "float32")
 
-CLIP_SCALE = register(CudaSource(
-    "clip_scale", "elementwise", dtypes=STORED, preamble=_ROUNDED,
-    in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
-    out_params="float32 y",
-    # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
-    operation="""
+CLIP_SCALE = register(
+    CudaSource(
+        "clip_scale",
+        "elementwise",
+        dtypes=STORED,
+        preamble=_ROUNDED,
+        in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
+        out_params="float32 y",
+        # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
+        operation="""
         const float value = __fadd_rn(__fmul_rn((float)stored, slope), intercept);
         const float clipped = value < lower ? lower : value > upper ? upper : value;
         y = (clipped - lower) / half - 1.0f;
-    """))
+    """,
+    )
+)
 
 # Pillow's bilinear transform: coordinates of pixel centres at + 0.5, corners beyond the border repeat the border.
-AFFINE = register(CudaSource(
-    "affine_gather", "elementwise", dtypes=("float32",),
-    in_params="raw T image, raw float64 matrix, int32 channels, int32 rows, int32 columns, int32 height, "
-              "int32 width, float32 outside, bool nearest", out_params="T y",
-    preamble=_ROUNDED + """
+AFFINE = register(
+    CudaSource(
+        "affine_gather",
+        "elementwise",
+        dtypes=("float32",),
+        in_params="raw T image, raw float64 matrix, int32 channels, int32 rows, int32 columns, int32 height, "
+        "int32 width, float32 outside, bool nearest",
+        out_params="T y",
+        preamble=_ROUNDED
+        + """
 __device__ inline int within(int k, int size) { return k < 0 ? 0 : k >= size ? size - 1 : k; }
 """,
-    operation="""
+        operation="""
         const long long plane = i / ((long long)height * width);
         const int row = (int)(i / width % height), column = (int)(i % width);
         const long long m = plane / channels * 6;
@@ -90,16 +102,24 @@ __device__ inline int within(int k, int size) { return k < 0 ? 0 : k >= size ? s
                 y = (T)__dadd_rn(top, __dmul_rn(bottom - top, dy));
             }
         }
-    """))
+    """,
+    )
+)
 
-GAUSSIAN = register(CudaSource(
-    "gaussian_noise", "elementwise", preamble=_PHILOX,
-    in_params="float32 x, float32 deviation, uint64 key", out_params="float32 y",
-    operation="""
+GAUSSIAN = register(
+    CudaSource(
+        "gaussian_noise",
+        "elementwise",
+        preamble=_PHILOX,
+        in_params="float32 x, float32 deviation, uint64 key",
+        out_params="float32 y",
+        operation="""
         const Four bits = philox((unsigned long long)i, 0, key);  // Box and Muller, 1958
         const double radius = sqrt(-2.0 * log(unit(bits.a)));
         y = x + deviation * (float)(radius * cos(6.283185307179586 * unit(bits.b)));
-    """))
+    """,
+    )
+)
 
 
 def _on_host(array: Array) -> bool:
@@ -132,13 +152,20 @@ def matrices(draws: Sequence[Draw], shape: tuple[int, int], size: tuple[int, int
         cosine, sine = math.cos(angle) / draw.scale, math.sin(angle) / draw.scale
         mirror = -1.0 if draw.flip else 1.0
         x0, y0 = mirror * (left - centre_x), top - centre_y
-        back = ((mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x),
-                (mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y))
+        back = (
+            (mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x),
+            (mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y),
+        )
         # From the turned window (x, y) to the window before it was turned.
         columns, downwards, x1, y1 = _TURNED[quarters(draw, size)]
         x1, y1 = x1 * size[1], y1 * size[0]
-        rows.append([value for a, b, c in back for value in (
-            a * columns[0] + b * downwards[0], a * columns[1] + b * downwards[1], a * x1 + b * y1 + c)])
+        rows.append(
+            [
+                value
+                for a, b, c in back
+                for value in (a * columns[0] + b * downwards[0], a * columns[1] + b * downwards[1], a * x1 + b * y1 + c)
+            ]
+        )
     return np.array(rows, np.float64).reshape(len(rows), 6)
 
 
@@ -146,8 +173,9 @@ def matrices(draws: Sequence[Draw], shape: tuple[int, int], size: tuple[int, int
 _TURNED = (((1, 0), (0, 1), 0, 0), ((0, -1), (1, 0), 1, 0), ((-1, 0), (0, -1), 1, 1), ((0, 1), (-1, 0), 0, 1))
 
 
-def augment(images: Array, draws: Sequence[Draw], size: tuple[int, int], *, nearest: bool = False,
-            outside: float = -1.0) -> Array:
+def augment(
+    images: Array, draws: Sequence[Draw], size: tuple[int, int], *, nearest: bool = False, outside: float = -1.0
+) -> Array:
     """Images (N, C, H, W) float32 in [-1, 1], each changed by its Draw and cut to ``size``: (N, C, h, w).
 
     The rule of ``datasets.augment.apply``. nearest: no interpolation, for class numbers.
@@ -158,8 +186,7 @@ def augment(images: Array, draws: Sequence[Draw], size: tuple[int, int], *, near
     xp = chainer.backend.get_array_module(images)
     matrix = matrices(draws, (rows, columns), size)
     if xp is np:
-        return np.stack([_gather(image, m, size, nearest, outside)
-                            for image, m in zip(images, matrix, strict=True)])
+        return np.stack([_gather(image, m, size, nearest, outside) for image, m in zip(images, matrix, strict=True)])
     y = xp.empty((n, channels, *size), np.float32)
     numbers = [np.int32(value) for value in (channels, rows, columns, *size)]
     AFFINE(xp.ascontiguousarray(images), xp.asarray(matrix), *numbers, np.float32(outside), np.bool_(nearest), y)
@@ -168,7 +195,7 @@ def augment(images: Array, draws: Sequence[Draw], size: tuple[int, int], *, near
 
 def _gather(image: np.ndarray, m: np.ndarray, size: tuple[int, int], nearest: bool, outside: float) -> np.ndarray:
     _, rows, columns = image.shape
-    w, v = np.mgrid[:size[0], :size[1]] + 0.5
+    w, v = np.mgrid[: size[0], : size[1]] + 0.5
     at_x, at_y = m[0] * v + m[1] * w + m[2], m[3] * v + m[4] * w + m[5]
     inside = (at_x >= 0) & (at_y >= 0) & (at_x < columns) & (at_y < rows)
     if nearest:
@@ -176,8 +203,9 @@ def _gather(image: np.ndarray, m: np.ndarray, size: tuple[int, int], nearest: bo
         return np.where(inside, image[:, y, x], np.float32(outside))
     low_x, low_y = np.floor(at_x - 0.5), np.floor(at_y - 0.5)
     dx, dy = at_x - 0.5 - low_x, at_y - 0.5 - low_y
-    (x0, x1), (y0, y1) = ([np.clip(low + k, 0, count - 1).astype(int) for k in (0, 1)]
-                          for low, count in ((low_x, columns), (low_y, rows)))
+    (x0, x1), (y0, y1) = (
+        [np.clip(low + k, 0, count - 1).astype(int) for k in (0, 1)] for low, count in ((low_x, columns), (low_y, rows))
+    )
     lines = [image[:, y, x0] + (image[:, y, x1] - image[:, y, x0]).astype(np.float64) * dx for y in (y0, y1)]
     return np.where(inside, (lines[0] + (lines[1] - lines[0]) * dy).astype(np.float32), np.float32(outside))
 
@@ -218,8 +246,7 @@ def philox(place: np.ndarray, draw: np.ndarray | int, key: int) -> tuple[np.ndar
     k0, k1 = int(key) & 0xFFFFFFFF, int(key) >> 32
     for _ in range(10):
         p, q = np.uint64(_M0) * a, np.uint64(_M1) * c
-        a, b, c, d = ((q >> thirty_two) ^ b ^ np.uint64(k0), q & _LOW,
-                      (p >> thirty_two) ^ d ^ np.uint64(k1), p & _LOW)
+        a, b, c, d = ((q >> thirty_two) ^ b ^ np.uint64(k0), q & _LOW, (p >> thirty_two) ^ d ^ np.uint64(k1), p & _LOW)
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return tuple(v.astype(np.uint32) for v in (a, b, c, d))
 

@@ -3,6 +3,7 @@
 CuPy 14 has no cuDNN of its own any more. A plan is built once for each shape, dtype and precision. Where cuDNN is not
 there, or builds no plan for a layer, the layer is computed by ``chunked_convolution``, and the first time that is said.
 """
+
 import warnings
 from typing import Any
 
@@ -69,34 +70,64 @@ class CudnnConvolutions:
         handle = self._handle()
         self.cudnn.set_stream(handle, self.memory.stream())
         address = self.memory.address
-        graph.execute({**{tensors[name]: address(array) for name, array in inputs.items()}, result: address(out)},
-                      address(workspace), handle)
+        graph.execute(
+            {**{tensors[name]: address(array) for name, array in inputs.items()}, result: address(out)},
+            address(workspace),
+            handle,
+        )
         return out
 
-    def _plan(self, kind: str, geometry: Geometry, shape: tuple[int, ...], dtype: str, deterministic: bool,
-              inputs: dict[str, Array]) -> tuple | None:
+    def _plan(
+        self,
+        kind: str,
+        geometry: Geometry,
+        shape: tuple[int, ...],
+        dtype: str,
+        deterministic: bool,
+        inputs: dict[str, Array],
+    ) -> tuple | None:
         try:
             return self._build(kind, geometry, shape, dtype, deterministic, inputs)
         except self._refusals as error:
             if not self._warned:
-                warnings.warn(f"cuDNN builds no plan for a convolution ({kind}, {geometry}: {error}); such layers are "
-                              "computed without it, slower", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"cuDNN builds no plan for a convolution ({kind}, {geometry}: {error}); such layers are "
+                    "computed without it, slower",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
                 self._warned = True
             return None
 
-    def _build(self, kind: str, geometry: Geometry, shape: tuple[int, ...], dtype: str, deterministic: bool,
-               inputs: dict[str, Array]) -> tuple:
+    def _build(
+        self,
+        kind: str,
+        geometry: Geometry,
+        shape: tuple[int, ...],
+        dtype: str,
+        deterministic: bool,
+        inputs: dict[str, Array],
+    ) -> tuple:
         cudnn = self.cudnn
         number = getattr(cudnn.data_type, _TYPES[dtype])
         sums = cudnn.data_type.DOUBLE if dtype == "float64" else cudnn.data_type.FLOAT
-        graph = cudnn.pygraph(io_data_type=number, intermediate_data_type=sums, compute_data_type=sums,
-                              handle=self._handle())
-        tensors = {name: graph.tensor(dim=list(array.shape), stride=list(first_strides(array.shape)), data_type=number,
-                                      name=name)
-                   for name, array in inputs.items()}
+        graph = cudnn.pygraph(
+            io_data_type=number, intermediate_data_type=sums, compute_data_type=sums, handle=self._handle()
+        )
+        tensors = {
+            name: graph.tensor(
+                dim=list(array.shape), stride=list(first_strides(array.shape)), data_type=number, name=name
+            )
+            for name, array in inputs.items()
+        }
         operation = {"fprop": graph.conv_fprop, "dgrad": graph.conv_dgrad, "wgrad": graph.conv_wgrad}[kind]
-        result = operation(**tensors, pre_padding=list(geometry.pad), post_padding=_post_padding(geometry),
-                           stride=list(geometry.stride), dilation=list(geometry.dilate))
+        result = operation(
+            **tensors,
+            pre_padding=list(geometry.pad),
+            post_padding=_post_padding(geometry),
+            stride=list(geometry.stride),
+            dilation=list(geometry.dilate),
+        )
         result.set_output(True)
         result.set_dim(list(shape))
         result.set_stride(list(first_strides(shape)))
@@ -124,10 +155,19 @@ class CudnnConvolutions:
 
 def _post_padding(geometry: Geometry) -> list[int]:
     """Padding after the image: the same as before it wherever that gives ``out_shape``, since cuDNN does it best."""
-    return [p if (size + 2 * p - (k - 1) * d - 1) // s + 1 == out else after
-            for out, s, k, d, size, p, after in zip(
-                geometry.out_shape[2:], geometry.stride, geometry.weights[2:], geometry.dilate, geometry.shape[2:],
-                geometry.pad, geometry.pad_after, strict=True)]
+    return [
+        p if (size + 2 * p - (k - 1) * d - 1) // s + 1 == out else after
+        for out, s, k, d, size, p, after in zip(
+            geometry.out_shape[2:],
+            geometry.stride,
+            geometry.weights[2:],
+            geometry.dilate,
+            geometry.shape[2:],
+            geometry.pad,
+            geometry.pad_after,
+            strict=True,
+        )
+    ]
 
 
 class CupyMemory:
@@ -137,12 +177,14 @@ class CupyMemory:
     def device() -> int:
         """Number of the current GPU."""
         import cupy
+
         return cupy.cuda.Device().id
 
     @staticmethod
     def stream() -> int:
         """Address of the current stream."""
         import cupy
+
         return cupy.cuda.get_current_stream().ptr
 
     @staticmethod

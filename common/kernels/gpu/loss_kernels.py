@@ -3,6 +3,7 @@
 The twin is :mod:`medi2i.common.kernels.reference`. Values are float32 arrays () on the device, also for float16
 images; nothing waits for the device. Sums are made block by block in a fixed order: same input, same bits.
 """
+
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
@@ -30,7 +31,11 @@ __device__ A sign(A v) { return (A)((v > 0) - (v < 0)); }
 __device__ A over(A v, A length) { return length > 0 ? v / length : (A)0; }
 """
 
-_VARIATION = register(CudaSource("variation", "raw", r"""
+_VARIATION = register(
+    CudaSource(
+        "variation",
+        "raw",
+        r"""
 extern "C" __global__ void variation(const T* y, A* parts, A tau2, A weight_down, A weight_right, long long count,
                                      int height, int width, int root) {
     __shared__ A shared[256];
@@ -49,9 +54,17 @@ extern "C" __global__ void variation(const T* y, A* parts, A tau2, A weight_down
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
-""", preamble=BLOCK_SUM + _PIXEL, dtypes=DTYPES))
+""",
+        preamble=BLOCK_SUM + _PIXEL,
+        dtypes=DTYPES,
+    )
+)
 
-_VARIATION_GRADIENT = register(CudaSource("variation_gradient", "raw", r"""
+_VARIATION_GRADIENT = register(
+    CudaSource(
+        "variation_gradient",
+        "raw",
+        r"""
 extern "C" __global__ void variation_gradient(const T* y, const A* g, T* gy, A tau2, A weight_down, A weight_right,
                                               long long count, int height, int width, int root) {
     const Images at = {y, height, width, root, tau2};
@@ -74,9 +87,17 @@ extern "C" __global__ void variation_gradient(const T* y, const A* g, T* gy, A t
         gy[k] = (T)(sum * g[0]);
     }
 }
-""", preamble=_PIXEL, dtypes=DTYPES))
+""",
+        preamble=_PIXEL,
+        dtypes=DTYPES,
+    )
+)
 
-_SUM = register(CudaSource("sum_of_parts", "raw", r"""
+_SUM = register(
+    CudaSource(
+        "sum_of_parts",
+        "raw",
+        r"""
 extern "C" __global__ void sum_of_parts(const A* parts, A* sum, int count) {
     __shared__ A shared[256];
     A own = 0;
@@ -84,15 +105,32 @@ extern "C" __global__ void sum_of_parts(const A* parts, A* sum, int count) {
     own = block_sum(own, shared);
     if (threadIdx.x == 0) sum[0] = own;
 }
-""", preamble=BLOCK_SUM))
+""",
+        preamble=BLOCK_SUM,
+    )
+)
 
-_LEAST_SQUARES = register(CudaSource(
-    "least_squares", "reduction", in_params="T d, float32 target, float32 weight", out_params="float32 loss",
-    operation="((float)d - target) * ((float)d - target) * weight", dtypes=DTYPES))
+_LEAST_SQUARES = register(
+    CudaSource(
+        "least_squares",
+        "reduction",
+        in_params="T d, float32 target, float32 weight",
+        out_params="float32 loss",
+        operation="((float)d - target) * ((float)d - target) * weight",
+        dtypes=DTYPES,
+    )
+)
 
-_LEAST_SQUARES_GRADIENT = register(CudaSource(
-    "least_squares_gradient", "elementwise", in_params="T d, float32 g, float32 target, float32 weight",
-    out_params="T gd", operation="gd = T(2 * ((float)d - target) * weight * g);", dtypes=DTYPES))
+_LEAST_SQUARES_GRADIENT = register(
+    CudaSource(
+        "least_squares_gradient",
+        "elementwise",
+        in_params="T d, float32 g, float32 target, float32 weight",
+        out_params="T gd",
+        operation="gd = T(2 * ((float)d - target) * weight * g);",
+        dtypes=DTYPES,
+    )
+)
 
 
 def absolute_variation(y: Array) -> Array:
@@ -122,8 +160,7 @@ def least_squares(d: Array, target: float) -> Array:
 
 def least_squares_gradient(d: Array, target: float, g: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.least_squares_gradient`; g is an array ()."""
-    return _LEAST_SQUARES_GRADIENT(d, g.astype(np.float32, copy=False), np.float32(target),
-                                   np.float32(1.0 / d.size))
+    return _LEAST_SQUARES_GRADIENT(d, g.astype(np.float32, copy=False), np.float32(target), np.float32(1.0 / d.size))
 
 
 def _numbers(y: Array, tau: float, root: bool) -> tuple[np.generic, ...]:
@@ -153,6 +190,7 @@ def _gradient(y: Array, g: Array, tau: float, root: bool) -> Array:
     xp = chainer.backend.get_array_module(y)
     y = xp.ascontiguousarray(y)
     gy = xp.empty(y.shape, y.dtype)
-    _VARIATION_GRADIENT.launch((_blocks(y),), (BLOCK,),
-                               (y, g.astype(np.float32, copy=False), gy, *_numbers(y, tau, root)), y.dtype)
+    _VARIATION_GRADIENT.launch(
+        (_blocks(y),), (BLOCK,), (y, g.astype(np.float32, copy=False), gy, *_numbers(y, tau, root)), y.dtype
+    )
     return gy

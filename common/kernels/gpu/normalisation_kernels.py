@@ -5,6 +5,7 @@ Statistics come slice by slice as mean and sum of squared deviations, which are 
 1983): nothing is subtracted that is large beside the result, and the order of all sums is fixed, so that the same
 input gives the same bits. Float16 images have float32 statistics.
 """
+
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
@@ -14,7 +15,9 @@ BLOCK = 256
 SLICE = 4096
 DTYPES = ("float32", "float16", "float64")
 
-_COMMON = BLOCK_SUM + """
+_COMMON = (
+    BLOCK_SUM
+    + """
 __device__ void merge(A& count, A& mean, A& squares, A count2, A mean2, A squares2) {
     if (count2 == 0) return;
     const A total = count + count2;
@@ -37,8 +40,13 @@ struct Place {
     }
 };
 """
+)
 
-_MOMENTS = register(CudaSource("norm_moments", "raw", r"""
+_MOMENTS = register(
+    CudaSource(
+        "norm_moments",
+        "raw",
+        r"""
 extern "C" __global__ void norm_moments(const T* x, A* mean, A* squares, long long pixels, long long length,
                                         int slices) {
     __shared__ A shared[256];
@@ -58,10 +66,18 @@ extern "C" __global__ void norm_moments(const T* x, A* mean, A* squares, long lo
         squares[blockIdx.x] = sum;
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
 # One block a group; its slices are those of ``images`` planes that lie ``channels`` planes apart.
-_COMBINE = register(CudaSource("norm_combine", "raw", r"""
+_COMBINE = register(
+    CudaSource(
+        "norm_combine",
+        "raw",
+        r"""
 extern "C" __global__ void norm_combine(const A* slice_mean, const A* slice_squares, A* mean, A* variance, A* inv_std,
                                         A eps, long long pixels, long long length, int slices, int images,
                                         int channels) {
@@ -88,9 +104,17 @@ extern "C" __global__ void norm_combine(const A* slice_mean, const A* slice_squa
         inv_std[blockIdx.x] = (A)1 / (A)sqrt(sums[0] / counts[0] + eps);
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
-_APPLY = register(CudaSource("norm_apply", "raw", r"""
+_APPLY = register(
+    CudaSource(
+        "norm_apply",
+        "raw",
+        r"""
 extern "C" __global__ void norm_apply(const T* x, const A* mean, const A* inv_std, const A* gamma, const A* beta, T* y,
                                       A slope, long long pixels, long long length, int slices, int channels, int each,
                                       int affine) {
@@ -102,9 +126,17 @@ extern "C" __global__ void norm_apply(const T* x, const A* mean, const A* inv_st
         y[i] = (T)(v > 0 ? v : slope * v);
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
-_SUMS = register(CudaSource("norm_gradient_sums", "raw", r"""
+_SUMS = register(
+    CudaSource(
+        "norm_gradient_sums",
+        "raw",
+        r"""
 extern "C" __global__ void norm_gradient_sums(const T* x, const T* gy, const A* mean, const A* inv_std, const A* gamma,
                                               const A* beta, A* with_x, A* plain, A slope, long long pixels,
                                               long long length, int slices, int channels, int each, int affine) {
@@ -126,9 +158,17 @@ extern "C" __global__ void norm_gradient_sums(const T* x, const T* gy, const A* 
         plain[blockIdx.x] = sum;
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
-_COMBINE_SUMS = register(CudaSource("norm_combine_sums", "raw", r"""
+_COMBINE_SUMS = register(
+    CudaSource(
+        "norm_combine_sums",
+        "raw",
+        r"""
 extern "C" __global__ void norm_combine_sums(const A* slice_with_x, const A* slice_plain, A* with_x, A* plain,
                                              int slices, int images, int channels) {
     __shared__ A shared[256];
@@ -145,10 +185,18 @@ extern "C" __global__ void norm_combine_sums(const A* slice_with_x, const A* sli
         plain[blockIdx.x] = sum;
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
 # With fixed statistics inv_count is 0: they take nothing of the gradient.
-_GRADIENT = register(CudaSource("norm_gradient", "raw", r"""
+_GRADIENT = register(
+    CudaSource(
+        "norm_gradient",
+        "raw",
+        r"""
 extern "C" __global__ void norm_gradient(const T* x, const T* gy, const A* mean, const A* inv_std, const A* gamma,
                                          const A* beta, const A* with_x, const A* plain, T* gx, A slope, A inv_count,
                                          long long pixels, long long length, int slices, int channels, int each,
@@ -163,14 +211,24 @@ extern "C" __global__ void norm_gradient(const T* x, const T* gy, const A* mean,
         gx[i] = (T)(factor * scale * (g - (normal * product + sum)));
     }
 }
-""", preamble=_COMMON, dtypes=DTYPES))
+""",
+        preamble=_COMMON,
+        dtypes=DTYPES,
+    )
+)
 
-_RUNNING = register(CudaSource(
-    "running_statistics", "elementwise", in_params="T new_mean, T new_variance, float64 decay, float64 adjust",
-    out_params="T mean, T variance", operation="""
+_RUNNING = register(
+    CudaSource(
+        "running_statistics",
+        "elementwise",
+        in_params="T new_mean, T new_variance, float64 decay, float64 adjust",
+        out_params="T mean, T variance",
+        operation="""
     mean = T(mean * decay + new_mean * (1 - decay));
     variance = T(variance * decay + new_variance * (1 - decay) * adjust);
-"""))
+""",
+    )
+)
 
 
 class _Grid:
@@ -205,8 +263,9 @@ def _affine(gamma: Array | None, beta: Array | None, stand_in: Array) -> tuple[A
     return gamma.astype(stand_in.dtype, copy=False), beta.astype(stand_in.dtype, copy=False)
 
 
-def forward(x: Array, gamma: Array | None, beta: Array | None, eps: float, slope: float, each: bool) -> tuple[Array,
-            Array, Array, Array]:
+def forward(
+    x: Array, gamma: Array | None, beta: Array | None, eps: float, slope: float, each: bool
+) -> tuple[Array, Array, Array, Array]:
     """See :func:`medi2i.common.kernels.reference.forward`."""
     xp = chainer.backend.get_array_module(x)
     x = xp.ascontiguousarray(x)
@@ -214,8 +273,12 @@ def forward(x: Array, gamma: Array | None, beta: Array | None, eps: float, slope
     parts = xp.empty(grid.blocks, dtype), xp.empty(grid.blocks, dtype)
     _MOMENTS.launch((grid.blocks,), (BLOCK,), (x, *parts, *grid.cut), x.dtype)
     mean, variance, inv_std = (xp.empty(grid.group_shape, dtype) for _ in range(3))
-    _COMBINE.launch((grid.groups,), (BLOCK,),
-                    (*parts, mean, variance, inv_std, dtype.type(eps), *grid.cut[:2], *grid.members), x.dtype)
+    _COMBINE.launch(
+        (grid.groups,),
+        (BLOCK,),
+        (*parts, mean, variance, inv_std, dtype.type(eps), *grid.cut[:2], *grid.members),
+        x.dtype,
+    )
     return apply(x, gamma, beta, mean, inv_std, slope), mean, variance, inv_std
 
 
@@ -225,34 +288,49 @@ def apply(x: Array, gamma: Array | None, beta: Array | None, mean: Array, inv_st
     x = xp.ascontiguousarray(x)
     grid = _Grid(x.shape, len(mean) > 1)
     y = xp.empty(x.shape, x.dtype)
-    _APPLY.launch((grid.blocks,), (BLOCK,),
-                  (x, mean, inv_std, *_affine(gamma, beta, mean), y, mean.dtype.type(slope),
-                   *grid.place(gamma is not None)), x.dtype)
+    _APPLY.launch(
+        (grid.blocks,),
+        (BLOCK,),
+        (x, mean, inv_std, *_affine(gamma, beta, mean), y, mean.dtype.type(slope), *grid.place(gamma is not None)),
+        x.dtype,
+    )
     return y
 
 
-def backward(x: Array, gamma: Array | None, beta: Array | None, mean: Array, inv_std: Array, gy: Array, slope: float,
-             fixed: bool) -> tuple[Array, Array, Array]:
+def backward(
+    x: Array, gamma: Array | None, beta: Array | None, mean: Array, inv_std: Array, gy: Array, slope: float, fixed: bool
+) -> tuple[Array, Array, Array]:
     """See :func:`medi2i.common.kernels.reference.backward`."""
     xp = chainer.backend.get_array_module(x)
     x, gy = xp.ascontiguousarray(x), xp.ascontiguousarray(gy.astype(x.dtype, copy=False))
     grid, dtype = _Grid(x.shape, len(mean) > 1), mean.dtype
     channels, place = _affine(gamma, beta, mean), grid.place(gamma is not None)
     parts = xp.empty(grid.blocks, dtype), xp.empty(grid.blocks, dtype)
-    _SUMS.launch((grid.blocks,), (BLOCK,), (x, gy, mean, inv_std, *channels, *parts, dtype.type(slope), *place),
-                 x.dtype)
+    _SUMS.launch(
+        (grid.blocks,), (BLOCK,), (x, gy, mean, inv_std, *channels, *parts, dtype.type(slope), *place), x.dtype
+    )
     sums = xp.empty(grid.group_shape, dtype), xp.empty(grid.group_shape, dtype)
     _COMBINE_SUMS.launch((grid.groups,), (BLOCK,), (*parts, *sums, *grid.members), x.dtype)
     gx = xp.empty(x.shape, x.dtype)
     inv_count = dtype.type(0.0 if fixed else 1.0 / (grid.images * grid.pixels))
-    _GRADIENT.launch((grid.blocks,), (BLOCK,),
-                     (x, gy, mean, inv_std, *channels, *sums, gx, dtype.type(slope), inv_count, *place), x.dtype)
+    _GRADIENT.launch(
+        (grid.blocks,),
+        (BLOCK,),
+        (x, gy, mean, inv_std, *channels, *sums, gx, dtype.type(slope), inv_count, *place),
+        x.dtype,
+    )
     return gx, *sums
 
 
-def update_running(running_mean: Array, running_variance: Array, mean: Array, variance: Array, decay: float,
-                   adjust: float) -> None:
+def update_running(
+    running_mean: Array, running_variance: Array, mean: Array, variance: Array, decay: float, adjust: float
+) -> None:
     """See :func:`medi2i.common.kernels.reference.update_running`."""
-    _RUNNING(mean.reshape(-1).astype(running_mean.dtype, copy=False),
-             variance.reshape(-1).astype(running_mean.dtype, copy=False),
-             np.float64(decay), np.float64(adjust), running_mean, running_variance)
+    _RUNNING(
+        mean.reshape(-1).astype(running_mean.dtype, copy=False),
+        variance.reshape(-1).astype(running_mean.dtype, copy=False),
+        np.float64(decay),
+        np.float64(adjust),
+        running_mean,
+        running_variance,
+    )

@@ -8,6 +8,7 @@ A module that has CUDA code registers it where it is imported and is named in ``
 
 On NumPy arrays a source is refused, but where a test has put a harness: :func:`run_numpy_by`.
 """
+
 import dataclasses
 import functools
 import importlib
@@ -29,9 +30,20 @@ KINDS = ("elementwise", "reduction", "raw")
 
 # Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see HALF) in raw
 # sources, which then need no header of CUDA's, and CuPy's own in elementwise ones: both convert to and from float.
-C_TYPES = {"float16": "float16", "float32": "float", "float64": "double", "bool": "bool", "int8": "signed char",
-           "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short", "int32": "int",
-           "uint32": "unsigned int", "int64": "long long", "uint64": "unsigned long long"}
+C_TYPES = {
+    "float16": "float16",
+    "float32": "float",
+    "float64": "double",
+    "bool": "bool",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+    "int16": "short",
+    "uint16": "unsigned short",
+    "int32": "int",
+    "uint32": "unsigned int",
+    "int64": "long long",
+    "uint64": "unsigned long long",
+}
 
 HALF = """
 struct float16 {
@@ -118,14 +130,24 @@ class CudaSource:
 
     def _make(self, dtype: str) -> Any:
         import cupy
+
         if self.kind == "raw":
             return cupy.RawKernel(self.definitions(dtype) + self.operation, self.name, options=("--std=c++17",))
         if self.kind == "elementwise":
-            return cupy.ElementwiseKernel(self.in_params, self.out_params, self.operation, self.name,
-                                          preamble=self.preamble)
-        return cupy.ReductionKernel(self.in_params, self.out_params, self.operation, self.reduce,
-                                    self.post or f"{self.out_params.split()[-1]} = a", self.identity, self.name,
-                                    reduce_type=self.reduce_type, preamble=self.preamble)
+            return cupy.ElementwiseKernel(
+                self.in_params, self.out_params, self.operation, self.name, preamble=self.preamble
+            )
+        return cupy.ReductionKernel(
+            self.in_params,
+            self.out_params,
+            self.operation,
+            self.reduce,
+            self.post or f"{self.out_params.split()[-1]} = a",
+            self.identity,
+            self.name,
+            reduce_type=self.reduce_type,
+            preamble=self.preamble,
+        )
 
     def __call__(self, *args: Any) -> Any:
         """Run an elementwise kernel or a full reduction on arrays and NumPy scalars, in the order of in_params.

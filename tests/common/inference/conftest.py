@@ -1,4 +1,5 @@
 """Small DICOM series and run folders with weights whose effect is known."""
+
 import json
 import types
 
@@ -16,8 +17,20 @@ CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 
-def write_slice(path, stored, *, series="1.2.3.1", z=0.0, number=1, spacing=(0.8, 0.9), slope=1, intercept=-1024,
-                padding=None, modality="CT", description="axial"):
+def write_slice(
+    path,
+    stored,
+    *,
+    series="1.2.3.1",
+    z=0.0,
+    number=1,
+    spacing=(0.8, 0.9),
+    slope=1,
+    intercept=-1024,
+    padding=None,
+    modality="CT",
+    description="axial",
+):
     """One slice of unsigned 16-bit ``stored`` (H, W)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CT_STORAGE if modality == "CT" else MR_STORAGE
@@ -54,8 +67,13 @@ def stored_image(seed, height=37, width=50):
 def write_series(folder, count=4, *, start=0, height=37, width=50, **options):
     """``count`` slices without suffix, in a folder; their names do not follow their order in space."""
     for i in range(count):
-        write_slice(folder / f"IM{(i * 7) % 10 + 10 * start}", stored_image(i + 100 * start, height, width),
-                    z=2.0 * i, number=i + 1, **options)
+        write_slice(
+            folder / f"IM{(i * 7) % 10 + 10 * start}",
+            stored_image(i + 100 * start, height, width),
+            z=2.0 * i,
+            number=i + 1,
+            **options,
+        )
     return folder
 
 
@@ -73,8 +91,11 @@ def report_of(folder):
 def contents(folder):
     """Name → bytes of all results below ``folder``, the report among them wherever it lies."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return found | {path.relative_to(beside(folder)).as_posix(): path.read_bytes()
-                    for path in beside(folder).rglob("*") if path.is_file()}
+    return found | {
+        path.relative_to(beside(folder)).as_posix(): path.read_bytes()
+        for path in beside(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def tree(folder):
@@ -98,7 +119,7 @@ def plain_generator(networks, first, kernel, offset=0.0):
     weights = encoder.c0.c1.c.W.array
     weights[...] = 0
     low = (7 - len(kernel)) // 2
-    weights[:, 0, low:low + len(kernel), low:low + len(kernel)] = kernel
+    weights[:, 0, low : low + len(kernel), low : low + len(kernel)] = kernel
     decoder.ul.c1.c.b.array[...] = offset
 
 
@@ -113,8 +134,17 @@ def paired_run(tmp_path):
     def make(kernel=((1.0,),), offset=0.0, name="run", epoch=3, **options):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        chosen = PairedOptions(**{**PLAIN, "lambda_dis": 0, "clipA": [-1024, 2000], "clipB": [-1024, 2000], "ch": 1,
-                                  "out_ch": 1, **options})
+        chosen = PairedOptions(
+            **{
+                **PLAIN,
+                "lambda_dis": 0,
+                "clipA": [-1024, 2000],
+                "clipB": [-1024, 2000],
+                "ch": 1,
+                "out_ch": 1,
+                **options,
+            }
+        )
         np.random.seed(0)
         networks = build(chosen)
         if chosen.gen_chs == [1]:
@@ -122,6 +152,7 @@ def paired_run(tmp_path):
         save_args(chosen, folder / "args")
         save_networks(folder, networks.as_dict(), epoch)
         return folder
+
     return make
 
 
@@ -133,8 +164,18 @@ def unpaired_run(tmp_path):
     def make(forth=((1.0,),), back=((1.0,),), name="cycle", **options):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        chosen = UnpairedOptions(**{**PLAIN, "dis_chs": [2, 4], "dis_norm": "none", "clipA": [-1024, 2000],
-                                    "clipB": [-1024, 2000], "ch": 1, "out_ch": 1, **options})
+        chosen = UnpairedOptions(
+            **{
+                **PLAIN,
+                "dis_chs": [2, 4],
+                "dis_norm": "none",
+                "clipA": [-1024, 2000],
+                "clipB": [-1024, 2000],
+                "ch": 1,
+                "out_ch": 1,
+                **options,
+            }
+        )
         np.random.seed(0)
         networks = build(chosen)
         plain_generator(networks, "enc_x", np.array(forth, np.float32))
@@ -142,11 +183,19 @@ def unpaired_run(tmp_path):
         save_args(chosen, folder / "args")
         save_networks(folder, networks.as_dict(), 3)
         return folder
+
     return make
 
 
 @pytest.fixture
 def files():
     """The functions above, for tests: files are imported by path, so they cannot import this one."""
-    return types.SimpleNamespace(write_slice=write_slice, write_series=write_series, stored_image=stored_image,
-                                 hu_of=hu_of, tree=tree, report_of=report_of, contents=contents)
+    return types.SimpleNamespace(
+        write_slice=write_slice,
+        write_series=write_series,
+        stored_image=stored_image,
+        hu_of=hu_of,
+        tree=tree,
+        report_of=report_of,
+        contents=contents,
+    )

@@ -1,4 +1,5 @@
 """The command line of convert.py: a run folder, released spellings, what is refused."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -16,24 +17,34 @@ def test_a_run_folder_may_stand_alone_and_several_roots_be_given():
 
 
 def test_training_options_are_taken_aside():
-    options, training = parse_conversion(UnpairedConversionOptions, [
-        "-m", "enc_x5.npz", "-gc", "32", "64", "--no-eqconv", "-huba", "-1000", "-hura", "2000", "-b", "4"])
+    options, training = parse_conversion(
+        UnpairedConversionOptions,
+        ["-m", "enc_x5.npz", "-gc", "32", "64", "--no-eqconv", "-huba", "-1000", "-hura", "2000", "-b", "4"],
+    )
     assert options.batch_size == 4 and options.clipA == [-1000, 1000]
     assert training == {"gen_chs": ["32", "64"], "eqconv": False}
 
 
 def test_an_old_line_with_abbreviations_and_a_list_of_gpus():
-    options, training = parse_conversion(UnpairedConversionOptions, (
-        "--argf args --load_m enc_x5.npz --roo in --output_a --forceS 2 --slice 1 2 -g 0 1 --gen_ch 4 8").split())
+    options, training = parse_conversion(
+        UnpairedConversionOptions,
+        ("--argf args --load_m enc_x5.npz --roo in --output_a --forceS 2 --slice 1 2 -g 0 1 --gen_ch 4 8").split(),
+    )
     assert (options.argfile, options.model_gen, options.root, options.gpu) == ("args", "enc_x5.npz", ["in"], 0)
     assert options.output_analysis and (options.forceSpacing, options.slice_range) == (2, [1, 2])
     assert training == {"gen_chs": ["4", "8"]}
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["RUN", "-m", "enc_x5.npz"], "one is enough"), (["RUN", "--structure", "all"], "none, numbers, maps"),
-    (["RUN", "-b", "0"], "--batch_size"), (["RUN", "--modality", "US"], "CT, MR, PT"),
-    (["RUN", "-ca", "0", "x"], "--clipA")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["RUN", "-m", "enc_x5.npz"], "one is enough"),
+        (["RUN", "--structure", "all"], "none, numbers, maps"),
+        (["RUN", "-b", "0"], "--batch_size"),
+        (["RUN", "--modality", "US"], "CT, MR, PT"),
+        (["RUN", "-ca", "0", "x"], "--clipA"),
+    ],
+)
 def test_what_is_not_allowed_is_named(arguments, words):
     with pytest.raises(UserError, match=words):
         parse_conversion(PairedConversionOptions, arguments)
@@ -54,9 +65,17 @@ def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
     assert "--gen_chs" not in text and "--lambda_A" not in text
 
 
-@pytest.mark.parametrize(("kind", "clip", "classes", "expected"), [
-    ("dcm", None, 0, DICOM_CLIP), ("dcm", Clip(-160, 240), 0, Clip(-160, 240)), ("nii", None, 0, DICOM_CLIP),
-    ("png", None, 0, None), ("png", Clip(0, 255), 0, None), ("dcm", None, 4, None)])
+@pytest.mark.parametrize(
+    ("kind", "clip", "classes", "expected"),
+    [
+        ("dcm", None, 0, DICOM_CLIP),
+        ("dcm", Clip(-160, 240), 0, Clip(-160, 240)),
+        ("nii", None, 0, DICOM_CLIP),
+        ("png", None, 0, None),
+        ("png", Clip(0, 255), 0, None),
+        ("dcm", None, 4, None),
+    ],
+)
 def test_differences_are_told_in_hu_only_where_results_are_hu(kind, clip, classes, expected):
     inputs = SimpleNamespace(sources=[SimpleNamespace(kind=kind)])
     assert clip_in_hu(clip, inputs, classes) == expected

@@ -85,8 +85,17 @@ def test_clips_are_those_of_training_unless_given(tmp_path, paired_run, files):
 
 def test_btoa_swaps_the_clips(tmp_path, paired_run, files):
     files.write_slice(tmp_path / "in/x", files.stored_image(0))
-    assert run(paired_run(clipA=[0, 800], clipB=[-200, 200], btoa=True), "-R", tmp_path / "in", "-o",
-               tmp_path / "out", "--btoa") == 0
+    assert (
+        run(
+            paired_run(clipA=[0, 800], clipB=[-200, 200], btoa=True),
+            "-R",
+            tmp_path / "in",
+            "-o",
+            tmp_path / "out",
+            "--btoa",
+        )
+        == 0
+    )
     hu = files.hu_of(tmp_path / "in/x")
     np.testing.assert_allclose(files.hu_of(tmp_path / "out/x"), (hu.clip(-200, 200) + 200) * 2, atol=0.51)
 
@@ -99,14 +108,17 @@ def test_the_middle_of_a_stack_is_written_and_ends_are_repeated(tmp_path, paired
     for name, below in zip(order, [order[0], *order], strict=False):
         np.testing.assert_array_equal(files.hu_of(tmp_path / "out" / name), files.hu_of(tmp_path / "in" / below))
     last = pydicom.dcmread(tmp_path / "out" / order[3])
-    assert len(last.SourceImageSequence) == 2 and len(
-        pydicom.dcmread(tmp_path / "out" / order[1]).SourceImageSequence) == 3
+    assert (
+        len(last.SourceImageSequence) == 2
+        and len(pydicom.dcmread(tmp_path / "out" / order[1]).SourceImageSequence) == 3
+    )
 
 
 def test_any_size_is_padded_to_what_the_network_needs_and_tiles_agree(tmp_path, paired_run, files):
     files.write_slice(tmp_path / "in/x", files.stored_image(0, 101, 90))
-    run_folder = paired_run(name="deep", gen_chs=[2, 3, 4], gen_nblock=1, gen_activation="lrelu",
-                            gen_out_activation="tanh")
+    run_folder = paired_run(
+        name="deep", gen_chs=[2, 3, 4], gen_nblock=1, gen_activation="lrelu", gen_out_activation="tanh"
+    )
     common = [run_folder, "-R", tmp_path / "in", "--structure", "none"]
     assert run(*common, "-o", tmp_path / "whole") == 0
     assert run(*common, "-o", tmp_path / "tiled", "--tile", 88) == 0

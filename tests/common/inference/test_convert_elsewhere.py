@@ -1,4 +1,5 @@
 """Conversion seen from outside: golden results of the released codes, other DICOM software, a real head CT."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,16 +16,39 @@ HEAD = Path(__file__).resolve().parents[4] / "shared/data/ct-head"
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("case, module", [("paired_down_res", pix2pix_convert),
-                                          ("unpaired_group_norm", cyclegan_convert)])
+@pytest.mark.parametrize(
+    "case, module", [("paired_down_res", pix2pix_convert), ("unpaired_group_norm", cyclegan_convert)]
+)
 def test_released_weights_give_the_released_result(tmp_path, case, module):
     with np.load(GOLDEN / case / "io.npz") as golden:
         x, y = golden["x"], golden["y"]
     for i, image in enumerate(x):
         np.save(tmp_path / f"{i}.npy", image)
-    assert module.main(["-a", str(GOLDEN / case / "args"), "-m", str(GOLDEN / case / "enc_x.npz"), "-R", str(tmp_path),
-                        "-it", "npy", "--imgtype_out", "npy", "-o", str(tmp_path / "out"),
-                        "-ca", "-1", "1", "-cb", "-1", "1"]) == 0
+    assert (
+        module.main(
+            [
+                "-a",
+                str(GOLDEN / case / "args"),
+                "-m",
+                str(GOLDEN / case / "enc_x.npz"),
+                "-R",
+                str(tmp_path),
+                "-it",
+                "npy",
+                "--imgtype_out",
+                "npy",
+                "-o",
+                str(tmp_path / "out"),
+                "-ca",
+                "-1",
+                "1",
+                "-cb",
+                "-1",
+                "1",
+            ]
+        )
+        == 0
+    )
     for i, image in enumerate(y):
         found = np.load(tmp_path / f"out/{i}.npy").reshape(image.shape)
         assert np.abs(found - image).max() <= 2e-5 * np.abs(image).max()
@@ -38,8 +62,9 @@ def errors_of(tool, *paths):
 def geometry_of(folder, out):
     """(header of the sidecar, voxels) as dcm2niix sees the folder's only series."""
     out.mkdir()
-    subprocess.run(["dcm2niix", "-b", "y", "-z", "n", "-f", "v", "-o", str(out), str(folder)], check=True,
-                   capture_output=True)
+    subprocess.run(
+        ["dcm2niix", "-b", "y", "-z", "n", "-f", "v", "-o", str(out), str(folder)], check=True, capture_output=True
+    )
     volumes = sorted(out.glob("*.nii"))
     assert len(volumes) == 1
     data = volumes[0].read_bytes()
@@ -68,6 +93,7 @@ def test_a_real_head_ct_passes_the_validators(tmp_path, unpaired_run, stack):
 
 def test_each_frame_of_a_multi_frame_file_is_a_slice(tmp_path, files):
     from pydicom.dataset import Dataset
+
     path = files.write_slice(tmp_path / "in/multi.dcm", files.stored_image(0))
     d = pydicom.dcmread(path)
     frames = [files.stored_image(i) for i in range(3)]

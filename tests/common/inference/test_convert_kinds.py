@@ -1,4 +1,5 @@
 """Every kind of image to its own kind, lists, colour, classes, fixed sizes; through pix2pix/convert.py."""
+
 import json
 import tracemalloc
 
@@ -91,7 +92,11 @@ def test_a_list_with_two_columns_as_channels_and_two_results(tmp_path, paired_ru
     run_folder = paired_run(ch=2, out_ch=2, from_col=[0, 1], to_col=[2, 3], **NO_CLIP)
     assert run(run_folder, "-R", tmp_path / "data", "--val", tmp_path / "list.txt", "-o", tmp_path / "out") == 0
     assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.npy")) == [
-        "s1/a_1.npy", "s1/a_2.npy", "s2/a_1.npy", "s2/a_2.npy"]
+        "s1/a_1.npy",
+        "s1/a_2.npy",
+        "s2/a_1.npy",
+        "s2/a_2.npy",
+    ]
     np.testing.assert_array_equal(np.load(tmp_path / "out/s1/a_2.npy"), 4 + ord("a"))
 
 
@@ -101,7 +106,9 @@ def test_a_list_may_point_outside_but_results_do_not(tmp_path, paired_run):
     (tmp_path / "data/list.txt").write_text(f"../a.npy\n{tmp_path}/a.npy\n")
     assert run(paired_run(**NO_CLIP), "-R", tmp_path / "data", "--val", "list.txt", "-o", tmp_path / "out") == 0
     assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.npy")) == [
-        "a.npy", f"{tmp_path.name}/a.npy"]
+        "a.npy",
+        f"{tmp_path.name}/a.npy",
+    ]
 
 
 def test_classes_are_probabilities_and_labels_never_dicom(tmp_path, paired_run, files):

@@ -1,4 +1,5 @@
 """Models of the released codes are used by the rules of those codes, chosen by their args; ours by our own."""
+
 import json
 
 import numpy as np
@@ -53,8 +54,22 @@ def test_unpaired_pictures_are_scaled_from_0_to_255_whatever_the_hu(tmp_path, un
     image = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1))
     write(tmp_path / "in" / f"a{suffix}", image)
     run_folder = released(unpaired_run(((0.5,),), ((0.5,),), imgtype="JPG"))
-    assert run(cyclegan_convert, "-a", run_folder / "args", "-m", weights, "-it", suffix[1:], "-R", tmp_path / "in",
-               "-o", tmp_path / "out") == 0
+    assert (
+        run(
+            cyclegan_convert,
+            "-a",
+            run_folder / "args",
+            "-m",
+            weights,
+            "-it",
+            suffix[1:],
+            "-R",
+            tmp_path / "in",
+            "-o",
+            tmp_path / "out",
+        )
+        == 0
+    )
     unit = image / 127.5 - 1
     found = read_image(tmp_path / "out" / f"a{suffix}").array[0]
     np.testing.assert_allclose(found, 127.5 * (unit / 2 + 1), atol=0.51 + tolerance)
@@ -76,8 +91,10 @@ def test_columns_of_a_list_are_scaled_and_stacked_alike(tmp_path, paired_run):
         write(tmp_path / "in" / f"{name}.npy", image)
     (tmp_path / "list.txt").write_text("x.npy\ty.npy\tz.npy\n")
     run_folder = released(paired_run(btoa=True, from_col=[0], to_col=[2, 1], clipA=[-1, 2], clipB=[0, 10], ch=2))
-    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "--val", tmp_path / "list.txt", "-o",
-               tmp_path / "out") == 0
+    assert (
+        run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "--val", tmp_path / "list.txt", "-o", tmp_path / "out")
+        == 0
+    )
     np.testing.assert_allclose(np.load(tmp_path / "out/z.npy"), (images[2].clip(-1, 2) + 1) / 3 * 10, atol=1e-4)
 
 
@@ -114,8 +131,25 @@ def test_paired_numbers_go_in_as_they_are_and_come_out_as_grey_levels(tmp_path, 
     assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "-it", kind, "-o", tmp_path / "out") == 0
     found = read_image(tmp_path / "out" / f"a.{kind}").array[0]
     np.testing.assert_allclose(found, 127.5 * (image / 2 + 1), rtol=1e-5, atol=1e-4)
-    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "-it", kind, "-o", tmp_path / "hu",
-               "-ca", -1, 1, "-cb", -1000, 1000) == 0
+    assert (
+        run(
+            pix2pix_convert,
+            run_folder,
+            "-R",
+            tmp_path / "in",
+            "-it",
+            kind,
+            "-o",
+            tmp_path / "hu",
+            "-ca",
+            -1,
+            1,
+            "-cb",
+            -1000,
+            1000,
+        )
+        == 0
+    )
     np.testing.assert_allclose(read_image(tmp_path / "hu" / f"a.{kind}").array[0], image.clip(-1, 1) * 500, atol=1e-3)
 
 
@@ -132,8 +166,9 @@ def test_clip_a_is_the_inputs_even_from_b_to_a(tmp_path, paired_run):
 def descending(files, folder, count):
     """A series whose names ascend as z descends."""
     for number in range(count):
-        files.write_slice(folder / f"s{number:03d}.dcm", files.stored_image(number, 16, 32), z=-2.0 * number,
-                          number=number + 1)
+        files.write_slice(
+            folder / f"s{number:03d}.dcm", files.stored_image(number, 16, 32), z=-2.0 * number, number=number + 1
+        )
     return folder, [files.hu_of(folder / f"s{number:03d}.dcm") for number in range(count)]
 
 
@@ -164,8 +199,19 @@ def test_stacks_of_a_list_follow_its_lines(tmp_path, paired_run, files):
     folder, hu = descending(files, tmp_path / "in", 5)
     order = [3, 0, 4, 1, 2]
     (tmp_path / "list.txt").write_text("".join(f"s{number:03d}.dcm\tnone\n" for number in order))
-    assert run(pix2pix_convert, released(paired_run(stack=3, ch=3, out_ch=3)), "-R", folder, "--val",
-               tmp_path / "list.txt", "-o", tmp_path / "out") == 0
+    assert (
+        run(
+            pix2pix_convert,
+            released(paired_run(stack=3, ch=3, out_ch=3)),
+            "-R",
+            folder,
+            "--val",
+            tmp_path / "list.txt",
+            "-o",
+            tmp_path / "out",
+        )
+        == 0
+    )
     for before, number in zip(order, order[1:-1], strict=False):
         np.testing.assert_allclose(files.hu_of(tmp_path / f"out/s{number:03d}.dcm"), hu[before], atol=0.51)
 
@@ -189,9 +235,14 @@ def test_the_ends_of_a_slice_range_do_not_count_and_the_one_of_training_holds(tm
         assert sorted(path.name for path in out.glob("*.dcm")) == names
 
 
-@pytest.mark.parametrize("args, top, left, height, width", [
-    ({}, 2, 4, 32, 16),  # multiples of 16 in 37 × 23, margins 2.5 and 3.5 to the even number
-    ({"crop_height": 20, "crop_width": 23}, 8, 0, 20, 23), ({"crop_height": 480, "crop_width": 22}, 0, 0, 37, 22)])
+@pytest.mark.parametrize(
+    "args, top, left, height, width",
+    [
+        ({}, 2, 4, 32, 16),  # multiples of 16 in 37 × 23, margins 2.5 and 3.5 to the even number
+        ({"crop_height": 20, "crop_width": 23}, 8, 0, 20, 23),
+        ({"crop_height": 480, "crop_width": 22}, 0, 0, 37, 22),
+    ],
+)
 def test_the_middle_is_converted(tmp_path, paired_run, files, caplog, args, top, left, height, width):
     """Pictures become the crop; DICOM keeps its size and its own pixels around it."""
     image = np.random.default_rng(0).integers(0, 256, (37, 23)).astype(np.uint8)
@@ -199,8 +250,10 @@ def test_the_middle_is_converted(tmp_path, paired_run, files, caplog, args, top,
     files.write_slice(tmp_path / "ct/x", files.stored_image(0, 37, 23))
     hu, rows, columns = files.hu_of(tmp_path / "ct/x"), slice(top, top + height), slice(left, left + width)
     run_folder = released(paired_run(((0.5,),)), **args)
-    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "-ca", 0, 255, "-cb", 0, 255, "-o",
-               tmp_path / "out") == 0
+    assert (
+        run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "-ca", 0, 255, "-cb", 0, 255, "-o", tmp_path / "out")
+        == 0
+    )
     found = read_image(tmp_path / "out/a.png").array[0]
     np.testing.assert_allclose(found, (image[rows, columns] / 127.5 - 1) * 63.75 + 127.5, atol=0.51)
     assert f"of 37x23 pixels (height x width) the middle {height}x{width} are converted" in caplog.text
@@ -209,8 +262,27 @@ def test_the_middle_is_converted(tmp_path, paired_run, files, caplog, args, top,
     expected[rows, columns] = clip.from_unit(clip.to_unit(hu[rows, columns]) / 2)
     np.testing.assert_allclose(files.hu_of(tmp_path / "ct_out/x"), expected, atol=0.51)
     # the whole image, as a command line asks for it, and with our own args
-    assert run(pix2pix_convert, run_folder, "-R", tmp_path / "in", "-ch", 37, "-cw", 23, "-ca", 0, 255, "-cb", 0, 255,
-               "-o", tmp_path / "all") == 0
+    assert (
+        run(
+            pix2pix_convert,
+            run_folder,
+            "-R",
+            tmp_path / "in",
+            "-ch",
+            37,
+            "-cw",
+            23,
+            "-ca",
+            0,
+            255,
+            "-cb",
+            0,
+            255,
+            "-o",
+            tmp_path / "all",
+        )
+        == 0
+    )
     assert read_image(tmp_path / "all/a.png").array.shape == (1, 37, 23)
 
 
@@ -236,8 +308,9 @@ def test_colour_becomes_whole_grey_levels(tmp_path, paired_run):
     assert run(pix2pix_convert, run_folder, *common, "-o", tmp_path / "ours") == 0
     np.testing.assert_allclose(np.load(tmp_path / "ours/a.npy"), image @ [0.299, 0.587, 0.114], atol=1e-3)
     assert run(pix2pix_convert, released(run_folder), *common, "-o", tmp_path / "old") == 0
-    np.testing.assert_allclose(np.load(tmp_path / "old/a.npy"), np.asarray(Pillow.fromarray(image).convert("L")),
-                               atol=1e-3)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "old/a.npy"), np.asarray(Pillow.fromarray(image).convert("L")), atol=1e-3
+    )
 
 
 def test_grey_goes_through_a_network_of_three_channels(tmp_path, paired_run):
@@ -254,8 +327,15 @@ def test_pixel_sizes_change_by_scikit_images_rescale(tmp_path, unpaired_run, fil
     (source,) = find_inputs([tmp_path / "in"], kind="dcm").sources
     hu = files.hu_of(tmp_path / "in/x").astype(np.float32)
     for grid in (False, True):
-        preparation = Preparation(Clip(-1024, 2000), Clip(-1024, 2000), 1, (None, None) if grid else (28, 24),
-                                  spacing=spacing, released=True, step=16)
+        preparation = Preparation(
+            Clip(-1024, 2000),
+            Clip(-1024, 2000),
+            1,
+            (None, None) if grid else (28, 24),
+            spacing=spacing,
+            released=True,
+            step=16,
+        )
         piece = load_slice(source, preparation)
         expected = Clip(-1024, 2000).to_unit(rescale(hu, (0.8 / spacing, 0.9 / spacing)))
         where = piece.placement

@@ -1,4 +1,5 @@
 """Resume, force, kill, and one line for whatever a user can get wrong."""
+
 import json
 import os
 import signal
@@ -41,6 +42,7 @@ def test_resume_converts_what_is_missing_and_leaves_the_rest(tmp_path, paired_ru
 
 def test_resume_keeps_the_date_of_the_series(tmp_path, files, monkeypatch):
     import pydicom
+
     folder, out = files.write_series(tmp_path / "in", 2), tmp_path / "out"
     assert run("-m", "identity", "-R", folder, "-o", out) == 0
     (out / "IM7").unlink()
@@ -63,9 +65,11 @@ def test_existing_results_are_never_overwritten_unless_forced(tmp_path, paired_r
 def test_resume_refuses_another_model_other_options_and_other_inputs(tmp_path, paired_run, files, capsys):
     folder, out = files.write_series(tmp_path / "in", 2), tmp_path / "out"
     assert run(paired_run(), "-R", folder, "-o", out) == 0
-    for arguments, words in (([paired_run(offset=0.5, name="other"), "-R", folder], "another sha256"),
-                             ([paired_run(), "-R", folder, "-cw", 20], "another crop"),
-                             ([paired_run(), "-R", folder / "IM0"], "another given")):
+    for arguments, words in (
+        ([paired_run(offset=0.5, name="other"), "-R", folder], "another sha256"),
+        ([paired_run(), "-R", folder, "-cw", 20], "another crop"),
+        ([paired_run(), "-R", folder / "IM0"], "another given"),
+    ):
         assert run(*arguments, "-o", out, "--resume") == 1
         assert words in capsys.readouterr().err
 
@@ -90,8 +94,9 @@ def test_killed_and_resumed_gives_the_same_bytes_as_never_killed(tmp_path, files
     assert run(*arguments, tmp_path / "whole", "-b", 2) == 0
     out = tmp_path / "killed"
     for enough in (2, 6):
-        process = subprocess.Popen([sys.executable, "-c", SLOW, *arguments, str(out), "-b", "2", "--resume"],
-                                   stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, *arguments, str(out), "-b", "2", "--resume"], stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         while len(list(out.glob("IM*"))) < enough and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -124,8 +129,29 @@ def test_several_roots_keep_their_names(tmp_path, files):
 
 def test_the_released_spelling_runs(tmp_path, paired_run, files):
     folder, run_folder = files.write_series(tmp_path / "in", 1), paired_run(epoch=50)
-    assert run("-a", run_folder / "args", "-m", run_folder / "enc_x50.npz", "-R", folder, "-o", tmp_path / "out",
-               "-it", "dcm", "-gc", 1, "-l1", 1.0, "-e", 50, "-g", -1) == 0
+    assert (
+        run(
+            "-a",
+            run_folder / "args",
+            "-m",
+            run_folder / "enc_x50.npz",
+            "-R",
+            folder,
+            "-o",
+            tmp_path / "out",
+            "-it",
+            "dcm",
+            "-gc",
+            1,
+            "-l1",
+            1.0,
+            "-e",
+            50,
+            "-g",
+            -1,
+        )
+        == 0
+    )
 
 
 def test_a_run_folder_alone_means_its_best_epoch_else_its_last(tmp_path, paired_run, files):
@@ -200,6 +226,7 @@ def test_no_permission_is_found_before_anything_is_done(tmp_path, files, capsys,
 
 def test_two_inputs_for_one_output_are_refused(tmp_path, paired_run, capsys):
     from PIL import Image as Pillow
+
     for name in ("a.tif", "a.tiff"):
         Pillow.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
     out = tmp_path / "out"

@@ -1,4 +1,5 @@
 """Conversion to n times the size: pixels, PixelSpacing, position, padding, crops, maps of the deviation."""
+
 import json
 
 import numpy as np
@@ -55,8 +56,20 @@ def test_padding_and_maps_of_the_deviation_follow(tmp_path, paired_run, files):
     stored = files.stored_image(1)
     stored[:, 40:] = 0
     files.write_slice(tmp_path / "in" / "a.dcm", stored, padding=0)
-    assert run(paired_run(scale=2), "-R", tmp_path / "in", "-o", tmp_path / "out", "--uncertainty", "tta",
-               "--engine", "chainer") == 0
+    assert (
+        run(
+            paired_run(scale=2),
+            "-R",
+            tmp_path / "in",
+            "-o",
+            tmp_path / "out",
+            "--uncertainty",
+            "tta",
+            "--engine",
+            "chainer",
+        )
+        == 0
+    )
     result = dicom.read(tmp_path / "out" / "a.dcm")
     np.testing.assert_array_equal(result.mask, np.arange(100) >= 80 + np.zeros((74, 1)))
     deviation = dicom.read(tmp_path / "out" / "uncertainty" / "a.dcm")
@@ -67,8 +80,18 @@ def test_padding_and_maps_of_the_deviation_follow(tmp_path, paired_run, files):
 def test_pictures(tmp_path, paired_run):
     grey = np.random.default_rng(0).integers(60, 190, (1, 9, 13))
     write_image(tmp_path / "in" / "a.png", grey)
-    assert run(paired_run(scale=2, clipA=[0, 255], clipB=[0, 255]), "-R", tmp_path / "in", "-o", tmp_path / "out",
-               "--engine", "chainer") == 0
+    assert (
+        run(
+            paired_run(scale=2, clipA=[0, 255], clipB=[0, 255]),
+            "-R",
+            tmp_path / "in",
+            "-o",
+            tmp_path / "out",
+            "--engine",
+            "chainer",
+        )
+        == 0
+    )
     np.testing.assert_allclose(read_image(tmp_path / "out" / "a.png").array, lowres.enlarge(grey, 2), atol=0.6)
 
 
@@ -85,8 +108,20 @@ def test_without_pixel_spacing_dicom_is_refused(tmp_path, paired_run, files, cap
     d.save_as(path)
     assert run(paired_run(scale=2), "-R", tmp_path / "in", "-o", tmp_path / "out", "--engine", "chainer") == 1
     assert "has no PixelSpacing" in capsys.readouterr().err
-    assert run(paired_run(scale=2), "-R", tmp_path / "in", "-o", tmp_path / "npy", "--imgtype_out", "npy",
-               "--engine", "chainer") == 0
+    assert (
+        run(
+            paired_run(scale=2),
+            "-R",
+            tmp_path / "in",
+            "-o",
+            tmp_path / "npy",
+            "--imgtype_out",
+            "npy",
+            "--engine",
+            "chainer",
+        )
+        == 0
+    )
 
 
 def test_evaluate_enlarges_the_input_for_doing_nothing(tmp_path, paired_run):

@@ -1,4 +1,5 @@
 """cyclegan/convert.py: both directions, averaged stacks, resampling and back, maps of the loss terms."""
+
 import logging
 
 import numpy as np
@@ -145,9 +146,14 @@ def test_the_input_is_what_training_saw(tmp_path, unpaired_run, files):
     options = UnpairedOptions(root=str(tmp_path / "data"), forceSpacing=1.0, random_translate=0, clipA=[-500, 700])
     example = unpaired.build(options, "A").load(0)
     run_folder = unpaired_run(forceSpacing=1.0, clipA=[-500, 700])
-    chosen = UnpairedConversionOptions(model_gen=str(run_folder), root=[str(tmp_path / "data")], gpu=-1,
-                                       out=str(tmp_path / "out"), crop_height=example.shape[1],
-                                       crop_width=example.shape[2])
+    chosen = UnpairedConversionOptions(
+        model_gen=str(run_folder),
+        root=[str(tmp_path / "data")],
+        gpu=-1,
+        out=str(tmp_path / "out"),
+        crop_height=example.shape[1],
+        crop_width=example.shape[2],
+    )
     plan = convert.plan_of(chosen, load_model(chosen, {}, UnpairedOptions))
     source = find_inputs(chosen.root).volumes[0].sources[0]
     np.testing.assert_array_equal(load_slice(source, plan.preparation).unit, example)
@@ -157,6 +163,7 @@ def thin_vgg(tmp_path, monkeypatch):
     """A VGG16 of few channels with fixed weights, as a file, in place of the published one."""
     from medi2i.common.compat import chainer
     from medi2i.common.networks import pretrained
+
     widths = tuple(2 for _ in VGG16_WIDTHS)
     np.random.seed(0)
     features = pretrained.PerceptualFeatures("conv1_2", widths)
@@ -168,8 +175,19 @@ def thin_vgg(tmp_path, monkeypatch):
 def test_analysis_maps(tmp_path, unpaired_run, files, monkeypatch, caplog):
     folder = files.write_series(tmp_path / "in", 1, height=36, width=44)
     run_folder = unpaired_run(forth=[[0.5]], back=[[1.5]])
-    assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "-oa", "--perceptual_weights",
-               thin_vgg(tmp_path, monkeypatch)) == 0
+    assert (
+        run(
+            run_folder,
+            "-R",
+            folder,
+            "-o",
+            tmp_path / "out",
+            "-oa",
+            "--perceptual_weights",
+            thin_vgg(tmp_path, monkeypatch),
+        )
+        == 0
+    )
     names = ["air", "cycle", "discriminator", "discriminator_input", "gradient", "perceptual", "total_variation"]
     assert files.tree(tmp_path / "out.report/analysis") == sorted(["IM0.png", *(f"IM0_{name}.npy" for name in names)])
     maps = {name: np.load(tmp_path / f"out.report/analysis/IM0_{name}.npy") for name in names}
@@ -178,7 +196,7 @@ def test_analysis_maps(tmp_path, unpaired_run, files, monkeypatch, caplog):
     down, right = np.diff(x, axis=0)[:, :-1], np.diff(x, axis=1)[:-1]
     np.testing.assert_allclose(maps["gradient"], 0.5 * (abs(down) + abs(right)), atol=1e-5)
     tau = load_args(run_folder).tv_tau
-    np.testing.assert_allclose(maps["total_variation"], np.sqrt(down ** 2 / 4 + right ** 2 / 4 + tau ** 2), atol=1e-5)
+    np.testing.assert_allclose(maps["total_variation"], np.sqrt(down**2 / 4 + right**2 / 4 + tau**2), atol=1e-5)
     assert maps["perceptual"].shape == (36, 44) and maps["perceptual"].max() > 0
     assert maps["discriminator"].ndim == 2 and maps["discriminator"].size > 1
     assert maps["discriminator_input"].shape == maps["discriminator"].shape
@@ -211,8 +229,12 @@ def test_maps_without_weights_are_left_out_with_a_warning(tmp_path, unpaired_run
     (run_folder / "dec_x3.npz").unlink()
     assert run(run_folder, "-R", folder, "-o", tmp_path / "out", "--output_analysis") == 0
     assert all(f"--output_analysis: no {name} maps" in caplog.text for name in ("cycle", "discriminator", "perceptual"))
-    assert files.tree(tmp_path / "out.report/analysis") == ["IM0.png", "IM0_air.npy", "IM0_gradient.npy",
-                                                     "IM0_total_variation.npy"]
+    assert files.tree(tmp_path / "out.report/analysis") == [
+        "IM0.png",
+        "IM0_air.npy",
+        "IM0_gradient.npy",
+        "IM0_total_variation.npy",
+    ]
 
 
 def test_air_map_counts_only_where_one_of_two_is_air():

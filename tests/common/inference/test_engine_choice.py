@@ -1,4 +1,5 @@
 """Which engine runs, what the check on the first image does, and tiles through an exported graph."""
+
 import logging
 import os
 import re
@@ -74,20 +75,26 @@ def test_auto_takes_what_is_installed(monkeypatch):
             self.arguments = arguments
 
     monkeypatch.setattr(engine_choice, "ENGINES", {"openvino": Stub, "onnxruntime": Stub})
-    for there, expected in ((["openvino", "onnxruntime"], CheckedEngine), (["onnxruntime"], CheckedEngine),
-                            ([], ChainerEngine)):
+    for there, expected in (
+        (["openvino", "onnxruntime"], CheckedEngine),
+        (["onnxruntime"], CheckedEngine),
+        ([], ChainerEngine),
+    ):
         monkeypatch.setattr(engine_choice, "installed", lambda there=there: there)
         assert type(picked("auto")) is expected
     assert type(picked("chainer")) is ChainerEngine
 
 
-@pytest.mark.parametrize("name, precision, message", [
-    ("openvino", "fp32", "--engine openvino: it is not installed; pip install openvino"),
-    ("auto", "bf16", "--precision bf16: it needs OpenVINO"),
-    ("chainer", "bf16", "--precision bf16: not with Chainer; --engine openvino on the CPU could do it"),
-    ("auto", "int8", "--precision int8: it needs ONNX Runtime; pip install onnxruntime"),
-    ("chainer", "int8", "--precision int8: not with Chainer; --engine onnxruntime on the CPU could do it"),
-])
+@pytest.mark.parametrize(
+    "name, precision, message",
+    [
+        ("openvino", "fp32", "--engine openvino: it is not installed; pip install openvino"),
+        ("auto", "bf16", "--precision bf16: it needs OpenVINO"),
+        ("chainer", "bf16", "--precision bf16: not with Chainer; --engine openvino on the CPU could do it"),
+        ("auto", "int8", "--precision int8: it needs ONNX Runtime; pip install onnxruntime"),
+        ("chainer", "int8", "--precision int8: not with Chainer; --engine onnxruntime on the CPU could do it"),
+    ],
+)
 def test_what_is_not_there_is_said(monkeypatch, name, precision, message):
     monkeypatch.setattr(engine_choice, "installed", lambda: [])
     with pytest.raises(UserError, match=message):
@@ -151,9 +158,16 @@ class Off(IdentityEngine):
         return x + np.float32(self.error)
 
 
-@pytest.mark.parametrize("error, tolerance, chosen", [
-    (5e-5, (1e-4, 1e-4), "off"), (1e-3, (1e-4, 1), "identity"), (1e-3, (1, 1e-4), "identity"),
-    (np.nan, (1e-4, 1e-4), "identity"), (1e-2, None, "off")])
+@pytest.mark.parametrize(
+    "error, tolerance, chosen",
+    [
+        (5e-5, (1e-4, 1e-4), "off"),
+        (1e-3, (1e-4, 1), "identity"),
+        (1e-3, (1, 1e-4), "identity"),
+        (np.nan, (1e-4, 1e-4), "identity"),
+        (1e-2, None, "off"),
+    ],
+)
 def test_the_check_decides(error, tolerance, chosen, caplog):
     engine = CheckedEngine(Off(error), IdentityEngine(), tolerance, 750, "HU")
     y = engine.run(np.zeros((2, 1, 3, 4), np.float32))
@@ -184,8 +198,10 @@ def test_threads_wait_for_the_one_that_checks(error, chosen, caplog):
         np.testing.assert_array_equal(y, np.full((1, 1, 3, 4), i, np.float32))
 
 
-@pytest.mark.parametrize("shape, piece, seen", [
-    ((13, 20), 8, (8, 8)), ((13, 20), None, (13, 20)), ((8, 20), 8, (8, 20)), ((5, 20), 8, (5, 20))])
+@pytest.mark.parametrize(
+    "shape, piece, seen",
+    [((13, 20), 8, (8, 8)), ((13, 20), None, (13, 20)), ((8, 20), 8, (8, 20)), ((5, 20), 8, (5, 20))],
+)
 def test_engines_are_compared_on_the_middle(shape, piece, seen):
     shapes = []
 
@@ -274,8 +290,9 @@ core = quiet_openvino().Core()
 import openvino.frontend
 assert sys.modules["openvino_telemetry"] is None
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env={**os.environ, "HOME": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -294,8 +311,12 @@ assert engine.run(numpy.zeros((1, 1, 16, 16), numpy.float32)).shape == (1, 1, 16
 """
     left_out = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env={**surroundings, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**surroundings, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -303,6 +324,10 @@ assert engine.run(numpy.zeros((1, 1, 16, 16), numpy.float32)).shape == (1, 1, 16
 def test_engines_are_imported_in_one_place_only():
     root = Path(graph_engines.__file__).parents[2]
     names = re.compile(r"^ *import (onnxruntime|openvino)\b", re.M)
-    found = {path.relative_to(root).as_posix() for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools")
-             for path in (root / folder).rglob("*.py") if names.search(path.read_text(encoding="utf-8"))}
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("common", "datasets", "pix2pix", "cyclegan", "tools")
+        for path in (root / folder).rglob("*.py")
+        if names.search(path.read_text(encoding="utf-8"))
+    }
     assert found == {"common/inference/quiet.py"}

@@ -1,4 +1,5 @@
 """Engines, and tiles through real generators: the same as the whole image inside the receptive field."""
+
 import numpy as np
 import pytest
 
@@ -13,8 +14,12 @@ from medi2i.common.options import PairedOptions
 
 CPU = "@numpy"
 VARIANTS = [
-    {}, {"gen_up": "unpool"}, {"gen_up": "deconv", "unet": "concat"}, {"gen_up": "resize_conv", "gen_down": "avgpool"},
-    {"gen_up": "pixsh", "gen_down": "maxpool", "unet": "add"}, {"gen_up": "resize_res", "gen_down": "down_res"},
+    {},
+    {"gen_up": "unpool"},
+    {"gen_up": "deconv", "unet": "concat"},
+    {"gen_up": "resize_conv", "gen_down": "avgpool"},
+    {"gen_up": "pixsh", "gen_down": "maxpool", "unet": "add"},
+    {"gen_up": "resize_res", "gen_down": "down_res"},
     {"gen_up": "resize", "unet": "none", "pad": "reflect"},
 ]
 

@@ -1,4 +1,5 @@
 """Signals and kills in a conversion: nothing half-done, nothing forgotten."""
+
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ def run(*arguments):
 
 def interrupting(number, at):
     """An engine that sends this process a signal while it has image ``at`` (from 1)."""
+
     class Engine(IdentityEngine):
         seen = 0
 
@@ -33,11 +35,14 @@ def interrupting(number, at):
             if Engine.seen == at:
                 os.kill(os.getpid(), number)
             return x.copy()
+
     return Engine
 
 
-@pytest.mark.parametrize(("number", "more"), [
-    (signal.SIGTERM, []), (signal.SIGINT, ["--shards", "1/1"]), (signal.SIGHUP, ["--imgtype_out", "npy"])])
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [(signal.SIGTERM, []), (signal.SIGINT, ["--shards", "1/1"]), (signal.SIGHUP, ["--imgtype_out", "npy"])],
+)
 def test_what_is_under_way_is_finished_and_the_rest_left_out(tmp_path, files, monkeypatch, capsys, number, more):
     folder, out = files.write_series(tmp_path / "in", 8), tmp_path / "out"
     (folder / "notes.txt").write_text("no image")
@@ -85,8 +90,11 @@ Report.{name} = call
 from medi2i.pix2pix.convert import main
 sys.exit(main(sys.argv[1:]))
 """
-MOMENTS = {"begun": ("begin", 3, False), "written, not noted": ("note", 3, True),
-           "the last one noted": ("note", 5, False)}
+MOMENTS = {
+    "begun": ("begin", 3, False),
+    "written, not noted": ("note", 3, True),
+    "the last one noted": ("note", 5, False),
+}
 
 
 @pytest.mark.parametrize(("moment", "shards"), [*((moment, False) for moment in MOMENTS), ("written, not noted", True)])

@@ -1,4 +1,5 @@
 """Images that have no result: the network says no number, memory does not do; one line each, and the others go on."""
+
 import numpy as np
 import pytest
 
@@ -14,8 +15,11 @@ def run(*arguments):
 def spoil(monkeypatch, change):
     """Let Chainer's engine give ``change(y)`` for images whose first pixel is the lower end of the clip."""
     plain = engines.ChainerEngine.run
-    monkeypatch.setattr(engines.ChainerEngine, "run", lambda self, x, frame=None: (
-        change(plain(self, x, frame)) if x[0, 0, 0, 0] == -1 else plain(self, x, frame)))
+    monkeypatch.setattr(
+        engines.ChainerEngine,
+        "run",
+        lambda self, x, frame=None: change(plain(self, x, frame)) if x[0, 0, 0, 0] == -1 else plain(self, x, frame),
+    )
 
 
 def with_nan(y):
@@ -27,11 +31,27 @@ def too_large(y):
     raise MemoryError("Unable to allocate 99 GiB")
 
 
-@pytest.mark.parametrize("change, words", [
-    (with_nan, "1 of 1850 values of the network's result are not finite numbers; nothing was written"),
-    (lambda y: y * np.inf, "1850 of 1850 values"), (too_large, "out of memory at 37 x 50 pixels")])
-@pytest.mark.parametrize("options", [[], ["--imgtype_out", "npy"], ["--imgtype_out", "png"], ["--imgtype_out", "tif"],
-                                     ["--imgtype_out", "csv"], ["-b", "3"], ["--shards", "1/1"]], ids=str)
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (with_nan, "1 of 1850 values of the network's result are not finite numbers; nothing was written"),
+        (lambda y: y * np.inf, "1850 of 1850 values"),
+        (too_large, "out of memory at 37 x 50 pixels"),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--imgtype_out", "npy"],
+        ["--imgtype_out", "png"],
+        ["--imgtype_out", "tif"],
+        ["--imgtype_out", "csv"],
+        ["-b", "3"],
+        ["--shards", "1/1"],
+    ],
+    ids=str,
+)
 def test_one_image_without_a_result(tmp_path, capsys, monkeypatch, paired_run, files, change, words, options):
     files.write_series(tmp_path / "in", 3)
     bad = files.stored_image(1)
@@ -64,14 +84,17 @@ def test_an_error_of_onnx_runtime_is_one_line(tmp_path, capsys, monkeypatch, pai
         if x[0, 0, 0, 0] == -1:
             raise state.RuntimeException("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer")
         raise state.InvalidArgument("[ONNXRuntimeError] : 2 : Pad reflect:\n pre-pad exceeds")
+
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", fails)
     files.write_slice(tmp_path / "in/a", np.zeros((37, 50), np.uint16))
     files.write_slice(tmp_path / "in/b", files.stored_image(0), number=2, z=2)
     assert run(paired_run(), "-R", tmp_path / "in", "-o", tmp_path / "out", "--engine", "onnxruntime") == 1
     reasons = {name: entry["reason"] for name, entry in files.report_of(tmp_path / "out")["files"].items()}
     assert reasons["a"].startswith("out of memory at 37 x 50 pixels (onnxruntime: ")
-    assert reasons["b"] == ("onnxruntime cannot run the network on 37 x 50 pixels ([ONNXRuntimeError] : 2 : Pad "
-                            "reflect: pre-pad exceeds); --engine chainer might")
+    assert reasons["b"] == (
+        "onnxruntime cannot run the network on 37 x 50 pixels ([ONNXRuntimeError] : 2 : Pad "
+        "reflect: pre-pad exceeds); --engine chainer might"
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (9, 1), (2, 3)])
@@ -94,6 +117,8 @@ def test_tiles_by_itself_where_memory_will_not_do(tmp_path, caplog, monkeypatch,
     assert "in tiles" not in caplog.text
     monkeypatch.setattr(resources, "available_memory", lambda: 10_000_000)  # 201 x 290 pixels of 240 bytes are 14 MB
     assert run(*common, "-o", tmp_path / "tiled") == 0
-    assert ("201 x 290 pixels would take about 0.014 GB of memory, and 0.01 GB are free: in tiles, as with --tile 128"
-            in caplog.text)
+    assert (
+        "201 x 290 pixels would take about 0.014 GB of memory, and 0.01 GB are free: in tiles, as with --tile 128"
+        in caplog.text
+    )
     assert np.abs(files.hu_of(tmp_path / "tiled/a") - files.hu_of(tmp_path / "whole/a")).max() <= 1

@@ -1,4 +1,5 @@
 """The exported graph against Chainer: every kind of block, any batch and size, statistics that are not 0 and 1."""
+
 import numpy as np
 import pytest
 
@@ -20,15 +21,23 @@ CASES = [
     *({"gen_sample": name} for name in ("none", "none-7_conv", "none-7_res")),
     *({"gen_activation": name, "gen_out_activation": name} for name in kinds.ACTIVATIONS),
     *({"unet": name} for name in kinds.UNETS),
-    {"eqconv": True, "gen_up": "deconv"}, {"spconv": True, "gen_up": "deconv_res"}, {"pad": "reflect"},
+    {"eqconv": True, "gen_up": "deconv"},
+    {"spconv": True, "gen_up": "deconv_res"},
+    {"pad": "reflect"},
     {"eqconv": True, "spconv": True, "gen_up": "deconv_res", "gen_down": "avgpool_res"},
-    {"pad": "reflect", "spconv": True}, {"gen_up": "deconv", "gen_ksize": 4},
+    {"pad": "reflect", "spconv": True},
+    {"gen_up": "deconv", "gen_ksize": 4},
     {"gen_ksize": 5, "unet": "none", "gen_chs": [4, 8]},
-    {"gen_ksize": 2, "gen_up": "deconv", "unet": "none"}, {"gen_sample": "pixsh", "unet": "none"},
-    {"gen_attention": True}, {"gen_norm": "instance", "gen_attention": True, "unet": "none"},
-    {"gen_fc": 2, "crop_height": 8, "crop_width": 12}, {"latent_dim": 5, "crop_height": 8, "crop_width": 12},
+    {"gen_ksize": 2, "gen_up": "deconv", "unet": "none"},
+    {"gen_sample": "pixsh", "unet": "none"},
+    {"gen_attention": True},
+    {"gen_norm": "instance", "gen_attention": True, "unet": "none"},
+    {"gen_fc": 2, "crop_height": 8, "crop_width": 12},
+    {"latent_dim": 5, "crop_height": 8, "crop_width": 12},
     {"latent_dim": 5, "crop_height": 8, "crop_width": 12, "gen_chs": [4], "unet": "add", "gen_fc_activation": "tanh"},
-    {"gen_dropout": 0.5}, {"stack": 3}, {"class_num": 2},
+    {"gen_dropout": 0.5},
+    {"stack": 3},
+    {"class_num": 2},
     {"gen_residual": 0.5},
 ]
 
@@ -79,6 +88,7 @@ def test_equals_chainer(case):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pretrained_encoders(kind, channels, monkeypatch):
     from medi2i.common.networks import from_options
+
     monkeypatch.setitem(from_options.WIDTHS, Pretrained(kind), (4, 8, 16))
     options = PairedOptions(gen_pretrained_encoder=kind, gen_ndown=3, gen_nblock=1)
     links = generator(options, channels, 1)
@@ -95,7 +105,11 @@ def test_a_valid_file_with_its_metadata(tmp_path):
     onnx.checker.check_model(model, full_check=True)
     assert {p.key: p.value for p in model.metadata_props} == {"sha256": "abc", "name": "é"}
     assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [
-        "batch", 1, "height", "width"]
+        "batch",
+        1,
+        "height",
+        "width",
+    ]
     operations = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in operations and "Conv" in operations
 

@@ -1,4 +1,5 @@
 """Order, batches, skipped inputs and errors of the conversion pipeline."""
+
 import threading
 import time
 
@@ -15,8 +16,14 @@ class Log:
     def __init__(self, count, bad=(), wide=()):
         self.collected, self.written, self.reasons, self.batches = [], [], [], []
         self.lock = threading.Lock()
-        self.jobs = [Job(lambda i=i: self.load(i, i in bad, i in wide), lambda y, i=i: self.collect(i, y),
-                         lambda error, i=i: self.reasons.append((i, str(error)))) for i in range(count)]
+        self.jobs = [
+            Job(
+                lambda i=i: self.load(i, i in bad, i in wide),
+                lambda y, i=i: self.collect(i, y),
+                lambda error, i=i: self.reasons.append((i, str(error))),
+            )
+            for i in range(count)
+        ]
 
     def load(self, i, bad, wide):
         time.sleep(0.01 if i % 3 == 0 else 0)
@@ -56,6 +63,7 @@ def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written(at_o
         if x.mean() == 4:
             raise ArithmeticError("no such network")
         return x
+
     with pytest.raises(ArithmeticError):
         run(log.jobs, network, batch_size=1, workers=2, at_once=at_once)
     assert set(log.written) <= {0, 1, 2, 3}
@@ -66,6 +74,7 @@ def test_an_error_of_the_network_ends_the_run_but_what_was_begun_is_written(at_o
 def test_an_error_while_writing_is_raised():
     def write():
         raise PermissionError("disk is read-only")
+
     job = Job(lambda: np.zeros((1, 2, 2), np.float32), lambda y: [write], lambda error: None)
     with pytest.raises(PermissionError):
         run([job] * 3, lambda x: x, batch_size=1, workers=1)
@@ -84,6 +93,7 @@ def test_reading_goes_on_while_the_network_runs():
             time.sleep(0.001)
         states.append(len(loaded))
         return x
+
     run([Job(lambda i=i: load(i), lambda y: [], lambda e: None) for i in range(6)], network, batch_size=1, workers=2)
     assert states[0] >= 3 and states[1] >= 4
 
@@ -102,6 +112,7 @@ def test_several_batches_in_the_network_together_come_in_order_all_the_same():
             together.append(threading.current_thread().name)
         time.sleep(0.02 if x.mean() % 2 == 1 else 0)
         return log.network(x)
+
     run(log.jobs, network, batch_size=1, workers=3, at_once=2)
     assert log.collected == [(i, None if i == 4 else 2.0 * i) for i in range(17)]
     assert sorted(log.written) == [i for i in range(17) if i != 4]
@@ -118,7 +129,10 @@ def test_an_image_that_is_too_large_has_no_result_and_the_others_of_its_batch_ha
         if (x == 7).any():
             raise UserError("no kernel for it")
         return x
+
     run(log.jobs, network, batch_size=3, workers=2, at_once=at_once)
     assert sorted(log.written) == [0, 1, 2, 3, 5, 6, 8]
-    assert log.reasons == [(4, "out of memory at 2 x 3 pixels (Unable to allocate 9 GiB); --tile 512, or a smaller "
-                            "one, needs less"), (7, "no kernel for it")]
+    assert log.reasons == [
+        (4, "out of memory at 2 x 3 pixels (Unable to allocate 9 GiB); --tile 512, or a smaller one, needs less"),
+        (7, "no kernel for it"),
+    ]

@@ -1,4 +1,5 @@
 """Processes of an mpiexec convert together; plain processes never touch MPI."""
+
 import importlib.util
 import json
 import os
@@ -74,6 +75,7 @@ def together(step, size=3):
             found[rank] = step(ranks.Ranks(comm))
         except (SystemExit, UserError) as error:
             found[rank] = error
+
     threads = [threading.Thread(target=one, args=pair) for pair in enumerate(Threads.several(size))]
     for thread in threads:
         thread.start()
@@ -123,14 +125,20 @@ def test_an_unexpected_error_aborts_instead_of_leaving_the_others_waiting(capsys
 
 def test_a_plain_process_and_a_shard_import_no_mpi(tmp_path, files):
     folder = files.write_series(tmp_path / "in", 2)
-    code = ("import sys\nfrom medi2i.pix2pix.convert import main\nstatus = main(sys.argv[1:])\n"
-            "assert not [name for name in sys.modules if name.partition('.')[0] in ('mpi4py', 'chainermn')]\n"
-            "sys.exit(status)")
+    code = (
+        "import sys\nfrom medi2i.pix2pix.convert import main\nstatus = main(sys.argv[1:])\n"
+        "assert not [name for name in sys.modules if name.partition('.')[0] in ('mpi4py', 'chainermn')]\n"
+        "sys.exit(status)"
+    )
     for more in ([], ["--shards", "1/2"]):
         environment = os.environ | ({"PMI_RANK": "0", "PMI_SIZE": "2"} if more else {})  # --shards needs no launcher
-        done = subprocess.run([sys.executable, "-c", code, "-m", "identity", "-R", folder, "-o",
-                               tmp_path / f"out{len(more)}", *more], env=environment, capture_output=True, text=True,
-                              timeout=SECONDS)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "-m", "identity", "-R", folder, "-o", tmp_path / f"out{len(more)}", *more],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -158,12 +166,19 @@ def test_an_mpi_that_knows_nothing_of_the_launcher_is_refused(monkeypatch, known
         ranks.sharing(PairedConversionOptions())
 
 
-@pytest.mark.parametrize(("local", "given", "gpus", "expected"), [
-    ("5", None, 4, 1), ("2", None, 8, 2), ("2", 0, 8, 0), ("2", -1, 8, -1), ("2", None, 0, None),
-    (None, None, 4, None)])
+@pytest.mark.parametrize(
+    ("local", "given", "gpus", "expected"),
+    [
+        ("5", None, 4, 1),
+        ("2", None, 8, 2),
+        ("2", 0, 8, 0),
+        ("2", -1, 8, -1),
+        ("2", None, 0, None),
+        (None, None, 4, None),
+    ],
+)
 def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch, local, given, gpus, expected):
-    monkeypatch.setitem(sys.modules, "mpi4py",
-                        SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=Threads(0, 8, None))))
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=Threads(0, 8, None))))
     monkeypatch.setattr(ranks, "gpu_count", lambda: (gpus, ""))
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "8")
@@ -182,8 +197,9 @@ def launcher():
     version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=SECONDS).stdout
     words = [program, *(["--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version else [])]
     probe = "from mpi4py.MPI import COMM_WORLD; print(COMM_WORLD.size)"
-    done = subprocess.run([*words, "-n", "2", sys.executable, "-c", probe], capture_output=True, text=True,
-                          timeout=SECONDS)
+    done = subprocess.run(
+        [*words, "-n", "2", sys.executable, "-c", probe], capture_output=True, text=True, timeout=SECONDS
+    )
     if "".join(done.stdout.split()) != "22":  # whose line ends come first is open
         pytest.skip(f"mpi4py does not work with {program}")
     return words
@@ -192,11 +208,17 @@ def launcher():
 @pytest.fixture
 def mpiexec(launcher):
     """run(processes, arguments of convert.py) -> finished process."""
+
     def run(processes, *arguments, module="pix2pix", code=None):
         script = ["-c", code] if code else ["-m", f"medi2i.{module}.convert"]
-        return subprocess.run([*launcher, "-n", str(processes), sys.executable, *script, *map(str, arguments)],
-                              capture_output=True, text=True, timeout=SECONDS,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return subprocess.run(
+            [*launcher, "-n", str(processes), sys.executable, *script, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
     return run
 
 
@@ -224,8 +246,10 @@ def test_three_processes_of_cyclegan(tmp_path, unpaired_run, files, mpiexec):
 
 def test_errors_under_mpiexec_are_told_once_and_nothing_hangs(tmp_path, files, mpiexec):
     folder = files.write_series(tmp_path / "in", 2)
-    for arguments, words in ((["-m", tmp_path / "none", "-R", folder], "none: no such file or folder"),
-                             (["-m", "identity", "-R", folder / "IM0"], "2 shards for 1 image(s)")):
+    for arguments, words in (
+        (["-m", tmp_path / "none", "-R", folder], "none: no such file or folder"),
+        (["-m", "identity", "-R", folder / "IM0"], "2 shards for 1 image(s)"),
+    ):
         done = mpiexec(2, "-o", tmp_path / "out", *arguments)
         assert done.returncode != 0 and done.stderr.count("error: ") == 1 and words in done.stderr, done.stderr
 
@@ -243,8 +267,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("error", ["raise OSError(28, 'No space left on device', 'x')",
-                                   "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+@pytest.mark.parametrize(
+    "error",
+    ["raise OSError(28, 'No space left on device', 'x')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+)
 def test_a_process_that_fails_ends_the_job_and_resume_finishes_it(tmp_path, files, mpiexec, error):
     folder = files.write_series(tmp_path / "in", 4)
     arguments, out = ["-m", "identity", "-R", folder, "-o"], tmp_path / "out"
@@ -256,5 +282,6 @@ def test_a_process_that_fails_ends_the_job_and_resume_finishes_it(tmp_path, file
     done = mpiexec(2, *arguments, out, "--resume")
     assert done.returncode == 0, done.stderr
     assert convert.main([str(word) for word in (*arguments, tmp_path / "one")]) == 0
-    assert {name: data for name, data in files.contents(out).items() if name != "conversion.json"} == \
-        {name: data for name, data in files.contents(tmp_path / "one").items() if name != "conversion.json"}
+    assert {name: data for name, data in files.contents(out).items() if name != "conversion.json"} == {
+        name: data for name, data in files.contents(tmp_path / "one").items() if name != "conversion.json"
+    }

@@ -1,4 +1,5 @@
 """Where the report of a conversion lies, and what reads it."""
+
 import os
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
 """A conversion in shards leaves the files of one in one process, byte for byte, in whatever order they are run."""
+
 import json
 import shutil
 
@@ -28,6 +29,7 @@ def dates(monkeypatch):
 
     def tomorrow():
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(next(numbers)))
+
     tomorrow()
     return tomorrow
 
@@ -217,11 +219,12 @@ def test_shards_of_different_conversions_do_not_mix(tmp_path, paired_run, files,
     folder, out = files.write_series(tmp_path / "in", 4), tmp_path / "out"
     one, other = paired_run(), paired_run(KERNEL, name="other")
     assert run(one, "-R", folder, "-o", out, "--shards", "1/2") == 0
-    for arguments, words in (([other, "-R", folder, "--shards", "2/2"], "another sha256"),
-                             ([one, "-R", folder, "-cw", 20, "--shards", "2/2"], "another crop"),
-                             ([one, "-R", folder / "IM7", folder / "IM4", folder / "IM1", "--shards", "2/2"],
-                              "another given"),
-                             ([one, "-R", folder, "--shards", "4/4"], "another number of shards (2; now 4)")):
+    for arguments, words in (
+        ([other, "-R", folder, "--shards", "2/2"], "another sha256"),
+        ([one, "-R", folder, "-cw", 20, "--shards", "2/2"], "another crop"),
+        ([one, "-R", folder / "IM7", folder / "IM4", folder / "IM1", "--shards", "2/2"], "another given"),
+        ([one, "-R", folder, "--shards", "4/4"], "another number of shards (2; now 4)"),
+    ):
         assert run(*arguments, "-o", out) == 1
         assert words in capsys.readouterr().err, arguments
     split(2, other, "-R", folder, "-o", out, "--force")
@@ -239,11 +242,20 @@ def test_a_damaged_plan_is_one_line(tmp_path, files, capsys):
     assert "plan.json: not a readable report" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("3/2", "3/2: shards count from 1, so those of 2 are 1/2 to 2/2"),
-    ("0/2", "0/2: shards count from 1, so those of 2 are 1/2 to 2/2"),
-    ("2/1", "those of 1 are 1/1"), ("1/0", "1/0 are no shards at all"), ("a/b", "'a/b' is not I/N; 1/4, 2/4"),
-    ("2", "'2' is not I/N"), ("-1/2", "is not I/N"), ("1/2/3", "is not I/N"), ("1.0/2", "is not I/N")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("3/2", "3/2: shards count from 1, so those of 2 are 1/2 to 2/2"),
+        ("0/2", "0/2: shards count from 1, so those of 2 are 1/2 to 2/2"),
+        ("2/1", "those of 1 are 1/1"),
+        ("1/0", "1/0 are no shards at all"),
+        ("a/b", "'a/b' is not I/N; 1/4, 2/4"),
+        ("2", "'2' is not I/N"),
+        ("-1/2", "is not I/N"),
+        ("1/2/3", "is not I/N"),
+        ("1.0/2", "is not I/N"),
+    ],
+)
 def test_what_is_no_shard(text, words, tmp_path, files, capsys):
     with pytest.raises(UserError, match="--shards"):
         parse_shard(text)
@@ -270,8 +282,9 @@ def test_every_image_has_one_shard_and_shards_are_as_equal_as_can_be(total):
 
 
 def test_slices_and_names_of_a_shard():
-    volumes = [Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)])
-               for letter, count in (("a", 2), ("b", 3))]
+    volumes = [
+        Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)]) for letter, count in (("a", 2), ("b", 3))
+    ]
     inputs = Inputs(volumes, [Skipped("c.txt", "no image")])
     assert own_slices(Shard(1, 2), inputs) == {0: {0, 1}}
     assert own_slices(Shard(2, 2), inputs) == {1: {0, 1, 2}}
@@ -292,5 +305,6 @@ def test_of_two_that_come_at_once_one_is_first(tmp_path, monkeypatch):
         monkeypatch.setattr(shards, "_create", create)
         assert first.begin(one, resume=False, force=False) == one
         create(path, plan)
+
     monkeypatch.setattr(shards, "_create", late)
     assert second.begin(other, resume=False, force=False) == one

@@ -1,4 +1,5 @@
 """Edges of input and output: what stays, what moves, what is invented."""
+
 import numpy as np
 import pytest
 
@@ -52,5 +53,9 @@ def test_sizes_must_agree():
 
 def test_summary_names_the_worst_image():
     assert edges.summary({"a": 0.25, "b/c": 0.75}) == {
-        "images": 2, "mean_edge_change": 0.5, "largest_edge_change": 0.75, "largest_in": "b/c"}
+        "images": 2,
+        "mean_edge_change": 0.5,
+        "largest_edge_change": 0.75,
+        "largest_in": "b/c",
+    }
     assert edges.summary({}) == {}

@@ -1,4 +1,5 @@
 """Padding and tiling: exact where the receptive field allows it, and wrong where it is too small."""
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,25 +13,35 @@ def image(height, width, channels=2, seed=0):
 
 def box_filter(radius, multiple=1):
     """A network stand-in: zero-padded mean over (2·radius+1)², which refuses sizes it does not like."""
+
     def function(x, frame=None):
         assert x.shape[-2] % multiple == 0 and x.shape[-1] % multiple == 0
         size = (1, 1, 2 * radius + 1, 2 * radius + 1)
         return ndimage.uniform_filter(x.astype(np.float64), size, mode="constant").astype(np.float32)
+
     return function
 
 
-@pytest.mark.parametrize("length, tile, margin, multiple, blend", [
-    (96, 32, 5, 4, 3), (97, 33, 0, 1, 0), (40, 24, 4, 8, 8), (64, 64, 30, 4, 0), (24, 64, 30, 4, 0),
-    (1000, 96, 40, 4, 1)])
+@pytest.mark.parametrize(
+    "length, tile, margin, multiple, blend",
+    [
+        (96, 32, 5, 4, 3),
+        (97, 33, 0, 1, 0),
+        (40, 24, 4, 8, 8),
+        (64, 64, 30, 4, 0),
+        (24, 64, 30, 4, 0),
+        (1000, 96, 40, 4, 1),
+    ],
+)
 def test_weights_of_spans_add_up_to_one_and_margins_have_none(length, tile, margin, multiple, blend):
     total = np.zeros(length)
     for span in tiling.spans(length, tile, margin, multiple, blend):
         assert span.start % multiple == 0 and span.stop <= length
-        total[span.start:span.stop] += span.weight
+        total[span.start : span.stop] += span.weight
         if span.start > 0:
             assert not span.weight[:margin].any()
         if span.stop < length:
-            assert not span.weight[len(span.weight) - margin:].any()
+            assert not span.weight[len(span.weight) - margin :].any()
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
@@ -66,8 +77,10 @@ def test_tiles_differ_from_the_whole_image_with_a_smaller_margin():
 def test_what_a_tile_says_in_its_margin_does_not_count_even_if_it_is_not_finite():
     def function(x, frame):
         y = x.copy()
-        for axis, at_start, at_end in ((-2, frame.top == 0, frame.top + x.shape[-2] == frame.height),
-                                       (-1, frame.left == 0, frame.left + x.shape[-1] == frame.width)):
+        for axis, at_start, at_end in (
+            (-2, frame.top == 0, frame.top + x.shape[-2] == frame.height),
+            (-1, frame.left == 0, frame.left + x.shape[-1] == frame.width),
+        ):
             y = np.moveaxis(y, axis, 0)
             if not at_start:
                 y[:2] = np.nan
@@ -75,6 +88,7 @@ def test_what_a_tile_says_in_its_margin_does_not_count_even_if_it_is_not_finite(
                 y[-2:] = np.inf
             y = np.moveaxis(y, 0, axis)
         return y
+
     x = image(50, 37)
     np.testing.assert_allclose(tiling.run_tiled(function, x, 12, 2, 1, 3), x, atol=1e-6)
 

@@ -1,4 +1,5 @@
 """Self-ensembles and maps of the standard deviation: exact numbers, DICOM of their own, what is refused."""
+
 import shutil
 import subprocess
 
@@ -156,8 +157,9 @@ def test_the_map_is_a_derived_series_of_its_own(tmp_path, paired_run, files):
     assert run(paired_run(KERNEL, random_rot90=True), "-R", folder, "-o", tmp_path / "out", "--uncertainty", "tta") == 0
     series, uids = set(), set()
     for name in files.tree(folder):
-        source, result, deviation = (pydicom.dcmread(tmp_path / where / name) for where in
-                                     ("in", "out", "out/uncertainty"))
+        source, result, deviation = (
+            pydicom.dcmread(tmp_path / where / name) for where in ("in", "out", "out/uncertainty")
+        )
         assert list(deviation.ImageType) == ["DERIVED", "SECONDARY", "AXIAL", "STD_DEVIATION"]
         assert list(result.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
         assert deviation.SeriesDescription.startswith("Standard deviation (flips and turns): axial")
@@ -179,17 +181,25 @@ def test_dciodvfy_and_dcentvfy_find_nothing(tmp_path, paired_run):
     make_phantom.main(["-o", str(tmp_path / "in"), "--size", "64", "50", "--slices", "2"])
     folder = tmp_path / "in/phantom_001"
     assert run(paired_run(KERNEL, random_rot90=True), "-R", folder, "-o", tmp_path / "out", "--uncertainty", "tta") == 0
-    maps, results = (sorted(p for p in (tmp_path / where).iterdir() if p.is_file() and p.suffix != ".json")
-                     for where in ("out/uncertainty", "out"))
+    maps, results = (
+        sorted(p for p in (tmp_path / where).iterdir() if p.is_file() and p.suffix != ".json")
+        for where in ("out/uncertainty", "out")
+    )
     assert len(maps) == len(results) == 2
     for path in maps:
         done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace", timeout=60)
         lines = (done.stdout + done.stderr).splitlines()
         # It knows no fourth value of a plain CT's; the standard leaves it to implementations (PS3.3 C.7.6.1.1.2).
         assert [line for line in lines if line.startswith(("Error", "Warning"))] == [
-            "Warning - Unrecognized defined term <STD_DEVIATION> for value 4 of attribute <Image Type>"]
-    done = subprocess.run(["dcentvfy", *map(str, [*maps, *results, *sorted(folder.iterdir())])], capture_output=True,
-                          text=True, errors="replace", timeout=60)
+            "Warning - Unrecognized defined term <STD_DEVIATION> for value 4 of attribute <Image Type>"
+        ]
+    done = subprocess.run(
+        ["dcentvfy", *map(str, [*maps, *results, *sorted(folder.iterdir())])],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+    )
     assert done.stdout + done.stderr == ""
 
 
@@ -216,11 +226,12 @@ def test_cyclegan_and_its_mean_over_stacks(tmp_path, unpaired_run, files):
     order = [f"IM{(i * 7) % 10}" for i in range(4)]
     for place, name in enumerate(order):
         # channel 0 of each stack becomes both of its slices; stacks are (0, 1), (1, 2), (2, 3)
-        below = [n for n in order[max(place - 1, 0):min(place, 2) + 1]]
+        below = [n for n in order[max(place - 1, 0) : min(place, 2) + 1]]
         both = [expected_hu(files.hu_of(folder / n), LOPSIDED) for n in below]
         np.testing.assert_allclose(files.hu_of(tmp_path / "out" / name), np.mean([m for m, _ in both], 0), atol=0.51)
-        np.testing.assert_allclose(files.hu_of(tmp_path / "out/uncertainty" / name), np.mean([s for _, s in both], 0),
-                                   atol=0.03)
+        np.testing.assert_allclose(
+            files.hu_of(tmp_path / "out/uncertainty" / name), np.mean([s for _, s in both], 0), atol=0.03
+        )
 
 
 def test_pictures_get_npy_in_their_own_unit(tmp_path, paired_run):
@@ -277,14 +288,24 @@ def test_resume_makes_missing_maps_and_leaves_the_rest(tmp_path, paired_run, fil
     assert run(*common[:-2], "--resume") == 1  # other settings
 
 
-@pytest.mark.parametrize("arguments,trained,words", [
-    (["--uncertainty", "dropout"], {}, "--uncertainty dropout: the network was trained without --gen_dropout"),
-    (["--uncertainty", "dropout", "--ensemble"], {"gen_dropout": 0.5}, "--ensemble: it is the mean over flips"),
-    (["--uncertainty", "tt"], {}, "--uncertainty: 'tt' is unknown (did you mean tta?)"),
-    (["--uncertainty", "tta"], {"gen_fc": 1, "crop_height": 37, "crop_width": 50}, "--uncertainty tta: what a network "
-                                                                                   "with --gen_fc gets"),
-    (["--ensemble"], {"gen_fc": 1, "crop_height": 37, "crop_width": 50}, "--ensemble: what a network with --gen_fc"),
-])
+@pytest.mark.parametrize(
+    "arguments,trained,words",
+    [
+        (["--uncertainty", "dropout"], {}, "--uncertainty dropout: the network was trained without --gen_dropout"),
+        (["--uncertainty", "dropout", "--ensemble"], {"gen_dropout": 0.5}, "--ensemble: it is the mean over flips"),
+        (["--uncertainty", "tt"], {}, "--uncertainty: 'tt' is unknown (did you mean tta?)"),
+        (
+            ["--uncertainty", "tta"],
+            {"gen_fc": 1, "crop_height": 37, "crop_width": 50},
+            "--uncertainty tta: what a network with --gen_fc gets",
+        ),
+        (
+            ["--ensemble"],
+            {"gen_fc": 1, "crop_height": 37, "crop_width": 50},
+            "--ensemble: what a network with --gen_fc",
+        ),
+    ],
+)
 def test_refusals_in_one_line(tmp_path, paired_run, files, capsys, arguments, trained, words):
     files.write_slice(tmp_path / "in/x", files.stored_image(0))
     model = paired_run(**trained) if "gen_fc" not in trained else paired_run(gen_chs=[1, 2], **trained)

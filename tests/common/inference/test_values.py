@@ -1,4 +1,5 @@
 """What a conversion does to values: nothing by itself, and all that it does is counted and said."""
+
 import json
 import shutil
 import subprocess
@@ -35,8 +36,20 @@ def pattern(low, high, shape=(33, 37)):
     return np.rint(ramp).astype(np.int64)
 
 
-def save_image(path, stored, syntax=ExplicitVRLittleEndian, *, files, allocated=16, bits=None, signed=False, slope="1",
-               intercept="0", modality="CT", **more):
+def save_image(
+    path,
+    stored,
+    syntax=ExplicitVRLittleEndian,
+    *,
+    files,
+    allocated=16,
+    bits=None,
+    signed=False,
+    slope="1",
+    intercept="0",
+    modality="CT",
+    **more,
+):
     """A DICOM file of integers (H, W); skips the test where what packs ``syntax`` is not installed."""
     files.write_slice(path, stored.astype(np.uint16), modality=modality)
     d = pydicom.dcmread(path)
@@ -74,8 +87,11 @@ def exact(path):
     stored = d.pixel_array.astype(np.int64)
     value = d.get("PixelPaddingValue")
     limit = d.get("PixelPaddingRangeLimit", value)
-    padding = np.zeros(stored.shape, bool) if value is None else (
-        (stored >= min(value, limit)) & (stored <= max(value, limit)))
+    padding = (
+        np.zeros(stored.shape, bool)
+        if value is None
+        else ((stored >= min(value, limit)) & (stored <= max(value, limit)))
+    )
     return stored * float(d.RescaleSlope) + float(d.RescaleIntercept), padding
 
 
@@ -87,8 +103,10 @@ IMAGES = {
     "CT with metal": (pattern(0, 15024), dict(intercept="-1024")),
     "CT of 12 bits, signed": (pattern(-1024, 2047), dict(bits=12, signed=True)),
     "CT with padding": (WITH_PADDING, dict(signed=True, PixelPaddingValue=-2000)),
-    "CT with a range of padding": (WITH_RANGE, dict(signed=True, PixelPaddingValue=-2000,
-                                                    PixelPaddingRangeLimit=-2100)),
+    "CT with a range of padding": (
+        WITH_RANGE,
+        dict(signed=True, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-2100),
+    ),
     "CT in steps of 0.01 HU": (pattern(0, 65000), dict(slope="0.01", intercept="-300")),
     "CT in steps of 2 HU to 113 000": (pattern(0, 57000), dict(slope="2", intercept="-1024")),
     "MR to 1e6": (pattern(0, 62500), dict(modality="MR", slope="16")),
@@ -96,17 +114,25 @@ IMAGES = {
     "MR with negative values": (pattern(-32768, 32767), dict(modality="MR", signed=True, slope="0.37", intercept="-5")),
     "MR shown inverted": (pattern(0, 4095), dict(modality="MR", bits=12, PhotometricInterpretation="MONOCHROME1")),
     "MR with slope -1": (pattern(0, 4095), dict(modality="MR", bits=12, slope="-1", intercept="4095")),
-    "MR of a long slope": (pattern(0, 4095), dict(modality="MR", bits=12, slope="0.73992673992674",
-                                                  intercept="1000.25")),
+    "MR of a long slope": (
+        pattern(0, 4095),
+        dict(modality="MR", bits=12, slope="0.73992673992674", intercept="1000.25"),
+    ),
     "MR of 8 bits": (pattern(0, 255), dict(modality="MR", allocated=8)),
     "MR of 32 bits, slope 1e-5": (pattern(0, 2000000), dict(modality="MR", allocated=32, slope="1e-5")),
-    "MR of 32 bits to 2^31": (pattern(-2**31, 2**31 - 1), dict(modality="MR", allocated=32, signed=True, slope="1e-5")),
+    "MR of 32 bits to 2^31": (
+        pattern(-(2**31), 2**31 - 1),
+        dict(modality="MR", allocated=32, signed=True, slope="1e-5"),
+    ),
     "CT of 32 bits": (pattern(-1024, 14000), dict(allocated=32, signed=True)),
 }
 
 
-@pytest.mark.parametrize("syntax", [*NATIVE, RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless],
-                         ids=lambda syntax: syntax.name.split(",")[0].replace(" ", "-"))
+@pytest.mark.parametrize(
+    "syntax",
+    [*NATIVE, RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless],
+    ids=lambda syntax: syntax.name.split(",")[0].replace(" ", "-"),
+)
 def test_identity_changes_no_value_whatever_the_encoding(tmp_path, capsys, files, syntax):
     for name, (stored, how) in IMAGES.items():
         if how.get("allocated") == 32 and syntax not in NATIVE:
@@ -133,8 +159,15 @@ def metal(tmp_path, files):
     """The folder of three slices with ``METAL``, as CT."""
     for i in range(3):
         stored = METAL if i == 1 else np.full_like(METAL, 40)
-        save_image(tmp_path / f"in/{i}", stored, files=files, signed=True, InstanceNumber=i,
-                   ImagePositionPatient=[0, 0, 2 * i], SOPInstanceUID=f"1.2.{i + 1}")
+        save_image(
+            tmp_path / f"in/{i}",
+            stored,
+            files=files,
+            signed=True,
+            InstanceNumber=i,
+            ImagePositionPatient=[0, 0, 2 * i],
+            SOPInstanceUID=f"1.2.{i + 1}",
+        )
     return tmp_path / "in"
 
 
@@ -148,19 +181,32 @@ def report_of(folder):
     return json.loads(find_report(folder).read_text())
 
 
-@pytest.mark.parametrize("more, options", [
-    ({}, []), ({}, ["--tile", 64, "--tile_overlap", 8]), ({}, ["--ensemble"]), ({}, ["--uncertainty", "tta"]),
-    ({}, ["-b", 2]), ({}, ["--outside", "keep"]), ({"stack": 3, "ch": 3, "out_ch": 3}, [])], ids=str)
-def test_a_residual_network_changes_metal_as_it_changes_the_end_of_its_clip(tmp_path, capsys, metal, residual_run,
-                                                                            more, options):
+@pytest.mark.parametrize(
+    "more, options",
+    [
+        ({}, []),
+        ({}, ["--tile", 64, "--tile_overlap", 8]),
+        ({}, ["--ensemble"]),
+        ({}, ["--uncertainty", "tta"]),
+        ({}, ["-b", 2]),
+        ({}, ["--outside", "keep"]),
+        ({"stack": 3, "ch": 3, "out_ch": 3}, []),
+    ],
+    ids=str,
+)
+def test_a_residual_network_changes_metal_as_it_changes_the_end_of_its_clip(
+    tmp_path, capsys, metal, residual_run, more, options
+):
     assert run(residual_run(**more), "-R", metal, "-o", tmp_path / "out", *options) == 0
     np.testing.assert_allclose(exact(tmp_path / "out/1")[0], METAL + CHANGE, atol=0.501)
     outside = {"below": BELOW, "above": ABOVE, "lowest": -2000, "highest": 14000}
     report = report_of(tmp_path / "out")
     assert report["files"]["1"]["values"]["outside_clip"] == {**outside, "kept": True}
     assert report["values"]["kept"] == {"images": 1, **outside} and "cut" not in report["values"]
-    assert (f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) kept: "
-            "the result there is the input plus the change at the end of the clip") in capsys.readouterr().err
+    assert (
+        f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) kept: "
+        "the result there is the input plus the change at the end of the clip"
+    ) in capsys.readouterr().err
 
 
 def test_around_a_crop_values_are_the_sources_and_within_kept(tmp_path, metal, residual_run):
@@ -177,8 +223,9 @@ def test_enlarged_images_keep_metal_too(tmp_path, metal, residual_run):
     assert run(residual_run(scale=2), "-R", metal / "1", "-o", tmp_path / "out") == 0
     found = exact(tmp_path / "out/1")[0]
     assert found.shape == (72, 80) and found.max() > 13800
-    np.testing.assert_allclose(found.reshape(36, 2, 40, 2).mean((1, 3))[1:-1, 1:-1], (METAL + CHANGE)[1:-1, 1:-1],
-                               atol=10)
+    np.testing.assert_allclose(
+        found.reshape(36, 2, 40, 2).mean((1, 3))[1:-1, 1:-1], (METAL + CHANGE)[1:-1, 1:-1], atol=10
+    )
 
 
 @pytest.mark.parametrize("residual, options", [(True, ["--outside", "clip"]), (False, [])])
@@ -189,8 +236,9 @@ def test_what_is_cut_is_counted_and_said(tmp_path, capsys, metal, residual_run, 
     found = report_of(tmp_path / "out")["values"]
     assert found["cut"] == {"images": 1, "below": BELOW, "above": ABOVE, "lowest": -2000, "highest": 14000}
     told = capsys.readouterr().err
-    assert (f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) cut off"
-            in told)
+    assert (
+        f"{BELOW + ABOVE} values of 1 image outside of the network's clip (input from -2000 to 14000) cut off" in told
+    )
     assert found["rounded"] == 3 * METAL.size and found["rounded_by"] == pytest.approx(0.4, abs=0.01)
     assert "values rounded to the steps of the files, by 0.4 at most" in told
 
@@ -198,11 +246,14 @@ def test_what_is_cut_is_counted_and_said(tmp_path, capsys, metal, residual_run, 
 def test_keep_is_for_any_network_of_one_unit_and_refused_for_others(tmp_path, capsys, metal, paired_run):
     assert run(paired_run(offset=0.1), "-R", metal, "-o", tmp_path / "kept", "--outside", "keep") == 0
     np.testing.assert_allclose(exact(tmp_path / "kept/1")[0], METAL + 151.2, atol=0.501)
-    for name, options, words in (("clips", {"clipB": [0, 100]}, "its clips A and B are not the same"),
-                                 ("classes", {"class_num": 2, "out_ch": 2}, "its results are classes"),
-                                 ("channels", {"out_ch": 3}, "another number of channels")):
-        assert run(paired_run(name=name, **options), "-R", metal, "-o", tmp_path / "out" / name, "--outside",
-                   "keep") == 1
+    for name, options, words in (
+        ("clips", {"clipB": [0, 100]}, "its clips A and B are not the same"),
+        ("classes", {"class_num": 2, "out_ch": 2}, "its results are classes"),
+        ("channels", {"out_ch": 3}, "another number of channels"),
+    ):
+        assert (
+            run(paired_run(name=name, **options), "-R", metal, "-o", tmp_path / "out" / name, "--outside", "keep") == 1
+        )
         assert "error: --outside keep: " in (told := capsys.readouterr().err) and words in told
         assert not (tmp_path / "out" / name).exists()
     assert run(paired_run(), "-R", metal, "-o", tmp_path / "mr", "--outside", "keep", "--modality", "MR") == 1
@@ -210,6 +261,7 @@ def test_keep_is_for_any_network_of_one_unit_and_refused_for_others(tmp_path, ca
 
 def test_two_domains_with_clips_of_their_own_keep_nothing(tmp_path, metal, unpaired_run):
     from medi2i.cyclegan import convert as unpaired
+
     same = dict(gen_residual=0.5, forth=((0.0,),), back=((0.0,),))
     for name, clips, kept in (("same", {}, True), ("other", {"clipB": [-500, 500]}, False)):
         run_folder = unpaired_run(name=name, **same, **clips)
@@ -249,6 +301,7 @@ def test_ct_to_a_quantitative_map_as_mr(tmp_path, paired_run, files, clip, step)
 @pytest.mark.parametrize("kind, bits, changed", [("npy", None, False), ("tif", None, False), ("csv", None, False)])
 def test_identity_to_plain_numbers(tmp_path, metal, kind, bits, changed):
     from medi2i.datasets.images import read_image
+
     assert run("-m", "identity", "-R", metal, "-o", tmp_path / "out", "--imgtype_out", kind) == 0
     np.testing.assert_array_equal(read_image(tmp_path / f"out/1.{kind}").array[0], METAL)
     assert "values" not in report_of(tmp_path / "out")
@@ -256,12 +309,14 @@ def test_identity_to_plain_numbers(tmp_path, metal, kind, bits, changed):
 
 def test_identity_of_pictures_keeps_bits_and_counts_what_eight_bits_lose(tmp_path, capsys):
     from PIL import Image as Pillow
+
     image = np.arange(0, 65536, 97, dtype=np.uint16)[:600].reshape(20, 30)
     (tmp_path / "in").mkdir()
     Pillow.fromarray(image).save(tmp_path / "in/a.png")
     for kind in ("png", "tif", "npy"):
         assert run("-m", "identity", "-R", tmp_path / "in", "-o", tmp_path / kind, "--imgtype_out", kind) == 0
         from medi2i.datasets.images import read_image
+
         np.testing.assert_array_equal(read_image(tmp_path / f"{kind}/a.{kind}").array[0], image)
         assert "values" not in report_of(tmp_path / kind)
     assert run("-m", "identity", "-R", tmp_path / "in", "-o", tmp_path / "jpg", "--imgtype_out", "jpg") == 0
@@ -284,16 +339,20 @@ def tissues():
     return np.repeat(np.repeat(rows, 16, 0), 16, 1)
 
 
-@pytest.mark.parametrize("change, direction, words", [(-100.0, "xy", "takes 100 HU away"), (12.5, "xy", "adds 12.5 HU"),
-                                                      (-100.0, "yx", "adds 100 HU")])
-def test_what_a_model_does_to_the_mean_is_said_before_and_measured_by_tissue(tmp_path, capsys, files, paired_run,
-                                                                             unpaired_run, change, direction, words):
+@pytest.mark.parametrize(
+    "change, direction, words",
+    [(-100.0, "xy", "takes 100 HU away"), (12.5, "xy", "adds 12.5 HU"), (-100.0, "yx", "adds 100 HU")],
+)
+def test_what_a_model_does_to_the_mean_is_said_before_and_measured_by_tissue(
+    tmp_path, capsys, files, paired_run, unpaired_run, change, direction, words
+):
     save_image(tmp_path / "in/a", tissues(), files=files, signed=True)
     if direction == "xy":
         model = paired_run(offset=change / 1512, mean_change=change)
         assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "out") == 0
     else:
         from medi2i.cyclegan import convert as unpaired
+
         model = unpaired_run(mean_change=change) / "enc_y3.npz"
         assert unpaired.main(["-m", str(model), "-R", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().err
@@ -308,25 +367,31 @@ def test_what_a_model_does_to_the_mean_is_said_before_and_measured_by_tissue(tmp
         assert f"mean change: {sign} HU (air {sign}, lung {sign}, fat {sign}, soft tissue {sign}, bone {sign})" in told
 
 
-def test_noise_does_not_sort_pixels_and_nothing_is_said_of_a_model_that_leaves_the_mean(tmp_path, capsys, files,
-                                                                                       paired_run):
+def test_noise_does_not_sort_pixels_and_nothing_is_said_of_a_model_that_leaves_the_mean(
+    tmp_path, capsys, files, paired_run
+):
     noisy = tissues() + np.rint(np.random.default_rng(0).normal(0, 20, (48, 64))).astype(int)
     save_image(tmp_path / "in/a", noisy, files=files, signed=True)
-    assert run(paired_run(((0.25, 0.25), (0.25, 0.25)), mean_change=0.2), "-R", tmp_path / "in", "-o",
-               tmp_path / "out") == 0
+    assert (
+        run(paired_run(((0.25, 0.25), (0.25, 0.25)), mean_change=0.2), "-R", tmp_path / "in", "-o", tmp_path / "out")
+        == 0
+    )
     assert "this model" not in capsys.readouterr().err
 
 
-def test_mr_has_the_quarters_of_the_clip_and_padding_and_what_lies_around_a_crop_do_not_count(tmp_path, files,
-                                                                                              paired_run):
+def test_mr_has_the_quarters_of_the_clip_and_padding_and_what_lies_around_a_crop_do_not_count(
+    tmp_path, files, paired_run
+):
     stored = np.repeat(np.array([100, 1500, 2500, 3900]), 16)[np.newaxis].repeat(32, 0)
     stored[:8] = 4095
     save_image(tmp_path / "in/a", stored, files=files, modality="MR", bits=12, PixelPaddingValue=4095)
     model = paired_run(offset=0.01, clipA=[0, 4000], clipB=[0, 4000])
     assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "out", "-cw", 32) == 0
     assert report_of(tmp_path / "out")["files"]["a"]["mean_change"] == {
-        "all": [24 * 32, pytest.approx(20)], "second quarter": [24 * 16, pytest.approx(20)],
-        "third quarter": [24 * 16, pytest.approx(20)]}
+        "all": [24 * 32, pytest.approx(20)],
+        "second quarter": [24 * 16, pytest.approx(20)],
+        "third quarter": [24 * 16, pytest.approx(20)],
+    }
     assert "mean_change" not in report_of_ct_of_mr(tmp_path, model)
 
 

@@ -1,4 +1,5 @@
 """Convolutions in chunks against Chainer's own, on NumPy: the same code runs on CuPy."""
+
 import tracemalloc
 
 import numpy as np
@@ -60,8 +61,8 @@ def test_chunks_of_the_large_layer_are_bounded_and_complete(batch):
     pieces = chunked_convolution.chunks(geometry)
     sizes = [(last - first) * (stop - start) * 64 * 7 * 7 * 512 for first, last, start, stop in pieces]
     assert max(sizes) * 4 <= 256 << 20  # bytes; all of it would be batch x 3.3e9
-    assert max(sizes) < 2 ** 31
-    assert batch * 64 * 7 * 7 * 512 * 512 > (2 ** 31 if batch >= 3 else 0)
+    assert max(sizes) < 2**31
+    assert batch * 64 * 7 * 7 * 512 * 512 > (2**31 if batch >= 3 else 0)
     seen = np.zeros((batch, 512), int)
     for first, last, start, stop in pieces:
         seen[first:last, start:stop] += 1

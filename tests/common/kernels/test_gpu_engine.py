@@ -1,4 +1,5 @@
 """Which code computes a convolution on a GPU, with a stand-in for NVIDIA's module that computes on the CPU."""
+
 import ctypes
 import os
 import types
@@ -84,32 +85,57 @@ class Graph:
         return 0
 
     def execute(self, buffers, workspace, handle):
-        assert self.steps == ["validate", "build_operation_graph", "create_execution_plans", "check_support",
-                              "build_plans"] and self.result.output and workspace
+        assert (
+            self.steps
+            == ["validate", "build_operation_graph", "create_execution_plans", "check_support", "build_plans"]
+            and self.result.output
+            and workspace
+        )
         a, b = (t.array(buffers[t]) for t in self.inputs)
         out = self.result.array(buffers[self.result])
         s = self.settings
-        shapes = {"fprop": (a.shape, out.shape, b.shape), "dgrad": (out.shape, a.shape, b.shape),
-                  "wgrad": (a.shape, b.shape, out.shape)}[self.kind]
+        shapes = {
+            "fprop": (a.shape, out.shape, b.shape),
+            "dgrad": (out.shape, a.shape, b.shape),
+            "wgrad": (a.shape, b.shape, out.shape),
+        }[self.kind]
         # What cuDNN infers must be what it is told.
-        for size, k, before, after, step, d, told in zip(shapes[0][2:], shapes[2][2:], s["pre_padding"],
-                                                         s["post_padding"], s["stride"], s["dilation"], shapes[1][2:],
-                                                         strict=True):
+        for size, k, before, after, step, d, told in zip(
+            shapes[0][2:],
+            shapes[2][2:],
+            s["pre_padding"],
+            s["post_padding"],
+            s["stride"],
+            s["dilation"],
+            shapes[1][2:],
+            strict=True,
+        ):
             assert min(before, after) >= 0 and (size + before + after - (k - 1) * d - 1) // step + 1 == told
-        geometry = Geometry(*shapes, tuple(s["stride"]), tuple(s["pre_padding"]), tuple(s["dilation"]),
-                            shapes[0][1] // shapes[2][1])
-        out[...] = {"fprop": lambda: chunked_convolution.forward(a, b, None, geometry),
-                    "dgrad": lambda: chunked_convolution.backward_data(a, b, geometry),
-                    "wgrad": lambda: chunked_convolution.backward_weights(a, b, geometry)}[self.kind]()
+        geometry = Geometry(
+            *shapes, tuple(s["stride"]), tuple(s["pre_padding"]), tuple(s["dilation"]), shapes[0][1] // shapes[2][1]
+        )
+        out[...] = {
+            "fprop": lambda: chunked_convolution.forward(a, b, None, geometry),
+            "dgrad": lambda: chunked_convolution.backward_data(a, b, geometry),
+            "wgrad": lambda: chunked_convolution.backward_weights(a, b, geometry),
+        }[self.kind]()
         self.log.append((self.kind, handle))
 
 
 def module(refuse=None):
     names = ("HALF", "FLOAT", "DOUBLE", "A", "FALLBACK", "TENSOR_CORE", "DOWN_CONVERT_INPUTS", "NONDETERMINISTIC")
     every = types.SimpleNamespace(**{name: name for name in names})
-    made = types.SimpleNamespace(data_type=every, heur_mode=every, numerical_note=every, log=[], graphs=[], streams=[],
-                                 cudnnGraphNotSupportedError=Refused, create_handle=lambda: 77,
-                                 backend_version=lambda: 91002)
+    made = types.SimpleNamespace(
+        data_type=every,
+        heur_mode=every,
+        numerical_note=every,
+        log=[],
+        graphs=[],
+        streams=[],
+        cudnnGraphNotSupportedError=Refused,
+        create_handle=lambda: 77,
+        backend_version=lambda: 91002,
+    )
     made.set_stream = lambda handle, stream: made.streams.append((handle, stream))
 
     def pygraph(handle, **settings):
@@ -128,13 +154,19 @@ def chainers_own_before_and_after():
 
 
 HOST = types.SimpleNamespace(device=lambda: 0, stream=lambda: 5, address=lambda array: array.ctypes.data)
-SETTINGS = [dict(stride=1, pad=1), dict(stride=2, pad=1), dict(stride=(2, 3), pad=0), dict(stride=1, pad=2, dilate=2),
-            dict(stride=1, pad=1, groups=2)]
+SETTINGS = [
+    dict(stride=1, pad=1),
+    dict(stride=2, pad=1),
+    dict(stride=(2, 3), pad=0),
+    dict(stride=1, pad=2, dilate=2),
+    dict(stride=1, pad=1, groups=2),
+]
 
 
 @pytest.fixture
 def on_numpy(monkeypatch):
     """Chainer's functions compute NumPy arrays by what is their way on a GPU, with the given code."""
+
     def put(code):
         for owner, name, make in gpu_engine.on_gpu(code):
             monkeypatch.setattr(owner, "forward_cpu", make(vars(owner)[name]))
@@ -190,9 +222,15 @@ def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_nump
     assert len(told) == 1 and cudnn.log == []
 
 
-@pytest.mark.parametrize("tf32, dtype, left_out", [
-    (False, "float32", ["TENSOR_CORE", "DOWN_CONVERT_INPUTS"]), (True, "float32", []), (False, "float16", []),
-    (False, "float64", [])])
+@pytest.mark.parametrize(
+    "tf32, dtype, left_out",
+    [
+        (False, "float32", ["TENSOR_CORE", "DOWN_CONVERT_INPUTS"]),
+        (True, "float32", []),
+        (False, "float16", []),
+        (False, "float64", []),
+    ],
+)
 def test_tensor_cores_round_float32_only_where_asked(tf32, dtype, left_out):
     cudnn = module()
     geometry = Geometry((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (1, 1), (1, 1), 1)
@@ -295,8 +333,15 @@ def test_a_gpu_computes_what_the_cpu_does(settings, code):
         finally:
             gpu_engine.disable()
     else:
-        geometry = Geometry(x.shape, expected.shape, w.shape, *(
-            value if isinstance(value, tuple) else (value, value)
-            for value in (settings["stride"], settings["pad"], settings.get("dilate", 1))), settings.get("groups", 1))
+        geometry = Geometry(
+            x.shape,
+            expected.shape,
+            w.shape,
+            *(
+                value if isinstance(value, tuple) else (value, value)
+                for value in (settings["stride"], settings["pad"], settings.get("dilate", 1))
+            ),
+            settings.get("groups", 1),
+        )
         got = chunked_convolution.forward(cupy.asarray(x), cupy.asarray(w), None, geometry, limit=1000).get()
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

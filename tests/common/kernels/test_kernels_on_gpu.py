@@ -1,4 +1,5 @@
 """On a GPU: every CUDA source is compiled by CuPy, and each kernel of norms and losses does what its twin does."""
+
 import numpy as np
 import pytest
 
@@ -28,6 +29,7 @@ def random(*shape, seed=0):
 
 def on_gpu(array):
     import cupy
+
     return None if array is None else cupy.asarray(array)
 
 
@@ -58,7 +60,9 @@ def test_normalisation(shape, dtype, each, slope, affine):
     for fixed in (False,) if each else (False, True):
         assert_same(
             normalisation_kernels.backward(*arrays, on_gpu(mean), on_gpu(inv_std), on_gpu(gy), slope, fixed),
-            reference.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed), dtype)
+            reference.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed),
+            dtype,
+        )
 
 
 def test_running_statistics():
@@ -73,8 +77,10 @@ def test_running_statistics():
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", loss_kernels.DTYPES)
-@pytest.mark.parametrize("name, constants", [("absolute_variation", ()), ("variation", (0.1,)), ("variation", (0.0,)),
-                                             ("least_squares", (0.9,))])
+@pytest.mark.parametrize(
+    "name, constants",
+    [("absolute_variation", ()), ("variation", (0.1,)), ("variation", (0.0,)), ("least_squares", (0.9,))],
+)
 def test_losses(shape, dtype, name, constants):
     y, g = random(*shape).astype(dtype), np.array(3, np.float32)
     wide = y.astype(np.float32)

@@ -1,4 +1,5 @@
 """Losses with their gradient in one go, against Chainer's; the CUDA kernels, run on the CPU, against NumPy."""
+
 import numpy as np
 import pytest
 from cuda_harness import on_cpu
@@ -28,10 +29,10 @@ def outcome(function, y, engine):
     with cpu_engine.using(engine):
         y = chainer.Variable(y)
         value = function(y * 1.0) * 3.0
-        gradient, = chainer.grad([value], [y])
-        again, = chainer.grad([function(y * 1.0) * 3.0], [y], enable_double_backprop=True)
+        (gradient,) = chainer.grad([value], [y])
+        (again,) = chainer.grad([function(y * 1.0) * 3.0], [y], enable_double_backprop=True)
         np.testing.assert_allclose(gradient.array, again.array, atol=1e-6)
-        second, = chainer.grad([F.sum(again * again)], [y])
+        (second,) = chainer.grad([F.sum(again * again)], [y])
         return value.array, gradient.array, None if second is None else second.array
 
 
@@ -65,11 +66,15 @@ def test_known_values():
     """0 1 / 3 3: down 3, 2; right 1, 0; where both are, 3 and 1."""
     y = np.float32([[0, 1], [3, 3]]).reshape(1, 1, 2, 2)
     assert reference.absolute_variation(y) == 2.5 + 0.5
-    np.testing.assert_array_equal(reference.absolute_variation_gradient(y, np.float32(2))[0, 0],
-                                  [[-1 - 1, 1 - 1], [1, 1]])
+    np.testing.assert_array_equal(
+        reference.absolute_variation_gradient(y, np.float32(2))[0, 0], [[-1 - 1, 1 - 1], [1, 1]]
+    )
     np.testing.assert_allclose(reference.variation(y, 0.0), np.sqrt(10))
-    np.testing.assert_allclose(reference.variation_gradient(y, 0.0, np.float32(1))[0, 0],
-                               np.float64([[-4, 1], [3, 0]]) / np.sqrt(10), rtol=1e-6)
+    np.testing.assert_allclose(
+        reference.variation_gradient(y, 0.0, np.float32(1))[0, 0],
+        np.float64([[-4, 1], [3, 0]]) / np.sqrt(10),
+        rtol=1e-6,
+    )
     assert reference.least_squares(np.float32([1, 3]), 2.0) == 1
     np.testing.assert_array_equal(reference.least_squares_gradient(np.float32([1, 3]), 2.0, np.float32(5)), [-5, 5])
 
@@ -83,8 +88,10 @@ def test_flat_images_have_no_gradient():
 
 @needs_gcc
 @pytest.mark.parametrize("dtype", loss_kernels.DTYPES)
-@pytest.mark.parametrize("name, constants", [("absolute_variation", ()), ("variation", (0.1,)), ("variation", (0.0,)),
-                                             ("least_squares", (0.9,))])
+@pytest.mark.parametrize(
+    "name, constants",
+    [("absolute_variation", ()), ("variation", (0.1,)), ("variation", (0.0,)), ("least_squares", (0.9,))],
+)
 def test_cuda_on_the_cpu(name, constants, dtype, monkeypatch):
     monkeypatch.setattr(loss_kernels, "BLOCK", 16)
     monkeypatch.setattr(loss_kernels, "BLOCKS", 5)

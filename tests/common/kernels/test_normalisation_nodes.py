@@ -1,4 +1,5 @@
 """Normalisation with activation in one function: against Chainer's functions, and its derivatives."""
+
 import numpy as np
 import pytest
 
@@ -27,8 +28,12 @@ def by_functions(x, gamma, beta, slope, each):
     """The same in Chainer's functions."""
     n, c, h, w = x.shape
     if each:
-        y = F.reshape(F.batch_normalization(F.reshape(x, (1, n * c, h, w)), np.ones(n * c, x.dtype),
-                                            np.zeros(n * c, x.dtype), eps=EPS), x.shape)
+        y = F.reshape(
+            F.batch_normalization(
+                F.reshape(x, (1, n * c, h, w)), np.ones(n * c, x.dtype), np.zeros(n * c, x.dtype), eps=EPS
+            ),
+            x.shape,
+        )
         if gamma is not None:
             y = y * F.reshape(gamma, (1, c, 1, 1)) + F.reshape(beta, (1, c, 1, 1))
     else:
@@ -59,7 +64,8 @@ def test_as_chainers_functions(engine, arrange, each, slope, affine):
     with cpu_engine.using(engine):
         assert normalisation_nodes.is_fused(inputs[0])
         found = outcome(
-            lambda x, gamma, beta: normalisation_nodes.normalise(x, gamma, beta, EPS, slope, each)[0], inputs)
+            lambda x, gamma, beta: normalisation_nodes.normalise(x, gamma, beta, EPS, slope, each)[0], inputs
+        )
     for a, b in zip(expected, found, strict=True):
         assert a.shape == b.shape and b.dtype == np.float32
         np.testing.assert_allclose(b, a, atol=2e-4 * np.abs(a).max() + 1e-6)
@@ -70,7 +76,7 @@ def test_as_chainers_functions(engine, arrange, each, slope, affine):
 @pytest.mark.parametrize("affine", [True, False])
 def test_first_second_and_third_derivative(each, fixed, slope, affine):
     rng = np.random.default_rng(7)
-    inputs = (rng.standard_normal((2, 3, 3, 2)), rng.uniform(0.5, 1.5, 3), rng.uniform(-1, 1, 3))[:3 if affine else 1]
+    inputs = (rng.standard_normal((2, 3, 3, 2)), rng.uniform(0.5, 1.5, 3), rng.uniform(-1, 1, 3))[: 3 if affine else 1]
     g = rng.standard_normal((2, 3, 3, 2))
     gg = tuple(rng.standard_normal(a.shape) for a in inputs)
     statistics = (rng.standard_normal(3), rng.uniform(0.5, 2, 3)) if fixed else None
@@ -96,12 +102,12 @@ def test_known_values():
     assert (mean.item(), variance.item(), inv_std.item()) == (1, 4, 0.5)
     # The gradient by y of both is 1: g = 0.5 and 1; sums with n = -1, 1 and without are 0.5 and 1.5; less the mean
     # 0.75 and n/4 nothing is left.
-    gx, with_x, plain = reference.backward(x, np.float32([2]), np.float32([1]), mean, inv_std,
-                                                     np.ones_like(x), 0.5, False)
+    gx, with_x, plain = reference.backward(
+        x, np.float32([2]), np.float32([1]), mean, inv_std, np.ones_like(x), 0.5, False
+    )
     assert (with_x.item(), plain.item()) == (0.5, 1.5)
     np.testing.assert_array_equal(gx.ravel(), [0, 0])
-    gx, *_ = reference.backward(x, np.float32([2]), np.float32([1]), mean, inv_std,
-                                              np.ones_like(x), 0.5, True)
+    gx, *_ = reference.backward(x, np.float32([2]), np.float32([1]), mean, inv_std, np.ones_like(x), 0.5, True)
     np.testing.assert_array_equal(gx.ravel(), [0.5, 1])
 
 
@@ -145,8 +151,17 @@ def test_instance_normalization_then_activation(kind):
 @pytest.mark.parametrize("kind", [SampleKind.DOWN, SampleKind.MAXPOOL, SampleKind.AVGPOOL])
 def test_blocks_are_the_same_with_and_without(kind, second):
     """Average pooling and the activation cannot change places: nothing may be fused there."""
-    block = CBR(4, 6, 3, 1, Norm.BATCH_AFFINE, Sampling(kind, second), Activation.RELU, 0.0,
-                ConvStyle(False, False, False, Padding.ZERO))
+    block = CBR(
+        4,
+        6,
+        3,
+        1,
+        Norm.BATCH_AFFINE,
+        Sampling(kind, second),
+        Activation.RELU,
+        0.0,
+        ConvStyle(False, False, False, Padding.ZERO),
+    )
     x = random(2, 4, 8, 6)
     with cpu_engine.using("chainer"):
         expected = block(x).array

@@ -1,4 +1,5 @@
 """Losses: exact values on images small enough to count by hand, and gradients against finite differences."""
+
 import math
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_stack_folds_back():
     assert (losses.fold_stack(slices, 3).array == x).all()
 
 
-@pytest.mark.parametrize("gamma, expected", [(0, math.log(4) / 2), (2, 0.75 ** 2 * math.log(4) / 2)])
+@pytest.mark.parametrize("gamma, expected", [(0, math.log(4) / 2), (2, 0.75**2 * math.log(4) / 2)])
 def test_focal_cross_entropy(gamma, expected):
     p = np.array([0.25, 0.75], np.float32).reshape(1, 2, 1, 1)
     t = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)
@@ -94,9 +95,14 @@ def test_air_mismatch_counts_where_one_of_the_two_is_air():
     assert value(losses.air_mismatch(x, x, -0.98)) == 0
 
 
-@pytest.mark.parametrize("method, expected", [
-    ("abs", 5.0), ("usual", math.sqrt(4 + 9 + 0.25)), ("sobel", math.sqrt(36 + 81 + 0.25)),
-])
+@pytest.mark.parametrize(
+    "method, expected",
+    [
+        ("abs", 5.0),
+        ("usual", math.sqrt(4 + 9 + 0.25)),
+        ("sobel", math.sqrt(36 + 81 + 0.25)),
+    ],
+)
 def test_total_variation_of_a_ramp(method, expected):
     # sobel adds its three channels before the root.
     assert value(losses.total_variation(ramp(2, -3), method, tau=0.5)) == pytest.approx(expected, rel=1e-6)
@@ -153,7 +159,7 @@ def test_weighted_least_squares():
 
 def test_weights_belong_to_their_own_image_of_the_batch():
     d = np.zeros((2, 2, 1, 1), np.float32)
-    d[0] = [[[1.0]], [[20.0]]]   # a decision of 1 that counts fully
+    d[0] = [[[1.0]], [[20.0]]]  # a decision of 1 that counts fully
     d[1] = [[[5.0]], [[-20.0]]]  # a decision of 5 that does not count
     assert value(losses.tanh_weighted_least_squares(d, 0.0)) == pytest.approx(1.0)
 
@@ -165,8 +171,9 @@ def test_mean_answer():
 def test_gradient_penalty_of_a_linear_critic():
     slope = np.array([2.0, 1.0, 2.0], np.float32)
     images = np.random.RandomState(0).rand(2, 3).astype(np.float32)
-    penalty = losses.gradient_penalty(lambda x: F.matmul(x, slope[:, None]), images, images[::-1],
-                                      np.array([0.1, 0.9], np.float32))
+    penalty = losses.gradient_penalty(
+        lambda x: F.matmul(x, slope[:, None]), images, images[::-1], np.array([0.1, 0.9], np.float32)
+    )
     assert value(penalty) == pytest.approx((3 - 1) ** 2, rel=1e-5)
 
 
@@ -189,6 +196,7 @@ def test_gradient_penalty_of_convolutions_has_a_second_order():
         def dis(x):
             h = F.leaky_relu(F.tanh(F.convolution_2d(x, down, stride=2, pad=1)))
             return F.mean(F.deconvolution_2d(h, up, stride=2, pad=1), axis=(1, 2, 3))
+
         return losses.gradient_penalty(dis, real, fake, mix)
 
     gradient_check.check_backward(penalty, tuple(weights), np.ones(()), atol=1e-5, rtol=1e-4)
@@ -229,8 +237,10 @@ GRADIENTS = {
     "mean_squared": (lambda y: losses.mean_squared(y, TRUTH, WEIGHT), random_images()[0]),
     "mean_square": (losses.mean_square, random_images()[0]),
     "class_probabilities": (lambda y: F.sum(losses.class_probabilities(y) * TRUTH), random_images()[0]),
-    "class_probabilities of a stack": (lambda y: F.sum(losses.class_probabilities(y, 2) ** 3),
-                                       np.concatenate([TRUTH, TRUTH[:, ::-1] * 2], axis=1)),
+    "class_probabilities of a stack": (
+        lambda y: F.sum(losses.class_probabilities(y, 2) ** 3),
+        np.concatenate([TRUTH, TRUTH[:, ::-1] * 2], axis=1),
+    ),
     "focal_cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 2, WEIGHT), probabilities()[0]),
     "cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 0), probabilities()[0]),
     "dice": (lambda p: losses.dice(p, probabilities()[1], WEIGHT), probabilities()[0]),

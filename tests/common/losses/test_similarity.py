@@ -1,4 +1,5 @@
 """SSIM losses against the metric, against the formula in NumPy, and their gradients."""
+
 import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
@@ -38,7 +39,7 @@ def test_a_negative_image_is_dissimilar_and_an_equal_one_is_not():
 def maps(y, t):
     """Luminance and structure maps in float64, straight from the formulas."""
     d = np.arange(-5, 6)
-    window = np.exp(-d ** 2 / (2 * 1.5 ** 2))
+    window = np.exp(-(d**2) / (2 * 1.5**2))
     window /= window.sum()
 
     def local(a):
@@ -46,8 +47,8 @@ def maps(y, t):
 
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
     my, mt = local(y), local(t)
-    vy, vt, cov = local(y * y) - my ** 2, local(t * t) - mt ** 2, local(y * t) - my * mt
-    return (2 * my * mt + c1) / (my ** 2 + mt ** 2 + c1), (2 * cov + c2) / (vy + vt + c2)
+    vy, vt, cov = local(y * y) - my**2, local(t * t) - mt**2, local(y * t) - my * mt
+    return (2 * my * mt + c1) / (my**2 + mt**2 + c1), (2 * cov + c2) / (vy + vt + c2)
 
 
 @pytest.mark.parametrize("side,count", [(11, 1), (21, 1), (22, 2), (64, 3), (88, 4), (176, 5), (999, 5)])
@@ -65,16 +66,21 @@ def test_multiscale_is_the_product_over_scales(shape):
         product = 1.0
         for scale, weight in enumerate(weights):
             if scale:
-                a, b = (m[:m.shape[0] // 2 * 2, :m.shape[1] // 2 * 2].reshape(
-                    m.shape[0] // 2, 2, m.shape[1] // 2, 2).mean(axis=(1, 3)) for m in (a, b))
+                a, b = (
+                    m[: m.shape[0] // 2 * 2, : m.shape[1] // 2 * 2]
+                    .reshape(m.shape[0] // 2, 2, m.shape[1] // 2, 2)
+                    .mean(axis=(1, 3))
+                    for m in (a, b)
+                )
             luminance, structure = maps(a, b)
             product *= np.mean(luminance * structure if scale == count - 1 else structure) ** weight
         found.append(product)
     assert float(losses.multiscale_dissimilarity(y, t).array) == pytest.approx(1 - np.mean(found), abs=5e-6)
 
 
-@pytest.mark.parametrize("loss,shape", [(losses.structural_dissimilarity, (2, 2, 11, 13)),
-                                        (losses.multiscale_dissimilarity, (1, 2, 23, 25))])
+@pytest.mark.parametrize(
+    "loss,shape", [(losses.structural_dissimilarity, (2, 2, 11, 13)), (losses.multiscale_dissimilarity, (1, 2, 23, 25))]
+)
 def test_gradients(loss, shape):
     y, t = (image.astype(np.float64) for image in images(shape, seed=5))
     gradient_check.check_backward(loss, (y, t), None, dtype=np.float64, eps=1e-4, atol=1e-5, rtol=1e-4)
@@ -95,8 +101,13 @@ def test_half_precision_flat_images_and_a_step_downhill(loss):
     assert float(loss(step, t).array) < float(before.array)
 
 
-@pytest.mark.parametrize("y,t,words", [((1, 1, 10, 30), (1, 1, 10, 30), "at least 11x11 pixels, not 10x30"),
-                                       ((1, 1, 30, 30), (1, 2, 30, 30), "cannot be compared")])
+@pytest.mark.parametrize(
+    "y,t,words",
+    [
+        ((1, 1, 10, 30), (1, 1, 10, 30), "at least 11x11 pixels, not 10x30"),
+        ((1, 1, 30, 30), (1, 2, 30, 30), "cannot be compared"),
+    ],
+)
 def test_images_that_do_not_fit(y, t, words):
     with pytest.raises(ValueError, match=words):
         losses.structural_dissimilarity(np.zeros(y, np.float32), np.zeros(t, np.float32))

@@ -1,4 +1,5 @@
 """Weights are written whole, read whole, and never unpickled."""
+
 import dataclasses
 import json
 import os
@@ -51,7 +52,8 @@ def run(tmp_path):
 def test_saved_names_are_the_released_ones(run):
     folder, networks = run
     assert sorted(p.name for p in folder.glob("*.npz")) == sorted(
-        f"{name}{epoch}.npz" for name in ("enc_x", "dec_y", "dis") for epoch in (5, 10))
+        f"{name}{epoch}.npz" for name in ("enc_x", "dec_y", "dis") for epoch in (5, 10)
+    )
     with numpy.load(folder / "enc_x5.npz") as file:
         assert {"c0/c1/c/W", "c0/n1/avg_mean", "r1/norm0/gamma", "s0/c1/c/b"} <= set(file.files)
         numpy.testing.assert_array_equal(file["d1/c1/c/W"], networks[5].enc_x.d1.c1.c.W.array)
@@ -64,11 +66,19 @@ def test_chainers_own_loader_reads_our_files(run):
     numpy.testing.assert_array_equal(again.dec_y.ul.c1.c.W.array, networks[10].dec_y.ul.c1.c.W.array)
 
 
-@pytest.mark.parametrize("which, epoch", [
-    (lambda f: dict(model=f / "enc_x5.npz"), 5), (lambda f: dict(model=f / "dec_y5.npz"), 5),
-    (lambda f: dict(model=f), 10), (lambda f: dict(args=f / "args"), 10), (lambda f: dict(args=f), 10),
-    (lambda f: dict(args=f / "args", epoch=5), 5), (lambda f: dict(model=f.parent, epoch="last"), 10),
-    (lambda f: dict(model=f / "enc_x10.npz", args=f / "args"), 10)])
+@pytest.mark.parametrize(
+    "which, epoch",
+    [
+        (lambda f: dict(model=f / "enc_x5.npz"), 5),
+        (lambda f: dict(model=f / "dec_y5.npz"), 5),
+        (lambda f: dict(model=f), 10),
+        (lambda f: dict(args=f / "args"), 10),
+        (lambda f: dict(args=f), 10),
+        (lambda f: dict(args=f / "args", epoch=5), 5),
+        (lambda f: dict(model=f.parent, epoch="last"), 10),
+        (lambda f: dict(model=f / "enc_x10.npz", args=f / "args"), 10),
+    ],
+)
 def test_loading_needs_no_options(run, which, epoch):
     folder, networks = run
     generator = load_generator(**which(folder))
@@ -123,8 +133,11 @@ def test_both_directions_of_cyclegan(tmp_path):
     y = image(ch=3)
     with chainer.using_config("train", False):
         expected = networks.translate_back(y).array
-    for generator in (load_generator(tmp_path / "enc_y50.npz"), load_generator(tmp_path / "dec_x50.npz"),
-                      load_generator(tmp_path, direction="yx")):
+    for generator in (
+        load_generator(tmp_path / "enc_y50.npz"),
+        load_generator(tmp_path / "dec_x50.npz"),
+        load_generator(tmp_path, direction="yx"),
+    ):
         assert generator.direction == "yx"
         numpy.testing.assert_allclose(generator(y), expected, atol=1e-6)
     assert load_generator(tmp_path)(image()).shape == (2, 3, 8, 12)
@@ -159,14 +172,28 @@ def test_a_generator_of_one_file(run):
         load_generator(folder / "gen_8.npz")
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a.pop("d1/c1/c/W"), "d1/c1/c/W is not in the file; the network has it 4x3x3x3"),
-    (lambda a: a.update({"d9/c1/c/W": numpy.zeros((2, 3), "f")}), "d9/c1/c/W 2x3 is in the file; the network has no"),
-    (lambda a: a.update({"c0/c1/c/W": numpy.zeros((3, 2, 7, 7), "f")}),
-     "c0/c1/c/W is 3x2x7x7 in the file, 3x1x7x7 in the network"),
-    (lambda a: a.update({"c0/c1/c/b": numpy.array(["a", "b", "c"])}), "c0/c1/c/b is 3 <U1 in the file, 3 in the net"),
-    (lambda a: a.update({"c0/n1/N": numpy.float32(1.5)}), "c0/n1/N is a number in the file, a number int64 in the net"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("d1/c1/c/W"), "d1/c1/c/W is not in the file; the network has it 4x3x3x3"),
+        (
+            lambda a: a.update({"d9/c1/c/W": numpy.zeros((2, 3), "f")}),
+            "d9/c1/c/W 2x3 is in the file; the network has no",
+        ),
+        (
+            lambda a: a.update({"c0/c1/c/W": numpy.zeros((3, 2, 7, 7), "f")}),
+            "c0/c1/c/W is 3x2x7x7 in the file, 3x1x7x7 in the network",
+        ),
+        (
+            lambda a: a.update({"c0/c1/c/b": numpy.array(["a", "b", "c"])}),
+            "c0/c1/c/b is 3 <U1 in the file, 3 in the net",
+        ),
+        (
+            lambda a: a.update({"c0/n1/N": numpy.float32(1.5)}),
+            "c0/n1/N is a number in the file, a number int64 in the net",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(run, change, message):
     folder, networks = run
     arrays = arrays_of(networks[5].enc_x)
@@ -252,10 +279,15 @@ def test_a_waiting_layer_takes_its_size_from_the_file(tmp_path):
     assert link.W.shape == (3, 4)
 
 
-@pytest.mark.parametrize("name, message", [
-    ("dis5.npz", "dis5.npz: not named like a generator's weights"), ("weights.npz", "weights.npz: not named like"),
-    ("20990101", "20990101: no such file or folder"),
-    ("enc_x7.npz", "enc_x7.npz and dec_y7.npz missing; translating X to Y needs")])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("dis5.npz", "dis5.npz: not named like a generator's weights"),
+        ("weights.npz", "weights.npz: not named like"),
+        ("20990101", "20990101: no such file or folder"),
+        ("enc_x7.npz", "enc_x7.npz and dec_y7.npz missing; translating X to Y needs"),
+    ],
+)
 def test_names_that_are_no_generator(run, name, message):
     folder, _ = run
     with pytest.raises(UserError, match=message):
@@ -300,8 +332,10 @@ def test_what_the_network_does_not_have_is_refused_without_being_unpacked(tmp_pa
     """128 MB in 500 kB, beside weights that fit."""
     link = chainer.links.Linear(2, 1)
     save_link(tmp_path / "enc_x1.npz", link)
-    with (zipfile.ZipFile(tmp_path / "enc_x1.npz", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-          archive.open("more.npy", "w") as member):
+    with (
+        zipfile.ZipFile(tmp_path / "enc_x1.npz", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("more.npy", "w") as member,
+    ):
         numpy.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 25,)})
         for _ in range(128):
             member.write(bytes(1 << 20))

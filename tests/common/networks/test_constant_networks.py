@@ -1,4 +1,5 @@
 """A network held constant answers as ever, passes gradients on, and computes none for its weights."""
+
 import contextlib
 
 import numpy as np
@@ -16,9 +17,18 @@ from medi2i.pix2pix import net as paired_net
 from medi2i.pix2pix import updater as paired
 
 GradW = chainer.functions.connection.convolution_2d.Convolution2DGradW
-KINDS = [{}, {"eqconv": True}, {"spconv": True}, {"senet": True, "dis_chs": [4, 16]}, {"dis_attention": True},
-         {"dis_norm": "instance"}, {"dis_norm": "rbatch"}, {"dis_norm": "group"}, {"dis_wgan": True},
-         {"dis_reg_weighting": 0.1}]
+KINDS = [
+    {},
+    {"eqconv": True},
+    {"spconv": True},
+    {"senet": True, "dis_chs": [4, 16]},
+    {"dis_attention": True},
+    {"dis_norm": "instance"},
+    {"dis_norm": "rbatch"},
+    {"dis_norm": "group"},
+    {"dis_wgan": True},
+    {"dis_reg_weighting": 0.1},
+]
 
 
 def options_of(cls, **given):
@@ -110,13 +120,16 @@ def updates(module, updater_class, network, cls, given, iterators):
 
 
 def pairs():
-    return chainer.iterators.SerialIterator(list(zip(images(3, count=4), images(4, count=4), strict=True)), 1,
-                                            shuffle=False)
+    return chainer.iterators.SerialIterator(
+        list(zip(images(3, count=4), images(4, count=4), strict=True)), 1, shuffle=False
+    )
 
 
 def domains():
-    return {name: chainer.iterators.SerialIterator(list(images(seed, count=4)), 1, shuffle=False)
-            for name, seed in (("main", 3), ("second", 4))}
+    return {
+        name: chainer.iterators.SerialIterator(list(images(seed, count=4)), 1, shuffle=False)
+        for name, seed in (("main", 3), ("second", 4))
+    }
 
 
 @pytest.mark.parametrize("given", [{}, {"dis_wgan": True}, {"dis_attention": True}], ids=str)
@@ -124,8 +137,15 @@ def domains():
 def test_training_is_the_same_bit_for_bit(application, given, monkeypatch):
     module, *rest = {
         "paired": (paired, paired.Pix2pixUpdater, paired_net, PairedOptions, given, pairs),
-        "unpaired": (unpaired, unpaired.CycleganUpdater, unpaired_net, UnpairedOptions,
-                     {**given, "lambda_dis_z": 1}, domains)}[application]
+        "unpaired": (
+            unpaired,
+            unpaired.CycleganUpdater,
+            unpaired_net,
+            UnpairedOptions,
+            {**given, "lambda_dis_z": 1},
+            domains,
+        ),
+    }[application]
     quick = updates(module, *rest)
     monkeypatch.setattr(module, "constant", lambda dis: contextlib.nullcontext(dis))
     plain = updates(module, *rest)

@@ -1,4 +1,5 @@
 """Sizes worked out from the specs against those of the networks."""
+
 from dataclasses import replace
 
 import pytest
@@ -47,13 +48,21 @@ def specs(**given):
     return encoder_spec(options, 1), decoder_spec(options, 1)
 
 
-@pytest.mark.parametrize("given, expected", [
-    ({}, Fitting(4)), ({"gen_chs": [1]}, Fitting(1)), ({"gen_down": "none", "gen_up": "none"}, Fitting(1)),
-    ({"gen_ksize": 4, "gen_up": "deconv"}, Fitting(4)), ({"gen_ksize": 2, "gen_up": "deconv"}, Fitting(4, 2)),
-    ({"gen_ksize": 1, "gen_up": "deconv"}, Fitting(4, 3)), ({"gen_ksize": 5, "unet": "none"}, None),
-    ({"gen_pretrained_encoder": "resnet"}, Fitting(8)),
-    ({"gen_sample": "down", "gen_down": "unpool", "gen_up": "none", "unet": "none"}, Fitting(2)),
-    ({"latent_dim": 2, "crop_height": 8, "crop_width": 8, "unet": "none", "gen_down": "none"}, Fitting(4))])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, Fitting(4)),
+        ({"gen_chs": [1]}, Fitting(1)),
+        ({"gen_down": "none", "gen_up": "none"}, Fitting(1)),
+        ({"gen_ksize": 4, "gen_up": "deconv"}, Fitting(4)),
+        ({"gen_ksize": 2, "gen_up": "deconv"}, Fitting(4, 2)),
+        ({"gen_ksize": 1, "gen_up": "deconv"}, Fitting(4, 3)),
+        ({"gen_ksize": 5, "unet": "none"}, None),
+        ({"gen_pretrained_encoder": "resnet"}, Fitting(8)),
+        ({"gen_sample": "down", "gen_down": "unpool", "gen_up": "none", "unet": "none"}, Fitting(2)),
+        ({"latent_dim": 2, "crop_height": 8, "crop_width": 8, "unet": "none", "gen_down": "none"}, Fitting(4)),
+    ],
+)
 def test_fitting_sizes_are_those_that_come_back(given, expected):
     encoder, decoder = specs(**given)
     found = fitting(encoder, decoder)
@@ -74,7 +83,8 @@ def test_sizes_around():
 
 
 def test_a_crop_too_small_for_the_levels_of_a_latent_vector_is_one_line_wherever_the_network_is_built():
-    options = replace(PairedOptions(latent_dim=3, gen_ksize=5, gen_chs=[4, 4, 4, 4], unet="none"),
-                      crop_height=4, crop_width=4)
+    options = replace(
+        PairedOptions(latent_dim=3, gen_ksize=5, gen_chs=[4, 4, 4, 4], unet="none"), crop_height=4, crop_width=4
+    )
     with pytest.raises(UserError, match="kernels of 5 leaves nothing of"):
         encoder_spec(options, 1).build()

@@ -1,4 +1,5 @@
 """Exact values of the blocks: identity kernels, known sums, orders of pixels."""
+
 import math
 
 import numpy
@@ -62,12 +63,15 @@ def test_padding_is_zero_unless_asked():
         assert y[0, 0, 0, 3] == edge
 
 
-@pytest.mark.parametrize("sample, expected", [
-    ("none", [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
-    ("down", [[1, 3], [9, 11]]),
-    ("maxpool", [[6, 8], [14, 16]]),
-    ("avgpool", [[3.5, 5.5], [11.5, 13.5]]),
-])
+@pytest.mark.parametrize(
+    "sample, expected",
+    [
+        ("none", [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]),
+        ("down", [[1, 3], [9, 11]]),
+        ("maxpool", [[6, 8], [14, 16]]),
+        ("avgpool", [[3.5, 5.5], [11.5, 13.5]]),
+    ],
+)
 def test_identity_kernel_shows_the_sampling(sample, expected):
     x = numpy.arange(1, 17, dtype=numpy.float32).reshape(1, 1, 4, 4)
     block = cbr(sample)
@@ -231,7 +235,7 @@ def test_the_shortcut_of_an_equalised_block_is_equalised(sample, ksize):
     for weights in (block.skip.depthwise.W, block.skip.pointwise.W):
         weights.array[...] = 1
     y = block.skip(numpy.ones((1, 8, 5, 5), numpy.float32)).array
-    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * ksize ** 2 * math.sqrt(2 / 8) / ksize, rtol=1e-6)
+    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * ksize**2 * math.sqrt(2 / 8) / ksize, rtol=1e-6)
 
 
 def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
@@ -315,11 +319,12 @@ def test_group_and_layer_normalise_over_all_channels(kind):
 
 def test_feature_normalisation_gives_each_pixel_mean_square_one():
     y = normalization(Norm.FEATURE, 5)(7 * image(2, 5, 3, 4)).array
-    numpy.testing.assert_allclose((y ** 2).mean(axis=1), 1, rtol=1e-5)
+    numpy.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind, gamma, beta", [(Norm.BATCH, False, False), (Norm.BATCH_AFFINE, True, True),
-                                               (Norm.BATCH_RENORM, False, True)])
+@pytest.mark.parametrize(
+    "kind, gamma, beta", [(Norm.BATCH, False, False), (Norm.BATCH_AFFINE, True, True), (Norm.BATCH_RENORM, False, True)]
+)
 def test_batch_norms_have_the_released_parameters(kind, gamma, beta):
     norm = normalization(kind, 3)
     names = {name for name, _ in norm.namedparams()}
@@ -347,8 +352,9 @@ def test_attention_is_the_weighted_mean_over_pooled_positions():
     block.gamma.W.array[...] = 0.5
     x = image(1, 8, 4, 6)
     with chainer.using_config("train", False):
-        theta, phi, g, out = (conv.normalized_weight().array[:, :, 0, 0]
-                              for conv in (block.theta, block.phi, block.g, block.o_conv))
+        theta, phi, g, out = (
+            conv.normalized_weight().array[:, :, 0, 0] for conv in (block.theta, block.phi, block.g, block.o_conv)
+        )
         found = block(x).array[0].reshape(8, 24)
     pixels = x[0].reshape(8, 24)
     pooled = [(w @ pixels).reshape(-1, 2, 2, 3, 2).max(axis=(2, 4)).reshape(-1, 6) for w in (phi, g)]

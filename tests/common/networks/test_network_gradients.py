@@ -1,4 +1,5 @@
 """Gradients of every kind of block against finite differences, in double precision."""
+
 import numpy
 import pytest
 
@@ -50,8 +51,14 @@ def check(build, shape, double=False, prepare=None, eps=1e-5, tolerance=1e-4):
     gradient_check.check_backward(link, x, rng.standard_normal(y.shape), params, **near)
     if double:
         gradient_check.check_double_backward(
-            link, x, rng.standard_normal(y.shape), rng.standard_normal(x.shape), params,
-            [rng.standard_normal(p.shape) for p in params], **near)
+            link,
+            x,
+            rng.standard_normal(y.shape),
+            rng.standard_normal(x.shape),
+            params,
+            [rng.standard_normal(p.shape) for p in params],
+            **near,
+        )
 
 
 def cbr(sample, norm=Norm.INSTANCE, activation=Activation.TANH, style=PLAIN, in_ch=2, out_ch=3):
@@ -108,8 +115,10 @@ def converge(attention):
             attention(numpy.zeros((1, 8, 4, 6)))
 
 
-@pytest.mark.parametrize("features, kind, widths, size", [
-    (VGG16Features, Pretrained.VGG16, (2, 3), (4, 6)), (ResNet50Features, Pretrained.RESNET50, (2, 4), (8, 8))])
+@pytest.mark.parametrize(
+    "features, kind, widths, size",
+    [(VGG16Features, Pretrained.VGG16, (2, 3), (4, 6)), (ResNet50Features, Pretrained.RESNET50, (2, 4), (8, 8))],
+)
 def test_gradients_of_pretrained_features(features, kind, widths, size):
     class Last(chainer.Chain):
         def __init__(self):
@@ -132,6 +141,6 @@ def test_second_order_gradients_of_the_norm_links_alone():
     with chainer.using_config("dtype", numpy.float64):
         norm = normalization(Norm.INSTANCE, 2)
     x = chainer.Variable(numpy.random.default_rng(1).standard_normal((1, 2, 3, 5)))
-    first, = chainer.grad([F.sum(norm(x) ** 3)], [x], enable_double_backprop=True)
-    second, = chainer.grad([F.sum(first ** 2)], [x])
+    (first,) = chainer.grad([F.sum(norm(x) ** 3)], [x], enable_double_backprop=True)
+    (second,) = chainer.grad([F.sum(first**2)], [x])
     assert second.shape == x.shape and abs(second.array).max() > 0

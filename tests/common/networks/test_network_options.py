@@ -1,4 +1,5 @@
 """From options to networks: every combination that should work does, and the others are refused in words."""
+
 import numpy
 import pytest
 
@@ -39,9 +40,16 @@ def zeros(*shape):
     return numpy.zeros(shape, numpy.float32)
 
 
-@pytest.mark.parametrize("names, typed", [
-    (kinds.ACTIVATIONS, Activation), (kinds.NORMS, Norm), (kinds.UNETS, Unet), (kinds.PADS, Padding),
-    (kinds.PRETRAINED, Pretrained)])
+@pytest.mark.parametrize(
+    "names, typed",
+    [
+        (kinds.ACTIVATIONS, Activation),
+        (kinds.NORMS, Norm),
+        (kinds.UNETS, Unet),
+        (kinds.PADS, Padding),
+        (kinds.PRETRAINED, Pretrained),
+    ],
+)
 def test_options_and_typed_choices_are_the_same(names, typed):
     assert sorted(names) == sorted(choice.value for choice in typed)
 
@@ -116,8 +124,17 @@ def test_latent_vector():
 
 @pytest.mark.parametrize("activation, expected", [("none", [-3, 2]), ("relu", [0, 2])])
 def test_the_layers_of_a_latent_vector_have_their_names_and_an_activation(activation, expected):
-    networks = pix2pix_net.build(paired(latent_dim=2, unet="none", gen_nblock=0, gen_fc_activation=activation,
-                                        crop_height=4, crop_width=6, gen_chs=[3]))
+    networks = pix2pix_net.build(
+        paired(
+            latent_dim=2,
+            unet="none",
+            gen_nblock=0,
+            gen_fc_activation=activation,
+            crop_height=4,
+            crop_width=6,
+            gen_chs=[3],
+        )
+    )
     shapes = {name: array.shape for name, array in arrays_of(networks.enc_x).items() if name.startswith("latent")}
     assert shapes == {"latent_fc/l0/W": (2, 72), "latent_fc/l0/b": (2,)}
     shapes = {name: array.shape for name, array in arrays_of(networks.dec_y).items() if name.startswith("latent")}
@@ -134,18 +151,19 @@ def test_one_level_with_a_latent_vector_joins_the_deepest_feature(unet, skipdim)
     options = dict(latent_dim=2, unet=unet, skipdim=skipdim, crop_height=4, crop_width=6, gen_chs=[3], gen_norm="none")
     decoder = pix2pix_net.build(paired(**options)).dec_y
     rng = numpy.random.default_rng(2)
-    skip, deepest, latent = (rng.standard_normal(shape).astype("f") for shape in
-                             ((1, 3, 4, 6), (1, 3, 4, 6), (1, 2)))
-    plain, other_skip, other_deepest = (decoder([a, b, latent]).array for a, b in (
-        (skip, deepest), (skip + 1, deepest), (skip, deepest + 1)))
+    skip, deepest, latent = (rng.standard_normal(shape).astype("f") for shape in ((1, 3, 4, 6), (1, 3, 4, 6), (1, 2)))
+    plain, other_skip, other_deepest = (
+        decoder([a, b, latent]).array for a, b in ((skip, deepest), (skip + 1, deepest), (skip, deepest + 1))
+    )
     numpy.testing.assert_array_equal(plain, other_skip)
     assert abs(plain - other_deepest).max() > 1e-3
 
 
 @pytest.mark.parametrize("given", [{"unet": "conv", "skipdim": 2, "gen_chs": [3]}, {"unet": "add"}])
 def test_a_latent_vector_where_the_released_code_does_not_run_joins_the_skips(given):
-    networks = pix2pix_net.build(paired(**{"latent_dim": 2, "crop_height": 4, "crop_width": 6, "gen_norm": "none",
-                                           **given}))
+    networks = pix2pix_net.build(
+        paired(**{"latent_dim": 2, "crop_height": 4, "crop_width": 6, "gen_norm": "none", **given})
+    )
     features = networks.enc_x(numpy.random.default_rng(2).standard_normal((1, 1, 4, 6)).astype("f"))
     other = [features[0] + 1, *features[1:]]
     assert abs(networks.dec_y(features).array - networks.dec_y(other).array).max() > 1e-3
@@ -167,11 +185,21 @@ def test_reflect_is_the_generators_padding():
     assert not zero.enc_x.c0.c1.reflect
 
 
-@pytest.mark.parametrize("given, shape", [
-    ({}, (1, 1, 8, 9)), ({"dis_ksize": 3}, (1, 1, 5, 6)), ({"dis_ksize": 3, "dis_down": "maxpool_res"}, (1, 1, 5, 6)),
-    ({"dis_reg_weighting": 0.1}, (1, 2, 8, 9)), ({"dis_wgan": True}, (1, 1)), ({"dis_attention": True}, (1, 1, 8, 9)),
-    ({"dis_chs": [4]}, (1, 1, 12, 14)), ({"senet": True, "dis_chs": [4, 16]}, (1, 1, 8, 9)),
-    ({"spconv": True, "eqconv": True}, (1, 1, 8, 9)), ({"dis_norm": "rbatch", "dis_dropout": 0.5}, (1, 1, 8, 9))])
+@pytest.mark.parametrize(
+    "given, shape",
+    [
+        ({}, (1, 1, 8, 9)),
+        ({"dis_ksize": 3}, (1, 1, 5, 6)),
+        ({"dis_ksize": 3, "dis_down": "maxpool_res"}, (1, 1, 5, 6)),
+        ({"dis_reg_weighting": 0.1}, (1, 2, 8, 9)),
+        ({"dis_wgan": True}, (1, 1)),
+        ({"dis_attention": True}, (1, 1, 8, 9)),
+        ({"dis_chs": [4]}, (1, 1, 12, 14)),
+        ({"senet": True, "dis_chs": [4, 16]}, (1, 1, 8, 9)),
+        ({"spconv": True, "eqconv": True}, (1, 1, 8, 9)),
+        ({"dis_norm": "rbatch", "dis_dropout": 0.5}, (1, 1, 8, 9)),
+    ],
+)
 def test_discriminators(given, shape):
     discriminator = discriminator_spec(paired(**given), 3).build()
     assert discriminator(zeros(1, 3, 19, 23)).shape == shape
@@ -235,30 +263,49 @@ def test_the_last_level_of_the_decoder_has_no_dropout():
 
 def test_repr_shows_layers_and_sizes_in_the_order_they_run():
     lines = repr(decoder_spec(paired(gen_nblock=3), 2).build()).splitlines()
-    assert lines == ["Decoder(",
-                     "  r0: ResBlock 8, batch_aff, relu",
-                     "  ua1: CBR 12 -> 4, 3x3, resize, batch_aff, relu",
-                     "  ua2: CBR 8 -> 8, 3x3, none, batch_aff, relu",
-                     "  ul: CBR 8 -> 2, 7x7, none-7, none, tanh",
-                     ")"]
+    assert lines == [
+        "Decoder(",
+        "  r0: ResBlock 8, batch_aff, relu",
+        "  ua1: CBR 12 -> 4, 3x3, resize, batch_aff, relu",
+        "  ua2: CBR 8 -> 8, 3x3, none, batch_aff, relu",
+        "  ul: CBR 8 -> 2, 7x7, none-7, none, tanh",
+        ")",
+    ]
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"gen_ksize": 5, "gen_down": "down_res"}, "--gen_down down_res.*--gen_ksize 5.*shortcut.*no image can be"),
-    ({"gen_ksize": 4, "unet": "add"}, "--gen_up resize.*--gen_ksize 4, --unet add: level 0 of the encoder has .* rows"),
-    ({"gen_down": "none", "unet": "concat"}, "--gen_down none.*level 0 of the encoder has .* rows where the decoder"),
-    ({"gen_attention": True, "gen_chs": [4, 7]}, "--gen_attention: 7 channels.*at least 8"),
-    ({"gen_pretrained_encoder": "vgg", "gen_chs": [1] * 6}, "--gen_pretrained_encoder vgg: it has 5 levels, 6"),
-    ({"latent_dim": 3}, "--latent_dim: it needs the size"),
-])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"gen_ksize": 5, "gen_down": "down_res"}, "--gen_down down_res.*--gen_ksize 5.*shortcut.*no image can be"),
+        (
+            {"gen_ksize": 4, "unet": "add"},
+            "--gen_up resize.*--gen_ksize 4, --unet add: level 0 of the encoder has .* rows",
+        ),
+        (
+            {"gen_down": "none", "unet": "concat"},
+            "--gen_down none.*level 0 of the encoder has .* rows where the decoder",
+        ),
+        ({"gen_attention": True, "gen_chs": [4, 7]}, "--gen_attention: 7 channels.*at least 8"),
+        ({"gen_pretrained_encoder": "vgg", "gen_chs": [1] * 6}, "--gen_pretrained_encoder vgg: it has 5 levels, 6"),
+        ({"latent_dim": 3}, "--latent_dim: it needs the size"),
+    ],
+)
 def test_what_cannot_run_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         pix2pix_net.build(paired(**given))
 
 
-@pytest.mark.parametrize("given, size", [
-    ({"gen_down": "none"}, (32, 48)), ({"gen_up": "none"}, (8, 12)), ({"gen_sample": "down"}, (4, 6)),
-    ({"gen_ksize": 5}, (10, 18)), ({"gen_ksize": 4}, (14, 22)), ({"gen_down": "unpool", "gen_up": "none"}, (32, 48))])
+@pytest.mark.parametrize(
+    "given, size",
+    [
+        ({"gen_down": "none"}, (32, 48)),
+        ({"gen_up": "none"}, (8, 12)),
+        ({"gen_sample": "down"}, (4, 6)),
+        ({"gen_ksize": 5}, (10, 18)),
+        ({"gen_ksize": 4}, (14, 22)),
+        ({"gen_down": "unpool", "gen_up": "none"}, (32, 48)),
+    ],
+)
 def test_networks_that_change_the_size_build_and_run_but_do_not_train(given, size):
     options = paired(unet="none", **given)
     assert pix2pix_net.build(options).translate(zeros(1, 1, 16, 24)).shape == (1, 1, *size)
@@ -268,10 +315,16 @@ def test_networks_that_change_the_size_build_and_run_but_do_not_train(given, siz
         check_size(options, (16, 24))
 
 
-@pytest.mark.parametrize("given", [
-    {"gen_ksize": 4}, {"gen_ksize": 2, "gen_up": "deconv"}, {"gen_ksize": 4, "gen_up": "deconv", "gen_down": "maxpool"},
-    {"gen_down": "deconv", "gen_up": "down", "gen_ksize": 4},
-    {"gen_sample": "down", "gen_down": "unpool", "gen_up": "resize"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gen_ksize": 4},
+        {"gen_ksize": 2, "gen_up": "deconv"},
+        {"gen_ksize": 4, "gen_up": "deconv", "gen_down": "maxpool"},
+        {"gen_down": "deconv", "gen_up": "down", "gen_ksize": 4},
+        {"gen_sample": "down", "gen_down": "unpool", "gen_up": "resize"},
+    ],
+)
 def test_odd_networks_whose_size_comes_back_train(given):
     """Levels are padded by 1 whatever their kernel: 16 -> 9 -> 16 with kernels of 2, as in the released code."""
     options = paired(unet="none", **{"gen_chs": [4] if given == {"gen_ksize": 4} else [4, 8], **given})
@@ -287,16 +340,23 @@ def test_even_kernels_fit_down_and_deconv():
     assert networks.translate(zeros(1, 1, 10, 14)).shape == (1, 1, 10, 14)
 
 
-@pytest.mark.parametrize("given, multiple", [
-    ({"gen_chs": [4]}, 1), ({"gen_chs": [4, 4, 4]}, 4), ({"gen_chs": [4, 4], "gen_down": "none", "gen_up": "none"}, 1),
-    ({"gen_pretrained_encoder": "vgg", "gen_chs": [1, 1, 1]}, 4),
-    ({"gen_pretrained_encoder": "resnet", "gen_chs": [1, 1, 1]}, 8)])
+@pytest.mark.parametrize(
+    "given, multiple",
+    [
+        ({"gen_chs": [4]}, 1),
+        ({"gen_chs": [4, 4, 4]}, 4),
+        ({"gen_chs": [4, 4], "gen_down": "none", "gen_up": "none"}, 1),
+        ({"gen_pretrained_encoder": "vgg", "gen_chs": [1, 1, 1]}, 4),
+        ({"gen_pretrained_encoder": "resnet", "gen_chs": [1, 1, 1]}, 8),
+    ],
+)
 def test_size_multiple(given, multiple):
     assert size_multiple(paired(**given)) == multiple
 
 
-@pytest.mark.parametrize("size, would", [
-    ((9, 12), "8x12 or 12x12"), ((3, 16), "4x16 would work"), ((8, 17), "8x16 or 8x20")])
+@pytest.mark.parametrize(
+    "size, would", [((9, 12), "8x12 or 12x12"), ((3, 16), "4x16 would work"), ((8, 17), "8x16 or 8x20")]
+)
 def test_sizes_that_do_not_fit_are_refused_with_those_that_would(size, would):
     options = paired(gen_chs=[4, 4, 4])
     with pytest.raises(UserError, match=f"image of {size[0]}x{size[1]}.*multiples of 4; .*{would}"):

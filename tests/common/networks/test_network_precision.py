@@ -1,4 +1,5 @@
 """fp16 and mixed16 give what fp32 gives, within 1e-2 of its scale, on the CPU: every block, and whole networks."""
+
 import numpy
 import pytest
 

@@ -1,4 +1,5 @@
 """Encoders and discriminators with ImageNet layers, through the loader that real weights take."""
+
 import dataclasses
 
 import numpy
@@ -71,7 +72,8 @@ def test_resnet_is_chainers_own(tmp_path):
     theirs = L.model.vision.resnet.ResNetLayers(None, 50)
     thin = features(Pretrained.RESNET50, 5)
     assert {name for name, _ in thin.namedparams()} == {
-        name for name, _ in theirs.namedparams() if not name.startswith("/fc")}
+        name for name, _ in theirs.namedparams() if not name.startswith("/fc")
+    }
     link = pretrained_features(PretrainedSpec(Pretrained.RESNET50, RESNET50_WIDTHS[:2], frozen=True))
     begin = ("conv1/", "bn1/", "res2/")
     write_arrays(tmp_path / "theirs.npz", {name: a for name, a in arrays_of(theirs).items() if name.startswith(begin)})
@@ -99,8 +101,11 @@ def caffe_layer(name, blobs, old):
     for blob in blobs:
         data = message(5, blob.astype("<f4").tobytes())
         four = (1,) * (4 - blob.ndim) + blob.shape
-        shape = b"".join(varint(i << 3) + varint(n) for i, n in enumerate(four, 1)) if old else message(
-            7, message(1, b"".join(varint(n) for n in blob.shape)))
+        shape = (
+            b"".join(varint(i << 3) + varint(n) for i, n in enumerate(four, 1))
+            if old
+            else message(7, message(1, b"".join(varint(n) for n in blob.shape)))
+        )
         encoded += message(6 if old else 7, shape + data)
     return message(2 if old else 100, message(4 if old else 1, name.encode()) + encoded)
 
@@ -149,12 +154,20 @@ def test_resnet_as_it_was_published(tmp_path):
         numpy.testing.assert_allclose(found, arrays[name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("path, text", [
-    (None, "--gen_pretrained_weights: the file with the ImageNet weights of VGG16Features is not given.*caffemodel"),
-    ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*caffemodel"),
-    ("text.npz", "text.npz: not a readable npz or caffemodel"), ("pickle.npz", "pickle.npz: not a readable npz"),
-    ("other.npz", "it has no conv1_2/"),
-    ("wide.npz", r"conv1_1/W is \(64, 3, 3, 3\) float32; VGG16Features has \(2, 3, 3, 3\)")])
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        (
+            None,
+            "--gen_pretrained_weights: the file with the ImageNet weights of VGG16Features is not given.*caffemodel",
+        ),
+        ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*caffemodel"),
+        ("text.npz", "text.npz: not a readable npz or caffemodel"),
+        ("pickle.npz", "pickle.npz: not a readable npz"),
+        ("other.npz", "it has no conv1_2/"),
+        ("wide.npz", r"conv1_1/W is \(64, 3, 3, 3\) float32; VGG16Features has \(2, 3, 3, 3\)"),
+    ],
+)
 def test_files_that_are_not_the_weights_are_refused(tmp_path, path, text):
     (tmp_path / "text.npz").write_text("no")
     numpy.savez(tmp_path / "pickle.npz", **{"conv1_1/W": numpy.array([{}], dtype=object)})
@@ -176,8 +189,14 @@ def test_grey_is_repeated_and_other_channels_refused():
 @pytest.mark.parametrize("unet", ["conv", "add", "none"])
 def test_generators_with_a_pretrained_encoder(tmp_path, thin, kind, levels, unet):
     whole_file(tmp_path / "w.npz", Pretrained(kind))
-    options = PairedOptions(gen_chs=[7] * levels, gen_pretrained_encoder=kind, unet=unet, gen_nblock=1,
-                            gen_pretrained_weights=str(tmp_path / "w.npz"), lambda_dis=0)
+    options = PairedOptions(
+        gen_chs=[7] * levels,
+        gen_pretrained_encoder=kind,
+        unet=unet,
+        gen_nblock=1,
+        gen_pretrained_weights=str(tmp_path / "w.npz"),
+        lambda_dis=0,
+    )
     options.ch = options.out_ch = 1
     networks = pix2pix_net.build(options)
     assert networks.enc_x.spec.chs == THIN[Pretrained(kind)][:levels]
@@ -189,8 +208,13 @@ def test_generators_with_a_pretrained_encoder(tmp_path, thin, kind, levels, unet
 
 def test_a_pretrained_discriminator(tmp_path, thin):
     arrays = whole_file(tmp_path / "w.npz", Pretrained.VGG16)
-    options = UnpairedOptions(gen_chs=[4, 4], dis_chs=[1, 1], gen_nblock=0, dis_pretrained="vgg",
-                              dis_pretrained_weights=str(tmp_path / "w.npz"))
+    options = UnpairedOptions(
+        gen_chs=[4, 4],
+        dis_chs=[1, 1],
+        gen_nblock=0,
+        dis_pretrained="vgg",
+        dis_pretrained_weights=str(tmp_path / "w.npz"),
+    )
     options.ch = options.out_ch = 1
     networks = cyclegan_net.build(options)
     assert networks.dis_x(numpy.zeros((1, 1, 16, 24), "f")).shape == (1, 1, 10, 14)
@@ -225,8 +249,16 @@ def test_a_released_file_of_a_trained_base_holds_the_whole_published_network(tmp
 
 def frozen_run(folder, **given):
     """A run's folder with weights of epoch 2 and the options; the encoder's base is frozen."""
-    options = PairedOptions(**{"gen_chs": [1, 1], "gen_pretrained_encoder": "vgg", "lambda_dis": 0, "gen_nblock": 1,
-                               "gen_pretrained_weights": str(folder / "vgg.npz"), **given})
+    options = PairedOptions(
+        **{
+            "gen_chs": [1, 1],
+            "gen_pretrained_encoder": "vgg",
+            "lambda_dis": 0,
+            "gen_nblock": 1,
+            "gen_pretrained_weights": str(folder / "vgg.npz"),
+            **given,
+        }
+    )
     options.ch = options.out_ch = 1
     arrays = whole_file(folder / "vgg.npz", Pretrained.VGG16)
     networks = pix2pix_net.build(options)
@@ -273,8 +305,10 @@ def test_a_file_that_holds_frozen_layers_all_the_same_fills_them(tmp_path, thin)
     numpy.testing.assert_array_equal(again.base.conv2_1.W.array, encoder.base.conv2_1.W.array)
 
 
-@pytest.mark.parametrize("given, passes", [
-    ({}, True), ({"released": True}, False), ({"released": True, "gen_pretrained_lr_ratio": 0.1}, True)])
+@pytest.mark.parametrize(
+    "given, passes",
+    [({}, True), ({"released": True}, False), ({"released": True, "gen_pretrained_lr_ratio": 0.1}, True)],
+)
 def test_a_gradient_passes_through_frozen_layers_but_for_released_args(thin, given, passes):
     """There, what lies before (the cycle's first decoder) learns nothing from what they say."""
     options = UnpairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg", gen_nblock=0, unet="conv", **given)

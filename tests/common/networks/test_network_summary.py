@@ -1,4 +1,5 @@
 """The figures of --summary against counts by hand, real arrays and real gradients."""
+
 import numpy
 import pytest
 
@@ -20,8 +21,15 @@ def options_of(cls=PairedOptions, **given):
 
 def linear(**given):
     """Options of networks without normalisation and activation, whose gradients are where the weights reach."""
-    return options_of(gen_norm="none", gen_activation="none", gen_out_activation="none", dis_norm="none",
-                      dis_activation="none", skipdim=1, **given)
+    return options_of(
+        gen_norm="none",
+        gen_activation="none",
+        gen_out_activation="none",
+        dis_norm="none",
+        dis_activation="none",
+        skipdim=1,
+        **given,
+    )
 
 
 def positive(link):
@@ -36,14 +44,24 @@ def extent(gradient):
     return tuple(int(numpy.ptp(numpy.nonzero(gradient.any(axis=axis))[0])) + 1 for axis in (1, 0))
 
 
-@pytest.mark.parametrize("given", [
-    {}, {"unet": "none", "gen_nblock": 0}, {"unet": "add", "gen_up": "unpool", "gen_down": "avgpool"},
-    {"gen_up": "deconv"}, {"gen_up": "pixsh", "gen_down": "avgpool_conv"}, {"gen_down": "down_res", "gen_nblock": 0},
-    {"gen_up": "unpool_res", "unet": "concat", "gen_chs": [2, 2, 2]}, {"gen_up": "deconv_res", "gen_nblock": 0},
-    {"gen_up": "deconv", "gen_ksize": 4}, {"spconv": True, "gen_chs": [2], "gen_sample": "none_conv"},
-    {"gen_ksize": 2, "gen_up": "deconv", "gen_nblock": 0, "unet": "none"},
-    {"gen_down": "none-7_conv", "gen_up": "none-7_res", "unet": "none"},
-    {"gen_up": "none", "gen_down": "none-7"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"unet": "none", "gen_nblock": 0},
+        {"unet": "add", "gen_up": "unpool", "gen_down": "avgpool"},
+        {"gen_up": "deconv"},
+        {"gen_up": "pixsh", "gen_down": "avgpool_conv"},
+        {"gen_down": "down_res", "gen_nblock": 0},
+        {"gen_up": "unpool_res", "unet": "concat", "gen_chs": [2, 2, 2]},
+        {"gen_up": "deconv_res", "gen_nblock": 0},
+        {"gen_up": "deconv", "gen_ksize": 4},
+        {"spconv": True, "gen_chs": [2], "gen_sample": "none_conv"},
+        {"gen_ksize": 2, "gen_up": "deconv", "gen_nblock": 0, "unet": "none"},
+        {"gen_down": "none-7_conv", "gen_up": "none-7_res", "unet": "none"},
+        {"gen_up": "none", "gen_down": "none-7"},
+    ],
+)
 def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     options = linear(**given)
     with chainer.using_config("dtype", numpy.float64):
@@ -57,8 +75,10 @@ def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     assert generator_field(encoder, decoder) == max(rows for rows, _ in found)
 
 
-@pytest.mark.parametrize("given", [
-    {}, {"dis_ksize": 3}, {"dis_chs": [2, 2, 2]}, {"dis_down": "avgpool", "dis_sample": "none-7"}, {"spconv": True}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"dis_ksize": 3}, {"dis_chs": [2, 2, 2]}, {"dis_down": "avgpool", "dis_sample": "none-7"}, {"spconv": True}],
+)
 def test_receptive_field_of_the_discriminator_is_where_gradients_come_from(given):
     with chainer.using_config("dtype", numpy.float64):
         discriminator = positive(discriminator_spec(linear(**given), 1).build())
@@ -80,11 +100,15 @@ def test_what_sees_the_whole_image_is_named():
     assert global_layers(discriminator_spec(options_of(dis_wgan=True), 1)) == ["fully connected layers"]
 
 
-@pytest.mark.parametrize("build, shape, expected", [
-    (lambda: chainer.links.Convolution2D(3, 5, 3, 2, 1), (2, 3, 7, 9), 2 * 4 * 5 * 9 * 3 * 5),
-    (lambda: chainer.links.Convolution2D(4, 4, 3, 1, 1, groups=4), (1, 4, 5, 6), 30 * 9 * 4),
-    (lambda: chainer.links.Deconvolution2D(3, 5, 3, 2, 1), (2, 3, 7, 9), 2 * 63 * 9 * 15),
-    (lambda: chainer.links.Linear(6, 5), (4, 6), 4 * 6 * 5)])
+@pytest.mark.parametrize(
+    "build, shape, expected",
+    [
+        (lambda: chainer.links.Convolution2D(3, 5, 3, 2, 1), (2, 3, 7, 9), 2 * 4 * 5 * 9 * 3 * 5),
+        (lambda: chainer.links.Convolution2D(4, 4, 3, 1, 1, groups=4), (1, 4, 5, 6), 30 * 9 * 4),
+        (lambda: chainer.links.Deconvolution2D(3, 5, 3, 2, 1), (2, 3, 7, 9), 2 * 63 * 9 * 15),
+        (lambda: chainer.links.Linear(6, 5), (4, 6), 4 * 6 * 5),
+    ],
+)
 def test_multiply_adds_by_hand(build, shape, expected):
     link, x = build(), numpy.zeros(shape, numpy.float32)
     real = link(x).shape
@@ -138,8 +162,21 @@ def test_summary_of_pix2pix_by_hand():
     options = options_of(gen_chs=[2], gen_nblock=0, unet="none", dis_chs=[2], batch_size=3)
     lines = summary_text(pix2pix_net.build(options).as_dict(), options, (8, 12)).splitlines()
     row = next(line for line in lines if line.startswith("ul"))
-    assert row.split() == ["ul", "CBR", "2", "->", "1,", "7x7,", "none-7,", "none,", "tanh", "3x1x8x12", "99",
-                           "28.22", "k"]  # 2·49 + 1 weights, 3·96 pixels
+    assert row.split() == [
+        "ul",
+        "CBR",
+        "2",
+        "->",
+        "1,",
+        "7x7,",
+        "none-7,",
+        "none,",
+        "tanh",
+        "3x1x8x12",
+        "99",
+        "28.22",
+        "k",
+    ]  # 2·49 + 1 weights, 3·96 pixels
     assert any(line.startswith("one batch of 3 through enc_x + dec_y at 8x12: 66.82 k") for line in lines)
     assert "receptive field, pixels: enc_x + dec_y: 15x15" in lines
     assert any(line.startswith("memory of a training step at 8x12, batch 3: about ") for line in lines)
@@ -152,5 +189,12 @@ def test_summary_of_cyclegan_has_all_networks():
     for name in networks:
         assert f" {name} " in text
     assert "at 16x24" in text and "of the deepest feature" in text
-    assert passes(networks, options) == {"enc_x": 3, "enc_y": 3, "dec_x": 4, "dec_y": 4, "dis_x": 1, "dis_y": 1,
-                                         "dis_z": 2}
+    assert passes(networks, options) == {
+        "enc_x": 3,
+        "enc_y": 3,
+        "dec_x": 4,
+        "dec_y": 4,
+        "dis_x": 1,
+        "dis_y": 1,
+        "dis_z": 2,
+    }

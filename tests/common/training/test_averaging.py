@@ -1,4 +1,5 @@
 """Averaged weights and re-estimated batch statistics: exact values, what they leave alone, exact resume."""
+
 import shutil
 import types
 
@@ -96,8 +97,11 @@ def test_the_average_follows_the_formula_and_the_weights_stay():
 def test_the_averaged_network_is_one_of_its_own_with_averaged_statistics():
     networks = paired(gen_norm="batch_aff")
     average = WeightAverage(networks, 0.9)
-    norms = [(a, b) for a, b in zip(networks.dec_y.links(), average.averaged.dec_y.links(), strict=True)
-             if isinstance(a, L.BatchNormalization)]
+    norms = [
+        (a, b)
+        for a, b in zip(networks.dec_y.links(), average.averaged.dec_y.links(), strict=True)
+        if isinstance(a, L.BatchNormalization)
+    ]
     average(None)
     for a, b in norms:
         a.avg_mean[...] = 1
@@ -132,7 +136,7 @@ def test_half_precision_weights_have_averages_finer_than_themselves():
     average = WeightAverage(networks, 0.999999)
     optimizers = [make_optimizer("Adam", link, 1e-3, 0) for link in networks.as_dict().values()]
     average(None)
-    average.count = 10 ** 9
+    average.count = 10**9
     shown = next(p for p in average.averaged.enc_x.params() if p.array.ndim == 4)
     raw = dict(networks.enc_x.namedparams())[next(k for k, v in average.averaged.enc_x.namedparams() if v is shown)]
     assert raw.dtype == shown.dtype == np.float16 and optimizers
@@ -173,8 +177,12 @@ def test_statistics_are_exactly_those_of_the_crops_at_each_layer(norm):
     assert len(seen) > 4
     for link, inputs in seen:
         np.testing.assert_allclose(link.avg_mean, inputs.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(link.avg_var, inputs.transpose(1, 0, 2, 3).reshape(inputs.shape[1], -1).var(
-            axis=1, ddof=1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            link.avg_var,
+            inputs.transpose(1, 0, 2, 3).reshape(inputs.shape[1], -1).var(axis=1, ddof=1),
+            rtol=1e-4,
+            atol=1e-6,
+        )
     assert all((before[path] == param.array).all() for path, param in networks.enc_x.namedparams())
 
 
@@ -229,10 +237,38 @@ def data(tmp_path_factory):
     return root
 
 
-SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "6", "-gnb", "1", "-dc", "4", "6", "-gn", "batch_aff", "-g", "-1",
-         "--ema", "0.8", "--bn_reestimate", "4", "-e", "3", "--snapshot_interval", "4", "--snapshot_keep", "9"]
-CASES = {"pix2pix": (pix2pix, ["--nvis", "0", "-dt", "mixed16"]),
-         "cyclegan": (cyclegan, ["--nvis_A", "0", "--nvis_B", "0", "-senc"])}
+SMALL = [
+    "-cw",
+    "16",
+    "-ch",
+    "16",
+    "-gc",
+    "4",
+    "6",
+    "-gnb",
+    "1",
+    "-dc",
+    "4",
+    "6",
+    "-gn",
+    "batch_aff",
+    "-g",
+    "-1",
+    "--ema",
+    "0.8",
+    "--bn_reestimate",
+    "4",
+    "-e",
+    "3",
+    "--snapshot_interval",
+    "4",
+    "--snapshot_keep",
+    "9",
+]
+CASES = {
+    "pix2pix": (pix2pix, ["--nvis", "0", "-dt", "mixed16"]),
+    "cyclegan": (cyclegan, ["--nvis_A", "0", "--nvis_B", "0", "-senc"]),
+}
 
 
 def saved(run):

@@ -1,4 +1,5 @@
 """What --check, the progress and the validation say, on data sets made for them."""
+
 import io
 import types
 
@@ -59,8 +60,9 @@ def test_progress_by_the_minute(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     log = types.SimpleNamespace(entry=None)
-    trainer = types.SimpleNamespace(updater=types.SimpleNamespace(iteration=0, epoch=1, is_new_epoch=False),
-                                    elapsed_time=0.0)
+    trainer = types.SimpleNamespace(
+        updater=types.SimpleNamespace(iteration=0, epoch=1, is_new_epoch=False), elapsed_time=0.0
+    )
     stream = io.StringIO()
     progress = Progress(log, None, ("loss",), stream, minutes=2)
     progress.initialize(trainer)
@@ -87,7 +89,7 @@ def test_errors_are_summed_over_all_pixels_of_all_images():
     assert np.isnan(error.rmse)
     error.add(np.full((1, 2, 3), 5, np.float32), np.zeros((1, 2, 3), np.float32))
     error.add(np.full((1, 6, 1), -1, np.float32), np.zeros((1, 6, 1), np.float32))
-    assert error.mae == 3 and error.rmse == 13 ** 0.5
+    assert error.mae == 3 and error.rmse == 13**0.5
     with pytest.raises(ValueError, match="cannot be compared"):
         error.add(np.zeros((2, 3)), np.zeros((3, 2)))
 

@@ -1,4 +1,5 @@
 """Several ranks: the rules, with threads that stand for processes. Real ones are in test_two_processes.py."""
+
 import queue
 import subprocess
 import sys
@@ -95,9 +96,15 @@ def test_alone_decides_for_itself():
 
 def test_ranks_agree():
     def ask(ranks):
-        return (ranks.agreed(ranks.rank + 5), ranks.earliest("b" if ranks.rank else None), ranks.earliest(None),
-                ranks.everywhere(ranks.rank < 2), ranks.everywhere(True),
-                float(ranks.mean(np.float32(ranks.rank))), ranks.dealt(["p", "q", "r"]))
+        return (
+            ranks.agreed(ranks.rank + 5),
+            ranks.earliest("b" if ranks.rank else None),
+            ranks.earliest(None),
+            ranks.everywhere(ranks.rank < 2),
+            ranks.everywhere(True),
+            float(ranks.mean(np.float32(ranks.rank))),
+            ranks.dealt(["p", "q", "r"]),
+        )
 
     assert Threads(3).run(ask) == [(5, "b", None, False, True, 1.0, own) for own in "pqr"]
 
@@ -107,9 +114,9 @@ def test_work_is_spread_in_turn_and_known_in_order(count):
     done = [[], [], []]
 
     def work(ranks):
-        return ranks.spread(lambda item: done[ranks.rank].append(item) or item ** 2, range(count))
+        return ranks.spread(lambda item: done[ranks.rank].append(item) or item**2, range(count))
 
-    assert Threads(3).run(work) == [[i ** 2 for i in range(count)]] * 3
+    assert Threads(3).run(work) == [[i**2 for i in range(count)]] * 3
     assert done == [list(range(rank, count, 3)) for rank in range(3)]
 
 
@@ -168,19 +175,26 @@ def test_merged_sums_are_the_sums():
 
 
 def test_each_rank_draws_its_own_numbers_and_the_first_those_of_a_training_alone():
-    draws = [[random.integer(10 ** 9) for _ in range(5)] for random in
-             (RandomState(3), RandomState(3, rank=0), RandomState(3, rank=1), RandomState(3, rank=2),
-              RandomState(4, rank=1))]
+    draws = [
+        [random.integer(10**9) for _ in range(5)]
+        for random in (
+            RandomState(3),
+            RandomState(3, rank=0),
+            RandomState(3, rank=1),
+            RandomState(3, rank=2),
+            RandomState(4, rank=1),
+        )
+    ]
     assert draws[0] == draws[1]
     assert len({tuple(numbers) for numbers in draws}) == 4
     again, other = RandomState(9, rank=1), RandomState(3, rank=1)
     again.restart(3, 1, 50)
-    assert other.integer(10 ** 9) == draws[2][0]
-    first = again.integer(10 ** 9)
+    assert other.integer(10**9) == draws[2][0]
+    first = again.integer(10**9)
     again.restart(3, 1, 51)
-    assert len({first, draws[2][0], again.integer(10 ** 9)}) == 3
+    assert len({first, draws[2][0], again.integer(10**9)}) == 3
     again.restart(3, 1, 50)
-    assert again.integer(10 ** 9) == first
+    assert again.integer(10**9) == first
 
 
 class _Own:
@@ -197,7 +211,7 @@ class _Own:
         self.pools["xy"].serialize(serializer["pool:xy"])
 
     def state(self):
-        return [float(image.mean()) for image in self.pools["xy"].images], self.random.integer(10 ** 9)
+        return [float(image.mean()) for image in self.pools["xy"].images], self.random.integer(10**9)
 
 
 class _Trainer:
@@ -322,7 +336,15 @@ def test_processes_of_mpiexec_that_know_nothing_of_each_other_are_refused(monkey
 
 
 def test_a_training_alone_never_imports_mpi():
-    done = subprocess.run([sys.executable, "-c", "import sys; from medi2i.pix2pix import train; "
-                           "from medi2i.cyclegan import train; print({'mpi4py', 'chainermn'} & set(sys.modules))"],
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from medi2i.pix2pix import train; "
+            "from medi2i.cyclegan import train; print({'mpi4py', 'chainermn'} & set(sys.modules))",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.strip() == "set()", done.stderr

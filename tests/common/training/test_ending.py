@@ -1,4 +1,5 @@
 """Every way a training ends."""
+
 import os
 import signal
 import types
@@ -12,8 +13,9 @@ from medi2i.common.training.snapshot import Reader, Writer
 
 
 def trainer_at(epoch=0, iteration=0, **observation):
-    return types.SimpleNamespace(updater=types.SimpleNamespace(epoch=epoch, iteration=iteration, is_new_epoch=True),
-                                 observation=observation)
+    return types.SimpleNamespace(
+        updater=types.SimpleNamespace(epoch=epoch, iteration=iteration, is_new_epoch=True), observation=observation
+    )
 
 
 def test_epochs_or_iterations_end_it():
@@ -26,8 +28,16 @@ def test_epochs_or_iterations_end_it():
     assert ending(trainer_at()) and (ending.reason, ending.status, ending.bad) == ("first", 5, False)
 
 
-@pytest.mark.parametrize("value,said", [(float("nan"), "is nan"), (float("inf"), "is inf"), (-float("inf"), "is -inf"),
-                                        (2000.0, "--loss_limit 1000: 2000"), (-1001.0, "--loss_limit 1000: -1001")])
+@pytest.mark.parametrize(
+    "value,said",
+    [
+        (float("nan"), "is nan"),
+        (float("inf"), "is inf"),
+        (-float("inf"), "is -inf"),
+        (2000.0, "--loss_limit 1000: 2000"),
+        (-1001.0, "--loss_limit 1000: -1001"),
+    ],
+)
 def test_a_bad_loss_ends_it(value, said):
     ending = Ending(3)
     guard = LossGuard(ending, 1000)
@@ -155,7 +165,11 @@ def test_all_losses_on_a_gpu_cost_one_copy(monkeypatch):
     near = chainer.backend.get_array_module
     monkeypatch.setattr(chainer.backend, "get_array_module", lambda a: far if isinstance(a, Far) else near(a))
     monkeypatch.setattr(chainer.backends.cuda, "to_cpu", lambda a: copies.append(a.shape) or np.asarray(a))
-    losses = {"a": np.array(1.5, "float32").view(Far), "b": 2.5, "c": chainer.Variable(np.array(3.5, "float32")),
-              "d": np.array([4.5], "float16").view(Far)}
+    losses = {
+        "a": np.array(1.5, "float32").view(Far),
+        "b": 2.5,
+        "c": chainer.Variable(np.array(3.5, "float32")),
+        "d": np.array([4.5], "float16").view(Far),
+    }
     assert scalars(losses) == {"a": 1.5, "b": 2.5, "c": 3.5, "d": 4.5}
     assert copies == [(2,)]

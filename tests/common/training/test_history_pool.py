@@ -1,4 +1,5 @@
 """The history pool."""
+
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ def test_when_full_half_the_time_an_old_one_comes_back_and_the_new_takes_its_pla
     pool.query(numbered(*range(10)))
     held, exchanged = set(range(10)), 0
     for new in range(10, 1010):
-        back, = numbers(pool.query(numbered(new)))
+        (back,) = numbers(pool.query(numbered(new)))
         if back != new:
             exchanged += 1
             assert back in held

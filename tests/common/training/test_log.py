@@ -1,4 +1,5 @@
 """The log: means between lines, exact after a resume, readable after a kill."""
+
 import csv
 import json
 import types
@@ -11,8 +12,9 @@ from medi2i.common.training.snapshot import Reader, Writer
 
 
 def trainer_at(iteration, observation, epoch_length=5):
-    updater = types.SimpleNamespace(iteration=iteration, epoch=iteration // epoch_length,
-                                    is_new_epoch=iteration % epoch_length == 0)
+    updater = types.SimpleNamespace(
+        iteration=iteration, epoch=iteration // epoch_length, is_new_epoch=iteration % epoch_length == 0
+    )
     return types.SimpleNamespace(updater=updater, observation=observation, elapsed_time=float(iteration))
 
 

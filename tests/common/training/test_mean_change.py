@@ -1,4 +1,5 @@
 """What a model does to the mean: measured on the training images in their own unit, where both sides have one."""
+
 import numpy as np
 import pytest
 from PIL import Image

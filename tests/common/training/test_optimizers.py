@@ -1,4 +1,5 @@
 """Optimizers against their papers' formulas, written here once more in NumPy with float64."""
+
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def nesterov():
     p, v = START.copy(), 0
     for g in gradients():
         v = 0.9 * v - RATE * g
-        p = p + 0.9 ** 2 * v - (1 + 0.9) * RATE * g
+        p = p + 0.9**2 * v - (1 + 0.9) * RATE * g
     return p
 
 
@@ -71,7 +72,7 @@ def adam(decay=0.0, eta=1.0):
     p, m, v = START.copy(), 0, 0
     for t, g in enumerate(gradients(), start=1):
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        alpha = RATE * np.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        alpha = RATE * np.sqrt(1 - 0.999**t) / (1 - 0.1**t)
         p = p - eta * (alpha * m / (np.sqrt(v) + 1e-8) + decay * p)
     return p
 
@@ -81,7 +82,7 @@ def adabound(decay=0.0):
     p, m, v = START.copy(), 0, 0
     for t, g in enumerate(gradients(), start=1):
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        alpha = RATE * np.sqrt(1 - 0.999 ** t) / (1 - 0.1 ** t)
+        alpha = RATE * np.sqrt(1 - 0.999**t) / (1 - 0.1**t)
         lower, upper = 0.1 * (1 - 1 / (0.001 * t + 1)), 0.1 * (1 + 1 / (0.001 * t))
         p = p - np.clip(alpha / (np.sqrt(v) + 1e-8), lower, upper) * m - decay * p
     return p
@@ -95,7 +96,7 @@ def eve(decay=0.0):
             d = 0.999 * d + 0.001 * min(max(abs(loss - last) / min(loss, last), 0.1), 10)
         last = loss
         m, v = 0.1 * m + 0.9 * g, 0.999 * v + 0.001 * g * g
-        p = p - RATE / d * (m / (1 - 0.1 ** t)) / (np.sqrt(v / (1 - 0.999 ** t)) + 1e-8) - decay * p
+        p = p - RATE / d * (m / (1 - 0.1**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) - decay * p
     return p
 
 
@@ -121,10 +122,20 @@ def run(name, weight_decay=0.0, norm="l2"):
     return optimizer.target.p.array
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("SGD", momentum), ("Momentum", momentum), ("NesterovAG", nesterov), ("AdaGrad", adagrad), ("RMSprop", rmsprop),
-    ("AdaDelta", adadelta), ("Adam", adam), ("AdaBound", adabound), ("Eve", eve),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("SGD", momentum),
+        ("Momentum", momentum),
+        ("NesterovAG", nesterov),
+        ("AdaGrad", adagrad),
+        ("RMSprop", rmsprop),
+        ("AdaDelta", adadelta),
+        ("Adam", adam),
+        ("AdaBound", adabound),
+        ("Eve", eve),
+    ],
+)
 def test_formula(name, expected):
     assert run(name) == pytest.approx(expected(), rel=1e-5, abs=1e-6)
 
@@ -228,6 +239,7 @@ def test_factor_scales_every_step(name):
         assert control.rate == pytest.approx(RATE * factor)
         step(optimizer, gradients()[0], 1.0)
         return optimizer.target.p.array - START
+
     assert moved(0.25) == pytest.approx(moved(1) / 4, rel=1e-3, abs=1e-7)
     assert abs(moved(0)).max() < 1e-9 + np.finfo(np.float32).eps
 

@@ -1,4 +1,5 @@
 """Picture grids and plots: the right grey at the right place, whole files only."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def shown(path, row, column):
     """The pixels (H, W, 3) of one panel of a picture of HEIGHT×WIDTH images, one per image pixel."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     top, left = HEAD + row * (HEIGHT * ZOOM + GAP), SIDE + column * (WIDTH * ZOOM + GAP)
-    return pixels[top:top + HEIGHT * ZOOM, left:left + WIDTH * ZOOM][ZOOM // 2::ZOOM, ZOOM // 2::ZOOM]
+    return pixels[top : top + HEIGHT * ZOOM, left : left + WIDTH * ZOOM][ZOOM // 2 :: ZOOM, ZOOM // 2 :: ZOOM]
 
 
 def test_every_pixel_has_the_grey_of_its_window(tmp_path):
@@ -69,8 +70,18 @@ def test_planes_and_windows():
 
 
 def test_log_entries_become_curves(tmp_path):
-    entries = [{"epoch": 0, "iteration": 10 * i, "elapsed_time": 1.0, "dis/loss_fake": 0.1 * i, "dis/loss_real": "nan",
-                "enc_x/learning_rate": 0.1, "dis/learning_rate": 0.05} for i in range(1, 4)]
+    entries = [
+        {
+            "epoch": 0,
+            "iteration": 10 * i,
+            "elapsed_time": 1.0,
+            "dis/loss_fake": 0.1 * i,
+            "dis/loss_real": "nan",
+            "enc_x/learning_rate": 0.1,
+            "dis/learning_rate": 0.05,
+        }
+        for i in range(1, 4)
+    ]
     entries[2]["validation/RMSE"] = 40.0
     groups = grouped(entries)
     assert sorted(groups) == ["dis", "learning_rate", "validation"]

@@ -1,4 +1,5 @@
 """Phases add up, by a clock that the test moves; what is said of them; nothing is measured unasked."""
+
 import csv
 import types
 
@@ -93,13 +94,21 @@ def test_words(clock):
     clock.now += 5.5
     timed.stop()
     said = words(timed, 2, 40.0)
-    assert said == ("Of 200 s, 65 % backward, 30 % forward, 3 % the rest, 2 % waiting for images; 2 --workers loaded "
-                    "for 40 s meanwhile, and the loader kept 4.0 s waiting: more --workers would not help.")
+    assert said == (
+        "Of 200 s, 65 % backward, 30 % forward, 3 % the rest, 2 % waiting for images; 2 --workers loaded "
+        "for 40 s meanwhile, and the loader kept 4.0 s waiting: more --workers would not help."
+    )
 
 
-@pytest.mark.parametrize("waiting,workers,advice", [
-    (4, 0, "more --workers would not help."), (6, 0, "--workers 2 would load while the networks are busy."),
-    (4, 2, "more --workers would not help."), (6, 2, "more --workers, or a larger --cache_mb, may help.")])
+@pytest.mark.parametrize(
+    "waiting,workers,advice",
+    [
+        (4, 0, "more --workers would not help."),
+        (6, 0, "--workers 2 would load while the networks are busy."),
+        (4, 2, "more --workers would not help."),
+        (6, 2, "more --workers, or a larger --cache_mb, may help."),
+    ],
+)
 def test_advice(clock, waiting, workers, advice):
     timed = Profile(clock)
     timed.start()
@@ -120,8 +129,10 @@ def test_rows_of_each_session(clock, tmp_path):
         write_rows(path, timed, first, last)
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"] == BACKWARD]
-    assert [tuple(row.values()) for row in rows] == [("1", "10", BACKWARD, "6.0", "1.0", "2"),
-                                                     ("11", "15", BACKWARD, "18.0", "1.0", "2")]
+    assert [tuple(row.values()) for row in rows] == [
+        ("1", "10", BACKWARD, "6.0", "1.0", "2"),
+        ("11", "15", BACKWARD, "18.0", "1.0", "2"),
+    ]
 
 
 class Picture(chainer.training.Extension):
@@ -151,7 +162,11 @@ def test_an_extension_is_timed_and_otherwise_itself(clock):
     timed.start()
     wrapped = Timed(extension, timed)
     assert (wrapped.priority, wrapped.trigger, wrapped.name, wrapped.default_name) == (
-        77, (3, "iteration"), None, "Picture")
+        77,
+        (3, "iteration"),
+        None,
+        "Picture",
+    )
     wrapped.initialize(None)
     wrapped(types.SimpleNamespace())
     wrapped.serialize(None)

@@ -1,4 +1,5 @@
 """Seeded randomness that can be saved."""
+
 import numpy as np
 import pytest
 
@@ -46,12 +47,12 @@ def test_arrays_have_the_moments_they_promise():
     uniform, normal = random.uniform_array((100, 100)), random.normal_array((100, 100))
     assert uniform.dtype == normal.dtype == np.float32
     assert uniform.min() >= 0 and uniform.max() < 1
-    assert uniform.mean() == pytest.approx(0.5, abs=0.02) and uniform.std() == pytest.approx(12 ** -0.5, abs=0.01)
+    assert uniform.mean() == pytest.approx(0.5, abs=0.02) and uniform.std() == pytest.approx(12**-0.5, abs=0.01)
     assert normal.mean() == pytest.approx(0, abs=0.05) and normal.std() == pytest.approx(1, abs=0.03)
 
 
 def test_no_noise_draws_nothing():
     random, other = RandomState(0), RandomState(0)
     assert random.normal(0) == 0.0
-    assert random.integer(10 ** 9) == other.integer(10 ** 9)
+    assert random.integer(10**9) == other.integer(10**9)
     assert isinstance(random.normal(1), float)

@@ -1,4 +1,5 @@
 """Images that cannot be loaded any more end a training with a snapshot, from which it goes on undisturbed."""
+
 import itertools
 import shutil
 import signal
@@ -13,8 +14,30 @@ from medi2i.datasets.unpaired import UnpairedDataset
 from medi2i.pix2pix import train as pix2pix
 
 # Epochs of the two domains end at different times, and every draw counts.
-ARGV = ["-e", "2", "-cw", "16", "-ch", "16", "-gc", "2", "4", "-gnb", "1", "-dc", "2", "4", "-g", "-1", "-n", "0.1",
-        "--snapshot_minutes", "0", "--workers", "1"]
+ARGV = [
+    "-e",
+    "2",
+    "-cw",
+    "16",
+    "-ch",
+    "16",
+    "-gc",
+    "2",
+    "4",
+    "-gnb",
+    "1",
+    "-dc",
+    "2",
+    "4",
+    "-g",
+    "-1",
+    "-n",
+    "0.1",
+    "--snapshot_minutes",
+    "0",
+    "--workers",
+    "1",
+]
 NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y", "opt_enc_x")
 
 
@@ -36,8 +59,13 @@ def data(tmp_path_factory):
 def kill_the_loader(monkeypatch):
     """The fifth example is not loaded: the process that should do it is killed."""
     submit, count = ImageIterator._submit, itertools.count()
-    monkeypatch.setattr(ImageIterator, "_submit", lambda self, example: (
-        self._pool.submit(signal.raise_signal, signal.SIGKILL) if next(count) == 4 else submit(self, example)))
+    monkeypatch.setattr(
+        ImageIterator,
+        "_submit",
+        lambda self, example: (
+            self._pool.submit(signal.raise_signal, signal.SIGKILL) if next(count) == 4 else submit(self, example)
+        ),
+    )
 
 
 def lose_a_file(monkeypatch):
@@ -48,15 +76,30 @@ def lose_a_file(monkeypatch):
         if rng is not None and len(self) == 3 and next(count) == 3:
             raise OSError(5, "Input/output error", "image.npy")
         return load(self, index, rng)
+
     monkeypatch.setattr(UnpairedDataset, "load", failing)
 
 
-@pytest.mark.parametrize("train, disturb, more, said", [
-    (pix2pix, kill_the_loader, ["--worker_processes"], "--worker_processes: a process that loads images died (SIGKI"),
-    (cyclegan, lose_a_file, [], "image.npy: Input/output error")], ids=["killed", "lost"])
+@pytest.mark.parametrize(
+    "train, disturb, more, said",
+    [
+        (
+            pix2pix,
+            kill_the_loader,
+            ["--worker_processes"],
+            "--worker_processes: a process that loads images died (SIGKI",
+        ),
+        (cyclegan, lose_a_file, [], "image.npy: Input/output error"),
+    ],
+    ids=["killed", "lost"],
+)
 def test_a_training_whose_images_fail_goes_on_undisturbed(data, tmp_path, capsys, train, disturb, more, said):
-    argv = ["-R", str(data), *ARGV,
-            *(["-t", "pairs.txt", "--nvis", "0"] if train is pix2pix else ["--nvis_A", "0", "--nvis_B", "0"])]
+    argv = [
+        "-R",
+        str(data),
+        *ARGV,
+        *(["-t", "pairs.txt", "--nvis", "0"] if train is pix2pix else ["--nvis_A", "0", "--nvis_B", "0"]),
+    ]
     assert train.main([*argv, "-o", str(tmp_path / "whole")]) == 0
     with pytest.MonkeyPatch.context() as monkeypatch:
         disturb(monkeypatch)

@@ -1,4 +1,5 @@
 """A residual generator starts at the input plus what the output lies above it."""
+
 import numpy as np
 import pytest
 
@@ -19,8 +20,17 @@ class Shifted:
 
 
 def options(**given):
-    return PairedOptions(gen_chs=[4, 8], gen_nblock=0, gen_norm="none", gen_sample="none", lambda_dis=0, ch=2, out_ch=2,
-                         gen_residual=0.1, **given)
+    return PairedOptions(
+        gen_chs=[4, 8],
+        gen_nblock=0,
+        gen_norm="none",
+        gen_sample="none",
+        lambda_dis=0,
+        ch=2,
+        out_ch=2,
+        gen_residual=0.1,
+        **given,
+    )
 
 
 def test_mean_difference_of_each_channel():

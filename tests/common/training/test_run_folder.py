@@ -1,4 +1,5 @@
 """Run folders, their weights, and the options of a resumed run."""
+
 import os
 import re
 import shutil
@@ -28,8 +29,10 @@ def test_a_run_folder_appears_whole(tmp_path):
 
 
 def test_nothing_is_left_where_it_cannot_be_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("medi2i.common.training.run_folder.save_args",
-                        lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device", "args")))
+    monkeypatch.setattr(
+        "medi2i.common.training.run_folder.save_args",
+        lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device", "args")),
+    )
     with pytest.raises(OSError, match="No space"):
         RunFolder.create(tmp_path, PairedOptions(), [])
     assert list(tmp_path.iterdir()) == []
@@ -72,7 +75,13 @@ def test_weights_and_optimizers_come_back(tmp_path):
         optimizer.update()
     WeightStore(tmp_path, links, optimizers).save(12)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "dec_y12.npz", "dis12.npz", "enc_x12.npz", "opt_dec_y12.npz", "opt_dis12.npz", "opt_enc_x12.npz"]
+        "dec_y12.npz",
+        "dis12.npz",
+        "enc_x12.npz",
+        "opt_dec_y12.npz",
+        "opt_dis12.npz",
+        "opt_enc_x12.npz",
+    ]
     found, fresh = networks(1)
     generator = {name: found[name] for name in ("enc_x", "dec_y")}
     loaded = load_initial(tmp_path / "dec_y12.npz", generator, generator)
@@ -98,7 +107,8 @@ def test_weights_from_the_future_are_removed(tmp_path):
     store.remove_after(9)
     store.remove(2)
     assert sorted(p.name for p in tmp_path.glob("*.npz")) == sorted(
-        [f"{kind}{name}9.npz" for name in ("enc_x", "dec_y", "dis") for kind in ("", "opt_")] + ["mine10.npz"])
+        [f"{kind}{name}9.npz" for name in ("enc_x", "dec_y", "dis") for kind in ("", "opt_")] + ["mine10.npz"]
+    )
 
 
 def test_siblings():
@@ -126,9 +136,15 @@ def test_resume_needs_no_other_option_and_allows_harmless_ones(run_path):
     assert training_options(PairedOptions, ["-e", "9"], "")[1] is None
 
 
-@pytest.mark.parametrize("argv,said", [(["-gc", "4", "16"], "--gen_chs: cannot change"), (["--seed", "4"], "--seed"),
-                                       (["-b", "2"], "--batch_size: cannot change in a resumed run, which has 1"),
-                                       (["-l1", "3"], "--lambda_rec_l1")])
+@pytest.mark.parametrize(
+    "argv,said",
+    [
+        (["-gc", "4", "16"], "--gen_chs: cannot change"),
+        (["--seed", "4"], "--seed"),
+        (["-b", "2"], "--batch_size: cannot change in a resumed run, which has 1"),
+        (["-l1", "3"], "--lambda_rec_l1"),
+    ],
+)
 def test_resume_refuses_another_training(run_path, argv, said):
     with pytest.raises(UserError, match=re.escape(said)):
         training_options(PairedOptions, ["--resume", run_path, *argv], "")

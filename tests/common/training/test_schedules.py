@@ -1,4 +1,5 @@
 """Learning-rate schedules: exact values, and the same ones after a resume."""
+
 import math
 import types
 
@@ -13,7 +14,8 @@ from medi2i.common.training.schedules import LearningRateSchedule, cosine_factor
 
 def test_cosine_once():
     assert [cosine_factor(e, 4, 1) for e in range(4)] == pytest.approx(
-        [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
+        [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
+    )
 
 
 def test_cosine_restarts():
@@ -76,8 +78,10 @@ def test_a_resumed_run_has_the_same_rates(tmp_path, lr_drop, stop):
     assert first.updater.rates + second.updater.rates == whole.updater.rates
 
 
-@pytest.mark.parametrize("lr_drop,expected", [
-    (1, [1, 0.5 + 0.5 ** 1.5, 0.5, 0.5 - 0.5 ** 1.5, 0, 0]), (2, [1, 0.5, 1, 0.5, 0, 0]), (0, [1, 1, 1, 0.5, 0, 0])])
+@pytest.mark.parametrize(
+    "lr_drop,expected",
+    [(1, [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0, 0]), (2, [1, 0.5, 1, 0.5, 0, 0]), (0, [1, 1, 1, 0.5, 0, 0])],
+)
 def test_rates_by_the_minute(lr_drop, expected):
     seen = []
     control = types.SimpleNamespace(set_factor=seen.append)

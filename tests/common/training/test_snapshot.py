@@ -1,4 +1,5 @@
 """Snapshots: read back exactly, never pickled, whole or passed over."""
+
 import os
 import pickle
 import tracemalloc
@@ -43,7 +44,7 @@ class Everything:
 
 def test_all_kinds_of_values_come_back_with_their_types(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    saved = Everything(2 ** 40, "Grüße", None, True, array, {"best": [3, 0.1], "none": None})
+    saved = Everything(2**40, "Grüße", None, True, array, {"best": [3, 0.1], "none": None})
     arrays = {}
     saved.serialize(Writer(arrays))
     write_npz(tmp_path / "a.npz", arrays)
@@ -52,7 +53,12 @@ def test_all_kinds_of_values_come_back_with_their_types(tmp_path):
     found.serialize(Reader(read_npz(tmp_path / "a.npz")))
     assert found.values == saved.values
     assert {name: type(value) for name, value in found.values.items()} == {
-        "number": int, "text": str, "nothing": type(None), "flag": bool, "ratio": float}
+        "number": int,
+        "text": str,
+        "nothing": type(None),
+        "flag": bool,
+        "ratio": float,
+    }
     assert found.array is place and np.array_equal(found.array, array)
     assert found.facts == saved.facts
     np.load(tmp_path / "a.npz", allow_pickle=False)["inner/array"]
@@ -217,9 +223,16 @@ def test_a_snapshot_has_a_bound_that_grows_with_the_weights(tmp_path, monkeypatc
     assert weights_of(small_trainer().updater.get_all_optimizers().values()) == 12
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("updater/model:main/W", np.zeros((1, 2), np.complex64)), ("updater/model:main/W", np.full((1, 2), "x")),
-    ("updater/iteration", np.array(1j)), ("updater/iteration", np.array("x")), ("format", np.array("x"))])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("updater/model:main/W", np.zeros((1, 2), np.complex64)),
+        ("updater/model:main/W", np.full((1, 2), "x")),
+        ("updater/iteration", np.array(1j)),
+        ("updater/iteration", np.array("x")),
+        ("format", np.array("x")),
+    ],
+)
 def test_values_of_another_kind_are_one_line(name, value):
     trainer = small_trainer()
     advance(trainer, 1)

@@ -1,4 +1,5 @@
 """Pinned transfers, with a device that copies only when it is waited for."""
+
 import types
 
 import numpy as np
@@ -79,8 +80,13 @@ def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_
     monkeypatch.setattr(transfer.augment, "finish", lambda values, example: (values, example.key))
     monkeypatch.setattr(LateArray, "__getitem__", lambda self, index: self, raising=False)
     sizes = [(1, 3, 4), (1, 5, 2)]
-    batches = [[(Uncut(np.full(size, 10 * turn + i, np.int16), Clip(0, 1), Draw(), (2, 2), key=i),
-                 np.float32([turn])) for i, size in enumerate(sizes)] for turn in range(5)]
+    batches = [
+        [
+            (Uncut(np.full(size, 10 * turn + i, np.int16), Clip(0, 1), Draw(), (2, 2), key=i), np.float32([turn]))
+            for i, size in enumerate(sizes)
+        ]
+        for turn in range(5)
+    ]
     results = [converter(batch, device) for batch in batches]
     for event in events:
         event.synchronize()
@@ -94,7 +100,7 @@ def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_
 
 def test_on_the_cpu_uncut_images_are_finished_too():
     uncut = Uncut(np.arange(12, dtype=np.int16).reshape(1, 3, 4), Clip(0, 11), Draw(), (1, 2))
-    pairs, = (PinnedConverter()([(uncut, np.float32([7]))] * 2, CPU),)
+    (pairs,) = (PinnedConverter()([(uncut, np.float32([7]))] * 2, CPU),)
     np.testing.assert_allclose(pairs[0], np.float32([[[[5, 6]]]] * 2) / 5.5 - 1, atol=1e-6)
     assert pairs[1].tolist() == [[7], [7]]
 

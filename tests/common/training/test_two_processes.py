@@ -2,6 +2,7 @@
 
 Skipped where MPI is not installed; each has a time limit. The rules are in test_distributed.py, with threads.
 """
+
 import importlib.util
 import os
 import shutil
@@ -56,8 +57,19 @@ def no_mpi():
     if mpiexec() is None:
         return "there is no mpiexec: pip install 'medi2i[mpi]'"
     try:
-        done = subprocess.run([mpiexec(), "-n", "2", sys.executable, "-c", "from mpi4py.MPI import COMM_WORLD as c; "
-                               "c.barrier(); c.rank or print(c.size)"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [
+                mpiexec(),
+                "-n",
+                "2",
+                sys.executable,
+                "-c",
+                "from mpi4py.MPI import COMM_WORLD as c; c.barrier(); c.rank or print(c.size)",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     except subprocess.TimeoutExpired:
         return "mpiexec hangs here"
     works = done.stdout.strip() == "2"
@@ -73,8 +85,13 @@ def mpi():
 
 def start(*argv):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen([mpiexec(), "-n", "2", sys.executable, str(SCRIPT), *map(str, argv)], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [mpiexec(), "-n", "2", sys.executable, str(SCRIPT), *map(str, argv)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process):
@@ -95,8 +112,21 @@ def test_equal_weights_joined_gradient_and_joined_batch_normalisation(mpi, data,
 
 
 def test_a_killed_rank_ends_the_job_and_the_resumed_one_matches(mpi, data, tmp_path, capsys):
-    argv = ["-R", data, *RESTLESS, "-e", "5", "--snapshot_interval", "3", "--snapshot_minutes", "0",
-            "--display_interval", "1", "--communicator", "naive"]
+    argv = [
+        "-R",
+        data,
+        *RESTLESS,
+        "-e",
+        "5",
+        "--snapshot_interval",
+        "3",
+        "--snapshot_minutes",
+        "0",
+        "--display_interval",
+        "1",
+        "--communicator",
+        "naive",
+    ]
     straight = start("train", tmp_path, *argv, "-o", tmp_path / "straight")
     status, out, err = finish(straight)
     assert status == 0 and " on 2 ranks" in out, out + err
@@ -125,8 +155,22 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_one_matches(mpi, data, tmp_p
 
 def test_a_rank_that_raises_ends_the_job_with_its_message(mpi, data, tmp_path):
     began = time.monotonic()
-    process = start("train", tmp_path, "--fail", "-R", data, *SMALL, "-e", "500", "-o", tmp_path / "out",
-                    "--snapshot_interval", "1", "--communicator", "naive")
+    process = start(
+        "train",
+        tmp_path,
+        "--fail",
+        "-R",
+        data,
+        *SMALL,
+        "-e",
+        "500",
+        "-o",
+        tmp_path / "out",
+        "--snapshot_interval",
+        "1",
+        "--communicator",
+        "naive",
+    )
     status, out, err = finish(process)
     assert status != 0 and time.monotonic() - began < 30
     assert err.count("error: rank 1 of 2: /scratch/cache: No space left on device\n") == 1, err

@@ -1,4 +1,5 @@
 """On a GPU: both applications give and learn what they do on the CPU."""
+
 import copy
 
 import numpy as np
@@ -58,11 +59,17 @@ def updater_of(options, networks, device):
     random = RandomState(0, device.xp)
     if isinstance(options, PairedOptions):
         pairs = list(zip(images(1), images(2), strict=True))
-        return pix2pix_updater.Pix2pixUpdater(OneBatch(pairs), optimizers, networks,
-                                              pix2pix_updater.LossSettings.from_options(options), random, device)
-    return cyclegan_updater.CycleganUpdater({"main": OneBatch(images(1)), "second": OneBatch(images(2))}, optimizers,
-                                            networks, cyclegan_updater.LossSettings.from_options(options), random,
-                                            device)
+        return pix2pix_updater.Pix2pixUpdater(
+            OneBatch(pairs), optimizers, networks, pix2pix_updater.LossSettings.from_options(options), random, device
+        )
+    return cyclegan_updater.CycleganUpdater(
+        {"main": OneBatch(images(1)), "second": OneBatch(images(2))},
+        optimizers,
+        networks,
+        cyclegan_updater.LossSettings.from_options(options),
+        random,
+        device,
+    )
 
 
 def after_an_update(options, networks, device):
@@ -75,8 +82,11 @@ def after_an_update(options, networks, device):
     numbers = {name: float(chainer.as_array(value)) for name, value in observed.items()}
     for link in networks.as_dict().values():
         link.to_device("@numpy")
-    return numbers, [(f"{name}{path}", param.array) for name, link in networks.as_dict().items()
-                     for path, param in link.namedparams()]
+    return numbers, [
+        (f"{name}{path}", param.array)
+        for name, link in networks.as_dict().items()
+        for path, param in link.namedparams()
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)

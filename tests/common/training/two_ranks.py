@@ -1,8 +1,9 @@
 """What test_two_processes.py starts under mpiexec: checks that need two processes, and trainings that it can look into.
 
-    mpiexec -n 2 python two_ranks.py check <data of pix2pix> <data of cyclegan> <folder>
-    mpiexec -n 2 python two_ranks.py train <folder> [--fail] <options of pix2pix>     # writes <folder>/pid<rank>
+mpiexec -n 2 python two_ranks.py check <data of pix2pix> <data of cyclegan> <folder>
+mpiexec -n 2 python two_ranks.py train <folder> [--fail] <options of pix2pix>     # writes <folder>/pid<rank>
 """
+
 import hashlib
 import os
 import sys
@@ -21,12 +22,56 @@ from medi2i.common.training.trainer import Training
 from medi2i.cyclegan import train as cyclegan
 from medi2i.pix2pix import train as pix2pix
 
-SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "-gn", "instance",
-         "-dn", "none", "--dis_jitter", "0", "--workers", "0", "--cpu_engine", "numpy"]
-RESTLESS = ["-n", "0.1", "-nz", "0.1", "-gdo", "0.3", "-ddo", "0.2", "-rs", "0.1", "--dis_jitter", "0.2",
-            "-gn", "batch_aff", "-dn", "batch_aff", "--cpu_engine", "auto"]
-APPLICATIONS = {"pix2pix": (pix2pix, PairedOptions, ["-lreg", "0.1"]),
-                "cyclegan": (cyclegan, UnpairedOptions, ["-it", "png", "-lz", "1", "-b", "1"])}
+SMALL = [
+    "-cw",
+    "16",
+    "-ch",
+    "16",
+    "-gc",
+    "4",
+    "8",
+    "-gnb",
+    "1",
+    "-dc",
+    "4",
+    "8",
+    "-g",
+    "-1",
+    "-gn",
+    "instance",
+    "-dn",
+    "none",
+    "--dis_jitter",
+    "0",
+    "--workers",
+    "0",
+    "--cpu_engine",
+    "numpy",
+]
+RESTLESS = [
+    "-n",
+    "0.1",
+    "-nz",
+    "0.1",
+    "-gdo",
+    "0.3",
+    "-ddo",
+    "0.2",
+    "-rs",
+    "0.1",
+    "--dis_jitter",
+    "0.2",
+    "-gn",
+    "batch_aff",
+    "-dn",
+    "batch_aff",
+    "--cpu_engine",
+    "auto",
+]
+APPLICATIONS = {
+    "pix2pix": (pix2pix, PairedOptions, ["-lreg", "0.1"]),
+    "cyclegan": (cyclegan, UnpairedOptions, ["-it", "png", "-lz", "1", "-b", "1"]),
+}
 
 
 class Looked(Training):
@@ -73,7 +118,7 @@ def check_applications(application, data, out, ranks):
     updater = trained(application, data, out / f"many_{application}", ranks, *RESTLESS, *many)
     assert updater.iteration >= 20, updater.iteration
     assert len(set(ranks.mpi.allgather(digest(updater)))) == 1, "weights differ between ranks"
-    assert len(set(ranks.mpi.allgather(updater.random.integer(2 ** 62)))) == ranks.count
+    assert len(set(ranks.mpi.allgather(updater.random.integer(2**62)))) == ranks.count
     # One update: the gradient that the optimizers saw is that of one process with the joined batch.
     end = ["-e", "1", "-rt", "2", "--bn_reestimate", "0"]
     if application == "cyclegan":
@@ -102,8 +147,10 @@ def check_batch_normalisation(ranks):
     for engine in ("auto", "numpy", "chainer"):
         with cpu_engine.using(engine):
             results = []
-            for x, w, ranks_of in ((whole, weight, ALONE),
-                                   (whole[ranks.rank * 3:][:3], weight[ranks.rank * 3:][:3], ranks)):
+            for x, w, ranks_of in (
+                (whole, weight, ALONE),
+                (whole[ranks.rank * 3 :][:3], weight[ranks.rank * 3 :][:3], ranks),
+            ):
                 link = chainer.Sequential(BatchNormalization(3))
                 share_batches({"link": link}, ranks_of)
                 x = chainer.Variable(x)

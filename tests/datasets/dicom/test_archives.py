@@ -1,4 +1,5 @@
 """Derived series in an archive: sent as a whole folder, accepted, one study, pixels equal. Needs its programs."""
+
 import json
 import shutil
 import socket
@@ -55,8 +56,12 @@ def listens(port):
 def results(tmp_path, ct):
     """The folder of a series of three slices, of which two models made two more, as they come out of convert.py."""
     for number in (1, 2, 3):
-        image = ct(np.arange(35 * 41, dtype=np.uint16).reshape(35, 41) + number, InstanceNumber=number,
-                   PatientName="Test", ImagePositionPatient=[0, 0, 2 * number])
+        image = ct(
+            np.arange(35 * 41, dtype=np.uint16).reshape(35, 41) + number,
+            InstanceNumber=number,
+            PatientName="Test",
+            ImagePositionPatient=[0, 0, 2 * number],
+        )
         (tmp_path / "in").mkdir(exist_ok=True)
         image.save_as(tmp_path / f"in/{number}.dcm", enforce_file_format=True)
     for name, more in (("one", []), ("two", ["-ca", "-1000", "300"])):
@@ -67,8 +72,11 @@ def results(tmp_path, ct):
 
 
 def sent(folder, port):
-    subprocess.run([program("storescu"), "+sd", "+r", "-aec", "ANY", "127.0.0.1", str(port), str(folder)], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [program("storescu"), "+sd", "+r", "-aec", "ANY", "127.0.0.1", str(port), str(folder)],
+        check=True,
+        capture_output=True,
+    )
 
 
 def same(found, folder):
@@ -92,10 +100,20 @@ def test_storescp_takes_a_folder_of_results(tmp_path, results):
 
 def test_orthanc_takes_a_folder_of_results(tmp_path, results):
     dicom, web, settings = free_port(), free_port(), tmp_path / "orthanc.json"
-    settings.write_text(json.dumps({
-        "StorageDirectory": str(tmp_path / "archive"), "IndexDirectory": str(tmp_path / "archive"), "DicomPort": dicom,
-        "HttpPort": web, "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True,
-        "Plugins": []}))
+    settings.write_text(
+        json.dumps(
+            {
+                "StorageDirectory": str(tmp_path / "archive"),
+                "IndexDirectory": str(tmp_path / "archive"),
+                "DicomPort": dicom,
+                "HttpPort": web,
+                "RemoteAccessAllowed": False,
+                "AuthenticationEnabled": False,
+                "DicomAlwaysAllowStore": True,
+                "Plugins": [],
+            }
+        )
+    )
 
     def asked(path):
         with urllib.request.urlopen(f"http://127.0.0.1:{web}{path}") as answer:
@@ -104,16 +122,21 @@ def test_orthanc_takes_a_folder_of_results(tmp_path, results):
     with serving([program("Orthanc", "orthanc"), str(settings)], dicom, web):
         sent(results, dicom)
         assert len(json.loads(asked("/patients"))) == len(json.loads(asked("/studies"))) == 1
-        same([pydicom.dcmread(BytesIO(asked(f"/instances/{name}/file"))) for name in json.loads(asked("/instances"))],
-             results)
+        same(
+            [pydicom.dcmread(BytesIO(asked(f"/instances/{name}/file"))) for name in json.loads(asked("/instances"))],
+            results,
+        )
 
 
 def test_numbers_and_descriptions_tell_models_apart(ct):
     from medi2i.common.inference.results import Provenance, _described
     from medi2i.datasets.dicom import derived
+
     header = ct(np.zeros((4, 4), np.uint16), SeriesNumber=7)
-    made = {sha: derived.DerivedSeries(header, model_name="enc_x1.npz", model_sha256=sha, description="x").number
-            for sha in ("ab" * 32, "cd" * 32)}
+    made = {
+        sha: derived.DerivedSeries(header, model_name="enc_x1.npz", model_sha256=sha, description="x").number
+        for sha in ("ab" * 32, "cd" * 32)
+    }
     again = derived.DerivedSeries(header, model_name="enc_x1.npz", model_sha256="ab" * 32, description="x").number
     assert again == made["ab" * 32] != made["cd" * 32] and all(70001 <= number <= 79999 for number in made.values())
     for number in (None, 0, -5, 2**31 - 1):

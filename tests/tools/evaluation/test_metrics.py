@@ -1,4 +1,5 @@
 """Image metrics against values worked out by hand, and SSIM against scikit-image's own mean."""
+
 import math
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_masked_pixels_do_not_count():
     mask = np.array([[True, True, True], [True, True, False]])
     assert metrics.rmse(image, truth, mask) == pytest.approx(math.sqrt(25 / 5))
     assert metrics.bias(image, truth, mask) == pytest.approx(-0.2)
-    assert metrics.psnr(image, truth, Window("w", -100, 100), mask) == pytest.approx(10 * math.log10(200 ** 2 / 5))
+    assert metrics.psnr(image, truth, Window("w", -100, 100), mask) == pytest.approx(10 * math.log10(200**2 / 5))
     assert math.isnan(metrics.rmse(image, truth, np.zeros((2, 3), dtype=bool)))
 
 
@@ -54,8 +55,14 @@ def test_psnr_of_float32_images_is_summed_in_float64():
 def test_ssim_is_one_for_equal_images_and_scikit_image_s_mean_otherwise():
     image, truth = images()
     assert metrics.ssim(truth, truth, FULL) == pytest.approx(1.0)
-    theirs = structural_similarity(image.astype(float), truth.astype(float), data_range=3024, gaussian_weights=True,
-                                   sigma=1.5, use_sample_covariance=False)
+    theirs = structural_similarity(
+        image.astype(float),
+        truth.astype(float),
+        data_range=3024,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     assert metrics.ssim(image, truth, FULL) == pytest.approx(theirs, abs=1e-12)
     assert metrics.ssim(image, truth, WINDOWS["soft"]) < metrics.ssim(image, truth, FULL)
 
@@ -66,8 +73,15 @@ def test_ssim_averages_channels_and_leaves_out_what_the_mask_leaves_out():
     assert metrics.ssim(image, truth, FULL) == pytest.approx(np.mean(both))
     mask = np.zeros((13, 17), dtype=bool)
     mask[6, 8] = True
-    _, whole = structural_similarity(image[0].astype(float), truth[0].astype(float), data_range=3024,
-                                     gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
+    _, whole = structural_similarity(
+        image[0].astype(float),
+        truth[0].astype(float),
+        data_range=3024,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
     assert metrics.ssim(image[0], truth[0], FULL, mask) == pytest.approx(whole[6, 8])
 
 

@@ -1,4 +1,5 @@
 """Images packed for a page come back as they were."""
+
 import numpy as np
 import pytest
 
@@ -6,12 +7,16 @@ from medi2i.tools.evaluation import packing
 from medi2i.tools.evaluation.packing import Scale
 
 
-@pytest.mark.parametrize("q", [
-    np.random.default_rng(0).integers(0, 65536, (13, 7)),
-    np.array([[0, 65535, 0], [65535, 0, 65535]]),
-    np.zeros((1, 5)),
-    np.arange(35).reshape(5, 7) * 1800,
-], ids=["noise", "extremes", "row", "ramp"])
+@pytest.mark.parametrize(
+    "q",
+    [
+        np.random.default_rng(0).integers(0, 65536, (13, 7)),
+        np.array([[0, 65535, 0], [65535, 0, 65535]]),
+        np.zeros((1, 5)),
+        np.arange(35).reshape(5, 7) * 1800,
+    ],
+    ids=["noise", "extremes", "row", "ramp"],
+)
 def test_round_trip(q):
     q = q.astype(np.uint16)
     np.testing.assert_array_equal(packing.unpack(packing.pack(q), q.shape), q)

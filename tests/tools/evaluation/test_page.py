@@ -1,4 +1,5 @@
 """The report in a real browser, without a window and without a network."""
+
 import html
 import json
 import re
@@ -20,15 +21,27 @@ SIZE = (24, 31)
 def content(count, rows=("identity", "identity - 100", "mine"), **changes):
     """`count` slices; the RMSE of `mine` on slice i is i, so the last is the worst."""
     fields = dict(
-        title="A report", lead="lead", verdicts=[Verdict("mine: WORSE than identity", True)], windows_text="windows",
-        tables=[("", [["", "RMSE / HU"], ["identity", "100.00"]])], rows=list(rows), metrics=["rmse"],
-        labels={"rmse": "RMSE"}, larger_is_better=[], judged="mine",
-        slices=[{"key": f"s{i}", "series": "head", "values": {row: {"rmse": float(i)} for row in rows}}
-                for i in range(count)],
+        title="A report",
+        lead="lead",
+        verdicts=[Verdict("mine: WORSE than identity", True)],
+        windows_text="windows",
+        tables=[("", [["", "RMSE / HU"], ["identity", "100.00"]])],
+        rows=list(rows),
+        metrics=["rmse"],
+        labels={"rmse": "RMSE"},
+        larger_is_better=[],
+        judged="mine",
+        slices=[
+            {"key": f"s{i}", "series": "head", "values": {row: {"rmse": float(i)} for row in rows}}
+            for i in range(count)
+        ],
         windows=[{"name": "full", "lower": -1024, "upper": 2000}, {"name": "soft", "lower": -160, "upper": 240}],
-        unit="HU", scale=Scale(-1024.0, 1.0), difference_range=50.0,
+        unit="HU",
+        scale=Scale(-1024.0, 1.0),
+        difference_range=50.0,
         derived={"identity - 100": {"of": "identity", "minus": 100, "lower": -1024}},
-        provenance={"Data": {"kind": "dcm"}})
+        provenance={"Data": {"kind": "dcm"}},
+    )
     return page.Content(**{**fields, **changes})
 
 
@@ -56,8 +69,15 @@ def in_browser(path, script):
     });</script></body>""".replace("SCRIPT", script)
     probe = path.with_name("probe.html")
     probe.write_text(text.replace("</body>", harness), encoding="utf-8")
-    switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                f"--user-data-dir={path.parent / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    switches = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={path.parent / 'profile'}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+    ]
     done = subprocess.run([BROWSER, *switches, probe.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
     assert found and found.group(1), "the page did not get as far as its result"
@@ -68,7 +88,9 @@ def in_browser(path, script):
 def test_viewer_shows_exact_values_in_every_mode(tmp_path):
     path = tmp_path / "report.html"
     page.write_page(path, content(3), images, budget_mb=1)
-    result = in_browser(path, """
+    result = in_browser(
+        path,
+        """
       const told = {first: $("caption").textContent, size: [$("canvas").width, $("canvas").height]};
       told.left = pixel(3, 10);
       told.right = pixel(28, 10);
@@ -96,7 +118,8 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
       told.clicked = $("caption").textContent;
       told.fetched = performance.getEntriesByType("resource").length;
       return told;
-    """)
+    """,
+    )
     assert "error" not in result, result
 
     def grey(value, lower=-160, upper=240):
@@ -121,10 +144,13 @@ def test_two_hundred_slices(tmp_path):
     path = tmp_path / "report.html"
     packed = page.write_page(path, content(200), images, budget_mb=20)
     assert len(packed.entries) == 200 and packed.left_out == 0
-    result = in_browser(path, """
+    result = in_browser(
+        path,
+        """
       await after(() => { $("place").value = 199; $("place").oninput(); });
       return [$("caption").textContent, document.querySelectorAll("[data-slice]").length, pixel(30, 23)];
-    """)
+    """,
+    )
     assert result[0].startswith("s0 (head), 200 of 200") and result[1] == 200
     assert result[2] == [255, 255, 255]
 
@@ -137,9 +163,11 @@ def test_fits_on_a_phone(tmp_path):
     page.write_page(path, content(30, tables=[wide]), images, budget_mb=2)
     frame = tmp_path / "frame.html"
     text = path.read_text(encoding="utf-8")
-    frame.write_text('<body style="margin:0"><iframe id="phone" style="border:0;width:375px;height:740px" srcdoc="'
-                     + html.escape(text.replace("default-src 'none'; ", "")) + '"></iframe><pre id="result"></pre>'
-                     + """<script>
+    frame.write_text(
+        '<body style="margin:0"><iframe id="phone" style="border:0;width:375px;height:740px" srcdoc="'
+        + html.escape(text.replace("default-src 'none'; ", ""))
+        + '"></iframe><pre id="result"></pre>'
+        + """<script>
       const read = () => {
         const page = document.getElementById("phone").contentDocument, root = page.documentElement;
         const drawn = Number((page.getElementById("viewer") || {dataset: {}}).dataset.ready || 0);
@@ -153,9 +181,18 @@ def test_fits_on_a_phone(tmp_path):
           right: Math.max(...[...page.querySelectorAll("button, select, input, h1, p")].map((one) => box(one).right))});
       };
       read();
-    </script></body>""", encoding="utf-8")
-    switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    </script></body>""",
+        encoding="utf-8",
+    )
+    switches = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+    ]
     done = subprocess.run([BROWSER, *switches, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'<pre id="result">(.+?)</pre>', done.stdout, re.S)
     assert found, "the page did not draw"
@@ -193,7 +230,7 @@ def test_names_from_files_cannot_become_markup(tmp_path):
 def test_page_needs_no_other_file(tmp_path):
     page.write_page(tmp_path / "report.html", content(1), images, 1)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r'(src|href)\s*=|url\(|@import|https?://', text)
+    assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", text)
     assert "{{" not in text and 'content="width=device-width' in text and "default-src 'none'" in text
 
 

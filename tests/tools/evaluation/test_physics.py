@@ -1,4 +1,5 @@
 """Noise power, edge width and classical filters on images whose answer is known."""
+
 import math
 import sys
 

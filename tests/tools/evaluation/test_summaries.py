@@ -1,4 +1,5 @@
 """Means, deviations and bootstrap intervals."""
+
 import math
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Nothing of the patient is left, and what is left is still an image."""
+
 import pydicom
 import pytest
 from pydicom.datadict import dictionary_VR
@@ -7,12 +8,29 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from medi2i.common.errors import UserError
 from medi2i.tools.making.deidentify import Deidentifier
 
-table = pytest.importorskip("dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c",
-                            reason="dicom-anonymizer is not installed")
-MARKS = {"AE": "SECRET", "AS": "033Y", "CS": "SECRET", "LO": "Secret", "LT": "secret", "PN": "Secret^Jane",
-         "SH": "SECRET", "ST": "secret", "UC": "secret", "UT": "secret", "UR": "http://secret.example",
-         "UI": "1.2.3.4.5.77", "DA": "19700203", "DT": "19700203101112", "TM": "101112", "OB": b"secret",
-         "UN": b"secret", "OW": b"secret"}
+table = pytest.importorskip(
+    "dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c", reason="dicom-anonymizer is not installed"
+)
+MARKS = {
+    "AE": "SECRET",
+    "AS": "033Y",
+    "CS": "SECRET",
+    "LO": "Secret",
+    "LT": "secret",
+    "PN": "Secret^Jane",
+    "SH": "SECRET",
+    "ST": "secret",
+    "UC": "secret",
+    "UT": "secret",
+    "UR": "http://secret.example",
+    "UI": "1.2.3.4.5.77",
+    "DA": "19700203",
+    "DT": "19700203101112",
+    "TM": "101112",
+    "OB": b"secret",
+    "UN": b"secret",
+    "OW": b"secret",
+}
 
 
 def image(**more):

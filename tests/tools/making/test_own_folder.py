@@ -1,4 +1,5 @@
 """A folder that is emptied again must never lose what others put there."""
+
 import pytest
 
 from medi2i.common.errors import UserError
@@ -62,8 +63,15 @@ def test_a_step_does_not_write_into_a_folder_that_is_there(tmp_path):
         raise AssertionError("the body must not run")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"maker": "demo", "steps": {"../x": []}, "under_way": null}',
-                                  '{"maker": "demo", "steps": {}, "under_way": ".."}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"maker": "demo", "steps": {"../x": []}, "under_way": null}',
+        '{"maker": "demo", "steps": {}, "under_way": ".."}',
+    ],
+)
 def test_a_damaged_record_is_not_trusted(tmp_path, text):
     (tmp_path / ".made-by.json").write_text(text)
     with pytest.raises(UserError, match="damaged"):

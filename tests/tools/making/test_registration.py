@@ -1,4 +1,5 @@
 """Placing images on other grids and finding shifts: values that can be worked out by hand."""
+
 import numpy as np
 import pytest
 
@@ -61,7 +62,7 @@ def body(shape=(6, 60, 76), centre=(33.0, 40.5)):
     rows, columns = np.indices(shape[1:])
     inside = ((rows - centre[0]) / 18) ** 2 + ((columns - centre[1]) / 22) ** 2 <= 1
     slice_ = np.where(inside, 40.0, -1000.0).astype(np.float32)
-    slice_[int(centre[0]) - 6:int(centre[0]) + 2, int(centre[1]):int(centre[1]) + 9] = 250
+    slice_[int(centre[0]) - 6 : int(centre[0]) + 2, int(centre[1]) : int(centre[1]) + 9] = 250
     slice_[56:58, 10:66] = 300  # a table
     return np.repeat(slice_[None], shape[0], axis=0)
 

@@ -1,4 +1,5 @@
 """Shapes: areas, places and labels that can be worked out by hand."""
+
 import math
 
 import numpy as np

@@ -1,4 +1,5 @@
 """How near the quick code is to double precision."""
+
 import numpy as np
 import pytest
 

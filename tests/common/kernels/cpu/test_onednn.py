@@ -1,4 +1,5 @@
 """The binding: found, absent, broken; layouts kept apart."""
+
 import os
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Quick CPU functions against plain Chainer: values, gradients, gradients of gradients."""
+
 import tracemalloc
 
 import numpy as np
@@ -95,10 +96,17 @@ def test_convolution(case, cover_all):
 
 
 @needs_onednn
-@pytest.mark.parametrize("case", [
-    (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, None), (2, 4, 6, 5, 4, 4, 2, 1, 1, 2, None), (1, 3, 2, 6, 5, 3, 1, 1, 1, 1, None),
-    (1, 3, 2, 6, 5, 3, 2, 0, 2, 1, None), (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, (10, 14)),
-], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, None),
+        (2, 4, 6, 5, 4, 4, 2, 1, 1, 2, None),
+        (1, 3, 2, 6, 5, 3, 1, 1, 1, 1, None),
+        (1, 3, 2, 6, 5, 3, 2, 0, 2, 1, None),
+        (1, 4, 3, 5, 7, 3, 2, 1, 1, 1, (10, 14)),
+    ],
+    ids=str,
+)
 def test_deconvolution(case):
     n, in_ch, out_ch, h, w, k, stride, pad, dilate, groups, outsize = case
 
@@ -197,8 +205,12 @@ def test_sums_of_arrays_that_lie_differently_are_numpys(monkeypatch):
     for b in (last(a), a[:, :, :, :1], a[:, :1]):
         assert not arithmetic.can_add(a, b)
         with cpu_engine.using("onednn"):
-            np.testing.assert_array_equal((chainer.Variable(a) + chainer.Variable(b)).array if b.shape == a.shape
-                                          else F.add(*F.broadcast(a, b)).array, a + b)
+            np.testing.assert_array_equal(
+                (chainer.Variable(a) + chainer.Variable(b)).array
+                if b.shape == a.shape
+                else F.add(*F.broadcast(a, b)).array,
+                a + b,
+            )
     holes = random(4, 3, 7, 5)[::2]
     assert not arithmetic.can_add(holes, holes)
 
@@ -255,8 +267,11 @@ def test_only_the_gradients_that_are_asked_for(learn):
 def test_no_function_node_is_made_for_the_gradients_of_a_convolution(monkeypatch):
     """A fast path that is never taken would pass all other tests."""
     made = []
-    monkeypatch.setattr(chainer.functions.connection.deconvolution_2d.Deconvolution2DFunction, "__init__",
-                        lambda self, *a, **k: made.append(self))
+    monkeypatch.setattr(
+        chainer.functions.connection.deconvolution_2d.Deconvolution2DFunction,
+        "__init__",
+        lambda self, *a, **k: made.append(self),
+    )
     case = CONVOLUTIONS[1]
     with cpu_engine.using("onednn"):
         gradients_of_convolution(case, False)
@@ -402,8 +417,9 @@ def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
 def test_the_same_run_gives_the_same_bits():
     def run():
         x, w, b = random(2, 8, 19, 17), random(12, 8, 3, 3), random(12)
-        return outcome(lambda *a: F.leaky_relu(F.resize_images(F.convolution_2d(*a, pad=1), (38, 34))), (x, w, b),
-                       "onednn")
+        return outcome(
+            lambda *a: F.leaky_relu(F.resize_images(F.convolution_2d(*a, pad=1), (38, 34))), (x, w, b), "onednn"
+        )
 
     for a, b in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,4 +1,5 @@
 """Parts of a range: all of it, once, and no thread for next to nothing."""
+
 import os
 import threading
 

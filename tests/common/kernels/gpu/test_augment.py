@@ -1,4 +1,5 @@
 """Twins against the rules of the loader, CUDA sources (through g++) against the twins."""
+
 import numpy as np
 import pytest
 from cuda_harness import on_cpu
@@ -9,11 +10,17 @@ from medi2i.datasets.scaling import Clip
 
 needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
 CHANGES = {
-    "still": Draw(), "shift": Draw(down=3, right=-2), "flip": Draw(flip=True, down=-4, right=1),
-    "rotated": Draw(degrees=11.0), "scaled": Draw(scale=0.8, right=2),
+    "still": Draw(),
+    "shift": Draw(down=3, right=-2),
+    "flip": Draw(flip=True, down=-4, right=1),
+    "rotated": Draw(degrees=11.0),
+    "scaled": Draw(scale=0.8, right=2),
     "all": Draw(scale=1.15, degrees=-23.0, flip=True, down=2, right=-3),
-    "placed": Draw(place=(0.9, 0.1)), "quarter": Draw(turns=1), "three quarters": Draw(turns=3, flip=True, right=2),
-    "half": Draw(turns=2, place=(0.2, 0.6)), "turned": Draw(scale=0.9, degrees=9.0, turns=1, place=(0.0, 1.0)),
+    "placed": Draw(place=(0.9, 0.1)),
+    "quarter": Draw(turns=1),
+    "three quarters": Draw(turns=3, flip=True, right=2),
+    "half": Draw(turns=2, place=(0.2, 0.6)),
+    "turned": Draw(scale=0.9, degrees=9.0, turns=1, place=(0.0, 1.0)),
 }
 
 
@@ -59,8 +66,7 @@ def test_gather_kernel_is_its_twin(nearest):
     size, shape = (13, 13), (21, 18)
     y = np.empty((len(CHANGES), 2, *size), np.float32)
     numbers = [np.int32(v) for v in (2, *shape, *size)]
-    augment.AFFINE(x, augment.matrices(draws, shape, size), *numbers, np.float32(-1), np.bool_(nearest),
-                          y)
+    augment.AFFINE(x, augment.matrices(draws, shape, size), *numbers, np.float32(-1), np.bool_(nearest), y)
     np.testing.assert_array_equal(y, augment.augment(x, draws, size, nearest=nearest))
 
 
@@ -79,14 +85,16 @@ def test_clip_kernel_is_its_twin(dtype):
     stored = np.random.default_rng(2).integers(0, 200, (7, 9)).astype(dtype)
     numbers = [np.float32(v) for v in (13.7, -1024.5, -900.3, 1211.1)]
     half = (numbers[3] - numbers[2]) / np.float32(2)
-    np.testing.assert_array_equal(augment.CLIP_SCALE(stored, *numbers, half),
-                                  augment.clip_scale(stored, *numbers))
+    np.testing.assert_array_equal(augment.CLIP_SCALE(stored, *numbers, half), augment.clip_scale(stored, *numbers))
 
 
-@pytest.mark.parametrize("place, draw, key, words", [  # the published test vectors of Random123
-    (0, 0, 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    (2 ** 64 - 1, 2 ** 64 - 1, 2 ** 64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-])
+@pytest.mark.parametrize(
+    "place, draw, key, words",
+    [  # the published test vectors of Random123
+        (0, 0, 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (2**64 - 1, 2**64 - 1, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ],
+)
 def test_philox(place, draw, key, words):
     assert tuple(int(v) for v in augment.philox(np.uint64(place), np.uint64(draw), key)) == words
 
@@ -97,7 +105,7 @@ def test_gaussian_moments_and_keys():
     error = 0.1 / np.sqrt(x.size)
     assert abs(noisy.mean(dtype=np.float64) - 0.25) < 4 * error and abs(noisy.std(dtype=np.float64) - 0.1) < 4 * error
     z = (noisy.astype(np.float64) - 0.25) / 0.1
-    assert abs((z ** 4).mean() - 3) < 4 * np.sqrt(96 / x.size)
+    assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / x.size)
     np.testing.assert_array_equal(noisy, augment.gaussian(x, 0.1, key=9))
     other = augment.gaussian(x, 0.1, key=10)
     assert abs(np.corrcoef(noisy.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(x.size)
@@ -106,8 +114,9 @@ def test_gaussian_moments_and_keys():
 @needs_gcc
 def test_the_noise_kernel_is_its_twin():
     x = images()[0]
-    np.testing.assert_allclose(augment.GAUSSIAN(x, np.float32(0.2), np.uint64(77)),
-                               augment.gaussian(x, 0.2, 77), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        augment.GAUSSIAN(x, np.float32(0.2), np.uint64(77)), augment.gaussian(x, 0.2, 77), rtol=0, atol=1e-7
+    )
 
 
 @pytest.mark.gpu
@@ -117,13 +126,18 @@ def test_a_gpu_computes_what_the_twins_do():
         pytest.skip("there is no GPU")
     x, draws, size = images(n=len(CHANGES)), list(CHANGES.values()), (13, 13)
     on_device = cupy.asarray(x)
-    np.testing.assert_allclose(augment.augment(on_device, draws, size).get(),
-                               augment.augment(x, draws, size), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        augment.augment(on_device, draws, size).get(), augment.augment(x, draws, size), rtol=0, atol=1e-6
+    )
     uncut = Uncut(np.arange(378, dtype=np.int16).reshape(1, 21, 18), Clip(0, 300), draws[5], size, 0.1, 5)
-    np.testing.assert_allclose(augment.finish(cupy.asarray(uncut.values), uncut).get(),
-                               augment.finish(uncut.values, uncut), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        augment.finish(cupy.asarray(uncut.values), uncut).get(), augment.finish(uncut.values, uncut), rtol=0, atol=1e-6
+    )
     stored = np.arange(250, dtype=np.int16)
-    np.testing.assert_array_equal(augment.clip_scale(cupy.asarray(stored), 16, -1024, -1000, 1500).get(),
-                                  augment.clip_scale(stored, 16, -1024, -1000, 1500))
-    np.testing.assert_allclose(augment.gaussian(on_device, 0.1, 5).get(), augment.gaussian(x, 0.1, 5),
-                               rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(
+        augment.clip_scale(cupy.asarray(stored), 16, -1024, -1000, 1500).get(),
+        augment.clip_scale(stored, 16, -1024, -1000, 1500),
+    )
+    np.testing.assert_allclose(
+        augment.gaussian(on_device, 0.1, 5).get(), augment.gaussian(x, 0.1, 5), rtol=0, atol=1e-6
+    )

@@ -1,4 +1,5 @@
 """The CUDA kernels of normalisation, run on the CPU, against their NumPy twin."""
+
 import numpy as np
 import pytest
 from cuda_harness import on_cpu
@@ -42,22 +43,34 @@ def test_forward_and_backward(dtype, each, slope, affine):
     _, mean, _, inv_std = expected
     for fixed in (False, True):
         if not (each and fixed):
-            assert_same(normalisation_kernels.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed),
-                        reference.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed), dtype)
+            assert_same(
+                normalisation_kernels.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed),
+                reference.backward(x, gamma, beta, mean, inv_std, gy, slope, fixed),
+                dtype,
+            )
 
 
 def test_images_that_are_not_dense():
     x = np.ascontiguousarray(random(2, 7, 5, 3).astype(np.float32)).transpose(0, 3, 1, 2)
-    assert_same(normalisation_kernels.forward(x, None, None, 1e-5, 0.0, True),
-                reference.forward(x, None, None, 1e-5, 0.0, True), "float32")
+    assert_same(
+        normalisation_kernels.forward(x, None, None, 1e-5, 0.0, True),
+        reference.forward(x, None, None, 1e-5, 0.0, True),
+        "float32",
+    )
 
 
 def test_running_statistics():
     results = []
     for engine in (normalisation_kernels, reference):
         mean, variance = np.float32([1, 2, 3]), np.float32([4, 5, 6])
-        engine.update_running(mean, variance, np.float32([3, 2, 1]).reshape(1, 3, 1, 1),
-                              np.float32([1, 1, 2]).reshape(1, 3, 1, 1), 0.75, 2.0)
+        engine.update_running(
+            mean,
+            variance,
+            np.float32([3, 2, 1]).reshape(1, 3, 1, 1),
+            np.float32([1, 1, 2]).reshape(1, 3, 1, 1),
+            0.75,
+            2.0,
+        )
         results.append((mean, variance))
     np.testing.assert_array_equal(results[1], [[1.5, 2, 2.5], [3.5, 4.25, 5.5]])
     np.testing.assert_array_equal(results[0], results[1])

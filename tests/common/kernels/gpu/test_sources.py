@@ -1,4 +1,5 @@
 """Every CUDA source compiles; running them on the CPU does what CUDA would do. What each computes: its own module's."""
+
 import numpy as np
 import pytest
 from cuda_harness import nvrtc, on_cpu, texts
@@ -9,10 +10,16 @@ from medi2i.common.kernels.gpu.sources import CudaSource
 needs_nvrtc = pytest.mark.skipif(nvrtc.find() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
 
-SOURCES = [pytest.param(source, dtype, id=f"{source.name}-{dtype}")
-           for source in sources.all_sources() for dtype in source.dtypes]
+SOURCES = [
+    pytest.param(source, dtype, id=f"{source.name}-{dtype}")
+    for source in sources.all_sources()
+    for dtype in source.dtypes
+]
 
-REVERSE = CudaSource("reverse_blocks", "raw", r"""
+REVERSE = CudaSource(
+    "reverse_blocks",
+    "raw",
+    r"""
 extern "C" __global__ void reverse_blocks(const T* x, T* y, A factor, int n) {
     __shared__ T shared[64];
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -21,12 +28,26 @@ extern "C" __global__ void reverse_blocks(const T* x, T* y, A factor, int n) {
     const int from = blockDim.x - 1 - threadIdx.x;
     if (i < n) y[i] = (T)(factor * (A)shared[from]);
 }
-""")
-SCALE = CudaSource("scale_and_count", "elementwise", in_params="raw T table, T x, int32 k",
-                   out_params="T y, int64 index", operation="y = x * table[k] + twice(x); index = i;",
-                   preamble="__device__ float twice(float v) { return 2 * v; }")
-LARGEST = CudaSource("largest", "reduction", in_params="T x, T y", out_params="float32 found",
-                     operation="(float)(x * y)", reduce="a > b ? a : b", identity="-1e30f", post="found = a + 0.5f")
+""",
+)
+SCALE = CudaSource(
+    "scale_and_count",
+    "elementwise",
+    in_params="raw T table, T x, int32 k",
+    out_params="T y, int64 index",
+    operation="y = x * table[k] + twice(x); index = i;",
+    preamble="__device__ float twice(float v) { return 2 * v; }",
+)
+LARGEST = CudaSource(
+    "largest",
+    "reduction",
+    in_params="T x, T y",
+    out_params="float32 found",
+    operation="(float)(x * y)",
+    reduce="a > b ? a : b",
+    identity="-1e30f",
+    post="found = a + 0.5f",
+)
 
 
 def test_names_are_taken_once():
