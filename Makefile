@@ -26,6 +26,7 @@ $(READY): setup.py pyproject.toml requirements.txt
 
 test: $(READY)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check -q .
 	$(VENV)/bin/python -m pytest
 
 demo: $(READY)
@@ -43,6 +44,7 @@ quality: $(READY)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check -q .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
