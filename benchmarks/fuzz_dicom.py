@@ -26,7 +26,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.__main__ import as_json, as_text
-from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.tools.make_phantom import ct_image
 from medi2i.tools.making.phantom import phantom
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.dicom.header_checks import Unreadable
 from medi2i.datasets.grid import clip_to_body, resample, resample_mask, resampled_size
 from medi2i.datasets.images import PLAIN_NUMBERS, Image, default_clip, read_image, to_grey
 from medi2i.datasets.lowres import enlarge, enlarge_mask

@@ -6,7 +6,7 @@ from pathlib import Path
 import tifffile
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.dicom.file import PARSE_ERRORS
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS
 from medi2i.datasets.images import read_image
 from medi2i.datasets.pictures import colour_mode, opened, png_depth
 from medi2i.datasets.tiff import tiff_header

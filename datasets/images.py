@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.resources import bands
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.file import PARSE_ERRORS, short
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, short
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.pictures import read_picture
 from medi2i.datasets.plain_numbers import read_npy, read_table
@@ -142,7 +142,7 @@ def write_image(path, array, kind=None, *, bits=8):
     ``bits``: 8 or 16 rounds to unsigned integers and saturates; None keeps float32 (tif only; npy, csv and txt always
     do). The folder is made; the file is written whole or not at all. Returns how many values were saturated.
     Raises UserError where the kind cannot hold the array, and for NaN and infinite values. DICOM is written by
-    ``medi2i.datasets.dicom.derived``, which knows the source.
+    ``medi2i.datasets.dicom.derived_series``, which knows the source.
     """
     path = Path(path)
     kind = kind or kind_of(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.advice import next_steps
-from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.dicom.header_checks import Unreadable
 from medi2i.datasets.headers import read_header
 from medi2i.datasets.images import kind_of, name_without_suffix
 from medi2i.datasets.lists import find_files

@@ -21,7 +21,7 @@ import pydicom
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.grid import AIR_HU, ORDERS, SKIN_HU, Grid, body_mask, new_position, sample
 from medi2i.datasets.images import read_image
 from medi2i.datasets.locks import locked

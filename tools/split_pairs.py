@@ -21,7 +21,7 @@ import numpy as np
 from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import lists
-from medi2i.datasets.dicom.file import text
+from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import load
 from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file

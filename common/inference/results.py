@@ -9,9 +9,9 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.common.inference import values
 from medi2i.common.resources import bands
-from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import ROUNDING
-from medi2i.datasets.dicom.file import VOLUME_MODALITIES
+from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_image
 from medi2i.datasets.images import KINDS, PLAIN_NUMBERS, SUFFIXES, default_clip, name_without_suffix, write_image
 from medi2i.datasets.outputs import whole_file

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medi2i.common.errors import counted, printable, run
-from medi2i.datasets.dicom.file import VOLUME_MODALITIES
+from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.scanning import Scan, scan
 from medi2i.datasets.limits import MAX_PIXELS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.dicom.file import Layout
+from medi2i.datasets.dicom.header_checks import Layout
 from medi2i.datasets.dicom.parse import Parsed
 
 ITEM, DELIMITER, UNDEFINED = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from medi2i.datasets.dicom.frames import MEANING, MEASURED, TIMES, TRAITS
-from medi2i.datasets.dicom.series import Series, SliceRef
+from medi2i.datasets.dicom.series import MEANING, MEASURED, TIMES, TRAITS, Series, SliceRef
 
 ORIENTATION_TOLERANCE = 2e-3
 """Gap between direction cosines (about 0.1°) that makes two orientations."""

@@ -8,12 +8,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.datasets import limits
-from medi2i.datasets.dicom import file, pixels
-from medi2i.datasets.dicom.file import VOLUME_MODALITIES, Unreadable
-from medi2i.datasets.dicom.frames import Frames
+from medi2i.datasets.dicom import header_checks, pixels
+from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom.parse import parse
-from medi2i.datasets.dicom.series import Series, SliceRef
-from medi2i.datasets.dicom.stored import to_stored
+from medi2i.datasets.dicom.pixels import to_stored
+from medi2i.datasets.dicom.series import FrameHeaders, Series, SliceRef
 
 
 @dataclass
@@ -80,8 +79,8 @@ def iter_frames(
             yield _image(opened, header, frame)
     except Unreadable:
         raise
-    except file.PARSE_ERRORS as error:
-        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {file.short(error)})") from error
+    except header_checks.PARSE_ERRORS as error:
+        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})") from error
 
 
 def _without_pixels(dataset: Dataset) -> Dataset:
@@ -99,9 +98,9 @@ class Opened:
 
     path: Path
     dataset: Dataset
-    layout: file.Layout
-    frames: pixels.Frames
-    describe: Frames
+    layout: header_checks.Layout
+    frames: pixels.FramePixels
+    describe: FrameHeaders
     notes: tuple[str, ...]
     overlay: bool
 
@@ -120,10 +119,10 @@ def open_file(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -
         return kept
     parsed = parse(path, max_pixels)
     dataset = parsed.dataset
-    file.refuse_others(path, dataset, modalities)
-    layout = file.check_pixel_description(path, dataset, max_pixels)
-    frames = pixels.Frames(parsed, layout)
-    described = Frames(path, dataset, layout.frames)
+    header_checks.refuse_others(path, dataset, modalities)
+    layout = header_checks.check_pixel_description(path, dataset, max_pixels)
+    frames = pixels.FramePixels(parsed, layout)
+    described = FrameHeaders(path, dataset, layout.frames)
     opened = Opened(path, dataset, layout, frames, described, parsed.notes, pixels.has_overlay(dataset))
     if layout.frames > 1:
         _last_opened.clear()
@@ -164,7 +163,7 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
             notes.append("no RescaleSlope and RescaleIntercept: stored values are taken as HU")
         elif rescale.kind not in ("", "HU", "US"):
             notes.append(f"RescaleType {rescale.kind}: values are not HU")
-    if file.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if header_checks.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         notes.append("MONOCHROME1: shown inverted, values kept")
     if mask is not None:
         tissue = hu[~mask]
@@ -179,7 +178,7 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
         slope=rescale.slope,
         intercept=rescale.intercept,
         where=where,
-        lossy=file.is_lossy(dataset),
+        lossy=header_checks.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
         encoded_bytes=opened.frames.encoded_bytes,
         raw_bytes=stored.nbytes * layout.frames,

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.common.resources import available_cores
-from medi2i.datasets.dicom import file
-from medi2i.datasets.dicom.file import VOLUME_MODALITIES, Unreadable
+from medi2i.datasets.dicom import header_checks
 from medi2i.datasets.dicom.grouping import group, natural
+from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom.reading import iter_frames, load_volume, open_file, read
 from medi2i.datasets.dicom.series import Series, SliceRef
 from medi2i.datasets.ours import without_ours
@@ -151,8 +151,8 @@ def examine_file(
         return found
     except Unreadable as error:
         return Skipped(path, error.reason)
-    except file.PARSE_ERRORS as error:
-        return Skipped(path, f"damaged DICOM ({type(error).__name__}: {file.short(error)})")
+    except header_checks.PARSE_ERRORS as error:
+        return Skipped(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})")
 
 
 def _drop_copies(

@@ -3,7 +3,7 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.dicom.header_checks import Unreadable
 from medi2i.datasets.headers import Header, read_header
 from medi2i.datasets.images import read_image, write_image
 

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.dicom.header_checks import Unreadable
 from medi2i.datasets.images import default_clip, kind_of, name_without_suffix, read_image, to_grey, write_image
 from medi2i.datasets.scaling import Clip
 

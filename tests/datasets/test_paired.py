@@ -9,7 +9,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.dicom.file import Unreadable
+from medi2i.datasets.dicom.header_checks import Unreadable
 from medi2i.datasets.images import write_image
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.loading import Example

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.dicom.derived_header import uid_from
-from medi2i.datasets.dicom.file import text
+from medi2i.datasets.dicom.header_checks import text
 
 EDITION = "2026c"
 METHOD = f"PS3.15 {EDITION} Basic Profile by medi2i"

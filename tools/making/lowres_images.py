@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.options.machinery import Checked, option
 from medi2i.datasets import dicom, images, lowres
-from medi2i.datasets.dicom.derived import DerivedSeries
-from medi2i.datasets.dicom.file import text
+from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.grid import Grid, new_position
 from medi2i.tools.making import noise
 from medi2i.tools.making.pair_folders import Done, Task, copy_file, refuse_existing

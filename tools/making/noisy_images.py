@@ -10,9 +10,9 @@ from medi2i.common.errors import UserError
 from medi2i.common.options.kinds import image_kind
 from medi2i.common.options.machinery import Checked, option
 from medi2i.datasets import dicom, images
-from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
-from medi2i.datasets.dicom.file import text
+from medi2i.datasets.dicom.header_checks import text
 from medi2i.tools.making import noise
 from medi2i.tools.making.pair_folders import Done, Task, copy_file, refuse_existing
 

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError, counted
 from medi2i.datasets import dicom, images, lists
-from medi2i.datasets.dicom.derived import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.scanning import run_parallel
 from medi2i.datasets.outputs import whole_file
 

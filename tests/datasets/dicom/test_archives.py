@@ -130,18 +130,18 @@ def test_orthanc_takes_a_folder_of_results(tmp_path, results):
 
 def test_numbers_and_descriptions_tell_models_apart(ct):
     from medi2i.common.inference.results import Provenance, _described
-    from medi2i.datasets.dicom import derived
+    from medi2i.datasets.dicom.derived_series import DerivedSeries
 
     header = ct(np.zeros((4, 4), np.uint16), SeriesNumber=7)
     made = {
-        sha: derived.DerivedSeries(header, model_name="enc_x1.npz", model_sha256=sha, description="x").number
+        sha: DerivedSeries(header, model_name="enc_x1.npz", model_sha256=sha, description="x").number
         for sha in ("ab" * 32, "cd" * 32)
     }
-    again = derived.DerivedSeries(header, model_name="enc_x1.npz", model_sha256="ab" * 32, description="x").number
+    again = DerivedSeries(header, model_name="enc_x1.npz", model_sha256="ab" * 32, description="x").number
     assert again == made["ab" * 32] != made["cd" * 32] and all(70001 <= number <= 79999 for number in made.values())
     for number in (None, 0, -5, 2**31 - 1):
         header.SeriesNumber = number
-        assert 0 <= derived.DerivedSeries(header, model_name="a", description="x").number < 2**31
+        assert 0 <= DerivedSeries(header, model_name="a", description="x").number < 2**31
     about = Provenance("enc_x1.npz", "ab" * 32, "pix2pix", {}, None, None)
     assert _described("Head 2 mm", about, "") == "Head 2 mm pix2pix abababab"
     assert _described("A" * 80, about, "2") == "A" * 45 + " pix2pix abababab 2" and 45 + 19 == 64

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medi2i.datasets.dicom.frames import TRAITS
 from medi2i.datasets.dicom.grouping import clusters, group
-from medi2i.datasets.dicom.series import SliceRef
+from medi2i.datasets.dicom.series import TRAITS, SliceRef
 
 KEYWORDS = [keyword for _, keyword in TRAITS]
 

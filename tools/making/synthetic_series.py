@@ -8,8 +8,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medi2i.common.version import VERSION
-from medi2i.datasets.dicom.derived import IMPLEMENTATION_UID
 from medi2i.datasets.dicom.derived_header import STORAGE, uid_from
+from medi2i.datasets.dicom.derived_series import IMPLEMENTATION_UID
 from medi2i.datasets.dicom.encoding import Encoding, decimal
 
 DATE = "20190101"
