@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.datasets import dicom, lists, lowres
+from medi2i.datasets import dicom, grid, lists
 from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, split_pairs
 from medi2i.tools.evaluation import metrics
@@ -84,11 +84,11 @@ def images(given, data, converted):
     for row in lists.read_list(data / "pairs_test.txt"):
         coarse, truth = (dicom.read(data / column).hu[np.newaxis] for column in row.columns)
         if not given.keep_small:  # made anew: what lies on the fine grid has been interpolated
-            coarse = lowres.reduce(lowres.continued(truth, given.scale), given.scale, given.method)
+            coarse = grid.reduce(grid.continued(truth, given.scale), given.scale, given.method)
         size = np.s_[0, : truth.shape[1], : truth.shape[2]]
         rows = {
             "nearest": coarse.repeat(given.scale, 1).repeat(given.scale, 2)[size],
-            "bicubic": lowres.enlarge(coarse, given.scale)[size],
+            "bicubic": grid.enlarge(coarse, given.scale)[size],
         }
         if converted is not None:
             rows[given.preset] = dicom.read(converted / row.columns[0]).hu
@@ -100,7 +100,7 @@ def main():
     parser.add_argument("ct", type=Path, help="a CT series as DICOM")
     parser.add_argument("--out", type=Path, default=Path("superres"), help="new folder for everything")
     parser.add_argument("--scale", type=int, default=2)
-    parser.add_argument("--method", choices=lowres.METHODS, default=lowres.BICUBIC)
+    parser.add_argument("--method", choices=grid.METHODS, default=grid.BICUBIC)
     parser.add_argument("--preset", choices=("superres", "superres_gan"), default="superres")
     parser.add_argument("--minutes", type=float, default=10, help="of training; 0: none")
     parser.add_argument("--keep_small", action="store_true", help="the coarse images on their own grid, and --scale")

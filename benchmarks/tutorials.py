@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_shapes, make_sinograms
 from medi2i.tools.evaluation import metrics

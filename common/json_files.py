@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.limits import check_regular, in_words
+from medi2i.common.limits import check_regular, in_words
 
 MOST_BYTES = 1 << 20  # of args, best.json and the like
 MOST_DIGITS = 40  # of a whole number

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.limits import check_regular
+from medi2i.common.limits import check_regular
 
 MOST_MEMBERS = 100_000
 LONGEST_HEADER = 10_000

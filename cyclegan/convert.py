@@ -23,8 +23,8 @@ from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
 from medi2i.datasets.grid import STEP
-from medi2i.datasets.scaling import Clip
-from medi2i.datasets.unpaired import DICOM_CLIP, HU_KINDS
+from medi2i.datasets.scaling import UNPAIRED_HU, Clip
+from medi2i.datasets.unpaired import HU_KINDS
 
 
 def command(argv):
@@ -81,7 +81,7 @@ def plan_of(options, model):
     numbers = setup.GREY_LEVELS if as_released else Clip()
     preparation = Preparation(
         clip_in,
-        DICOM_CLIP,
+        UNPAIRED_HU,
         setup.per_slice(trained.ch if forward else trained.out_ch, stack, model),
         crop,
         spacing=spacing if spacing > 0 else None,
@@ -97,7 +97,7 @@ def plan_of(options, model):
             translation,
             device,
             options,
-            setup.clip_in_hu(clip_out, inputs, dicom_clip=DICOM_CLIP),
+            setup.clip_in_hu(clip_out, inputs, dicom_clip=UNPAIRED_HU),
             lambda: examples_of(inputs, preparation, stack, fitting_of(trained)),
             images,
         )
@@ -119,13 +119,13 @@ def plan_of(options, model):
         network=network if samples is None else Network(samples.run),
         samples=samples,
         preparation=preparation,
-        form=Format(kind_out, clip_out, DICOM_CLIP, numbers=numbers, cropped=as_released, keep=keep),
+        form=Format(kind_out, clip_out, UNPAIRED_HU, numbers=numbers, cropped=as_released, keep=keep),
         stack=stack,
         combine=Combine.AVERAGE,
         inputs=inputs,
         compare_edges=not trained.gen_fc,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
-        known=setup.known_change(model, clip_out or (DICOM_CLIP if found == "dcm" else None), inputs),
+        known=setup.known_change(model, clip_out or (UNPAIRED_HU if found == "dcm" else None), inputs),
         analysis=_analysis(options, model, any_size, device),
     )
 

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from medi2i.datasets.images import Image
+from medi2i.datasets.reading import Image
 
 _INT16 = np.iinfo(np.int16)
 

@@ -1,9 +1,10 @@
-"""Outputs appear whole or not at all, and never in the place of an input."""
+"""Outputs appear whole or not at all, and never in the place of an input; which folders hold our own."""
 
 import contextlib
 import csv
 import hashlib
 import io
+import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -175,3 +176,38 @@ def _named(error: OSError, path: Path) -> OSError:
     if cause is None:  # a library's own, in words
         return OSError(f"{path}: {error}")
     return OSError(cause.errno, cause.strerror or os.strerror(cause.errno), str(path))
+
+
+REPORT, BESIDE = "conversion.json", ".report"
+"""Name of a conversion's report, and what the name of a folder of DICOM results has more where it lies beside them."""
+RUN = ("args", "command.txt")
+
+log = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+def what(folder) -> str | None:
+    """What a folder is, in words: results of a conversion, the report on them, a run of a training; None for others."""
+    folder = Path(os.path.abspath(folder))
+    if (folder / REPORT).is_file():
+        return "the report of a conversion" if folder.name.endswith(BESIDE) else "results of a conversion"
+    if (folder.with_name(folder.name + BESIDE) / REPORT).is_file():
+        return "results of a conversion"
+    return "a run of a training" if all((folder / name).is_file() for name in RUN) else None
+
+
+def without_ours(place, folders) -> list[str]:
+    """The names ``folders`` in the folder ``place`` without ours, which a line each tells of, once a process.
+
+    What is named itself is searched, whatever it is: this is for folders that are found below.
+    """
+    kept = []
+    for name in folders:
+        path = os.path.join(place, name)
+        found = what(path)
+        if found is None:
+            kept.append(name)
+        elif path not in _told:
+            _told.add(path)
+            log.warning("%s: left out, it holds %s; to take its images, name it", path, found)
+    return kept

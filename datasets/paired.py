@@ -9,12 +9,11 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
+from medi2i.datasets.catalogue import stacks
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.images import DICOM_CLIP
 from medi2i.datasets.pairs import FOLDERS, find_pairs
-from medi2i.datasets.scaling import Clip
-from medi2i.datasets.sources import stacks
+from medi2i.datasets.preparing import Domain, choose_channels, one_hot
+from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ def _domain(sources, options, option, cache, class_num=0, scale=1):
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
     return Domain(
-        choose_clip(vars(options)[option], sources, option, DICOM_CLIP),
+        choose_clip(vars(options)[option], sources, option, PAIRED_HU),
         choose_channels(sources, options.grey, options.released),
         cache,
         scale=scale,

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.images import name_without_suffix
-from medi2i.datasets.lists import find_files, locate_list, matches, read_list
-from medi2i.datasets.sources import Source, describe
+from medi2i.datasets.catalogue import Source, describe, find_files, matches
+from medi2i.datasets.kinds import name_without_suffix
+from medi2i.datasets.lists import locate_list, read_list
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.limits import check_pixels, check_regular, in_words
+from medi2i.common.limits import check_pixels, check_regular, in_words
 
 Pillow.MAX_IMAGE_PIXELS = None  # check_pixels is the bound of every reader here, with an option that raises it
 

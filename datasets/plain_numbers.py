@@ -1,5 +1,6 @@
-"""Plain numbers: npy arrays and text tables (csv, txt), measured before they are read."""
+"""Plain numbers: npy arrays and text tables (csv, txt), measured before they are read; the encoding of text files."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,40 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from medi2i.common.errors import Unreadable
+from medi2i.common.limits import check_bytes, check_file, check_pixels, check_regular, in_words
 from medi2i.common.npz_files import array_header
-from medi2i.datasets.limits import check_bytes, check_file, check_pixels, check_regular, in_words
 from medi2i.datasets.pictures import other_format
-from medi2i.datasets.text import decoder_of
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decoder_of(path: Path | str) -> str:
+    """The encoding of a text file: UTF-8, or what its byte order mark says (Excel's "Unicode text" is UTF-16).
+
+    Raises Unreadable for what is no text in it: Windows code pages, and files with zero bytes.
+    """
+    with open(path, "rb") as file:
+        head = file.read(4)
+        encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+        file.seek(0)
+        decoder = codecs.getincrementaldecoder(encoding)()
+        try:
+            while block := file.read(_BLOCK):
+                if "\0" in decoder.decode(block):
+                    raise Unreadable(path, "is not a text file (it holds zero bytes); a text file in UTF-8 is needed")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            raise Unreadable(
+                path, "is not a text file in UTF-8; saving it as UTF-8 would help (Excel: CSV UTF-8 or Unicode text)"
+            ) from None
+    return encoding
+
 
 MOST_CHANNELS = 4
 """Of an npy array: more planes than these are a volume, whose slices are images of their own."""

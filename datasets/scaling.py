@@ -1,11 +1,17 @@
-"""Between units of measurement (HU, grey levels) and the networks' [-1, 1]."""
+"""Between units of measurement (HU, grey levels) and the networks' [-1, 1]; which clip images have by default."""
 
 import dataclasses
+import logging
 import math
 
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.datasets.kinds import PLAIN_NUMBERS
+
+log = logging.getLogger(__name__)
+
+FAR = 1.5  # beyond, a network whose output ends in tanh is far from the truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +71,79 @@ class Clip:
         if not self.scales:
             return unit.copy()
         return (unit + 1.0) * (self.width / 2.0) + self.lower
+
+
+PAIRED_HU = Clip(-1024, 2000)  # the released pix2pix's
+UNPAIRED_HU = Clip(-1024, 176)  # the released CycleGAN's: base -1024, width 1200
+
+
+def default_clip(kind, bits):
+    """The clip of a kind of image when none is given (``bits`` as in ``Image``): see reference.md section 1."""
+    if kind == "dcm":
+        return PAIRED_HU
+    if kind in PLAIN_NUMBERS or bits is None:
+        return Clip()
+    return Clip(0, 2**bits - 1)
+
+
+def choose_clip(given, sources, option, dicom_clip):
+    """The clip of a domain: ``given`` [lower, upper], else the default of its images' kind. Raises UserError."""
+    if given is not None and list(given) != [None, None]:
+        return Clip(*given)
+    defaults = {}
+    for source in sources:
+        clip = dicom_clip if source.kind == "dcm" else default_clip(source.kind, source.bits)
+        defaults.setdefault(clip, source)
+    if len(defaults) > 1:
+        (one, first), (two, second), *_ = defaults.items()
+        raise UserError(
+            f"--{option}: {first.path} has the range {_shown(one)} and {second.path} {_shown(two)}; "
+            f"--{option} LOWER UPPER would say which to take"
+        )
+    others = {source.modality for source in sources if source.kind == "dcm"} - {"CT"}
+    if others:
+        log.warning(
+            "--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
+            "UPPER would fit better",
+            option,
+            ", ".join(sorted(others)),
+            _shown(dicom_clip),
+            option,
+        )
+    clip = next(iter(defaults))
+    if not clip.scales:
+        _tell_range(sources, option)
+    return clip
+
+
+def _tell_range(sources, option):
+    """Warn of values that stay as they are and are far from what networks take and give."""
+    extents = [source.extent for source in sources if source.extent is not None]
+    low, high = min((e[0] for e in extents), default=0.0), max((e[1] for e in extents), default=0.0)
+    if low >= -FAR and high <= FAR:
+        return
+    low, high = _short(low, -1), _short(high, 1)
+    if low == high:
+        high = low + 1
+    log.warning(
+        "--%s: the images have no range of their own and hold values from %g to %g, far outside of the [-1, 1] "
+        "that networks work with; -c%s %g %g would scale them (they are taken as they are)",
+        option,
+        low,
+        high,
+        option[-1].lower(),
+        low,
+        high,
+    )
+
+
+def _short(value, direction):
+    """``value`` with four digits, rounded up (``direction`` 1) or down (-1)."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
+    return float(f"{direction * math.ceil(direction * value / unit - 1e-9) * unit:.6g}")
+
+
+def _shown(clip):
+    return f"{clip.lower:g} to {clip.upper:g}" if clip.scales else "of no limits"

@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.limits import check_bytes, check_file, check_pixels, in_words
+from medi2i.common.limits import check_bytes, check_file, check_pixels, in_words
 from medi2i.datasets.pictures import bits_of, other_format, read_picture, refuse_several
 
 _COMPRESSION, _PHOTOMETRIC, _EXTRA = tifffile.COMPRESSION, tifffile.PHOTOMETRIC, tifffile.EXTRASAMPLE

@@ -9,16 +9,14 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, continued, joined, noise_and_key
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.domain import Domain, choose_channels, choose_clip
+from medi2i.datasets.catalogue import sources_in, stacks, within
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.scaling import Clip
-from medi2i.datasets.sources import sources_in, stacks, within
+from medi2i.datasets.preparing import Domain, choose_channels
+from medi2i.datasets.scaling import UNPAIRED_HU, choose_clip
 
 log = logging.getLogger(__name__)
 
-DICOM_CLIP = Clip(-1024, 176)  # HU: base -1024, width 1200, the released CycleGAN's
-HU_KINDS = ("dcm", "nii", "npy")  # for which --HU_base… counts
-VOLUMES = ("dcm", "nii")  # of a patient, whose left stays left
+HU_KINDS = ("dcm", "npy")  # for which --HU_base… counts
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
@@ -131,7 +129,7 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
         side,
         stack=options.stack,
         size=size,
-        augmentation=augmentation_for(phase, options, flips=sources[0].kind not in VOLUMES),
+        augmentation=augmentation_for(phase, options, flips=sources[0].kind != "dcm"),
     )
     known = options.ch if domain == "A" else options.out_ch
     if phase == "val" and known is not None and known != dataset.channels:
@@ -172,12 +170,12 @@ def _clip(options, option, sources):
             "--%s: npy is taken to be HU, and %g to %g becomes -1 to 1, as in the released code; --%s -1 1 "
             "would take values as they are",
             option,
-            DICOM_CLIP.lower,
-            DICOM_CLIP.upper,
+            UNPAIRED_HU.lower,
+            UNPAIRED_HU.upper,
             option,
         )
-        return DICOM_CLIP
-    return choose_clip(given, sources, option, DICOM_CLIP)
+        return UNPAIRED_HU
+    return choose_clip(given, sources, option, UNPAIRED_HU)
 
 
 def _within(sources, lowest, highest, folder, released):

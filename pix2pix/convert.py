@@ -22,8 +22,7 @@ from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.grid import STEP
-from medi2i.datasets.images import DICOM_CLIP
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.scaling import PAIRED_HU, Clip
 from medi2i.pix2pix.closing import evaluation_command
 
 
@@ -86,7 +85,7 @@ def plan_of(options, model):
     settings = setup.pixel_settings(options, model, clip_in=clip_in, clip_out=clip_out, keep=keep, more=more)
     preparation = Preparation(
         clip_in,
-        DICOM_CLIP,
+        PAIRED_HU,
         setup.per_slice(trained.ch, stack, model),
         crop,
         fixed=fixed,
@@ -122,7 +121,7 @@ def plan_of(options, model):
         form=Format(
             imgtype_out,
             clip_out,
-            DICOM_CLIP,
+            PAIRED_HU,
             classes,
             images,
             keep=keep,
@@ -133,7 +132,7 @@ def plan_of(options, model):
         combine=Combine.MIDDLE,
         inputs=inputs,
         description="pix2pix",
-        known=setup.known_change(model, clip_out or (DICOM_CLIP if inputs.sources[0].kind == "dcm" else None), inputs),
+        known=setup.known_change(model, clip_out or (PAIRED_HU if inputs.sources[0].kind == "dcm" else None), inputs),
         compare_edges=not classes and not trained.gen_fc,
     )
 

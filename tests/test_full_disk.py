@@ -19,8 +19,8 @@ from medi2i.common.training.pictures import save_figure
 from medi2i.common.training.profile import write_rows
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.snapshot import write_npz
-from medi2i.datasets.images import write_image
 from medi2i.datasets.outputs import append_text, csv_text, write_text
+from medi2i.datasets.writing import write_image
 from medi2i.tools import export_onnx, make_shapes, make_sinograms, split_pairs
 from medi2i.tools.evaluation import table
 from medi2i.tools.evaluation.metrics import Window

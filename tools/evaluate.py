@@ -16,7 +16,7 @@ from pathlib import Path
 from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
-from medi2i.datasets import images
+from medi2i.datasets import kinds
 from medi2i.datasets.locks import locked
 from medi2i.tools.evaluation import classical, files, html_report, measure, metrics, physics, picture, table, verdict
 from medi2i.tools.evaluation.evaluation import Evaluation, evaluate
@@ -40,7 +40,7 @@ class ComparedOptions(Checked):
     root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin")
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
-    imgtype: str | None = option(None, "-it", choices=list(images.KINDS), help="kind of the images [found out]")
+    imgtype: str | None = option(None, "-it", choices=list(kinds.KINDS), help="kind of the images [found out]")
     scale: int = option(
         1,
         type=int,

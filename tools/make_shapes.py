@@ -21,9 +21,9 @@ from PIL import Image
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.kinds import image_kind
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets.images import save_picture
 from medi2i.datasets.locks import is_lock, locked
 from medi2i.datasets.outputs import whole_file, write_text
+from medi2i.datasets.writing import save_picture
 from medi2i.tools.making import shapes
 
 BROWN = (0.55, 0.33, 0.16)

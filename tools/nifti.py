@@ -22,9 +22,9 @@ import numpy as np
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom
-from medi2i.datasets.advice import next_steps
 from medi2i.datasets.dicom.derived_series import decimal
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, encode
+from medi2i.datasets.kinds import next_steps
 from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making import identity, nifti

@@ -22,10 +22,11 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import DerivedSeries
-from medi2i.datasets.grid import AIR_HU, ORDERS, SKIN_HU, Grid, body_mask, new_position, sample
-from medi2i.datasets.images import read_image
+from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
 from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
+from medi2i.datasets.reading import read_image
 from medi2i.tools.making import registration
 from medi2i.tools.making.deidentify import Deidentifier
 from medi2i.tools.making.pair_folders import first_readable, name_of

@@ -20,7 +20,7 @@ import numpy as np
 
 from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
-from medi2i.datasets import lists
+from medi2i.datasets import catalogue, lists
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import load
 from medi2i.datasets.locks import locked
@@ -116,7 +116,7 @@ def describe(columns: Sequence[str], root: Path) -> Row:
     folder = "/".join(identity.folder_of(parts[:-1]))
     patient = next((person for part in parts if (person := identity.person_in(part))), "")
     series = ""
-    if lists.has_dicom_mark(path):
+    if catalogue.has_dicom_mark(path):
         try:
             header = load(path)
         except Unreadable:

@@ -7,11 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import beside
-from medi2i.datasets import dicom, lists
-from medi2i.datasets.advice import next_steps
+from medi2i.datasets import catalogue, dicom, lists
+from medi2i.datasets.catalogue import within
 from medi2i.datasets.dicom.series import Series, SliceRef
-from medi2i.datasets.images import KINDS, kind_of
-from medi2i.datasets.sources import within
+from medi2i.datasets.kinds import KINDS, kind_of, next_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +121,8 @@ def _from_roots(roots, kind, preferred, pattern):
             if found == "dcm":  # what has no suffix at all is among the files, and told of when it is no DICOM
                 others += [
                     ((file,), str(prefix / file.relative_to(root).as_posix()))
-                    for file in lists.walk(root)
-                    if kind_of(file) not in (None, "dcm") and lists.matches(file.name, pattern)
+                    for file in catalogue.walk(root)
+                    if kind_of(file) not in (None, "dcm") and catalogue.matches(file.name, pattern)
                 ]
         else:
             found = _kind_of_file(root, kind)
@@ -137,11 +136,11 @@ def _from_roots(roots, kind, preferred, pattern):
 
 def _find(root, kind, preferred, pattern):
     try:
-        return lists.find_files(root, kind, pattern)
+        return catalogue.find_files(root, kind, pattern)
     except UserError:
         if kind != "auto" or preferred == "auto":
             raise
-        return lists.find_files(root, preferred, pattern)
+        return catalogue.find_files(root, preferred, pattern)
 
 
 def _from_list(roots, kind, list_file, columns):

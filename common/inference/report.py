@@ -11,9 +11,8 @@ from pathlib import Path
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json, read_json
 from medi2i.common.version import VERSION
-from medi2i.datasets.ours import BESIDE
-from medi2i.datasets.ours import REPORT as NAME
-from medi2i.datasets.outputs import append_text, whole_file, write_text
+from medi2i.datasets.outputs import BESIDE, append_text, whole_file, write_text
+from medi2i.datasets.outputs import REPORT as NAME
 
 DATE = "%Y-%m-%d %H:%M:%S"  # of series_date
 WRITE_EVERY_SECONDS = 10.0

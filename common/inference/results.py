@@ -13,9 +13,10 @@ from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import ROUNDING
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_image
-from medi2i.datasets.images import KINDS, PLAIN_NUMBERS, SUFFIXES, default_clip, name_without_suffix, write_image
+from medi2i.datasets.kinds import KINDS, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.outputs import whole_file
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.scaling import Clip, default_clip
+from medi2i.datasets.writing import write_image
 
 
 @dataclasses.dataclass(frozen=True)

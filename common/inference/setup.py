@@ -6,8 +6,8 @@ from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options.files import ARGS
 from medi2i.common.training import mean_change
-from medi2i.datasets.images import DICOM_CLIP, PICTURES, PLAIN_NUMBERS
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.kinds import PICTURES, PLAIN_NUMBERS
+from medi2i.datasets.scaling import PAIRED_HU, Clip
 
 IN_HU = ("dcm", "nii")
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
@@ -71,7 +71,7 @@ def known_change(model, clip, inputs):
     )
 
 
-def clip_in_hu(clip, inputs, classes=0, dicom_clip=DICOM_CLIP):
+def clip_in_hu(clip, inputs, classes=0, dicom_clip=PAIRED_HU):
     """The Clip that takes the network's output to HU; None where the results are classes or images of another kind."""
     if classes or inputs.sources[0].kind not in IN_HU:
         return None

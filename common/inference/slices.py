@@ -12,19 +12,19 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.values import beyond_clip
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom import DicomImage
-from medi2i.datasets.domain import PADDING
 from medi2i.datasets.grid import (
     Grid,
-    clip_to_body,
+    enlarge,
+    enlarge_mask,
     new_position,
     resample,
     resample_back,
     resample_mask,
     resampled_size,
 )
-from medi2i.datasets.images import default_clip, read_image, to_grey
-from medi2i.datasets.lowres import enlarge, enlarge_mask
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.preparing import PADDING, clip_to_body
+from medi2i.datasets.reading import read_image, to_grey
+from medi2i.datasets.scaling import Clip, default_clip
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Slice:
     enlarged ``scale`` times.
 
     ``clip`` made ``unit`` of values, and ``beyond`` (as ``unit``, in the unit of values) is what it took off them, None
-    for nothing. ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.images.Image``;
+    for nothing. ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.reading.Image``;
     ``images`` are the DICOM images read, one of each column. ``unit`` may be set to None once nothing needs it.
     """
 
@@ -130,7 +130,7 @@ class Slice:
     def geometry(self):
         """{} where the result lies on the source's grid, else its "spacing" and "position" in mm (None: not known).
 
-        Both grids cover the same area (``datasets.lowres``). Raises UserError where the source has no PixelSpacing.
+        Both grids cover the same area (``datasets.grid``). Raises UserError where the source has no PixelSpacing.
         """
         if self.scale == 1:
             return {}

@@ -21,7 +21,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.results import counted, softmax
 from medi2i.common.networks.blocks import sampled_dropout
 from medi2i.datasets.dicom.encoding import Encoding
-from medi2i.datasets.images import name_without_suffix
+from medi2i.datasets.kinds import name_without_suffix
 from medi2i.datasets.outputs import whole_file
 
 log = logging.getLogger(__name__)

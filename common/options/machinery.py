@@ -8,10 +8,10 @@ import logging
 import re
 import sys
 
+from medi2i.common import limits
 from medi2i.common.errors import UserError
 from medi2i.common.options.old_spellings import RELEASED
 from medi2i.common.options.presets import ListPresets, preset_values
-from medi2i.datasets import limits
 
 log = logging.getLogger(__name__)
 

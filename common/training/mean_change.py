@@ -10,10 +10,10 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.networks.spec import Activation
-from medi2i.datasets.domain import Domain
-from medi2i.datasets.images import to_grey
+from medi2i.datasets.catalogue import Source
 from medi2i.datasets.paired import PairedDataset
-from medi2i.datasets.sources import Source
+from medi2i.datasets.preparing import Domain
+from medi2i.datasets.reading import to_grey
 from medi2i.datasets.unpaired import UnpairedDataset
 
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel

@@ -1,10 +1,10 @@
 """One DICOM reader for everything: folders -> series, files -> HU; and what writes derived and new series."""
 
+from medi2i.common.limits import MAX_PIXELS
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom.reading import DicomImage, iter_frames, read
 from medi2i.datasets.dicom.scanning import Scan, Skipped, scan
 from medi2i.datasets.dicom.series import Series, SliceRef
-from medi2i.datasets.limits import MAX_PIXELS
 
 __all__ = [
     "MAX_PIXELS",

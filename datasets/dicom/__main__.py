@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medi2i.common.errors import counted, printable, run
+from medi2i.common.limits import MAX_PIXELS
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.scanning import Scan, scan
-from medi2i.datasets.limits import MAX_PIXELS
 
 
 def as_json(found: Scan) -> dict:

@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.limits import BYTES_PER_PIXEL, check_bytes, check_pixels
+from medi2i.common.limits import BYTES_PER_PIXEL, check_bytes, check_pixels
 
 VOLUME_MODALITIES = ("CT", "MR", "PT")
 

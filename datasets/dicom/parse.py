@@ -19,9 +19,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 
 from medi2i.common.errors import Unreadable
+from medi2i.common.limits import check_regular, in_words
+from medi2i.common.limits import max_pixels as default_max_pixels
 from medi2i.datasets.dicom.header_checks import DEFLATED, PARSE_ERRORS, short
-from medi2i.datasets.limits import check_regular, in_words
-from medi2i.datasets.limits import max_pixels as default_max_pixels
 
 HEADER_BYTES = 1 << 27
 """What all values of a header together may take."""

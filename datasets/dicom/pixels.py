@@ -10,6 +10,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, get_decoder
 
 from medi2i.common.errors import Unreadable
+from medi2i.common.limits import in_words
 from medi2i.common.resources import bands
 from medi2i.datasets.dicom.compressed import frame_fragments, measure
 from medi2i.datasets.dicom.header_checks import (
@@ -23,7 +24,6 @@ from medi2i.datasets.dicom.header_checks import (
     whole,
 )
 from medi2i.datasets.dicom.parse import Parsed
-from medi2i.datasets.limits import in_words
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medi2i.datasets import limits
+from medi2i.common import limits
 from medi2i.datasets.dicom import header_checks, pixels
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom.parse import parse

@@ -18,8 +18,7 @@ from medi2i.datasets.dicom.grouping import group, natural
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
 from medi2i.datasets.dicom.reading import iter_frames, load_volume, open_file, read
 from medi2i.datasets.dicom.series import Series, SliceRef
-from medi2i.datasets.ours import without_ours
-from medi2i.datasets.outputs import UNFINISHED
+from medi2i.datasets.outputs import UNFINISHED, without_ours
 from medi2i.datasets.processes import Died, map_in_processes
 
 PARALLEL_FROM_SECONDS = 3.0

@@ -19,7 +19,7 @@ from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.options.machinery import BOUNDS
 from medi2i.cyclegan import net as unpaired
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import net as paired
 from medi2i.tools import demo, evaluate, make_phantom, make_shapes, make_sinograms, nifti, register, split_pairs
 from medi2i.tools.making.lowres_images import LowresOptions

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medi2i.common import resources
 from medi2i.common.inference import edges, values
-from medi2i.datasets import images
+from medi2i.datasets import writing
 from medi2i.datasets.dicom import encoding, pixels
 from medi2i.datasets.scaling import Clip
 
@@ -72,7 +72,7 @@ WORK = {
     "encode with padding": (lambda: encoding.encode(AFTER, ENCODING, BEFORE < -300), 2 + 9),  # (46)
     "encode beside": (lambda: encoding.encode(AFTER, ENCODING, None, None, (BEFORE, STORED)), 2 + 1),  # (52)
     "to_modality": (lambda: pixels.to_modality(None, STORED, Rescale), 4),  # (12)
-    "to_integers": (lambda: images.to_integers(AFTER[None], 16), 2),  # (10)
+    "to_integers": (lambda: writing.to_integers(AFTER[None], 16), 2),  # (10)
     "from_unit": (lambda: Clip(-400, 500).from_unit(AFTER[::-1].copy(), overwrite=True), 4),
 }
 

@@ -8,8 +8,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.headers import read_header
-from medi2i.datasets.images import kind_of, read_image
+from medi2i.datasets.kinds import kind_of
+from medi2i.datasets.reading import read_header, read_image
 
 SERIES = "1.2.826.0.1.3680043.8.498.7"
 

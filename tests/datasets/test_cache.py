@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medi2i.datasets.cache import ImageCache, compact, memory
-from medi2i.datasets.images import Image
+from medi2i.datasets.reading import Image
 
 
 def image(value, size=100):

@@ -5,8 +5,8 @@ import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.inputs import find_inputs
-from medi2i.datasets.lists import Row, find_files, locate_list, matches, number_key, read_list, walk
-from medi2i.datasets.sources import describe
+from medi2i.datasets.catalogue import describe, find_files, matches, number_key, walk
+from medi2i.datasets.lists import Row, locate_list, read_list
 
 
 def touch(folder, *names):

@@ -10,10 +10,10 @@ from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.images import write_image
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.loading import Example
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.writing import write_image
 
 HEAD = Path(__file__).parents[3] / "shared" / "data" / "ct-head"
 

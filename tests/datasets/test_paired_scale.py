@@ -5,10 +5,10 @@ import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
-from medi2i.datasets import lowres, paired
+from medi2i.datasets import grid, paired
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.images import write_image
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.writing import write_image
 
 
 def folders(root, small, large):
@@ -29,7 +29,7 @@ def test_the_input_is_enlarged_and_both_are_cropped_alike(tmp_path):
     x, t = build(tmp_path)[0]
     middle = np.s_[:, 4:22, 4:28]
     np.testing.assert_array_equal(t, Clip(0, 255).to_unit(large)[middle])
-    np.testing.assert_array_equal(x, Clip(0, 255).to_unit(lowres.enlarge(small, 3))[middle])
+    np.testing.assert_array_equal(x, Clip(0, 255).to_unit(grid.enlarge(small, 3))[middle])
 
 
 def test_a_random_crop_shows_one_place_of_both(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image as Pillow
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.headers import read_header
-from medi2i.datasets.images import KINDS, read_image
+from medi2i.datasets.kinds import KINDS
+from medi2i.datasets.reading import read_header, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 PICTURES = ("png", "jpg", "bmp", "gif", "tif")

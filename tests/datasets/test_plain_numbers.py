@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy_format
 
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 
 TABLE = "1,2,3\n4,5,6\n"
 

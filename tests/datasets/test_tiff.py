@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from medi2i.datasets.headers import read_header
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_header, read_image
 
 STACK = np.arange(6 * 5 * 7, dtype=np.uint16).reshape(6, 5, 7)
 

@@ -10,9 +10,10 @@ from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.datasets import paired, unpaired
 from medi2i.datasets.augment import UncutExamples, examples_for, joined
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.domain import Domain
-from medi2i.datasets.images import Image, write_image
+from medi2i.datasets.preparing import Domain
+from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.writing import write_image
 
 STEPS = {"random_translate": 3, "random_rot90": True}  # no interpolation
 TURNS = {**STEPS, "random_rotation": 15, "random_scale": 0.1}

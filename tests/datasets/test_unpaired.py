@@ -11,8 +11,8 @@ from medi2i.common.options import UnpairedOptions, parse
 from medi2i.datasets import unpaired
 from medi2i.datasets.augment import apply
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.images import write_image
 from medi2i.datasets.scaling import Clip
+from medi2i.datasets.writing import write_image
 
 HEAD = Path(__file__).parents[3] / "shared" / "data" / "ct-head"
 DIRECTIONS = [1, 0, 0, 0, 1, 0]

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 
 from medi2i.cyclegan import convert as cyclegan_convert
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import convert as pix2pix_convert
 
 pytestmark = pytest.mark.parity

@@ -7,8 +7,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from medi2i.datasets import dicom, lowres
-from medi2i.datasets.images import read_image, write_image
+from medi2i.datasets import dicom, grid
+from medi2i.datasets.reading import read_image
+from medi2i.datasets.writing import write_image
 from medi2i.tools import make_lowres, make_phantom
 
 
@@ -30,7 +31,7 @@ def pairs(out):
     return [(out / a, out / b) for a, b in listed]
 
 
-@pytest.mark.parametrize("method", lowres.METHODS)
+@pytest.mark.parametrize("method", grid.METHODS)
 def test_on_the_fine_grid(made, tmp_path, capsys, method):
     assert run(made, tmp_path / "o", "--method", method) == 0
     assert "3 pairs" in capsys.readouterr().out
@@ -38,8 +39,8 @@ def test_on_the_fine_grid(made, tmp_path, capsys, method):
         source = made / b.relative_to(tmp_path / "o" / "trainB")
         assert b.read_bytes() == source.read_bytes()
         x, t = dicom.read(a), dicom.read(b)
-        low = lowres.reduce(lowres.continued(t.hu[np.newaxis], 2), 2, method)
-        np.testing.assert_array_equal(x.hu, np.rint(lowres.enlarge(low, 2)[0, :41, :50]))
+        low = grid.reduce(grid.continued(t.hu[np.newaxis], 2), 2, method)
+        np.testing.assert_array_equal(x.hu, np.rint(grid.enlarge(low, 2)[0, :41, :50]))
         assert x.spacing == t.spacing and x.where.position == t.where.position
         assert x.header.ImageType[0] == "DERIVED" and x.header.SeriesInstanceUID != t.header.SeriesInstanceUID
         assert x.header.SeriesDescription == "Resolution 1/2, on the fine grid"
@@ -53,7 +54,7 @@ def test_on_the_coarse_grid_with_its_geometry(made, tmp_path):
         x, t = dicom.read(a), dicom.read(b)
         assert x.hu.shape == (13, 16) and t.hu.shape == (39, 48)
         np.testing.assert_array_equal(t.hu, source.hu[:39, :48])
-        np.testing.assert_array_equal(x.hu, np.rint(lowres.reduce(t.hu[np.newaxis], 3)[0]))
+        np.testing.assert_array_equal(x.hu, np.rint(grid.reduce(t.hu[np.newaxis], 3)[0]))
         np.testing.assert_allclose(x.spacing, np.multiply(source.spacing, 3))
         np.testing.assert_allclose(t.spacing, source.spacing)
         np.testing.assert_allclose(t.where.position, source.where.position)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom, images, lists
+from medi2i.datasets import catalogue, dicom, kinds, lists, reading
 
 DICOM = "dcm"
 NO_IMAGES = (".json", ".html", ".md")  # reports that lie beside converted images; DICOM may have any other name
@@ -35,7 +35,7 @@ class Found:
 
     def load(self) -> Loaded:
         """Read the image. Raises Unreadable."""
-        image = images.read_image(self.path, self.kind, frame=self.frame)
+        image = reading.read_image(self.path, self.kind, frame=self.frame)
         array = image.array[0] if len(image.array) == 1 else image.array
         return Loaded(array, None if image.mask is None else ~image.mask, image.bits)
 
@@ -55,7 +55,7 @@ class Listing:
 
 def list_folder(folder, kind: str | None = None) -> Listing:
     """All images of one kind below `folder`; without `kind`, of the only kind that is there. Raises UserError."""
-    kind, paths = lists.find_files(folder, kind or "auto")
+    kind, paths = catalogue.find_files(folder, kind or "auto")
     return list_files([path for path in paths if path.suffix.lower() not in NO_IMAGES], Path(folder), kind)
 
 
@@ -87,7 +87,7 @@ def list_pairs(list_file, root, from_col: int = 0, to_col: int = 1, kind: str | 
         keys = {}
         for row in rows:  # several inputs may have one truth
             keys.setdefault(root / row.columns[column], []).append(PurePosixPath(row.columns[from_col]).as_posix())
-        own = kind or images.kind_of(next(iter(keys))) or DICOM
+        own = kind or kinds.kind_of(next(iter(keys))) or DICOM
         sides.append(list_files(list(keys), root, own, keys))
     return sides[0], sides[1]
 
@@ -169,8 +169,8 @@ class _Lookup:
 
 def _stem(key):
     name, mark, frame = key.partition("#")
-    kind = images.kind_of(name)
-    return (images.name_without_suffix(name, kind) if kind else name) + mark + frame
+    kind = kinds.kind_of(name)
+    return (kinds.name_without_suffix(name, kind) if kind else name) + mark + frame
 
 
 def _series_names(series):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.lowres import enlarge, enlarge_mask
+from medi2i.datasets.grid import enlarge, enlarge_mask
 from medi2i.datasets.outputs import naming
 from medi2i.tools.evaluation import metrics
 

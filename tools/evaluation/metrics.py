@@ -10,7 +10,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from medi2i.common.errors import UserError
-from medi2i.datasets import images
+from medi2i.datasets import scaling
 
 SSIM_SIGMA = 1.5  # Wang et al. 2004: Gaussian weights, sigma 1.5, population covariance
 SSIM_WIDTH = 11  # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
@@ -187,7 +187,7 @@ def full_window(slices, unit: str) -> Window:
     loaded = [one.truth.load() for one in slices]
     bits = {one.bits for one in loaded}
     if unit == "HU" or len(bits) == 1 and bits != {None}:
-        clip = images.default_clip(slices[0].truth.kind, loaded[0].bits)
+        clip = scaling.default_clip(slices[0].truth.kind, loaded[0].bits)
         return Window(FULL.name, clip.lower, clip.upper)
     lower, upper = min(float(one.array.min()) for one in loaded), max(float(one.array.max()) for one in loaded)
     return Window(FULL.name, lower, upper if upper > lower else lower + 1)

@@ -7,7 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import dicom, images, lowres
+from medi2i.datasets import dicom, grid, kinds, reading, writing
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.grid import Grid, new_position
@@ -30,7 +30,7 @@ class LowresOptions(Checked):
     method: str = option(
         "bicubic",
         "-m",
-        choices=list(lowres.METHODS),
+        choices=list(grid.METHODS),
         help="how: anti-aliased bicubic, or the outer part of k-space cut off, as an MR scan with a smaller matrix",
     )
     noise: float = option(0, type=float, low=0, metavar="SD", help="Gaussian noise added to the coarse image, HU in CT")
@@ -44,7 +44,7 @@ class LowresOptions(Checked):
         0, type=int, low=0, high=2**32 - 1, help="of the noise: same seed and image, same noise, in any order"
     )
     modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="DICOM modalities to take")
-    imgtype: str = option("auto", "-it", choices=["auto", *images.SUFFIXES], help="kind of the images")
+    imgtype: str = option("auto", "-it", choices=["auto", *kinds.SUFFIXES], help="kind of the images")
     workers: int = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     force: bool = option(False, type=bool, help="overwrite existing files")
 
@@ -76,13 +76,13 @@ def coarse(array: np.ndarray, options: LowresOptions, rng: np.random.Generator) 
     Sizes that are no multiples of the scale: on its own grid the coarse image lacks the last, incomplete pixels; for
     the fine grid the image is continued by its last row and column first.
     """
-    fit = lowres.cut if options.keep_small else lowres.continued
-    low = lowres.reduce(fit(array, options.scale), options.scale, options.method)
+    fit = grid.cut if options.keep_small else grid.continued
+    low = grid.reduce(fit(array, options.scale), options.scale, options.method)
     if options.noise:
         low = noise.gaussian(low, options.noise, rng)
     if options.keep_small:
         return low
-    return lowres.enlarge(low, options.scale)[:, : array.shape[1], : array.shape[2]]
+    return grid.enlarge(low, options.scale)[:, : array.shape[1], : array.shape[2]]
 
 
 def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
@@ -98,11 +98,11 @@ def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     )
     values = coarse(image.hu[np.newaxis], options, rng)[0]
     clean = out / "trainB" / task.name
-    whole = not options.keep_small or lowres.cut(image.hu, options.scale).shape == image.hu.shape
+    whole = not options.keep_small or grid.cut(image.hu, options.scale).shape == image.hu.shape
     if not options.keep_small:
         report = task.series.write(out / "trainA" / task.name, image, values, mask=image.mask, force=options.force)
     else:
-        mask = None if image.mask is None else lowres.reduce_mask(lowres.cut(image.mask, options.scale), options.scale)
+        mask = None if image.mask is None else grid.reduce_mask(grid.cut(image.mask, options.scale), options.scale)
         report = task.series.write(
             out / "trainA" / task.name,
             image,
@@ -114,7 +114,7 @@ def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     if task.frames == 1 and whole:
         copy_file(task.path, clean, options.force)
     else:
-        hu = lowres.cut(image.hu, options.scale) if options.keep_small else image.hu
+        hu = grid.cut(image.hu, options.scale) if options.keep_small else image.hu
         mask = None if image.mask is None else image.mask[: hu.shape[0], : hu.shape[1]]
         # What is cut off lies at the end of rows and columns: spacing and position stay.
         task.clean_series.write(
@@ -145,18 +145,18 @@ def geometry(image: dicom.DicomImage, size: tuple[int, int], scale: int) -> dict
 
 def image_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     """The same for images that are not DICOM."""
-    image = images.read_image(task.path)
-    array, kind = image.array, images.kind_of(task.name)
+    image = reading.read_image(task.path)
+    array, kind = image.array, kinds.kind_of(task.name)
     check_size(task.path, array.shape[1:], options.scale)
     rng = noise.generator_for(options.seed, 0, np.ascontiguousarray(array).tobytes())
     values = coarse(array, options, rng)
     refuse_existing(out, task.name, options.force)
-    saturated = images.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
-    clean = lowres.cut(array, options.scale) if options.keep_small else array
-    if images.kind_of(task.path) == kind and clean.shape == array.shape:
+    saturated = writing.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
+    clean = grid.cut(array, options.scale) if options.keep_small else array
+    if kinds.kind_of(task.path) == kind and clean.shape == array.shape:
         copy_file(task.path, out / "trainB" / task.name, options.force)
     else:
-        images.write_image(out / "trainB" / task.name, clean, kind, bits=image.bits)
+        writing.write_image(out / "trainB" / task.name, clean, kind, bits=image.bits)
     return Done(task.name, saturated, values.size)
 
 

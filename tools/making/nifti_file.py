@@ -17,7 +17,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.limits import check_bytes, check_pixels, check_regular, in_words
+from medi2i.common.limits import check_bytes, check_pixels, check_regular, in_words
 
 _REAL = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _COMPLEX, _COLOUR = (32, 1792, 2048), (128, 2304)

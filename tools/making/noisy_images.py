@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from medi2i.common.errors import UserError
 from medi2i.common.options.kinds import image_kind
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import dicom, images
+from medi2i.datasets import dicom, kinds, reading, writing
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
 from medi2i.datasets.dicom.header_checks import text
@@ -52,7 +52,7 @@ class NoiseOptions(Checked):
     )
     modality: list = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
     imgtype: str = option(
-        "auto", "-it", choices=["auto", *images.SUFFIXES], spelled=image_kind, help="kind of the images"
+        "auto", "-it", choices=["auto", *kinds.SUFFIXES], spelled=image_kind, help="kind of the images"
     )
     workers: int = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     gpu: int = option(None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any")
@@ -142,8 +142,8 @@ def dose_noise(image: dicom.DicomImage, options: NoiseOptions, rng: np.random.Ge
 
 
 def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
-    image = images.read_image(task.path)
-    array, kind = image.array, images.kind_of(task.name)
+    image = reading.read_image(task.path)
+    array, kind = image.array, kinds.kind_of(task.name)
     rng = noise.generator_for(options.seed, task.repeat, np.ascontiguousarray(array).tobytes())
     whole = image.bits is not None
     least, most = (0, 2**image.bits - 1) if whole else (-np.inf, np.inf)
@@ -154,9 +154,9 @@ def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
             array, options.counts, rng, least, most, unbiased=options.model == noise.UNBIASED
         )
     refuse_existing(out, task.name, options.force)
-    saturated += images.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
-    if images.kind_of(task.path) == kind:
+    saturated += writing.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
+    if kinds.kind_of(task.path) == kind:
         copy_file(task.path, out / "trainB" / task.name, options.force)
     else:
-        images.write_image(out / "trainB" / task.name, array, kind, bits=image.bits)
+        writing.write_image(out / "trainB" / task.name, array, kind, bits=image.bits)
     return Done(task.name, saturated, values.size)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError, counted
-from medi2i.datasets import dicom, images, lists
+from medi2i.datasets import catalogue, dicom, kinds
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.scanning import run_parallel
 from medi2i.datasets.outputs import whole_file
@@ -57,8 +57,8 @@ def check_folders(root: Path, out: Path, force: bool) -> None:
 
 def is_dicom(root: Path, imgtype: str) -> tuple[bool, str]:
     """Whether the images below the root are DICOM, and their kind ("auto" where only their content says)."""
-    kind = imgtype if imgtype != "auto" or root.is_file() else lists.find_files(root)[0]
-    return kind in ("auto", "dcm") and (kind == "dcm" or images.kind_of(root) in (None, "dcm")), kind
+    kind = imgtype if imgtype != "auto" or root.is_file() else catalogue.find_files(root)[0]
+    return kind in ("auto", "dcm") and (kind == "dcm" or kinds.kind_of(root) in (None, "dcm")), kind
 
 
 def dicom_tasks(
@@ -115,7 +115,7 @@ def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
     """The file's place below the root, ending in .dcm, with the frame's number where there are several; never given
     twice."""
     place = item.path.relative_to(root) if root.is_dir() else Path(item.path.name)
-    base = images.name_without_suffix(listable(place.as_posix()), "dcm")
+    base = kinds.name_without_suffix(listable(place.as_posix()), "dcm")
     base = f"{base}_f{item.frame + 1:04d}" if item.frames > 1 else base
     name, number = f"{base}.dcm", 2
     while name.casefold() in taken:  # IM1 and IM1.dcm; IM1 and im1 on a file system that knows no case
@@ -135,11 +135,11 @@ def realisation(name: str, repeat: int, repeats: int) -> str:
 
 def image_tasks(root: Path, kind: str, repeats: int = 1) -> list[Task]:
     """All images of a kind below the root, or the one that the root is."""
-    files = [root] if root.is_file() else lists.find_files(root, kind)[1]
+    files = [root] if root.is_file() else catalogue.find_files(root, kind)[1]
     tasks, taken = [], set()
     for path in files:
         place = path.relative_to(root) if root.is_dir() else Path(path.name)
-        if images.kind_of(path) == "jpg":  # compressing what was made would change it
+        if kinds.kind_of(path) == "jpg":  # compressing what was made would change it
             place = place.with_suffix(".png")
         place = Path(listable(place.as_posix()))
         name, number = place.as_posix(), 2

@@ -8,7 +8,8 @@ from skimage.filters import threshold_otsu
 from skimage.registration import phase_cross_correlation
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.grid import SKIN_HU, Grid, body_mask, sample
+from medi2i.datasets.grid import Grid, sample
+from medi2i.datasets.preparing import SKIN_HU, body_mask
 
 COARSE = 3.0  # mm: the first, three-dimensional search
 FINEST = 1 / 20  # of a pixel: the second search, in the plane

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.common import resources
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import convert
 
 NO_CLIP = dict(clipA=None, clipB=None)

@@ -12,7 +12,7 @@ from skimage.transform import rescale
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.cyclegan import convert as cyclegan_convert
-from medi2i.datasets.images import read_image
+from medi2i.datasets.reading import read_image
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix import convert as pix2pix_convert
 

@@ -6,8 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from medi2i.datasets import dicom, lowres
-from medi2i.datasets.images import read_image, write_image
+from medi2i.datasets import dicom, grid
+from medi2i.datasets.reading import read_image
+from medi2i.datasets.writing import write_image
 from medi2i.pix2pix import convert
 from medi2i.tools import evaluate
 
@@ -17,7 +18,7 @@ def run(*argv):
 
 
 def enlarged(hu, scale):
-    return np.clip(lowres.enlarge(hu[np.newaxis], scale)[0], -1024, 2000)
+    return np.clip(grid.enlarge(hu[np.newaxis], scale)[0], -1024, 2000)
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -44,7 +45,7 @@ def test_identity_is_bicubic_and_a_crop_is_of_the_enlarged_image(tmp_path, paire
     assert run("-m", "identity", "--scale", 2, "-R", tmp_path / "in", "-o", tmp_path / "out", "-ca", -2000, 3000) == 0
     (name,) = files.tree(tmp_path / "in")
     x, y = dicom.read(tmp_path / "in" / name), dicom.read(tmp_path / "out" / name)
-    fine = lowres.enlarge(x.hu[np.newaxis], 2)[0]
+    fine = grid.enlarge(x.hu[np.newaxis], 2)[0]
     np.testing.assert_allclose(y.hu, fine, atol=0.51)
     away = paired_run(offset=0.5, scale=2)
     assert run(away, "-R", tmp_path / "in", "-o", tmp_path / "crop", "-ch", 10, "-cw", 12, "--engine", "chainer") == 0
@@ -92,7 +93,7 @@ def test_pictures(tmp_path, paired_run):
         )
         == 0
     )
-    np.testing.assert_allclose(read_image(tmp_path / "out" / "a.png").array, lowres.enlarge(grey, 2), atol=0.6)
+    np.testing.assert_allclose(read_image(tmp_path / "out" / "a.png").array, grid.enlarge(grey, 2), atol=0.6)
 
 
 def test_another_scale_than_that_of_the_training_is_refused(tmp_path, paired_run, files, capsys):
@@ -134,6 +135,6 @@ def test_evaluate_enlarges_the_input_for_doing_nothing(tmp_path, paired_run):
     assert evaluate.main([*map(str, words), "-o", str(tmp_path / "e"), "--scale", "2"]) == 0
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     rmse = {one["row"]: one["mean"] for one in found["summary"] if one["metric"] == "rmse" and one["series"] == "all"}
-    assert rmse["identity"] == pytest.approx(np.sqrt(np.mean((lowres.enlarge(small, 2) - large) ** 2)), rel=1e-5)
+    assert rmse["identity"] == pytest.approx(np.sqrt(np.mean((grid.enlarge(small, 2) - large) ** 2)), rel=1e-5)
     assert rmse["ours"] == 0 and "bicubic" in found["rows"]["identity"]
     assert evaluate.main([*map(str, words), "-o", str(tmp_path / "f")]) == 1

@@ -300,7 +300,7 @@ def test_ct_to_a_quantitative_map_as_mr(tmp_path, paired_run, files, clip, step)
 
 @pytest.mark.parametrize("kind, bits, changed", [("npy", None, False), ("tif", None, False), ("csv", None, False)])
 def test_identity_to_plain_numbers(tmp_path, metal, kind, bits, changed):
-    from medi2i.datasets.images import read_image
+    from medi2i.datasets.reading import read_image
 
     assert run("-m", "identity", "-R", metal, "-o", tmp_path / "out", "--imgtype_out", kind) == 0
     np.testing.assert_array_equal(read_image(tmp_path / f"out/1.{kind}").array[0], METAL)
@@ -315,7 +315,7 @@ def test_identity_of_pictures_keeps_bits_and_counts_what_eight_bits_lose(tmp_pat
     Pillow.fromarray(image).save(tmp_path / "in/a.png")
     for kind in ("png", "tif", "npy"):
         assert run("-m", "identity", "-R", tmp_path / "in", "-o", tmp_path / kind, "--imgtype_out", kind) == 0
-        from medi2i.datasets.images import read_image
+        from medi2i.datasets.reading import read_image
 
         np.testing.assert_array_equal(read_image(tmp_path / f"{kind}/a.{kind}").array[0], image)
         assert "values" not in report_of(tmp_path / kind)

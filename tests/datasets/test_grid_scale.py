@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets import lowres
+from medi2i.datasets import grid
 from medi2i.datasets.grid import Grid
 
-METHODS = pytest.mark.parametrize("method", lowres.METHODS)
+METHODS = pytest.mark.parametrize("method", grid.METHODS)
 
 
 @METHODS
 @pytest.mark.parametrize("scale", [2, 3])
 def test_a_constant_stays_constant_there_and_back(method, scale):
     image = np.full((2, 5 * scale, 7 * scale), 137.0, np.float32)
-    low = lowres.reduce(image, scale, method)
+    low = grid.reduce(image, scale, method)
     assert low.shape == (2, 5, 7) and low.dtype == np.float32
     np.testing.assert_allclose(low, 137, rtol=1e-6)
-    back = lowres.enlarge(low, scale)
+    back = grid.enlarge(low, scale)
     assert back.shape == image.shape and back.dtype == np.float32
     np.testing.assert_allclose(back, 137, rtol=1e-6)
 
@@ -30,10 +30,10 @@ def test_coarse_pixels_lie_over_the_middle_of_fine_ones(method, scale, size):
     def wave(y, x):
         return 3 + np.cos(rows * y[:, None] + 0.3) * np.sin(columns * x + 1.1)
 
-    low = lowres.reduce(wave(np.arange(size[0]), np.arange(size[1]))[np.newaxis], scale, method)[0]
+    low = grid.reduce(wave(np.arange(size[0]), np.arange(size[1]))[np.newaxis], scale, method)[0]
     centres = [scale * np.arange(n // scale) + (scale - 1) / 2 for n in size]
     wanted = wave(*centres)
-    if method == lowres.KSPACE:
+    if method == grid.KSPACE:
         np.testing.assert_allclose(low, wanted, atol=1e-5)
     inner = np.s_[2:-2, 2:-2]
 
@@ -58,9 +58,9 @@ def test_band_limited_images_survive_truncation_exactly(scale, size):
             a, phase = rng.normal(), rng.uniform(0, 2 * np.pi)
             image += a * np.cos(2 * np.pi * (v * y[:, None] / size[0] + u * x / size[1]) + phase)
             wanted += a * np.cos(2 * np.pi * (v * cy[:, None] / size[0] + u * cx / size[1]) + phase)
-    np.testing.assert_allclose(lowres.reduce(image[np.newaxis], scale, lowres.KSPACE)[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(grid.reduce(image[np.newaxis], scale, grid.KSPACE)[0], wanted, atol=1e-4)
     too_fine = np.cos(2 * np.pi * (coarse[1] // 2 + 1) * x / size[1]) + np.zeros(size)
-    np.testing.assert_allclose(lowres.reduce(too_fine[np.newaxis], scale, lowres.KSPACE), 0, atol=1e-5)
+    np.testing.assert_allclose(grid.reduce(too_fine[np.newaxis], scale, grid.KSPACE), 0, atol=1e-5)
 
 
 @METHODS
@@ -68,13 +68,13 @@ def test_what_is_too_fine_does_not_alias(method):
     """Stripes two pixels wide: every second pixel alone would be all white or all black."""
     stripes = np.zeros((1, 16, 24), np.float32)
     stripes[:, :, ::2] = 1
-    inner = lowres.reduce(stripes, 4, method)[0, :, 1:-1]
+    inner = grid.reduce(stripes, 4, method)[0, :, 1:-1]
     np.testing.assert_allclose(inner, 0.5, atol=0.02)
 
 
 def test_enlarging_keeps_ramps_and_hits_no_corner():
     ramp = np.arange(9, dtype=np.float32)[np.newaxis, :, np.newaxis] * np.ones((1, 9, 7), np.float32)
-    fine = lowres.enlarge(ramp, 2)[0]
+    fine = grid.enlarge(ramp, 2)[0]
     wanted = (np.arange(18) - 0.5) / 2
     np.testing.assert_allclose(fine[4:-4], (wanted[:, None] * np.ones(14))[4:-4], atol=1e-5)
 
@@ -88,16 +88,16 @@ def test_both_grids_have_one_centre():
 def test_sizes_that_do_not_divide():
     image = np.arange(5 * 7, dtype=np.float32).reshape(1, 5, 7)
     with pytest.raises(ValueError, match="5x7"):
-        lowres.reduce(image, 2)
+        grid.reduce(image, 2)
     with pytest.raises(ValueError, match="method 'nearest'"):
-        lowres.reduce(image, 1, "nearest")
-    whole = lowres.continued(image, 3)
+        grid.reduce(image, 1, "nearest")
+    whole = grid.continued(image, 3)
     assert whole.shape == (1, 6, 9)
     np.testing.assert_array_equal(whole[:, :5, :7], image)
     np.testing.assert_array_equal(whole[:, 5, :7], image[:, 4])
     np.testing.assert_array_equal(whole[:, :5, 8], image[:, :, 6])
-    np.testing.assert_array_equal(lowres.cut(image, 3), image[:, :3, :6])
-    assert lowres.continued(image, 1) is image
+    np.testing.assert_array_equal(grid.cut(image, 3), image[:, :3, :6])
+    assert grid.continued(image, 1) is image
 
 
 def test_masks():
@@ -105,6 +105,6 @@ def test_masks():
     mask[1, 2] = True
     wanted = np.zeros((2, 3), bool)
     wanted[0, 1] = True
-    np.testing.assert_array_equal(lowres.reduce_mask(mask, 2), wanted)
-    again = lowres.enlarge_mask(wanted, 2)
+    np.testing.assert_array_equal(grid.reduce_mask(mask, 2), wanted)
+    again = grid.enlarge_mask(wanted, 2)
     assert again.sum() == 4 and again[0:2, 2:4].all()

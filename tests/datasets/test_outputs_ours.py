@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from medi2i.datasets import dicom, lists, ours
+from medi2i.datasets import catalogue, dicom, outputs
 from medi2i.pix2pix import convert
 
 
@@ -38,7 +38,7 @@ def test_results_inside_of_the_input_are_left_out_and_can_be_named(tmp_path, cap
     told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert f"{root / 'deep/denoised'}: left out, it holds results of a conversion; to take its images, name it" in told
     assert len(told) == len(set(told)) == (4 if kind == "dcm" else 2)  # for DICOM the report lies beside
-    assert len(lists.find_files(root, kind)[1]) == 3
+    assert len(catalogue.find_files(root, kind)[1]) == 3
     if kind == "dcm":
         assert sum(len(found.slices) for found in dicom.scan(root).series) == 3
     assert run("-m", "identity", "-R", root / "deep/denoised", "-o", tmp_path / "named") == 0
@@ -48,8 +48,8 @@ def test_results_inside_of_the_input_are_left_out_and_can_be_named(tmp_path, cap
 def test_a_run_of_a_training_is_left_out_with_its_pictures(tmp_path):
     root = pictures(tmp_path / "data")
     pictures(root / "result/2026/vis")
-    for name in ours.RUN:
+    for name in outputs.RUN:
         (root / "result/2026" / name).write_text("{}")
-    assert lists.find_files(root)[1] == [root / f"{i}.png" for i in range(3)]
-    assert len(lists.find_files(root / "result/2026/vis")[1]) == 3
-    assert ours.what(root / "result/2026") == "a run of a training" and ours.what(root) is None
+    assert catalogue.find_files(root)[1] == [root / f"{i}.png" for i in range(3)]
+    assert len(catalogue.find_files(root / "result/2026/vis")[1]) == 3
+    assert outputs.what(root / "result/2026") == "a run of a training" and outputs.what(root) is None

@@ -1,7 +1,23 @@
-"""What to do about files that no reader here takes, by their names."""
+"""Kinds of image files, by their names; and what to do about files that no reader here takes."""
 
 from collections.abc import Iterable
 from pathlib import Path
+
+SUFFIXES = {
+    "dcm": (".dcm", ".dicom", ".ima"),
+    "jpg": (".jpg", ".jpeg"),
+    "png": (".png",),
+    "tif": (".tif", ".tiff"),
+    "bmp": (".bmp",),
+    "gif": (".gif",),
+    "npy": (".npy",),
+    "csv": (".csv",),
+    "txt": (".txt",),
+}
+KINDS = tuple(SUFFIXES)
+PICTURES = ("jpg", "png", "tif", "bmp")
+PLAIN_NUMBERS = ("npy", "csv", "txt")
+_KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 _STEPS = {
     "tools/nifti.py makes DICOM of it": (".nii", ".nii.gz"),
@@ -44,6 +60,19 @@ _STEPS = {
     "save it as text with tabs, in UTF-8": (".xlsx", ".xls", ".ods"),
 }
 _STEP_OF = {suffix: step for step, suffixes in _STEPS.items() for suffix in suffixes}
+
+
+def kind_of(path):
+    """The kind that a file name says, or None: DICOM files often have no suffix."""
+    return _KIND_OF_SUFFIX.get(Path(path).suffix.lower())
+
+
+def name_without_suffix(name, kind):
+    """``name`` (text, may hold folders) without a suffix of ``kind``; other dots stay, as in names made of UIDs."""
+    for suffix in SUFFIXES[kind]:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def next_step(path: Path | str) -> str:

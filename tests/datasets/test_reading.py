@@ -8,8 +8,10 @@ from PIL import Image as Pillow
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.images import default_clip, kind_of, name_without_suffix, read_image, to_grey, write_image
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.kinds import kind_of, name_without_suffix
+from medi2i.datasets.reading import read_image, to_grey
+from medi2i.datasets.scaling import Clip, default_clip
+from medi2i.datasets.writing import write_image
 
 GREY8 = np.array([[0, 1, 2, 250, 255], [7, 6, 5, 4, 3], [9, 99, 199, 29, 39]], dtype=np.uint8)
 GREY16 = GREY8.astype(np.uint16) * 257

@@ -2,21 +2,20 @@
 
 import dataclasses
 import logging
-import math
 
 import numpy as np
+from scipy import ndimage
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.grid import clip_to_body, resample, resample_mask, resampled_size
-from medi2i.datasets.images import PLAIN_NUMBERS, Image, default_clip, read_image, to_grey
-from medi2i.datasets.lowres import enlarge, enlarge_mask
+from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_mask, resampled_size
+from medi2i.datasets.kinds import PLAIN_NUMBERS
+from medi2i.datasets.reading import Image, read_image, to_grey
 from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)
 
-FAR = 1.5  # beyond, a network whose output ends in tanh is far from the truth
 PADDING = -1.0  # in [-1, 1]: the lower end of the clip
 
 
@@ -132,69 +131,6 @@ def one_hot(labels, class_num):
     return (labels == np.arange(class_num, dtype=labels.dtype)[:, np.newaxis, np.newaxis]).astype(np.float32)
 
 
-def choose_clip(given, sources, option, dicom_clip):
-    """The clip of a domain: ``given`` [lower, upper], else the default of its images' kind. Raises UserError."""
-    if given is not None and list(given) != [None, None]:
-        return Clip(*given)
-    defaults = {}
-    for source in sources:
-        clip = dicom_clip if source.kind == "dcm" else default_clip(source.kind, source.bits)
-        defaults.setdefault(clip, source)
-    if len(defaults) > 1:
-        (one, first), (two, second), *_ = defaults.items()
-        raise UserError(
-            f"--{option}: {first.path} has the range {_shown(one)} and {second.path} {_shown(two)}; "
-            f"--{option} LOWER UPPER would say which to take"
-        )
-    others = {source.modality for source in sources if source.kind == "dcm"} - {"CT"}
-    if others:
-        log.warning(
-            "--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
-            "UPPER would fit better",
-            option,
-            ", ".join(sorted(others)),
-            _shown(dicom_clip),
-            option,
-        )
-    clip = next(iter(defaults))
-    if not clip.scales:
-        _tell_range(sources, option)
-    return clip
-
-
-def _tell_range(sources, option):
-    """Warn of values that stay as they are and are far from what networks take and give."""
-    extents = [source.extent for source in sources if source.extent is not None]
-    low, high = min((e[0] for e in extents), default=0.0), max((e[1] for e in extents), default=0.0)
-    if low >= -FAR and high <= FAR:
-        return
-    low, high = _short(low, -1), _short(high, 1)
-    if low == high:
-        high = low + 1
-    log.warning(
-        "--%s: the images have no range of their own and hold values from %g to %g, far outside of the [-1, 1] "
-        "that networks work with; -c%s %g %g would scale them (they are taken as they are)",
-        option,
-        low,
-        high,
-        option[-1].lower(),
-        low,
-        high,
-    )
-
-
-def _short(value, direction):
-    """``value`` with four digits, rounded up (``direction`` 1) or down (-1)."""
-    if value == 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
-    return float(f"{direction * math.ceil(direction * value / unit - 1e-9) * unit:.6g}")
-
-
-def _shown(clip):
-    return f"{clip.lower:g} to {clip.upper:g}" if clip.scales else "of no limits"
-
-
 def choose_channels(sources, grey, released=False):
     """Channels of every image of a domain: 1, or 3 if one of them has colours and ``grey`` is off.
 
@@ -210,3 +146,33 @@ def choose_channels(sources, grey, released=False):
     if released and not grey and not {source.kind for source in sources} & {"dcm", *PLAIN_NUMBERS}:
         return 3
     return 1 if grey and set(counts) <= {1, 3} else max(counts)
+
+
+AIR_HU = -1000.0
+
+
+SKIN_HU = -500.0  # half-way between air and water
+
+
+def body_mask(hu, threshold=SKIN_HU):
+    """True inside the body: (H, W) in HU -> (H, W) bool.
+
+    The largest connected region above ``threshold`` HU, with its holes (lungs, bowel) filled. Regions joined by less
+    than 5 pixels, as skin that touches a table, are taken as separate. All False where nothing is that dense.
+    """
+    dense = np.pad(hu > threshold, 2)  # a body cut by the image's border must not be eroded from there
+    core = ndimage.binary_opening(dense, np.ones((5, 5), dtype=bool))
+    labels, count = ndimage.label(core if core.any() else dense)
+    if count == 0:
+        return np.zeros(hu.shape, dtype=bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest = labels == sizes.argmax()
+    # Opening shaves corners off: give back what is dense and next to the region.
+    largest |= ndimage.binary_dilation(largest, iterations=2) & dense
+    return ndimage.binary_fill_holes(largest)[2:-2, 2:-2]
+
+
+def clip_to_body(hu, threshold=SKIN_HU):
+    """``hu`` (H, W) with air (-1000 HU) outside the body; a new array."""
+    return np.where(body_mask(hu, threshold), hu, np.float32(AIR_HU))

@@ -8,10 +8,10 @@ from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.domain import Domain, choose_channels, choose_clip, one_hot
-from medi2i.datasets.images import DICOM_CLIP, write_image
-from medi2i.datasets.scaling import Clip
-from medi2i.datasets.sources import Source, describe, sources_in, stacks
+from medi2i.datasets.catalogue import Source, describe, sources_in, stacks
+from medi2i.datasets.preparing import Domain, choose_channels, one_hot
+from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
+from medi2i.datasets.writing import write_image
 
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
@@ -93,13 +93,13 @@ def test_each_file_is_described_once_with_its_name_below_the_root(tmp_path):
 
 
 def test_default_clips_by_kind_and_what_has_to_be_given():
-    assert choose_clip(None, [source()], "clipA", DICOM_CLIP) == Clip(0, 255)
-    assert choose_clip([None, None], [source(bits=16)], "clipA", DICOM_CLIP) == Clip(0, 65535)
-    assert choose_clip(None, [source(kind="dcm", bits=None, modality="CT")], "clipA", DICOM_CLIP) == DICOM_CLIP
-    assert not choose_clip(None, [source(kind="npy", bits=None)], "clipA", DICOM_CLIP).scales
-    assert choose_clip([1, 2], [source(), source(bits=16)], "clipA", DICOM_CLIP) == Clip(1, 2)
+    assert choose_clip(None, [source()], "clipA", PAIRED_HU) == Clip(0, 255)
+    assert choose_clip([None, None], [source(bits=16)], "clipA", PAIRED_HU) == Clip(0, 65535)
+    assert choose_clip(None, [source(kind="dcm", bits=None, modality="CT")], "clipA", PAIRED_HU) == PAIRED_HU
+    assert not choose_clip(None, [source(kind="npy", bits=None)], "clipA", PAIRED_HU).scales
+    assert choose_clip([1, 2], [source(), source(bits=16)], "clipA", PAIRED_HU) == Clip(1, 2)
     with pytest.raises(UserError, match="--clipB: .*0 to 255 and .*0 to 65535"):
-        choose_clip(None, [source(), source(bits=16)], "clipB", DICOM_CLIP)
+        choose_clip(None, [source(), source(bits=16)], "clipB", PAIRED_HU)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_values_without_a_range_far_from_unit_are_told_with_their_range(tmp_path
     if dtype[0] == "i" and told:
         told = told.replace("2001", "2000")
     found = sources_in(tmp_path).all
-    assert not choose_clip(None, found, "clipB", DICOM_CLIP).scales
+    assert not choose_clip(None, found, "clipB", PAIRED_HU).scales
     message = " ".join(record.message for record in caplog.records)
     assert (f"hold values from {told}, far" in message and "-cb" in message) if told else message == ""
     caplog.clear()
-    assert choose_clip([-1000, 2000], found, "clipB", DICOM_CLIP).scales and not caplog.records
+    assert choose_clip([-1000, 2000], found, "clipB", PAIRED_HU).scales and not caplog.records
 
 
 def test_channels():

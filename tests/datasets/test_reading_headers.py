@@ -4,8 +4,8 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.headers import Header, read_header
-from medi2i.datasets.images import read_image, write_image
+from medi2i.datasets.reading import Header, read_header, read_image
+from medi2i.datasets.writing import write_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (41, 57)).astype(np.uint8)
 COLOUR = np.stack([NOISE, 255 - NOISE, NOISE[::-1]])

@@ -1,6 +1,6 @@
 import numpy as np
 
-from medi2i.datasets.grid import body_mask, clip_to_body
+from medi2i.datasets.preparing import body_mask, clip_to_body
 
 
 def slice_with_table():

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from medi2i.common import limits
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.options import PairedOptions, parse
-from medi2i.datasets import limits
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_the_number_of_pixels_bounds_the_bytes():
 def test_the_option_of_every_program_counts_for_the_processes_it_starts():
     parse(PairedOptions, ["--max-pixels", "100"])
     assert limits.max_bytes() == 3200
-    code = "from medi2i.datasets import limits; limits.check_pixels('a', 10, 10); limits.check_pixels('a', 1, 101)"
+    code = "from medi2i.common import limits; limits.check_pixels('a', 10, 10); limits.check_pixels('a', 1, 101)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "a: declares 1×101 pixels, more than 100; --max-pixels 101 would allow it" in done.stderr
 

@@ -1,0 +1,156 @@
+"""One image file -> array, whatever its kind, and what its header says. DICOM goes through ``medi2i.datasets.dicom``.
+
+Arrays are (C, H, W) float32 in the file's own unit: HU for DICOM, grey levels for pictures, plain numbers for npy, csv
+and txt.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from medi2i.common.errors import Unreadable, UserError
+from medi2i.datasets import dicom
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, short
+from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of
+from medi2i.datasets.pictures import colour_mode, opened, png_depth, read_picture
+from medi2i.datasets.plain_numbers import read_npy, read_table
+from medi2i.datasets.tiff import read_tiff, tiff_header
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """``array``: (C, H, W) float32, unscaled. ``mask``: (H, W) bool, True on padding (no tissue), or None.
+
+    ``bits``: 8 or 16 where the file held unsigned integers of that width, else None.
+    """
+
+    array: np.ndarray
+    mask: np.ndarray | None = None
+    bits: int | None = None
+
+
+def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
+    """Read one image of ``kind`` (default: what the name says, else DICOM) as an ``Image``.
+
+    ``grey`` turns colour into its luminance (ITU-R 601-2). ``labels`` keeps the numbers of a palette image, which
+    are classes, instead of its colours. ``frame`` is used for multi-frame DICOM. Raises Unreadable.
+    """
+    path = Path(path)
+    kind = kind or kind_of(path) or "dcm"
+    if kind not in SUFFIXES:
+        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}")
+    if kind == "dcm":
+        image = dicom.read(path, frame)
+        return Image(np.asarray(image.hu, dtype=np.float32)[np.newaxis], image.mask)
+    try:
+        values, bits = _READERS[kind](path, labels)
+    except (Unreadable, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (*PARSE_ERRORS, SyntaxError, tifffile.TiffFileError) as error:
+        raise Unreadable(path, f"not a readable {kind} image ({short(error)})") from None
+    array = _channels_first(path, values)
+    if not np.isfinite(array).all():
+        raise Unreadable(path, "holds NaN or infinite values; all values must be numbers")
+    if grey and array.shape[0] == 3:
+        array = to_grey(array)
+    return Image(array, None, bits)
+
+
+def to_grey(array, whole=False):
+    """Luminance of (3, H, W) -> (1, H, W) float32 (ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B).
+
+    ``whole``: of 8-bit values, rounded to a whole grey level as Pillow's mode L does.
+    """
+    if whole:
+        weights = np.array([19595, 38470, 7471], dtype=np.int64)  # of 65536
+        return ((np.tensordot(weights, array.astype(np.int64), axes=1) + 32768) >> 16)[np.newaxis].astype(np.float32)
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.tensordot(weights, array, axes=1)[np.newaxis].astype(np.float32)
+
+
+def _channels_first(path, values):
+    """Values of (H, W) or (C, H, W) -> (C, H, W) float32, if they are finite real numbers."""
+    if np.iscomplexobj(values) or values.dtype.kind not in "biuf":
+        raise Unreadable(path, f"holds {values.dtype} values; it must hold real numbers")
+    if values.ndim == 2:
+        values = values[np.newaxis]
+    if values.ndim != 3 or values.size == 0:
+        raise Unreadable(path, f"has shape {values.shape}; it must be (H, W) or (C, H, W)")
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+_READERS = {
+    "jpg": lambda path, labels: read_picture(path, "jpg", labels),
+    "png": lambda path, labels: read_picture(path, "png", labels),
+    "bmp": lambda path, labels: read_picture(path, "bmp", labels),
+    "gif": lambda path, labels: read_picture(path, "gif", labels),
+    "tif": read_tiff,
+    "npy": lambda path, labels: (read_npy(path), None),
+    "csv": lambda path, labels: (read_table(path), None),
+    "txt": lambda path, labels: (read_table(path), None),
+}
+
+
+_TAIL = 64
+_END = {"png": b"IEND\xaeB`\x82", "jpg": b"\xff\xd9"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """``shape``: (C, H, W) as ``read_image`` gives it. ``bits``: 8 or 16 for unsigned integers, else None.
+
+    ``extent``: lowest and highest value, where there are no bits that bound them.
+    """
+
+    shape: tuple[int, int, int]
+    bits: int | None
+    extent: tuple[float, float] | None = None
+
+
+def read_header(path, kind, labels=False):
+    """The ``Header`` of a file that is not DICOM. Raises Unreadable for files that are damaged.
+
+    Pictures are decoded only where their end is not where it should be; plain numbers are read, as they may hold NaN.
+    """
+    path = Path(path)
+    quick = {"png": _picture_header, "jpg": _picture_header, "tif": _tiff_header}.get(kind)
+    header = quick(path, kind, labels) if quick else None
+    if header is None:
+        image = read_image(path, kind, labels=labels)
+        extent = None if image.bits else (float(image.array.min()), float(image.array.max()))
+        header = Header(image.array.shape, image.bits, extent)
+    return header
+
+
+def _picture_header(path, kind, labels):
+    try:
+        with opened(path, kind) as image:
+            mode, (width, height) = image.mode, image.size
+    except Unreadable:
+        raise
+    except (OSError, ValueError, SyntaxError):
+        return None
+    deep = kind == "png" and png_depth(path) == 16
+    colour = colour_mode(mode, labels)
+    if (deep and (colour or mode == "LA")) or not _ends_well(path, kind):
+        return None
+    return Header((3 if colour else 1, height, width), 16 if deep else 8)
+
+
+def _ends_well(path, kind):
+    with open(path, "rb") as file:
+        file.seek(0, 2)
+        file.seek(-min(_TAIL, file.tell()), 2)
+        return _END[kind] in file.read()
+
+
+def _tiff_header(path, kind, labels):
+    try:
+        found = tiff_header(path)
+    except Unreadable:
+        raise
+    except (*PARSE_ERRORS, tifffile.TiffFileError):
+        return None  # read_image says what is wrong
+    return None if found is None else Header(*found)
