@@ -9,8 +9,7 @@ import subjects
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
-from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed
-from medi2i.common.inference.quiet import quiet_onnxruntime
+from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed, quiet_onnxruntime
 from medi2i.common.kernels import cpu_engine
 from medi2i.common.kernels.cpu.threads import threads
 

@@ -10,9 +10,9 @@ from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference import setup
 from medi2i.common.inference.conversion import Plan, convert
+from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import Network, engine_of, load_model, network_of
-from medi2i.common.inference.quantised import examples_of
 from medi2i.common.inference.ranks import sharing
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation

@@ -14,10 +14,9 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, run
-from medi2i.common.inference.engine_choice import TOLERANCE
-from medi2i.common.inference.engines import ChainerEngine
+from medi2i.common.inference.engines import TOLERANCE, ChainerEngine
+from medi2i.common.inference.graph_engines import quiet_onnxruntime
 from medi2i.common.inference.onnx_graph import INPUT, export
-from medi2i.common.inference.quiet import quiet_onnxruntime
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.networks.sizes import fitting_of, fixed_size
 from medi2i.datasets.outputs import whole_file

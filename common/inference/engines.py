@@ -1,30 +1,46 @@
-"""What runs a generator. An engine takes and gives NumPy arrays; which library computes is its own matter.
+"""What runs a generator: Chainer, a graph engine checked against it, or nothing; and which, ``--engine --precision``.
 
-Another engine (ONNX Runtime, OpenVINO) is one class with the same members, and one entry in ``graph_engines.ENGINES``.
+An engine takes and gives NumPy arrays; which library computes is its own matter. Another one is a class with the
+members of :class:`Engine`, and one entry in ``graph_engines.ENGINES``.
 """
 
+import logging
 import threading
 from typing import Protocol
 
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.errors import UserError
+from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, Examples, installed
 from medi2i.common.inference.tiling import Frame, framed_upsampling
+
+log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)  # how far the engine differs is told in every conversion
+
+NAMES = ("auto", "chainer", *ENGINES)
+_ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Runtime")}
+# Largest and mean difference in [-1, 1], where a 12-bit CT has steps of 5e-4. Libraries round differently: by some 1e-6
+# on average; a network that was hardly trained blows that up to 3e-4 here and there (Chainer's own code does, too).
+# A graph that is wrong differs by far more on average.
+TOLERANCE = 1e-3, 2e-5
+# Of all instances: several may have the same links, which change for tiles, and together they would be no quicker.
+_one_at_a_time = threading.RLock()
 
 
 class Engine(Protocol):
     """Runs one generator."""
 
-    name: str
-    places_tiles: bool  # whether ``frame`` makes a tile's corner-aligned layers those of the whole image
-    at_once: int  # how many threads may, and for speed should, call ``run`` together
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def at_once(self) -> int:
+        """How many threads may, and for speed should, call ``run`` together."""
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         """(N, C, H, W) float32 in [-1, 1] -> (N, C', H, W) float32. ``frame``: where in a larger image ``x`` lies."""
-
-
-# Of all instances: several may have the same links, which change for tiles, and together they would be no quicker.
-_one_at_a_time = threading.RLock()
 
 
 class ChainerEngine:
@@ -35,15 +51,14 @@ class ChainerEngine:
     """
 
     name = "chainer"
-    places_tiles = True
     at_once = 1
 
-    def __init__(self, encoder, decoder, device):
+    def __init__(self, encoder: chainer.Chain, decoder: chainer.Chain, device: chainer.backend.Device) -> None:
         self.encoder, self.decoder, self.device = encoder, decoder, device
         for link in (encoder, decoder):
             link.to_device(device)
 
-    def run(self, x, frame=None):
+    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         if self.device.xp is np and len(x) > 1:
             return np.concatenate([self.run(x[i : i + 1], frame) for i in range(len(x))])
         with (
@@ -61,8 +76,126 @@ class IdentityEngine:
     """``-m identity``: what goes in comes out. Shows what reading, scaling and writing do on their own."""
 
     name = "identity"
-    places_tiles = True
     at_once = 1
 
-    def run(self, x, frame=None):
+    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         return x.copy()
+
+
+def choose(
+    encoder: chainer.Chain,
+    decoder: chainer.Chain,
+    device: chainer.backend.Device,
+    name: str,
+    precision: str,
+    unit: float,
+    unit_name: str,
+    examples: Examples | None = None,
+    images: int = 1,
+    piece: int | None = None,
+) -> Engine:
+    """The Engine for a generator.
+
+    Args:
+        encoder, decoder: links of ``common.networks``. device: of ``chainer.get_device``; a GPU runs Chainer.
+        name: "auto" takes OpenVINO, else ONNX Runtime, else Chainer, as installed; or one of them by name.
+        precision: "fp32"; "bf16" with OpenVINO on a CPU that has it; "int8" with ONNX Runtime.
+        examples: function that gives a list of inputs (1, C, H, W) that are like those to come, for "int8".
+        images: how many are to be run, as far as is known.
+        piece: as for CheckedEngine, with "fp32"; with the others all of the first image shows how far they deviate.
+        unit, unit_name: what 1 of the network's [-1, 1] is, as 750 "HU", for the report of the check.
+
+    Raises UserError for a combination that does not exist here.
+    """
+    if name not in NAMES or precision not in PRECISIONS:
+        raise ValueError(
+            f"engine {name!r}, precision {precision!r}: they can be {', '.join(NAMES)} and {', '.join(PRECISIONS)}"
+        )
+    plain = ChainerEngine(encoder, decoder, device)
+    on_gpu = device.xp is not np
+    if name == "chainer" or on_gpu:
+        if name in ENGINES:
+            raise UserError(f"--engine {name}: it runs on the CPU; -g -1, or --engine auto")
+        if precision != "fp32":
+            raise UserError(
+                f"--precision {precision}: not {'on the GPU' if on_gpu else 'with Chainer'}; "
+                f"--engine {_ONLY_WITH[precision][0]} on the CPU could do it"
+            )
+        return plain
+    candidates = installed()
+    if name != "auto":
+        if name not in candidates:
+            raise UserError(f"--engine {name}: it is not installed; pip install {name}, or --engine auto")
+        candidates = [name]
+    elif precision in _ONLY_WITH:
+        only, package = _ONLY_WITH[precision]
+        if only not in candidates:
+            raise UserError(f"--precision {precision}: it needs {package}; pip install {only}, or --precision fp32")
+        candidates = [only]
+    if not candidates:
+        return plain
+    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision, examples, images)
+    if precision != "fp32":
+        return CheckedEngine(graph, plain, None, unit, unit_name)
+    return CheckedEngine(graph, plain, TOLERANCE, unit, unit_name, piece)
+
+
+class CheckedEngine:
+    """Runs ``quick``, once it agrees with ``plain`` on the first image.
+
+    tolerance: (largest, mean) difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only
+    told. piece: side of the square in the middle of the image that both convert for this (``plain`` takes a second for
+    512 x 512, which a conversion of few images would feel), a size that the network takes. None: the whole image.
+    """
+
+    def __init__(
+        self,
+        quick: Engine,
+        plain: Engine,
+        tolerance: tuple[float, float] | None,
+        unit: float,
+        unit_name: str,
+        piece: int | None = None,
+    ) -> None:
+        self.piece = piece
+        self.quick, self.plain, self.tolerance = quick, plain, tolerance
+        self.unit, self.unit_name = unit, unit_name
+        self.deviation: tuple[float, float] | None = None
+        self._chosen: Engine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def at_once(self) -> int:
+        """That of the quick engine."""
+        return self.quick.at_once
+
+    @property
+    def name(self) -> str:
+        """Of the engine in use."""
+        return (self._chosen or self.quick).name
+
+    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
+        """As Engine.run."""
+        if self._chosen is None:
+            with self._lock:
+                if self._chosen is None:
+                    self._chosen = self._check(x[:1], frame)
+        return self._chosen.run(x, frame)
+
+    def _check(self, x: np.ndarray, frame: Frame | None) -> Engine:
+        if self.piece is not None and self.piece < min(x.shape[2:]):
+            rows, columns = (slice((size - self.piece) // 2, (size + self.piece) // 2) for size in x.shape[2:])
+            x, frame = np.ascontiguousarray(x[..., rows, columns]), None
+        difference = np.abs(self.quick.run(x, frame) - self.plain.run(x, frame))
+        largest, mean = float(difference.max()), float(difference.mean())
+        self.deviation = largest * self.unit, mean * self.unit
+        told = (
+            f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
+            f"{mean * self.unit:.2g} on average"
+        )
+        # Written so that not-a-number is refused, too.
+        if self.tolerance is not None and not (largest <= self.tolerance[0] and mean <= self.tolerance[1]):
+            log.warning("%s %s: too much, so Chainer runs", self.quick.name, told)
+            return self.plain
+        log.info("%s %s", self.quick.name, told)
+        return self.quick

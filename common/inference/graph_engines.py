@@ -1,21 +1,76 @@
-"""Engines that run a generator's exported graph: ONNX Runtime and OpenVINO, both on the CPU."""
+"""Engines that run a generator's exported graph on the CPU: ONNX Runtime, also in 8-bit integers, and OpenVINO.
+
+Both report their use to their makers; they are imported by ``quiet_…`` alone, so that they do not.
+
+In 8 bits the first and the last convolution stay in float32: 8 bits of a range of 3000 HU are steps of 12 HU, which is
+the noise that a network may be there to remove. In between, values are features; their ranges are those that a few of
+the images to be converted have, and what rounding them does is measured on the first image of every conversion.
+"""
 
 import functools
 import importlib.util
+import logging
+import os
+import sys
+import tempfile
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
+from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference import quantised
+from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.onnx_graph import INPUT, export
-from medi2i.common.inference.quiet import quiet_onnxruntime, quiet_openvino
+from medi2i.common.inference.slices import Preparation, load_slice
+from medi2i.common.inference.tiling import Frame, pad_to_multiple
 from medi2i.common.kernels.cpu.threads import threads
+from medi2i.common.networks.extent import Fitting
 from medi2i.common.networks.spec import SampleKind, Sampling
+from medi2i.datasets.outputs import naming
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads
+EXAMPLES = 8  # images that give features their ranges
 PRECISIONS = ("fp32", "bf16", "int8")
 OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad alloc", "out of memory", "cannot allocate")
+
+Examples = Callable[[], list[np.ndarray]]
+
+
+def quiet_openvino() -> ModuleType:
+    """The module ``openvino``, kept from reporting its use to Google Analytics.
+
+    It does so unasked, from a forked process, as soon as it is imported, where ``openvino_telemetry`` is installed,
+    which it requires. None in ``sys.modules`` makes that import fail, and OpenVINO goes on without (2024.4 - 2026.4).
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is what stops an import
+    import openvino
+
+    return openvino
+
+
+def quiet_onnxruntime() -> ModuleType:
+    """The module ``onnxruntime``, kept from reporting models and sessions to Microsoft.
+
+    Official builds from 1.29 on do so unasked, and keep an identifier in the user's cache folder
+    (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). The variable counts where it is set before
+    the module is imported for the first time; the function is for Windows, where older builds write to a trace.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+class _ChainerEngine(Protocol):
+    """``engines.ChainerEngine``."""
+
+    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
+        """As Engine.run."""
 
 
 class GraphEngine:
@@ -29,25 +84,23 @@ class GraphEngine:
     that their results are the same.
     """
 
-    places_tiles = True
+    name: str
 
-    def __init__(self, encoder, decoder, chainer_engine, images):
+    def __init__(
+        self, encoder: chainer.Chain, decoder: chainer.Chain, chainer_engine: _ChainerEngine, images: int
+    ) -> None:
         self.chainer_engine = chainer_engine
         self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
-        self._aligned = SampleKind.RESIZE in {
-            sampling.kind
-            for spec in (encoder.spec, decoder.spec)
-            for sampling in vars(spec).values()
-            if isinstance(sampling, Sampling)
-        }
+        samplings = [v for link in (encoder, decoder) for v in vars(link.spec).values() if isinstance(v, Sampling)]
+        self._aligned = any(sampling.kind is SampleKind.RESIZE for sampling in samplings)
 
-    def run(self, x, frame=None):
+    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         if frame is not None and self._aligned:
             return self.chainer_engine.run(x, frame)
         x = np.ascontiguousarray(x, np.float32)
         return np.concatenate([self._run_one(x[i : i + 1]) for i in range(len(x))])
 
-    def _run_one(self, x):
+    def _run_one(self, x: np.ndarray) -> np.ndarray:
         try:
             return self.run_one(x)
         except Exception as error:  # of classes of their own, which tell nothing
@@ -61,7 +114,7 @@ class GraphEngine:
                 "--engine chainer might"
             ) from error
 
-    def run_one(self, x):
+    def run_one(self, x: np.ndarray) -> np.ndarray:
         """(1, C, H, W) -> (1, C', H, W), float32."""
         raise NotImplementedError
 
@@ -71,7 +124,15 @@ class OnnxRuntimeEngine(GraphEngine):
 
     name = "onnxruntime"
 
-    def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None, images=1):
+    def __init__(
+        self,
+        encoder: chainer.Chain,
+        decoder: chainer.Chain,
+        chainer_engine: _ChainerEngine,
+        precision: str = "fp32",
+        examples: Examples | None = None,
+        images: int = 1,
+    ) -> None:
         super().__init__(encoder, decoder, chainer_engine, images)
         if precision == "bf16":
             raise UserError(
@@ -79,8 +140,8 @@ class OnnxRuntimeEngine(GraphEngine):
             )
         content = export(encoder, decoder)
         if precision == "int8":
-            quantised.require()
-            content = quantised.quantised(content, examples())
+            require_onnx()
+            content = quantised(content, [] if examples is None else examples())
         onnxruntime = quiet_onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads() // self.at_once
@@ -89,7 +150,7 @@ class OnnxRuntimeEngine(GraphEngine):
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
-    def run_one(self, x):
+    def run_one(self, x: np.ndarray) -> np.ndarray:
         return self._session.run(None, {INPUT: x})[0]
 
 
@@ -98,7 +159,15 @@ class OpenVinoEngine(GraphEngine):
 
     name = "openvino"
 
-    def __init__(self, encoder, decoder, chainer_engine, precision="fp32", examples=None, images=1):
+    def __init__(
+        self,
+        encoder: chainer.Chain,
+        decoder: chainer.Chain,
+        chainer_engine: _ChainerEngine,
+        precision: str = "fp32",
+        examples: Examples | None = None,
+        images: int = 1,
+    ) -> None:
         super().__init__(encoder, decoder, chainer_engine, images)
         core = _openvino_core()
         if precision == "int8":
@@ -113,14 +182,14 @@ class OpenVinoEngine(GraphEngine):
         self._model = core.compile_model(core.read_model(export(encoder, decoder)), "CPU", settings)
         self._own = threading.local()
 
-    def run_one(self, x):
+    def run_one(self, x: np.ndarray) -> np.ndarray:
         if not hasattr(self._own, "request"):
             self._own.request = self._model.create_infer_request()
         return np.array(self._own.request.infer({0: x})[0])
 
 
 @functools.cache
-def _openvino_core():
+def _openvino_core() -> Any:
     """The one Core of this process: with the last one its plug-in is unloaded, perhaps while its threads still run."""
     return quiet_openvino().Core()
 
@@ -128,6 +197,73 @@ def _openvino_core():
 ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
 
 
-def installed():
+def installed() -> list[str]:
     """Names of the graph engines that are installed, the quicker first."""
     return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+
+
+def examples_of(inputs: Inputs, preparation: Preparation, stack: int, fit: Fitting) -> list[np.ndarray]:
+    """Network inputs (1, C, H, W) of ``EXAMPLES`` evenly spaced images; a stack holds one of them several times.
+
+    fit: the sizes that the network takes. They are the same in every shard. Images that cannot be read are left out;
+    raises UserError if none is left.
+    """
+    sources, told = inputs.sources, None
+    found: list[np.ndarray] = []
+    for index in sorted({*np.linspace(0, len(sources) - 1, EXAMPLES).round().astype(int).tolist()}):
+        try:
+            unit = load_slice(sources[index], preparation).unit
+        except UserError as error:
+            told = error
+            continue
+        found.append(pad_to_multiple(np.concatenate([unit] * stack)[np.newaxis], fit.multiple, rest=fit.rest)[0])
+    if not found:
+        raise UserError(f"--precision int8: none of the images that were tried can be read; {told}")
+    return found
+
+
+def require_onnx() -> None:
+    """Raises UserError where ONNX Runtime's tools lack the package they need."""
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError("--precision int8: it needs the package onnx; pip install 'medi2i[int8]', or --precision fp32")
+
+
+def quantised(content: bytes, images: list[np.ndarray]) -> bytes:
+    """``content`` of an ONNX file of ``onnx_graph.export`` -> that of the 8-bit graph, by ONNX Runtime's own tools.
+
+    images: list of (1, C, H, W) float32 in [-1, 1]; features get the ranges that these have. Weights have a range for
+    each output channel.
+    """
+    import onnx
+
+    quiet_onnxruntime()
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = list(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return {INPUT: self.left.pop()} if self.left else None
+
+    names = [node.name for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Conv"]
+    with tempfile.TemporaryDirectory() as place:
+        plain, small = Path(place) / "float32.onnx", Path(place) / "int8.onnx"
+        with naming(plain):
+            plain.write_bytes(content)
+        logging.disable(logging.WARNING)  # advice on graphs that were not made here
+        try:
+            quantization.quantize_static(
+                plain,
+                small,
+                Images(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                nodes_to_exclude=[names[0], names[-1]],
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+        return small.read_bytes()

@@ -11,8 +11,7 @@ import numpy as np
 from medi2i.common import resources
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
-from medi2i.common.inference.engine_choice import choose
-from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine
+from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine, choose
 from medi2i.common.inference.receptive import reach
 from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.networks.sizes import fitting_of, fixed_size
@@ -147,7 +146,7 @@ def engine_of(generator, device, options=None, clip_out=None, examples=None, ima
 
     options: of the conversion, with ``engine`` and ``precision``; None is Chainer. clip_out: the Clip of the results,
     for telling in HU how far engines differ; None where they are not HU. examples, images: as for
-    ``engine_choice.choose``.
+    ``engines.choose``.
     Raises UserError for an engine that is not there.
     """
     if generator is None:

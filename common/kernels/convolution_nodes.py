@@ -11,9 +11,8 @@ from medi2i.common.kernels import chunked_convolution
 from medi2i.common.kernels.cpu import convolution
 from medi2i.common.kernels.cpu.layout import plain_float32
 from medi2i.common.kernels.cpu.onednn import OnednnError
-from medi2i.common.kernels.cpu.quick_apply import no_graph
 from medi2i.common.kernels.geometry import Geometry
-from medi2i.common.kernels.replacing import Replacement, forward_by
+from medi2i.common.kernels.replacing import Replacement, forward_by, no_graph
 
 _conv = chainer.functions.connection.convolution_2d
 _deconv = chainer.functions.connection.deconvolution_2d

@@ -3,6 +3,11 @@
 Images have their channels last in memory (see ``layout``). That was the quickest for nearly every layer tried, so it is
 a rule and not measured at run time: the same training gives the same numbers. Only weights change their layout, to the
 one oneDNN asks for; next to the images they are small.
+
+Between many channels and one or two oneDNN computes sixteen, because its vectors are that long. There, with one output
+channel, a k x k convolution is k^2 maps, each a weighted sum of the input's channels, which are shifted and added: a
+product of two matrices and 2 k additions. The same holds for the gradient by a narrow input, and the gradient by the
+weights is a product with shifted copies of the narrow image. All go in bands of rows that stay in the cache.
 """
 
 import functools
@@ -10,10 +15,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from medi2i.common.kernels.cpu import narrow, onednn
-from medi2i.common.kernels.cpu.arithmetic import sum_of_pixels
+from medi2i.common.kernels.cpu import onednn
+from medi2i.common.kernels.cpu.arithmetic import matmul, sum_of_pixels
 from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
 from medi2i.common.kernels.geometry import Geometry
+
+NARROW, WIDE, TAPS = 2, 16, 9
+BAND = 1 << 18  # numbers in a band's maps: 1 MB, half of a core's cache
 
 # What each product is called with; the weights, or their gradient, come first.
 _ARGUMENTS = {
@@ -94,8 +102,8 @@ _plan = functools.lru_cache(PLANS)(_Plan)
 
 def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """The convolution of ``x`` plus ``bias`` ((C',) or None). Raises OnednnError where oneDNN cannot."""
-    if narrow.fits(geometry, narrow_axis=0):
-        return narrow.forward(x, weights, bias, geometry)
+    if is_narrow(geometry, narrow_axis=0):
+        return _narrow_forward(x, weights, bias, geometry)
     y = empty_images(geometry.out_shape)
     _plan("forward", geometry, bias is not None)(np.ascontiguousarray(weights), channels_last(x), y, *_given(bias))
     return y
@@ -103,8 +111,8 @@ def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometr
 
 def backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the input: ``gy`` has ``out_shape``, the result ``shape``. Raises OnednnError."""
-    if narrow.fits(geometry, narrow_axis=1):
-        return narrow.backward_data(gy, weights, geometry)
+    if is_narrow(geometry, narrow_axis=1):
+        return _narrow_backward_data(gy, weights, geometry)
     gx = empty_images(geometry.shape)
     _plan("backward_data", geometry, False)(np.ascontiguousarray(weights), channels_last(gy), gx)
     return gx
@@ -119,8 +127,8 @@ def backward_weights_and_bias(
     x: np.ndarray, gy: np.ndarray, geometry: Geometry, with_bias: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The gradients by the weights and by the bias ((C',), or None without). Raises OnednnError."""
-    if narrow.fits(geometry, narrow_axis=0):
-        return narrow.backward_weights(x, gy, geometry), (sum_of_pixels(channels_last(gy)) if with_bias else None)
+    if is_narrow(geometry, narrow_axis=0):
+        return _narrow_backward_weights(x, gy, geometry), (sum_of_pixels(channels_last(gy)) if with_bias else None)
     gw = np.empty(geometry.weights, np.float32)
     gb = np.empty(geometry.weights[0], np.float32) if with_bias else None
     _plan("backward_weights", geometry, with_bias)(gw, channels_last(x), channels_last(gy), *_given(gb))
@@ -129,3 +137,110 @@ def backward_weights_and_bias(
 
 def _given(bias: np.ndarray | None) -> Iterable[np.ndarray]:
     return () if bias is None else (np.ascontiguousarray(bias),)
+
+
+def is_narrow(geometry: Geometry, narrow_axis: int) -> bool:
+    """Whether the channels on one side of the weights (0: output, 1: input) are few, on the other many.
+
+    Stride and dilation 1, one group.
+    """
+    out_ch, in_ch, kh, kw = geometry.weights
+    few, many = (out_ch, in_ch) if narrow_axis == 0 else (in_ch, out_ch)
+    return (
+        geometry.stride == geometry.dilate == (1, 1)
+        and geometry.groups == 1
+        and few <= NARROW
+        and many >= WIDE
+        and kh * kw >= TAPS
+    )
+
+
+def _narrow_forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
+    """As ``forward``, for few output channels."""
+    out_ch, in_ch, kh, kw = geometry.weights
+    taps = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, in_ch)
+    top, left = geometry.pad
+    y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)], geometry.out_shape)
+    if bias is not None:
+        y += bias[:, None, None]
+    return _with_channels_last(y)
+
+
+def _narrow_backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """As ``backward_data``, for few input channels."""
+    out_ch, in_ch, kh, kw = geometry.weights
+    taps = np.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
+    top, left = geometry.pad
+    return _with_channels_last(
+        _spread(channels_last(gy), taps, [i - top for i in range(kh)], [j - left for j in range(kw)], geometry.shape)
+    )
+
+
+def _narrow_backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """As ``backward_weights``, for few output channels."""
+    out_ch, in_ch, kh, kw = geometry.weights
+    top, left = geometry.pad
+    x = channels_last(x)
+    n, _, h, w = x.shape
+    gw = np.zeros((out_ch * kh * kw, in_ch), np.float32)
+    # padded[o, r, c] = gy[o, r + top - kh + 1, c + left - kw + 1], 0 outside: tap (i, j) of pixel (r, c) is the number
+    # at (r + kh - 1 - i, c + kw - 1 - j).
+    padded = np.zeros((out_ch, h + kh - 1, w + kw - 1), np.float32)
+    above, before = kh - 1 - top, kw - 1 - left
+    rows, columns = (
+        _overlap(size, room, by) for size, room, by in zip(gy.shape[2:], padded.shape[1:], (above, before), strict=True)
+    )
+    if rows is None or columns is None:  # so much padding that no output sees the image
+        return gw.reshape(geometry.weights)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(1, 2))[:, :, :, ::-1, ::-1]
+    for sample in range(n):
+        padded[:, rows[1], columns[1]] = gy[sample][:, rows[0], columns[0]]
+        for start, stop in _bands(h, w, out_ch * kh * kw):
+            copies = np.ascontiguousarray(windows[:, start:stop].transpose(0, 3, 4, 1, 2))
+            pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, in_ch)
+            gw += matmul(copies.reshape(out_ch * kh * kw, -1), pixels)
+    return np.ascontiguousarray(gw.reshape(out_ch, kh, kw, in_ch).transpose(0, 3, 1, 2))
+
+
+def _spread(
+    x: np.ndarray, taps: np.ndarray, down: list[int], right: list[int], out_shape: tuple[int, ...]
+) -> np.ndarray:
+    """y[o] = the sum over i and j of (taps[o, i, j] x) shifted by (down[i], right[j]); taps (O I J, C), rows in order.
+
+    A dense (N, O, H', W') array. Columns are shifted for all i at once, then rows.
+    """
+    n, channels, h, w = x.shape
+    y = np.zeros(out_shape, np.float32)
+    columns = [_overlap(w, out_shape[3], by) for by in right]
+    for start, stop in _bands(h, w, len(taps)):
+        rows = [_overlap(stop - start, out_shape[2], start + by) for by in down]
+        for sample in range(n):
+            pixels = x[sample, :, start:stop].transpose(1, 2, 0).reshape(-1, channels)
+            maps = matmul(taps, pixels.T).reshape(-1, len(down), len(right), stop - start, w)
+            wide = np.zeros((*maps.shape[:2], stop - start, out_shape[3]), np.float32)
+            for j, part in enumerate(columns):
+                if part is not None:
+                    wide[..., part[1]] += maps[:, :, j, :, part[0]]
+            for i, part in enumerate(rows):
+                if part is not None:
+                    y[sample, :, part[1]] += wide[:, i, part[0]]
+    return y
+
+
+def _bands(h: int, w: int, maps: int) -> list[tuple[int, int]]:
+    rows = max(1, BAND // (maps * w))
+    return [(start, min(start + rows, h)) for start in range(0, h, rows)]
+
+
+def _overlap(size: int, target_size: int, by: int) -> tuple[slice, slice] | None:
+    """(part of the source, part of the target) where something of ``size``, moved by ``by``, meets the target."""
+    first, last = max(0, by), min(target_size, size + by)
+    return None if first >= last else (slice(first - by, last - by), slice(first, last))
+
+
+def _with_channels_last(y: np.ndarray) -> np.ndarray:
+    if y.shape[1] == 1:
+        return y
+    z = empty_images(y.shape)
+    z[...] = y
+    return z

@@ -14,9 +14,8 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference import engine_choice, graph_engines, quantised, tiling
-from medi2i.common.inference.engine_choice import CheckedEngine, choose
-from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
+from medi2i.common.inference import engines, graph_engines, tiling
+from medi2i.common.inference.engines import ChainerEngine, CheckedEngine, IdentityEngine, choose
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.receptive import reach
 from medi2i.common.inference.slices import Preparation
@@ -52,7 +51,7 @@ def image(height, width, seed=2):
 
 
 def test_the_names_of_the_options_are_those_of_the_engines():
-    assert set(kinds.ENGINES) == set(engine_choice.NAMES)
+    assert set(kinds.ENGINES) == set(engines.NAMES)
     assert kinds.PRECISIONS == graph_engines.PRECISIONS
 
 
@@ -74,13 +73,13 @@ def test_auto_takes_what_is_installed(monkeypatch):
         def __init__(self, *arguments):
             self.arguments = arguments
 
-    monkeypatch.setattr(engine_choice, "ENGINES", {"openvino": Stub, "onnxruntime": Stub})
+    monkeypatch.setattr(engines, "ENGINES", {"openvino": Stub, "onnxruntime": Stub})
     for there, expected in (
         (["openvino", "onnxruntime"], CheckedEngine),
         (["onnxruntime"], CheckedEngine),
         ([], ChainerEngine),
     ):
-        monkeypatch.setattr(engine_choice, "installed", lambda there=there: there)
+        monkeypatch.setattr(engines, "installed", lambda there=there: there)
         assert type(picked("auto")) is expected
     assert type(picked("chainer")) is ChainerEngine
 
@@ -96,7 +95,7 @@ def test_auto_takes_what_is_installed(monkeypatch):
     ],
 )
 def test_what_is_not_there_is_said(monkeypatch, name, precision, message):
-    monkeypatch.setattr(engine_choice, "installed", lambda: [])
+    monkeypatch.setattr(engines, "installed", lambda: [])
     with pytest.raises(UserError, match=message):
         picked(name, precision)
 
@@ -115,9 +114,9 @@ def test_openvino_has_no_int8():
 
 def test_int8_says_what_it_lacks(monkeypatch):
     needs("onnxruntime")
-    monkeypatch.setattr(quantised.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(graph_engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--precision int8: it needs the package onnx; pip install 'medi2i\\[int8\\]'"):
-        quantised.require()
+        graph_engines.require_onnx()
 
 
 def test_int8_is_near_and_its_deviation_is_told(caplog):
@@ -138,14 +137,14 @@ def test_examples_are_spread_over_the_images_and_bad_ones_left_out(tmp_path):
         np.save(tmp_path / f"{number:02d}.npy", np.full((1, 6, 7), number, np.float32))
     (tmp_path / "00.npy").write_bytes(b"nothing")
     inputs = find_inputs([tmp_path])
-    found = quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 3, Fitting(4))
+    found = graph_engines.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 3, Fitting(4))
     assert [one.shape for one in found] == [(1, 3, 8, 8)] * 7
     values = [round(float(one[0, 1, 3, 3] + 1) * 10) for one in found]
     assert values == sorted(values) and values[0] == 3 and values[-1] == 19
     for path in tmp_path.iterdir():
         path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="--precision int8: none of the images"):
-        quantised.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 1, 4)
+        graph_engines.examples_of(inputs, Preparation(Clip(0, 20), Clip(0, 20), 1), 1, 4)
 
 
 class Off(IdentityEngine):
@@ -285,7 +284,7 @@ def refuse(*arguments, **options):
     raise SystemExit(7)
 multiprocessing.process.BaseProcess.start = refuse
 socket.socket.connect = refuse
-from medi2i.common.inference.quiet import quiet_openvino
+from medi2i.common.inference.graph_engines import quiet_openvino
 core = quiet_openvino().Core()
 import openvino.frontend
 assert sys.modules["openvino_telemetry"] is None
@@ -330,4 +329,4 @@ def test_engines_are_imported_in_one_place_only():
         for path in (root / folder).rglob("*.py")
         if names.search(path.read_text(encoding="utf-8"))
     }
-    assert found == {"common/inference/quiet.py"}
+    assert found == {"common/inference/graph_engines.py"}

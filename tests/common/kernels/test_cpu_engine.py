@@ -8,7 +8,7 @@ import pytest
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine
 from medi2i.common.kernels.cpu import adam as cpu_adam
-from medi2i.common.kernels.cpu import arithmetic, narrow, onednn
+from medi2i.common.kernels.cpu import arithmetic, convolution, onednn
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -120,7 +120,7 @@ def test_deconvolution(case):
 
 @needs_onednn
 def test_narrow_convolution_in_many_bands(monkeypatch):
-    monkeypatch.setattr(narrow, "BAND", 2 * 49 * 11)
+    monkeypatch.setattr(convolution, "BAND", 2 * 49 * 11)
 
     def to_one(x, weights, bias):
         return F.convolution_2d(x, weights, bias, 1, 3)
