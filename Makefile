@@ -1,5 +1,6 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
-# make test   the test suite
+# make test   make lint, then the test suite
+# make lint   style, format, who imports whom, types
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
 # WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
@@ -11,6 +12,7 @@ READY   = $(VENV)/.ready
 DEMO   ?= demo
 WORK   ?= quality
 RESULTS = benchmarks/results
+TREE    = build/tree/medi2i
 MINUTES ?= 10
 
 .PHONY: test demo bench quality lint clean
@@ -24,9 +26,7 @@ $(READY): setup.py pyproject.toml requirements.txt
 	$(PIP) install -q --no-compile --no-build-isolation -e ".[test]"
 	touch $@
 
-test: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check -q .
+test: lint
 	$(VENV)/bin/python -m pytest
 
 demo: $(READY)
@@ -43,8 +43,12 @@ quality: $(READY)
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ABOUT),--about "$(ABOUT)")
 
 lint: $(READY)
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff check -q .
 	$(VENV)/bin/ruff format --check -q .
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+	@mkdir -p $(TREE)
+	@ln -sfn $(patsubst %/__init__.py,../../../%,$(wildcard */__init__.py)) $(TREE)
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -56,6 +56,7 @@ def test_wheel_holds_only_medi2i(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"medi2i"}
     for folder in FOLDERS:
         assert f"medi2i/{folder}/__init__.py" in names
+        assert f"medi2i/{folder}/py.typed" in names  # medi2i itself is a namespace: type checkers ask each folder
     missing = [
         str(p.relative_to(ROOT))
         for f in FOLDERS
@@ -63,6 +64,11 @@ def test_wheel_holds_only_medi2i(wheel):
         if f"medi2i/{p.relative_to(ROOT)}" not in names
     ]
     assert missing == []
+    extra = [
+        name for name in names if name.startswith("medi2i/") and not (ROOT / name.removeprefix("medi2i/")).is_file()
+    ]
+    assert extra == []
+    assert [name for name in names if "test" in name or "nvrtc" in name or "on_cpu" in name] == []
 
 
 def test_every_module_imports_from_the_wheel(installed, tmp_path):
