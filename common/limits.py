@@ -74,7 +74,7 @@ def check_file(path: Path | str) -> int:
     return size
 
 
-def in_words(count: int) -> str:
+def in_words(count: float) -> str:
     """A number of bytes for people: "1.5 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
