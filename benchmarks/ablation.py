@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +84,7 @@ FROM_LAST = (
 )
 
 
-def rows():
+def rows() -> list[tuple[str, dict[str, Any]]]:
     """(name, options) of each training: a path from the tutorial to the preset, and single steps from both ends."""
     found, options = [("the tutorial's recipe", TUTORIAL)], TUTORIAL
     for name, change in STEPS:
@@ -92,7 +94,9 @@ def rows():
     return found + [(f"last, but {name}", {**options, **change}) for name, change in FROM_LAST]
 
 
-def train(data, changes, seconds, seed):
+def train(
+    data: Path, changes: dict[str, Any], seconds: float, seed: int
+) -> tuple[net.Networks, paired.PairedDataset, PairedOptions, int]:
     """(networks, training data, options, updates) after `seconds` of this process's time."""
     changes = dict(changes)
     constant = changes.get("lr_drop", 1) is None
@@ -118,7 +122,9 @@ def train(data, changes, seconds, seed):
     return networks, dataset, options, updater.iteration
 
 
-def judge(networks, dataset, test):
+def judge(
+    networks: net.Networks, dataset: paired.PairedDataset, test: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float]:
     """RMSE and bias in HU over whole images, and RMSE in the middle CROP × CROP pixels. test: [(input, truth)]."""
     found = []
     for x, truth in test:
@@ -130,11 +136,13 @@ def judge(networks, dataset, test):
     return dict(zip(("rmse", "bias", "rmse_middle"), np.mean(found, axis=0).tolist(), strict=True))
 
 
-def measured(data, changes, seconds, seed, test):
+def measured(
+    data: Path, changes: dict[str, Any], seconds: float, seed: int, test: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
     """One row: how many updates, and the judgement in each way of normalising."""
     networks, dataset, options, updates = train(data, changes, seconds, seed)
     generators = [networks.enc_x, networks.dec_y]
-    row = {"updates": updates}
+    row: dict[str, Any] = {"updates": updates}
     with chainer.using_config("train", False):
         row["as converted"] = judge(networks, dataset, test)
     if has_batch_statistics(generators):
@@ -146,13 +154,14 @@ def measured(data, changes, seconds, seed, test):
                 now[...] = before
         options.bn_reestimate = 32
         again = reestimation_of(networks.translate, [dataset], networks, options, choose_device(-1), Ending(1))
+        assert again is not None  # bn_reestimate asks for it
         again.run(updates)
         with chainer.using_config("train", False):
             row["statistics estimated anew"] = judge(networks, dataset, test)
     return row
 
 
-def statistics(link):
+def statistics(link: chainer.Chain) -> list[tuple[str, np.ndarray]]:
     """(name, array) of the running averages of a network."""
     return [
         (f"{path}/{name}", getattr(part, name))
@@ -162,7 +171,7 @@ def statistics(link):
     ]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with pairs_train.txt and pairs_test.txt")
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))

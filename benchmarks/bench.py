@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import conversion
 import end_to_end
@@ -20,7 +21,7 @@ import training
 PARTS = ("conversion", "end_to_end", "training", "memory", "loader", "gpu")
 
 
-def main():
+def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -43,7 +44,7 @@ def main():
         speed_page.write(options.write, path)
 
 
-def measured(part, repeats, quick):
+def measured(part: str, repeats: int, quick: bool) -> list[dict[str, Any]]:
     """Measure and print a part. Returns a list of dicts."""
     if part == "conversion":
         return conversion.run(repeats, (64,) if quick else conversion.SIZES)

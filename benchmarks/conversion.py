@@ -1,6 +1,10 @@
 """Conversion of one image: plain Chainer, medi2i's engines, PyTorch, and ONNX Runtime on PyTorch's own export."""
 
 import io
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import Any
 
 import measure
 import numpy as np
@@ -17,56 +21,56 @@ SIZES = (256, 512)
 TWIN_EXPORT = "ONNX Runtime, PyTorch's export"
 
 
-def candidates(size):
+def candidates(size: int) -> dict[str, Callable[[], np.ndarray]]:
     """dict name -> function that converts one image (1, 1, size, size) and returns the result."""
     networks, _ = subjects.pix2pix(size, 1)
     x = subjects.images(1, size, 3)[0][None]
     plain = ChainerEngine(networks.enc_x, networks.dec_y, chainer.get_device("@numpy"))
-    found = {}
-    for name, engine in (("Chainer", "chainer"), ("medi2i, --engine chainer", "auto")):
 
-        def convert(engine=engine):
-            with cpu_engine.using(engine):
-                return plain.run(x)
+    def with_cpu_engine(name: str) -> np.ndarray:
+        with cpu_engine.using(name):
+            return plain.run(x)
 
-        found[name] = convert
+    found: dict[str, Callable[[], np.ndarray]] = {
+        "Chainer": partial(with_cpu_engine, "chainer"),
+        "medi2i, --engine chainer": partial(with_cpu_engine, "auto"),
+    }
     for name in installed():
         for precision in PRECISIONS:
             try:
                 engine = ENGINES[name](networks.enc_x, networks.dec_y, plain, precision, lambda: [x])
             except UserError:
                 continue
-            found[f"medi2i, --engine {name}, {precision}"] = lambda engine=engine: engine.run(x)
+            found[f"medi2i, --engine {name}, {precision}"] = partial(engine.run, x)
     found.update(_torch(networks, x))
     return found
 
 
-def _torch(networks, x):
+def _torch(networks: subjects.pix2pix_net.Networks, x: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
     try:
         import torch
         import twin
     except ImportError:
         return {}
     generator = torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval()
-    found = {}
+
+    def run_module(module: torch.nn.Module, image: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return module(image).numpy()
+
+    found: dict[str, Callable[[], np.ndarray]] = {}
     for name, layout in (("PyTorch", torch.contiguous_format), ("PyTorch channels last", torch.channels_last)):
         module = (
             torch.nn.Sequential(twin.twin(networks.enc_x), twin.twin(networks.dec_y)).eval().to(memory_format=layout)
         )
-        image = torch.from_numpy(x).contiguous(memory_format=layout)
-
-        def convert(module=module, image=image):
-            with torch.inference_mode():
-                return module(image).numpy()
-
-        found[name] = convert
+        found[name] = partial(run_module, module, torch.from_numpy(x).contiguous(memory_format=layout))
     session = _session_of_export(torch, generator, x)
     if session is not None:
         found[TWIN_EXPORT] = lambda: session.run(None, {"image": x})[0]
     return found
 
 
-def _session_of_export(torch, generator, x):
+def _session_of_export(torch: ModuleType, generator: Any, x: np.ndarray) -> Any:
     try:
         onnxruntime = quiet_onnxruntime()
         content = io.BytesIO()
@@ -87,7 +91,7 @@ def _session_of_export(torch, generator, x):
     return onnxruntime.InferenceSession(content.getvalue(), settings, providers=["CPUExecutionProvider"])
 
 
-def run(repeats, sizes=SIZES):
+def run(repeats: int, sizes: Iterable[int] = SIZES) -> list[dict[str, Any]]:
     """Measure and print all sizes; every candidate's result is compared with Chainer's first."""
     results = []
     for size in sizes:

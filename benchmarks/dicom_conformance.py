@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +37,18 @@ JUDGES = ("dciodvfy", "dcentvfy", "dcmdump", "gdcminfo", "dcm2niix")
 CLIP = (-1024, 3071)
 
 
-def output_of(*command):
+def output_of(*command: object) -> tuple[int, str]:
     """(status, text) of a program, its two streams together."""
     done = subprocess.run([str(part) for part in command], capture_output=True)
     return done.returncode, (done.stdout + done.stderr).decode("latin-1")
 
 
-def errors_of(tool, *paths):
+def errors_of(tool: str, *paths: Path) -> collections.Counter[str]:
     """The error lines of dciodvfy or dcentvfy, counted."""
     return collections.Counter(line for line in output_of(tool, *paths)[1].splitlines() if line.startswith("Error"))
 
 
-def volume_of(folder, out):
+def volume_of(folder: Path, out: Path) -> tuple[bytes, np.ndarray]:
     """(geometry as in the NIfTI header, values) that dcm2niix makes of the only series in a folder."""
     out.mkdir()
     status, text = output_of("dcm2niix", "-b", "n", "-z", "n", "-f", "v", "-o", out, folder)
@@ -58,7 +59,7 @@ def volume_of(folder, out):
     return data[40:56] + data[76:108] + data[252:328], np.frombuffer(data[352:], np.int16)
 
 
-def check(sources, syntax, folder, expected):
+def check(sources: Sequence[Path], syntax: str, folder: Path, expected: tuple[bytes, np.ndarray]) -> list[str]:
     """What is wrong (lines) with the conversion of ``sources`` in ``syntax``. expected: their ``volume_of``."""
     packed, out = folder / "in", folder / "out"
     packed.mkdir(parents=True)
@@ -97,12 +98,12 @@ def check(sources, syntax, folder, expected):
     return problems
 
 
-def missing(syntaxes):
+def missing(syntaxes: Iterable[str]) -> list[str]:
     """Programs that are needed and not there."""
     return sorted({p for p in (*JUDGES, *(SYNTAXES[s][0][0] for s in syntaxes)) if shutil.which(p) is None})
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("series", type=Path, help="folder with the files of one CT series, uncompressed")
     parser.add_argument("--slices", type=int, default=0, help="only so many, from the middle; default: all")

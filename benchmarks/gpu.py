@@ -13,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import subjects
 
@@ -26,7 +28,7 @@ OURS, CONTIGUOUS, LAST = "medi2i", "PyTorch", "PyTorch channels last"
 NUMBERS = ("fp32", "tf32", "mixed")
 
 
-def ours(what, size, batch, numbers):
+def ours(what: str, size: int, batch: int, numbers: str) -> tuple[Callable[[], object], Callable[[], None]]:
     """(a function that makes one update or conversion, a function that waits for the device)."""
     device = choose_device(0, tf32=numbers != "fp32")
     device.use()
@@ -41,7 +43,9 @@ def ours(what, size, batch, numbers):
     return updater.update, device.device.synchronize
 
 
-def pytorch(what, size, batch, numbers, channels_last):
+def pytorch(
+    what: str, size: int, batch: int, numbers: str, channels_last: bool
+) -> tuple[Callable[[], object], Callable[[], None]]:
     """The same of the twin."""
     import torch
     import twin
@@ -50,7 +54,7 @@ def pytorch(what, size, batch, numbers, channels_last):
     torch.backends.cudnn.benchmark = True
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def on_gpu(array):
+    def on_gpu(array: torch.Tensor) -> torch.Tensor:
         return array.to("cuda").contiguous(memory_format=layout)
 
     number_format = torch.autocast("cuda", torch.bfloat16) if numbers == "mixed" else contextlib.nullcontext()
@@ -63,27 +67,25 @@ def pytorch(what, size, batch, numbers, channels_last):
         )
         x = torch.from_numpy(subjects.images(batch, size, 3)[0][None])
 
-        def convert():
+        def convert() -> torch.Tensor:
             with torch.inference_mode(), number_format:
                 return model(on_gpu(x)).float().cpu()
 
         return convert, torch.cuda.synchronize
-    networks, updater = subjects.APPLICATIONS[what](size, batch)
-    step = {"pix2pix": twin.Pix2pixStep, "cyclegan": twin.CycleganStep}[what](
-        networks, updater.settings, subjects.RATE, subjects.DECAY
-    )
+    trained, updater = subjects.APPLICATIONS[what](size, batch)
+    step = twin.STEPS[what](trained, updater.settings, subjects.RATE, subjects.DECAY)
     for module in step.modules():
         module.to("cuda", memory_format=layout)
     batches = [torch.stack([torch.from_numpy(x) for x in subjects.images(batch, size, seed)]) for seed in (1, 2)]
 
-    def update():
+    def update() -> None:
         with number_format:
             step(*(on_gpu(b) for b in batches))
 
     return update, torch.cuda.synchronize
 
 
-def measured(step, wait, repeats, warm_up=5):
+def measured(step: Callable[[], object], wait: Callable[[], None], repeats: int, warm_up: int = 5) -> list[float]:
     """Seconds of each of ``repeats`` steps, the device waited for."""
     seconds = []
     for turn in range(warm_up + repeats):
@@ -96,7 +98,7 @@ def measured(step, wait, repeats, warm_up=5):
     return seconds
 
 
-def run(repeats, cases=CASES):
+def run(repeats: int, cases: Iterable[tuple[str, int, int]] = CASES) -> list[dict[str, Any]]:
     """Measure and print all cases. Returns a list of dicts for the JSON file, empty without a GPU."""
     count, why = gpu_count()
     if not count:
@@ -116,7 +118,7 @@ def run(repeats, cases=CASES):
     return results
 
 
-def in_own_process(what, size, batch, name, numbers, repeats):
+def in_own_process(what: str, size: int, batch: int, name: str, numbers: str, repeats: int) -> float | None:
     """Median seconds, None where it fails (PyTorch not installed, memory too small); its last words are printed."""
     done = subprocess.run(
         [sys.executable, __file__, what, str(size), str(batch), name, numbers, str(repeats)],
@@ -130,10 +132,12 @@ def in_own_process(what, size, batch, name, numbers, repeats):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(what, size, batch, name, numbers, repeats="20"):
+def main(what: str, size: str, batch: str, name: str, numbers: str, repeats: str = "20") -> None:
     """One candidate, in this process."""
-    make = ours if name == OURS else lambda *case: pytorch(*case, name == LAST)
-    step, wait = make(what, int(size), int(batch), numbers)
+    if name == OURS:
+        step, wait = ours(what, int(size), int(batch), numbers)
+    else:
+        step, wait = pytorch(what, int(size), int(batch), numbers, name == LAST)
     with chainer.using_config("autotune", True):
         print(json.dumps(statistics.median(measured(step, wait, int(repeats)))))
 

@@ -8,10 +8,12 @@ idle fraction of a pix2pix training on the CPU: the share of its time that it wa
 """
 
 import argparse
-import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -29,11 +31,11 @@ from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
 
-SHIFT = {"random_translate": 4}
-TURN = {"random_translate": 4, "random_rotation": 10, "random_scale": 0.1}
+SHIFT: dict[str, Any] = {"random_translate": 4}
+TURN: dict[str, Any] = {"random_translate": 4, "random_rotation": 10, "random_scale": 0.1}
 
 
-def write_slices(root, size, count, syntax):
+def write_slices(root: Path, size: int, count: int, syntax: str) -> None:
     """A noisy disc of water in air as ``count`` pairs of DICOM slices in trainA and trainB; 12 bits in 16."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size]
@@ -62,7 +64,7 @@ def write_slices(root, size, count, syntax):
             dataset.save_as(root / folder / f"{number:04d}.dcm", enforce_file_format=True)
 
 
-def slices_per_core_second(dataset, repeats=1):
+def slices_per_core_second(dataset: paired.PairedDataset, repeats: int = 1) -> float:
     """Slices (two for each example) loaded with augmentation in a second of CPU time."""
     start = time.process_time()
     for n in range(repeats):
@@ -71,7 +73,7 @@ def slices_per_core_second(dataset, repeats=1):
     return 2 * repeats * len(dataset) / (time.process_time() - start)
 
 
-def loading(folders, cached):
+def loading(folders: dict[str, Path], cached: bool) -> Iterator[tuple[str, str, str, float]]:
     """Rows (storage, cache, augmentation, slices per core and second)."""
     for name, root in folders.items():
         for change, options in (("shift, flip", SHIFT), ("shift, flip, rotate, scale", TURN)):
@@ -82,7 +84,7 @@ def loading(folders, cached):
             yield name, "cached" if cached else "decoded", change, slices_per_core_second(dataset, 3 if cached else 1)
 
 
-def training_idle(root, workers, processes, updates, crop):
+def training_idle(root: Path, workers: int, processes: bool, updates: int, crop: int) -> tuple[float, float]:
     """(idle fraction, seconds an update) of a pix2pix training on the CPU: the tutorial's generator, batch 1."""
     options = PairedOptions(
         root=str(root), gen_chs=[32, 64, 128], dis_basech=16, crop_height=crop, crop_width=crop, **TURN
@@ -104,13 +106,15 @@ def training_idle(root, workers, processes, updates, crop):
     return idle.fraction, idle.seconds / idle.batches
 
 
-def measured(size=512, slices=64, workers=2, updates=12, crop=128):
+def measured(
+    size: int = 512, slices: int = 64, workers: int = 2, updates: int = 12, crop: int = 128
+) -> list[dict[str, Any]]:
     """Print both tables. Returns their rows as dicts for the JSON file."""
     results = []
     with tempfile.TemporaryDirectory() as place:
         folders = {}
         for name, syntax in (("uncompressed", ExplicitVRLittleEndian), ("RLE", RLELossless)):
-            folders[name] = pathlib.Path(place) / name
+            folders[name] = Path(place) / name
             write_slices(folders[name], size, slices, syntax)
         print(f"\n| DICOM {size}², float32 pairs | | augmentation | slices / s / core |\n|---|---|---|---|")
         for cached in (False, True):
@@ -135,7 +139,7 @@ def measured(size=512, slices=64, workers=2, updates=12, crop=128):
     return results
 
 
-def command(argv):
+def command(argv: list[str] | None) -> int:
     """Measure by the options in ``argv``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="rows and columns of a slice [512]")
@@ -149,7 +153,7 @@ def command(argv):
     return 0
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     return run(command, argv)
 

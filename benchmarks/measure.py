@@ -8,18 +8,26 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from medi2i.common.resources import available_cores
 
 PACKAGES = ("numpy", "chainer", "onednn-cpu-gomp", "onnxruntime", "openvino", "torch")
 
 
+Seconds = dict[str, list[float]]
+"""Of each candidate, round by round."""
+
+Rows = dict[str, dict[str, float]]
+"""Of each candidate what ``summary`` gives."""
+
 SETTLE = 0.2  # seconds
 
 
-def alternate(candidates, repeats, warm_up=1):
+def alternate(candidates: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> Seconds:
     """Run every candidate in turn, ``repeats`` times after ``warm_up`` rounds that do not count.
 
     candidates: dict name -> function without arguments. Returns dict name -> list of seconds, round by round, so that
@@ -28,7 +36,7 @@ def alternate(candidates, repeats, warm_up=1):
     The threads of a library wait actively for some time after their last work (those of NumPy's BLAS for 20 ms), and
     hold the cores of the next candidate, which has threads of its own. So each begins after a pause.
     """
-    seconds = {name: [] for name in candidates}
+    seconds: Seconds = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         names = list(candidates) if turn % 2 == 0 else list(candidates)[::-1]
         for name in names:
@@ -40,7 +48,7 @@ def alternate(candidates, repeats, warm_up=1):
     return seconds
 
 
-def summary(seconds, reference):
+def summary(seconds: Seconds, reference: str) -> Rows:
     """dict name -> median seconds, fastest, and the median over the rounds of (this time / the reference's)."""
     return {
         name: {
@@ -53,7 +61,7 @@ def summary(seconds, reference):
     }
 
 
-def show(title, rows, reference):
+def show(title: str, rows: Rows, reference: str) -> None:
     """Print one table."""
     print(f"\n{title}")
     width = max(len(name) for name in rows)
@@ -65,7 +73,7 @@ def show(title, rows, reference):
         )
 
 
-def machine():
+def machine() -> dict[str, Any]:
     """What the figures depend on."""
     info = Path("/proc/cpuinfo")
     about = dict(re.findall(r"^(model name|flags)\s*: (.*)$", info.read_text(), re.M)) if info.exists() else {}
@@ -84,7 +92,7 @@ def machine():
     }
 
 
-def version(name):
+def version(name: str) -> str | None:
     """Version of a distribution, None if it is not installed."""
     try:
         return metadata.version(name)
@@ -92,16 +100,16 @@ def version(name):
         return None
 
 
-def peak_memory(script, arguments):
+def peak_memory(script: str, arguments: list[str]) -> float | None:
     """Largest memory in MB of a process of its own that runs ``script``; None if it failed."""
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
     lines = done.stdout.split()
     return float(lines[-1]) if done.returncode == 0 and lines else None
 
 
-def own_peak():
+def own_peak() -> float:
     """Largest memory of this process so far, in MB."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss begins with the memory of the process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

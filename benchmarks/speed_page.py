@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from conversion import TWIN_EXPORT
+from measure import Rows
 
 
-def write(path, results_path):
+def write(path: Path, results_path: Path) -> None:
     """Write the page of the JSON file ``results_path``."""
     content = json.loads(Path(results_path).read_text(encoding="utf-8"))
     machine, results = content["machine"], content["results"]
@@ -32,7 +34,7 @@ def write(path, results_path):
     Path(path).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
-def _table(candidates, reference, deviation=False):
+def _table(candidates: Rows, reference: str, deviation: bool = False) -> list[str]:
     head = "| | seconds | fastest | × " + reference + " |" + (" largest difference in [-1, 1] |" if deviation else "")
     lines = [head, "|---|" + "---|" * (head.count("|") - 2)]
     for name, row in candidates.items():
@@ -43,7 +45,7 @@ def _table(candidates, reference, deviation=False):
     return lines
 
 
-def _conversion(one):
+def _conversion(one: dict[str, Any]) -> list[str]:
     lines = [
         f"## Conversion of one image, {one['size']}×{one['size']}",
         "",
@@ -58,7 +60,7 @@ def _conversion(one):
     return lines
 
 
-def _end_to_end(one):
+def _end_to_end(one: dict[str, Any]) -> list[str]:
     return [
         f"## DICOM to DICOM, {one['slices']} slices of {one['size']}×{one['size']}, {one['engine']}",
         "",
@@ -70,7 +72,7 @@ def _end_to_end(one):
     ]
 
 
-def _training(one):
+def _training(one: dict[str, Any]) -> list[str]:
     lines = [
         f"## Training step, {one['application']}, {one['size']}×{one['size']}, batch {one['batch']}",
         "",
@@ -82,7 +84,7 @@ def _training(one):
     return lines
 
 
-def _memory(one):
+def _memory(one: dict[str, Any]) -> list[str]:
     lines = [
         f"## Peak memory of training, pix2pix {one['size']}×{one['size']}, batch {one['batch']}",
         "",
@@ -95,7 +97,7 @@ def _memory(one):
     return [*lines, ""]
 
 
-def _loading(rows):
+def _loading(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     lines = [
@@ -111,7 +113,7 @@ def _loading(rows):
     return [*lines, ""]
 
 
-def _idle(rows):
+def _idle(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     lines = [

@@ -6,6 +6,8 @@ Chainer checks types in the first update only, as in all trainings here.
 """
 
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import measure
 import subjects
@@ -16,18 +18,18 @@ CASES = (("pix2pix", 128, 1), ("pix2pix", 128, 4), ("pix2pix", 256, 1), ("pix2pi
 CHAINER, OURS, CONTIGUOUS, LAST = "Chainer", "medi2i", "PyTorch", "PyTorch channels last"
 
 
-def chainer_step(application, size, batch, engine):
+def chainer_step(application: str, size: int, batch: int, engine: str) -> Callable[[], None]:
     """A function that makes one update with the CPU engine ``engine``."""
     _, updater = subjects.APPLICATIONS[application](size, batch)
 
-    def step():
+    def step() -> None:
         with cpu_engine.using(engine):
             updater.update()
 
     return step
 
 
-def torch_step(application, size, batch, channels_last):
+def torch_step(application: str, size: int, batch: int, channels_last: bool) -> Callable[[], None] | None:
     """A function that makes one update of the PyTorch twin, or None without PyTorch. Parameters are counted equal."""
     try:
         import torch
@@ -35,8 +37,7 @@ def torch_step(application, size, batch, channels_last):
     except ImportError:
         return None
     networks, updater = subjects.APPLICATIONS[application](size, batch)
-    kind = {"pix2pix": twin.Pix2pixStep, "cyclegan": twin.CycleganStep}[application]
-    step = kind(networks, updater.settings, subjects.RATE, subjects.DECAY)
+    step = twin.STEPS[application](networks, updater.settings, subjects.RATE, subjects.DECAY)
     modules = step.modules()
     ours = subjects.parameter_count(*networks.as_dict().values())
     theirs = sum(p.numel() for module in modules for p in module.parameters())
@@ -52,19 +53,19 @@ def torch_step(application, size, batch, channels_last):
     return lambda: step(*batches)
 
 
-def make(name, application, size, batch):
+def make(name: str, application: str, size: int, batch: int) -> Callable[[], None] | None:
     """The step called ``name``, None where it cannot be had here."""
     if name in (CHAINER, OURS):
         return chainer_step(application, size, batch, "chainer" if name == CHAINER else "auto")
     return torch_step(application, size, batch, name == LAST)
 
 
-def run(repeats, cases=CASES):
+def run(repeats: int, cases: Iterable[tuple[str, int, int]] = CASES) -> list[dict[str, Any]]:
     """Measure and print all cases. Returns a list of dicts for the JSON file."""
     results = []
     for application, size, batch in cases:
-        steps = {name: make(name, application, size, batch) for name in (CHAINER, OURS, CONTIGUOUS, LAST)}
-        steps = {name: step for name, step in steps.items() if step is not None}
+        names = (CHAINER, OURS, CONTIGUOUS, LAST)
+        steps = {name: step for name in names if (step := make(name, application, size, batch)) is not None}
         seconds = measure.alternate(steps, repeats)
         rows = measure.summary(seconds, CHAINER)
         measure.show(f"Training step, {application} {size}x{size}, batch {batch}", rows, CHAINER)
@@ -76,13 +77,13 @@ def run(repeats, cases=CASES):
     return results
 
 
-def to_best(seconds):
+def to_best(seconds: measure.Seconds) -> float:
     """Median over the rounds of ours / PyTorch in the layout that is better over all rounds."""
     best = min((CONTIGUOUS, LAST), key=lambda name: measure.statistics.median(seconds[name]))
     return measure.summary({OURS: seconds[OURS], best: seconds[best]}, best)[OURS]["ratio"]
 
 
-def memory(size, batch):
+def memory(size: int, batch: int) -> dict[str, Any]:
     """Peak memory of one pix2pix step in a process of its own, MB, for each candidate."""
     rows = {
         name: measure.peak_memory(__file__, ["pix2pix", str(size), str(batch), name])
@@ -96,6 +97,8 @@ def memory(size, batch):
 
 if __name__ == "__main__":
     step = make(sys.argv[4], sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    if step is None:
+        sys.exit(f"{sys.argv[4]}: not installed")
     step()
     step()
     print(measure.own_peak())

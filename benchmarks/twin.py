@@ -5,12 +5,29 @@ and instance normalisation, U-net connections of kind ``conv`` or none. Names ar
 weights go from one to the other by name, and the parameters can be counted against each other.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medi2i.common.compat import chainer
 from medi2i.common.networks.norms import BATCH_DECAY, BATCH_EPS
-from medi2i.common.networks.spec import Activation, Norm, SampleKind, Sampling, Second, Unet
+from medi2i.common.networks.spec import (
+    Activation,
+    DecoderSpec,
+    DiscriminatorSpec,
+    EncoderSpec,
+    Norm,
+    SampleKind,
+    Sampling,
+    Second,
+    Unet,
+)
+from medi2i.cyclegan import net as cyclegan_net
+from medi2i.cyclegan import updater as cyclegan_updater
+from medi2i.pix2pix import net as pix2pix_net
+from medi2i.pix2pix import updater as pix2pix_updater
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
 _ACTIVATIONS = {
@@ -21,7 +38,7 @@ _ACTIVATIONS = {
 }
 
 
-def _norm(kind, channels):
+def _norm(kind: Norm, channels: int) -> nn.Module:
     if kind is Norm.NONE:
         return nn.Identity()
     if kind is Norm.INSTANCE:
@@ -34,7 +51,9 @@ def _norm(kind, channels):
 class CBR(nn.Module):
     """Convolution, normalisation, activation, change of size."""
 
-    def __init__(self, in_ch, out_ch, ksize, pad, norm, sample, activation):
+    def __init__(
+        self, in_ch: int, out_ch: int, ksize: int, pad: int, norm: Norm, sample: Sampling, activation: Activation
+    ) -> None:
         super().__init__()
         if sample.second is not Second.NONE:
             raise ValueError(f"the PyTorch twin has no {sample.name}")
@@ -45,7 +64,7 @@ class CBR(nn.Module):
         self.kind = sample.kind
         self.activation = _ACTIVATIONS[activation]
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.activation(self.n1(self.c1(x)))
         if self.kind is SampleKind.RESIZE:
             return F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
@@ -57,20 +76,20 @@ class CBR(nn.Module):
 class ResBlock(nn.Module):
     """x + two convolutions of it."""
 
-    def __init__(self, channels, norm, activation):
+    def __init__(self, channels: int, norm: Norm, activation: Activation) -> None:
         super().__init__()
         self.c0, self.c1 = (nn.Conv2d(channels, channels, 3, 1, 1) for _ in range(2))
         self.norm0, self.norm1 = (_norm(norm, channels) for _ in range(2))
         self.activation = _ACTIVATIONS[activation]
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.norm1(self.c1(self.activation(self.norm0(self.c0(x)))))
 
 
 class Encoder(nn.Module):
     """Image -> skips and the deepest feature."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         pad = (spec.ksize - 1) // 2
         self.levels = ["c0"] + [f"d{i}" for i in range(1, len(spec.chs))]
@@ -84,7 +103,7 @@ class Encoder(nn.Module):
         for name in self.blocks:
             self.add_module(name, ResBlock(spec.chs[-1], spec.norm, spec.activation))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         levels = []
         for name in self.levels:
             x = getattr(self, name)(x)
@@ -98,7 +117,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Skips and the deepest feature -> image."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         pad, joined = (spec.ksize - 1) // 2, spec.joined_chs
         self.blocks = [f"r{i}" for i in range(spec.res_blocks)]
@@ -113,7 +132,7 @@ class Decoder(nn.Module):
         self.add_module(f"ua{n}", CBR(joined[0], joined[0], 3, 1, spec.norm, spec.full, spec.activation))
         self.ul = CBR(joined[0], spec.out_ch, 3, 1, Norm.NONE, spec.last, spec.out_activation)
 
-    def forward(self, features):
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         *skips, h = features
         for name in self.blocks:
             h = getattr(self, name)(h)
@@ -127,7 +146,7 @@ class Decoder(nn.Module):
 class Discriminator(nn.Module):
     """Image -> one judgement per patch."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: DiscriminatorSpec) -> None:
         super().__init__()
         ksize, pad = spec.ksize, spec.ksize // 2
         self.levels = [f"c{i}" for i in range(len(spec.chs))]
@@ -138,7 +157,7 @@ class Discriminator(nn.Module):
         self.csl = CBR(spec.chs[-1], top, ksize, pad, spec.norm, KEEP, spec.activation)
         self.cl = CBR(top, spec.out_ch, ksize, pad, Norm.NONE, KEEP, Activation.NONE)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for name in (*self.levels, "csl", "cl"):
             x = getattr(self, name)(x)
         return x
@@ -157,7 +176,7 @@ _NAMES = {
 }
 
 
-def twin(link):
+def twin(link: chainer.Chain) -> nn.Module:
     """The PyTorch network with the same layers and weights as the Chainer network ``link``.
 
     Raises ValueError where a parameter of the one has no counterpart in the other.
@@ -181,7 +200,7 @@ def twin(link):
     return network
 
 
-def _torch_name(path):
+def _torch_name(path: str) -> str:
     *parts, last = path.strip("/").split("/")
     if parts[-1] == "c":  # our Convolution holds Chainer's as `c`
         parts.pop()
@@ -191,17 +210,19 @@ def _torch_name(path):
 class Pix2pixStep:
     """One update of pix2pix as :class:`medi2i.pix2pix.updater.Pix2pixUpdater` does it; call it with x and t."""
 
-    def __init__(self, networks, settings, rate, weight_decay):
+    def __init__(
+        self, networks: pix2pix_net.Networks, settings: pix2pix_updater.LossSettings, rate: float, weight_decay: float
+    ) -> None:
         self.enc, self.dec, self.dis = (twin(network) for network in (networks.enc_x, networks.dec_y, networks.dis))
         self.settings = settings
         self.generator = _adam([self.enc, self.dec], rate, weight_decay)
         self.discriminator = _adam([self.dis], rate, weight_decay)
 
-    def modules(self):
+    def modules(self) -> list[nn.Module]:
         """All networks."""
         return [self.enc, self.dec, self.dis]
 
-    def __call__(self, x, t):
+    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> None:
         s = self.settings
         y = self.dec(self.enc(x))
         tv = (y[:, :, 1:] - y[:, :, :-1]).abs().mean() + (y[:, :, :, 1:] - y[:, :, :, :-1]).abs().mean()
@@ -217,18 +238,20 @@ class Pix2pixStep:
 class CycleganStep:
     """One update of CycleGAN with cycle, identity-in-domain, autoencoder and adversarial losses."""
 
-    def __init__(self, networks, settings, rate, weight_decay):
+    def __init__(
+        self, networks: cyclegan_net.Networks, settings: cyclegan_updater.LossSettings, rate: float, weight_decay: float
+    ) -> None:
         links = networks.as_dict()
         self.nets = {name: twin(link) for name, link in links.items()}
         self.settings = settings
         self.generator = _adam([self.nets[n] for n in ("enc_x", "dec_x", "enc_y", "dec_y")], rate, weight_decay)
         self.discriminators = {n: _adam([self.nets[n]], rate, weight_decay) for n in ("dis_x", "dis_y")}
 
-    def modules(self):
+    def modules(self) -> list[nn.Module]:
         """All networks."""
         return list(self.nets.values())
 
-    def __call__(self, x, y):
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
         s, n = self.settings, self.nets
         features_x, features_y = n["enc_x"](x), n["enc_y"](y)
         x_y, y_x = n["dec_y"](features_x), n["dec_x"](features_y)
@@ -251,12 +274,15 @@ class CycleganStep:
             )
 
 
-def _adam(networks, rate, weight_decay):
+STEPS: dict[str, Callable] = {"pix2pix": Pix2pixStep, "cyclegan": CycleganStep}
+
+
+def _adam(networks: list[nn.Module], rate: float, weight_decay: float) -> torch.optim.Optimizer:
     parameters = [p for network in networks for p in network.parameters()]
     return torch.optim.AdamW(parameters, lr=rate, betas=(0.1, 0.999), weight_decay=weight_decay)
 
 
-def _minimise(optimizer, loss):
+def _minimise(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
