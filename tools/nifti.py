@@ -228,7 +228,7 @@ def to_nifti(root: Path, out: Path, options: NiftiOptions) -> None:
         check_even(series, affine)
         name = "_".join(filter(None, (series.patient, str(series.number or number), f"{number:03d}")))
         target = out if single else out / ("".join(c if c.isalnum() or c in "-_." else "_" for c in name) + ".nii.gz")
-        nifti.write(target, nifti.Volume(series.volume(), affine), options.like, options.force)
+        nifti.write(target, nifti.Volume(dicom.read_volume(series), affine), options.like, options.force)
         print(f"{target}: {series.shape[1]}×{series.shape[0]}×{len(series.slices)}")
         for warning in series.warnings:
             print(f"  {warning}")

@@ -225,7 +225,7 @@ def where(series, slices, template, options):
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
     require_parallel(series, template)
     found = registration.translation(
-        template.volume(),
+        dicom.read_volume(template),
         (distance_of(template), *template.spacing),
         volume,
         (distance_of(series), *series.spacing),

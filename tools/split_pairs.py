@@ -22,7 +22,7 @@ from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import catalogue, lists
 from medi2i.datasets.dicom.header_checks import text
-from medi2i.datasets.dicom.parse import load
+from medi2i.datasets.dicom.parse import parse_file
 from medi2i.datasets.locks import locked
 from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making import identity
@@ -118,7 +118,7 @@ def describe(columns: Sequence[str], root: Path) -> Row:
     series = ""
     if catalogue.has_dicom_mark(path):
         try:
-            header = load(path)
+            header = parse_file(path).dataset
         except Unreadable:
             header = None
         if header is not None:

@@ -12,7 +12,7 @@ from medi2i.common.resources import bands
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import ROUNDING
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
-from medi2i.datasets.dicom.reading import open_image
+from medi2i.datasets.dicom.reading import open_file
 from medi2i.datasets.kinds import KINDS, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip, default_clip
@@ -130,7 +130,7 @@ class Results:
         prefix: of the description. more: dict of what else decides the pixels. how: further arguments of DerivedSeries.
         """
         first = volume.series.slices[0]
-        header, _ = open_image(first.path, VOLUME_MODALITIES, None)
+        header = open_file(first.path, VOLUME_MODALITIES, None).parsed.dataset
         about, clip = self.provenance, self.form.clip_for("dcm", None)
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None

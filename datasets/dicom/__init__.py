@@ -2,7 +2,7 @@
 
 from medi2i.common.limits import MAX_PIXELS
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
-from medi2i.datasets.dicom.reading import DicomImage, iter_frames, read
+from medi2i.datasets.dicom.reading import DicomImage, iter_frames, read, read_volume
 from medi2i.datasets.dicom.scanning import Scan, Skipped, scan
 from medi2i.datasets.dicom.series import Series, SliceRef
 
@@ -17,5 +17,6 @@ __all__ = [
     "Unreadable",
     "iter_frames",
     "read",
+    "read_volume",
     "scan",
 ]

@@ -1,7 +1,6 @@
 """Compressed pixel data: fragments -> frames (PS3.5 A.4), and what a codestream says of itself before it is decoded."""
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,13 @@ from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTr
 
 from medi2i.common.errors import Unreadable
 from medi2i.datasets.dicom.header_checks import Layout
-from medi2i.datasets.dicom.parse import Parsed
+from medi2i.datasets.dicom.parse import ITEM, UNDEFINED, Parsed, Read
 
-ITEM, DELIMITER, UNDEFINED = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0", 0xFFFFFFFF
+DELIMITER = b"\xfe\xff\xdd\xe0"
 _FRAME_ENDS = b"\xff\xd9"
+
+Fragments = list[tuple[int, int]]
+"""[(start, length) of the value of an item]."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Codestream:
     signed: bool = False
 
 
-def frame_fragments(parsed: Parsed, frames: int) -> list[list[tuple[int, int]]]:
-    """[(start, length) of its fragments] for each frame. Raises Unreadable where the frames cannot be told apart."""
+def frame_fragments(parsed: Parsed, frames: int) -> list[Fragments]:
+    """The fragments of each frame. Raises Unreadable where the frames cannot be told apart."""
     path = parsed.path
     with parsed.open() as read:
         fragments, length = _fragments(parsed, read, frames)
@@ -51,8 +53,8 @@ def frame_fragments(parsed: Parsed, frames: int) -> list[list[tuple[int, int]]]:
         return _by_ends(path, read, fragments, frames)
 
 
-def _fragments(parsed: Parsed, read: Callable, frames: int) -> tuple[list[tuple[int, int]], int]:
-    """([(start, length) of all items' values], length of all)."""
+def _fragments(parsed: Parsed, read: Read, frames: int) -> tuple[Fragments, int]:
+    """(all items, length of all)."""
     path, place = parsed.path, parsed.pixels
     found, at = [], place.start
     end = None if place.length is None else place.start + place.length
@@ -83,7 +85,7 @@ def _extended(parsed: Parsed, first: int) -> list[int]:
     return [first + offset for offset in struct.unpack(f"<{len(table) // 8}Q", table)]
 
 
-def _by_offsets(path: Path, fragments: list, offsets: list[int]) -> list[list[tuple[int, int]]]:
+def _by_offsets(path: Path, fragments: Fragments, offsets: list[int]) -> list[Fragments]:
     """Offsets count from the first item after the table to the tag of an item."""
     begins = {start - 8: number for number, (start, _) in enumerate(fragments)}
     numbers = [begins.get(offset) for offset in offsets]
@@ -94,7 +96,7 @@ def _by_offsets(path: Path, fragments: list, offsets: list[int]) -> list[list[tu
     return [fragments[a:b] for a, b in zip(numbers, [*numbers[1:], len(fragments)], strict=True)]
 
 
-def _by_ends(path: Path, read: Callable, fragments: list, frames: int) -> list[list[tuple[int, int]]]:
+def _by_ends(path: Path, read: Read, fragments: Fragments, frames: int) -> list[Fragments]:
     """Frames of several fragments end with the mark of the end of an image."""
     found, current = [], []
     for start, length in fragments:

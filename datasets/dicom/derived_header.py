@@ -20,8 +20,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from medi2i.common.version import VERSION
-from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, functional_group, numbers, syntax_uid, text
-from medi2i.datasets.dicom.series import is_valid_uid
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, functional_group, is_valid_uid, numbers, syntax_uid, text
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"

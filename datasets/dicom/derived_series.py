@@ -19,9 +19,8 @@ from medi2i.common.errors import UserError
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom import derived_header
 from medi2i.datasets.dicom.encoding import Encoded, Encoding, decimal, encode_beside, encoding_of, reads_as
-from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, text, whole
+from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, is_valid_uid, text, whole
 from medi2i.datasets.dicom.reading import DicomImage, read
-from medi2i.datasets.dicom.series import is_valid_uid
 from medi2i.datasets.outputs import check_target, whole_file
 
 IMPLEMENTATION_UID = derived_header.uid_from("medi2i", "implementation")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID, UID
 
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import BYTES_PER_PIXEL, check_bytes, check_pixels
@@ -109,30 +109,7 @@ def whole(dataset: Dataset, keyword: str) -> int | None:
     return int(value[0]) if value is not None and value[0] == int(value[0]) else None
 
 
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; an empty list where it is absent or damaged."""
-    try:
-        value = dataset.get(keyword)
-        return [item for item in value if isinstance(item, Dataset)] if value else []
-    except PARSE_ERRORS:
-        return []
-
-
-def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset:
-    """The item of a functional group macro for one frame of an enhanced image: per frame first, else shared, else the
-    data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16). Frame -1: what frames share."""
-    holders = (
-        sequence_item(dataset, "PerFrameFunctionalGroupsSequence", frame),
-        sequence_item(dataset, "SharedFunctionalGroupsSequence", 0),
-    )
-    for holder in holders:
-        found = None if holder is None else sequence_item(holder, macro, 0)
-        if found is not None:
-            return found
-    return dataset
-
-
-def sequence_item(dataset: Dataset, keyword: str, index: int) -> Dataset | None:
+def sequence_item(dataset: Dataset, keyword: str, index: int = 0) -> Dataset | None:
     """One item of a sequence, without a look at the others; None where it is absent or damaged."""
     try:
         found = dataset.get(keyword)
@@ -142,14 +119,27 @@ def sequence_item(dataset: Dataset, keyword: str, index: int) -> Dataset | None:
     return item if isinstance(item, Dataset) else None
 
 
+def functional_group(dataset: Dataset, frame: int, macro: str) -> Dataset:
+    """The item of a functional group macro for one frame of an enhanced image: per frame first, else shared, else the
+    data set itself, where a classic image keeps the same attributes (PS3.3 C.7.6.16). Frame -1: what frames share."""
+    for keyword, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        holder = sequence_item(dataset, keyword, index)
+        if holder is not None and (found := sequence_item(holder, macro)) is not None:
+            return found
+    return dataset
+
+
 def syntax_uid(dataset: Dataset) -> UID:
     return UID(text(dataset.file_meta, "TransferSyntaxUID"))
 
 
-def frame_count(dataset: Dataset) -> int:
-    """Frames the header declares: 1 where NumberOfFrames is absent or empty."""
-    count = whole(dataset, "NumberOfFrames")
-    return 1 if count is None else count
+def is_valid_uid(uid: str) -> bool:
+    return len(uid) <= 64 and re.match(RE_VALID_UID, uid) is not None
+
+
+def has_overlay(dataset: Dataset) -> bool:
+    """Whether the file has an overlay, which may be in spare bits of its pixels."""
+    return any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys())  # noqa: SIM118 (iterating converts every value)
 
 
 def is_lossy(dataset: Dataset) -> bool:
@@ -224,19 +214,18 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int 
     if not rows or not columns or rows < 0 or columns < 0:
         raise Unreadable(path, f"Rows {rows} and Columns {columns}: no image size")
     check_pixels(path, rows, columns, max_pixels)
-    allocated, stored = whole(dataset, "BitsAllocated"), whole(dataset, "BitsStored")
+    allocated, stored, high = (whole(dataset, keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
     if allocated not in (8, 16, 32):
         raise Unreadable(path, f"BitsAllocated {allocated}; 8, 16 or 32 are supported")
     if stored is None or not 1 <= stored <= allocated:
         raise Unreadable(path, f"BitsStored {stored} does not fit BitsAllocated {allocated}")
-    high = whole(dataset, "HighBit")
-    high = stored - 1 if high is None else high
     sign = whole(dataset, "PixelRepresentation")
     if sign not in (0, 1):
         raise Unreadable(
             path, f"PixelRepresentation {text(dataset, 'PixelRepresentation') or 'missing'}; 0 or 1 is needed"
         )
-    frames = frame_count(dataset)
+    declared = whole(dataset, "NumberOfFrames")
+    frames = 1 if declared is None else declared
     if frames < 1:
         raise Unreadable(path, f"NumberOfFrames {frames}")
     if frames > MAX_FRAMES:
@@ -244,7 +233,40 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int 
     syntax = syntax_uid(dataset)
     if not syntax.is_transfer_syntax:
         raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
+    high = stored - 1 if high is None else high
     layout = Layout(rows, columns, frames, allocated, stored, high, sign == 1, syntax)
     limit = None if max_pixels is None else BYTES_PER_PIXEL * max_pixels
     check_bytes(path, layout.frame_bytes * frames, f"{frames} frame(s) of {rows}×{columns} pixels", limit)
     return layout
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """modality value = stored · slope + intercept, or a lookup table. ``declared`` is False where the file says
+    nothing."""
+
+    slope: float
+    intercept: float
+    declared: bool
+    lookup: Dataset | None = None
+    kind: str = ""
+
+
+def rescale_of(path: Path | str, dataset: Dataset, frame: int) -> Rescale:
+    """The modality transformation of a frame (PS3.3 C.11.1; for enhanced images C.7.6.16.2.9). Raises Unreadable for
+    slope 0."""
+    table = sequence_item(dataset, "ModalityLUTSequence")
+    if table is not None:
+        return Rescale(1.0, 0.0, True, dataset, text(table, "ModalityLUTType"))
+    group = functional_group(dataset, frame, "PixelValueTransformationSequence")
+    slope, intercept = numbers(group, "RescaleSlope", 1), numbers(group, "RescaleIntercept", 1)
+    slope_text, intercept_text = text(group, "RescaleSlope"), text(group, "RescaleIntercept")
+    if not slope_text and not intercept_text:
+        return Rescale(1.0, 0.0, False)
+    if slope is None or intercept is None:
+        raise Unreadable(
+            path, f"RescaleSlope '{slope_text}' and RescaleIntercept '{intercept_text}': both must be one finite number"
+        )
+    if slope[0] == 0:
+        raise Unreadable(path, "RescaleSlope 0: every pixel would be the same")
+    return Rescale(slope[0], intercept[0], True, kind=text(group, "RescaleType"))

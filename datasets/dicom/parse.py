@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.dataelem import DataElement
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
+from pydicom.tag import BaseTag
 
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import check_regular, in_words
@@ -32,17 +33,21 @@ HEADER_ITEMS = 1 << 18
 HEADER_ELEMENTS = 1 << 19
 """Elements that are read one by one; those of a sequence of known length are not."""
 
-PIXELS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
-UNDEFINED = 0xFFFFFFFF
+PIXEL_VRS = {0x7FE00010: "OB", 0x7FE00008: "OF", 0x7FE00009: "OD"}
+"""PixelData, FloatPixelData and DoubleFloatPixelData."""
+ITEM, UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
+
+Read = Callable[[int, int], bytes]
+"""read(start, size) -> bytes of the (unpacked) file, fewer at its end."""
 
 
 @dataclass(frozen=True)
 class PixelPlace:
     """Where the value of the pixel data begins in the (unpacked) file; ``length`` None where it is undefined."""
 
-    start: int
-    length: int | None
-    vr: str
+    start: int = 0
+    length: int | None = 0
+    vr: str = ""
 
 
 @dataclass
@@ -51,13 +56,13 @@ class Parsed:
 
     path: Path
     dataset: FileDataset
-    pixels: PixelPlace | None
-    notes: tuple[str, ...] = ()
-    unpacked: "Unpacking | None" = None
+    pixels: PixelPlace
+    notes: tuple[str, ...]
+    unpacked: "Unpacking | None"
 
     @contextmanager
-    def open(self) -> Iterator[Callable[[int, int], bytes]]:
-        """read(start, size) -> bytes of the (unpacked) file, fewer at its end. Threads may each open it."""
+    def open(self) -> Iterator[Read]:
+        """A ``Read`` of the file. Threads may each open it."""
         if self.unpacked is not None:
             yield self.unpacked.at
             return
@@ -75,12 +80,7 @@ class Parsed:
         return max(0, size - start)
 
 
-def load(path: Path | str, max_pixels: int | None = None) -> FileDataset:
-    """The header of a file. Raises Unreadable for what is not DICOM, or is damaged."""
-    return parse(path, max_pixels).dataset
-
-
-def parse(path: Path | str, max_pixels: int | None = None) -> Parsed:
+def parse_file(path: Path | str, max_pixels: int | None = None) -> Parsed:
     """Read the header of a file and find its pixel data. Raises Unreadable for what is not DICOM, is damaged, or has a
     header that takes too much memory."""
     path = Path(path)
@@ -91,7 +91,7 @@ def parse(path: Path | str, max_pixels: int | None = None) -> Parsed:
             head = file.read(132)
             if head[128:132] != b"DICM":
                 raise Unreadable(path, _why_not_dicom(head))
-            return _parse(path, file, max_pixels)
+            return _read(path, file, max_pixels)
     except OSError as error:
         raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
     except PARSE_ERRORS as error:
@@ -107,50 +107,38 @@ def _why_not_dicom(head: bytes) -> str:
     return "not DICOM (no DICM mark at byte 128)"
 
 
-def _parse(path: Path, file: BinaryIO, max_pixels: int | None) -> Parsed:
-    bounded = Bounded(path, file)
-    stop = _StopAtPixels(bounded)
+def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
+    file, unpacked = Bounded(path, raw), None
     try:
-        return _read(path, bounded, stop, max_pixels)
-    except Exception:
-        if stop.file.refused is not None:
-            raise stop.file.refused from None
-        raise
-
-
-def _read(path: Path, bounded: "Bounded", stop: "_StopAtPixels", max_pixels: int | None) -> Parsed:
-    meta = FileMetaDataset(
-        read_dataset(bounded, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, defer_size=VALUE_BYTES)
-    )
-    _pass_over(meta)
-    unpacked = None
-    # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
-    if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
-        unpacked = Unpacking(path, bounded.tell())
-        stop.file = Bounded(path, unpacked)
-        found = read_dataset(stop.file, False, True, stop_when=stop, defer_size=VALUE_BYTES)
-        unpacked.limit = unpacked.tell() + 8 * (max_pixels or default_max_pixels())
-        encoding = False, True
-    else:
-        bounded.seek(0)
-        found = read_partial(bounded, stop_when=stop, defer_size=VALUE_BYTES)
-        meta, encoding = found.file_meta, found.original_encoding
+        meta = FileMetaDataset(
+            read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, defer_size=VALUE_BYTES)
+        )
         _pass_over(meta)
+        # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
+        if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
+            unpacked = Unpacking(path, file.tell())
+            file = Bounded(path, unpacked)
+            found = read_dataset(file, False, True, stop_when=file.at_pixels, defer_size=VALUE_BYTES)
+            unpacked.limit = unpacked.tell() + 8 * (max_pixels or default_max_pixels())
+            encoding = False, True
+        else:
+            file.seek(0)
+            found = read_partial(file, stop_when=file.at_pixels, defer_size=VALUE_BYTES)
+            meta, encoding = found.file_meta, found.original_encoding
+            _pass_over(meta)
+    except Exception:
+        if file.refused is not None:
+            raise file.refused from None
+        raise
     notes = [f"{tag} of {in_words(length)} is passed over" for tag, length in _pass_over(found) if tag.group != 0x7FE0]
     dataset = FileDataset(None, found, b"\0" * 128, meta, *encoding)
     dataset.set_original_encoding(*encoding, found._character_set)
-    if stop.place is None:
-        return Parsed(path, dataset, None, tuple(notes), unpacked)
-    tag, start, length, vr = stop.place
-    dataset.add(DataElement(tag, "OB" if tag == 0x7FE00010 else PIXEL_VRS[tag], b""))
-    place = PixelPlace(start, None if length == UNDEFINED else length, vr or "")
-    return Parsed(path, dataset, place, tuple(notes), unpacked)
+    if file.pixel_tag is not None:
+        dataset.add(DataElement(file.pixel_tag, PIXEL_VRS[file.pixel_tag], b""))
+    return Parsed(path, dataset, file.pixels, tuple(notes), unpacked)
 
 
-PIXEL_VRS = {0x7FE00008: "OF", 0x7FE00009: "OD"}
-
-
-def _pass_over(dataset) -> list[tuple]:
+def _pass_over(dataset: Dataset) -> list[tuple[BaseTag, int]]:
     """Remove what was not read because of its length: [(tag, length)]."""
     found = [(tag, value.length) for tag, value in dataset.items() if getattr(value, "value", b"") is None
              and getattr(value, "length", 0) > VALUE_BYTES]  # fmt: skip
@@ -159,30 +147,28 @@ def _pass_over(dataset) -> list[tuple]:
     return found
 
 
-class _StopAtPixels:
-    """Ends the reading of a header at the pixel data, and keeps where they are: (tag, start, length, VR)."""
-
-    def __init__(self, file):
-        self.file, self.place = file, None
-
-    def __call__(self, tag, vr, length) -> bool:
-        if int(tag) not in PIXELS:
-            return False
-        self.place = int(tag), self.file.tell(), length, vr
-        return True
-
-
 class Bounded:
     """A file whose reader is stopped by an Unreadable when a header becomes too long or has too many parts.
 
-    ``refused`` keeps it, as a reader may turn it into another exception.
+    ``refused`` keeps it, as a reader may turn it into another exception. ``pixel_tag``, ``pixels``: which pixel data
+    end the header, if any, and where they are.
     """
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: "BinaryIO | Unpacking") -> None:
         self.path, self.file = path, file
         self.left, self.items, self.elements = HEADER_BYTES, HEADER_ITEMS, HEADER_ELEMENTS
         self.seek, self.tell = file.seek, file.tell
         self.refused: Unreadable | None = None
+        self.pixel_tag: int | None = None
+        self.pixels = PixelPlace()
+
+    def at_pixels(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        """Whether the reader shall stop, before an element of this tag."""
+        if int(tag) not in PIXEL_VRS:
+            return False
+        self.pixel_tag = int(tag)
+        self.pixels = PixelPlace(self.tell(), None if length == UNDEFINED else length, vr or "")
+        return True
 
     def read(self, size: int = -1) -> bytes:
         if size < 0 or size > self.left:
@@ -191,7 +177,7 @@ class Bounded:
         self.left -= len(data)
         if size == 8:  # tag, VR and length; zeros are no element but a hole
             self.elements -= 1 if data.strip(b"\0") else 1 + HEADER_ELEMENTS // 64
-        self.items -= data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00")
+        self.items -= data.count(ITEM) + data.count(b"\xff\xfe\xe0\x00")
         if min(self.left, self.items, self.elements) < 0:
             self.refused = self.refused or Unreadable(
                 self.path,
@@ -206,7 +192,7 @@ class Unpacking(io.RawIOBase):
     """A deflated data set (PS3.5 A.5), which begins at ``start`` of a file, as a file of its own: unpacked as far as it
     is read, at most ``limit`` bytes."""
 
-    def __init__(self, path: Path, start: int):
+    def __init__(self, path: Path, start: int) -> None:
         self.path, self.limit = path, HEADER_BYTES
         self._fed, self._at, self._lock = start, 0, threading.Lock()
         self._unpacked, self._inflate = bytearray(), zlib.decompressobj(-zlib.MAX_WBITS)

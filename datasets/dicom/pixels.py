@@ -1,6 +1,8 @@
-"""Encoded pixels of a parsed DICOM file -> stored values -> modality values (HU for CT), and the mask of padding."""
+"""Pixels of a parsed file: encoded frames -> words -> stored values -> modality values (HU for CT); and its padding.
 
-from collections.abc import Callable
+Padding becomes air in ``fill_padding``.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +14,9 @@ from pydicom.pixels import apply_modality_lut, get_decoder
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import in_words
 from medi2i.common.resources import bands
-from medi2i.datasets.dicom.compressed import frame_fragments, measure
-from medi2i.datasets.dicom.header_checks import (
-    PARSE_ERRORS,
-    Layout,
-    functional_group,
-    items,
-    numbers,
-    short,
-    text,
-    whole,
-)
-from medi2i.datasets.dicom.parse import Parsed
+from medi2i.datasets.dicom.compressed import Fragments, frame_fragments, measure
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, Layout, Rescale, short, text, whole
+from medi2i.datasets.dicom.parse import Parsed, Read
 
 
 @dataclass(frozen=True)
@@ -36,128 +29,13 @@ class Words:
     extended: bool = False
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Stored values (H, W) as integers. ``unextended``: True where a negative value has no sign in its spare bits."""
-
-    values: np.ndarray
-    unextended: np.ndarray | None
-    notes: tuple[str, ...]
-
-
-def to_stored(path: Path | str, words: Words, layout: Layout, overlay: bool) -> Stored:
-    """The values in the stored bits of words (PS3.5 8.1.1), sign extended. Spare bits may be 0, copies of the sign, or
-    an ``overlay``. Raises Unreadable where the header leaves two readings that differ."""
-    if words.extended and not layout.signed and (words.values >> (words.bits - 1)).any():
-        raise Unreadable(path, "the compressed image has negative values, PixelRepresentation 0 says there are none")
-    readings = [_Field(words, 0, min(layout.stored, words.bits), layout.signed)]
-    if layout.high != layout.stored - 1:
-        readings += _other_readings(words, layout)
-        good = [reading for reading in readings if reading.clean]
-        if not good or not all(np.array_equal(good[0].values, other.values) for other in good[1:]):
-            raise Unreadable(
-                path, f"HighBit {layout.high} contradicts BitsStored {layout.stored}, and the pixels do not tell which "
-                "is right"
-            )  # fmt: skip
-        readings = good[:1]
-    field, notes = readings[0], []
-    if field.shift != layout.high - layout.stored + 1:
-        notes.append(f"HighBit {layout.high} is not BitsStored {layout.stored} - 1: taken as {field.bits - 1}")
-    if field.mixed and not overlay:
-        raise Unreadable(
-            path,
-            f"BitsStored {layout.stored} is too small: values reach {int(field.words[field.unextended].max())} and "
-            "negative ones are sign extended beyond it",
-        )
-    if field.garbage is not None and not overlay:  # an overlay lives in the spare bits, as it did before 2004
-        notes.append(
-            f"{int(field.garbage.sum())} pixels use bits above BitsStored {layout.stored}, which are ignored: is "
-            "BitsStored right?"
-        )
-    kind = f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"
-    return Stored(field.values.astype(kind, copy=False), field.unextended, tuple(notes))
-
-
-def _other_readings(words: Words, layout: Layout) -> list["_Field"]:
-    shift = layout.high - layout.stored + 1
-    if shift < 0:
-        return [_Field(words, 0, min(max(layout.high, 0) + 1, words.bits), layout.signed)]
-    if layout.high < words.bits:
-        return [_Field(words, shift, layout.stored, layout.signed)]
-    return []
-
-
-class _Field:
-    """``bits`` bits of words from bit ``shift`` on, as numbers; and what the other bits hold."""
-
-    def __init__(self, words: Words, shift: int, bits: int, signed: bool):
-        self.words, self.shift, self.bits = words.values, shift, bits
-        spare = words.bits - shift - bits
-        self.unextended = self.garbage = None
-        self.mixed = False
-        if bits == 8 * words.values.itemsize:  # the whole word: nothing to copy
-            self.values = words.values.view(f"{'i' if signed else 'u'}{words.values.itemsize}")
-        else:
-            wide = np.int32 if words.values.itemsize < 4 else np.int64
-            self.values = (words.values >> shift).astype(wide)
-            self.values &= (1 << bits) - 1
-            if signed:
-                self.values -= ((self.values >> (bits - 1)) & 1) << bits
-        if spare > 0:
-            negative = self.values < 0
-            top = words.values >> (shift + bits)
-            copies = (top == (1 << spare) - 1) & negative
-            odd = (top != 0) & ~copies
-            without = negative & (top == 0)
-            self.garbage = odd if odd.any() else None
-            self.unextended = without if without.any() else None
-            self.mixed = self.garbage is None and bool(copies.any() and without.any())
-        low = shift > 0 and bool((words.values & ((1 << shift) - 1)).any())
-        self.clean = self.garbage is None and not self.mixed and not low
-
-
-AIR_HU = -1024.0
-"""What padding reads as in a CT: not tissue, so the lowest value of the usual scale."""
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """modality value = stored · slope + intercept, or a lookup table. ``declared`` is False where the file says
-    nothing."""
-
-    slope: float
-    intercept: float
-    declared: bool
-    lookup: Dataset | None = None
-    kind: str = ""
-
-
-def rescale_of(path: Path | str, dataset: Dataset, frame: int) -> Rescale:
-    """The modality transformation of a frame (PS3.3 C.11.1; for enhanced images C.7.6.16.2.9). Raises Unreadable for
-    slope 0."""
-    if items(dataset, "ModalityLUTSequence"):
-        return Rescale(1.0, 0.0, True, dataset, text(items(dataset, "ModalityLUTSequence")[0], "ModalityLUTType"))
-    group = functional_group(dataset, frame, "PixelValueTransformationSequence")
-    slope, intercept = numbers(group, "RescaleSlope", 1), numbers(group, "RescaleIntercept", 1)
-    slope_text, intercept_text = text(group, "RescaleSlope"), text(group, "RescaleIntercept")
-    if not slope_text and not intercept_text:
-        return Rescale(1.0, 0.0, False)
-    if slope is None or intercept is None:
-        raise Unreadable(
-            path, f"RescaleSlope '{slope_text}' and RescaleIntercept '{intercept_text}': both must be one finite number"
-        )
-    if slope[0] == 0:
-        raise Unreadable(path, "RescaleSlope 0: every pixel would be the same")
-    return Rescale(slope[0], intercept[0], True, kind=text(group, "RescaleType"))
-
-
 class FramePixels:
     """The frames of an image, each read and decoded when it is wanted. Raises Unreadable where the file does not hold
     what its header declares."""
 
-    def __init__(self, parsed: Parsed, layout: Layout):
-        self.parsed, self.layout, self.path = parsed, layout, parsed.path
-        self._fragments = None
+    def __init__(self, parsed: Parsed, layout: Layout) -> None:
+        self.parsed, self.layout = parsed, layout
+        self._fragments: list[Fragments] | None = None
         if layout.syntax.is_encapsulated:
             self._fragments = frame_fragments(parsed, layout.frames)
             self.encoded_bytes = sum(length for frame in self._fragments for _, length in frame)
@@ -170,18 +48,14 @@ class FramePixels:
         with self.parsed.open() as read:
             if self._fragments is None:
                 return _native(self.parsed, self.layout, read, frame)
-            encoded = self._encoded(read, frame)
-        return _decode(self.path, self.layout, encoded)
-
-    def _encoded(self, read: Callable, frame: int) -> bytes:
-        fragments = self._fragments[frame]
-        size = sum(length for _, length in fragments)
-        if size > 2 * self.layout.frame_bytes + (1 << 20):
-            raise Unreadable(
-                self.path,
-                f"a compressed frame of {in_words(size)} for {in_words(self.layout.frame_bytes)} of pixels",
-            )
-        return b"".join(read(start, length) for start, length in fragments)
+            size = sum(length for _, length in self._fragments[frame])
+            if size > 2 * self.layout.frame_bytes + (1 << 20):
+                raise Unreadable(
+                    self.parsed.path,
+                    f"a compressed frame of {in_words(size)} for {in_words(self.layout.frame_bytes)} of pixels",
+                )
+            encoded = b"".join(read(start, length) for start, length in self._fragments[frame])
+        return _decode(self.parsed.path, self.layout, encoded)
 
 
 def _check_length(parsed: Parsed, layout: Layout) -> None:
@@ -210,7 +84,7 @@ def _swapped(parsed: Parsed, layout: Layout) -> bool:
     return not layout.syntax.is_little_endian and layout.allocated == 8 and parsed.pixels.vr == "OW"
 
 
-def _native(parsed: Parsed, layout: Layout, read: Callable, frame: int) -> Words:
+def _native(parsed: Parsed, layout: Layout, read: Read, frame: int) -> Words:
     little, size = layout.syntax.is_little_endian, layout.frame_bytes
     swap = _swapped(parsed, layout)
     odd = frame * size % 2 if swap else 0
@@ -238,10 +112,8 @@ def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
         raise
     except NotImplementedError as error:
         raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}") from error
-    except PARSE_ERRORS as error:
-        raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # what a decoder in Rust raises is no Exception, and has no module
+    except BaseException as error:  # what a decoder in Rust raises is no Exception, and has no module
+        if not isinstance(error, PARSE_ERRORS) and type(error).__name__ != "PanicException":
             raise
         raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
     each = len(data) // size
@@ -249,10 +121,8 @@ def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
         raise Unreadable(path, f"decodes to {len(data)} bytes for Rows {layout.rows} × Columns {layout.columns}")
     data = data if isinstance(data, bytearray) else bytearray(data)  # an array that may be written to
     values = np.frombuffer(data, f"<u{each}").reshape(layout.rows, layout.columns)
-    if found is None:
-        return Words(values, 8 * each)
-    if found.signed:
-        return Words(values, 8 * each, True)
+    if found is None or found.signed:
+        return Words(values, 8 * each, found is not None)
     bits = min(found.precision, 8 * each)
     if layout.signed and bits < layout.stored and (values >> (bits - 1)).any():
         raise Unreadable(
@@ -261,6 +131,105 @@ def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
             f"bit {bits} may be negative or not",
         )
     return Words(values, bits)
+
+
+# --- which bits of a word are the value (PS3.5 8.1.1) ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Stored values (H, W) as integers. ``unextended``: True where a negative value has no sign in its spare bits."""
+
+    values: np.ndarray
+    unextended: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def to_stored(path: Path | str, words: Words, layout: Layout, overlay: bool) -> Stored:
+    """The values in the stored bits of words (PS3.5 8.1.1), sign extended. Spare bits may be 0, copies of the sign, or
+    an ``overlay``. Raises Unreadable where the header leaves two readings that differ."""
+    if words.extended and not layout.signed and (words.values >> (words.bits - 1)).any():
+        raise Unreadable(path, "the compressed image has negative values, PixelRepresentation 0 says there are none")
+    shift = layout.high - layout.stored + 1
+    readings = [_Field(words, 0, min(layout.stored, words.bits), layout.signed)]
+    if shift:
+        if shift < 0:
+            readings.append(_Field(words, 0, min(max(layout.high, 0) + 1, words.bits), layout.signed))
+        elif layout.high < words.bits:
+            readings.append(_Field(words, shift, layout.stored, layout.signed))
+        good = [reading for reading in readings if reading.clean]
+        if not good or not all(np.array_equal(good[0].values, other.values) for other in good[1:]):
+            raise Unreadable(
+                path, f"HighBit {layout.high} contradicts BitsStored {layout.stored}, and the pixels do not tell which "
+                "is right"
+            )  # fmt: skip
+        readings = good[:1]
+    field, notes = readings[0], []
+    if field.shift != shift:
+        notes.append(f"HighBit {layout.high} is not BitsStored {layout.stored} - 1: taken as {field.bits - 1}")
+    if field.mixed and not overlay:
+        raise Unreadable(
+            path,
+            f"BitsStored {layout.stored} is too small: values reach {int(words.values[field.unextended].max())} and "
+            "negative ones are sign extended beyond it",
+        )
+    if field.garbage is not None and not overlay:  # an overlay lives in the spare bits, as it did before 2004
+        notes.append(
+            f"{int(field.garbage.sum())} pixels use bits above BitsStored {layout.stored}, which are ignored: is "
+            "BitsStored right?"
+        )
+    kind = f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"
+    return Stored(field.values.astype(kind, copy=False), field.unextended, tuple(notes))
+
+
+class _Field:
+    """``bits`` bits of words from bit ``shift`` on, as numbers; and what the other bits hold."""
+
+    def __init__(self, words: Words, shift: int, bits: int, signed: bool) -> None:
+        self.shift, self.bits = shift, bits
+        spare = words.bits - shift - bits
+        self.unextended: np.ndarray | None = None
+        self.garbage: np.ndarray | None = None
+        self.mixed = False
+        if bits == 8 * words.values.itemsize:  # the whole word: nothing to copy
+            self.values = words.values.view(f"{'i' if signed else 'u'}{words.values.itemsize}")
+        else:
+            wide = np.int32 if words.values.itemsize < 4 else np.int64
+            self.values = (words.values >> shift).astype(wide)
+            self.values &= (1 << bits) - 1
+            if signed:
+                self.values -= ((self.values >> (bits - 1)) & 1) << bits
+        if spare > 0:
+            negative = self.values < 0
+            top = words.values >> (shift + bits)
+            copies = (top == (1 << spare) - 1) & negative
+            odd = (top != 0) & ~copies
+            without = negative & (top == 0)
+            self.garbage = odd if odd.any() else None
+            self.unextended = without if without.any() else None
+            self.mixed = self.garbage is None and bool(copies.any() and without.any())
+        low = shift > 0 and bool((words.values & ((1 << shift) - 1)).any())
+        self.clean = self.garbage is None and not self.mixed and not low
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def to_modality(stored: np.ndarray, rescale: Rescale) -> np.ndarray:
+    """Stored values -> float32 modality values of the same shape (HU for CT), computed in double precision.
+
+    MONOCHROME1 changes how values are shown, not what they mean (PS3.3 C.7.6.3.1.2 comes after the modality
+    transformation), so HU are never inverted.
+    """
+    if rescale.lookup is not None:
+        return apply_modality_lut(stored, rescale.lookup).astype(np.float32)
+    found = np.empty(stored.shape, np.float32)
+    for rows in bands(stored.shape):
+        values = stored[rows].astype(np.float64)
+        values *= rescale.slope
+        values += rescale.intercept
+        found[rows] = values
+    return found
 
 
 def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Stored, rescale: Rescale) -> None:
@@ -274,7 +243,8 @@ def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Sto
     values = stored.values
     if not layout.signed and layout.allocated == 16 and values.max() >= 0xE000:
         top = values >= 0xE000
-        if not np.any((values >= 0x8000) & ~top) and not _is_padding_only(dataset, values, top):
+        padding = padding_mask(dataset, values)
+        if not np.any((values >= 0x8000) & ~top) and (padding is None or not np.all(padding[top])):
             raise Unreadable(
                 path,
                 f"stored values reach {int(values.max())} with none from 32768 to 57343: signed pixels declared "
@@ -289,14 +259,11 @@ def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Sto
         )
 
 
-def has_overlay(dataset: Dataset) -> bool:
-    """Whether the file has an overlay, which may be in spare bits of its pixels."""
-    return any(0x6000 <= tag.group < 0x6100 for tag in dataset.keys())  # noqa: SIM118 (iterating converts every value)
+# --- padding ---------------------------------------------------------------------------------------------------------
 
 
-def _is_padding_only(dataset: Dataset, stored: np.ndarray, where: np.ndarray) -> bool:
-    padding = padding_mask(dataset, stored)
-    return padding is not None and bool(np.all(padding[where]))
+AIR_HU = -1024.0
+"""What padding reads as in a CT: not tissue, so the lowest value of the usual scale."""
 
 
 def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
@@ -327,18 +294,8 @@ def _as_stored(value: int, dataset: Dataset) -> int:
     return value - span if int(dataset.PixelRepresentation) == 1 and value >= span // 2 else value
 
 
-def to_modality(dataset: Dataset, stored: np.ndarray, rescale: Rescale) -> np.ndarray:
-    """Stored values -> float32 modality values of the same shape (HU for CT), computed in double precision.
-
-    MONOCHROME1 changes how values are shown, not what they mean (PS3.3 C.7.6.3.1.2 comes after the modality
-    transformation), so HU are never inverted.
-    """
-    if rescale.lookup is not None:
-        return apply_modality_lut(stored, rescale.lookup).astype(np.float32)
-    found = np.empty(stored.shape, np.float32)
-    for rows in bands(stored.shape):
-        values = stored[rows].astype(np.float64)
-        values *= rescale.slope
-        values += rescale.intercept
-        found[rows] = values
-    return found
+def fill_padding(values: np.ndarray, mask: np.ndarray, modality: str) -> None:
+    """Make padding, where ``mask`` (H, W) is True, read as air in a CT, and elsewhere as the lowest value of the
+    tissue; ``values`` (H, W) are changed."""
+    tissue = values[~mask]
+    values[mask] = AIR_HU if modality == "CT" or not tissue.size else tissue.min()

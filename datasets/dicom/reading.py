@@ -1,5 +1,6 @@
 """Reading: a frame of a DICOM file as HU, with everything a caller may want to know about it."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,8 @@ from pydicom.dataset import Dataset
 
 from medi2i.common import limits
 from medi2i.datasets.dicom import header_checks, pixels
-from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
-from medi2i.datasets.dicom.parse import parse
-from medi2i.datasets.dicom.pixels import to_stored
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, text
+from medi2i.datasets.dicom.parse import Parsed, parse_file
 from medi2i.datasets.dicom.series import FrameHeaders, Series, SliceRef
 
 
@@ -72,14 +72,14 @@ def iter_frames(
     path = Path(path)
     try:
         opened = open_file(path, modalities, max_pixels)
-        header, count = _without_pixels(opened.dataset), opened.layout.frames
+        header, count = _without_pixels(opened.parsed.dataset), opened.layout.frames
         for frame in range(count) if frames is None else frames:
             if not 0 <= frame < count:
                 raise Unreadable(path, f"no frame {frame}: the file has {count}")
             yield _image(opened, header, frame)
     except Unreadable:
         raise
-    except header_checks.PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})") from error
 
 
@@ -94,14 +94,12 @@ def _without_pixels(dataset: Dataset) -> Dataset:
 
 @dataclass
 class Opened:
-    """A file whose header was read and checked. ``frames``: its pixels; ``describe``: its frames as SliceRefs."""
+    """A file whose header was read and checked. ``pixels``: of its frames; ``headers``: its frames as SliceRefs."""
 
-    path: Path
-    dataset: Dataset
+    parsed: Parsed
     layout: header_checks.Layout
-    frames: pixels.FramePixels
-    describe: FrameHeaders
-    notes: tuple[str, ...]
+    pixels: pixels.FramePixels
+    headers: FrameHeaders
     overlay: bool
 
 
@@ -117,13 +115,12 @@ def open_file(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -
     kept = _last_opened.get(key)
     if kept is not None:
         return kept
-    parsed = parse(path, max_pixels)
+    parsed = parse_file(path, max_pixels)
     dataset = parsed.dataset
     header_checks.refuse_others(path, dataset, modalities)
     layout = header_checks.check_pixel_description(path, dataset, max_pixels)
-    frames = pixels.FramePixels(parsed, layout)
-    described = FrameHeaders(path, dataset, layout.frames)
-    opened = Opened(path, dataset, layout, frames, described, parsed.notes, pixels.has_overlay(dataset))
+    headers, overlay = FrameHeaders(path, dataset, layout.frames), header_checks.has_overlay(dataset)
+    opened = Opened(parsed, layout, pixels.FramePixels(parsed, layout), headers, overlay)
     if layout.frames > 1:
         _last_opened.clear()
         _last_opened[key] = opened
@@ -138,36 +135,29 @@ def _state(path: Path) -> tuple:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def open_image(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> tuple[Dataset, int]:
-    """Parse and check the header of an image; returns the data set and the number of its frames. Raises Unreadable."""
-    opened = open_file(path, modalities, max_pixels)
-    return opened.dataset, opened.layout.frames
-
-
 def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
-    path, dataset, layout = opened.path, opened.dataset, opened.layout
-    read = to_stored(path, opened.frames.words(frame), layout, opened.overlay)
-    rescale = pixels.rescale_of(path, dataset, frame)
+    path, dataset, layout = opened.parsed.path, opened.parsed.dataset, opened.layout
+    where = opened.headers[frame]
+    read = pixels.to_stored(path, opened.pixels.words(frame), layout, opened.overlay)
+    rescale = header_checks.rescale_of(path, dataset, frame)
     pixels.check_stored(path, dataset, layout, read, rescale)
-    stored, notes = read.values, [*opened.notes, *read.notes]
-    hu = pixels.to_modality(dataset, stored, rescale)
+    stored, notes = read.values, [*opened.parsed.notes, *read.notes]
+    hu = pixels.to_modality(stored, rescale)
     if not np.isfinite(hu).all():
         raise Unreadable(
             path,
             f"RescaleSlope {rescale.slope:g} and RescaleIntercept {rescale.intercept:g} give infinite values",
         )
     mask = pixels.padding_mask(dataset, stored)
-    where = opened.describe[frame]
+    if mask is not None:
+        pixels.fill_padding(hu, mask, where.modality)
     if where.modality == "CT":
         if not rescale.declared:
             notes.append("no RescaleSlope and RescaleIntercept: stored values are taken as HU")
         elif rescale.kind not in ("", "HU", "US"):
             notes.append(f"RescaleType {rescale.kind}: values are not HU")
-    if header_checks.text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         notes.append("MONOCHROME1: shown inverted, values kept")
-    if mask is not None:
-        tissue = hu[~mask]
-        hu[mask] = pixels.AIR_HU if where.modality == "CT" or not tissue.size else tissue.min()
     return DicomImage(
         path=path,
         frame=frame,
@@ -180,23 +170,21 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
         where=where,
         lossy=header_checks.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
-        encoded_bytes=opened.frames.encoded_bytes,
+        encoded_bytes=opened.pixels.encoded_bytes,
         raw_bytes=stored.nbytes * layout.frames,
     )
 
 
-def load_volume(series: Series, with_mask: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-    """The slices of a series as float32 (D, H, W), and the padding mask (bool) or None. Each file is parsed once."""
+def read_volume(series: Series) -> np.ndarray:
+    """All slices of a series as float32 (D, H, W) in HU (CT) or the modality's units, slice 0 at the low end of the
+    normal. Padding reads as air (-1024 HU) in CT, as the lowest value of the tissue elsewhere. Each file is parsed
+    once. Raises Unreadable."""
     volume = np.empty((len(series.slices), *series.shape), np.float32)
-    mask = None
-    places: dict[Path, list[tuple[int, int]]] = {}
+    places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for index, item in enumerate(series.slices):
-        places.setdefault(item.path, []).append((index, item.frame))
+        places[item.path].append((index, item.frame))
     for path, wanted in places.items():
         images = iter_frames(path, [frame for _, frame in wanted], modalities=(series.modality,))
         for (index, _), image in zip(wanted, images, strict=True):
             volume[index] = image.hu
-            if with_mask and image.mask is not None:
-                mask = np.zeros(volume.shape, bool) if mask is None else mask
-                mask[index] = image.mask
-    return volume, mask
+    return volume

@@ -1,4 +1,8 @@
-"""Scanning: files and folders -> series, and a list of what was skipped and why. In parallel where it pays."""
+"""Scanning: files and folders -> series, and a list of what was skipped and why. In parallel where it pays.
+
+Why a file is skipped is decided where it is found out: by values of its header in ``header_checks``, by its pixels in
+``pixels`` and ``compressed``, by how it is built in ``parse``.
+"""
 
 import os
 import time
@@ -13,10 +17,9 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.common.resources import available_cores
-from medi2i.datasets.dicom import header_checks
 from medi2i.datasets.dicom.grouping import group, natural
-from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES, Unreadable
-from medi2i.datasets.dicom.reading import iter_frames, load_volume, open_file, read
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, short
+from medi2i.datasets.dicom.reading import iter_frames, open_file, read
 from medi2i.datasets.dicom.series import Series, SliceRef
 from medi2i.datasets.outputs import UNFINISHED, without_ours
 from medi2i.datasets.processes import Died, map_in_processes
@@ -93,8 +96,6 @@ def scan(
     slices, copies = _drop_copies(slices, modalities, max_pixels)
     result.skipped.extend(copies)
     result.series = group(slices)
-    for series in result.series:
-        series.load_volume = load_volume
     return result
 
 
@@ -134,7 +135,7 @@ def examine_file(
     try:
         if not decode:
             opened = open_file(path, modalities, max_pixels)
-            return [opened.describe[frame] for frame in range(opened.layout.frames)]
+            return [opened.headers[frame] for frame in range(opened.layout.frames)]
         found = []
         for image in iter_frames(path, modalities=modalities, max_pixels=max_pixels):
             tissue = image.hu if image.mask is None else image.hu[~image.mask]
@@ -150,8 +151,8 @@ def examine_file(
         return found
     except Unreadable as error:
         return Skipped(path, error.reason)
-    except header_checks.PARSE_ERRORS as error:
-        return Skipped(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})")
+    except PARSE_ERRORS as error:
+        return Skipped(path, f"damaged DICOM ({type(error).__name__}: {short(error)})")
 
 
 def _drop_copies(

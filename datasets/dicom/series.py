@@ -1,19 +1,31 @@
-"""A slice as plain values, and a series of them: one acquisition, one geometry, sorted along the normal.
+"""What headers say of slices: each frame of a file as a ``SliceRef``, and a ``Series`` of them in order.
 
-Positions and normals are in the patient's coordinate system of DICOM (LPS, mm; PS3.3 C.7.6.2.1.1).
+Which slices are one series is decided in ``grouping``. Positions and normals are in the patient's coordinate system of
+DICOM (LPS, mm; PS3.3 C.7.6.2.1.1).
 """
 
-import re
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import RE_VALID_UID
 
-from medi2i.datasets.dicom.header_checks import functional_group, items, numbers, sequence_item, syntax_uid, text, whole
+from medi2i.datasets.dicom.header_checks import (
+    functional_group,
+    is_valid_uid,
+    numbers,
+    sequence_item,
+    syntax_uid,
+    text,
+    whole,
+)
+
+_PER_FRAME = "PerFrameFunctionalGroupsSequence"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,10 +81,6 @@ class SliceRef:
         return -height
 
 
-def is_valid_uid(uid: str) -> bool:
-    return len(uid) <= 64 and re.match(RE_VALID_UID, uid) is not None
-
-
 @dataclass
 class Series:
     """Slices of one acquisition with one size, spacing and orientation, in order along the normal (row × column
@@ -85,17 +93,10 @@ class Series:
 
     slices: list[SliceRef]
     warnings: list[str] = field(default_factory=list)
-    load_volume: Callable[["Series", bool], tuple[np.ndarray, np.ndarray | None]] | None = field(
-        default=None, repr=False
-    )
 
     @property
     def uid(self) -> str:
         return self.slices[0].series_uid
-
-    @property
-    def study_uid(self) -> str:
-        return self.slices[0].study_uid
 
     @property
     def modality(self) -> str:
@@ -194,19 +195,6 @@ class Series:
         matrix[:3, 3] = first.position
         return matrix
 
-    def volume(self) -> np.ndarray:
-        """All slices as float32 (D, H, W) in HU (CT) or the modality's units, slice 0 at the low end of the normal.
-
-        Padding reads as air (-1024 HU) in CT, as the lowest value of the tissue elsewhere. Raises Unreadable.
-        """
-        return self.volume_and_mask()[0]
-
-    def volume_and_mask(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """``volume()`` and a bool array of the same shape that is True on padding; None where there is none."""
-        if self.load_volume is None:
-            raise ValueError("this Series was made without a reader; use medi2i.datasets.dicom.scan")
-        return self.load_volume(self, True)
-
 
 def _places(heights: np.ndarray, tolerance: float) -> np.ndarray:
     """Numbers of the places of ascending heights. What differs by rounding is one place, as far as that does not join
@@ -267,12 +255,12 @@ TIMES = ("TriggerTime", "FrameReferenceTime", "NominalCardiacTriggerDelayTime", 
 class FrameHeaders:
     """Describes the frames of one data set: what is the same for all of them is looked up once."""
 
-    def __init__(self, path: Path, dataset: Dataset, frames: int):
+    def __init__(self, path: Path, dataset: Dataset, frames: int) -> None:
         self.path, self.dataset, self.frames = path, dataset, frames
-        self._known: dict[tuple, object] = {}
-        self._shared: dict[str, Dataset] = {}
+        shared = functools.cache(lambda macro: functional_group(dataset, -1, macro) if macro else dataset)
+        self._shared = functools.cache(lambda read, macro, *arguments: read(shared(macro), *arguments))
         self._item: tuple[int, Dataset | None] = -1, None
-        self._plain = frames == 1 or items(dataset, "PerFrameFunctionalGroupsSequence") == []
+        self._plain = frames == 1 or sequence_item(dataset, _PER_FRAME) is None
         self._one = self._describe(0) if self._plain else None
 
     def __getitem__(self, frame: int) -> SliceRef:
@@ -280,29 +268,17 @@ class FrameHeaders:
         warning."""
         return self._describe(frame) if self._one is None else replace(self._one, frame=frame)
 
-    def _holder(self, frame: int, macro: str) -> tuple[Dataset, bool]:
-        """The data set that holds the attributes of a macro for a frame, and whether other frames share it."""
-        if not macro:
-            return self.dataset, True
-        if self._item[0] != frame:
-            self._item = frame, sequence_item(self.dataset, "PerFrameFunctionalGroupsSequence", frame)
-        item = self._item[1]
-        if item is not None and tag_for_keyword(macro) in item.keys():  # noqa: SIM118 (iterating converts every value)
-            found = sequence_item(item, macro, 0)
-            if found is not None:
-                return found, False
-        if macro not in self._shared:
-            self._shared[macro] = functional_group(self.dataset, -1, macro)
-        return self._shared[macro], True
-
-    def _value(self, read: Callable, frame: int, macro: str, *arguments) -> object:
-        holder, shared = self._holder(frame, macro)
-        if not shared:
-            return read(holder, *arguments)
-        key = (read, macro, *arguments)
-        if key not in self._known:
-            self._known[key] = read(holder, *arguments)
-        return self._known[key]
+    def _value(self, read: Callable[..., T], frame: int, macro: str, *arguments: object) -> T:
+        """``read`` of the data set that holds the attributes of a macro for a frame: its own, or one that all share."""
+        if macro:
+            if self._item[0] != frame:
+                self._item = frame, sequence_item(self.dataset, _PER_FRAME, frame)
+            item = self._item[1]
+            if item is not None and tag_for_keyword(macro) in item.keys():  # noqa: SIM118 (iterating converts values)
+                own = sequence_item(item, macro)
+                if own is not None:
+                    return read(own, *arguments)
+        return self._shared(read, macro, *arguments)
 
     def _describe(self, frame: int) -> SliceRef:
         value, notes = self._value, []
@@ -346,11 +322,6 @@ class FrameHeaders:
         )
 
 
-def describe(path: Path, dataset: Dataset, frame: int, frames: int) -> SliceRef:
-    """One frame of a data set; see ``FrameHeaders`` for many."""
-    return FrameHeaders(path, dataset, frames)[frame]
-
-
 def _syntax_name(dataset: Dataset) -> str:
     return syntax_uid(dataset).name
 
@@ -373,6 +344,6 @@ def _uid_notes(dataset: Dataset) -> list[str]:
             notes.append(f"{keyword} is missing")
         elif not is_valid_uid(uid):
             notes.append(f"{keyword} is not a valid UID")
-    if items(dataset, "PerFrameFunctionalGroupsSequence") == [] and (whole(dataset, "NumberOfFrames") or 1) > 1:
+    if sequence_item(dataset, _PER_FRAME) is None and (whole(dataset, "NumberOfFrames") or 1) > 1:
         notes.append("several frames without functional groups")
     return notes

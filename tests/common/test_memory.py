@@ -71,7 +71,7 @@ WORK = {
     "encode": (lambda: encoding.encode(AFTER, ENCODING, None), 2 + 1),  # (44)
     "encode with padding": (lambda: encoding.encode(AFTER, ENCODING, BEFORE < -300), 2 + 9),  # (46)
     "encode beside": (lambda: encoding.encode(AFTER, ENCODING, None, None, (BEFORE, STORED)), 2 + 1),  # (52)
-    "to_modality": (lambda: pixels.to_modality(None, STORED, Rescale), 4),  # (12)
+    "to_modality": (lambda: pixels.to_modality(STORED, Rescale), 4),  # (12)
     "to_integers": (lambda: writing.to_integers(AFTER[None], 16), 2),  # (10)
     "from_unit": (lambda: Clip(-400, 500).from_unit(AFTER[::-1].copy(), overwrite=True), 4),
 }

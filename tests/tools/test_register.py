@@ -34,7 +34,7 @@ def run(source, out, *argv):
 def test_a_crop_by_whole_pixels_is_exact_and_every_pixel_stays_where_it_was(phantom, tmp_path):
     assert run(phantom, tmp_path / "out", "--to", "none", "--size", "40", "52") == 0
     before, after = only_series(phantom), only_series(tmp_path / "out")
-    np.testing.assert_array_equal(after.volume(), before.volume()[:, 10:50, 10:62])
+    np.testing.assert_array_equal(dicom.read_volume(after), dicom.read_volume(before)[:, 10:50, 10:62])
     for old, new in zip(before.slices, after.slices, strict=True):
         moved = np.array(new.position) - old.position
         assert moved == pytest.approx([10 * before.spacing[1], 10 * before.spacing[0], 0], abs=1e-3)
@@ -59,7 +59,9 @@ def test_the_body_comes_to_the_middle(phantom, tmp_path, capsys):
     right = float(told.partition("centre was ")[2].partition(" mm")[0])
     assert right == pytest.approx(9 * spacing, abs=spacing)
     series = only_series(tmp_path / "out")
-    assert body_centre(series.volume(), np.array(series.spacing), "CT") == pytest.approx((0, 0), abs=0.5 * spacing)
+    assert body_centre(dicom.read_volume(series), np.array(series.spacing), "CT") == pytest.approx(
+        (0, 0), abs=0.5 * spacing
+    )
 
 
 def test_template_gives_grid_and_place(phantom, tmp_path, capsys):
@@ -69,15 +71,15 @@ def test_template_gives_grid_and_place(phantom, tmp_path, capsys):
     assert result.shape == (44, 48) and result.spacing == (6, 6)
     assert np.array(result.slices[0].position) == pytest.approx(template.slices[0].position, abs=1.0)
     assert "correlation" in capsys.readouterr().out
-    difference = result.volume() - template.volume()
+    difference = dicom.read_volume(result) - dicom.read_volume(template)
     assert np.sqrt(np.mean(difference**2)) < 40
 
 
 def test_air_beside_the_image_and_outside_the_body(phantom, tmp_path):
     assert run(phantom, tmp_path / "out", "--to", "none", "--size", "70", "80", "--mask", "body") == 0
-    volume = only_series(tmp_path / "out").volume()
+    volume = dicom.read_volume(only_series(tmp_path / "out"))
     assert np.all(volume[:, :5] == -1000) and np.all(volume[:, :, -4:] == -1000)
-    inside = only_series(phantom).volume()
+    inside = dicom.read_volume(only_series(phantom))
     assert volume[:, 5:-5, 4:-4][inside > 0].mean() > 0
     assert (volume > 0).sum() < (inside > 0).sum()  # the table went
 
@@ -95,7 +97,7 @@ def test_deidentified_files_hold_together(phantom, tmp_path):
     pytest.importorskip("dicomanonymizer", reason="dicom-anonymizer is not installed")
     assert run(phantom, tmp_path / "out", "--to", "none", "--deidentify") == 0
     before, after = only_series(phantom), only_series(tmp_path / "out")
-    np.testing.assert_array_equal(after.volume(), before.volume())
+    np.testing.assert_array_equal(dicom.read_volume(after), dicom.read_volume(before))
     assert after.spacing == before.spacing and len(after.slices) == 5
     header = pydicom.dcmread(after.paths[0])
     assert header.PatientIdentityRemoved == "YES" and header.SeriesDescription == "registered"
@@ -155,7 +157,7 @@ def test_pixels_so_many_times_as_fine_are_those_of_the_spacing(phantom, tmp_path
     assert register.main([str(word) for word in old]) == 0
     scaled, forced = only_series(tmp_path / "scale"), only_series(tmp_path / "mm")
     assert scaled.spacing == pytest.approx((2 * spacing,) * 2) and scaled.shape == (30, 36)
-    np.testing.assert_array_equal(scaled.volume(), forced.volume())
+    np.testing.assert_array_equal(dicom.read_volume(scaled), dicom.read_volume(forced))
 
 
 def test_a_shift_moves_what_is_seen_and_leaves_every_pixel_in_its_place_of_the_patient(phantom, tmp_path, capsys):
@@ -163,22 +165,22 @@ def test_a_shift_moves_what_is_seen_and_leaves_every_pixel_in_its_place_of_the_p
     down, right = before.spacing[0] * 3, before.spacing[1] * -4
     assert run(phantom, tmp_path / "out", "--to", "none", "-tr", right, down, "--padding", "-1024") == 0
     after = only_series(tmp_path / "out")
-    np.testing.assert_array_equal(after.volume()[:, 3:, :-4], before.volume()[:, :-3, 4:])
-    assert np.all(after.volume()[:, :3] == -1024) and np.all(after.volume()[:, :, -4:] == -1024)
+    np.testing.assert_array_equal(dicom.read_volume(after)[:, 3:, :-4], dicom.read_volume(before)[:, :-3, 4:])
+    assert np.all(dicom.read_volume(after)[:, :3] == -1024) and np.all(dicom.read_volume(after)[:, :, -4:] == -1024)
     moved = np.array(after.slices[0].position) - before.slices[0].position
     assert moved == pytest.approx([4 * before.spacing[1], -3 * before.spacing[0], 0], abs=1e-3)
     assert f"then {right:+.2f} mm to the right and {down:+.2f} mm down" in capsys.readouterr().out
     assert run(phantom, tmp_path / "flag", "--to", "none", "--translate") == 0  # as a switch: what it does anyway
-    np.testing.assert_array_equal(only_series(tmp_path / "flag").volume(), before.volume())
+    np.testing.assert_array_equal(dicom.read_volume(only_series(tmp_path / "flag")), dicom.read_volume(before))
 
 
 def test_random_shifts_are_whole_pixels_of_the_seed(phantom, tmp_path):
-    before = only_series(phantom).volume()
+    before = dicom.read_volume(only_series(phantom))
     shifts = []
     for seed in (1, 1, 2):
         out = tmp_path / str(len(shifts))
         assert run(phantom, out, "--to", "none", "--random_translate", "5", "--seed", seed) == 0
-        after = only_series(out).volume()
+        after = dicom.read_volume(only_series(out))
         found = [
             (down, right)
             for down in range(-5, 6)
@@ -192,19 +194,19 @@ def test_random_shifts_are_whole_pixels_of_the_seed(phantom, tmp_path):
 def test_masks_by_a_picture_and_by_a_threshold(phantom, tmp_path, capsys):
     from PIL import Image
 
-    before = only_series(phantom).volume()
+    before = dicom.read_volume(only_series(phantom))
     mask = np.zeros((60, 72), np.uint8)
     mask[10:40, 20:30] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     assert run(phantom, tmp_path / "out", "--to", "none", "--mask_img", tmp_path / "mask.png", "--padding", "-900") == 0
-    np.testing.assert_array_equal(only_series(tmp_path / "out").volume(), np.where(mask > 0, before, -900))
+    np.testing.assert_array_equal(dicom.read_volume(only_series(tmp_path / "out")), np.where(mask > 0, before, -900))
     for name, more in (
         ("body", ["--mask", "body"]),
         ("img", ["--mask_img"]),
         ("high", ["--mask_img", "--threshold", "150"]),
     ):
         assert run(phantom, tmp_path / name, "--to", "none", *more) == 0
-    body, same, dense = (only_series(tmp_path / name).volume() for name in ("body", "img", "high"))
+    body, same, dense = (dicom.read_volume(only_series(tmp_path / name)) for name in ("body", "img", "high"))
     np.testing.assert_array_equal(body, same)
     assert 0 < (dense > -1000).sum() < (body > -1000).sum()
     Image.fromarray(mask[1:]).save(tmp_path / "small.png")

@@ -120,5 +120,5 @@ def test_dcm2niix_gives_the_geometry_and_hu_of_the_source(converted, tmp_path):
     np.testing.assert_allclose(images[0].affine, images[1].affine, atol=1e-4)
     np.testing.assert_array_equal(np.asarray(images[1].dataobj), np.asarray(images[0].dataobj) + 1)
     # and it is what we read: nifti is (x, y, z) with y towards the front
-    volume = series.volume()
+    volume = dicom.read_volume(series)
     np.testing.assert_array_equal(np.asarray(images[0].dataobj), volume.transpose(2, 1, 0)[:, ::-1])

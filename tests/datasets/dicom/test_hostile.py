@@ -195,8 +195,8 @@ def enhanced(ct, frames):
 
 def test_a_frame_costs_the_same_wherever_it_is(tmp_path, ct, monkeypatch):
     calls = dict.fromkeys(("read", "parse"), 0)
-    parse = reading.parse
-    monkeypatch.setattr(reading, "parse", lambda *a: (calls.update(parse=calls["parse"] + 1), parse(*a))[1])
+    parse = reading.parse_file
+    monkeypatch.setattr(reading, "parse_file", lambda *a: (calls.update(parse=calls["parse"] + 1), parse(*a))[1])
     s, stored = enhanced(ct, 60)
     s.save_as(tmp_path / "a", enforce_file_format=True)
     for frame in (0, 7, 59, 30):

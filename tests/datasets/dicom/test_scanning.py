@@ -29,7 +29,7 @@ def test_sorted_by_position_not_by_name_or_instance(ct_file, tmp_path):
         ct_file(f"f{n}", STORED + np.uint16(n), InstanceNumber=n, ImagePositionPatient=[0, 0, z])
     (series,) = dicom.scan(tmp_path).series
     assert heights(series) == [10, 20, 30] and series.slice_distance == 10 and series.shape == (5, 7)
-    np.testing.assert_array_equal(series.volume()[:, 0, 0], [-1022, -1014, -1023])
+    np.testing.assert_array_equal(dicom.read_volume(series)[:, 0, 0], [-1022, -1014, -1023])
     assert series.hu_range == (-1023, -1024 + 34 + 10)
 
 
@@ -162,7 +162,7 @@ def test_links_are_followed_but_not_in_circles(ct_file, tmp_path):
 def test_headers_only_finds_the_same_series(ct_file, tmp_path):
     write_series(ct_file, ".", (1, 2))
     (series,) = dicom.scan(tmp_path, decode=False).series
-    assert len(series.slices) == 2 and series.hu_range is None and series.volume().shape == (2, 5, 7)
+    assert len(series.slices) == 2 and series.hu_range is None and dicom.read_volume(series).shape == (2, 5, 7)
 
 
 def test_any_number_of_processes_finds_the_same(ct_file, tmp_path, monkeypatch):
