@@ -10,7 +10,7 @@ from quality_subjects import DATA, SPECTRAL, SUBJECTS, conversion_words, lists_i
 from quality_work import write_json
 
 from medi2i.tools.evaluation import classical, files, measure, picture
-from medi2i.tools.evaluation.evaluation import evaluate
+from medi2i.tools.evaluation.measure import evaluate
 from medi2i.tools.evaluation.metrics import FULL, WINDOWS
 from medi2i.tools.evaluation.physics import TRUTH
 
@@ -78,9 +78,7 @@ def measured(rows, ours, slices):
     truth = physical.pop(TRUTH, {})
     for row, one in physical.items():
         means[row].update(one)
-    each = {
-        row.name: [record.values["rmse"] for record in evaluation.records if record.row == row.name] for row in rows
-    }
+    each = {row.name: evaluation.of(row.name, "rmse") for row in rows}
     last = each[next(iter(ours))]
     middle = sorted(range(len(last)), key=last.__getitem__)[(len(last) - 1) // 2]
     return (

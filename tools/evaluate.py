@@ -13,15 +13,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from medi2i.common.errors import UserError, counted, run
+from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets import kinds
 from medi2i.datasets.locks import locked
-from medi2i.tools.evaluation import classical, files, html_report, measure, metrics, physics, picture, table, verdict
-from medi2i.tools.evaluation.evaluation import Evaluation, evaluate
+from medi2i.tools.evaluation import classical, files, measure, metrics, picture, table
+from medi2i.tools.evaluation.files import Listing, Matching, Slice
+from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
 from medi2i.tools.evaluation.page import write_page
+from medi2i.tools.evaluation.physics import TRUTH
 
 IDENTITY = "identity"
 SHOWN_MISSING = 5
@@ -35,7 +37,9 @@ class ComparedOptions(Checked):
 
     input: str | None = option(None, "-i", metavar="FOLDER", help="what went into the network (row identity)")
     truth: str | None = option(None, "-t", metavar="FOLDER", help="what should come out")
-    converted: list | None = option(None, "-c", nargs="+", metavar="[NAME=]FOLDER", help="what came out, one row each")
+    converted: list[str] | None = option(
+        None, "-c", nargs="+", metavar="[NAME=]FOLDER", help="what came out, one row each"
+    )
     pairs: str | None = option(None, metavar="FILE", help="tab-separated list of input and truth, instead of -i and -t")
     root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin")
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
@@ -50,7 +54,7 @@ class ComparedOptions(Checked):
         "is enlarged by bicubic interpolation",
     )
     bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
-    classical: list | None = option(
+    classical: list[str] | None = option(
         None, nargs="+", choices=list(classical.FILTERS), help="rows of classical filters (of the input minus --bias)"
     )
     val_pairs: str | None = option(
@@ -67,7 +71,7 @@ class MeasureOptions(Checked):
     classes: int | None = option(
         None, "-cn", type=int, low=2, high=65536, help="the images hold class numbers 0…N-1: Dice and IoU"
     )
-    clip: list | None = option(
+    clip: list[float] | None = option(
         None,
         nargs=2,
         type=float,
@@ -75,7 +79,7 @@ class MeasureOptions(Checked):
         help="the full range, as the network was trained"
         " [CT: -1024 2000; 8 bit: 0 255; 16 bit: 0 65535; others: the range of the truth]",
     )
-    window: list | None = option(
+    window: list[str] | None = option(
         None,
         "-w",
         nargs="+",
@@ -98,22 +102,25 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
     strict: bool = option(False, type=bool, help="end with an error where a file was skipped or has no partner")
 
 
-def command(argv):
+def command(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, prog="evaluate", description=__doc__.splitlines()[0])
-    inputs, truth, converted = listings(options)
-    check_out(options, [folder for _, folder in converted.values()])
-    matching = files.match(truth, {IDENTITY: inputs, **{name: listing for name, (listing, _) in converted.items()}})
+    inputs, truth = inputs_and_truth(options)
+    folders = converted_folders(options)
+    kind = options.imgtype or (truth.first.kind if options.classes else None)
+    converted = {name: files.list_folder(folder, kind) for name, folder in folders.items()}
+    check_out(options, list(folders.values()))
+    matching = files.match(truth, {IDENTITY: inputs, **converted})
     if not matching.slices:
         raise UserError(_nothing_matches(matching, truth))
     if options.pairs:
         matching.extra.clear()  # a list may name a part of what was converted
     with locked(Path(options.out), "writing"):
-        left_out = problems(matching, [inputs, truth, *(listing for listing, _ in converted.values())])
+        left_out = problems(matching, [inputs, truth, *converted.values()])
         unit = "HU" if truth.first.modality == "CT" else ""
         ranges = choose_windows(options, matching.slices, unit)
         shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
         with tempfile.TemporaryDirectory() as scratch:
-            rows, tuned = choose_rows(options, converted, ranges[0].lower, matching, scratch)
+            rows, tuned = choose_rows(options, folders, ranges[0].lower, matching, scratch)
             tell(left_out)
             evaluation = evaluate(
                 rows,
@@ -124,41 +131,43 @@ def command(argv):
                 classes=options.classes,
                 seed=options.seed,
                 left_out=left_out,
-                folders={name: folder for name, (_, folder) in converted.items()},
+                folders=folders,
             )
-            write(evaluation, options, tuned, next(iter(converted), rows[-1].name))
+            write(evaluation, options, tuned, next(iter(folders), rows[-1].name))
     return 1 if options.strict and any(left_out.values()) else 0
 
 
-def listings(options):
-    """The files of the inputs, of the truth, and name → (files, folder) of what was converted. Raises UserError."""
+def inputs_and_truth(options: EvaluateOptions) -> tuple[Listing, Listing]:
+    """The files of both. Raises UserError."""
     if options.pairs is not None:
         if options.input or options.truth:
             raise UserError("--pairs: names inputs and truth already; leave out --input and --truth")
-        inputs, truth = files.list_pairs(options.pairs, options.root, options.from_col, options.to_col, options.imgtype)
-    elif options.input and options.truth:
-        inputs, truth = (files.list_folder(folder, options.imgtype) for folder in (options.input, options.truth))
-    else:
+        return files.list_pairs(options.pairs, options.root, options.from_col, options.to_col, options.imgtype)
+    if not (options.input and options.truth):
         raise UserError("--truth: give --input and --truth, two folders, or --pairs, a list of both")
-    converted = {}
+    return files.list_folder(options.input, options.imgtype), files.list_folder(options.truth, options.imgtype)
+
+
+def converted_folders(options: EvaluateOptions) -> dict[str, str]:
+    """Name of a row → folder of what was converted. Raises UserError."""
+    folders: dict[str, str] = {}
     for text in options.converted or []:
         name, mark, folder = text.partition("=")
         name, folder = (name, folder) if mark else (Path(text).name or text, text)
         if not name or not folder:
             raise UserError(f"--converted: {text!r} is not NAME=FOLDER; both are needed, or a folder alone")
-        if name in (*converted, *classical.FILTERS, IDENTITY, physics.TRUTH):
+        if name in (*folders, *classical.FILTERS, IDENTITY, TRUTH):
             raise UserError(f"--converted: {text}: the name {name} is taken; give another as NAME={folder}")
-        kind = options.imgtype or (truth.first.kind if options.classes else None)
-        converted[name] = files.list_folder(folder, kind), folder
-    return inputs, truth, converted
+        folders[name] = folder
+    return folders
 
 
-def check_out(options, converted):
+def check_out(options: EvaluateOptions, folders: list[str]) -> None:
     """UserError where the tables and pictures would lie among the images, which the next run would read with them."""
     out = Path(options.out).resolve()
     sources = [options.root] if options.pairs else [options.input, options.truth]
-    inside = [Path(folder) for folder in (*converted, *sources) if Path(folder).resolve() == out]
-    inside += [Path(folder) for folder in converted if Path(folder).resolve() in out.parents]
+    inside = [Path(folder) for folder in (*folders, *sources) if Path(folder).resolve() == out]
+    inside += [Path(folder) for folder in folders if Path(folder).resolve() in out.parents]
     if inside:
         raise UserError(
             f"--out: {options.out} is {inside[0]}, which holds images, or lies in it; "
@@ -166,7 +175,7 @@ def check_out(options, converted):
         )
 
 
-def choose_windows(options, slices, unit):
+def choose_windows(options: EvaluateOptions, slices: list[Slice], unit: str) -> list[Window]:
     """The full window first, then the others asked for. Raises UserError."""
     asked = options.window if options.window is not None else ["soft"] if unit == "HU" else []
     others = [metrics.parse_window(text) for text in asked]
@@ -176,7 +185,9 @@ def choose_windows(options, slices, unit):
     return list({window.name: window for window in (full, *others)}.values())
 
 
-def choose_rows(options, converted, lower, matching, scratch):
+def choose_rows(
+    options: EvaluateOptions, folders: dict[str, str], lower: float, matching: Matching, scratch: str
+) -> tuple[list[Row], dict[str, classical.Tuned]]:
     """Identity first, then identity minus its bias, what was converted in the order given, classical filters last.
 
     Also what was tuned: name → Tuned. Raises UserError.
@@ -186,21 +197,20 @@ def choose_rows(options, converted, lower, matching, scratch):
     if options.bias is not None and not options.classes:
         basis = measure.without_bias(identity, options.bias, lower)
         rows.append(basis)
-    if options.classes and converted:
+    if options.classes and folders:
         rows = []  # what went in holds grey levels, not classes
-    rows += [measure.file_row(name, folder) for name, (_, folder) in converted.items()]
+    rows += [measure.file_row(name, folder) for name, folder in folders.items()]
     tuned = tune(options, basis, {one.truth.path.resolve() for one in matching.slices}) if options.classical else {}
     for name, one in tuned.items():
         note = (
             f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
             "chosen on validation pairs"
         )
-        row = measure.Row(name, note, lambda slice_, one=one: one(basis.image(slice_)))
-        rows.append(measure.kept_on_disk(row, Path(scratch) / name))
+        rows.append(measure.kept_on_disk(measure.filtered(basis, name, note, one), Path(scratch) / name))
     return rows, tuned
 
 
-def tune(options, basis, measured):
+def tune(options: EvaluateOptions, basis: Row, measured: set[Path]) -> dict[str, classical.Tuned]:
     """Choose the strengths of --classical on --val_pairs. Raises UserError where one of those is measured here too."""
     if options.val_pairs is None:
         raise UserError("--classical: needs --val_pairs, pairs to choose the strength on that are not measured")
@@ -215,17 +225,17 @@ def tune(options, basis, measured):
     chosen = slices[:: max(1, -(-len(slices) // MOST_VALIDATION))]
     scenes = [measure.read(one, [measure.input_row(IDENTITY, options.scale), basis]) for one in chosen]
     pairs = [(scene.images[basis.name], scene.truth, scene.mask) for scene in scenes]
-    return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical)}
+    return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical or [])}
 
 
-def problems(matching, listed):
+def problems(matching: Matching, listed: list[Listing]) -> dict[str, list[str]]:
     """Why → the files that are in no table."""
     left_out = {"skipped": [f"{path}: {reason}" for listing in listed for path, reason in listing.skipped]}
     left_out |= {f"not in {name}": keys for name, keys in matching.missing.items()}
     return left_out | {f"in {name}, without truth": keys for name, keys in matching.extra.items()}
 
 
-def tell(left_out):
+def tell(left_out: dict[str, list[str]]) -> None:
     """Tell of them on stderr."""
     for why, keys in left_out.items():
         for key in keys[:SHOWN_MISSING]:
@@ -234,18 +244,11 @@ def tell(left_out):
             print(f"warning: {len(keys)} in all {why}", file=sys.stderr)
 
 
-def write(evaluation: Evaluation, options, tuned, judged):
+def write(evaluation: Evaluation, options: EvaluateOptions, tuned: dict[str, classical.Tuned], judged: str) -> None:
     """Print the tables and write everything that was asked for."""
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    first = evaluation.first_metric
     nothing = [row.name for row in evaluation.rows if row.name not in (*evaluation.folders, *tuned)]
-    said = [
-        one
-        for baselines in (nothing, list(tuned))
-        if baselines
-        for one in verdict.verdicts(evaluation.records, baselines, list(evaluation.folders), first, evaluation.unit)
-    ]
+    said = [one for baselines in (nothing, list(tuned)) if baselines for one in table.verdicts(evaluation, baselines)]
     print_tables(evaluation, said)
     pictures = write_pictures(out, evaluation, judged)
     table.write_slices_csv(out / "slices.csv", evaluation.records)
@@ -277,56 +280,54 @@ def write(evaluation: Evaluation, options, tuned, judged):
     for path in pictures:
         print(f"picture: {path}")
     if options.maps:
-        print(f"maps: {table.write_maps(out / 'maps', evaluation)}")
+        table.write_maps(out / "maps", evaluation)
+        print(f"maps: {out / 'maps'}")
     if options.report:
-        write_report(out / REPORT, evaluation, options, judged, said)
+        packed = write_page(out / REPORT, evaluation, options.title, judged, said, options.report_mb)
+        if packed.left_out:
+            print(
+                f"warning: {out / REPORT}: holds the images of {len(packed.entries)} of {len(evaluation.slices)} "
+                "slices, the worst ones; --report_mb sets how large it may be",
+                file=sys.stderr,
+            )
+        print(f"report: {out / REPORT}")
 
 
-def print_tables(evaluation, said):
-    """The tables over all slices, and one for each series where there are several."""
-    series = list(dict.fromkeys(one.series for one in evaluation.slices))
+def print_tables(evaluation: Evaluation, said: list[table.Verdict]) -> None:
+    """The tables over all slices, and those of each series where there are several."""
     unit = evaluation.unit
-    print(
-        f"{counted(len(evaluation.slices), 'slice')} of {len(series)} series; mean ± standard deviation over slices"
-        + (f"; RMSE, MAE and bias in {unit}" if unit else "")
-    )
-    if evaluation.windows:
-        print(table.describe_windows(evaluation.windows, unit))
-    if left_out := table.describe_left_out(evaluation.records):
-        print(left_out)
-    blocks = table.blocks(evaluation.rows, evaluation.summary, unit)
-    lines = physics.table_lines(evaluation.physics, unit) if evaluation.physics else []
-    pooled = table.pooled_block(evaluation.pooled)
-    for block in filter(None, (pooled, *blocks, lines)):
-        print("\n" + table.aligned(block))
-    if lines:
-        print(physics.description(evaluation.physics))
-    for name in series if len(series) > 1 else []:
+    print(table.lead(evaluation) + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
+    for remark in table.remarks(evaluation):
+        print(remark)
+    for caption, lines in table.overall(evaluation):
+        print("\n" + table.aligned(lines))
+        if caption:
+            print(caption)
+    for name in evaluation.series if len(evaluation.series) > 1 else []:
         print(f"\nseries {name}:")
-        for block in table.blocks(evaluation.rows, evaluation.summary, unit, name):
-            print(table.aligned(block))
+        for lines in table.blocks(evaluation, name):
+            print(table.aligned(lines))
     for one in said:
         print(f"\n{one.text}")
 
 
-def write_pictures(out, evaluation, judged):
+def write_pictures(out: Path, evaluation: Evaluation, judged: str) -> list[Path]:
     """Pictures of the middling and the worst slice of the row `judged`, by the first metric."""
     first, unit = evaluation.first_metric, evaluation.unit
-    sign = -1 if verdict.larger_is_better(first) else 1
-    own = {record.slice: sign * record.values[first] for record in evaluation.records if record.row == judged}
-    worse_last = sorted(own, key=own.get)
+    sign = -1 if metrics.larger_is_better(first) else 1
+    values = [sign * value for value in evaluation.of(judged, first)]
+    worst_last = sorted(range(len(values)), key=values.__getitem__)
     paths = []
-    for what, key in {"middling": worse_last[(len(worse_last) - 1) // 2], "worst": worse_last[-1]}.items():
-        scene = measure.read(next(one for one in evaluation.slices if one.key == key), evaluation.rows)
+    for what, index in (("middling", worst_last[(len(values) - 1) // 2]), ("worst", worst_last[-1])):
+        scene = measure.read(evaluation.slices[index], evaluation.rows)
         notes = {
-            record.row: f"{table.label(first)} {record.values[first]:.4g}{unit and ' ' + unit}"
-            for record in evaluation.records
-            if record.slice == key
+            row.name: f"{table.label(first)} {evaluation.of(row.name, first)[index]:.4g}{unit and ' ' + unit}"
+            for row in evaluation.rows
         }
         paths.append(out / f"{what}.png")
         picture.comparison(
             paths[-1],
-            f"{key} ({what} of {len(own)} by {table.label(first)} of {judged})",
+            f"{scene.key} ({what} of {len(values)} by {table.label(first)} of {judged})",
             scene.images,
             scene.truth,
             evaluation.shown,
@@ -337,25 +338,7 @@ def write_pictures(out, evaluation, judged):
     return paths
 
 
-def write_report(path, evaluation, options, judged, said):
-    """The page, and where it is."""
-
-    def load(number):
-        scene = measure.read(evaluation.slices[number], evaluation.rows)
-        kept = {row.name: scene.images[row.name] for row in evaluation.rows if row.shift is None}
-        return {**kept, physics.TRUTH: scene.truth}
-
-    packed = write_page(path, html_report.content(evaluation, options.title, judged, said), load, options.report_mb)
-    if packed.left_out:
-        print(
-            f"warning: {path}: holds the images of {len(packed.entries)} of {len(evaluation.slices)} slices, the "
-            "worst ones; --report_mb sets how large it may be",
-            file=sys.stderr,
-        )
-    print(f"report: {path}")
-
-
-def _nothing_matches(matching, truth):
+def _nothing_matches(matching: Matching, truth: Listing) -> str:
     lacking = max(matching.missing, key=lambda name: len(matching.missing[name]))
     theirs = matching.extra[lacking]
     return (
@@ -364,7 +347,7 @@ def _nothing_matches(matching, truth):
     )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 

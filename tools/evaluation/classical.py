@@ -5,7 +5,7 @@ so one search serves every unit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from medi2i.tools.evaluation import metrics
 
 STEP = 1.25  # the search goes up and down by this factor
 MOST_STEPS = 12  # 1.25^12 is a factor of 15 either way
+Pair = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Input, truth, mask of what counts or None."""
 NLM = {"patch_size": 5, "patch_distance": 6, "fast_mode": True}  # Buades et al. 2005; scikit-image's sizes
 
 
@@ -26,18 +28,18 @@ class Filter:
     name: str
     note: str
     start: float
-    apply: Callable
+    apply: Callable[[np.ndarray, float, float], np.ndarray]
 
 
-def _total_variation(image, strength, sigma):
+def _total_variation(image: np.ndarray, strength: float, sigma: float) -> np.ndarray:
     return denoise_tv_chambolle(image, weight=strength * sigma, eps=1e-5, max_num_iter=300)
 
 
-def _non_local_means(image, strength, sigma):
+def _non_local_means(image: np.ndarray, strength: float, sigma: float) -> np.ndarray:
     return denoise_nl_means(image, h=strength * sigma, sigma=sigma, **NLM)
 
 
-def _bm3d(image, strength, sigma):
+def _bm3d(image: np.ndarray, strength: float, sigma: float) -> np.ndarray:
     try:
         from bm3d import bm3d  # not a dependency: its licence allows non-commercial use only
     except ImportError:
@@ -65,9 +67,9 @@ class Tuned:
     filter: Filter
     strength: float
     sigma: float
-    tried: dict
+    tried: dict[float, float]
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """Filter (H, W) or, channel by channel, (C, H, W); float32."""
         image = np.asarray(image, dtype=np.float64)
         channels = image if image.ndim == 3 else image[None]
@@ -75,7 +77,7 @@ class Tuned:
         return (out if image.ndim == 3 else out[0]).astype(np.float32)
 
 
-def noise_deviation(pairs) -> float:
+def noise_deviation(pairs: Sequence[Pair]) -> float:
     """Standard deviation of input - truth over `pairs` of (input, truth, mask or None); its mean is taken off."""
     differences = [
         (image - truth)[..., mask if mask is not None else slice(None)].ravel() for image, truth, mask in pairs
@@ -83,21 +85,20 @@ def noise_deviation(pairs) -> float:
     return float(np.std(np.concatenate(differences), dtype=np.float64))
 
 
-def tune(one: Filter, pairs) -> Tuned:
+def tune(one: Filter, pairs: Sequence[Pair]) -> Tuned:
     """Choose the strength on validation `pairs` of (input, truth, mask or None): a walk up or down from the start by
     factors of 1.25 until the mean RMSE grows. Raises UserError where input and truth are equal."""
     sigma = noise_deviation(pairs)
     if sigma == 0:
         raise UserError("--val_pairs: inputs and truths are equal up to a constant; there is no noise to choose for")
-    tried = {}
+    tried: dict[float, float] = {}
 
-    def score(step):
+    def score(step: int) -> float:
         strength = one.start * STEP**step
         if strength not in tried:
             tuned = Tuned(one, strength, sigma, {})
-            tried[strength] = math.fsum(metrics.rmse(tuned(image), truth, mask) for image, truth, mask in pairs) / len(
-                pairs
-            )
+            errors = [metrics.rmse(tuned(image), truth, mask) for image, truth, mask in pairs]
+            tried[strength] = math.fsum(errors) / len(pairs)
         return tried[strength]
 
     best = 0

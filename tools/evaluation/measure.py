@@ -1,19 +1,25 @@
-"""The rows of a comparison, their metrics slice by slice, and means over slices with how sure one can be of them."""
+"""One comparison of some rows over some slices: metrics slice by slice, and means with how sure one can be of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.grid import enlarge, enlarge_mask
 from medi2i.datasets.outputs import naming
 from medi2i.tools.evaluation import metrics
+from medi2i.tools.evaluation.files import Slice
+from medi2i.tools.evaluation.metrics import Window
+from medi2i.tools.evaluation.physics import Physics
 
 LEVEL = 0.95
 DRAWS = 2000
+ALL = "all"
+FEW = 20  # slices that need no progress bar
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Summary:
     high: float
 
 
-def summarise(values, groups, seed: int = 0, draws: int = DRAWS, level: float = LEVEL) -> Summary:
+def summarise(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> Summary:
     """Summary of one number per slice; `groups` names the series of each.
 
     The interval is the percentile bootstrap (Efron 1979) of the mean. Slices of one series resemble each other, so
@@ -44,26 +50,23 @@ def summarise(values, groups, seed: int = 0, draws: int = DRAWS, level: float = 
         return Summary(len(numbers), mean, math.nan, mean, mean)
     if len(numbers) == 1:
         return Summary(1, mean, math.nan, math.nan, math.nan)
-    means = _bootstrap(numbers, [group for _, group in kept], np.random.default_rng(seed), draws)
-    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
+    means = _bootstrap(numbers, [group for _, group in kept], np.random.default_rng(seed))
+    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return Summary(len(numbers), mean, float(numbers.std(ddof=1)), float(low), float(high))
 
 
-def _bootstrap(numbers, groups, generator, draws):
+def _bootstrap(numbers: np.ndarray, groups: Sequence[str], generator: np.random.Generator) -> np.ndarray:
     names = sorted(set(groups))
     members = [numbers[[group == name for group in groups]] for name in names]
     if len(members) == 1:
-        return numbers[generator.integers(len(numbers), size=(draws, len(numbers)))].mean(axis=1)
-    chosen = generator.integers(len(members), size=(draws, len(members)))
+        return numbers[generator.integers(len(numbers), size=(DRAWS, len(numbers)))].mean(axis=1)
+    chosen = generator.integers(len(members), size=(DRAWS, len(members)))
     sums, counts = np.empty(chosen.shape), np.empty(chosen.shape)
     for index, values in enumerate(members):  # slices anew for every time that the series was drawn
         drawn = chosen == index
         picks = generator.integers(len(values), size=(int(drawn.sum()), len(values)))
         sums[drawn], counts[drawn] = values[picks].sum(axis=1), len(values)
     return sums.sum(axis=1) / counts.sum(axis=1)
-
-
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Shift:
     minus: float
     lower: float
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         return np.maximum(image - np.float32(self.minus), np.float32(self.lower))
 
 
@@ -87,7 +90,7 @@ class Row:
 
     name: str
     note: str
-    image: Callable
+    image: Callable[[Slice], np.ndarray]
     shift: Shift | None = None
 
 
@@ -98,7 +101,7 @@ class Record:
     row: str
     series: str
     slice: str
-    values: dict
+    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Scene:
     series: str
     truth: np.ndarray
     mask: np.ndarray | None
-    images: dict
+    images: dict[str, np.ndarray]
 
 
 def file_row(name: str, note: str) -> Row:
@@ -122,7 +125,7 @@ def input_row(name: str, scale: int = 1) -> Row:
     if scale == 1:
         return file_row(name, "the input as it is: doing nothing")
 
-    def image(one):
+    def image(one: Slice) -> np.ndarray:
         array = one.images[name].load().array
         fine = enlarge(array if array.ndim == 3 else array[np.newaxis], scale)
         return fine if array.ndim == 3 else fine[0]
@@ -141,26 +144,29 @@ def without_bias(source: Row, value: float, lower: float) -> Row:
     )
 
 
-def kept_on_disk(row: Row, folder) -> Row:
-    """The same row, its images computed once and then read from `folder`: for what takes long."""
-    folder = Path(folder)
-    folder.mkdir()
-    numbers = {}
+def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], np.ndarray]) -> Row:
+    """What `change` makes of the images of row `source`."""
+    return Row(name, note, lambda one: change(source.image(one)))
 
-    def image(one):
-        if one.key not in numbers:
-            array = row.image(one)
-            numbers[one.key] = len(numbers)
-            path = folder / f"{numbers[one.key]}.npy"
-            with naming(path):
-                np.save(path, array, allow_pickle=False)
-            return array
-        return np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False)
+
+def kept_on_disk(row: Row, folder: Path) -> Row:
+    """The same row, its images computed once and then read from `folder`: for what takes long."""
+    folder.mkdir()
+    paths: dict[str, Path] = {}
+
+    def image(one: Slice) -> np.ndarray:
+        if one.key in paths:
+            return np.load(paths[one.key], allow_pickle=False)
+        array = row.image(one)
+        path = paths[one.key] = folder / f"{len(paths)}.npy"
+        with naming(path):
+            np.save(path, array, allow_pickle=False)
+        return array
 
     return Row(row.name, row.note, image, row.shift)
 
 
-def read(one, rows) -> Scene:
+def read(one: Slice, rows: Sequence[Row]) -> Scene:
     """The scene of a slice. What the truth or the first row (the input) marks as padding counts in no row.
 
     Raises UserError where an image is not of the truth's size, Unreadable.
@@ -184,57 +190,102 @@ def read(one, rows) -> Scene:
     return Scene(one.key, one.series, loaded.array, mask, images)
 
 
-def measure(scene: Scene, measured) -> list[Record]:
-    """The records of all rows; `measured(image, truth, mask)` gives the metrics."""
-    return [
-        Record(name, scene.series, scene.key, measured(image, scene.truth, scene.mask))
-        for name, image in scene.images.items()
-    ]
+@dataclass
+class Evaluation:
+    """`rows`, `slices`: what was compared; `windows`: of PSNR and SSIM; `shown`: of the pictures.
 
-
-def image_metrics(image, truth, windows, mask=None) -> dict:
-    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small."""
-    values = {
-        "rmse": metrics.rmse(image, truth, mask),
-        "mae": metrics.mae(image, truth, mask),
-        "bias": metrics.bias(image, truth, mask),
-    }
-    for window in windows:
-        values[f"psnr {window.name}"] = metrics.psnr(image, truth, window, mask)
-        small = min(truth.shape[-2:]) < metrics.SSIM_WIDTH
-        values[f"ssim {window.name}"] = float("nan") if small else metrics.ssim(image, truth, window, mask)
-    return values
-
-
-def label_metrics(labels, truth, classes: int, mask=None) -> dict:
-    """dice and iou of every class but 0 (the background) in a slice, and their means over the classes that are there.
-
-    A class that only one of both images has counts as 0, be it a single pixel; pooled over all slices it weighs less.
+    `records`, `summary`: the metrics; `physics`: noise and edges, or None; `folders`: row → converted folder;
+    `left_out`: why → files that are in no table. `pooled`: row → {dice: [of class 1, 2, …], iou: likewise} of all
+    slices' pixels together, {} without classes.
     """
-    values = {}
-    for name, metric in (("dice", metrics.dice), ("iou", metrics.iou)):
-        each = [metric(labels, truth, label, mask) for label in range(1, classes)]
-        there = [value for value in each if not np.isnan(value)]
-        values[f"{name} mean"] = float(np.mean(there)) if there else float("nan")
-        values.update({f"{name} {label}": value for label, value in enumerate(each, start=1)})
-    return values
+
+    rows: Sequence[Row]
+    slices: Sequence[Slice]
+    windows: Sequence[Window]
+    shown: Window
+    unit: str
+    records: list[Record]
+    summary: dict[tuple[str, str, str], Summary]
+    physics: dict | None
+    folders: dict[str, str]
+    left_out: dict[str, list[str]]
+    pooled: dict[str, dict[str, list[float]]]
+
+    @property
+    def first_metric(self) -> str:
+        """The metric that slices are sorted by."""
+        return next(iter(self.records[0].values))
+
+    @property
+    def series(self) -> list[str]:
+        """Their names, in order."""
+        return list(dict.fromkeys(one.series for one in self.slices))
+
+    def of(self, row: str, metric: str) -> list[float]:
+        """The metric of a row, slice by slice."""
+        return [record.values[metric] for record in self.records if record.row == row]
 
 
-def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:
+def evaluate(
+    rows: Sequence[Row],
+    slices: Sequence[Slice],
+    windows: Sequence[Window],
+    shown: Window,
+    unit: str,
+    *,
+    classes: int | None = None,
+    folders: dict[str, str] | None = None,
+    left_out: dict[str, list[str]] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure all rows on all slices. With `classes` the images are class numbers. Raises UserError, Unreadable."""
+    spacings = {one.truth.spacing for one in slices}
+    physics = None if classes else Physics(windows[0], unit, spacings.pop() if len(spacings) == 1 else None)
+    records = []
+    counts: dict[str, np.ndarray] = {}
+    for one in tqdm(slices, desc="measuring", unit="slice", disable=True if len(slices) <= FEW else None):
+        scene = read(one, rows)
+        for name, image in scene.images.items():
+            if classes:
+                found = [metrics.overlap(image, scene.truth, label, scene.mask) for label in range(1, classes)]
+                counts[name] = np.add(counts.get(name, 0), found)
+                values = metrics.of_labels(found)
+            else:
+                values = metrics.of_image(image, scene.truth, windows, scene.mask)
+            records.append(Record(name, scene.series, scene.key, values))
+        if physics is not None:
+            physics.add(scene.truth, scene.images, scene.mask)
+    pooled = {
+        name: {"dice": [metrics.dice(*one) for one in found], "iou": [metrics.iou(*one) for one in found]}
+        for name, found in ((name, totals.tolist()) for name, totals in counts.items())
+    }
+    return Evaluation(
+        rows,
+        slices,
+        windows,
+        shown,
+        unit,
+        records,
+        summaries(records, seed),
+        physics.result() if physics else None,
+        folders or {},
+        left_out or {},
+        pooled,
+    )
+
+
+def summaries(records: Sequence[Record], seed: int = 0) -> dict[tuple[str, str, str], Summary]:
     """(row, series, metric) → Summary, for every series and for all slices together (series `all`).
 
     Where a row equals the truth in a slice (its PSNR is infinite), that slice is left out of this metric's mean in all
     rows alike; if that leaves none, the mean is infinite.
     """
-    by_row = {}
-    for record in records:
-        by_row.setdefault(record.row, []).append(record)
     result = {}
-    for row, own in by_row.items():
-        series = list(dict.fromkeys(record.series for record in own))
+    for row in dict.fromkeys(record.row for record in records):
+        own = [record for record in records if record.row == row]
         for name in own[0].values:
             equal = {record.slice for record in records if math.isinf(record.values[name])}
-            for group in (ALL, *series):
+            for group in dict.fromkeys((ALL, *(record.series for record in own))):
                 chosen = [record for record in own if group in (ALL, record.series)]
                 chosen = [record for record in chosen if record.slice not in equal] or chosen
                 result[row, group, name] = summarise(
@@ -243,9 +294,10 @@ def summaries(records, seed: int = 0) -> dict[tuple[str, str, str], Summary]:
     return result
 
 
-def left_out_of_means(records) -> dict[str, int]:
+def left_out_of_means(records: Sequence[Record]) -> dict[str, int]:
     """metric → how many slices its means leave out because a row equals the truth there."""
-    names = records[0].values
-    counts = {name: len({record.slice for record in records if math.isinf(record.values[name])}) for name in names}
+    counts = {
+        name: len({record.slice for record in records if math.isinf(record.values[name])}) for name in records[0].values
+    }
     every = len({record.slice for record in records})
     return {name: count for name, count in counts.items() if 0 < count < every}

@@ -4,6 +4,8 @@ Every function takes two arrays of one shape, (H, W) or (C, H, W), and an option
 pixels count (padding is no tissue and does not). Sums are made in float64.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ from skimage.metrics import structural_similarity
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import scaling
+from medi2i.tools.evaluation.files import Slice
 
 SSIM_SIGMA = 1.5  # Wang et al. 2004: Gaussian weights, sigma 1.5, population covariance
 SSIM_WIDTH = 11  # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
@@ -24,7 +27,7 @@ class Window:
     lower: float
     upper: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.upper > self.lower:
             raise ValueError(f"window {self.name}: upper {self.upper:g} must be above lower {self.lower:g}")
 
@@ -33,10 +36,10 @@ class Window:
         """The data range L of PSNR and SSIM."""
         return float(self.upper) - float(self.lower)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name} {self.lower:g}…{self.upper:g}"
 
-    def clip(self, array):
+    def clip(self, array: np.ndarray) -> np.ndarray:
         return np.clip(np.asarray(array, dtype=np.float64), self.lower, self.upper)
 
 
@@ -53,33 +56,33 @@ WINDOWS = {
 }
 
 
-def rmse(image, truth, mask=None) -> float:
+def rmse(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Root of the mean squared difference."""
     return float(np.sqrt(np.mean(_difference(image, truth, mask) ** 2)))
 
 
-def mae(image, truth, mask=None) -> float:
+def mae(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean absolute difference."""
     return float(np.mean(np.abs(_difference(image, truth, mask))))
 
 
-def bias(image, truth, mask=None) -> float:
+def bias(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean of image - truth: positive where the image is too bright."""
     return float(np.mean(_difference(image, truth, mask)))
 
 
-def psnr(image, truth, window: Window, mask=None) -> float:
+def psnr(image: np.ndarray, truth: np.ndarray, window: Window, mask: np.ndarray | None = None) -> float:
     """10·log10(L² / mean squared difference) in dB, both images clipped to the window, L its width; inf when equal."""
     error = np.mean(_difference(window.clip(image), window.clip(truth), mask) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(window.range**2 / error))
+    return math.inf if error == 0 else float(10 * np.log10(window.range**2 / error))
 
 
-def ssim(image, truth, window: Window, mask=None) -> float:
+def ssim(image: np.ndarray, truth: np.ndarray, window: Window, mask: np.ndarray | None = None) -> float:
     """Mean structural similarity (Wang et al. 2004), both images clipped to the window, L its width.
 
     Channels are averaged. The mean leaves out a border of half a filter, and what the mask leaves out.
     """
-    first, second = window.clip(_channels(image)), window.clip(_channels(truth))
+    first, second = (window.clip(array).reshape(-1, *array.shape[-2:]) for array in (image, truth))
     _same_shape(first, second)
     if min(first.shape[1:]) < SSIM_WIDTH:
         raise ValueError(
@@ -87,10 +90,9 @@ def ssim(image, truth, window: Window, mask=None) -> float:
         )
     border = SSIM_WIDTH // 2
     inside = (slice(border, -border), slice(border, -border))
-    keep = np.ones(first.shape[1:], dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    keep = keep[inside]
+    keep = np.ones(first.shape[1:], dtype=bool)[inside] if mask is None else mask[inside]
     if not keep.any():
-        return float("nan")
+        return math.nan
     means = []
     for a, b in zip(first, second, strict=True):
         _, similarity = structural_similarity(
@@ -106,51 +108,72 @@ def ssim(image, truth, window: Window, mask=None) -> float:
     return float(np.mean(means))
 
 
-def overlap(labels, truth, label: int, mask=None) -> tuple[int, int, int]:
+def overlap(labels: np.ndarray, truth: np.ndarray, label: int, mask: np.ndarray | None = None) -> tuple[int, int, int]:
     """Pixels that carry `label` in both images, in the first, in the second: what Dice and IoU are made of."""
-    first, second = np.asarray(labels) == label, np.asarray(truth) == label
+    first, second = labels == label, truth == label
     _same_shape(first, second)
     if mask is not None:
         first, second = first & mask, second & mask
     return int(np.sum(first & second)), int(np.sum(first)), int(np.sum(second))
 
 
-def dice(labels, truth, label: int, mask=None) -> float:
-    """2·|A ∩ B| / (|A| + |B|) of the pixels that carry `label`; nan where neither image has it."""
-    return dice_of(*overlap(labels, truth, label, mask))
+def dice(common: int, first: int, second: int) -> float:
+    """2·|A ∩ B| / (|A| + |B|) of an `overlap`, or of the sums of several; nan where neither image has the label."""
+    return math.nan if first + second == 0 else 2 * common / (first + second)
 
 
-def iou(labels, truth, label: int, mask=None) -> float:
-    """|A ∩ B| / |A ∪ B| of the pixels that carry `label`; nan where neither image has it."""
-    return iou_of(*overlap(labels, truth, label, mask))
+def iou(common: int, first: int, second: int) -> float:
+    """|A ∩ B| / |A ∪ B| of an `overlap`, or of the sums of several; nan where neither image has the label."""
+    return math.nan if first + second == 0 else common / (first + second - common)
 
 
-def dice_of(common: int, first: int, second: int) -> float:
-    """Dice of counted pixels, which may be those of many images; nan where there are none."""
-    return float("nan") if first + second == 0 else 2 * common / (first + second)
+def mean_of_known(values: Sequence[float]) -> float:
+    """The mean of what is not nan."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
-def iou_of(common: int, first: int, second: int) -> float:
-    """IoU of counted pixels; nan where there are none."""
-    return float("nan") if first + second == 0 else common / (first + second - common)
+def larger_is_better(metric: str) -> bool:
+    """Of `rmse`, `psnr soft` and so on."""
+    return metric.partition(" ")[0] in ("psnr", "ssim", "dice", "iou")
 
 
-def _difference(image, truth, mask):
-    image, truth = np.asarray(image, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+def of_image(
+    image: np.ndarray, truth: np.ndarray, windows: Sequence[Window], mask: np.ndarray | None = None
+) -> dict[str, float]:
+    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small."""
+    values = {"rmse": rmse(image, truth, mask), "mae": mae(image, truth, mask), "bias": bias(image, truth, mask)}
+    for window in windows:
+        values[f"psnr {window.name}"] = psnr(image, truth, window, mask)
+        small = min(truth.shape[-2:]) < SSIM_WIDTH
+        values[f"ssim {window.name}"] = math.nan if small else ssim(image, truth, window, mask)
+    return values
+
+
+def of_labels(overlaps: Sequence[tuple[int, int, int]]) -> dict[str, float]:
+    """dice and iou of every class in a slice, from the `overlap` of classes 1, 2, … (0 is the background), and their
+    means over the classes that are there.
+
+    A class that only one of both images has counts as 0, be it a single pixel; pooled over all slices it weighs less.
+    """
+    values = {}
+    for name, metric in (("dice", dice), ("iou", iou)):
+        each = [metric(*pixels) for pixels in overlaps]
+        values[f"{name} mean"] = mean_of_known(each)
+        values.update({f"{name} {label}": value for label, value in enumerate(each, start=1)})
+    return values
+
+
+def _difference(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     _same_shape(image, truth)
-    difference = image - truth
+    difference = np.subtract(image, truth, dtype=np.float64)
     if mask is None:
         return difference
-    mask = np.broadcast_to(np.asarray(mask, dtype=bool), difference.shape)
+    mask = np.broadcast_to(mask, difference.shape)
     return difference[mask] if mask.any() else np.array([np.nan])
 
 
-def _channels(array):
-    array = np.asarray(array)
-    return array[np.newaxis] if array.ndim == 2 else array
-
-
-def _same_shape(first, second):
+def _same_shape(first: np.ndarray, second: np.ndarray) -> None:
     if first.shape != second.shape:
         raise ValueError(f"image of shape {first.shape} against a truth of shape {second.shape}")
 
@@ -173,7 +196,7 @@ def parse_window(text: str) -> Window:
         ) from None
 
 
-def clip_window(clip) -> Window | None:
+def clip_window(clip: Sequence[float] | None) -> Window | None:
     """The full range that the user gave as (lower, upper), or None. Raises UserError."""
     if clip is None:
         return None
@@ -182,7 +205,7 @@ def clip_window(clip) -> Window | None:
     return Window(FULL.name, clip[0], clip[1])
 
 
-def full_window(slices, unit: str) -> Window:
+def full_window(slices: Sequence[Slice], unit: str) -> Window:
     """CT: -1024…2000 HU; pictures: what their bits hold; other numbers: the range of the truth."""
     loaded = [one.truth.load() for one in slices]
     bits = {one.bits for one in loaded}

@@ -7,11 +7,15 @@ median edge detector of JPEG-LS, ISO/IEC 14495-1 A.4.2), the differences are fol
 
 import base64
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 TOP = 65535
+FULL_SHARE = 0.5  # of the budget goes to whole images of the worst slices; the other slices come reduced
+FACTORS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Scale:
             return cls(float(np.floor(lower)), 1.0)
         return cls(float(lower), float(upper - lower) / TOP or 1.0)
 
-    def quantise(self, array) -> np.ndarray:
+    def quantise(self, array: ArrayLike) -> np.ndarray:
         """uint16 of the same shape; values outside the scale go to its ends."""
         steps = (np.asarray(array, dtype=np.float64) - self.offset) / self.step
         return np.clip(np.rint(steps), 0, TOP).astype(np.uint16)
@@ -43,43 +47,18 @@ def pack(q: np.ndarray) -> bytes:
     return zlib.compress((folded >> 8).astype(np.uint8).tobytes() + (folded & 255).astype(np.uint8).tobytes(), 6)
 
 
-def unpack(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """The way back, pixel by pixel as the page does it: for tests."""
-    height, width = shape
-    raw = np.frombuffer(zlib.decompress(data), dtype=np.uint8).astype(np.int64).reshape(2, height, width)
-    folded = raw[0] * 256 + raw[1]
-    error = np.where(folded % 2 == 0, folded // 2, -(folded + 1) // 2)
-    q = np.zeros((height + 1, width + 1), dtype=np.int64)
-    for row in range(1, height + 1):
-        for column in range(1, width + 1):
-            a, b, c = q[row, column - 1], q[row - 1, column], q[row - 1, column - 1]
-            predicted = min(a, b) if c >= max(a, b) else max(a, b) if c <= min(a, b) else a + b - c
-            q[row, column] = (predicted + error[row - 1, column - 1]) % (TOP + 1)
-    return q[1:, 1:].astype(np.uint16)
-
-
-def text(data: bytes) -> str:
-    """base64, as it stands in the page."""
-    return base64.b64encode(data).decode("ascii")
-
-
-def shrink(array, factor: int) -> np.ndarray:
+def shrink(array: np.ndarray, factor: int) -> np.ndarray:
     """Mean over factor × factor pixels of (H, W) or (C, H, W); rows and columns that are left over are dropped."""
-    array = np.asarray(array)
     height, width = (length // factor * factor for length in array.shape[-2:])
     blocks = array[..., :height, :width].reshape(*array.shape[:-2], height // factor, factor, width // factor, factor)
     return blocks.mean(axis=(-3, -1), dtype=np.float64).astype(np.float32)
 
 
-def _prediction(q):
+def _prediction(q: np.ndarray) -> np.ndarray:
     padded = np.pad(q, ((1, 0), (1, 0)))
     left, above, corner = padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
     low, high = np.minimum(left, above), np.maximum(left, above)
     return np.where(corner >= high, low, np.where(corner <= low, high, left + above - corner))
-
-
-FULL_SHARE = 0.5  # of the budget goes to whole images of the worst slices; the other slices come reduced
-FACTORS = (1, 2, 4, 8)
 
 
 @dataclass
@@ -87,48 +66,48 @@ class Packed:
     """The packed images of some slices. `entries`: slice number → {ids: {row: [number of each channel]}, height, width,
     factor}; `blobs`: base64 text by number; `left_out`: how many slices did not fit."""
 
-    entries: dict
-    blobs: list
-    left_out: int
+    entries: dict[int, dict] = field(default_factory=dict)
+    blobs: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    @property
+    def size(self) -> int:
+        """Characters."""
+        return sum(map(len, self.blobs))
 
 
-def pack_slices(order, load, scale: Scale, budget: int) -> Packed:
+def pack_slices(
+    order: Sequence[int], load: Callable[[int], dict[str, np.ndarray]], scale: Scale, budget: int
+) -> Packed:
     """Pack the slices with the numbers `order`, worst first, into at most `budget` characters.
 
     `load(number)` → {row: array (H, W) or (3, H, W)}. Where not all fit, the worst keep their size and the others are
     reduced by 2, 4 or 8 (means over squares of pixels), whichever is enough.
     """
-    packed = Packed({}, [], 0)
-    used, factor = 0, None
+    each = sum(map(len, _pack(load(order[0]), scale, 1, 0)[1]))
+    whole = len(order) if each * len(order) <= budget else int(FULL_SHARE * budget / each)
+    rest = max(len(order) - whole, 1)
+    factor = next((f for f in FACTORS if rest * each / f**2 <= budget - whole * each), FACTORS[-1])
+    packed = Packed()
     for position, number in enumerate(order):
-        arrays = load(number)
-        if position == 0:
-            entry, blobs = _pack(arrays, scale, 1)
-            each = sum(map(len, blobs))
-            whole = len(order) if each * len(order) <= budget else int(FULL_SHARE * budget / each)
-            rest = max(len(order) - whole, 1)
-            factor = next((f for f in FACTORS if rest * each / f**2 <= budget - whole * each), FACTORS[-1])
-        if position > 0 or whole == 0:
-            entry, blobs = _pack(arrays, scale, 1 if position < whole else factor)
-        size = sum(map(len, blobs))
-        if used + size > budget:
+        entry, blobs = _pack(load(number), scale, 1 if position < whole else factor, len(packed.blobs))
+        if packed.size + sum(map(len, blobs)) > budget:
             packed.left_out += 1
             continue
-        used += size
-        first = len(packed.blobs)
-        entry["ids"] = {row: [first + place for place in places] for row, places in entry["ids"].items()}
         packed.entries[number] = entry
         packed.blobs += blobs
     return packed
 
 
-def _pack(arrays, scale, factor):
-    blobs, ids = [], {}
+def _pack(arrays: dict[str, np.ndarray], scale: Scale, factor: int, first: int) -> tuple[dict, list[str]]:
+    """The entry of one slice and its blobs, which are numbered from `first` on."""
+    blobs: list[str] = []
+    ids = {}
     factor = min(factor, *(max(1, min(array.shape[-2:]) // 16) for array in arrays.values()))
     for row, array in arrays.items():
         array = shrink(array, factor) if factor > 1 else array
         channels = scale.quantise(array if array.ndim == 3 else array[None])
-        ids[row] = list(range(len(blobs), len(blobs) + len(channels)))
-        blobs += [text(pack(channel)) for channel in channels]
+        ids[row] = list(range(first + len(blobs), first + len(blobs) + len(channels)))
+        blobs += [base64.b64encode(pack(channel)).decode("ascii") for channel in channels]
     height, width = channels.shape[1:]
     return {"ids": ids, "height": height, "width": width, "factor": factor}, blobs

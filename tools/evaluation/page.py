@@ -1,80 +1,86 @@
-"""Writing a report: one HTML file with everything in it."""
+"""The report of an evaluation: one HTML file with everything in it."""
 
+import datetime
 import html
-import io
+import itertools
 import json
 import math
-from dataclasses import dataclass, field
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from pathlib import Path
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+import numpy as np
 
+from medi2i.common.errors import UserError
+from medi2i.common.inference.report import find_report, read_report
+from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import write_text
-from medi2i.tools.evaluation import packing
+from medi2i.tools.evaluation import measure, metrics, picture, table
+from medi2i.tools.evaluation.measure import Evaluation
+from medi2i.tools.evaluation.metrics import WINDOWS, Window
+from medi2i.tools.evaluation.packing import Packed, Scale, pack_slices
+from medi2i.tools.evaluation.physics import TRUTH
 
 MEGABYTE = 10**6
 
 
-@dataclass
-class Content:
-    """What a report tells. `rows`, `metrics`: names; `labels`: metric → how people write it.
-
-    `slices`: dicts with key, series and values (row → metric → number), in the order of the series.
-    `windows`: dicts with name, lower, upper; `scale`: of the packed images; `derived`: rows that the page computes,
-    name → dict of, minus, lower. `plots`: SVG texts; `provenance`: title → {name: text}.
-    """
-
-    title: str
-    lead: str
-    verdicts: list
-    windows_text: str
-    tables: list
-    rows: list
-    metrics: list
-    labels: dict
-    larger_is_better: list
-    judged: str
-    slices: list
-    windows: list
-    unit: str
-    scale: packing.Scale
-    difference_range: float
-    derived: dict = field(default_factory=dict)
-    plots: list = field(default_factory=list)
-    provenance: dict = field(default_factory=dict)
-
-
-def write_page(path, content: Content, load, budget_mb: float) -> packing.Packed:
-    """Write the page; `load(number)` → {row: array} with the images of a slice, the truth under `truth`.
+def write_page(
+    path: Path, evaluation: Evaluation, title: str, judged: str, verdicts: Sequence[table.Verdict], budget_mb: float
+) -> Packed:
+    """Write the page; `judged`: the row that it opens with and sorts by.
 
     The images take at most `budget_mb` megabytes, the worst slices (by the first metric of the judged row) first.
     """
-    order = worst_first(content)
-    packed = packing.pack_slices(order, load, content.scale, int(budget_mb * MEGABYTE))
-    for number, entry in packed.entries.items():
-        content.slices[number]["images"] = entry
+
+    def load(number: int) -> dict[str, np.ndarray]:
+        scene = measure.read(evaluation.slices[number], evaluation.rows)
+        kept = {row.name: scene.images[row.name] for row in evaluation.rows if row.shift is None}
+        return {**kept, TRUTH: scene.truth}
+
+    windows = list(evaluation.windows or [evaluation.shown])
+    if evaluation.unit == "HU":
+        named = {window.name for window in windows}
+        windows += [window for window in WINDOWS.values() if window.name not in named]
+    middle = measure.read(evaluation.slices[len(evaluation.slices) // 2], evaluation.rows)
+    scale = scale_of(middle.truth, windows[0])
+    order = worst_first(evaluation, judged)
+    packed = pack_slices(order, load, scale, int(budget_mb * MEGABYTE))
+    data = {
+        "unit": evaluation.unit,
+        "metrics": list(evaluation.records[0].values),
+        "labels": {name: table.label(name) for name in evaluation.records[0].values},
+        "judged": judged,
+        "worst_first": order,
+        "windows": [{"name": window.name, "lower": window.lower, "upper": window.upper} for window in windows],
+        "images": [*(row.name for row in evaluation.rows), TRUTH] if packed.entries else [],
+        "derived": {row.name: vars(row.shift) for row in evaluation.rows if row.shift is not None},
+        "shown": [judged, TRUTH],
+        "offset": scale.offset,
+        "step": scale.step,
+        "difference_range": picture.difference_range(middle.images[judged] - middle.truth),
+        "slices": slices_data(evaluation, packed),
+    }
     parts = {
-        "title": html.escape(content.title),
-        "lead": html.escape(content.lead),
+        "title": html.escape(title),
+        "lead": html.escape(table.lead(evaluation)),
         "verdicts": "\n".join(
-            f'<p class="verdict{" worse" if one.worse else ""}">{html.escape(one.text)}</p>' for one in content.verdicts
+            f'<p class="verdict{" worse" if one.worse else ""}">{html.escape(one.text)}</p>' for one in verdicts
         ),
-        "windows": html.escape(content.windows_text),
-        "tables": "\n".join(table(*one) for one in content.tables),
-        "plots": "\n".join(f"<figure>{svg}</figure>" for svg in content.plots) or "<p>none</p>",
-        "slices": slice_table(content, order),
-        "provenance": "\n".join(definitions(title, entries) for title, entries in content.provenance.items()),
-        "data": json_text(page_data(content)),
+        "windows": html.escape("; ".join(table.remarks(evaluation))),
+        "tables": "\n".join(f'<div class="wide">{html_table(*one)}</div>' for one in tables(evaluation)),
+        "plots": "\n".join(f"<figure>{svg}</figure>" for svg in plots(evaluation)),
+        "slices": slice_table(evaluation, order),
+        "provenance": "\n".join(definitions(*one) for one in provenance(evaluation).items()),
+        "data": json_text(data),
         "images": "\n".join(
             f'<script type="text/plain" id="image-{number}">{blob}</script>' for number, blob in enumerate(packed.blobs)
         ),
         "style": asset("page.css"),
         "script": asset("viewer.js"),
     }
-    text = asset("page.html")
-    before, *pieces = text.split("{{")
+    before, *pieces = asset("page.html").split("{{")
     out = [before]
     for piece in pieces:  # filled in one pass: what is filled in may hold braces itself
         name, _, after = piece.partition("}}")
@@ -83,88 +89,64 @@ def write_page(path, content: Content, load, budget_mb: float) -> packing.Packed
     return packed
 
 
-def content_size(packed: packing.Packed) -> int:
-    """Characters that the images of a page take."""
-    return sum(map(len, packed.blobs))
+def scale_of(truth: np.ndarray, window: Window) -> Scale:
+    """How to store the images of an evaluation: the full range, and what one of its truths has beyond it."""
+    lower, upper = min(window.lower, float(truth.min())), max(window.upper, float(truth.max()))
+    return Scale.of(lower, upper if upper > lower else lower + 1, bool(np.all(truth == np.rint(truth))))
 
 
-def page_data(content: Content) -> dict:
-    """What viewer.js reads."""
-    with_images = next((one["images"] for one in content.slices if one.get("images")), {"ids": {}})
-    names = [row for row in [*content.rows, "truth"] if row in with_images["ids"] or row in content.derived]
-    return {
-        "unit": content.unit,
-        "metrics": content.metrics,
-        "labels": content.labels,
-        "judged": content.judged,
-        "worst_first": worst_first(content),
-        "windows": content.windows,
-        "images": names,
-        "derived": content.derived,
-        "shown": [content.judged, "truth"],
-        "offset": content.scale.offset,
-        "step": content.scale.step,
-        "difference_range": content.difference_range,
-        "slices": [
-            {
-                "images": None,
-                **one,
-                "values": {
-                    row: {name: number(value) for name, value in values.items()}
-                    for row, values in one["values"].items()
-                },
-            }
-            for one in content.slices
-        ],
-    }
-
-
-def worst_first(content: Content) -> list[int]:
+def worst_first(evaluation: Evaluation, judged: str) -> list[int]:
     """Numbers of the slices, the worst of the judged row by the first metric first."""
-    metric = content.metrics[0]
-    sign = 1 if metric in content.larger_is_better else -1
-    values = [sign * one["values"][content.judged][metric] for one in content.slices]
+    sign = 1 if metrics.larger_is_better(evaluation.first_metric) else -1
+    values = [sign * value for value in evaluation.of(judged, evaluation.first_metric)]
     return sorted(range(len(values)), key=lambda index: (math.isnan(values[index]), values[index]))
 
 
-def slice_table(content: Content, order) -> str:
-    """The first metric of every row, a line each slice."""
-    metric = content.metrics[0]
-    lines = [
-        f"<tr data-slice={index}><td>{html.escape(content.slices[index]['key'])}</td>"
-        f"<td>{html.escape(content.slices[index]['series'])}</td>"
-        + "".join(f"<td>{number(content.slices[index]['values'][row][metric])}</td>" for row in content.rows)
-        + "</tr>"
-        for index in order
+def slices_data(evaluation: Evaluation, packed: Packed) -> list[dict]:
+    """What viewer.js reads of each slice."""
+    values: dict[str, dict] = {one.key: {} for one in evaluation.slices}
+    for record in evaluation.records:
+        values[record.slice][record.row] = {name: number(value) for name, value in record.values.items()}
+    return [
+        {"key": one.key, "series": one.series, "values": values[one.key], "images": packed.entries.get(index)}
+        for index, one in enumerate(evaluation.slices)
     ]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("slice", "series", *content.rows))
-    return (
-        f"<table><caption>{html.escape(content.labels[metric])}{content.unit and ' / ' + content.unit}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    )
 
 
-def table(title: str, lines: list) -> str:
-    """An HTML table; the first line is its head."""
+def tables(evaluation: Evaluation) -> list[tuple[str, table.Lines]]:
+    """(caption, table): of all slices, and the first of each series where there are several."""
+    series = evaluation.series if len(evaluation.series) > 1 else []
+    return table.overall(evaluation) + [(f"series {name}", table.blocks(evaluation, name)[0]) for name in series]
+
+
+def slice_table(evaluation: Evaluation, order: Iterable[int]) -> str:
+    """The first metric of every row, a line each slice."""
+    metric = evaluation.first_metric
+    values = [evaluation.of(row.name, metric) for row in evaluation.rows]
+    lines = [["slice", "series", *(row.name for row in evaluation.rows)]]
+    for index in order:
+        one = evaluation.slices[index]
+        lines.append([one.key, one.series, *(number(own[index]) for own in values)])
+    caption = table.label(metric) + (evaluation.unit and f" / {evaluation.unit}")
+    return html_table(caption, lines, [f" data-slice={index}" for index in order])
+
+
+def html_table(caption: str, lines: table.Lines, marks: Iterable[str] = itertools.repeat("")) -> str:
+    """The first line is the head of the table; `marks`: attributes of the others."""
     head, *body = lines
-    return (
-        f'<div class="wide"><table>{title and f"<caption>{html.escape(title)}</caption>"}<thead><tr>'
-        + "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        + "</tr></thead><tbody>"
-        + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
-        + "</tbody></table></div>"
-    )
+    shown = caption and f"<caption>{html.escape(caption)}</caption>"
+    rows = "".join(f"<tr{mark}>{_cells('td', line)}</tr>" for line, mark in zip(body, marks, strict=False))
+    return f"<table>{shown}<thead><tr>{_cells('th', head)}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def definitions(title: str, entries: dict) -> str:
+def _cells(tag: str, line: Iterable[str]) -> str:
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
+
+
+def definitions(title: str, entries: dict[str, str]) -> str:
     """A headed list of names and texts."""
-    return (
-        f"<h3>{html.escape(title)}</h3><dl>"
-        + "".join(
-            f"<dt>{html.escape(str(name))}</dt><dd>{html.escape(str(text))}</dd>" for name, text in entries.items()
-        )
-        + "</dl>"
-    )
+    listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in entries.items())
+    return f"<h3>{html.escape(title)}</h3><dl>{listed}</dl>"
 
 
 def number(value: float) -> str:
@@ -172,7 +154,7 @@ def number(value: float) -> str:
     return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.4g}"
 
 
-def json_text(content) -> str:
+def json_text(content: dict) -> str:
     """JSON that may stand in a script element: nothing in it can be taken for markup."""
     return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
 
@@ -182,25 +164,99 @@ def asset(name: str) -> str:
     return resources.files("medi2i.tools.evaluation").joinpath(name).read_text(encoding="utf-8")
 
 
-SETTINGS = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "medi2i"}
+def plots(evaluation: Evaluation) -> list[str]:
+    """SVG: the first metric slice by slice, and noise power and mean edge where they were measured."""
+    unit, metric = evaluation.unit, evaluation.first_metric
+    numbers = list(range(1, len(evaluation.slices) + 1))
+    curves = {row.name: (numbers, evaluation.of(row.name, metric)) for row in evaluation.rows}
+    drawn = [
+        picture.line_plot(
+            curves,
+            "slice, in the order of the series",
+            table.label(metric) + (f" / {unit}" if unit else ""),
+            f"{table.label(metric)} by slice",
+            markers=len(numbers) <= 60,
+            log=_spread([values for _, values in curves.values()]),
+        )
+    ]
+    measured = evaluation.physics or {"rows": {}}
+    nps = {name: one["nps"] for name, one in measured["rows"].items() if "nps" in one}
+    edges = {name: one["edge_profile"] for name, one in measured["rows"].items() if "edge_profile" in one}
+    if nps:
+        length = measured["length"]
+        drawn.append(
+            picture.line_plot(
+                nps,
+                f"frequency / {length}⁻¹",
+                f"{unit or 'value'}² {length}²",
+                f"noise power in {measured['regions']} uniform regions",
+            )
+        )
+    if edges:
+        drawn.append(
+            picture.line_plot(
+                edges,
+                f"distance from the edge / {measured['edge_length']}",
+                "height of the step",
+                f"mean of {measured['edges']} edges",
+            )
+        )
+    return drawn
 
 
-def line_plot(curves: dict, x_label: str, y_label: str, title: str, markers: bool = False, log: bool = False) -> str:
-    """SVG of `curves`: name → (x values, y values)."""
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        FigureCanvasSVG(figure)
-        axis = figure.subplots()
-        for name, (x, y) in curves.items():
-            axis.plot(x, y, label=name, linewidth=1.4, marker="." if markers else None)
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
-        axis.set_title(title, fontsize=11)
-        if log:
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=9)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+def _spread(curves: Sequence[Sequence[float]]) -> bool:
+    """Whether a logarithmic axis is needed to tell the small ones apart."""
+    every = np.concatenate(curves)
+    every = every[np.isfinite(every)]
+    return bool(len(every) and every.min() > 0 and every.max() > 8 * np.median(every))
+
+
+def provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Title → name → what there is to know of data, rows, models and this evaluation."""
+    counts = Counter(one.series for one in evaluation.slices)
+    first = evaluation.slices[0].truth
+    height, width = first.load().array.shape[-2:]
+    data = {
+        "kind": first.kind + (f", {first.modality}" if first.modality else ""),
+        "size": f"{width}×{height} pixels",
+        **({"pixel spacing": f"{first.spacing[1]:g}×{first.spacing[0]:g} mm"} if first.spacing else {}),
+        "series": "; ".join(f"{name}: {counts[name]} slices" for name in evaluation.series),
+    }
+    parts = {"Data": data, "Rows": {row.name: row.note for row in evaluation.rows}}
+    for name, folder in evaluation.folders.items():
+        said = conversion_of(folder)
+        if said:
+            parts[f"Model of {name}"] = said
+    parts["Files left out"] = {
+        name: f"{len(keys)}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
+        for name, keys in evaluation.left_out.items()
+        if keys
+    } or {"": "none"}
+    parts["Evaluation"] = {
+        "medi2i": VERSION,
+        "made": datetime.datetime.now().isoformat(" ", "minutes"),
+        "on": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "interval": "95 % percentile bootstrap of the mean; of several series, drawn first",
+    }
+    return parts
+
+
+def conversion_of(folder: Path | str) -> dict[str, str]:
+    """What the conversion.json of a converted folder says of model and settings, flat; {} where there is none."""
+    path = find_report(folder)
+    try:
+        said = {} if path is None else read_report(path, ("model", "settings"))
+    except (OSError, UserError):
+        said = {}
+    flat: dict[str, str] = {}
+    for part in ("model", "settings"):
+        _flatten(flat, said.get(part), "")
+    return flat
+
+
+def _flatten(flat: dict[str, str], value: object, prefix: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _flatten(flat, inner, f"{prefix}{name} ")
+    elif value is not None and prefix:
+        flat[prefix.strip()] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

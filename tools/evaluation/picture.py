@@ -1,37 +1,40 @@
-"""A picture of one slice: the rows and the truth in one window, and below each row its difference with a colour bar."""
+"""What is drawn of an evaluation: a picture of one slice with its differences, and plots of lines for a page."""
 
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from medi2i.datasets.outputs import whole_file
+from medi2i.tools.evaluation.metrics import Window
 
 DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one outlier
 PANEL = 3.2  # inches
 
 
 def comparison(
-    path,
+    path: Path,
     title: str,
-    images: dict,
-    truth,
-    window,
+    images: dict[str, np.ndarray],
+    truth: np.ndarray,
+    window: Window,
     unit: str,
-    difference_range: float | None = None,
-    notes: dict | None = None,
+    notes: dict[str, str] | None = None,
     scaled_by: str | None = None,
-):
+) -> None:
     """Write a PNG: `images` (name → (H, W) or (3, H, W)) and the truth, shown in `window`; differences to the truth.
 
-    The differences share one symmetric scale: `difference_range`, or what holds 99.5 % of the pixels of the image
-    `scaled_by` (the converted one, else the last; the noisy input may go off the scale). `notes`: name → a few words
-    below the name.
+    The differences share one symmetric scale, what holds 99.5 % of the pixels of the image `scaled_by` (the converted
+    one, else the last; the noisy input may go off the scale). `notes`: name → a few words below the name.
     """
     notes = notes or {}
     differences = {name: _grey(image) - _grey(truth) for name, image in images.items()}
-    if difference_range is None:
-        last = np.abs(differences[scaled_by or list(differences)[-1]])
-        difference_range = float(np.quantile(last, DIFFERENCE_QUANTILE)) or 1.0
+    largest = difference_range(differences[scaled_by or list(differences)[-1]])
     columns = len(images) + 1
     height, width = _grey(truth).shape
     panel_height = PANEL * height / width
@@ -47,9 +50,7 @@ def comparison(
         axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
     figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
-        shown = axis.imshow(
-            difference, cmap="RdBu_r", vmin=-difference_range, vmax=difference_range, interpolation="nearest"
-        )
+        shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         axis.set_title(f"{name} - truth", fontsize=9)
     bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
     bar.set_label("difference" + (unit and f" /{unit}"))
@@ -59,12 +60,47 @@ def comparison(
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _grey(image):
+def difference_range(difference: np.ndarray) -> float:
+    """Up to where a scale of differences goes that shows most pixels; 1 where there are none."""
+    return float(np.quantile(np.abs(difference), DIFFERENCE_QUANTILE)) or 1.0
+
+
+def line_plot(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    markers: bool = False,
+    log: bool = False,
+) -> str:
+    """SVG of `curves`: name → (x values, y values)."""
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "medi2i"}
+    ):
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        axis = figure.subplots()
+        for name, (x, y) in curves.items():
+            axis.plot(x, y, label=name, linewidth=1.4, marker="." if markers else None)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+        axis.set_title(title, fontsize=11)
+        if log:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, dtype=np.float64)
     return image.mean(axis=0) if image.ndim == 3 else image
 
 
-def _display(image, window):
+def _display(image: np.ndarray, window: Window) -> np.ndarray:
     if image.ndim == 3 and len(image) == 3:
         return np.clip((np.moveaxis(image, 0, -1) - window.lower) / window.range, 0, 1)
     return _grey(image)

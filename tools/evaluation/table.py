@@ -1,84 +1,104 @@
-"""The results as a table for people, and as CSV and JSON for programs."""
+"""The results as tables and sentences for people, and as CSV and JSON for programs."""
 
 import json
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.errors import counted
 from medi2i.datasets.outputs import csv_text, whole_file, write_text
-from medi2i.tools.evaluation import measure
-from medi2i.tools.evaluation.measure import ALL
+from medi2i.tools.evaluation import measure, metrics, physics
+from medi2i.tools.evaluation.measure import ALL, Evaluation, Record, Summary
+from medi2i.tools.evaluation.metrics import Window
 
 DIGITS = {"rmse": 2, "mae": 2, "bias": 2, "psnr": 2, "ssim": 4, "dice": 4, "iou": 4}
+Lines = list[list[str]]
+"""A table of text: lines of cells, the head first."""
 
 
-def blocks(rows, summary, unit: str, series: str = ALL) -> list[list[list[str]]]:
-    """Tables of text, the head first: errors with the interval of the first, then PSNR and SSIM, or Dice and IoU;
-    a line each row, mean ± standard deviation over the slices."""
-    names = list(dict.fromkeys(name for _, _, name in summary))
-    chosen = [
-        [name for name in names if name.partition(" ")[0] in block]
-        for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",))
-    ]
-    return [_block(rows, summary, unit, series, block) for block in chosen if block]
+def overall(evaluation: Evaluation) -> list[tuple[str, Lines]]:
+    """(caption, table) of all slices together: pooled classes, metrics, noise and edges; what there is of it."""
+    tables = [("", lines) for lines in (*pooled(evaluation), *blocks(evaluation))]
+    if evaluation.physics and evaluation.physics["rows"]:
+        tables.append((describe_physics(evaluation.physics), physics_lines(evaluation.physics, evaluation.unit)))
+    return tables
 
 
-def _block(rows, summary, unit, series, names):
-    first = names[0]
-    head = ["", *(_heading(name, unit) for name in names)]
-    head.insert(2, f"95 % interval of {label(first)}")
-    lines = [head]
-    for row in rows:
-        cells = [row.name]
-        for name in names:
-            one = summary[row.name, series, name]
-            digits = DIGITS[name.partition(" ")[0]]
-            cells.append(_number(one.mean, digits) + ("" if math.isnan(one.sd) else f" ± {one.sd:.{digits}f}"))
-            if name == first:
-                cells.append(
-                    "-" if math.isnan(one.low) else f"{_number(one.low, digits)} … {_number(one.high, digits)}"
-                )
-        lines.append(cells)
-    return lines
+def blocks(evaluation: Evaluation, series: str = ALL) -> list[Lines]:
+    """Errors with the interval of the first, then PSNR and SSIM, or Dice and IoU; a line each row, mean ± standard
+    deviation over the slices."""
+    names = list(evaluation.records[0].values)
+    tables = []
+    for block in (("rmse", "mae", "bias"), ("psnr", "ssim"), ("dice",), ("iou",)):
+        chosen = [name for name in names if name.partition(" ")[0] in block]
+        if not chosen:
+            continue
+        head = ["", *(_heading(name, evaluation.unit) for name in chosen)]
+        head.insert(2, f"95 % interval of {label(chosen[0])}")
+        tables.append([head])
+        for row in evaluation.rows:
+            found = [(evaluation.summary[row.name, series, name], DIGITS[name.partition(" ")[0]]) for name in chosen]
+            cells = [row.name, *(_mean(one, digits) for one, digits in found)]
+            cells.insert(2, _interval(*found[0]))
+            tables[-1].append(cells)
+    return tables
 
 
-def pooled_block(pooled) -> list[list[str]]:
-    """Dice and IoU of the pixels of all slices together; the head first, empty without classes."""
-    if not pooled:
+def _mean(one: Summary, digits: int) -> str:
+    return _number(one.mean, digits) + ("" if math.isnan(one.sd) else f" ± {one.sd:.{digits}f}")
+
+
+def _interval(one: Summary, digits: int) -> str:
+    return "-" if math.isnan(one.low) else f"{_number(one.low, digits)} … {_number(one.high, digits)}"
+
+
+def pooled(evaluation: Evaluation) -> list[Lines]:
+    """Dice and IoU of the pixels of all slices together; nothing without classes."""
+    if not evaluation.pooled:
         return []
-    count = len(next(iter(pooled.values()))["dice"])
-    lines = [
-        [
-            "all slices together",
-            "Dice mean",
-            *(f"Dice {label}" for label in range(1, count + 1)),
-            "IoU mean",
-            *(f"IoU {label}" for label in range(1, count + 1)),
-        ]
+    classes = range(1, len(next(iter(evaluation.pooled.values()))["dice"]) + 1)
+    head = ["all slices together"]
+    for shown in ("Dice", "IoU"):
+        head += [f"{shown} mean", *(f"{shown} {number}" for number in classes)]
+    lines = [head]
+    for row, one in evaluation.pooled.items():
+        values = [value for each in (one["dice"], one["iou"]) for value in (metrics.mean_of_known(each), *each)]
+        lines.append([row, *(_number(value, 4) for value in values)])
+    return [lines]
+
+
+def physics_lines(result: dict, unit: str) -> Lines:
+    """Noise and edges of every row that has them."""
+    head = [
+        "",
+        f"noise{unit and ' / ' + unit}",
+        f"mean frequency / {result['length']}⁻¹",
+        f"edge 10–90 % / {result['edge_length']}",
     ]
-    for row, one in pooled.items():
-        lines.append(
-            [row, *(_number(value, 4) for name in ("dice", "iou") for value in (mean_of_known(one[name]), *one[name]))]
-        )
-    return lines
+    shown = (("noise", 2), ("frequency", 3), ("edge", 2))
+    return [head] + [
+        [name, *(_number(one.get(key, math.nan), digits) for key, digits in shown)]
+        for name, one in result["rows"].items()
+    ]
 
 
-def mean_of_known(values) -> float:
-    """The mean of what is not nan."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+def describe_physics(result: dict) -> str:
+    """Where the numbers of noise and edges come from, in words."""
+    return (
+        f"noise: standard deviation in {result['regions']} regions of {physics.SIDE}×{physics.SIDE} pixels where the "
+        f"truth is most uniform; edge: mean of {result['edges']} clean steps of the truth"
+    )
 
 
-def aligned(lines) -> str:
+def aligned(lines: Lines) -> str:
     """Lines of cells as text in columns, the first one to the left."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
     )
 
 
@@ -89,86 +109,103 @@ def label(name: str) -> str:
     return f"{shown} {window}" if window else shown
 
 
-def describe_windows(windows, unit: str) -> str:
-    """The windows of PSNR and SSIM and their data ranges, in words."""
-    return "PSNR and SSIM: both images clipped to " + ", ".join(
-        f"{window.name} = {window.lower:g}…{window.upper:g}{unit and ' ' + unit} (data range {window.range:g})"
-        for window in windows
+def lead(evaluation: Evaluation) -> str:
+    """What the tables are of, in words."""
+    return (
+        f"{counted(len(evaluation.slices), 'slice')} of {len(evaluation.series)} series; "
+        "mean ± standard deviation over slices"
     )
 
 
-def describe_left_out(records) -> str:
-    """Which means leave slices out, in words; empty where none does."""
-    return "; ".join(
-        f"mean {label(name)} without {count} slices in which a row equals the truth"
-        for name, count in measure.left_out_of_means(records).items()
-    )
+def remarks(evaluation: Evaluation) -> list[str]:
+    """In words: the windows of PSNR and SSIM with their data ranges, and which means leave slices out."""
+    told = []
+    if evaluation.windows:
+        unit = evaluation.unit and " " + evaluation.unit
+        told.append(
+            "PSNR and SSIM: both images clipped to "
+            + ", ".join(
+                f"{window.name} = {window.lower:g}…{window.upper:g}{unit} (data range {window.range:g})"
+                for window in evaluation.windows
+            )
+        )
+    left_out = measure.left_out_of_means(evaluation.records)
+    if left_out:
+        told.append(
+            "; ".join(
+                f"mean {label(name)} without {count} slices in which a row equals the truth"
+                for name, count in left_out.items()
+            )
+        )
+    return told
 
 
-def write_slices_csv(path, records):
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence on one row; `worse`: it lost against a row that is there for comparison."""
+
+    text: str
+    worse: bool
+
+
+def verdicts(evaluation: Evaluation, baselines: Sequence[str]) -> list[Verdict]:
+    """For every converted row: how its mean of the first metric compares with the best of the rows in `baselines`."""
+    metric = evaluation.first_metric
+    sign = 1 if metrics.larger_is_better(metric) else -1
+    values = {row.name: evaluation.of(row.name, metric) for row in evaluation.rows}
+    means = {row: float(np.mean(own)) for row, own in values.items()}
+    best = max(baselines, key=lambda row: sign * means[row])
+    told = f"{evaluation.unit and ' ' + evaluation.unit}"
+    result = []
+    for row in evaluation.folders:
+        better = sum(sign * a > sign * b for a, b in zip(values[row], values[best], strict=True))
+        worse = sign * means[row] <= sign * means[best]
+        relation = "no better than" if means[row] == means[best] else "WORSE than" if worse else "better than"
+        result.append(
+            Verdict(
+                f"{row}: {label(metric)} {means[row]:.4g}{told}, {relation} {best} "
+                f"({means[best]:.4g}{told}); better on {better} of "
+                f"{counted(len(values[row]), 'slice')}",
+                worse,
+            )
+        )
+    return result
+
+
+def write_slices_csv(path: Path, records: Sequence[Record]) -> None:
     """One line a row and slice: row, series, slice, metrics."""
-    names = list(records[0].values)
-    _write_csv(
-        path,
-        ["row", "series", "slice", *names],
-        ([record.row, record.series, record.slice, *(record.values[name] for name in names)] for record in records),
-    )
+    head = ["row", "series", "slice", *records[0].values]
+    lines = [[record.row, record.series, record.slice, *record.values.values()] for record in records]
+    write_text(path, csv_text([head, *lines]))
 
 
-def write_summary_csv(path, summary, windows):
+def write_summary_csv(path: Path, summary: dict[tuple[str, str, str], Summary], windows: Sequence[Window]) -> None:
     """One line a row, series and metric: count, mean, sd, interval, and the window where the metric has one."""
-    ranges = {window.name: window for window in windows}
-
-    def lines():
-        for (row, series, name), one in summary.items():
-            window = ranges.get(name.partition(" ")[2])
-            yield [
-                row,
-                series,
-                name,
-                *((window.lower, window.upper) if window else ("", "")),
-                one.count,
-                one.mean,
-                one.sd,
-                one.low,
-                one.high,
-            ]
-
-    _write_csv(
-        path,
-        [
-            "row",
-            "series",
-            "metric",
-            "window_lower",
-            "window_upper",
-            "slices",
-            "mean",
-            "sd",
-            "interval_low",
-            "interval_high",
-        ],
-        lines(),
-    )
+    head = "row series metric window_lower window_upper slices mean sd interval_low interval_high".split()
+    limits = {window.name: (window.lower, window.upper) for window in windows}
+    lines = [
+        [*key, *limits.get(key[2].partition(" ")[2], ("", "")), one.count, one.mean, one.sd, one.low, one.high]
+        for key, one in summary.items()
+    ]
+    write_text(path, csv_text([head, *lines]))
 
 
-def write_maps(folder, evaluation):
-    """Image - truth, float32, as ROW/SLICE.npy below `folder`; colour keeps its channels. Returns `folder`."""
+def write_maps(folder: Path, evaluation: Evaluation) -> None:
+    """Image - truth, float32, as ROW/SLICE.npy below `folder`; colour keeps its channels."""
     for one in evaluation.slices:
         scene = measure.read(one, evaluation.rows)
         for row, image in scene.images.items():
             path = folder / row.replace(os.sep, "_") / f"{one.key}.npy"
             with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
                 np.save(file, image - scene.truth, allow_pickle=False)
-    return folder
 
 
-def write_json(path, content):
+def write_json(path: Path, content: dict) -> None:
     """Write JSON; what is not a finite number becomes a string (inf, nan), which JSON has no number for."""
     write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -178,15 +215,11 @@ def _plain(value):
     return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
 
 
-def _write_csv(path, head, lines):
-    write_text(path, csv_text([head, *lines]))
-
-
-def _number(value, digits):
+def _number(value: float, digits: int) -> str:
     return str(value) if math.isinf(value) else "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _heading(name, unit):
+def _heading(name: str, unit: str) -> str:
     metric = name.partition(" ")[0]
     told = "dB" if metric == "psnr" else unit if metric in ("rmse", "mae", "bias") else ""
     return label(name) + (f" / {told}" if told else "")

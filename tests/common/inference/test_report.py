@@ -12,7 +12,7 @@ import pytest
 from medi2i.common.inference import report
 from medi2i.common.inference.report import beside, find_report, place_for
 from medi2i.pix2pix import convert
-from medi2i.tools.evaluation.html_report import conversion_of
+from medi2i.tools.evaluation.page import conversion_of
 
 
 def run(*arguments):

@@ -93,11 +93,15 @@ def test_ssim_refuses_images_below_its_filter():
 def test_overlap_of_labels():
     labels = np.array([[1, 1, 0], [2, 0, 0]])
     truth = np.array([[1, 0, 0], [2, 2, 0]])
-    assert metrics.dice(labels, truth, 1) == pytest.approx(2 / 3)
-    assert metrics.iou(labels, truth, 1) == pytest.approx(1 / 2)
-    assert metrics.dice(labels, truth, 0) == pytest.approx(2 * 2 / 6)
-    assert metrics.dice(labels, truth, 2, mask=truth == 0) != metrics.dice(labels, truth, 2)
-    assert math.isnan(metrics.dice(labels, truth, 9)) and math.isnan(metrics.iou(labels, truth, 9))
+
+    def dice(label, mask=None):
+        return metrics.dice(*metrics.overlap(labels, truth, label, mask))
+
+    assert dice(1) == pytest.approx(2 / 3)
+    assert metrics.iou(*metrics.overlap(labels, truth, 1)) == pytest.approx(1 / 2)
+    assert dice(0) == pytest.approx(2 * 2 / 6)
+    assert dice(2, mask=truth == 0) != dice(2)
+    assert math.isnan(dice(9)) and math.isnan(metrics.iou(*metrics.overlap(labels, truth, 9)))
 
 
 def test_different_shapes_are_refused_not_broadcast():

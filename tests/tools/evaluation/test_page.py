@@ -5,50 +5,86 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from medi2i.tools.evaluation import page
-from medi2i.tools.evaluation.packing import Scale
-from medi2i.tools.evaluation.verdict import Verdict
+from medi2i.tools.evaluation.files import Loaded, Slice
+from medi2i.tools.evaluation.measure import Evaluation, Record, Row, Shift, Summary
+from medi2i.tools.evaluation.metrics import FULL, WINDOWS
+from medi2i.tools.evaluation.table import Verdict
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here")
 SIZE = (24, 31)
 
 
-def content(count, rows=("identity", "identity - 100", "mine"), **changes):
-    """`count` slices; the RMSE of `mine` on slice i is i, so the last is the worst."""
-    fields = dict(
-        title="A report",
-        lead="lead",
-        verdicts=[Verdict("mine: WORSE than identity", True)],
-        windows_text="windows",
-        tables=[("", [["", "RMSE / HU"], ["identity", "100.00"]])],
-        rows=list(rows),
-        metrics=["rmse"],
-        labels={"rmse": "RMSE"},
-        larger_is_better=[],
-        judged="mine",
-        slices=[
-            {"key": f"s{i}", "series": "head", "values": {row: {"rmse": float(i)} for row in rows}}
-            for i in range(count)
-        ],
-        windows=[{"name": "full", "lower": -1024, "upper": 2000}, {"name": "soft", "lower": -160, "upper": 240}],
+def evaluation(
+    count,
+    rows=("identity", "identity - 100", "mine"),
+    load=None,
+    key="s{}",
+    series="head",
+    names=("rmse",),
+    left_out=None,
+):
+    """`count` slices; every metric of every row on slice i is i, so the last is the worst."""
+    files = [Truth(number, load or images) for number in range(count)]
+    slices = [Slice(key.format(number), series, file, {rows[0]: file}) for number, file in enumerate(files)]
+    return Evaluation(
+        rows=[row(name, load or images) for name in rows],
+        slices=slices,
+        windows=[FULL, WINDOWS["soft"]],
+        shown=WINDOWS["soft"],
         unit="HU",
-        scale=Scale(-1024.0, 1.0),
-        difference_range=50.0,
-        derived={"identity - 100": {"of": "identity", "minus": 100, "lower": -1024}},
-        provenance={"Data": {"kind": "dcm"}},
+        records=[
+            Record(row, series, one.key, dict.fromkeys(names, float(i))) for i, one in enumerate(slices) for row in rows
+        ],
+        summary={(row, "all", name): Summary(count, 1.0, 0.5, 0.5, 1.5) for row in rows for name in names},
+        physics=None,
+        folders={},
+        left_out=left_out or {},
+        pooled={},
     )
-    return page.Content(**{**fields, **changes})
+
+
+def row(name, load):
+    """A row of what `load` gives, or of that minus 100 as its name says."""
+    source, _, minus = name.partition(" - ")
+    shift = Shift(source, float(minus), -1024) if minus else None
+
+    def image(one):
+        array = load(one.truth.number)[source]
+        return shift(array) if shift else array
+
+    return Row(name, "", image, shift)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """In place of a file: the truth of the slice `number`."""
+
+    number: int
+    images: object
+    kind: str = "dcm"
+    modality: str = "CT"
+    spacing: tuple = (1.0, 1.0)
+
+    def load(self):
+        return Loaded(self.images(self.number)["truth"])
 
 
 def images(number):
-    """Truth: a ramp; the input 100 more; mine as much more as the number of the slice."""
+    """Truth: a ramp; the input 100 more; mine as much more as the number of the slice, and 50 on slice 1."""
     truth = np.arange(SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE) - 400
-    return {"identity": truth + 100, "mine": truth + number, "truth": truth}
+    return {"identity": truth + 100, "mine": truth + (50 if number == 1 else number), "truth": truth}
+
+
+def write(path, evaluation, budget_mb, title="A report", judged="mine"):
+    verdicts = [Verdict("mine: WORSE than identity", True)]
+    return page.write_page(path, evaluation, title, judged, verdicts, budget_mb)
 
 
 def in_browser(path, script):
@@ -87,7 +123,7 @@ def in_browser(path, script):
 @needs_browser
 def test_viewer_shows_exact_values_in_every_mode(tmp_path):
     path = tmp_path / "report.html"
-    page.write_page(path, content(3), images, budget_mb=1)
+    write(path, evaluation(3), 1)
     result = in_browser(
         path,
         """
@@ -142,7 +178,7 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
 @needs_browser
 def test_two_hundred_slices(tmp_path):
     path = tmp_path / "report.html"
-    packed = page.write_page(path, content(200), images, budget_mb=20)
+    packed = write(path, evaluation(200), 20)
     assert len(packed.entries) == 200 and packed.left_out == 0
     result = in_browser(
         path,
@@ -159,8 +195,7 @@ def test_two_hundred_slices(tmp_path):
 def test_fits_on_a_phone(tmp_path):
     """In a frame as wide as a phone only wide tables scroll sideways; controls can be touched."""
     path = tmp_path / "report.html"
-    wide = ("", [["row", *(f"a long heading {number}" for number in range(12))], ["identity", *"123456789012"]])
-    page.write_page(path, content(30, tables=[wide]), images, budget_mb=2)
+    write(path, evaluation(30, names=["rmse", *(f"psnr a long heading {number}" for number in range(12))]), 2)
     frame = tmp_path / "frame.html"
     text = path.read_text(encoding="utf-8")
     frame.write_text(
@@ -204,23 +239,25 @@ def test_fits_on_a_phone(tmp_path):
 
 def test_worst_slices_keep_their_size_where_not_all_fit(tmp_path):
     generator = np.random.default_rng(0)
-    noisy = {"mine": generator.uniform(0, 1000, (64, 96)).astype(np.float32)}
-    one = page.content_size(page.write_page(tmp_path / "one.html", content(1, ("mine",)), lambda _: noisy, 1))
-    report = content(20, ("mine",), derived={})
-    packed = page.write_page(tmp_path / "some.html", report, lambda _: noisy, budget_mb=10.5 * one / 1e6)
+    noisy = {name: generator.uniform(0, 1000, (64, 96)).astype(np.float32) for name in ("mine", "truth")}
+    one = write(tmp_path / "one.html", evaluation(1, ("mine",), lambda _: noisy), 1).size
+    twenty = evaluation(20, ("mine",), lambda _: noisy)
+    packed = write(tmp_path / "some.html", twenty, 10.5 * one / 1e6)
     sizes = {number: (entry["height"], entry["width"], entry["factor"]) for number, entry in packed.entries.items()}
     assert sizes[19] == sizes[15] == (64, 96, 1) and sizes[0] == (32, 48, 2)
     assert len(sizes) + packed.left_out == 20 and packed.left_out <= 1
-    assert page.content_size(packed) <= 10.5 * one
-    few = page.write_page(tmp_path / "few.html", content(20, ("mine",), derived={}), lambda _: noisy, 0.9 * one / 1e6)
+    assert packed.size <= 10.5 * one
+    few = write(tmp_path / "few.html", twenty, 0.9 * one / 1e6)
     assert sorted(few.entries) == list(range(few.left_out, 20)) and 0 < few.left_out < 8
 
 
 def test_names_from_files_cannot_become_markup(tmp_path):
     evil = "</script><script>alert(1)</script><b>"
-    report = content(1, (evil,), judged=evil, title=evil, derived={}, provenance={evil: {evil: evil}})
-    report.slices[0].update(key=evil, series=evil)
-    page.write_page(tmp_path / "report.html", report, lambda _: {evil: np.zeros(SIZE)}, 1)
+    zeros = np.zeros(SIZE, dtype=np.float32)
+    report = evaluation(
+        1, (evil,), lambda _: {evil: zeros, "truth": zeros}, key=evil, series=evil, left_out={evil: [evil]}
+    )
+    write(tmp_path / "report.html", report, 1, title=evil, judged=evil)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "alert(1)</script>" not in text and "<b>" not in text
     data = re.search(r'id="report">(.*?)</script>', text, re.S).group(1)
@@ -228,9 +265,11 @@ def test_names_from_files_cannot_become_markup(tmp_path):
 
 
 def test_page_needs_no_other_file(tmp_path):
-    page.write_page(tmp_path / "report.html", content(1), images, 1)
+    write(tmp_path / "report.html", evaluation(1), 1)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", text)
+    plots = re.findall("<svg.*?</svg>", text, re.S)  # name their own parts, and the standards they follow
+    assert plots and all(re.findall(r'(?:href="|url\()(?!#)', plot) == [] for plot in plots)
+    assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", re.sub("<svg.*?</svg>", "", text, flags=re.S))
     assert "{{" not in text and 'content="width=device-width' in text and "default-src 'none'" in text
 
 

@@ -8,34 +8,34 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medi2i.common.errors import UserError
-from medi2i.tools.evaluation import classical, noise
+from medi2i.tools.evaluation import classical, physics
 from medi2i.tools.evaluation.physics import EdgeMeter, rise
 
 
 def test_the_integral_of_the_noise_power_is_the_variance():
     patches = np.random.default_rng(0).normal(3, 10, (20, 32, 32))
-    spectrum = noise.power_spectrum(patches, (0.5, 0.8))
+    spectrum = physics.power_spectrum(patches, (0.5, 0.8))
     step = 1 / (32 * 0.5) / (32 * 0.8)
-    variance = np.mean([noise.detrend(patch).var() for patch in patches])
+    variance = np.mean([physics.detrend(patch).var() for patch in patches])
     assert spectrum.sum() * step == pytest.approx(variance)
     assert variance == pytest.approx(100, rel=0.03)
 
 
 def test_white_noise_is_flat_and_a_wave_is_a_peak():
     generator = np.random.default_rng(1)
-    white = noise.power_spectrum(generator.normal(0, 10, (400, 32, 32)), (0.5, 0.5))
-    frequency, power = noise.radial(white, (0.5, 0.5))
+    white = physics.power_spectrum(generator.normal(0, 10, (400, 32, 32)), (0.5, 0.5))
+    frequency, power = physics.radial(white, (0.5, 0.5))
     assert frequency[0] == pytest.approx(1 / 16) and frequency[-1] == pytest.approx(1.0)
     np.testing.assert_allclose(power[1:], 100 * 0.25, rtol=0.06)
     rows, _ = np.indices((32, 32))
     wave = [5 * np.cos(2 * np.pi * (8 * rows / 32 + phase)) for phase in (0, 0.3)]
-    frequency, power = noise.radial(noise.power_spectrum(wave, (0.5, 0.5)), (0.5, 0.5))
+    frequency, power = physics.radial(physics.power_spectrum(wave, (0.5, 0.5)), (0.5, 0.5))
     assert frequency[np.argmax(power)] == pytest.approx(8 / 16)
 
 
 def test_shading_is_not_noise():
     rows, columns = np.indices((32, 32))
-    np.testing.assert_allclose(noise.detrend(7.0 + 3 * rows - 2 * columns), 0, atol=1e-9)
+    np.testing.assert_allclose(physics.detrend(7.0 + 3 * rows - 2 * columns), 0, atol=1e-9)
 
 
 def test_regions_are_uniform_tissue_and_do_not_overlap():
@@ -44,14 +44,14 @@ def test_regions_are_uniform_tissue_and_do_not_overlap():
     truth[10:20, 50:60] = 400.0
     mask = np.ones(truth.shape, dtype=bool)
     mask[:, 125:] = False
-    regions = noise.uniform_regions(3, truth, *noise.TISSUE, noise.UNIFORM_CT, mask)
+    regions = physics.uniform_regions(truth, *physics.TISSUE, physics.UNIFORM_CT, mask)
     assert len(regions) >= 2
     for region in regions:
-        assert region.index == 3 and region.of(truth).shape == (32, 32)
+        assert region.of(truth).shape == (32, 32)
         assert np.all(region.of(truth) == 40) and region.of(mask).all()
     places = [(region.row, region.column) for region in regions]
     assert all(abs(a[0] - b[0]) >= 32 or abs(a[1] - b[1]) >= 32 for a in places for b in places if a != b)
-    assert noise.uniform_regions(0, truth[:31], *noise.TISSUE, noise.UNIFORM_CT) == []
+    assert physics.uniform_regions(truth[:31], *physics.TISSUE, physics.UNIFORM_CT) == []
 
 
 @pytest.mark.parametrize("sigma", [1.0, 1.6])
