@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from medi2i.tools import make_phantom
@@ -42,10 +43,11 @@ sys.exit(main(sys.argv[1:]))
 """
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STATUS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}
+Ended = tuple[subprocess.Popen, signal.Signals] | None  # which process was sent what
 ENVIRONMENT = os.environ | {"SOURCE_DATE_EPOCH": "1800000000", "OMP_NUM_THREADS": "1"}
 
 
-def start(code, *arguments, out=subprocess.DEVNULL):
+def start(code: str, *arguments: object, out: int = subprocess.DEVNULL) -> subprocess.Popen:
     """A program in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -56,7 +58,7 @@ def start(code, *arguments, out=subprocess.DEVNULL):
     )
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[tuple[bool, str], bytes]:
     """Name → bytes of all that lies in a folder of results and in that of its report, hidden files as well."""
     places = folder, folder.with_name(folder.name + ".report")
     return {
@@ -68,7 +70,7 @@ def contents(folder):
     }
 
 
-def children(pid):
+def children(pid: int) -> list[int]:
     """Process numbers of the children of all threads, as Linux tells."""
     with contextlib.suppress(OSError):
         return [
@@ -80,7 +82,7 @@ def children(pid):
 class Test:
     """Random moments, an undisturbed conversion to compare with, and what was found."""
 
-    def __init__(self, folder, slices, kills, seed):
+    def __init__(self, folder: Path, slices: int, kills: int, seed: int) -> None:
         self.folder, self.kills, self.chance = folder, kills, random.Random(seed)
         make_phantom.main(["-o", str(folder / "in"), "--size", "64", "--slices", str(slices)])
         self.source = folder / "in"
@@ -92,12 +94,12 @@ class Test:
             sys.exit(error)
         self.seconds, self.expected = time.monotonic() - began, contents(folder / "alone")
         print(f"left alone: {self.seconds:.1f} s, {len(self.expected)} files", flush=True)
-        self.wrong = []
+        self.wrong: list[str] = []
 
-    def arguments(self, out, *more):
+    def arguments(self, out: Path, *more: object) -> list[object]:
         return ["-m", "identity", "-R", self.source, "-o", out, "--structure", "maps", *more]
 
-    def end(self, processes):
+    def end(self, processes: list[subprocess.Popen]) -> Ended:
         """Send a signal to one of the processes at a random moment. Returns it, None where all had ended by then."""
         victim, number = self.chance.choice(processes), self.chance.choice(SIGNALS)
         moment = time.monotonic() + self.chance.uniform(0.2, 1) * self.seconds
@@ -108,7 +110,7 @@ class Test:
         victim.send_signal(number)
         return victim, number
 
-    def finish(self, processes, ended):
+    def finish(self, processes: list[subprocess.Popen], ended: Ended) -> None:
         """Wait for all. Notes statuses that are not as they should be."""
         for process in processes:
             error = process.communicate()[1]
@@ -118,7 +120,7 @@ class Test:
             if process.returncode not in allowed or "Traceback" in error and process.returncode != -9:
                 self.wrong.append(f"status {process.returncode}: {error[-2000:]}")
 
-    def compare(self, out, what):
+    def compare(self, out: Path, what: str) -> None:
         """Notes what is not as in the undisturbed run."""
         found = contents(out)
         if found != self.expected:
@@ -130,9 +132,10 @@ class Test:
         for place in (out, out.with_name(out.name + ".report")):
             shutil.rmtree(place, ignore_errors=True)
 
-    def conversions(self, parts=("",)):
+    def conversions(self, parts: Sequence[str] = ("",)) -> str:
         """``kills`` times: some processes are started, one is ended; they are done when all say so."""
-        out, hits, runs, number = self.folder / "killed", {}, 0, 0
+        hits: dict[str, int] = {}
+        out, runs, number = self.folder / "killed", 0, 0
         while sum(hits.values()) < self.kills:
             processes = [
                 start(CONVERT, *self.arguments(out, "--resume", *(["--shards", part] if part else [])))
@@ -153,7 +156,7 @@ class Test:
         self.compare(out, "at the end")
         return f"{sum(hits.values())} kills ({hits}) of {runs + 1} conversions"
 
-    def together(self, times=10):
+    def together(self, times: int = 10) -> str:
         """Two at once: one converts all, the other is refused and leaves nothing."""
         refused = 0
         for number in range(times):
@@ -168,10 +171,10 @@ class Test:
             self.compare(out, f"together, number {number + 1}")
         return f"{times} pairs started together, {refused} times one was refused"
 
-    def scans(self):
+    def scans(self) -> str:
         """A child of each scan is killed, or the scan itself, which is then run again."""
 
-        def scanned(process):
+        def scanned(process: subprocess.Popen) -> str:
             return process.communicate()[0]
 
         began = time.monotonic()
@@ -200,7 +203,7 @@ class Test:
         return f"{self.kills} scans, killed: {hits}"
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", default=[], help="conversion, shards, together, scan; default: all")
     parser.add_argument("--kills", type=int, default=20)

@@ -16,49 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy
+import numpy as np
 from PIL import Image
 
-COMMON = [
-    "-g",
-    "-1",
-    "-cw",
-    "16",
-    "-ch",
-    "16",
-    "-gc",
-    "4",
-    "8",
-    "-gnb",
-    "1",
-    "-dc",
-    "4",
-    "8",
-    "-rt",
-    "2",
-    "-rr",
-    "10",
-    "-rs",
-    "0.1",
-    "-n",
-    "0.1",
-    "-nz",
-    "0.1",
-    "-gdo",
-    "0.3",
-    "-ddo",
-    "0.2",
-    "--snapshot_interval",
-    "1",
-    "--snapshot_minutes",
-    "0",
-    "--display_interval",
-    "3",
-    "-si",
-    "7",
-]
+COMMON = (
+    "-g -1 -cw 16 -ch 16 -gc 4 8 -gnb 1 -dc 4 8 -rt 2 -rr 10 -rs 0.1 -n 0.1 "
+    "-nz 0.1 -gdo 0.3 -ddo 0.2 --snapshot_interval 1 --snapshot_minutes 0 --display_interval 3 -si 7"
+).split()
 OWN = {
     "pix2pix": ["--nvis", "0", "-lm", "0.5", "--dis_warmup", "9"],
     "cyclegan": ["--nvis_A", "0", "--nvis_B", "0", "-lz", "1", "-lidm", "1", "-lfd", "2"],
@@ -66,20 +34,20 @@ OWN = {
 KINDS = ("start", "training", "training", "snapshot")  # what to aim at, in turn
 
 
-def write_images(root, count=7):
+def write_images(root: Path, count: int = 7) -> None:
     """trainA, trainB, testA, testB: noisy and clean blocks, 18×22 pixels."""
-    generator = numpy.random.default_rng(5)
+    generator = np.random.default_rng(5)
     for phase, number in (("train", count), ("test", 3)):
         for domain in "AB":
             (root / f"{phase}{domain}").mkdir(parents=True)
         for i in range(number):
-            clean = numpy.kron(generator.integers(0, 255, (3, 4)), numpy.ones((6, 6)))[:, :22]
-            noisy = numpy.clip(clean + generator.normal(0, 20, clean.shape), 0, 255)
+            clean = np.kron(generator.integers(0, 255, (3, 4)), np.ones((6, 6)))[:, :22]
+            noisy = np.clip(clean + generator.normal(0, 20, clean.shape), 0, 255)
             for domain, image in (("A", noisy), ("B", clean)):
-                Image.fromarray(image.astype(numpy.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
+                Image.fromarray(image.astype(np.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
 
 
-def start(application, *argv):
+def start(application: str, *argv: object) -> subprocess.Popen:
     """The training command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", f"medi2i.{application}.train", *map(str, argv)],
@@ -89,20 +57,21 @@ def start(application, *argv):
     )
 
 
-def run_of(out):
+def run_of(out: Path) -> Path | None:
     """The run folder in ``out``, None as long as there is none."""
     found = [path for path in out.glob("2*") if (path / "args").is_file()] if out.is_dir() else []
     return found[0] if found else None
 
 
-def kill(process, out, chance, kind):
+def kill(process: subprocess.Popen, out: Path, chance: random.Random, kind: str) -> str | None:
     """Wait for a moment of ``kind``, kill, and say what was hit. None if the training ended before."""
     before, old = progress(out), half_written(out)
-    reached = {
+    moments: dict[str, Callable[[], bool]] = {
         "start": lambda: True,
         "training": lambda: progress(out) > before,
-        "snapshot": lambda: half_written(out) - old,
-    }[kind]
+        "snapshot": lambda: bool(half_written(out) - old),
+    }
+    reached = moments[kind]
     while not reached():
         if process.poll() is not None:
             return None
@@ -119,34 +88,36 @@ def kill(process, out, chance, kind):
     return "the training" if progress(out) > before else "the start"
 
 
-def half_written(out):
+def half_written(out: Path) -> set[tuple]:
     """The snapshots being written, or left by a kill: {(name, time of its making)}."""
     run = run_of(out)
-    found = set()
+    found: set[tuple] = set()
     for path in [] if run is None else (run / "snapshots").glob(".*.part"):
         with contextlib.suppress(FileNotFoundError):
             found.add((path.name, path.stat().st_ino, path.stat().st_mtime_ns))
     return found
 
 
-def progress(out):
+def progress(out: Path) -> int:
     """The iteration of the newest snapshot of the run in ``out``; 0 without one."""
     run = run_of(out)
     names = [] if run is None else [path.stem for path in (run / "snapshots").glob("snapshot_*.npz")]
     return max((int(name.rpartition("_")[2]) for name in names), default=0)
 
 
-def results(run):
+def results(run: Path | None) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """What has to be equal: all arrays of all npz files but the snapshots', and the log without its times."""
+    if run is None:
+        raise FileNotFoundError("a training left no run folder")
     arrays = {}
     for path in sorted(run.glob("*.npz")):
-        with numpy.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays.update({f"{path.name}:{key}": file[key].tobytes() for key in file.files})
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return arrays, [{key: value for key, value in entry.items() if key != "elapsed_time"} for entry in log]
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--application", choices=tuple(OWN), default="pix2pix")
     parser.add_argument("--kills", type=int, default=20)
@@ -154,8 +125,8 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     args = parser.parse_args(argv)
     chance = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         write_images(folder / "data")
         options = ["-R", folder / "data", "-e", args.epochs, *COMMON, *OWN[args.application]]
         began = time.monotonic()
@@ -167,7 +138,7 @@ def main(argv=None):
         print(
             f"{args.application}, left alone: {time.monotonic() - began:.1f} s, {progress(folder / 'alone')} iterations"
         )
-        hits = []
+        hits: list[str] = []
         while True:
             run = run_of(folder / "killed")
             process = start(args.application, *(["--resume", run] if run else [*options, "-o", folder / "killed"]))

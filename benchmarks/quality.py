@@ -13,9 +13,11 @@ Every step stays in the work folder: a run that was interrupted goes on, and mor
 import argparse
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import quality_judge
 import quality_page
@@ -29,7 +31,7 @@ from medi2i.datasets import dicom, lists
 from medi2i.tools.evaluation.metrics import FULL
 
 
-def main():
+def main() -> int:
     options = parse()
     quality_steps.one_thread()
     work = Work(options.work)
@@ -37,7 +39,7 @@ def main():
     for name in used:
         quality_steps.make_data(work, name, options.ct, options.slices)
 
-    jobs = (
+    jobs: list[Callable[[], str]] = (
         []
         if options.prepare
         else [
@@ -69,7 +71,7 @@ def main():
     return 0
 
 
-def parse():
+def parse() -> argparse.Namespace:
     """The options, as argparse has them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ct", type=Path, help="a CT series as DICOM")
@@ -89,7 +91,7 @@ def parse():
     return options
 
 
-def run(jobs, count):
+def run(jobs: list[Callable[[], str]], count: int) -> int:
     """Do the jobs, `count` at a time, each in a process of its own. Returns how many failed."""
     failed = 0
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -100,7 +102,7 @@ def run(jobs, count):
     return failed
 
 
-def guarded(job):
+def guarded(job: Callable[[], str]) -> tuple[str, bool]:
     """(what the job tells, whether it went well)."""
     try:
         return job(), True
@@ -108,12 +110,12 @@ def guarded(job):
         return str(error), False
 
 
-def show(title, found):
+def show(title: str, found: dict[str, Any]) -> None:
     """Print the table of a subject."""
     print("\n".join(["", title, *quality_page.table(found["rows"]), *quality_page.verdicts(found["rows"])]), flush=True)
 
 
-def describe(work, name):
+def describe(work: Work, name: str) -> str:
     """The CT in a few words that tell nothing of the patient."""
     rows = lists.read_list(work.folder(f"data/{name}") / "images" / "pairs.txt")
     image = dicom.read(lists_in(work.folder(f"data/{name}") / "images")["train"].parent / rows[0].columns[1])

@@ -1,13 +1,15 @@
 """How good is what was trained: rows of metrics on the test part, a picture, and the same on slices from elsewhere."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.data import get_testdata_file
 from quality_steps import IDENTITY, command, input_rows, known_bias, slices_of
 from quality_subjects import DATA, SPECTRAL, SUBJECTS, conversion_words, lists_in
-from quality_work import write_json
+from quality_work import Work, write_json
 
 from medi2i.tools.evaluation import classical, files, measure, picture
 from medi2i.tools.evaluation.measure import evaluate
@@ -22,10 +24,10 @@ ELSEWHERE = "elsewhere"
 SLICES_ELSEWHERE = ("CT_small.dcm", "J2K_pixelrep_mismatch.dcm", "693_UNCR.dcm", "explicit_VR-UN.dcm")
 
 
-def judge(work, name, seeds, picture_path=None):
+def judge(work: Work, name: str, seeds: Sequence[int], picture_path: Path | None = None) -> dict[str, Any]:
     """Measure all rows of a subject on its test part; kept as judged/<name>.json. Draws a picture where asked to."""
     subject = SUBJECTS[name]
-    data = work.record(f"data/{subject.data}")["facts"]
+    data = work.finished(f"data/{subject.data}")["facts"]
     test = slices_of(work.folder(f"data/{subject.data}") / "images", "test")
     rows = input_rows(data["bias"], FULL.lower)
     numbers = {one.key: number for number, one in enumerate(test)}
@@ -43,7 +45,7 @@ def judge(work, name, seeds, picture_path=None):
     found, scene = measured(rows, ours, test)
     found["trainings"] = {str(seed): work.record(f"trained/{name}/{seed}") for seed in seeds}
     found["classical"] = {
-        one: work.record(f"classical/{subject.data}/{one}")["facts"]
+        one: work.finished(f"classical/{subject.data}/{one}")["facts"]
         for one in DATA[subject.data].classical
         if one in found["rows"]
     }
@@ -53,7 +55,9 @@ def judge(work, name, seeds, picture_path=None):
     return found
 
 
-def measured(rows, ours, slices):
+def measured(
+    rows: list[measure.Row], ours: dict[str, Path], slices: Sequence[files.Slice]
+) -> tuple[dict[str, Any], measure.Scene]:
     """({"rows": row -> metric -> mean over the slices, "slices": row -> [RMSE of each], "keys", "truth": its noise and
     edge}, the middling scene).
 
@@ -67,7 +71,7 @@ def measured(rows, ours, slices):
         raise SystemExit(f"not converted: {lacking}")
     rows = rows + [measure.file_row(name, str(folder)) for name, folder in ours.items()]
     evaluation = evaluate(rows, matching.slices, list(RANGES), RANGES[1], "HU")
-    means = {}
+    means: dict[str, dict[str, float]] = {}
     for (row, series, metric), one in evaluation.summary.items():
         if series == measure.ALL:
             means.setdefault(row, {})[metric] = one.mean
@@ -87,7 +91,7 @@ def measured(rows, ours, slices):
     )
 
 
-def draw(path, title, scene, own):
+def draw(path: Path, title: str, scene: measure.Scene, own: str) -> None:
     """The input without its bias, the best classical filter there is, ours and the truth, with difference maps."""
     nothing = [name for name in scene.images if name.startswith(IDENTITY)][-1]
     others = [name for name in (SPECTRAL, "bm3d", "nlm", "tv") if name in scene.images][:1]
@@ -106,16 +110,16 @@ def draw(path, title, scene, own):
     )
 
 
-def elsewhere(work, seed):
+def elsewhere(work: Work, seed: int) -> dict[str, Any]:
     """The denoising model on CT slices of other heads and bodies that pydicom brings, with the same noise.
 
     Filters keep the strengths that were chosen on the first series. Kept as judged/elsewhere.json.
     """
     subject = SUBJECTS["denoise"]
     data = DATA[subject.data]
-    trained = work.record(f"trained/denoise/{seed}")
+    trained = work.finished(f"trained/denoise/{seed}")
 
-    def make(folder):
+    def make(folder: Path) -> dict[str, Any]:
         (folder / "ct").mkdir()
         there = {name: get_testdata_file(name, download=False) for name in SLICES_ELSEWHERE}
         for name, path in there.items():

@@ -4,11 +4,14 @@ import datetime
 import json
 import shlex
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import measure
 from quality_judge import ELSEWHERE, RANGES
-from quality_subjects import DATA, SPECTRAL, SUBJECTS, training_words
+from quality_subjects import DATA, SPECTRAL, SUBJECTS, Subject, training_words
+from quality_work import Work
 
 COLUMNS = {
     "rmse": ("RMSE / HU", 2),
@@ -21,10 +24,13 @@ COLUMNS = {
     },
     "edge": ("edge / mm", 2),
 }
+Rows = dict[str, dict[str, float]]
+"""Row -> metric -> mean over the slices."""
+
 OURS, ALL_SEEDS = "medi2i, seed ", "medi2i"
 
 
-def judged(work):
+def judged(work: Work) -> dict[str, Any]:
     """name -> what is known, of every subject that has been measured, in their order, and of slices from elsewhere."""
     found = {}
     for name in (*SUBJECTS, ELSEWHERE):
@@ -34,7 +40,7 @@ def judged(work):
     return found
 
 
-def mean_of_seeds(rows):
+def mean_of_seeds(rows: Rows) -> dict[str, tuple[float, float | None]]:
     """{metric: (mean, standard deviation or None)} over the rows of the seeds."""
     own = [values for row, values in rows.items() if row.startswith(OURS)]
     return {
@@ -46,12 +52,12 @@ def mean_of_seeds(rows):
     }
 
 
-def table(rows, names=None):
+def table(rows: Rows, names: dict[str, str] | None = None) -> list[str]:
     """Markdown lines; names: row -> what people call it."""
     shown = [metric for metric in COLUMNS if any(metric in values for values in rows.values())]
     lines = ["| | " + " | ".join(COLUMNS[metric][0] for metric in shown) + " |", "|---|" + "---|" * len(shown)]
 
-    def line(row, cells):
+    def line(row: str, cells: Iterable[str]) -> str:
         return f"| {(names or {}).get(row, row)} | " + " | ".join(cells) + " |"
 
     for row, values in rows.items():
@@ -75,7 +81,7 @@ def table(rows, names=None):
     return lines
 
 
-def verdicts(rows):
+def verdicts(rows: Rows) -> list[str]:
     """Better or worse than the best of the other rows, and than BM3D, in words."""
     means = {metric: value for metric, (value, _) in mean_of_seeds(rows).items()}
     others = {row: values for row, values in rows.items() if not row.startswith(OURS)}
@@ -93,12 +99,12 @@ def verdicts(rows):
     return lines
 
 
-def separate(paragraphs):
+def separate(paragraphs: list[str]) -> list[str]:
     """Paragraphs with empty lines between them."""
     return "\n\n".join(paragraphs).split("\n")
 
 
-def names_of(subject, rows):
+def names_of(subject: Subject, rows: Rows) -> dict[str, str]:
     """identity as what it is."""
     first = DATA[subject.data].input_name
     return {
@@ -108,7 +114,7 @@ def names_of(subject, rows):
     }
 
 
-def told_of_trainings(one, minutes_of):
+def told_of_trainings(one: dict[str, Any], minutes_of: float) -> str:
     """Seconds and updates of each seed."""
     parts = []
     for seed, record in one["trainings"].items():
@@ -117,15 +123,15 @@ def told_of_trainings(one, minutes_of):
     return "; ".join(parts) + f" (`--minutes {minutes_of:g}`)"
 
 
-def section(work, name, one, pictures):
+def section(work: Work, name: str, one: dict[str, Any], pictures: Path) -> list[str]:
     """The lines of a subject."""
     subject = SUBJECTS[name]
     data = DATA[subject.data]
     record = next(iter(one["trainings"].values()))
     minutes = record["decided_by"]["minutes"]
-    counts = work.record(f"data/{subject.data}")["facts"]["counts"]
+    counts = work.finished(f"data/{subject.data}")["facts"]["counts"]
     folder = Path(data.name)
-    words = training_words(subject, folder, "unpaired", "run", minutes, next(iter(one["trainings"])))
+    words = training_words(subject, folder, Path("unpaired"), Path("run"), minutes, next(iter(one["trainings"])))
     lines = [
         f"## {subject.title}",
         "",
@@ -170,7 +176,7 @@ def section(work, name, one, pictures):
     return [*lines, ""]
 
 
-def section_elsewhere(one):
+def section_elsewhere(one: dict[str, Any]) -> list[str]:
     """The lines of the slices from elsewhere."""
     lines = [
         "## The same model on other scanners",
@@ -196,7 +202,7 @@ def section_elsewhere(one):
     return [*lines, ""]
 
 
-def write(path, work, about, jobs):
+def write(path: Path, work: Work, about: str, jobs: int) -> dict[str, Any]:
     """Write the page. about: a few words on the CT. jobs: trainings at the same time."""
     found = judged(work)
     machine = measure.machine()
@@ -235,7 +241,7 @@ def write(path, work, about, jobs):
     return found
 
 
-def short_table(found):
+def short_table(found: dict[str, Any]) -> str:
     """RMSE of every row in one table, for a README."""
     subjects = {name: one for name, one in found.items() if name != ELSEWHERE}
     rows = list(dict.fromkeys(row for one in subjects.values() for row in one["rows"] if not row.startswith(OURS)))

@@ -6,7 +6,9 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from quality_subjects import (
@@ -30,7 +32,7 @@ IDENTITY = "identity"
 TUNED_ON = 6  # validation slices that a filter's strength is chosen on
 
 
-def command(words, log: Path, shown=None):
+def command(words: Sequence[object], log: Path) -> float:
     """Run a command of the project, its output to `log`. Returns seconds. Ends the program where it fails."""
     script, *argv = [str(word) for word in words]
     module = "medi2i." + script.removesuffix(".py").replace("/", ".")
@@ -44,14 +46,14 @@ def command(words, log: Path, shown=None):
     return time.monotonic() - began
 
 
-def make_data(work: Work, name, ct, slices):
+def make_data(work: Work, name: str, ct: Path, slices: int) -> None:
     """The pairs of a Data and their lists."""
     data = DATA[name]
     words = [f"tools/{data.tool}.py", *data.options, "--seed", 0]
     if data.tool != "make_noisy":
         words = words[:-2]  # nothing is drawn
 
-    def make(folder):
+    def make(folder: Path) -> dict[str, Any]:
         command([*words, "-i", ct, "-o", folder / "images"], folder / "log.txt")
         thin_out(folder / "images" / "pairs.txt", slices)
         command(["tools/split_pairs.py", "-i", folder / "images" / "pairs.txt", *SPLIT], folder / "split.txt")
@@ -61,10 +63,10 @@ def make_data(work: Work, name, ct, slices):
         }
         return {"counts": counts, "bias": known_bias(folder / "images", data.bias)}
 
-    return work.step(f"data/{name}", {"ct": str(Path(ct).resolve()), "words": words, "slices": slices}, make)
+    work.step(f"data/{name}", {"ct": str(Path(ct).resolve()), "words": words, "slices": slices}, make)
 
 
-def known_bias(images: Path, stored, part="train"):
+def known_bias(images: Path, stored: float | None, part: str = "train") -> float | None:
     """The known mean of the noise in HU: that in stored values times the slope; None where slopes vary."""
     if stored is None:
         return None
@@ -72,17 +74,17 @@ def known_bias(images: Path, stored, part="train"):
     return stored * slopes.pop() if len(slopes) == 1 else None
 
 
-def decided_by_data(work, name):
+def decided_by_data(work: Work, name: str) -> dict[str, Any]:
     """What decides a step that works on a Data."""
-    return {"data": work.record(f"data/{name}")["decided_by"]}
+    return {"data": work.finished(f"data/{name}")["decided_by"]}
 
 
-def train_and_convert(path, name, seed, minutes):
+def train_and_convert(path: Path, name: str, seed: int, minutes: float) -> str:
     """One training of a subject and its converted test part. Returns what to tell."""
     work, subject = Work(path), SUBJECTS[name]
     data = work.folder(f"data/{subject.data}") / "images"
 
-    def make(folder):
+    def make(folder: Path) -> dict[str, Any]:
         images = folder / "unpaired"
         if subject.unpaired:
             link_unpaired(data, images)
@@ -104,25 +106,25 @@ def train_and_convert(path, name, seed, minutes):
     return f"{name}, seed {seed}: {facts['updates']} updates in {facts['seconds'] / 60:.1f} minutes"
 
 
-def slices_of(data: Path, part):
+def slices_of(data: Path, part: str) -> list[files.Slice]:
     """The pairs of a part, as evaluate.py reads them."""
     inputs, truth = files.list_pairs(lists_in(data)[part], data)
     return files.match(truth, {IDENTITY: inputs}).slices
 
 
-def input_rows(bias, lower):
+def input_rows(bias: float | None, lower: float) -> list[measure.Row]:
     """identity and, where the noise has a known mean, identity without it; the last is what filters work on."""
     identity = measure.file_row(IDENTITY, "the input as it is: doing nothing")
     return [identity] if bias is None else [identity, measure.without_bias(identity, bias, lower)]
 
 
-def filter_test_part(path, name, filter_name, lower):
+def filter_test_part(path: Path, name: str, filter_name: str, lower: float) -> str:
     """One classical filter, tuned on validation slices, on the bias-free test part. Returns what to tell."""
     work = Work(path)
     images = work.folder(f"data/{name}") / "images"
 
-    def make(folder):
-        rows = input_rows(work.record(f"data/{name}")["facts"]["bias"], lower)
+    def make(folder: Path) -> dict[str, Any]:
+        rows = input_rows(work.finished(f"data/{name}")["facts"]["bias"], lower)
         one = spectral_filter(images, rows) if filter_name == SPECTRAL else classical.FILTERS[filter_name]
         every = slices_of(images, "val")
         chosen = [every[i] for i in sorted({*np.linspace(0, len(every) - 1, TUNED_ON).round().astype(int).tolist()})]
@@ -147,7 +149,7 @@ def filter_test_part(path, name, filter_name, lower):
     )
 
 
-def spectral_filter(images, rows):
+def spectral_filter(images: Path, rows: Sequence[measure.Row]) -> classical.Filter:
     """BM3D (Mäkinen et al. 2020) with the power spectrum of the noise of the training part, where all are of one size.
 
     The strength scales the standard deviation, as for the other filters.
@@ -159,12 +161,12 @@ def spectral_filter(images, rows):
     power = np.mean([np.abs(np.fft.fft2(one - one.mean())) ** 2 for one in noise], axis=0)
     power /= power.mean() / power.size  # as bm3d wants it: the mean is variance times number of pixels
     if not hasattr(np, "trapz"):
-        np.trapz = np.trapezoid  # bm4d 4.2.5, which bm3d calls, still asks NumPy by the old name
+        np.trapz = np.trapezoid  # type: ignore[attr-defined]  # bm4d 4.2.5, which bm3d calls, still asks NumPy by the old name
     return classical.Filter(
         SPECTRAL, "", 1.25, lambda image, strength, sigma: bm3d(np.float64(image), power * (strength * sigma) ** 2)
     )
 
 
-def one_thread():
+def one_thread() -> None:
     """Processes started from here on compute with one thread each."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))

@@ -95,17 +95,17 @@ SUBJECTS = {
 }
 
 
-def available():
+def available() -> list[str]:
     """Names of the subjects whose data can be made here."""
     return [name for name, one in SUBJECTS.items() if find_spec(f"medi2i.tools.{DATA[one.data].tool}")]
 
 
-def lists_in(folder):
+def lists_in(folder: Path) -> dict[str, Path]:
     """train, val, test -> list of pairs, as split_pairs names them."""
     return {part: folder / f"pairs_{part}.txt" for part in PARTS}
 
 
-def thin_out(pairs: Path, most):
+def thin_out(pairs: Path, most: int) -> None:
     """Keep `most` evenly spaced lines of a list of pairs: for a quick look at everything."""
     lines = pairs.read_text(encoding="utf-8").splitlines(keepends=True)
     if most and len(lines) > most:
@@ -113,7 +113,7 @@ def thin_out(pairs: Path, most):
         pairs.write_text("".join(lines[index] for index in chosen), encoding="utf-8")
 
 
-def link_unpaired(data: Path, folder: Path):
+def link_unpaired(data: Path, folder: Path) -> None:
     """trainA: the inputs of every other training pair; trainB: the truths of those between them."""
     for number, row in enumerate(lists.read_list(lists_in(data)["train"])):
         side, column = ("trainA", 0) if number % 2 == 0 else ("trainB", 1)
@@ -122,7 +122,7 @@ def link_unpaired(data: Path, folder: Path):
         os.link(data / row.columns[column], target)
 
 
-def training_words(subject, data, images, runs, minutes, seed):
+def training_words(subject: Subject, data: Path, images: Path, runs: Path, minutes: float, seed: int) -> list[object]:
     """The words of a training command, from the application's train.py on."""
     where = (
         ("-R", images)
@@ -142,6 +142,6 @@ def training_words(subject, data, images, runs, minutes, seed):
     ]
 
 
-def conversion_words(subject, data, run, out):
+def conversion_words(subject: Subject, data: Path, run: Path, out: Path) -> list[object]:
     """The words of the conversion of the test part."""
     return [f"{subject.application}/convert.py", run, "-R", data, "--val", lists_in(data)["test"], "-o", out]

@@ -11,10 +11,12 @@ which of these are known and which assumed.
 import argparse
 import functools
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import scaling_subjects
-from scaling_model import Jitter, compute_time, efficiency, simulate, update_time
+from scaling_model import Cluster, Jitter, Stage, compute_time, efficiency, simulate, update_time
+from scaling_subjects import Subject
 
 RANKS = (8, 64, 512)
 JITTER = Jitter(spread=0.03, stalls=0.001, stall=1.0)  # assumed
@@ -24,25 +26,25 @@ DRAWN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @functools.cache
-def parts(subject):
+def parts(subject: Subject) -> tuple[scaling_subjects.Counted, list[Stage]]:
     """(Counted, stages) of a subject."""
     found = scaling_subjects.counted(subject)
     return found, scaling_subjects.stages(subject, found)
 
 
-def label(subject):
+def label(subject: Subject) -> str:
     """A subject in a table."""
     return f"{subject.name}, {subject.size}², batch {subject.batch}"
 
 
-def formula(subject, ranks, cluster):
+def formula(subject: Subject, ranks: int, cluster: Cluster) -> float:
     """Efficiency by the formula, 0 to 1."""
     _, stages = parts(subject)
     return efficiency(update_time(stages, ranks, cluster), stages)
 
 
 @functools.cache
-def simulated(subject, ranks, cluster, seed=0):
+def simulated(subject: Subject, ranks: int, cluster: Cluster, seed: int = 0) -> float:
     """Efficiency by simulation with JITTER; all links and subjects meet the same slow ranks."""
     _, stages = parts(subject)
     seconds, _ = simulate(
@@ -51,17 +53,17 @@ def simulated(subject, ranks, cluster, seed=0):
     return efficiency(seconds, stages)
 
 
-def cell(subject, ranks, cluster):
+def cell(subject: Subject, ranks: int, cluster: Cluster) -> str:
     """Both efficiencies in per cent, as a table has them."""
     return f"{100 * formula(subject, ranks, cluster):.0f} / {100 * simulated(subject, ranks, cluster):.0f}"
 
 
-def table(head, rows):
+def table(head: Sequence, rows: Iterable) -> str:
     """Markdown."""
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def sent():
+def sent() -> str:
     """What an update sends: the networks' weights, and bytes."""
     rows, seen = [], set()
     for subject in scaling_subjects.SUBJECTS:
@@ -83,7 +85,7 @@ def sent():
     return table(("", "weights, millions", "all-reduces", "gradients", "running statistics"), rows)
 
 
-def predicted():
+def predicted() -> str:
     """Efficiencies, formula / simulation."""
     rows = []
     for subject in scaling_subjects.SUBJECTS:
@@ -94,7 +96,7 @@ def predicted():
     return table(("formula / simulation, %", "GPUs", *(cluster.name for cluster in scaling_subjects.CLUSTERS)), rows)
 
 
-def needed():
+def needed() -> str:
     """What the file system must give while nothing is cached: slices a second and bytes, two slices an example."""
     rows, cluster = [], scaling_subjects.CLUSTERS[1]
     for subject in scaling_subjects.SUBJECTS:
@@ -114,7 +116,7 @@ def needed():
 TABLES = {"sent": sent, "predicted": predicted, "needed": needed}
 
 
-def put(text, name, content):
+def put(text: str, name: str, content: str) -> str:
     """``text`` with ``content`` between the marks of the block ``name``."""
     begin, end = f"<!-- {name}: written by benchmarks/scaling.py -->\n", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
@@ -124,7 +126,7 @@ def put(text, name, content):
     return f"{before}{begin}{content}\n{end}{after}"
 
 
-def draw(path):
+def draw(path: Path) -> None:
     """Efficiency over the number of GPUs: lines by the formula, points by simulation."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -157,7 +159,7 @@ def draw(path):
     figure.savefig(path, metadata={"Software": None})
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--docs", type=Path, help="put the tables (or the measurement) into this page")
     parser.add_argument("--picture", type=Path, help="draw the efficiencies into this png")
@@ -166,9 +168,10 @@ def main():
     if given.measure:
         import scaling_measure
 
-        blocks = {"measured": scaling_measure.measured()}
-        if blocks["measured"] is None:
+        measured = scaling_measure.measured()
+        if measured is None:
             sys.exit("no mpiexec with mpi4py here; pip install 'medi2i[mpi]'")
+        blocks = {"measured": measured}
     else:
         blocks = {name: make() for name, make in TABLES.items()}
     for content in blocks.values():

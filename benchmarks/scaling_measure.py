@@ -11,22 +11,24 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import subjects
+from subjects import Updater
+
+from medi2i.common.kernels import cpu_engine
 from medi2i.common.resources import available_cores
+from medi2i.common.training.distributed import Ranks, joined
 
 CASES = (("pix2pix", 128, 8), ("cyclegan", 64, 6))  # application, size of the images, updates that count
 WARM_UP = 2
 SECONDS = 170  # no process may take longer
 
 
-def updates(application, size, number, together):
+def updates(application: str, size: int, number: int, together: bool) -> dict[str, Any]:
     """Seconds of each update in this process, and of all its all-reduces by themselves; a rank where ``together``."""
-    import subjects
-
-    from medi2i.common.kernels import cpu_engine
-    from medi2i.common.training.distributed import joined
-
     cpu_engine.enable("auto")
     with joined("naive" if together else None) as ranks:
         _, updater = subjects.APPLICATIONS[application](size, 1, ranks=ranks)
@@ -35,11 +37,11 @@ def updates(application, size, number, together):
             start = time.perf_counter()
             updater.update()
             seconds.append(time.perf_counter() - start)
-        alone = [_all_reduces(updater, ranks) for _ in range(3)] if together else [0.0]
+        alone = [_all_reduces(updater, ranks) for _ in range(3)] if isinstance(ranks, Ranks) else [0.0]
         return {"first": ranks.first, "seconds": seconds[WARM_UP:], "all_reduces": min(alone)}
 
 
-def _all_reduces(updater, ranks):
+def _all_reduces(updater: Updater, ranks: Ranks) -> float:
     """Seconds that the messages of one update take when nobody has to be waited for."""
     links = [optimizer.target for optimizer in updater.get_all_optimizers().values()]
     ranks.mpi.Barrier()
@@ -50,21 +52,21 @@ def _all_reduces(updater, ranks):
     return time.perf_counter() - start
 
 
-def mpiexec():
+def mpiexec() -> str | None:
     """The mpiexec to use, None where there is none or no mpi4py."""
     beside = Path(sys.executable).with_name("mpiexec")
     program = str(beside) if beside.exists() else shutil.which("mpiexec")
     return program if program and importlib.util.find_spec("mpi4py") is not None else None
 
 
-def _start(case, *before, together=False):
+def _start(case: Sequence[object], *before: str, together: bool = False) -> subprocess.Popen:
     words = [*before, sys.executable, __file__, *map(str, case), "together" if together else "alone"]
     return subprocess.Popen(
         words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     )
 
 
-def _finish(process):
+def _finish(process: subprocess.Popen) -> dict[str, Any]:
     """What a process measured: of ranks, the first one."""
     out, _ = process.communicate(timeout=SECONDS)
     if process.returncode:
@@ -72,7 +74,7 @@ def _finish(process):
     return json.loads(next(line for line in out.splitlines() if line.startswith("{")))
 
 
-def measured():
+def measured() -> str | None:
     """The table as Markdown; None without an mpiexec."""
     program = mpiexec()
     if program is None:
@@ -95,11 +97,11 @@ def measured():
     return "\n".join([*rows, "", f"({_processor()}, {cores} cores, one thread a process, `naive`)"])
 
 
-def _median(found):
+def _median(found: dict[str, Any]) -> float:
     return statistics.median(found["seconds"])
 
 
-def _processor():
+def _processor() -> str:
     import measure
 
     return measure.machine()["cpu"]

@@ -10,6 +10,7 @@ Times in seconds, sizes in bytes, bandwidths in bytes per second and direction.
 import heapq
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,17 +38,17 @@ class Cluster:
     node: int = 1
     launch: float = 8.4e-6
 
-    def crosses(self, ranks):
+    def crosses(self, ranks: int) -> int:
         """How many of the ``ranks`` links of the ring lead from one machine to another."""
         return 0 if ranks <= self.node else math.ceil(ranks / self.node)
 
-    def slowest(self, ranks):
+    def slowest(self, ranks: int) -> Link:
         """The Link with the least bandwidth in the ring."""
         if not self.crosses(ranks):
             return self.inside
         return self.between if self.node == 1 else min(self.between, self.inside, key=lambda link: link.bandwidth)
 
-    def outgoing(self, ranks):
+    def outgoing(self, ranks: int) -> tuple[np.ndarray, np.ndarray]:
         """(latency, bandwidth): two arrays, of the link from each rank to the next."""
         across = np.array([(rank + 1) % self.node == 0 or rank == ranks - 1 for rank in range(ranks)])
         if not self.crosses(ranks):
@@ -81,6 +82,10 @@ class Tree:
     copies: float
 
 
+Stage = Compute | Ring | Tree
+Stages = Sequence[Stage]
+
+
 @dataclass(frozen=True)
 class Jitter:
     """Ranks are not equally fast: compute times are multiplied by a log-normal factor of median 1 and ``spread`` (sd of
@@ -92,12 +97,12 @@ class Jitter:
     stall: float
 
 
-def compute_time(stages):
+def compute_time(stages: Stages) -> float:
     """Seconds of an update on one rank that is alone: no all-reduce, no statistics."""
     return sum(stage.seconds for stage in stages if isinstance(stage, Compute))
 
 
-def ring_time(size, ranks, cluster):
+def ring_time(size: float, ranks: int, cluster: Cluster) -> float:
     """Seconds of one all-reduce of ``size`` bytes in a ring of ``ranks``: launch + latency of the steps + transfer.
 
     2 (N - 1) steps, of which two for each machine go over the network where a machine has several GPUs (as NCCL's own
@@ -111,7 +116,7 @@ def ring_time(size, ranks, cluster):
     return cluster.launch + latency + steps / ranks * size / cluster.slowest(ranks).bandwidth
 
 
-def tree_time(stage, ranks, cluster):
+def tree_time(stage: Tree, ranks: int, cluster: Cluster) -> float:
     """Seconds of the statistics' all-reduce: the copies, and log2 N exchanges of all of it."""
     if ranks == 1:
         return 0.0
@@ -119,7 +124,7 @@ def tree_time(stage, ranks, cluster):
     return stage.copies + math.ceil(math.log2(ranks)) * (link.host_step + stage.size / link.bandwidth)
 
 
-def update_time(stages, ranks, cluster):
+def update_time(stages: Stages, ranks: int, cluster: Cluster) -> float:
     """Seconds of an update by the formula, all ranks equally fast."""
     return compute_time(stages) + sum(
         ring_time(stage.size, ranks, cluster) if isinstance(stage, Ring) else tree_time(stage, ranks, cluster)
@@ -128,12 +133,21 @@ def update_time(stages, ranks, cluster):
     )
 
 
-def efficiency(seconds, stages):
+def efficiency(seconds: float, stages: Stages) -> float:
     """How much of the time is work that one rank alone has, too: the speed-up divided by the number of ranks."""
     return compute_time(stages) / seconds
 
 
-def simulate(stages, ranks, cluster, jitter=None, *, updates=10, repeats=4, seed=0):
+def simulate(
+    stages: Stages,
+    ranks: int,
+    cluster: Cluster,
+    jitter: Jitter | None = None,
+    *,
+    updates: int = 10,
+    repeats: int = 4,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Mean seconds of an update, simulated: (over all, standard error of that over the repeats).
 
     ``repeats`` trainings of ``updates`` updates each, independent of each other. A rank begins a step of a ring when it
@@ -158,13 +172,15 @@ def simulate(stages, ranks, cluster, jitter=None, *, updates=10, repeats=4, seed
     return float(each.mean()), float(each.std(ddof=1) / math.sqrt(repeats)) if repeats > 1 else 0.0
 
 
-def _own(stage, shape, jitter, random):
+def _own(
+    stage: Compute, shape: tuple[int, ...], jitter: Jitter | None, random: np.random.Generator
+) -> np.ndarray | float:
     if jitter is None:
         return stage.seconds
     return stage.seconds * np.exp(jitter.spread * random.standard_normal(shape))
 
 
-def _ring(clock, stage, cluster):
+def _ring(clock: np.ndarray, stage: Ring, cluster: Cluster) -> np.ndarray:
     """Every step of the ring. clock: (repeats, ranks), when each rank is ready. Returns when each is done."""
     ranks = clock.shape[1]
     if ranks == 1:
@@ -181,7 +197,7 @@ def _ring(clock, stage, cluster):
     return ready
 
 
-def _tree(clock, stage, cluster):
+def _tree(clock: np.ndarray, stage: Tree, cluster: Cluster) -> np.ndarray:
     """Exchanges with ranks 1, 2, 4, ... further on; every rank has heard of all after ceil(log2 N)."""
     ranks = clock.shape[1]
     if ranks == 1:
@@ -193,7 +209,7 @@ def _tree(clock, stage, cluster):
     return ready
 
 
-def ring_by_events(start, size, cluster):
+def ring_by_events(start: Sequence[float], size: float, cluster: Cluster) -> list[float]:
     """When each rank has finished an all-reduce that it was ready for at ``start`` (list): with a queue of events.
 
     The same ring as in ``simulate``, told one message at a time: slow, plain, and there to check it.

@@ -1,9 +1,10 @@
 """What is scaled: trainings with the messages that their optimizers send, and the links between GPUs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scaling_model import Cluster, Compute, Link, Ring, Tree
+from scaling_model import Cluster, Compute, Link, Ring, Stage, Tree
 
 from medi2i.common.compat import L
 from medi2i.common.networks.summary import count, measure, passes
@@ -43,11 +44,11 @@ class Subject:
     size: int
     batch: int
 
-    def options(self):
+    def options(self) -> PairedOptions | UnpairedOptions:
         """Its options: the tutorial's where channels are given, else the defaults."""
         if self.application == "cyclegan":
             return UnpairedOptions(batch_size=self.batch, ch=1, out_ch=1)
-        tutorial = (
+        tutorial: dict[str, Any] = (
             {}
             if self.channels is None
             else dict(gen_chs=list(self.channels), lambda_rec_l1=1.0, lambda_rec_l2=0, lambda_dis=0.1, lambda_tv=1e-4)
@@ -68,23 +69,25 @@ class Counted:
     """weights: name -> how many, in the order of the updates. operations: of an update of one rank, generator and each
     discriminator by name. statistics: running values of batch normalisations, in ``arrays`` arrays."""
 
-    weights: dict
-    operations: dict
+    weights: dict[str, int]
+    operations: dict[str, float]
     statistics: int
     arrays: int
 
     @property
-    def messages(self):
+    def messages(self) -> dict[str, int]:
         """Bytes of each all-reduce of gradients, by network."""
         return {name: NUMBER * number for name, number in self.weights.items()}
 
 
-def counted(subject):
+def counted(subject: Subject) -> Counted:
     """The Counted of a Subject, from its networks; nothing is computed but shapes."""
     options = subject.options()
     np.random.seed(0)
-    build = {"pix2pix": pix2pix_net.build, "cyclegan": cyclegan_net.build}[subject.application]
-    networks = build(options).as_dict()
+    if isinstance(options, PairedOptions):
+        networks = pix2pix_net.build(options).as_dict()
+    else:
+        networks = cyclegan_net.build(options).as_dict()
     image = np.zeros((1, 1, subject.size, subject.size), np.float32)
     adds = {}
     for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
@@ -104,7 +107,7 @@ def counted(subject):
         * sum((2 if name in judged else 3) * adds[name] * runs for name, runs in passes(networks, options).items())
     }
     operations |= {name: each * 3 * 2 * adds[name] for name in judged}
-    order = [name for name in ("enc_x", "dec_x", "enc_y", "dec_y") if name in networks]
+    order: list[str] = [name for name in ("enc_x", "dec_x", "enc_y", "dec_y") if name in networks]
     # as in cyclegan/updater.py: the discriminator of Y is updated first
     order += sorted(judged, reverse=True)
     norms = [part for link in networks.values() for part in link.links() if isinstance(part, L.BatchNormalization)]
@@ -114,11 +117,11 @@ def counted(subject):
     )
 
 
-def stages(subject, found=None, rate=RATE):
+def stages(subject: Subject, found: Counted | None = None, rate: float = RATE) -> list[Stage]:
     """The stages of one update of a Subject (``found``: its Counted) on GPUs with ``rate`` operations a second."""
     found = counted(subject) if found is None else found
     messages = found.messages
-    result = [Compute(found.operations["generator"] / rate)]
+    result: list[Stage] = [Compute(found.operations["generator"] / rate)]
     result += [Ring(name, size) for name, size in messages.items() if not name.startswith("dis")]
     for name, size in messages.items():
         if name.startswith("dis"):

@@ -13,7 +13,9 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -25,22 +27,22 @@ from medi2i.tools.evaluation.metrics import FULL
 
 SPLIT = ("--by", "block", "--ratio", 1 / 2, "--test", 1 / 3)
 GAIN = 1.0  # dB
-MEASURES = {
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "RMSE / HU": metrics.rmse,
     "PSNR / dB": lambda y, t: metrics.psnr(y, t, FULL),
     "SSIM": lambda y, t: metrics.ssim(y, t, FULL),
 }
 
 
-def call(module, script, *argv):
+def call(module: ModuleType, script: str, *words: object) -> None:
     """Run a command of the project and print it as one would type it."""
-    argv = [str(word) for word in argv]
+    argv = [str(word) for word in words]
     print(f"$ python {script} {shlex.join(argv)}", flush=True)
     if module.main(argv):
         raise SystemExit(f"{script} failed")
 
 
-def learned(given, data):
+def learned(given: argparse.Namespace, data: Path) -> Path:
     """Train the preset and convert the test part. Returns the folder of the results."""
     scale = ("--scale", given.scale) if given.keep_small else ()
     call(
@@ -79,7 +81,9 @@ def learned(given, data):
     return given.out / "converted"
 
 
-def images(given, data, converted):
+def images(
+    given: argparse.Namespace, data: Path, converted: Path | None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """For each test slice: the truth, and name of the row -> image; all (H, W) in HU."""
     for row in lists.read_list(data / "pairs_test.txt"):
         coarse, truth = (dicom.read(data / column).hu[np.newaxis] for column in row.columns)
@@ -95,7 +99,7 @@ def images(given, data, converted):
         yield truth[0], rows
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ct", type=Path, help="a CT series as DICOM")
     parser.add_argument("--out", type=Path, default=Path("superres"), help="new folder for everything")
@@ -126,7 +130,7 @@ def main():
     call(split_pairs, "tools/split_pairs.py", "-i", data / "pairs.txt", *SPLIT)
     converted = learned(given, data) if given.minutes else None
 
-    found = {}
+    found: dict[str, list[list[float]]] = {}
     for truth, rows in images(given, data, converted):
         for name, image in rows.items():
             found.setdefault(name, []).append([measure(image, truth) for measure in MEASURES.values()])

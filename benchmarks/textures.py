@@ -11,6 +11,7 @@ minutes of one core.
 import argparse
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from matplotlib import font_manager
@@ -31,7 +32,7 @@ SHOWN, ENLARGED, GAP = 8, 1.5, 3
 ROWS = (("x", "testA"), ("x → y", "ab"), ("x → y → x", "aba"), ("y", "testB"), ("y → x", "ba"), ("y → x → y", "bab"))
 
 
-def must(command, argv):
+def must(command: ModuleType, argv: list) -> None:
     """Run a command of this project; end with its status where it fails."""
     argv = [str(word) for word in argv]
     print(f"\n$ {command.__name__} {' '.join(argv)}", flush=True)
@@ -40,30 +41,30 @@ def must(command, argv):
         sys.exit(status)
 
 
-def pictures(folder):
+def pictures(folder: Path) -> np.ndarray:
     """The images of a folder by name: uint8 (N, H, W, 3)."""
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))])
 
 
-def shape_of(images):
+def shape_of(images: np.ndarray) -> np.ndarray:
     """Where images (N, H, W, 3) are not meadow: bool (N, H, W)."""
     meadow = np.array(make_shapes.MEADOW) * 255
     return np.linalg.norm(images - meadow, axis=-1) > 60
 
 
-def colourless(images):
+def colourless(images: np.ndarray) -> float:
     """Share of the shapes' pixels whose red, green and blue lie within 30 of each other: 1 for stripes, 0 for brown."""
     spread = np.ptp(images.astype(int), axis=-1)
     return float(np.mean(spread[shape_of(images)] < 30))
 
 
-def dice(first, second):
+def dice(first: np.ndarray, second: np.ndarray) -> float:
     """Overlap of the shapes in two sets of images, 0…1."""
     first, second = shape_of(first), shape_of(second)
     return float(2 * (first & second).sum() / (first.sum() + second.sum()))
 
 
-def montage(sets):
+def montage(sets: dict[str, np.ndarray]) -> Image.Image:
     """One picture: a row for each of ROWS, a column for each of the first images."""
     side, label = int(SIZE * ENLARGED), 78
     sheet = Image.new("RGB", (label + SHOWN * (side + GAP), len(ROWS) * (side + GAP) - GAP), "white")
@@ -77,7 +78,7 @@ def montage(sets):
     return sheet.quantize(256, dither=Image.Dither.NONE)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("textures"))
     parser.add_argument("--epochs", type=int, default=16)

@@ -17,6 +17,8 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -25,19 +27,20 @@ from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_shapes, make_sinograms
 from medi2i.tools.evaluation import metrics
 
+Judged = tuple[str, bool, float]
 CLEARLY = 0.05  # of SSIM
 DICE = 0.9
 
 
-def call(module, script, *argv):
+def call(module: ModuleType, script: str, *words: object) -> None:
     """Run a command of the project and print it as one would type it."""
-    argv = [str(word) for word in argv]
+    argv = [str(word) for word in words]
     print(f"$ python {script} {shlex.join(argv)}", flush=True)
     if module.main(argv):
         raise SystemExit(f"{script} failed")
 
 
-def trained_and_converted(folder, data, seed, *options):
+def trained_and_converted(folder: Path, data: Path, seed: int, *options: object) -> tuple[Path, float]:
     """Train on `data` and convert its test images. Returns (folder of the converted images, seconds of training)."""
     began = time.monotonic()
     call(
@@ -78,7 +81,7 @@ def trained_and_converted(folder, data, seed, *options):
     return out, seconds
 
 
-def evaluated(folder, data, converted, *options):
+def evaluated(folder: Path, data: Path, converted: Path, *options: object) -> dict[str, Any]:
     """What tools/evaluate.py writes about the test images."""
     call(
         evaluate,
@@ -96,11 +99,11 @@ def evaluated(folder, data, converted, *options):
     return json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def shapes(folder, seed):
+def shapes(folder: Path, seed: int) -> Judged:
     """Returns (what was measured, passed, seconds of training)."""
     data = folder / "data"
     call(make_shapes, "tools/make_shapes.py", "-o", data, "--size", 64, "--num", 200, "--num_test", 40, "--seed", seed)
-    converted, seconds = trained_and_converted(folder, data, seed, *SHAPES)
+    converted, seconds = trained_and_converted(folder, data, seed, *SHAPES.split())
     found = {
         one["row"]: one["mean"]
         for one in evaluated(folder, data, converted)["summary"]
@@ -110,7 +113,7 @@ def shapes(folder, seed):
     return f"SSIM {after:.3f}, of the input {before:.3f}", after > before + CLEARLY, seconds
 
 
-def automap(folder, seed):
+def automap(folder: Path, seed: int) -> Judged:
     """Returns (what was measured, passed, seconds of training)."""
     data = folder / "data"
     call(
@@ -127,16 +130,16 @@ def automap(folder, seed):
         "--seed",
         seed,
     )
-    converted, seconds = trained_and_converted(folder, data, seed, *AUTOMAP)
+    converted, seconds = trained_and_converted(folder, data, seed, *AUTOMAP.split())
     truths = {path.name: read_image(path, "png").array for path in sorted((data / "testB").iterdir())}
     mean = np.mean([read_image(path, "png").array for path in sorted((data / "trainB").iterdir())], axis=0)
     ours = {path.name: read_image(path, "png").array for path in converted.rglob("*.png")}
     guess = np.mean([metrics.rmse(mean, truth) for truth in truths.values()]) / 65535
     found = np.mean([metrics.rmse(ours[name], truth) for name, truth in truths.items()]) / 65535
-    return f"RMSE {found:.3f}, of the mean image {guess:.3f} (images are 0…1)", found < guess, seconds
+    return f"RMSE {found:.3f}, of the mean image {guess:.3f} (images are 0…1)", bool(found < guess), seconds
 
 
-def segment(folder, seed):
+def segment(folder: Path, seed: int) -> Judged:
     """Returns (what was measured, passed, seconds of training)."""
     data = folder / "data"
     call(
@@ -158,70 +161,20 @@ def segment(folder, seed):
         "--seed",
         seed,
     )
-    converted, seconds = trained_and_converted(folder, data, seed, *SEGMENT)
+    converted, seconds = trained_and_converted(folder, data, seed, *SEGMENT.split())
     pooled = evaluated(folder, data, converted, "-cn", 4, "-it", "png")["pooled"]["pix2pix"]["dice"]
     each = ", ".join(f"{value:.3f}" for value in pooled)
-    return f"Dice {np.mean(pooled):.3f} ({each})", np.mean(pooled) >= DICE, seconds
+    return f"Dice {np.mean(pooled):.3f} ({each})", bool(np.mean(pooled) >= DICE), seconds
 
 
-SMALL = ("-gc", 16, 32, 64, "-gnb", 4, "-gs", "none", "-u", "concat")
-SHAPES = ("-cw", 64, "-ch", 64, "-b", 4, "-e", 16, *SMALL, "-lrg", 1e-3, "-dc", 16, 32, 64, "-ldis", 0.003)
-AUTOMAP = (
-    "-cw",
-    32,
-    "-ch",
-    32,
-    "-b",
-    8,
-    "-e",
-    4,
-    "-gfc",
-    1,
-    "-u",
-    "none",
-    "-gc",
-    32,
-    64,
-    "-gnb",
-    2,
-    "-gs",
-    "none",
-    "-go",
-    "none",
-    "-lrg",
-    1e-3,
-    "-ldis",
-    0,
-)
-SEGMENT = (
-    "-cw",
-    64,
-    "-ch",
-    64,
-    "-b",
-    8,
-    "-e",
-    20,
-    "-cn",
-    4,
-    "-l1",
-    0,
-    "-lce",
-    1,
-    "-fg",
-    0,
-    "-ldice",
-    0.1,
-    "-ldis",
-    0,
-    *SMALL,
-    "-lrg",
-    2e-3,
-)
+SMALL = "-gc 16 32 64 -gnb 4 -gs none -u concat"
+SHAPES = f"-cw 64 -ch 64 -b 4 -e 16 {SMALL} -lrg 0.001 -dc 16 32 64 -ldis 0.003"
+AUTOMAP = "-cw 32 -ch 32 -b 8 -e 4 -gfc 1 -u none -gc 32 64 -gnb 2 -gs none -go none -lrg 0.001 -ldis 0"
+SEGMENT = f"-cw 64 -ch 64 -b 8 -e 20 -cn 4 -l1 0 -lce 1 -fg 0 -ldice 0.1 -ldis 0 {SMALL} -lrg 0.002"
 TUTORIALS = {"shapes": shapes, "automap": automap, "segment": segment}
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("tutorials"), help="new folder for everything")
     parser.add_argument("--only", nargs="+", choices=list(TUTORIALS), default=list(TUTORIALS))
