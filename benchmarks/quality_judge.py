@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,7 @@ def judge(work: Work, name: str, seeds: Sequence[int], picture_path: Path | None
     for filter_name in DATA[subject.data].classical:
         folder = work.folder(f"classical/{subject.data}/{filter_name}")
         if folder.is_dir():
-            rows.append(
-                measure.Row(
-                    filter_name,
-                    "",
-                    lambda one, folder=folder: np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False),
-                )
-            )
+            rows.append(measure.Row(filter_name, "", partial(_kept, folder, numbers)))
     ours = {OURS.format(seed): work.folder(f"trained/{name}/{seed}") / "converted" for seed in seeds}
     found, scene = measured(rows, ours, test)
     found["trainings"] = {str(seed): work.record(f"trained/{name}/{seed}") for seed in seeds}
@@ -80,8 +75,8 @@ def measured(
         for row, one in (evaluation.physics or {"rows": {}})["rows"].items()
     }
     truth = physical.pop(TRUTH, {})
-    for row, one in physical.items():
-        means[row].update(one)
+    for row, of_physics in physical.items():
+        means[row].update(of_physics)
     each = {row.name: evaluation.of(row.name, "rmse") for row in rows}
     last = each[next(iter(ours))]
     middle = sorted(range(len(last)), key=last.__getitem__)[(len(last) - 1) // 2]
@@ -89,6 +84,15 @@ def measured(
         {"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": truth},
         measure.read(matching.slices[middle], rows),
     )
+
+
+def _kept(folder: Path, numbers: dict[str, int], one: files.Slice) -> np.ndarray:
+    """The image of a slice that ``filter_test_part`` left in a folder."""
+    return np.load(folder / f"{numbers[one.key]}.npy", allow_pickle=False)
+
+
+def _filtered(tuned: classical.Tuned, source: measure.Row, one: files.Slice) -> np.ndarray:
+    return tuned(source.image(one))
 
 
 def draw(path: Path, title: str, scene: measure.Scene, own: str) -> None:
@@ -160,7 +164,7 @@ def elsewhere(work: Work, seed: int) -> dict[str, Any]:
         if record:
             known = record["facts"]
             tuned = classical.Tuned(classical.FILTERS[name], known["strength"], known["sigma"], {})
-            rows.append(measure.Row(name, "", lambda one, tuned=tuned: tuned(nothing.image(one))))
+            rows.append(measure.Row(name, "", partial(_filtered, tuned, nothing)))
     found, _ = measured(rows, {OURS.format(seed): folder / "converted"}, test)
     found.update(facts)
     write_json(work.path / "judged" / f"{ELSEWHERE}.json", found)
