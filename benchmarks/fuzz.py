@@ -14,11 +14,15 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+
+Answer = tuple[int, str, str | None, int, float]
+"""(case, outcome, finding, bytes grown, seconds)."""
 
 MAX_PIXELS = 1 << 20
 CPU_SECONDS = 5
@@ -37,26 +41,26 @@ class Subject:
     """
 
     suffix: str
-    seeds: Callable
-    mutations: tuple
-    attempt: Callable
+    seeds: Callable[[Path], dict[str, bytes]]
+    mutations: tuple[Callable[[bytearray, np.random.Generator], bytes | bytearray], ...]
+    attempt: Callable[[Path, Path], str]
     first: str
-    wrapped: Callable | None = None
+    wrapped: Callable[[bytes, np.random.Generator], tuple[bytes, Callable[[bytes], bytes]]] | None = None
     least: int = 200
 
-    def case(self, files, seed, case):
+    def case(self, files: dict[str, bytes], seed: int, case: int) -> tuple[bytes, str]:
         """(bytes, description) of a case: one to three mutations of one seed. The same numbers make the same case."""
         rng = np.random.default_rng([seed, case])
         name = list(files)[rng.integers(len(files))]
-        data, back = (files[name], bytes) if self.wrapped is None else self.wrapped(files[name], rng)
-        data = bytearray(data)
+        seed_data, back = (files[name], bytes) if self.wrapped is None else self.wrapped(files[name], rng)
+        data = bytearray(seed_data)
         steps = [self.mutations[rng.integers(len(self.mutations))] for _ in range(rng.choice([1, 1, 2, 3]))]
         for step in steps:
             data = bytearray(step(data, rng)) if len(data) > self.least else data
         return back(bytes(data)), f"{name}: {', '.join(step.__name__ for step in steps)}"
 
 
-def flip_bits(data, rng, start=0):
+def flip_bits(data: bytearray, rng: np.random.Generator, start: int = 0) -> bytearray:
     """1 to 64 bits, anywhere, or in the first 2 kB where the header is."""
     end = len(data) if rng.random() < 0.5 else min(len(data), 2048)
     for place in rng.integers(start, max(end, start + 1), rng.choice([1, 2, 4, 16, 64])):
@@ -64,16 +68,16 @@ def flip_bits(data, rng, start=0):
     return data
 
 
-def truncate(data, rng):
+def truncate(data: bytearray, rng: np.random.Generator) -> bytearray:
     return data[: rng.integers(0, len(data) if rng.random() < 0.5 else min(len(data), 4096))]
 
 
-def in_words(reason, length=60):
+def in_words(reason: str, length: int = 60) -> str:
     """A reason without its numbers and names, so that equal ones are counted together."""
     return re.sub(r"[0-9][0-9.,e+]*", "#", reason.split("(")[0])[:length]
 
 
-def grown(pid="self", reset=False):
+def grown(pid: int | str = "self", reset: bool = False) -> int:
     """Peak resident memory of the process in bytes since the last reset (Linux), else 0."""
     try:
         if reset:
@@ -81,10 +85,10 @@ def grown(pid="self", reset=False):
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", text).group(1))
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", text)[0])
 
 
-def work(pipe, subject, seed, folder):
+def work(pipe: Connection, subject: Subject, seed: int, folder: Path) -> None:
     """Worker process: takes numbers of cases, answers (case, outcome, finding or None, bytes grown, seconds)."""
     os.environ["MEDI2I_MAX_PIXELS"] = str(MAX_PIXELS)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process: it counts processor time, so a busy machine
@@ -111,12 +115,12 @@ def work(pipe, subject, seed, folder):
 class Worker:
     """A process that is started again when it dies."""
 
-    def __init__(self, subject, seed):
+    def __init__(self, subject: Subject, seed: int) -> None:
         self.subject, self.seed = subject, seed
         self.folder = tempfile.TemporaryDirectory(prefix="fuzz")
         self.start()
 
-    def start(self):
+    def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, end = context.Pipe()
         self.process = context.Process(
@@ -125,7 +129,7 @@ class Worker:
         self.process.start()
         end.close()
 
-    def run(self, case):
+    def run(self, case: int) -> Answer:
         """Answer of ``work``, also where the process did not live to give it."""
         self.pipe.send(case)
         try:
@@ -143,13 +147,13 @@ class Worker:
         self.start()
         return case, "died", finding, 0, 0.0
 
-    def stop(self):
+    def stop(self) -> None:
         self.pipe.send(None)
         self.process.join()
         self.folder.cleanup()
 
 
-def run_cases(subject, cases, seed, report):
+def run_cases(subject: Subject, cases: Iterable[int], seed: int, report: Callable[[Answer], None]) -> list[Answer]:
     """All answers, in order. report(answer) is called after each."""
     worker = Worker(subject, seed)
     answers = []
@@ -160,7 +164,7 @@ def run_cases(subject, cases, seed, report):
     return answers
 
 
-def parser(about, cases):
+def parser(about: str, cases: int) -> argparse.ArgumentParser:
     """The options of a fuzzer."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--cases", type=int, default=cases)
@@ -171,7 +175,7 @@ def parser(about, cases):
     return parser
 
 
-def run(subject, args):
+def run(subject: Subject, args: argparse.Namespace) -> int:
     """Run a subject's cases as the options say; the status of the process."""
     with tempfile.TemporaryDirectory() as name:
         files = subject.seeds(Path(name))
@@ -184,7 +188,7 @@ def run(subject, args):
             return 0
     started = time.monotonic()
 
-    def report(answer):
+    def report(answer: Answer) -> None:
         case, _, finding, _, _ = answer
         if finding is not None:
             data, what = subject.case(files, args.seed, case)

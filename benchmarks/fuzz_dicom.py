@@ -15,6 +15,7 @@ import os
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import fuzz
@@ -87,16 +88,15 @@ LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", 
 # --- seeds and mutations ------------------------------------------------------------------------------------------
 
 
-def phantoms(folder):
+def phantoms(folder: Path) -> dict[str, Path]:
     """Files of a phantom, 64×48, in several syntaxes; made anew each time, always the same."""
     made = phantom((48, 64), 3, 1, 0, None)
     plain = [ct_image(made, index, 1, 0) for index in range(3)]
     files = {}
 
-    def save(name, dataset):
+    def save(name: str, dataset: Dataset) -> None:
         files[f"phantom-{name}"] = folder / name
         dataset.save_as(folder / name, enforce_file_format=True)
-        return pydicom.dcmread(folder / name)
 
     save("plain", plain[0])
     deflated = pydicom.dcmread(files["phantom-plain"])
@@ -122,7 +122,7 @@ def phantoms(folder):
     return files
 
 
-def seeds(folder):
+def seeds(folder: Path) -> dict[str, bytes]:
     """{name: bytes} of all files to be damaged."""
     files = phantoms(folder)
     roots = [(Path(pydicom.__file__).parent / "data/test_files", WHEEL)]
@@ -136,7 +136,7 @@ def seeds(folder):
     return {name: path.read_bytes() for name, path in sorted(files.items())}
 
 
-def elements(data):
+def elements(data: bytes) -> list[tuple]:
     """[(tag, VR, start of the tag, start of the value, length)] of the top level of a file; [] if it does not parse."""
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
@@ -152,7 +152,7 @@ def elements(data):
     return found
 
 
-def inflate(data):
+def inflate(data: bytes) -> tuple[bytes, bytes, bool]:
     """(head, body, True) with the deflated body unpacked, or (data, b"", False)."""
     if b"1.2.840.10008.1.2.1.99" not in data[:1024]:
         return data, b"", False
@@ -160,17 +160,17 @@ def inflate(data):
     return data[:start], zlib.decompress(data[start:], -zlib.MAX_WBITS), True
 
 
-def deflate(body):
+def deflate(body: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(body) + packer.flush()
 
 
-def flip_bits(data, rng):
+def flip_bits(data: bytearray, rng: np.random.Generator) -> bytearray:
     """Bits behind the preamble."""
     return fuzz.flip_bits(data, rng, 132)
 
 
-def swap_tags(data, rng):
+def swap_tags(data: bytearray, rng: np.random.Generator) -> bytearray:
     """Two elements exchange their tags, or their values where they are equally long."""
     found = elements(bytes(data))
     if len(found) < 2:
@@ -185,7 +185,7 @@ def swap_tags(data, rng):
     return data
 
 
-def wrong_length(data, rng):
+def wrong_length(data: bytearray, rng: np.random.Generator) -> bytearray:
     """The length of an element becomes another."""
     found = elements(bytes(data))
     if not found:
@@ -197,7 +197,7 @@ def wrong_length(data, rng):
     return data
 
 
-def hurtful_value(data, rng):
+def hurtful_value(data: bytearray, rng: np.random.Generator) -> bytearray:
     """An element gets a value that is legal in form and wrong in meaning, or neither; one in three is of the pixels."""
     found = elements(bytes(data))
     pixel = [e for e in found if e[0].group == 0x28]
@@ -218,7 +218,7 @@ def hurtful_value(data, rng):
 MUTATIONS = (flip_bits, flip_bits, fuzz.truncate, swap_tags, wrong_length, hurtful_value, hurtful_value)
 
 
-def wrapped(data, rng):
+def wrapped(data: bytes, rng: np.random.Generator) -> tuple[bytes, Callable[[bytes], bytes]]:
     """A deflated file is damaged behind its packing, or (one in five) as it is."""
     head, body, packed = inflate(data)
     if not (packed and rng.random() < 0.8):
@@ -229,7 +229,7 @@ def wrapped(data, rng):
 # --- one case -----------------------------------------------------------------------------------------------------
 
 
-def attempt(path, out):
+def attempt(path: Path, out: Path) -> str:
     """Scan, read and write a file. Returns what came of it; raises what should never be raised."""
     headers = dicom.scan([path], decode=False, max_pixels=fuzz.MAX_PIXELS, workers=1)
     found = dicom.scan([path], max_pixels=fuzz.MAX_PIXELS, workers=1)

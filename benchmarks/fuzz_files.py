@@ -17,6 +17,10 @@ import struct
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import fuzz
 import numpy as np
@@ -25,6 +29,7 @@ from fuzz import flip_bits, truncate
 from PIL import Image
 
 from medi2i.common.errors import UserError
+from medi2i.common.networks.encoder import Encoder
 from medi2i.common.networks.files import load_link, save_link
 from medi2i.common.networks.from_options import encoder_spec
 from medi2i.common.options.paired import PairedOptions
@@ -57,26 +62,32 @@ NUMBERS = (
 )
 
 
-def stored(shape=(24, 20), top=255, kind=np.uint8):
+def stored(shape: tuple[int, ...] = (24, 20), top: int = 255, kind: type = np.uint8) -> np.ndarray:
     """Whole numbers up to ``top``, the same each time."""
     return np.random.default_rng(5).integers(0, top + 1, shape).astype(kind)
 
 
-def saved(write):
+def saved(write: Callable[[io.BytesIO], object]) -> bytes:
     """The bytes that ``write(stream)`` writes."""
     stream = io.BytesIO()
     write(stream)
     return stream.getvalue()
 
 
-def word(data, rng, places, formats=("<H", "<I", "<Q"), values=WORDS):
+def word(
+    data: bytearray,
+    rng: np.random.Generator,
+    places: Sequence[int],
+    formats: Sequence[str] = ("<H", "<I", "<Q"),
+    values: Sequence[int] = WORDS,
+) -> bytearray:
     """A number at one of ``places`` becomes one that hurts."""
-    form = formats[rng.integers(len(formats))]
+    form = formats[int(rng.integers(len(formats)))]
     size = struct.calcsize(form)
-    places = [place for place in places if place + size <= len(data)]
-    if places:
-        value = values[rng.integers(len(values))] % (1 << 8 * size)
-        place = places[rng.integers(len(places))]
+    inside = [place for place in places if place + size <= len(data)]
+    if inside:
+        value = values[int(rng.integers(len(values)))] % (1 << 8 * size)
+        place = inside[rng.integers(len(inside))]
         data[place : place + size] = struct.pack(form, value)
     return data
 
@@ -84,7 +95,7 @@ def word(data, rng, places, formats=("<H", "<I", "<Q"), values=WORDS):
 # --- PNG ----------------------------------------------------------------------------------------------------------
 
 
-def png_seeds(folder):
+def png_seeds(folder: Path) -> dict[str, bytes]:
     grey, colour = stored(), stored((24, 20, 3))
     pictures = {
         "grey": Image.fromarray(grey),
@@ -95,12 +106,10 @@ def png_seeds(folder):
         "alpha": Image.fromarray(stored((24, 20, 4))),
         "grey-alpha": Image.fromarray(grey).convert("LA"),
     }
-    return {
-        name: saved(lambda stream, picture=picture: picture.save(stream, "png")) for name, picture in pictures.items()
-    }
+    return {name: saved(partial(picture.save, format="png")) for name, picture in pictures.items()}
 
 
-def chunks(data):
+def chunks(data: bytes | bytearray) -> list[list]:
     """[[name, body]] of a PNG as far as it goes; what follows is lost."""
     found, at = [], 8
     while at + 12 <= len(data):
@@ -110,13 +119,13 @@ def chunks(data):
     return found
 
 
-def joined(found):
+def joined(found: list[list]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in found
     )
 
 
-def png_header(data, rng):
+def png_header(data: bytearray, rng: np.random.Generator) -> bytes:
     """A size, the depth or the colour of IHDR, with its checksum."""
     found = chunks(data)
     if found and len(found[0][1]) == 13:
@@ -128,7 +137,7 @@ def png_header(data, rng):
     return joined(found)
 
 
-def png_pixels(data, rng):
+def png_pixels(data: bytearray, rng: np.random.Generator) -> bytes:
     """The unpacked pixels, packed again: damaged, shorter, or far longer than they should be."""
     found = chunks(data)
     for entry in found:
@@ -144,7 +153,7 @@ def png_pixels(data, rng):
     return joined(found)
 
 
-def png_chunk(data, rng):
+def png_chunk(data: bytearray, rng: np.random.Generator) -> bytes | bytearray:
     """A chunk is left out, stands twice, changes its place or its name, or a packed text comes in."""
     found = chunks(data)
     if not found:
@@ -169,13 +178,13 @@ def png_chunk(data, rng):
 # --- TIFF ---------------------------------------------------------------------------------------------------------
 
 
-def tif_seeds(folder):
+def tif_seeds(folder: Path) -> dict[str, bytes]:
     grey, colour = stored((48, 40)), stored((48, 40, 3))
 
-    def written(array, **options):
+    def written(array: np.ndarray, **options: Any) -> bytes:
         return saved(lambda stream: tifffile.imwrite(stream, array, metadata=None, **options))
 
-    def by_pillow(compression):
+    def by_pillow(compression: str) -> bytes:
         return saved(lambda stream: Image.fromarray(grey).save(stream, "tiff", compression=compression))
 
     return {
@@ -198,7 +207,7 @@ def tif_seeds(folder):
     }
 
 
-def tags(data):
+def tags(data: bytearray) -> tuple[list[int], int, str]:
     """(places of the directory's entries, bytes of an entry, byte order) of the first directory."""
     order = ">" if data[:2] == b"MM" else "<"
     big = data[2:4] in (b"\x2b\0", b"\0\x2b")
@@ -210,10 +219,10 @@ def tags(data):
     return [offset + count + size * n for n in range(min(number, 99))], size, order
 
 
-def tif_tag(data, rng):
+def tif_tag(data: bytearray, rng: np.random.Generator) -> bytearray:
     """The name, the type, the count or the value of a tag."""
     places, size, order = tags(data)
-    part = rng.integers(4)
+    part = int(rng.integers(4))
     if part < 2:
         return word(
             data,
@@ -227,7 +236,7 @@ def tif_tag(data, rng):
     return word(data, rng, [place + at for place in places], (wide, order + "H"))
 
 
-def tif_next(data, rng):
+def tif_next(data: bytearray, rng: np.random.Generator) -> bytearray:
     """The place of the first directory, or of the next one."""
     places, size, order = tags(data)
     after = [places[-1] + size] if places else []
@@ -237,7 +246,7 @@ def tif_next(data, rng):
 # --- npy ----------------------------------------------------------------------------------------------------------
 
 
-def npy_seeds(folder):
+def npy_seeds(folder: Path) -> dict[str, bytes]:
     arrays = {
         "float": stored().astype(np.float32) / 255,
         "double": stored().astype(float),
@@ -248,10 +257,10 @@ def npy_seeds(folder):
         "bool": stored() > 100,
         "half": stored().astype(np.float16),
     }
-    return {name: saved(lambda stream, array=array: np.save(stream, array)) for name, array in arrays.items()}
+    return {name: saved(partial(np.save, arr=array)) for name, array in arrays.items()}
 
 
-def npy_number(data, rng):
+def npy_number(data: bytearray, rng: np.random.Generator) -> bytearray:
     """A number in the header becomes another text; its length is made right in four of five."""
     end = data.find(b"\n")
     found = list(re.finditer(rb"[0-9]+|True|False", data[10:end])) if end > 10 else []
@@ -264,7 +273,7 @@ def npy_number(data, rng):
     return data
 
 
-def npy_type(data, rng):
+def npy_type(data: bytearray, rng: np.random.Generator) -> bytes:
     """Another type of the values."""
     types = (b"|O", b"<f8", b"<c16", b"|S9", b"<U999999", b"|V8", b"<M8[s]", b"|b1", b"<u8", b"<f2", b"x", b"")
     return re.sub(rb"'[<>|=][a-zA-Z][0-9]*'", b"'" + types[rng.integers(len(types))] + b"'", bytes(data), count=1)
@@ -273,7 +282,7 @@ def npy_type(data, rng):
 # --- NIfTI --------------------------------------------------------------------------------------------------------
 
 
-def nii_seeds(folder):
+def nii_seeds(folder: Path) -> dict[str, bytes]:
     import nibabel
 
     found = {}
@@ -292,7 +301,7 @@ def nii_seeds(folder):
     return found
 
 
-def nii_field(data, rng):
+def nii_field(data: bytearray, rng: np.random.Generator) -> bytearray:
     """Sizes, type, offset, scale or units of the header."""
     kind = rng.integers(4)
     if kind == 0:
@@ -315,7 +324,7 @@ def nii_field(data, rng):
 _pack = functools.partial(gzip.compress, compresslevel=1, mtime=0)
 
 
-def gzipped(data, rng):
+def gzipped(data: bytes, rng: np.random.Generator) -> tuple[bytes, Callable[[bytes], bytes]]:
     """A gzipped file is damaged behind its packing, or (one in five) as it is; one in ten others is packed."""
     if data[:2] == b"\x1f\x8b" and rng.random() < 0.8:
         return gzip.decompress(data), _pack
@@ -326,11 +335,11 @@ def gzipped(data, rng):
 
 
 @functools.cache
-def network():
+def network() -> Encoder:
     return encoder_spec(PairedOptions(gen_chs=[4, 8], gen_nblock=1), 1).build()
 
 
-def npz_seeds(folder):
+def npz_seeds(folder: Path) -> dict[str, bytes]:
     save_link(folder / "a.npz", network())
     with np.load(folder / "a.npz") as file:
         arrays = {name: file[name] for name in file.files}
@@ -342,11 +351,11 @@ def npz_seeds(folder):
     return {name: (folder / f"{name}.npz").read_bytes() for name in "abc"}
 
 
-def npz_member(data, rng):
+def npz_member(data: bytearray, rng: np.random.Generator) -> bytes | bytearray:
     """A member is damaged as an npy file is, and the archive is whole: renamed, twice, left out, or far longer."""
     try:
         with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
-            members = [[name, archive.read(name)] for name in archive.namelist()]
+            members: list[list[Any]] = [[name, archive.read(name)] for name in archive.namelist()]
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -380,7 +389,7 @@ def npz_member(data, rng):
     return stream.getvalue()
 
 
-def npz_directory(data, rng):
+def npz_directory(data: bytearray, rng: np.random.Generator) -> bytearray:
     """Flags, method, sizes, checksum or place of a member, in the archive's directory."""
     places = [match.start() for match in re.finditer(rb"PK\x01\x02", bytes(data))]
     at = int(rng.choice([8, 10, 16, 20, 24, 28, 30, 34, 42]))
@@ -394,7 +403,7 @@ def npz_directory(data, rng):
 # --- attempts -----------------------------------------------------------------------------------------------------
 
 
-def picture(path, out, kind):
+def picture(path: Path, out: Path, kind: str) -> str:
     """Describe, read, write and read again."""
     found = describe([path], path.parent, kind)
     for labels in (False, True):
@@ -418,7 +427,7 @@ def picture(path, out, kind):
     return "read and written"
 
 
-def volume(path, out):
+def volume(path: Path, out: Path) -> str:
     """Read, write and read again."""
     try:
         found = nifti.read(path)
@@ -434,7 +443,7 @@ def volume(path, out):
     return "read and written"
 
 
-def model(path, out):
+def model(path: Path, out: Path) -> str:
     """Load into a network: all of it, finite, or nothing."""
     link = network()
     before = {name: parameter.array.copy() for name, parameter in link.namedparams()}
@@ -482,7 +491,7 @@ SUBJECTS = {
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = fuzz.parser(__doc__, 2000)
     parser.add_argument("kind", choices=list(SUBJECTS))
     args = parser.parse_args(argv)

@@ -17,7 +17,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hostile_dicom
 import hostile_frames
@@ -26,8 +28,8 @@ import hostile_models
 import hostile_pictures
 import hostile_places
 import hostile_volumes
-from hostile_cases import CASES, LEFT_OUT, Ground
-from hostile_watch import Waiting, tracer
+from hostile_cases import CASES, LEFT_OUT, Case, Command, Ground
+from hostile_watch import Seen, Waiting, tracer
 
 MODULES = (
     hostile_pictures,
@@ -38,12 +40,14 @@ MODULES = (
     hostile_places,
     hostile_good,
 )
+Row = dict[str, Any]
+
 WALL = 10
 """Real seconds allowed for a second of processor time: other work shares the machine."""
 START, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
 
 
-def run_case(case, shared, python, waiting):
+def run_case(case: Case, shared: Path, python: str, waiting: Callable[[str], Waiting]) -> Row:
     """Build and run a case; returns its row as plain values. ``waiting(module)``: a ``Waiting``."""
     with tempfile.TemporaryDirectory(prefix="hostile") as name:
         ground = Ground(Path(name, "case"), shared, python)
@@ -73,7 +77,7 @@ def run_case(case, shared, python, waiting):
     }
 
 
-def judge(case, command, seen, folder):
+def judge(case: Case, command: Command, seen: Seen, folder: Path) -> tuple[str, list[str]]:
     """(outcome, findings) of what was seen."""
     outcome, findings = seen.outcome, []
     reports = [folder / place / "conversion.json" for place in ("out", "out.report")]
@@ -102,14 +106,14 @@ def judge(case, command, seen, folder):
     return outcome, findings + ([more] if more else [])
 
 
-def visible(text, length=160):
+def visible(text: str, length: int = 160) -> str:
     """A line for a table: nothing in it that a terminal or Markdown would obey."""
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     text = text if len(text) <= length else f"{text[: length - 1]}…"
     return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
 
 
-def table(rows, before):
+def table(rows: list[Row], before: dict[str, Row]) -> str:
     """The page's tables: a heading a kind, a row a case."""
     lines = []
     for kind in sorted({CASES[row["name"]].kind for row in rows}):
@@ -122,7 +126,7 @@ def table(rows, before):
     return "\n".join(lines) + "\n"
 
 
-def told(row):
+def told(row: Row) -> str:
     """A cell: outcome, what it did outside of itself, processor time and memory, and the last line."""
     outside = sorted(
         {
@@ -136,7 +140,7 @@ def told(row):
     )
 
 
-def write(path, rows, before):
+def write(path: Path, rows: list[Row], before: dict[str, Row]) -> None:
     """Put the tables between the marks of a page."""
     text = path.read_text(encoding="utf-8")
     head, _, rest = text.partition(START)
@@ -144,7 +148,7 @@ def write(path, rows, before):
     path.write_text(head + START + "\n" + table(rows, before) + END + tail, encoding="utf-8")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin so")
     parser.add_argument("--small", action="store_true", help="leave out what takes long or much disk or memory")
@@ -176,11 +180,11 @@ def main(argv=None):
     rows = []
 
     @functools.cache
-    def waiting(module):
+    def waiting(module: str) -> Waiting:
         started.append(Waiting(args.python, module, args.strace))
         return started[-1]
 
-    started = []
+    started: list[Waiting] = []
     try:
         for case in chosen:
             rows.append(run_case(case, shared, args.python, waiting))

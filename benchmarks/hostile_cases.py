@@ -3,18 +3,26 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from hostile_watch import Seen
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 GB = 1 << 30
 SPARSE = 12 * 10**9
 """Size in bytes of files that are nearly all holes: no disk is needed for them, memory would be."""
+
+Build = Callable[["Ground"], "Command"]
+Make = Callable[[Path], object]
+"""Writes a file, or returns its bytes or its data set."""
+Check = Callable[[Seen, Path], str | None]
+"""(what was seen, folder of the case) -> a finding."""
 
 CASES: dict[str, "Case"] = {}
 PARTS: dict[str, list] = {}
@@ -32,7 +40,7 @@ class Case:
 
     name: str
     kind: str
-    build: Callable
+    build: Build
     expected: tuple[str, ...]
     seconds: float
     memory: int
@@ -53,17 +61,19 @@ class Command:
     """
 
     module: str
-    arguments: tuple
+    arguments: tuple[object, ...]
     bad: tuple[str, ...] = ()
     good: tuple[Path, ...] = ()
-    check: Callable | None = None
+    check: Check | None = None
     limit: float | None = None
 
 
-def case(name, kind, *expected, seconds=20.0, memory=GB, large=False, part=""):
+def case(
+    name: str, kind: str, *expected: str, seconds: float = 20.0, memory: int = GB, large: bool = False, part: str = ""
+) -> Callable[[Build], Build]:
     """Registers a function as the builder of a case."""
 
-    def register(build):
+    def register(build: Build) -> Build:
         if name in CASES:
             raise ValueError(f"{name}: two cases of this name")
         CASES[name] = Case(name, kind, build, expected or (REFUSED, LEFT_OUT), seconds, memory, large, part)
@@ -75,24 +85,24 @@ def case(name, kind, *expected, seconds=20.0, memory=GB, large=False, part=""):
 class Ground:
     """Where a case is built: ``folder`` is its own, ``shared`` is made once and lent to all of one interpreter."""
 
-    def __init__(self, folder, shared, python):
+    def __init__(self, folder: Path, shared: Path, python: str) -> None:
         self.folder, self.shared, self.python = Path(folder), Path(shared), python
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __truediv__(self, name):
+    def __truediv__(self, name: str) -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def run(self):
+    def run(self) -> Path:
         """A run folder of a small pix2pix for pictures; trained the first time, then copied."""
         return self._copy("pictures", "png")
 
-    def dicom_run(self):
+    def dicom_run(self) -> Path:
         """The same for DICOM."""
         return self._copy("dicom", "dcm")
 
-    def _copy(self, name, kind):
+    def _copy(self, name: str, kind: str) -> Path:
         made = self.shared / name
         if not made.is_dir():
             data = self.shared / f"{name}-data"
@@ -107,7 +117,7 @@ class Ground:
         shutil.copytree(made, target)
         return target
 
-    def call(self, module, *arguments):
+    def call(self, module: str, *arguments: object) -> None:
         """Run a command that has to succeed, to make good files with."""
         done = subprocess.run(
             [self.python, "-m", module, *map(str, arguments)],
@@ -120,32 +130,11 @@ class Ground:
             raise RuntimeError(f"{module} fails on good files: {done.stderr}")
 
 
-SMALL = (
-    "-gc",
-    "4",
-    "8",
-    "-dc",
-    "4",
-    "8",
-    "-e",
-    "1",
-    "-cw",
-    "32",
-    "-ch",
-    "32",
-    "--workers",
-    "0",
-    "-g",
-    "-1",
-    "--nvis",
-    "0",
-    "--snapshot_minutes",
-    "0",
-)
+SMALL = "-gc 4 8 -dc 4 8 -e 1 -cw 32 -ch 32 --workers 0 -g -1 --nvis 0 --snapshot_minutes 0".split()
 """Options of a training that takes seconds."""
 
 
-def values(index=0, shape=(40, 48)):
+def values(index: int = 0, shape: tuple[int, ...] = (40, 48)) -> np.ndarray:
     """Whole numbers from 0 to 2000: a disc in noise."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     disc = (rows - shape[0] / 2) ** 2 + (columns - shape[1] / 2) ** 2 < min(shape) ** 2 / 9
@@ -153,13 +142,13 @@ def values(index=0, shape=(40, 48)):
     return (noise + np.where(disc, 1800, 0)).astype(np.uint16)
 
 
-def dataset(stored, index=0, **more):
+def dataset(stored: np.ndarray, index: int = 0, **more: Any) -> Dataset:
     """A CT slice (pydicom data set) with the stored values (H, W) or (frames, H, W)."""
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.4.1.{index + 1}"
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2")
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.4.1.{index + 1}")
     made.SeriesInstanceUID, made.StudyInstanceUID, made.FrameOfReferenceUID = "1.2.3.4.1", "1.2.3.4", "1.2.3.4.9"
     made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     made.Modality, made.PatientID, made.PatientName = "CT", "P1", "P1"
@@ -180,14 +169,14 @@ def dataset(stored, index=0, **more):
     return made
 
 
-def save(made, path):
+def save(made: Dataset, path: Path) -> Path:
     """Write a data set as a DICOM file; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(path, enforce_file_format=True)
     return path
 
 
-def good(path, index=0):
+def good(path: Path, index: int = 0) -> Path:
     """An image that every command takes, of the kind that the name says; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, array = path.suffix[1:], values(index)
@@ -202,7 +191,7 @@ def good(path, index=0):
     return path
 
 
-def holes(path, size=SPARSE):
+def holes(path: Path, size: int = SPARSE) -> Path:
     """Let a file go on with zeros to ``size`` bytes, without the disk; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -210,11 +199,13 @@ def holes(path, size=SPARSE):
     return path
 
 
-def convert(ground, where, *more, bad=(), beside=None, **command):
+def convert(
+    ground: Ground, where: Path | str, *more: object, bad: Sequence[str] = (), beside: str | None = None, **command: Any
+) -> Command:
     """Identity conversion of ``where`` into ``out``. beside: kind of a good image put there, to be converted, too."""
-    results = ()
+    results: tuple[Path, ...] = ()
     if beside is not None:
-        good(where / f"good.{beside}", 7)
+        good(Path(where) / f"good.{beside}", 7)
         results = (ground.folder / f"out/good.{beside}",)
     return Command(
         "medi2i.pix2pix.convert",
@@ -225,11 +216,11 @@ def convert(ground, where, *more, bad=(), beside=None, **command):
     )
 
 
-def scan(where, *more, **command):
+def scan(where: Path | str, *more: object, **command: Any) -> Command:
     return Command("medi2i.datasets.dicom", (where, *more), **command)
 
 
-def train_check(ground, kind, build, *more, **command):
+def train_check(ground: Ground, kind: str, build: Make, *more: object, **command: Any) -> Command:
     """``train --check`` on two good pairs and a third whose first image ``build(path)`` makes."""
     for side in ("trainA", "trainB"):
         for index in range(3):
@@ -242,7 +233,7 @@ def train_check(ground, kind, build, *more, **command):
     )
 
 
-def evaluate(ground, **command):
+def evaluate(ground: Ground, **command: Any) -> Command:
     """evaluate.py over the folders in, true and out."""
     folder = ground.folder
     return Command(
@@ -252,14 +243,25 @@ def evaluate(ground, **command):
     )
 
 
-def one_bad(name, kind, suffix, make, about, *expected, command=None, check=None, part="", **limits):
+def one_bad(
+    name: str,
+    kind: str,
+    suffix: str,
+    make: Make,
+    about: str,
+    *expected: str,
+    command: Callable[[Ground, Path], Command] | None = None,
+    check: Check | None = None,
+    part: str = "",
+    **limits: Any,
+) -> None:
     """A case of one bad file ``bad.suffix`` beside a good one of its kind.
 
     ``make(path)`` writes it, or returns its bytes or its data set. ``command(ground, bad)`` runs it; default: the
     folder is converted. ``part``: see ``Case``.
     """
 
-    def build(ground):
+    def build(ground: Ground) -> Command:
         path = made_by(make, ground / f"in/bad.{suffix}")
         if command is not None:
             return command(ground, path)
@@ -272,11 +274,11 @@ def one_bad(name, kind, suffix, make, about, *expected, command=None, check=None
         PARTS.setdefault(part, []).append((name, suffix, make, about, DONE in expected))
 
 
-def together(part, kind, **limits):
+def together(part: str, kind: str, **limits: Any) -> None:
     """A case of all bad files that are a part of it, in one folder, beside a good one."""
     parts = PARTS[part]
 
-    def build(ground):
+    def build(ground: Ground) -> Command:
         for name, suffix, make, *_ in parts:
             made_by(make, ground / f"in/{name}.{suffix}")
         bad = [f"{name}.{suffix}" for name, suffix, _, _, usable in parts if not usable]
@@ -286,7 +288,7 @@ def together(part, kind, **limits):
     case(part, kind, LEFT_OUT, **limits)(build)
 
 
-def made_by(make, path):
+def made_by(make: Make, path: Path) -> Path:
     """The path, after ``make(path)`` wrote it or returned its bytes or its data set."""
     made = make(path)
     if isinstance(made, Dataset):

@@ -3,33 +3,55 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from hostile_cases import DONE, GB, LEFT_OUT, REFUSED, dataset, good, holes, one_bad, scan, together, values
+from hostile_cases import (
+    DONE,
+    GB,
+    LEFT_OUT,
+    REFUSED,
+    Make,
+    dataset,
+    good,
+    holes,
+    one_bad,
+    scan,
+    together,
+    values,
+)
 from hostile_pictures import zeros
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+
+Edit = Callable[[bytearray, int], bytearray | bytes]
+"""(codestream, place of a segment) -> codestream."""
+Change = Callable[[bytearray, int], None]
+"""The same, in place."""
 
 CODED, DEFLATED, HEADER = "Compressed images in DICOM", "Deflated DICOM", "DICOM headers"
 
 
-def file_bytes(made):
+def file_bytes(made: Dataset) -> bytes:
     stream = io.BytesIO()
     made.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
-def _one(name, kind, make, about, *expected, **limits):
+def _one(name: str, kind: str, make: Make, about: str, *expected: str, **limits: Any) -> None:
     one_bad(name, kind, "dcm", make, about, *expected, **limits)
 
 
-def packed(frame, syntax, shape=(40, 48), bits=8, **more):
+def packed(frame: bytes, syntax: str, shape: tuple[int, ...] = (40, 48), bits: int = 8, **more: Any) -> Dataset:
     """A CT slice whose one frame is the codestream ``frame``."""
     made = dataset(np.zeros(shape, np.uint8 if bits == 8 else np.uint16), 3)
-    made.file_meta.TransferSyntaxUID = syntax
+    made.file_meta.TransferSyntaxUID = UID(syntax)
     made["PixelData"] = pydicom.DataElement(0x7FE00010, "OB", encapsulate([frame]))
     made["PixelData"].is_undefined_length = True
     for name, value in more.items():
@@ -37,30 +59,38 @@ def packed(frame, syntax, shape=(40, 48), bits=8, **more):
     return made
 
 
-def _picture(kind, **options):
+def _picture(kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray((values(3) // 8).astype(np.uint8)).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def jpeg(edit=lambda data, at: data):
+def jpeg(edit: Edit = lambda data, at: data) -> bytes:
     """The frame of a JPEG image after ``edit(data, place of SOF0)``."""
     data = bytearray(_picture("JPEG"))
     return bytes(edit(data, data.index(b"\xff\xc0")))
 
 
-def _size(rows, columns):
-    def edit(data, at):
+def _jpeg_made(edit: Edit, path: Path) -> Dataset:
+    return packed(jpeg(edit), JPEGBaseline8Bit)
+
+
+def _j2k_made(edit: Change, path: Path) -> Dataset:
+    return packed(j2k(edit), JPEG2000Lossless)
+
+
+def _size(rows: int, columns: int) -> Callable[[bytearray, int], bytearray]:
+    def edit(data: bytearray, at: int) -> bytearray:
         data[at + 5 : at + 9] = struct.pack(">2H", rows, columns)
         return data
 
     return edit
 
 
-def _junk(place, junk, rows=65535, columns=65535):
+def _junk(place: str, junk: bytes, rows: int = 65535, columns: int = 65535) -> Edit:
     """Junk after the first two bytes ("start"), before SOF0 ("frame"), or before everything ("soi")."""
 
-    def edit(data, at):
+    def edit(data: bytearray, at: int) -> bytearray:
         data = _size(rows, columns)(data, at)
         cut = {"soi": 0, "start": 2, "frame": at}[place]
         return data[:cut] + junk + data[cut:]
@@ -68,7 +98,7 @@ def _junk(place, junk, rows=65535, columns=65535):
     return edit
 
 
-def _second(data, at):
+def _second(data: bytearray, at: int) -> bytearray:
     """SOF0 twice: the true size first, then another."""
     end = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     other = bytearray(data[at:end])
@@ -76,7 +106,7 @@ def _second(data, at):
     return data[:end] + other + data[end:]
 
 
-def _hidden(data, at):
+def _hidden(data: bytearray, at: int) -> bytearray:
     """A SOF0 of the true size inside a comment, then the real one."""
     end = at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
     true = bytes(data[at:end])
@@ -102,13 +132,13 @@ for _name, _edit, _about in (
     _one(
         f"jpeg-{_name}",
         CODED,
-        lambda path, edit=_edit: packed(jpeg(edit), JPEGBaseline8Bit),
+        partial(_jpeg_made, _edit),
         _about,
         part="" if _name == "junk-start" else "jpeg-lies",
     )
 
 
-def j2k(edit):
+def j2k(edit: Change) -> bytes:
     """The frame of a JPEG 2000 image (codestream only) after ``edit(data, place of SIZ's sizes)``."""
     data = bytearray(_picture("JPEG2000", no_jp2=True, irreversible=False))
     at = data.index(b"\xff\x51") + 6
@@ -116,19 +146,19 @@ def j2k(edit):
     return bytes(data)
 
 
-def _siz(*words):
-    def edit(data, at):
+def _siz(*words: int) -> Change:
+    def edit(data: bytearray, at: int) -> None:
         data[at : at + 4 * len(words)] = struct.pack(f">{len(words)}I", *words)
 
     return edit
 
 
-def _jp2(data, at):
+def _jp2(data: bytearray, at: int) -> None:
     data[:0] = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\x20\0free" + bytes(0x2000 - 8)
     _siz(2**31 - 1, 2**31 - 1)(data, data.index(b"\xff\x51") + 6)
 
 
-for _name, _edit, _about in (
+for _name, _change, _about in (
     ("siz", _siz(2**31 - 1, 2**31 - 1), "JPEG 2000 of 2³¹ × 2³¹"),
     ("siz-50000", _siz(50000, 50000, 0, 0, 50000, 50000), "JPEG 2000 of 50,000² in one tile"),
     ("siz-offset", _siz(2**32 - 1, 2**32 - 1, 2**32 - 49, 2**32 - 41), "JPEG 2000 of 40 × 48 far from its origin"),
@@ -140,15 +170,15 @@ for _name, _edit, _about in (
     _one(
         f"j2k-{_name}",
         CODED,
-        lambda path, edit=_edit: packed(j2k(edit), JPEG2000Lossless),
+        partial(_j2k_made, _change),
         _about,
         *((REFUSED, LEFT_OUT, DONE) if _name in ("siz-offset", "tiles") else ()),
         part="j2k-lies",
     )
 
 
-def _jpegls(rows, columns, junk=b""):
-    def make(path):
+def _jpegls(rows: int, columns: int, junk: bytes = b"") -> Make:
+    def make(path: Path) -> Dataset:
         folder = Path(pydicom.__file__).parent / "data/test_files"
         made = pydicom.dcmread(folder / "MR_small_jpeg_ls_lossless.dcm")
         frame = bytearray(pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1))
@@ -191,7 +221,13 @@ together("j2k-lies", CODED)
 together("swapped-lies", CODED)
 
 
-def rle(segments, offsets=None, body=b"", count=None, shape=(40, 48)):
+def rle(
+    segments: int,
+    offsets: Sequence[int] | None = None,
+    body: bytes = b"",
+    count: int | None = None,
+    shape: tuple[int, int] = (40, 48),
+) -> Dataset:
     offsets = [64] * segments if offsets is None else offsets
     head = struct.pack("<16I", segments if count is None else count, *offsets, *(0,) * (15 - len(offsets)))
     return packed(head + body, RLELossless, shape, bits=8 * segments)
@@ -232,8 +268,8 @@ _one(
 )
 
 
-def _offset_table(entries):
-    def make(path):
+def _offset_table(entries: Sequence[int]) -> Make:
+    def make(path: Path) -> Dataset:
         made = packed(jpeg(), JPEGBaseline8Bit)
         frames = jpeg()
         table = struct.pack("<HHI", 0xFFFE, 0xE000, 4 * len(entries)) + struct.pack(f"<{len(entries)}I", *entries)
@@ -260,7 +296,7 @@ _one("offsets-many", CODED, _offset_table([0] * 100_000), "offset table of 100,0
 together("rle-lies", CODED)
 
 
-def _fragments(path):
+def _fragments(path: Path) -> Dataset:
     made = packed(jpeg(), JPEGBaseline8Bit)
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
     made.PixelData = item * 2_000_000
@@ -272,7 +308,7 @@ _one("fragments", CODED, _fragments, "two million empty fragments")
 # --- deflated -----------------------------------------------------------------------------------------------------
 
 
-def deflated(size, before=0, group_length=True):
+def deflated(size: int, before: int = 0, group_length: bool = True) -> bytes:
     """A deflated file: ``size`` zeros as pixels of 40×48, ``before`` bytes of file meta before the transfer syntax."""
     made = dataset(values(3), 3)
     del made["PixelData"]
@@ -290,7 +326,7 @@ def deflated(size, before=0, group_length=True):
     return bytes(128) + b"DICM" + first + head + out + zeros(size, raw=True)
 
 
-def _element(tag, vr, text):
+def _element(tag: bytes, vr: bytes, text: bytes) -> bytes:
     text += b"\0" * (len(text) % 2)
     return tag + vr + struct.pack("<H", len(text)) + text
 
@@ -316,7 +352,7 @@ _one(
 )
 
 
-def _twice(path):
+def _twice(path: Path) -> bytes:
     """The transfer syntax twice: first a plain one."""
     data = deflated(3 * 10**9)
     at = data.index(b"\2\0\x10\0UI")
@@ -330,10 +366,10 @@ _one("deflated-twice", DEFLATED, _twice, "two transfer syntaxes, the second defl
 # --- headers ------------------------------------------------------------------------------------------------------
 
 
-def _private(size):
+def _private(size: int) -> Make:
     """A slice with a private element of ``size`` bytes, holes on the disk, before its pixels."""
 
-    def make(path):
+    def make(path: Path) -> None:
         data = file_bytes(dataset(values(3), 3))
         at = data.rindex(b"\xe0\x7f\x10\0OW")
         with path.open("wb") as file:
@@ -348,7 +384,7 @@ _one("private-1gb", HEADER, _private(10**9), "a private element of 1 GB", REFUSE
 _one("private-4gb", HEADER, _private(2**32 - 2), "a private element of 4 GB", REFUSED, LEFT_OUT, DONE, large=True)
 
 
-def _private_many(path):
+def _private_many(path: Path) -> None:
     data = file_bytes(dataset(values(3), 3))
     at = data.rindex(b"\xe0\x7f\x10\0OW")
     one = b"\x29\x11" + b"%s" + b"OB\0\0" + struct.pack("<I", 100_000_000)
@@ -373,7 +409,7 @@ _one(
 )
 
 
-def _sparse_header(path):
+def _sparse_header(path: Path) -> None:
     path.write_bytes(bytes(128) + b"DICM" + b"\2\0\0\0UL\4\0\0\0\0\x7f")
     holes(path)
 
@@ -382,7 +418,7 @@ _one("dicom-sparse-meta", HEADER, _sparse_header, "12 GB of holes behind the DIC
 _one("dicom-sparse-none", HEADER, lambda path: holes(path) and None, "12 GB of holes called .dcm", large=True)
 
 
-def _sparse_pixels(path):
+def _sparse_pixels(path: Path) -> None:
     made = dataset(values(3), 3, Rows=65535, Columns=32767)
     data = bytearray(file_bytes(made))
     at = data.rindex(b"\xe0\x7f\x10\0OW") + 8
@@ -405,7 +441,7 @@ _one(
 )
 
 
-def _pixels_8192(path):
+def _pixels_8192(path: Path) -> None:
     made = dataset(np.zeros((16, 16), np.uint16), 3, Rows=8192, Columns=8192)
     data = bytearray(file_bytes(made))
     at = data.rindex(b"\xe0\x7f\x10\0OW") + 8
@@ -428,8 +464,8 @@ _one(
 )
 
 
-def _deep(depth):
-    def make(path):
+def _deep(depth: int) -> Make:
+    def make(path: Path) -> bytes:
         data = file_bytes(dataset(values(3), 3))
         at = data.index(b"\x28\0\2\0US")
         start = b"\x18\0\x50\x9fSQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
@@ -443,7 +479,7 @@ _one("sequence-deep", HEADER, _deep(10_000), "sequences 10,000 deep", REFUSED, L
 _one("sequence-deep-100000", HEADER, _deep(100_000), "sequences 100,000 deep", REFUSED, LEFT_OUT, DONE)
 
 
-def _items(path):
+def _items(path: Path) -> bytes:
     data = file_bytes(dataset(values(3), 3))
     at = data.index(b"\x28\0\2\0US")
     item = b"\xfe\xff\0\xe0\0\0\0\0"
@@ -453,7 +489,7 @@ def _items(path):
 _one("sequence-items", HEADER, _items, "a sequence of a million items", REFUSED, LEFT_OUT, DONE, seconds=60)
 
 
-def _many_elements(path):
+def _many_elements(path: Path) -> bytes:
     data = file_bytes(dataset(values(3), 3))
     at = data.index(b"\x28\0\2\0US")
     block = b"".join(b"\x19\0" + struct.pack("<H", n) + b"UN\0\0\0\0\0\0" for n in range(0x1000, 0xFFFF))
@@ -480,7 +516,7 @@ _one(
 _one("lut", HEADER, lambda path: _lut(), "a lookup table that says 65,536 entries and holds one", part="header-lies")
 
 
-def _lut():
+def _lut() -> Dataset:
     made = dataset(values(3), 3)
     table = pydicom.Dataset()
     table.add_new("LUTDescriptor", "US", [0, 0, 16])

@@ -1,11 +1,13 @@
 """Good files through every command: no connection, no other program, nothing but the work."""
 
-from hostile_cases import DONE, SMALL, Command, case, evaluate, good, scan
+from pathlib import Path
+
+from hostile_cases import DONE, SMALL, Command, Ground, case, evaluate, good, scan
 
 GOOD = "Good files"
 
 
-def _folder(ground, name, kind):
+def _folder(ground: Ground, name: str, kind: str) -> Path:
     for index in range(3):
         good(ground / f"{name}/{index}.{kind}", index)
     return ground.folder / name
@@ -13,7 +15,7 @@ def _folder(ground, name, kind):
 
 for _engine in ("chainer", "onnxruntime", "auto"):
 
-    def _convert(ground, engine=_engine):
+    def _convert(ground: Ground, engine: str = _engine) -> Command:
         return Command(
             "medi2i.pix2pix.convert",
             (ground.dicom_run(), "-R", _folder(ground, "in", "dcm"), "-o", ground.folder / "out", "--engine", engine),
@@ -25,7 +27,7 @@ for _engine in ("chainer", "onnxruntime", "auto"):
 
 
 @case("good-train", GOOD, DONE, seconds=60)
-def train(ground):
+def train(ground: Ground) -> Command:
     """a training with validation"""
     for side in ("trainA", "trainB", "testA", "testB"):
         _folder(ground, f"data/{side}", "dcm")
@@ -33,7 +35,7 @@ def train(ground):
 
 
 @case("good-train-workers", GOOD, DONE, seconds=60)
-def train_with_processes(ground):
+def train_with_processes(ground: Ground) -> Command:
     """a training whose images are read by processes"""
     for side in ("trainA", "trainB"):
         _folder(ground, f"data/{side}", "png")
@@ -44,7 +46,7 @@ def train_with_processes(ground):
 
 
 @case("good-cyclegan", GOOD, DONE, seconds=60)
-def cyclegan(ground):
+def cyclegan(ground: Ground) -> Command:
     """a CycleGAN training"""
     for side in ("trainA", "trainB"):
         _folder(ground, f"data/{side}", "png")
@@ -80,7 +82,7 @@ def cyclegan(ground):
 
 
 @case("good-evaluate", GOOD, DONE, seconds=60)
-def evaluated(ground):
+def evaluated(ground: Ground) -> Command:
     """an evaluation"""
     for side in ("in", "true", "out"):
         _folder(ground, side, "dcm")
@@ -88,13 +90,13 @@ def evaluated(ground):
 
 
 @case("good-scan", GOOD, DONE)
-def scanned(ground):
+def scanned(ground: Ground) -> Command:
     """a scan"""
     return scan(_folder(ground, "in", "dcm"))
 
 
 @case("good-scan-workers", GOOD, DONE, seconds=60, large=True)
-def scanned_by_processes(ground):
+def scanned_by_processes(ground: Ground) -> Command:
     """a scan by processes"""
     for index in range(200):
         good(ground / f"in/{index}.dcm", index)
@@ -102,24 +104,24 @@ def scanned_by_processes(ground):
 
 
 @case("good-export", GOOD, DONE)
-def exported(ground):
+def exported(ground: Ground) -> Command:
     """an export to ONNX"""
     return Command("medi2i.tools.export_onnx", (ground.run(), "-o", ground.folder / "a.onnx"))
 
 
 @case("good-nifti", GOOD, DONE)
-def nifti(ground):
+def nifti(ground: Ground) -> Command:
     """DICOM to NIfTI"""
     return Command("medi2i.tools.nifti", (_folder(ground, "in", "dcm"), "-o", ground.folder / "a.nii.gz"))
 
 
 @case("good-noisy", GOOD, DONE)
-def noisy(ground):
+def noisy(ground: Ground) -> Command:
     """noise on a series"""
     return Command("medi2i.tools.make_noisy", ("-i", _folder(ground, "in", "dcm"), "-o", ground.folder / "out"))
 
 
 @case("good-help", GOOD, DONE)
-def helped(ground):
+def helped(ground: Ground) -> Command:
     """--help"""
     return Command("medi2i.pix2pix.train", ("--help",))

@@ -5,11 +5,16 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from hostile_cases import CASES, DONE, REFUSED, SMALL, Command, case, good, holes
+from hostile_cases import CASES, DONE, REFUSED, SMALL, Command, Ground, case, good, holes
 from hostile_pictures import zeros
 from hostile_volumes import npy
+from hostile_watch import Seen
+from numpy.typing import DTypeLike
 
 ARGS, WEIGHTS, FINITE = "Numbers in args", "Weights", "Weights that are not finite"
 
@@ -17,7 +22,7 @@ LIMIT = 90
 """Real seconds: what a number makes large grows until it is ended."""
 
 
-def use(ground, run, *more, **command):
+def use(ground: Ground, run: Path, *more: object, **command: Any) -> Command:
     """Convert one good picture with a run."""
     good(ground / "in/a.png")
     return Command(
@@ -28,10 +33,16 @@ def use(ground, run, *more, **command):
     )
 
 
-def _args(name, about, change, *expected, **limits):
+Change = Callable[[dict[str, Any]], object]
+"""Alters the options of a run, or returns the text of the file."""
+Patch = Callable[[bytearray, int], None]
+"""Changes an archive in place; the second is where its first directory entry is."""
+
+
+def _args(name: str, about: str, change: Change, *expected: str, **limits: Any) -> None:
     """change(values) alters the options, or returns the text of the file."""
 
-    def build(ground):
+    def build(ground: Ground) -> Command:
         run = ground.run()
         values = json.loads((run / "args").read_text())
         text = change(values)
@@ -76,7 +87,7 @@ for _key, _value in (
 ):
     _what = f"a list of {len(_value)}" if isinstance(_value, list) and len(_value) > 9 else json.dumps(_value)
 
-    def _change(values, key=_key, value=_value):
+    def _change(values: dict[str, Any], key: str = _key, value: Any = _value) -> None:
         values[key] = value
 
     _index = sum(name.startswith(f"args-{_key}") for name in CASES)
@@ -95,7 +106,7 @@ for _key, _value in (
     )
 
 
-def _more(text):
+def _more(text: str) -> Change:
     """The options of a run with ``text`` behind them."""
     return lambda values: json.dumps(values)[:-1] + f", {text}}}"
 
@@ -120,7 +131,7 @@ _args(
 
 
 @case("args-sparse", ARGS, REFUSED, large=True)
-def sparse_args(ground):
+def sparse_args(ground: Ground) -> Command:
     """args of 12 GB, nearly all holes"""
     run = ground.run()
     holes(run / "args")
@@ -128,7 +139,7 @@ def sparse_args(ground):
 
 
 @case("args-latin", ARGS, REFUSED)
-def latin_args(ground):
+def latin_args(ground: Ground) -> Command:
     """args that is no text"""
     run = ground.run()
     (run / "args").write_bytes(b"\xff\xfe\x00" * 999)
@@ -136,7 +147,7 @@ def latin_args(ground):
 
 
 @case("args-train", ARGS, REFUSED)
-def args_in_resume(ground):
+def args_in_resume(ground: Ground) -> Command:
     """args: gen_nblock 10⁹, resumed"""
     run = ground.run()
     values = json.loads((run / "args").read_text())
@@ -146,7 +157,7 @@ def args_in_resume(ground):
 
 
 @case("args-export", ARGS, REFUSED)
-def args_in_export(ground):
+def args_in_export(ground: Ground) -> Command:
     """args: gen_nblock 10⁹, exported to ONNX"""
     run = ground.run()
     values = json.loads((run / "args").read_text())
@@ -166,7 +177,7 @@ for _name, _text in (
     ("latin", None),
 ):
 
-    def _best(ground, text=_text):
+    def _best(ground: Ground, text: str | None = _text) -> Command:
         run = ground.run()
         (run / "best.json").write_bytes(b"\xff\xfe" if text is None else text.encode())
         return use(ground, run)
@@ -178,10 +189,10 @@ for _name, _text in (
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def _weights(name, about, change, *expected, **limits):
+def _weights(name: str, about: str, change: Callable[[Path], object], *expected: str, **limits: Any) -> None:
     """change(path) damages ``enc_x1.npz`` of a run."""
 
-    def build(ground):
+    def build(ground: Ground) -> Command:
         run = ground.run()
         (path,) = run.glob("enc_x*.npz")
         data = change(path)
@@ -193,11 +204,11 @@ def _weights(name, about, change, *expected, **limits):
     case(f"npz-{name}", WEIGHTS, *(expected or (REFUSED,)), **limits)(build)
 
 
-def _nothing_outside(seen, folder):
+def _nothing_outside(seen: Seen, folder: Path) -> str | None:
     return "a member was written outside of the archive" if list(folder.rglob("traversal*")) else None
 
 
-def add(path, name, data, zeros_behind=0):
+def add(path: Path, name: str, data: bytes, zeros_behind: int = 0) -> None:
     """Add a member to an archive: ``data``, then so many MB of zeros, which cost nothing to pack."""
     with zipfile.ZipFile(path, "a") as archive:
         if not zeros_behind:
@@ -211,22 +222,24 @@ def add(path, name, data, zeros_behind=0):
         for _ in range(zeros_behind):
             member.CRC = zlib.crc32(bytes(1 << 20), member.CRC)
         member.compress_size, member.file_size = len(body), len(data) + (zeros_behind << 20)
-        archive.fp.seek(archive.start_dir)
-        member.header_offset = archive.fp.tell()
-        archive.fp.write(member.FileHeader(zip64=True) + body)
+        file: Any = archive.fp
+        file.seek(archive.start_dir)
+        member.header_offset = file.tell()
+        file.write(member.FileHeader(zip64=True) + body)
         archive.filelist.append(member)
         archive.NameToInfo[name] = member
-        archive.start_dir, archive._didModify = archive.fp.tell(), True
+        archive.start_dir = file.tell()
+        archive._didModify = True  # type: ignore[attr-defined]  # so that the directory is written anew
 
 
-def _huge(path, name="extra", megabytes=3072):
+def _huge(path: Path, name: str = "extra", megabytes: int = 3072) -> None:
     add(path, f"{name}.npy", npy((megabytes << 20,), "'|u1'"), zeros_behind=megabytes)
 
 
 SMALL_ARRAY = npy((1,), data=bytes(4))
 
 
-def _replaced(path, make):
+def _replaced(path: Path, make: Callable[[bytes], bytes]) -> None:
     """Every member of the archive again, the first one's bytes changed by ``make(bytes)``."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -237,14 +250,14 @@ def _replaced(path, make):
             archive.writestr(name, data)
 
 
-def _patched(path, edit):
+def _patched(path: Path, edit: Patch) -> bytes:
     data = bytearray(path.read_bytes())
     edit(data, data.rindex(b"PK\1\2"))
     return bytes(data)
 
 
-def _set(offset, value):
-    def edit(data, at):
+def _set(offset: int, value: bytes) -> Patch:
+    def edit(data: bytearray, at: int) -> None:
         data[at + offset : at + offset + len(value)] = value
         local = struct.unpack("<I", data[at + 42 : at + 46])[0]
         if offset in (8, 10):  # flags, method: in the local header, too
@@ -253,26 +266,26 @@ def _set(offset, value):
     return edit
 
 
-def _nested(path):
+def _nested(path: Path) -> None:
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", zeros(1 << 30))
     add(path, "nested.npz", inner.getvalue())
 
 
-def _many(path):
+def _many(path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         for index in range(60_000):
             archive.writestr(f"x{index}.npy", b"")
 
 
-def _corrupted(path):
+def _corrupted(path: Path) -> bytes:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     return bytes(data)
 
 
-def _before_it(path):
+def _before_it(path: Path) -> None:
     data = path.read_bytes()
     holes(path, 12 * 10**9)
     with path.open("r+b") as file:
@@ -280,7 +293,7 @@ def _before_it(path):
         file.write(data)
 
 
-def _with_zeros(path, make=lambda data: data):
+def _with_zeros(path: Path, make: Callable[[bytes], bytes] = lambda data: data) -> None:
     """The first weight changed by ``make(bytes)``, and 3 GB of zeros behind it in its member."""
     _replaced(path, make)
     with zipfile.ZipFile(path) as archive:
@@ -291,15 +304,15 @@ def _with_zeros(path, make=lambda data: data):
         add(path, name, data, zeros_behind=3072 if name == first else 0)
 
 
-def _as(data, kind):
+def _as(data: bytes, kind: DTypeLike) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.load(io.BytesIO(data)).astype(kind))
     return stream.getvalue()
 
 
-def _pickled(path):
+def _pickled(path: Path) -> None:
     class Code:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple:
             import os
 
             return os.system, ("touch traversal-pickled",)
@@ -370,7 +383,7 @@ _weights("text-array", "weights that are texts", lambda path: _replaced(path, la
 
 
 @case("npz-partner", WEIGHTS, REFUSED, DONE, seconds=30, large=True)
-def huge_partner(ground):
+def huge_partner(ground: Ground) -> Command:
     """3 GB that no network needs in the decoder's file, as start of a training"""
     run = ground.run()
     (path,) = run.glob("dec_y*.npz")
@@ -378,7 +391,7 @@ def huge_partner(ground):
     return _train_from(ground, run)
 
 
-def _train_from(ground, run, *more, **command):
+def _train_from(ground: Ground, run: Path, *more: object, **command: Any) -> Command:
     for side in ("trainA", "trainB"):
         for index in range(2):
             good(ground / f"data/{side}/{index}.png", index)
@@ -391,7 +404,7 @@ def _train_from(ground, run, *more, **command):
 
 
 @case("snapshot-bomb", WEIGHTS, REFUSED, DONE, seconds=30, large=True)
-def huge_snapshot(ground):
+def huge_snapshot(ground: Ground) -> Command:
     """3 GB that nobody needs in a snapshot, resumed"""
     run = ground.run()
     (path,) = (run / "snapshots").glob("*.npz")
@@ -400,7 +413,7 @@ def huge_snapshot(ground):
 
 
 @case("snapshot-unneeded", WEIGHTS, REFUSED, seconds=30, large=True)
-def unneeded_in_snapshot(ground):
+def unneeded_in_snapshot(ground: Ground) -> Command:
     """1.9 GB, below the bound, that nobody needs in a snapshot, resumed"""
     run = ground.run()
     (path,) = (run / "snapshots").glob("*.npz")
@@ -409,7 +422,7 @@ def unneeded_in_snapshot(ground):
 
 
 @case("optimizer-unneeded", WEIGHTS, REFUSED, seconds=30, large=True)
-def unneeded_in_optimizer(ground):
+def unneeded_in_optimizer(ground: Ground) -> Command:
     """1.9 GB that nobody needs in the state of an optimizer, as start of a training"""
     run = ground.run()
     (path,) = run.glob("opt_dec_y*.npz")
@@ -418,7 +431,7 @@ def unneeded_in_optimizer(ground):
 
 
 @case("snapshot-pickle", WEIGHTS, REFUSED, DONE, seconds=30)
-def pickled_snapshot(ground):
+def pickled_snapshot(ground: Ground) -> Command:
     """a pickled command in a snapshot, resumed"""
     run = ground.run()
     (path,) = (run / "snapshots").glob("*.npz")
@@ -427,7 +440,7 @@ def pickled_snapshot(ground):
 
 
 @case("snapshot-text", WEIGHTS, REFUSED, DONE, seconds=30)
-def no_snapshot(ground):
+def no_snapshot(ground: Ground) -> Command:
     """text called a snapshot, resumed"""
     run = ground.run()
     (path,) = (run / "snapshots").glob("*.npz")
@@ -438,7 +451,7 @@ def no_snapshot(ground):
 # --- not finite ---------------------------------------------------------------------------------------------------
 
 
-def _fill(path, value, part="W", all_of_it=True, last=False):
+def _fill(path: Path, value: float, part: str = "W", all_of_it: bool = True, last: bool = False) -> None:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     names = [name for name in arrays if name.endswith(part) and arrays[name].size]
@@ -448,7 +461,7 @@ def _fill(path, value, part="W", all_of_it=True, last=False):
     np.savez(path, **arrays)
 
 
-def _unwritten(seen, folder):
+def _unwritten(seen: Seen, folder: Path) -> str | None:
     written = [path for path in (folder / "out").rglob("*") if path.suffix in (".png", ".dcm", ".npy")]
     return f"{len(written)} images were written" if written else None
 
@@ -461,7 +474,9 @@ for _file, _value, _whole, _about in (
 ):
     for _kind in ("png", "dcm"):
 
-        def _finite(ground, file=_file, value=_value, whole=_whole, kind=_kind):
+        def _finite(
+            ground: Ground, file: str = _file, value: float = _value, whole: bool = _whole, kind: str = _kind
+        ) -> Command:
             run = ground.run() if kind == "png" else ground.dicom_run()
             (path,) = run.glob(f"{file}*.npz")
             _fill(path, value, all_of_it=whole, last=not whole)
@@ -477,7 +492,7 @@ for _file, _value, _whole, _about in (
 
 
 @case("finite-half", FINITE, REFUSED)
-def half_overflow(ground):
+def half_overflow(ground: Ground) -> Command:
     """weights of 16 bits, one infinite"""
     run = ground.run()
     for path in (*run.glob("enc_x*.npz"), *run.glob("dec_y*.npz")):
@@ -494,16 +509,16 @@ def half_overflow(ground):
 
 
 @case("finite-whole", FINITE, REFUSED)
-def whole_generator(ground):
+def whole_generator(ground: Ground) -> Command:
     """a generator in one file (gen_1.npz), a layer all NaN"""
     run = ground.run()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for part in ("enc_x", "dec_y"):
         (path,) = run.glob(f"{part}*.npz")
         with np.load(path) as file:
             arrays |= {f"{part[:3]}/{name}": file[name] for name in file.files}
         path.unlink()
-    np.savez(run / "gen_1.npz", **arrays)
+    np.savez(run / "gen_1.npz", allow_pickle=False, **arrays)
     _fill(run / "gen_1.npz", np.nan)
     return Command(
         "medi2i.pix2pix.convert",
@@ -513,7 +528,7 @@ def whole_generator(ground):
 
 
 @case("finite-statistics", FINITE, REFUSED)
-def statistics(ground):
+def statistics(ground: Ground) -> Command:
     """running statistics of a normalisation NaN"""
     run = ground.run()
     for path in (*run.glob("enc_x*.npz"), *run.glob("dec_y*.npz")):
@@ -529,7 +544,7 @@ def statistics(ground):
 
 
 @case("finite-start", FINITE, REFUSED)
-def start_of_training(ground):
+def start_of_training(ground: Ground) -> Command:
     """a layer all NaN as start of a training"""
     run = ground.run()
     _fill(next(iter(run.glob("enc_x*.npz"))), np.nan)
@@ -537,7 +552,7 @@ def start_of_training(ground):
 
 
 @case("finite-resume", FINITE, REFUSED, seconds=30)
-def resumed(ground):
+def resumed(ground: Ground) -> Command:
     """a snapshot whose weights are NaN, resumed"""
     run = ground.run()
     (path,) = (run / "snapshots").glob("*.npz")
@@ -546,7 +561,7 @@ def resumed(ground):
 
 
 @case("finite-export", FINITE, REFUSED)
-def exported(ground):
+def exported(ground: Ground) -> Command:
     """a layer all NaN, exported to ONNX"""
     run = ground.run()
     _fill(next(iter(run.glob("enc_x*.npz"))), np.nan)
@@ -558,7 +573,7 @@ def exported(ground):
 
 
 @case("finite-large", FINITE, REFUSED, DONE)
-def large_weights(ground):
+def large_weights(ground: Ground) -> Command:
     """finite weights so large that the image overflows"""
     run = ground.run()
     _fill(next(iter(run.glob("enc_x*.npz"))), 3e38)

@@ -3,6 +3,9 @@
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -11,6 +14,9 @@ from hostile_cases import (
     GB,
     LEFT_OUT,
     REFUSED,
+    Command,
+    Ground,
+    Make,
     case,
     convert,
     evaluate,
@@ -21,6 +27,7 @@ from hostile_cases import (
     train_check,
     values,
 )
+from hostile_watch import Seen
 from PIL import Image
 
 CONTENT, SIZE = "Another format under a picture's name", "Pictures whose size is not that of the file"
@@ -68,7 +75,7 @@ PILLOW = (
 )
 
 
-def formats():
+def formats() -> dict[str, bytes]:
     """{name: bytes} of small files in formats that picture libraries know."""
     found = {**TEXTS, "eps": EPS}
     picture = Image.fromarray((values(0, (64, 64)) // 8).astype(np.uint8))
@@ -94,7 +101,7 @@ def formats():
     return found
 
 
-def _several(ground, suffix, own):
+def _several(ground: Ground, suffix: str, own: tuple[str, ...]) -> Command:
     where = ground.folder / "in"
     where.mkdir()
     bad = []
@@ -106,19 +113,19 @@ def _several(ground, suffix, own):
 
 
 @case("content-eps-png", CONTENT)
-def eps_alone(ground):
+def eps_alone(ground: Ground) -> Command:
     """EPS called .png, converted"""
     (ground / "in/a.png").write_bytes(EPS)
     return convert(ground, ground.folder / "in", check=_no_ghostscript)
 
 
-def _no_ghostscript(seen, folder):
+def _no_ghostscript(seen: Seen, folder: Path) -> str | None:
     return "Ghostscript ran" if "seen by Ghostscript" in seen.text else None
 
 
 for _suffix, _own in (("png", ("png",)), ("jpg", ("jpeg", "mpo")), ("bmp", ("bmp",)), ("tif", ("tiff",))):
 
-    def _build(ground, suffix=_suffix, own=_own):
+    def _build(ground: Ground, suffix: str = _suffix, own: tuple[str, ...] = _own) -> Command:
         return _several(ground, suffix, own)
 
     _build.__doc__ = f"some thirty formats called .{_suffix} beside a good one"
@@ -126,13 +133,13 @@ for _suffix, _own in (("png", ("png",)), ("jpg", ("jpeg", "mpo")), ("bmp", ("bmp
 
 
 @case("content-eps-train", CONTENT)
-def eps_in_training(ground):
+def eps_in_training(ground: Ground) -> Command:
     """EPS called .tif among the images of a training"""
     return train_check(ground, "tif", lambda path: path.write_bytes(EPS), check=_no_ghostscript)
 
 
 @case("content-eps-evaluate", CONTENT)
-def eps_in_evaluation(ground):
+def eps_in_evaluation(ground: Ground) -> Command:
     """EPS called .bmp among the images of evaluate.py"""
     for side in ("in", "true", "out"):
         for index in range(2):
@@ -142,7 +149,7 @@ def eps_in_evaluation(ground):
 
 
 @case("content-eps-bmp-train", CONTENT)
-def eps_bmp_in_training(ground):
+def eps_bmp_in_training(ground: Ground) -> Command:
     """EPS called .bmp among the images of a training"""
     return train_check(ground, "bmp", lambda path: path.write_bytes(EPS), check=_no_ghostscript)
 
@@ -150,10 +157,17 @@ def eps_bmp_in_training(ground):
 # --- sizes --------------------------------------------------------------------------------------------------------
 
 
-def png(width, height, depth=8, chunks=(), data=None, colour=0):
+def png(
+    width: int,
+    height: int,
+    depth: int = 8,
+    chunks: Sequence[tuple[bytes, bytes]] = (),
+    data: bytes | None = None,
+    colour: int = 0,
+) -> bytes:
     """Bytes of a PNG with the given header; ``chunks`` stand before the pixels."""
 
-    def chunk(name, body):
+    def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     if data is None:
@@ -164,7 +178,7 @@ def png(width, height, depth=8, chunks=(), data=None, colour=0):
     )
 
 
-def zeros(size, raw=False):
+def zeros(size: int, raw: bool = False) -> bytes:
     """``size`` zeros, deflated: a zlib stream, or the bare blocks. One packed MB is repeated: it costs nothing."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -172,11 +186,11 @@ def zeros(size, raw=False):
     return body if raw else b"\x78\xda" + body + struct.pack(">I", (size % 65521) << 16 | 1)
 
 
-def _one(name, suffix, make, about, *expected, **limits):
+def _one(name: str, suffix: str, make: Make, about: str, *expected: str, **limits: Any) -> None:
     one_bad(name, SIZE, suffix, make, about, *expected, **limits)
 
 
-def pixels_bomb(width, height, depth=8):
+def pixels_bomb(width: int, height: int, depth: int = 8) -> bytes:
     return png(width, height, depth, data=zeros((width * depth // 8 + 1) * height))
 
 
@@ -259,7 +273,7 @@ _one(
 together("png-lies", SIZE)
 
 
-def jpeg(width, height, scans=1):
+def jpeg(width: int, height: int, scans: int = 1) -> bytes:
     """A JPEG of one grey block whose header says otherwise."""
     stream = io.BytesIO()
     Image.fromarray((values() // 8).astype(np.uint8)).save(stream, "JPEG", progressive=scans > 1)
@@ -306,7 +320,7 @@ _one(
 )
 
 
-def bmp(width, height, compression=0, body=b""):
+def bmp(width: int, height: int, compression: int = 0, body: bytes = b"") -> bytes:
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, compression, len(body), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(body), 0, 0, 54 + 1024) + head + bytes(range(256)) * 4 + body
 
@@ -337,7 +351,7 @@ together("bmp-lies", SIZE)
 # --- TIFF ---------------------------------------------------------------------------------------------------------
 
 
-def tiff(tags, big=False, after=b"", next_ifd=0):
+def tiff(tags: Sequence, big: bool = False, after: bytes = b"", next_ifd: int = 0) -> bytes:
     """Bytes of a TIFF (BigTIFF) of one directory: [(tag, type, count, value or offset)], then ``after``."""
     tags = sorted(tags)
     if big:
@@ -349,7 +363,17 @@ def tiff(tags, big=False, after=b"", next_ifd=0):
     return head + body + after
 
 
-def tiff_of(width, height, compression=1, bits=8, data=b"", more=(), big=False, rows=None, **given):
+def tiff_of(
+    width: int,
+    height: int,
+    compression: int = 1,
+    bits: int = 8,
+    data: bytes = b"",
+    more: Sequence = (),
+    big: bool = False,
+    rows: int | None = None,
+    **given: Any,
+) -> bytes:
     """A grey TIFF whose one strip is ``data``."""
     size = (24 + 10 * 20 + 8 + 20 * len(more)) if big else (8 + 2 + 10 * 12 + 4 + 12 * len(more))
     tags = [
@@ -368,7 +392,7 @@ def tiff_of(width, height, compression=1, bits=8, data=b"", more=(), big=False, 
     return tiff(tags, big, data, given.get("next_ifd", 0))
 
 
-def lzw_zeros(size):
+def lzw_zeros(size: int) -> bytes:
     """LZW codes (TIFF, most significant bit first) that unpack to ``size`` zeros or more."""
     bits, out, length = [], 0, 1
     bits.append((256, 9))
@@ -522,14 +546,14 @@ _one(
 )
 
 
-def _pages(path):
+def _pages(path: Path) -> None:
     tifffile.imwrite(path, np.zeros((20000, 4, 4), np.uint8), photometric="minisblack", metadata=None)
 
 
 _one("tif-pages", "tif", _pages, "TIFF of 20,000 pages of 4²", REFUSED, LEFT_OUT, DONE)
 
 
-def _chain(path):
+def _chain(path: Path) -> None:
     """A million directories of no tags, each the next of the one before."""
     count = 1_000_000
     starts = 8 + 6 * np.arange(1, count + 1, dtype="<u4")
@@ -543,24 +567,24 @@ _one("tif-chain", "tif", _chain, "TIFF of a million empty directories", part="ti
 together("tif-lies", SIZE)
 
 
-def _png_train(path):
+def _png_train(path: Path) -> None:
     path.write_bytes(pixels_bomb(13000, 13000))
 
 
 @case("png-13000-train", SIZE, REFUSED, LEFT_OUT, large=True, seconds=60)
-def big_picture_in_training(ground):
+def big_picture_in_training(ground: Ground) -> Command:
     """PNG of 13,000² among the images of a training"""
     return train_check(ground, "png", _png_train)
 
 
 @case("tif-deflate-train", SIZE)
-def tiff_bomb_in_training(ground):
+def tiff_bomb_in_training(ground: Ground) -> Command:
     """TIFF of 30,000², deflated, among the images of a training"""
     return train_check(ground, "tif", lambda p: p.write_bytes(tiff_of(30000, 30000, 8, data=zeros(30000 * 30000))))
 
 
 @case("png-bomb-evaluate", SIZE, REFUSED, LEFT_OUT)
-def bomb_in_evaluation(ground):
+def bomb_in_evaluation(ground: Ground) -> Command:
     """PNG of 50,000² among the images of evaluate.py"""
     for side in ("in", "true", "out"):
         for index in range(2):

@@ -3,43 +3,47 @@
 import contextlib
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from hostile_cases import DONE, LEFT_OUT, REFUSED, SMALL, Command, case, convert, evaluate, good, holes, scan
+from hostile_cases import DONE, LEFT_OUT, REFUSED, SMALL, Command, Ground, case, convert, evaluate, good, holes, scan
+from hostile_watch import Seen
 
 PLACES, PATHS = "Not regular files", "Paths and lists"
 LIMIT = 45
 """Real seconds: what waits for a FIFO waits for ever."""
 
 
-def fifo(path):
+def fifo(path: Path) -> Path:
     os.mkfifo(path)
     return path
 
 
-def _socket(path):
+def _socket(path: Path) -> Path:
     with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
         made.bind(path.name)
     return path
 
 
-def device(path):
+def device(path: Path) -> Path:
     """A link to /dev/zero: it has no end."""
     path.symlink_to("/dev/zero")
     return path
 
 
-def kernel(path):
+def kernel(path: Path) -> Path:
     """A link to a file of /proc whose size is 0 and whose content is not."""
     path.symlink_to("/proc/self/maps")
     return path
 
 
-def dangling(path):
+def dangling(path: Path) -> Path:
     path.symlink_to("nowhere")
     return path
 
 
-def loop(path):
+def loop(path: Path) -> Path:
     path.symlink_to(path.name)
     return path
 
@@ -49,7 +53,7 @@ SPECIAL = {"fifo": fifo, "socket": _socket, "zero": device, "proc": kernel, "dan
 for _name, _make in SPECIAL.items():
     for _suffix in ("dcm", "png", "npy", "tif", "csv"):
 
-        def _direct(ground, make=_make, suffix=_suffix):
+        def _direct(ground: Ground, make: Callable[[Path], Path] = _make, suffix: str = _suffix) -> Command:
             return convert(ground, make(ground / f"in/bad.{suffix}"), limit=LIMIT)
 
         _direct.__doc__ = f"{_name} called .{_suffix}, converted"
@@ -58,7 +62,7 @@ for _name, _make in SPECIAL.items():
 
 
 @case("folder-special", PLACES, LEFT_OUT, DONE)
-def folder_of_special_files(ground):
+def folder_of_special_files(ground: Ground) -> Command:
     """a folder of FIFOs, sockets, devices and links that lead nowhere beside a good picture"""
     for name, make in SPECIAL.items():
         for suffix in ("png", "dcm", "npy"):
@@ -67,7 +71,7 @@ def folder_of_special_files(ground):
 
 
 @case("folder-special-scan", PLACES, DONE, REFUSED)
-def scanned_folder(ground):
+def scanned_folder(ground: Ground) -> Command:
     """the same folder, scanned for DICOM"""
     for name, make in SPECIAL.items():
         for suffix in ("png", "dcm", "npy"):
@@ -77,24 +81,24 @@ def scanned_folder(ground):
 
 
 @case("scan-fifo", PLACES, REFUSED, DONE)
-def scanned_fifo(ground):
+def scanned_fifo(ground: Ground) -> Command:
     """FIFO, scanned"""
     return scan(fifo(ground / "in"), limit=LIMIT)
 
 
 @case("scan-zero", PLACES, REFUSED, DONE)
-def scanned_zero(ground):
+def scanned_zero(ground: Ground) -> Command:
     """/dev/zero, scanned"""
     return scan("/dev/zero", limit=LIMIT)
 
 
 @case("root-zero", PLACES, REFUSED)
-def root_zero(ground):
+def root_zero(ground: Ground) -> Command:
     """/dev/zero as root"""
     return convert(ground, "/dev/zero", limit=LIMIT)
 
 
-def _list(ground, make, suffix="png"):
+def _list(ground: Ground, make: Callable[[Path], Path], suffix: str = "png") -> Command:
     good(ground / f"data/a.{suffix}")
     make(ground / f"data/bad.{suffix}")
     (ground / "list.txt").write_text(f"a.{suffix}\nbad.{suffix}\n")
@@ -104,7 +108,7 @@ def _list(ground, make, suffix="png"):
 for _name in ("fifo", "zero", "loop"):
     for _suffix in ("png", "dcm", "npy"):
 
-        def _listed(ground, make=SPECIAL[_name], suffix=_suffix):
+        def _listed(ground: Ground, make: Callable[[Path], Path] = SPECIAL[_name], suffix: str = _suffix) -> Command:
             return _list(ground, make, suffix)
 
         _listed.__doc__ = f"{_name} called .{_suffix} in a list"
@@ -117,14 +121,14 @@ for _what, _make in (
     ("sparse", holes),
 ):
 
-    def _as_list(ground, make=_make):
+    def _as_list(ground: Ground, make: Callable[[Path], Path] = _make) -> Command:
         good(ground / "data/a.png")
         return convert(ground, ground.folder / "data", "--val", make(ground / "list.txt"), limit=LIMIT)
 
     _as_list.__doc__ = f"{'12 GB of holes' if _what == 'sparse' else _what} as the list of a conversion"
     case(f"val-{_what}", PLACES, REFUSED, large=_what == "sparse")(_as_list)
 
-    def _as_args(ground, make=_make):
+    def _as_args(ground: Ground, make: Callable[[Path], Path] = _make) -> Command:
         run = ground.run()
         (run / "args").unlink()
         make(run / "args")
@@ -137,7 +141,7 @@ for _what, _make in (
     if _what != "sparse":
         case(f"special-args-{_what}", PLACES, REFUSED)(_as_args)
 
-    def _as_weights(ground, make=_make):
+    def _as_weights(ground: Ground, make: Callable[[Path], Path] = _make) -> Command:
         run = ground.run()
         (path,) = run.glob("enc_x*.npz")
         path.unlink()
@@ -153,7 +157,7 @@ for _what, _make in (
     if _what != "sparse":
         case(f"special-weights-{_what}", PLACES, REFUSED)(_as_weights)
 
-    def _as_best(ground, make=_make):
+    def _as_best(ground: Ground, make: Callable[[Path], Path] = _make) -> Command:
         run = ground.run()
         (run / "best.json").unlink(missing_ok=True)
         make(run / "best.json")
@@ -166,14 +170,14 @@ for _what, _make in (
     case(f"special-best-{_what}", PLACES, REFUSED, DONE, large=_what == "sparse")(_as_best)
 
 
-def _training(ground, root, *more):
+def _training(ground: Ground, root: Path, *more: object) -> Command:
     return Command(
         "medi2i.pix2pix.train", ("-R", root, "-o", ground.folder / "result", *SMALL, "--check", *more), limit=2 * LIMIT
     )
 
 
 @case("train-list-fifo", PLACES, REFUSED, LEFT_OUT, DONE)
-def fifo_in_training_list(ground):
+def fifo_in_training_list(ground: Ground) -> Command:
     """FIFO in the list of a training"""
     for side in "AB":
         for index in range(2):
@@ -185,14 +189,14 @@ def fifo_in_training_list(ground):
 
 
 @case("train-fifo-as-list", PLACES, REFUSED)
-def fifo_as_training_list(ground):
+def fifo_as_training_list(ground: Ground) -> Command:
     """FIFO as the list of a training"""
     good(ground / "data/A/0.png")
     return _training(ground, ground.folder / "data", "-t", fifo(ground / "list.txt"))
 
 
 @case("train-fifo", PLACES, REFUSED, LEFT_OUT, DONE)
-def fifo_in_training(ground):
+def fifo_in_training(ground: Ground) -> Command:
     """FIFOs among the images of a training"""
     for side in ("trainA", "trainB"):
         for index in range(2):
@@ -202,7 +206,7 @@ def fifo_in_training(ground):
 
 
 @case("evaluate-fifo", PLACES, REFUSED, LEFT_OUT, DONE, seconds=40)
-def fifo_in_evaluation(ground):
+def fifo_in_evaluation(ground: Ground) -> Command:
     """FIFO among the results of evaluate.py"""
     for side in ("in", "true", "out"):
         for index in range(2):
@@ -223,7 +227,12 @@ for _tool, _arguments in (
 ):
     for _what, _make in (("fifo", fifo),):
 
-        def _to_tool(ground, tool=_tool, arguments=_arguments, make=_make):
+        def _to_tool(
+            ground: Ground,
+            tool: str = _tool,
+            arguments: Callable[[Path, Path], tuple[object, ...]] = _arguments,
+            make: Callable[[Path], Path] = _make,
+        ) -> Command:
             place = make(ground / ("in.nii.gz" if tool == "nifti" else "in.txt"))
             return Command(f"medi2i.tools.{tool}", arguments(place, ground.folder / "out"), limit=LIMIT)
 
@@ -234,7 +243,7 @@ for _tool, _arguments in (
 # --- paths and lists ----------------------------------------------------------------------------------------------
 
 
-def _inside(seen, folder):
+def _inside(seen: Seen, folder: Path) -> str | None:
     """Results lie in ``out``, and only there."""
     outside = [
         path
@@ -247,7 +256,7 @@ def _inside(seen, folder):
     return f"{outside[0].name} was written outside of the folder" if outside else None
 
 
-def _listing(ground, text, **more):
+def _listing(ground: Ground, text: str, **more: Any) -> Command:
     good(ground / "data/a.png")
     good(ground / "secret/stolen.png")
     (ground / "list.txt").write_text(text.replace("SECRET", str(ground.folder / "secret")))
@@ -265,7 +274,7 @@ for _name, _text in (
     ("tabs", "a.png" + "\t" * 10**6 + "\n"),
 ):
 
-    def _path(ground, text=_text):
+    def _path(ground: Ground, text: str = _text) -> Command:
         return _listing(ground, text)
 
     _path.__doc__ = f"a list of a conversion: {_name}"
@@ -273,7 +282,7 @@ for _name, _text in (
 
 
 @case("links-loop", PATHS, DONE)
-def loops(ground):
+def loops(ground: Ground) -> Command:
     """folders that link to themselves and to their parents"""
     for index in range(9):
         (ground / f"in/{index}/a").mkdir(parents=True)
@@ -283,7 +292,7 @@ def loops(ground):
 
 
 @case("links-many", PATHS, DONE)
-def many_links(ground):
+def many_links(ground: Ground) -> Command:
     """folders whose links would be walked 10²⁰ times"""
     for level in range(20):
         (ground / f"in/{level}").mkdir(parents=True)
@@ -294,7 +303,7 @@ def many_links(ground):
 
 
 @case("links-out", PATHS, REFUSED, LEFT_OUT, DONE)
-def output_link(ground):
+def output_link(ground: Ground) -> Command:
     """a link in the folder of results that leads to another file"""
     good(ground / "in/stolen.png")
     (ground / "away/stolen.txt").write_text("kept")
@@ -311,7 +320,7 @@ def output_link(ground):
 
 
 @case("deep-folder", PATHS, REFUSED, DONE)
-def deep_folder(ground):
+def deep_folder(ground: Ground) -> Command:
     """folders 400 deep"""
     place = ground.folder / "in"
     place.mkdir()
@@ -330,7 +339,7 @@ def deep_folder(ground):
 
 
 @case("folder-named-png", PATHS, DONE, LEFT_OUT)
-def folder_named_png(ground):
+def folder_named_png(ground: Ground) -> Command:
     """folders called a.png and a.dcm"""
     (ground / "in/a.png").mkdir()
     (ground / "in/b.dcm").mkdir()
@@ -338,31 +347,31 @@ def folder_named_png(ground):
 
 
 @case("name-bytes", PATHS, DONE, LEFT_OUT)
-def name_in_bytes(ground):
+def name_in_bytes(ground: Ground) -> Command:
     """a file name that is no UTF-8"""
     good(ground / "in/good.png")
     os.rename(ground.folder / "in/good.png", os.fsencode(ground.folder / "in") + b"/\xff\xfe.png")
     return convert(ground, ground.folder / "in", beside="png")
 
 
-for _what, _text in (
-    ("deep", "[" * 10**5 + "]" * 10**5),
-    ("digits", '{"files": 1' + "0" * 10**5 + "}"),
-    ("list", "[]"),
-    ("names", '{"results": [{"name": "../../stolen"}], "model": 1e400}'),
-    ("latin", None),
+for _what, _content in (
+    ("deep", b"[" * 10**5 + b"]" * 10**5),
+    ("digits", b'{"files": 1' + b"0" * 10**5 + b"}"),
+    ("list", b"[]"),
+    ("names", b'{"results": [{"name": "../../stolen"}], "model": 1e400}'),
+    ("latin", b"\xff\xfe\0"),
     ("fifo", fifo),
     ("zero", device),
 ):
 
-    def _resumed(ground, text=_text):
+    def _resumed(ground: Ground, text: bytes | Callable[[Path], Path] = _content) -> Command:
         good(ground / "in/a.png")
         for place in ("out", "out.report"):  # where it lay, and where it lies
             report = ground / f"{place}/conversion.json"
             if callable(text):
                 text(report)
             else:
-                report.write_bytes(b"\xff\xfe\0" if text is None else text.encode())
+                report.write_bytes(text)
         return convert(ground, ground.folder / "in", "--resume", limit=LIMIT)
 
     _resumed.__doc__ = f"conversion.json ({_what}) of a conversion that is resumed"

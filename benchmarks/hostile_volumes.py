@@ -2,15 +2,40 @@
 
 import gzip
 import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from hostile_cases import DONE, LEFT_OUT, REFUSED, Command, case, good, holes, one_bad, together, train_check, values
+from hostile_cases import (
+    DONE,
+    LEFT_OUT,
+    REFUSED,
+    Command,
+    Ground,
+    Make,
+    case,
+    good,
+    holes,
+    one_bad,
+    together,
+    train_check,
+    values,
+)
 from hostile_pictures import zeros
+from hostile_watch import Seen
 
 NUMBERS, NIFTI = "npy, csv and txt", "NIfTI"
 
 
-def npy(shape, descr="'<f4'", fortran=False, data=b"", version=1, length=None):
+def npy(
+    shape: object,
+    descr: str = "'<f4'",
+    fortran: bool = False,
+    data: bytes = b"",
+    version: int = 1,
+    length: int | None = None,
+) -> bytes:
     """Bytes of an npy file with the given header."""
     text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}".encode()
     text = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + b"\n"
@@ -18,34 +43,34 @@ def npy(shape, descr="'<f4'", fortran=False, data=b"", version=1, length=None):
     return b"\x93NUMPY" + bytes([version, 0]) + size + text + data
 
 
-def _one(name, suffix, make, about, *expected, **limits):
+def _one(name: str, suffix: str, make: Make, about: str, *expected: str, **limits: Any) -> None:
     one_bad(name, NUMBERS, suffix, make, about, *expected, check=_not_run, **limits)
 
 
-def _not_run(seen, folder):
+def _not_run(seen: Seen, folder: Path) -> str | None:
     return "code in the file was run" if list(folder.rglob("pickled")) else None
 
 
 class _Code:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         import os
 
         return os.system, ("touch pickled",)
 
 
-def _pickled(path):
+def _pickled(path: Path) -> None:
     np.save(path, np.array([_Code()], object), allow_pickle=True)
 
 
-def _sparse_npy(shape, descr="'<f4'"):
-    def make(path):
+def _sparse_npy(shape: tuple[int, ...], descr: str = "'<f4'") -> Make:
+    def make(path: Path) -> None:
         path.write_bytes(npy(shape, descr))
         holes(path)
 
     return make
 
 
-def _text(path, line, size):
+def _text(path: Path, line: bytes, size: int) -> None:
     with path.open("wb") as file:
         block = line * (1_000_000 // len(line))
         for _ in range(size // len(block)):
@@ -169,13 +194,13 @@ together("csv-lies", NUMBERS)
 
 
 @case("npy-sparse-train", NUMBERS, large=True)
-def sparse_npy_in_training(ground):
+def sparse_npy_in_training(ground: Ground) -> Command:
     """sparse npy of 12 GB among the images of a training"""
     return train_check(ground, "npy", _sparse_npy((50000, 60000)))
 
 
 @case("csv-sparse-train", NUMBERS, large=True)
-def sparse_csv_in_training(ground):
+def sparse_csv_in_training(ground: Ground) -> Command:
     """sparse csv of 12 GB among the images of a training"""
     return train_check(ground, "csv", lambda p: holes(good(p)))
 
@@ -183,7 +208,16 @@ def sparse_csv_in_training(ground):
 # --- NIfTI --------------------------------------------------------------------------------------------------------
 
 
-def nifti(dims, datatype=4, bits=16, data=None, offset=352.0, extension=b"\0\0\0\0", units=2, slope=1.0):
+def nifti(
+    dims: Sequence[int],
+    datatype: int = 4,
+    bits: int = 16,
+    data: bytes | None = None,
+    offset: float = 352.0,
+    extension: bytes = b"\0\0\0\0",
+    units: int = 2,
+    slope: float = 1.0,
+) -> bytes:
     """Bytes of a NIfTI-1 file: header, extension, values (zeros of ``dims`` by default)."""
     head = bytearray(348)
     head[0:4] = struct.pack("<i", 348)
@@ -201,23 +235,23 @@ def nifti(dims, datatype=4, bits=16, data=None, offset=352.0, extension=b"\0\0\0
     return bytes(head) + extension + data
 
 
-def _nifti(name, suffix, make, about, *expected, **limits):
-    def command(ground, bad):
+def _nifti(name: str, suffix: str, make: Make, about: str, *expected: str, **limits: Any) -> None:
+    def command(ground: Ground, bad: Path) -> Command:
         return Command("medi2i.tools.nifti", (bad, "-o", ground.folder / "out", "-m", "CT"), check=_nothing_left)
 
     one_bad(name, NIFTI, suffix, make, about, *(expected or (REFUSED,)), command=command, **limits)
 
 
-def _nothing_left(seen, folder):
+def _nothing_left(seen: Seen, folder: Path) -> str | None:
     if seen.status and [path for path in (folder / "out").rglob("*") if path.is_file()]:
         return "refused, and files were written"
     return None
 
 
-def _gz_bomb(dims, count):
+def _gz_bomb(dims: Sequence[int], count: int) -> Make:
     head = nifti(dims, 16, 32, b"")
 
-    def make(path):
+    def make(path: Path) -> None:
         with path.open("wb") as file:
             file.write(gzip.compress(head))
             block = gzip.compress(bytes(1 << 27))
@@ -227,7 +261,7 @@ def _gz_bomb(dims, count):
     return make
 
 
-def _sparse_nifti(path):
+def _sparse_nifti(path: Path) -> None:
     path.write_bytes(nifti((2000, 2000, 1500), 4, 16, b""))
     holes(path)
 
@@ -311,7 +345,7 @@ _nifti("nii-zeros", "nii.gz", lambda p: gzip.compress(bytes(99)) + zeros(1 << 20
 
 
 @case("nii-like", NIFTI, REFUSED, DONE)
-def nifti_as_model(ground):
+def nifti_as_model(ground: Ground) -> Command:
     """gzipped NIfTI of 9 GB as --like of nifti.py"""
     for index in range(3):
         good(ground / f"in/{index}.dcm", index)

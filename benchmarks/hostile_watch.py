@@ -15,8 +15,10 @@ import tempfile
 import threading
 import time
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ADDRESS_SPACE = 8_000_000 << 10
 """Bytes of address space of a process: what asks for more gets MemoryError, not the machine's memory."""
@@ -108,7 +110,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def tracer():
+def tracer() -> str | None:
     """Path of strace, or None."""
     return shutil.which("strace")
 
@@ -116,33 +118,42 @@ def tracer():
 class Waiting:
     """A module of this project, imported and waiting for command lines; under strace where ``traced`` and installed."""
 
-    def __init__(self, python, module, traced=True):
+    def __init__(self, python: str, module: str, traced: bool = True) -> None:
         self.python, self.place = str(python), tempfile.TemporaryDirectory(prefix="watch")
         self.trace, self.output = Path(self.place.name, "trace"), Path(self.place.name, "output")
-        self.traced, self.case = traced and tracer() is not None, None
-        before = [tracer(), "-f", "--seccomp-bpf", "-e", "trace=network,execve", "-o", str(self.trace)]
+        self.traced = traced and tracer() is not None
+        self.case: int | None = None
+        before = [str(tracer()), "-f", "--seccomp-bpf", "-e", "trace=network,execve", "-o", str(self.trace)]
         surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [*(before if self.traced else ()), self.python, "-c", _WAIT, module, str(ADDRESS_SPACE), str(FILE_SIZE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=surroundings | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
         )
-        if not self.process.stdout.readline():
+        assert process.stdin is not None and process.stdout is not None  # pipes, as asked for
+        self.process, self.given, self.told = process, process.stdin, process.stdout
+        if not self.told.readline():
             raise RuntimeError(f"{module}: cannot be imported by {python}")
 
-    def run(self, arguments, limit, folder) -> Seen:
+    def run(self, arguments: Sequence[object], limit: float, folder: Path) -> Seen:
         """Run the module's command in ``folder`` with ``limit`` seconds of real time."""
         self.output.unlink(missing_ok=True)
         began = time.monotonic()
         self._send({"arguments": [str(a) for a in arguments], "folder": str(folder), "output": str(self.output)})
-        self.case, over = self._receive()["pid"], threading.Event()
-        timer = threading.Timer(limit, lambda: (over.set(), _kill(self.case)))
+        case, over = self._receive()["pid"], threading.Event()
+        self.case = case
+
+        def end() -> None:
+            over.set()
+            _kill(case)
+
+        timer = threading.Timer(limit, end)
         timer.start()
         ended = self._receive()
         timer.cancel()
-        _kill(self.case)  # a worker that outlives its parent
+        _kill(case)  # a worker that outlives its parent
         self.case = None
         text = self.output.read_bytes()[-OUTPUT:].decode("utf-8", "backslashreplace") if self.output.exists() else ""
         outside = tuple(_outside(self.trace.read_text(errors="replace"), self.python)) if self.traced else None
@@ -152,28 +163,28 @@ class Waiting:
             ended["status"], text, ended["seconds"], time.monotonic() - began, ended["peak"], over.is_set(), outside
         )
 
-    def _send(self, message):
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+    def _send(self, message: dict[str, Any]) -> None:
+        self.given.write(json.dumps(message) + "\n")
+        self.given.flush()
 
-    def _receive(self):
-        return json.loads(self.process.stdout.readline())
+    def _receive(self) -> dict[str, Any]:
+        return json.loads(self.told.readline())
 
-    def stop(self):
+    def stop(self) -> None:
         if self.case is not None:
             _kill(self.case)
-        self.process.stdin.close()
+        self.given.close()
         self.process.wait()
-        self.process.stdout.close()
+        self.told.close()
         self.place.cleanup()
 
 
-def _kill(group):
+def _kill(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
-def _outside(trace, python):
+def _outside(trace: str, python: str) -> Iterator[str]:
     """What a trace shows beyond the interpreter itself: programs by name, and sockets that leave the machine."""
     own = {python, os.path.realpath(python)}
     for line in trace.splitlines():
