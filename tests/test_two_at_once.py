@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medi2i.common.inference.running import Run
+from medi2i.common.inference.jobs import Jobs
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.datasets.locks import FolderLock
@@ -80,17 +80,17 @@ def test_shards_of_one_conversion_work_together(data, tmp_path, monkeypatch):
     assert convert.main([*arguments, "1/2"]) == 0
     held = {}
 
-    run = Run.run
+    run = Jobs.run
 
-    def others_meanwhile(self):
-        monkeypatch.setattr(Run, "run", run)
+    def others_meanwhile(self, stop, quiet):
+        monkeypatch.setattr(Jobs, "run", run)
         held["names"] = sorted(path.name for path in out.glob(".medi2i*"))
         held["again"] = convert.main([*arguments, "2/2"])
         held["whole"] = convert.main([*arguments[:-1], "--resume"])
         held["first"] = convert.main([*arguments, "1/2", "--resume"])
-        return run(self)
+        return run(self, stop, quiet)
 
-    monkeypatch.setattr(Run, "run", others_meanwhile)
+    monkeypatch.setattr(Jobs, "run", others_meanwhile)
     assert convert.main([*arguments, "2/2"]) == 0
     assert held == {"names": [".medi2i.2of2.lock"], "again": 1, "whole": 1, "first": 0}
     assert sorted(path.name for path in out.iterdir()) == ["1.png", "2.png", "conversion.json"]

@@ -160,11 +160,11 @@ def _numpy(variable):
     return chainer.get_device("@numpy").send(F.cast(variable, np.float32).array)
 
 
-def load_analysis(model, network_for, device, *, air_threshold, perceptual_weights):
+def load_analysis(model, options, network_for, device):
     """The Analysis of what ``model`` (``network.Model``) converts; what has no weights is left out, with a warning.
 
-    network_for(generator) -> callable for images of any size, as for the conversion itself. perceptual_weights: npz
-    file of VGG16.
+    options: UnpairedConversionOptions. network_for(generator) -> callable for images of any size, as for the conversion
+    itself.
     """
     trained, forth = model.trained, model.generator
     folder, number = forth.files[0].parent, re.search(r"(\d*)\.npz$", forth.files[0].name)[1]
@@ -183,7 +183,9 @@ def load_analysis(model, network_for, device, *, air_threshold, perceptual_weigh
         return link
 
     def features():
-        loaded = PerceptualFeatures.load(perceptual_weights, trained.perceptual_layer)
+        loaded = PerceptualFeatures.load(
+            options.perceptual_weights or trained.perceptual_weights, trained.perceptual_layer
+        )
         loaded.to_device(device)
         return loaded
 
@@ -195,7 +197,7 @@ def load_analysis(model, network_for, device, *, air_threshold, perceptual_weigh
         features=_or_left_out("perceptual", features),
         device=device,
         slices=trained.stack,
-        air_threshold=air_threshold,
+        air_threshold=trained.air_threshold if options.air_threshold is None else options.air_threshold,
         tv_tau=trained.tv_tau,
     )
 

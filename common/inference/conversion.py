@@ -1,4 +1,4 @@
-"""Converting images: what both convert.py do once they know the network, the images and how results are written."""
+"""Converting images: what both convert.py do once the command line is read, until all is told."""
 
 import contextlib
 import dataclasses
@@ -8,80 +8,86 @@ import operator
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from signal import Signals
+from typing import Any, NamedTuple
 
+from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, counted
 from medi2i.common.inference import shards
+from medi2i.common.inference.crew import Crew, sharing
+from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.inputs import Inputs
-from medi2i.common.inference.network import Network
-from medi2i.common.inference.outcome import Outcome, tell
-from medi2i.common.inference.ranks import Alone
-from medi2i.common.inference.report import DATE, SKIPPED, Report, place_for
-from medi2i.common.inference.results import Format, Provenance, Results
-from medi2i.common.inference.running import Run
-from medi2i.common.inference.slices import Preparation
-from medi2i.common.inference.stacks import Combine
-from medi2i.common.inference.uncertainty import DeviationMaps, Samples
+from medi2i.common.inference.jobs import Jobs, Networks
+from medi2i.common.inference.network import Model, Network, TrainingOptions, engine_of, load_model, network_of
+from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary_of, tell
+from medi2i.common.inference.plan import Options, Plan
+from medi2i.common.inference.report import DATE, SKIPPED, THERE, Report, place_for
+from medi2i.common.inference.results import Provenance, Results
+from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
+from medi2i.common.networks.checkpoint import Generator
+from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.training.ending import SignalWatch
 from medi2i.datasets.locks import locked
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All of one conversion. ``options``: PairedConversionOptions or UnpairedConversionOptions.
+class Done(NamedTuple):
+    """How a conversion ended. complete: whether this process wrote the report of the whole of it."""
 
-    network: ``network.Network``. model: dict that names the weights (for the report; "sha256" and "name" are used).
-    settings: dict of all else that decides the pixels of a result. analyse(unit, result) -> None or dict of named maps
-    to be written beside a result. samples: where the network answers several times; ``network`` then runs them. known:
-    what is to be said of the model before it begins.
+    plan: Plan
+    status: int
+    complete: bool
+
+
+def run_conversion(
+    options: Options,
+    given: dict[str, object],
+    application: type[TrainingOptions],
+    images_of: Callable[[Any, Model], Inputs],
+    plan_of: Callable[[Any, Model, Inputs], Plan],
+) -> Done:
+    """All of a convert.py behind its command line: model, images, plan, networks, then conversion. Raises UserError.
+
+    given: training options on the command line. application: the class of those that the model was trained with.
     """
+    use_cpu_engine(options.cpu_engine)
+    use_gpu_engine(options.gpu_engine)
+    crew, options = sharing(options)
 
-    options: object
-    network: Network
-    model: dict
-    settings: dict
-    preparation: Preparation
-    form: Format
-    stack: int
-    combine: Combine
-    inputs: Inputs
-    description: str
-    compare_edges: bool
-    analysis: object = None
-    samples: Samples | None = None
-    known: str | None = None
+    def planned() -> Plan:
+        model = load_model(options, given, application)
+        return plan_of(options, model, images_of(options, model))
+
+    with crew:
+        plan = crew.agree(planned)
+        return convert(plan, crew.agree(lambda: open_networks(plan)), crew)
 
 
-def convert(plan: Plan, crew=None) -> int:
-    """Run a conversion, tell how it went on stderr, and return the status of the process. Raises UserError.
-
-    crew: who converts (``ranks.Alone`` or ``ranks.Ranks``); default: this process, all of it. ``crew.finished`` becomes
-    whether this process wrote the report of the whole conversion.
-    """
-    crew = Alone() if crew is None else crew
+def convert(plan: Plan, networks: Networks, crew: Crew) -> Done:
+    """Run a conversion and tell how it went on stderr. Raises UserError."""
     started = time.perf_counter()
     with (
         SignalWatch(crew.leads, "finishing the images under way, then the report") as watch,
         contextlib.ExitStack() as held,
     ):
-        crew.agree(lambda: held.enter_context(_hold_folder(plan, crew.shard)))
-        work = crew.agree(lambda: _Work(plan, crew.shard))
+        crew.agree(lambda: held.enter_context(_hold_folder(plan, crew)))
+        work = crew.agree(lambda: Conversion(plan, networks, crew))
         crew.agree(lambda: work.begin() if crew.leads else None)
-        crew.agree(lambda: None if crew.leads else work.begin(follow=True))
+        crew.agree(lambda: None if crew.leads else work.begin())
         if crew.leads and plan.known:
             print(plan.known, file=sys.stderr)
-        run = work.run(watch, quiet=not crew.leads)
-        outcome = crew.agree(run.run, at_once=True)
-        outcome = functools.reduce(operator.add, crew.gather(outcome))
-        left, received = sum(crew.gather(len(run.left))), [one for one in crew.gather(watch.received) if one]
+        outcome = functools.reduce(operator.add, crew.gather(crew.agree(lambda: work.run(watch), at_once=True)))
+        left, received = sum(crew.gather(len(work.jobs.left))), [one for one in crew.gather(watch.received) if one]
         if left and received:
-            return _interrupted(outcome, left, received[0], work.report.path, crew)
-        crew.agree(lambda: work.close(outcome, time.perf_counter() - started, crew) if crew.leads else None)
-    return 0
+            return Done(plan, _interrupted(outcome, left, received[0], work.report.path, crew), False)
+        seconds = time.perf_counter() - started
+        complete = crew.agree(lambda: work.close(outcome, seconds) if crew.leads else False)
+    return Done(plan, 0, complete)
 
 
-def _interrupted(outcome, left, number, report, crew):
+def _interrupted(outcome: Outcome, left: int, number: Signals, report: Path, crew: Crew) -> int:
     if crew.leads:
         print(
             f"{number.name}: {outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} "
@@ -91,114 +97,145 @@ def _interrupted(outcome, left, number, report, crew):
     return 128 + number
 
 
-def _hold_folder(plan, shard):
+def open_networks(plan: Plan) -> Networks:
+    """What the plan's model is run by. Raises UserError."""
+    options, model, device = plan.options, plan.model, choose_device(plan.options.gpu)
+
+    def network(generator: Generator | None, images: int = 1) -> Network:
+        engine = engine_of(
+            generator,
+            device,
+            options,
+            plan.hu_clip,
+            lambda: examples_of(plan.images, plan.preparation, plan.stack, fitting_of(model.trained)),
+            images,
+        )
+        return network_of(generator, engine, options.tile, options.tile_overlap)
+
+    def by_chainer() -> Network:
+        return network_of(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap)
+
+    answer = network(model.generator, 1 if sampled(options) else len(plan.images.sources))
+    samples = samples_of(options, model, answer, by_chainer, device, stack=plan.stack, classes=plan.form.classes)
+    analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)
+    return Networks(answer if samples is None else Network(samples.run), samples, analysis)
+
+
+def _hold_folder(plan: Plan, crew: Crew) -> contextlib.AbstractContextManager:
     """Context that holds the output folder, together with other shards of this conversion. Raises UserError."""
-    out = Path(plan.options.out)
-    refuse_input_folders(out, plan.inputs)
-    work = json.dumps([plan.model, plan.settings, shard and shard.count], sort_keys=True, default=str)
+    out, shard = Path(plan.options.out), crew.shard
+    refuse_input_folders(out, plan.images)
+    about = [plan.model.description, plan.settings, shard and shard.count]
+    work = json.dumps(about, sort_keys=True, default=str)
     part = None if shard is None else f"{shard.number}of{shard.count}"
     check_folder(out)
     return locked(out, "converting", part, work)
 
 
-class _Work:
-    """What this process has to convert, and where it is written down. Raises UserError for files in the way."""
+class Conversion:
+    """The share of a conversion that is this process's. Raises UserError for files in the way."""
 
-    def __init__(self, plan, shard):
-        options, inputs, self.out = plan.options, plan.inputs, Path(plan.options.out)
-        self.plan, self.shard, self.shards = plan, shard, None
-        self.place = place_for(self.out, plan.form.is_dicom(inputs.sources[0]))
-        given = [*options.root, *([options.val] if options.val else [])]
-        self.report = Report(self.place, plan.model, plan.settings, given)
-        self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(inputs.volumes)}
+    def __init__(self, plan: Plan, networks: Networks, crew: Crew) -> None:
+        options, images, samples, self.out = plan.options, plan.images, networks.samples, Path(plan.options.out)
+        self.plan, self.crew, self.shards = plan, crew, None
+        self.sampled = None if samples is None else samples.text
+        place = place_for(self.out, plan.form.is_dicom(images.sources[0]))
+        about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
+        self.report = Report(place, *about)
+        self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
         self.when = _date_of(self.report, options)
-        if shard is not None:
-            self.own = shards.own_slices(shard, inputs)
-            self.shards = shards.ShardFolder(self.out, shard.count, self.report, inputs)
-            self.report = Report(self.out, plan.model, plan.settings, given, self.shards.report_name(shard))
+        if crew.shard is not None:
+            self.own = shards.own_slices(crew.shard, images)
+            self.shards = shards.ShardFolder(self.out, crew.shard.count, self.report, images)
+            self.report = Report(self.out, *about, self.shards.report_name(crew.shard))
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
         provenance = Provenance(
-            plan.model["name"], plan.model["sha256"], plan.description, plan.settings, options.modality, self.when
+            plan.model.name, plan.model.sha256, plan.description, plan.settings, options.modality, self.when
         )
-        self.results = Results(self.out, plan.form, provenance, inputs.volumes, options.force or options.resume)
-        sampled = plan.samples is not None and plan.samples.deviation
-        self.maps = DeviationMaps(self.results, plan.samples) if sampled else None
-        self.pending = _pending(self.results, self.maps, inputs, options, self.own, self._unfinished())
-        first = shard is None or shard.number == 1
-        self.skipped = {item.name: item.reason for item in inputs.skipped} if first else {}
+        self.results = Results(self.out, plan.form, provenance, images.volumes, options.force or options.resume)
+        maps = DeviationMaps(self.results, samples) if samples is not None and samples.deviation else None
+        pending = _pending(plan, self.results, maps, self.own, self._unfinished())
+        self.jobs = Jobs(plan, networks, self.report, self.results, maps, place, pending)
+        self.there = sum(map(len, self.own.values())) - len(self.jobs.left)
 
-    def _unfinished(self):
+    def _unfinished(self) -> set[str]:
         """What killed processes were writing, if this one goes on where they were."""
         if not self.plan.options.resume:
             return set()
         return self.report.unfinished() | (shards.unfinished(self.out) if self.shards is None else set())
 
-    def begin(self, follow=False):
-        """Make the folder and a report, with what an earlier run did. ``follow``: another process was first."""
-        options, report = self.plan.options, self.report
+    def begin(self) -> None:
+        """Make the folder and a report, with what an earlier run did."""
+        options, report, images = self.plan.options, self.report, self.plan.images
         if self.shards is None:
             if options.resume:
                 report.resume()
                 self.when = shards.absorb(report, self.out) or self.when
         else:
-            self.when = (
-                self.shards.follow()
-                if follow
-                else self.shards.begin(self.when, resume=options.resume, force=options.force)
-            )
+            if self.crew.leads:
+                self.when = self.shards.begin(self.when, resume=options.resume, force=options.force)
+            else:
+                self.when = self.shards.follow()
             if options.resume:
-                report.take_over(self.shards.earlier_of(self.shard))
+                report.take_over(self.shards.earlier_of(self.crew.shard))
         self.results.provenance = dataclasses.replace(self.results.provenance, when=self.when)
         report.content["series_date"] = self.when.strftime(DATE)
-        for name, reason in self.skipped.items():
-            report.put(name, SKIPPED, reason=reason)
+        if self.crew.shard is None or self.crew.shard.number == 1:
+            for item in images.skipped:
+                report.put(item.name, SKIPPED, reason=item.reason)
+        for number, indices in self.own.items():
+            for source in (images.volumes[number].sources[index] for index in sorted(indices)):
+                if source.label not in self.jobs.left and source.label not in report.files:
+                    report.put(source.label, THERE, results=self.results.named(source))
         report.write()
         if self.shards is None:
             shards.remove(self.out)
 
-    def run(self, watch, quiet):
-        """The Run that converts it, until the SignalWatch ``watch`` says otherwise."""
-        return Run(
-            self.plan,
-            self.report,
-            self.place,
-            self.results,
-            self.maps,
-            self.own,
-            self.pending,
-            self.skipped,
-            watch,
-            part=self.shard is not None,
-            quiet=quiet,
-        )
+    def run(self, watch: SignalWatch) -> Outcome:
+        """Convert until ``watch`` says otherwise. Raises UserError, and what the operating system says of files."""
+        state, report = "interrupted", self.report
+        try:
+            self.jobs.run(lambda: watch.received is not None, quiet=not self.crew.leads)
+            if not self.jobs.left or watch.received is None:
+                state = state_of(report.files) if self.shards is None else COMPLETE
+        finally:
+            failed = sys.exc_info()[0] is not None
+            try:
+                report.write(state, **summary_of(report.files, self.sampled))
+            except OSError:  # where the disk is full it is the first error that counts, and the journal has all
+                if not failed:
+                    raise
+        return Outcome(self.jobs.written, self.there, self.jobs.failed, report.files)
 
-    def close(self, outcome, seconds, crew):
-        """Tell what came out, of all processes that ``crew`` brings together. Raises UserError if that is nothing."""
-        options, samples = self.plan.options, self.plan.samples
-        text = None if samples is None else samples.text
-        whole, unfinished = (self.report, []) if self.shards is None else self.shards.merge(text)
-        crew.finished = whole is not None
+    def close(self, outcome: Outcome, seconds: float) -> bool:
+        """Tell what came out, of all processes that the crew brings together; whether that is the whole conversion.
+
+        Raises UserError if it is nothing.
+        """
+        options, together = self.plan.options, self.shards is None or self.crew.together
+        whole, unfinished = (self.report, []) if self.shards is None else self.shards.merge(self.sampled)
         path = (whole or self.report).path
-        if self.shards is None or crew.together:
+        if together:
             outcome.refuse_nothing()
-            tell(outcome, seconds, self.out, path, options.structure_warn, text)
-        else:
-            tell(outcome, seconds, self.out, path, options.structure_warn, text, prefix=f"shard {self.shard}: ")
+        prefix = "" if together else f"shard {self.crew.shard}: "
+        tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix)
+        if not together:
             self._tell_shards(whole, unfinished)
         outcome.refuse_failed(path)
         if options.strict:
             outcome.refuse_skipped(path)
+        return whole is not None
 
-    def _tell_shards(self, whole, unfinished):
+    def _tell_shards(self, whole: Report | None, unfinished: list[int]) -> None:
         if whole is not None:
-            skipped = shards.skipped_of(whole)
-            if shards.final_state(whole) != "complete":
-                Outcome(skipped=skipped).refuse_nothing()
-            files = whole.content["files"]
+            all_of_it = Outcome(files=whole.files)
+            if state_of(whole.files) != COMPLETE:
+                all_of_it.refuse_nothing()
+            skipped = len(all_of_it.skipped)
             print(
-                f"all {self.shards.count} shards have finished: {len(files) - len(skipped)} converted, "
-                f"{len(skipped)} skipped, listed in {whole.path}",
+                f"all {self.shards.count} shards have finished: {len(whole.files) - skipped} converted, "
+                f"{skipped} skipped, listed in {whole.path}",
                 file=sys.stderr,
             )
         elif unfinished:
@@ -209,35 +246,13 @@ class _Work:
             )
 
 
-def refuse_input_folders(out, inputs):
-    """UserError if the folder ``out`` is one in which images to convert lie."""
-    folders = {os.path.realpath(source.paths[0].parent) for source in inputs.sources}
-    if os.path.realpath(out) in folders:
-        raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
-
-
-def check_folder(out):
-    """UserError if the output folder cannot be made, or nothing can be written into it."""
-    place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
-    if not place.is_dir():
-        raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--out: no permission to write into {place}")
-
-
-def _date_of(report, options):
-    """The date of the derived series: that of an earlier run continued or done again here, else now."""
-    if (options.resume or options.force) and (earlier := report.earlier("series_date")) is not None:
-        return datetime.strptime(earlier, DATE)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: the date to use instead of now
-    return datetime.fromtimestamp(int(epoch)) if epoch else datetime.now().replace(microsecond=0)
-
-
-def _pending(results, maps, inputs, options, own, unfinished):
+def _pending(
+    plan: Plan, results: Results, maps: DeviationMaps | None, own: dict[int, set[int]], unfinished: set[str]
+) -> dict[int, set[int]]:
     """{index of volume: set of indices of slices} of ``own`` to be converted. Raises UserError for files in the way."""
-    claimed, pending, in_the_way = {}, {}, []
-    sources = {os.path.realpath(path) for source in inputs.sources for path in source.paths}
-    for number, volume in enumerate(inputs.volumes):
+    options, claimed, pending, in_the_way = plan.options, {}, {}, []
+    sources = {os.path.realpath(path) for source in plan.images.sources for path in source.paths}
+    for number, volume in enumerate(plan.images.volumes):
         for index, source in enumerate(volume.sources):
             paths = results.paths(source) + (() if maps is None else maps.paths(source))
             for path in paths:
@@ -262,3 +277,27 @@ def _pending(results, maps, inputs, options, own, unfinished):
             "them and convert the rest, --force would overwrite them"
         )
     return pending
+
+
+def refuse_input_folders(out: Path, images: Inputs) -> None:
+    """UserError if the folder ``out`` is one in which images to convert lie."""
+    folders = {os.path.realpath(source.paths[0].parent) for source in images.sources}
+    if os.path.realpath(out) in folders:
+        raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
+
+
+def check_folder(out: Path) -> None:
+    """UserError if the output folder cannot be made, or nothing can be written into it."""
+    place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
+    if not place.is_dir():
+        raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out: no permission to write into {place}")
+
+
+def _date_of(report: Report, options: Options) -> datetime:
+    """The date of the derived series: that of an earlier run continued or done again here, else now."""
+    if (options.resume or options.force) and (earlier := report.earlier("series_date")) is not None:
+        return datetime.strptime(earlier, DATE)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: the date to use instead of now
+    return datetime.fromtimestamp(int(epoch)) if epoch else datetime.now().replace(microsecond=0)

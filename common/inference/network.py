@@ -15,7 +15,8 @@ from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngin
 from medi2i.common.inference.receptive import reach
 from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.networks.sizes import fitting_of, fixed_size
-from medi2i.common.options import load_args
+from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
+from medi2i.common.options.files import ARGS
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ DECIDED = (
 )
 
 
+TrainingOptions = PairedOptions | UnpairedOptions
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The network of a conversion; ``generator`` None is the identity.
@@ -65,16 +69,31 @@ class Model:
     """
 
     generator: Generator | None
-    trained: object
+    trained: TrainingOptions
     name: str
     sha256: str
     direction: str
-    args: Path | None = None
+    args: str | None = None
 
     @property
-    def description(self):
+    def description(self) -> dict[str, str]:
         """For the report: what the weights are, by name and hash."""
         return {"name": self.name, "sha256": self.sha256, "direction": self.direction}
+
+    @property
+    def released(self) -> bool:
+        """Whether the rules of the released codes hold that decide what a network sees (docs/released_codes.md)."""
+        return self.generator is not None and bool(self.trained.released)
+
+    @property
+    def as_released(self) -> bool:
+        """Whether conversion is that of the released codes, too, as their args file is in use: crop, range, output."""
+        return self.released and self.trained.released == ARGS
+
+    @property
+    def stack(self) -> int:
+        """Slices in the channels of the network."""
+        return 1 if self.generator is None else self.trained.stack
 
 
 def load_model(options, given, application):

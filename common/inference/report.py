@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json, read_json
@@ -20,6 +21,8 @@ MOST_BYTES = 1 << 27  # some 300,000 images
 COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
 
+Entries = dict[str, dict[str, Any]]
+"""What became of each file, by its name: "status", of what was skipped the "reason", else how it was measured."""
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +98,8 @@ class Report:
         self.take_over(old["files"])
 
     def take_over(self, files):
-        """Go on with the entries ``files`` of an earlier run."""
-        self.content["files"] = files
+        """Go on with the entries ``files`` of an earlier run. What it skipped is tried again."""
+        self.content["files"] = {name: entry for name, entry in files.items() if entry["status"] != SKIPPED}
         self._resumed = True
 
     def earlier(self, key):
@@ -108,10 +111,10 @@ class Report:
         same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in COMPARED)
         return old.get(key) if same else None
 
-    def begun_by_resume(self, name):
-        """What the earlier run says about a file: its dict, or None."""
-        with self._lock:
-            return self.content["files"].get(name)
+    @property
+    def files(self) -> Entries:
+        """What became of each file so far."""
+        return self.content["files"]
 
     def unfinished(self):
         """Names of files that an earlier run was writing when it was killed: nothing is known of their results."""
@@ -136,11 +139,6 @@ class Report:
             append_text(self._journal, _line(name=name, entry=self.content["files"][name]))
             if time.monotonic() - self._written_at > WRITE_EVERY_SECONDS:
                 self._write()
-
-    def details(self, key):
-        """name -> detail ``key`` of its entry, of the files that have it."""
-        with self._lock:
-            return {name: entry[key] for name, entry in self.content["files"].items() if key in entry}
 
     def write(self, state="running", **more):
         """Write the file now; ``more`` becomes top-level entries."""

@@ -115,6 +115,11 @@ class Results:
         """The files that the result of ``source`` will have."""
         return tuple(self.folder / PurePosixPath(name) for name in self.form.names(source))
 
+    def named(self, source):
+        """The same for the report: their names below the folder, one as text, several as a list."""
+        names = self.form.names(source)
+        return names[0] if len(names) == 1 else list(names)
+
     def begin(self, volume):
         """Get ready for the slices of a volume: a DICOM series gets its new UID from its first slice."""
         if self.is_dicom(volume):

@@ -16,13 +16,10 @@ from datetime import datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import edges, uncertainty, values
+from medi2i.common.inference.outcome import state_of, summary_of
 from medi2i.common.inference.report import (
     COMPARED,
     DATE,
-    SKIPPED,
-    THERE,
-    WRITTEN,
     first_difference,
     read_journal,
     read_report,
@@ -136,8 +133,7 @@ class ShardFolder:
         """Entries of a complete earlier conversion that is continued or done again here; {} without one."""
         if resume:
             self.whole.resume()
-            return self.whole.content["files"]
-        return (self.whole.earlier("files") or {}) if force else {}
+        return (self.whole.earlier("files") or {}) if resume or force else {}
 
     def follow(self):
         """Join the conversion that has been begun; ``begin`` for those who know that another process was first."""
@@ -180,34 +176,12 @@ class ShardFolder:
             return None, unfinished if (self.path / PLAN).exists() else []
         report = self.whole
         report.content["files"], report.content["series_date"] = files, self.plan["series_date"]
-        report.write(final_state(report), **final_details(report, samples))
+        report.write(state_of(files), **summary_of(files, samples))
         for path in (*read, self.path / PLAN):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a shard that is run again has begun meanwhile
             self.path.rmdir()
         return report, []
-
-
-def final_state(report):
-    """ "complete", or "nothing converted" where every image was skipped."""
-    done = {entry["status"] for entry in report.content["files"].values()}
-    return "complete" if done & {WRITTEN, THERE} else "nothing converted"
-
-
-def final_details(report, samples=None):
-    """What a finished report says of all images together; ``samples`` as in ``ShardFolder.merge``."""
-    changes = {name: found["edge_change"] for name, found in report.details("structure").items()}
-    found = {
-        "structure": edges.summary(changes),
-        "deviation": uncertainty.summary(report.details("deviation"), samples),
-        **values.summary(report.details("values"), report.details("mean_change")),
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def skipped_of(report):
-    """name -> reason of what a report says was skipped."""
-    return {name: entry["reason"] for name, entry in report.content["files"].items() if entry["status"] == SKIPPED}
 
 
 def absorb(report, out):

@@ -266,12 +266,11 @@ def summary(found, samples):
     }
 
 
-def text(found, samples, folder):
-    """The same in words; ``folder``: that of the conversion."""
-    about = summary(found, samples)
+def text(about, folder):
+    """A ``summary`` in words; ``folder``: that of the conversion."""
     unit = f" {about['unit']}" if about["unit"] else ""
     return (
-        f"standard deviation of {samples}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
+        f"standard deviation of {about['samples']}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
         f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
         f"maps in {Path(folder) / FOLDER}"
     )

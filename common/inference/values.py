@@ -126,9 +126,8 @@ def _means(changes):
     return found
 
 
-def lines(values, changes):
-    """The same in words, a line each; none where nothing was changed."""
-    found = summary(values, changes)
+def lines(found):
+    """What ``summary`` found in words, a line each; none where nothing was changed."""
     yield from _value_lines(found.get("values", {}))
     means = dict(found.get("mean_change", {}))
     if means:

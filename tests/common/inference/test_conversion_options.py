@@ -1,13 +1,9 @@
 """The command line of convert.py: a run folder, released spellings, what is refused."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference.setup import clip_in_hu
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions, parse_conversion
-from medi2i.datasets.scaling import PAIRED_HU, Clip
 
 
 def test_a_run_folder_may_stand_alone_and_several_roots_be_given():
@@ -62,21 +58,3 @@ def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
     for name in ("--model_gen", "--tile", "--forceSpacing", "--output_analysis", "--resume", "RUN"):
         assert name in text
     assert "--gen_chs" not in text and "--lambda_A" not in text
-
-
-@pytest.mark.parametrize(
-    ("kind", "clip", "classes", "expected"),
-    [
-        ("dcm", None, 0, PAIRED_HU),
-        ("dcm", Clip(-160, 240), 0, Clip(-160, 240)),
-        ("nii", None, 0, PAIRED_HU),
-        ("png", None, 0, None),
-        ("png", Clip(0, 255), 0, None),
-        ("dcm", None, 4, None),
-    ],
-)
-def test_differences_are_told_in_hu_only_where_results_are_hu(kind, clip, classes, expected):
-    inputs = SimpleNamespace(sources=[SimpleNamespace(kind=kind)])
-    assert clip_in_hu(clip, inputs, classes) == expected
-    own = Clip(-1024, 176)  # CycleGAN's, where no other is given
-    assert clip_in_hu(clip, inputs, classes, own) == (own if expected == PAIRED_HU else expected)

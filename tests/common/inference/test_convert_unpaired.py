@@ -134,7 +134,6 @@ def test_mr_to_ct_is_a_ct_and_nothing_of_the_mr_is_left_around_the_crop(tmp_path
 
 
 def test_the_input_is_what_training_saw(tmp_path, unpaired_run, files):
-    from medi2i.common.inference.inputs import find_inputs
     from medi2i.common.inference.network import load_model
     from medi2i.common.options import UnpairedOptions
     from medi2i.common.options.conversion import UnpairedConversionOptions
@@ -154,8 +153,10 @@ def test_the_input_is_what_training_saw(tmp_path, unpaired_run, files):
         crop_height=example.shape[1],
         crop_width=example.shape[2],
     )
-    plan = convert.plan_of(chosen, load_model(chosen, {}, UnpairedOptions))
-    source = find_inputs(chosen.root).volumes[0].sources[0]
+    model = load_model(chosen, {}, UnpairedOptions)
+    images = convert.images_of(chosen, model)
+    plan = convert.plan_of(chosen, model, images)
+    source = images.volumes[0].sources[0]
     np.testing.assert_array_equal(load_slice(source, plan.preparation).unit, example)
 
 

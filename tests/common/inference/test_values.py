@@ -402,6 +402,6 @@ def report_of_ct_of_mr(tmp_path, model):
 
 def test_what_single_precision_does_to_a_mean_is_told_as_nothing():
     changes = {"a": {"all": (10, -3.7e-6), "fat": (5, -4.4e-5), "bone": (5, -100.004)}}
-    assert list(values.lines({}, changes)) == ["mean change: +0 HU (fat +0, bone -100)"]
+    assert list(values.lines(values.summary({}, changes))) == ["mean change: +0 HU (fat +0, bone -100)"]
     without_unit = {"a": {"all": (10, 2e-5), "lowest quarter": (10, 2e-5)}}
-    assert list(values.lines({}, without_unit))[0].startswith("mean change: +2e-05")
+    assert list(values.lines(values.summary({}, without_unit)))[0].startswith("mean change: +2e-05")

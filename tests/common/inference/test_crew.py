@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import ranks
+from medi2i.common.inference import crew
 from medi2i.common.inference.report import find_report
 from medi2i.common.options.conversion import PairedConversionOptions
 from medi2i.common.resources import LAUNCHERS
@@ -67,12 +67,12 @@ class Threads:
 
 
 def together(step, size=3):
-    """What ``step(Ranks)`` gives or raises on each of ``size`` ranks."""
+    """What ``step(MpiCrew)`` gives or raises on each of ``size`` ranks."""
     found = [None] * size
 
     def one(rank, comm):
         try:
-            found[rank] = step(ranks.Ranks(comm))
+            found[rank] = step(crew.MpiCrew(comm))
         except (SystemExit, UserError) as error:
             found[rank] = error
 
@@ -91,22 +91,22 @@ def fail(rank, *bad):
 
 
 def test_all_agree():
-    assert together(lambda crew: crew.agree(lambda: fail(crew.shard.number, 0))) == [10, 20, 30]
-    assert together(lambda crew: crew.gather(crew.shard.number)) == [[1, 2, 3]] * 3
-    assert together(lambda crew: (str(crew.shard), crew.leads)) == [("1/3", True), ("2/3", False), ("3/3", False)]
+    assert together(lambda one: one.agree(lambda: fail(one.shard.number, 0))) == [10, 20, 30]
+    assert together(lambda one: one.gather(one.shard.number)) == [[1, 2, 3]] * 3
+    assert together(lambda one: (str(one.shard), one.leads)) == [("1/3", True), ("2/3", False), ("3/3", False)]
 
 
 def test_what_fails_on_one_ends_all_and_is_told_once():
-    one, two, three = together(lambda crew: crew.agree(lambda: fail(crew.shard.number, 2, 3)))
+    one, two, three = together(lambda one: one.agree(lambda: fail(one.shard.number, 2, 3)))
     assert [type(error) for error in (one, two, three)] == [SystemExit, UserError, SystemExit]
     assert str(two) == "process 2/3: x: is bad on 2" and one.code == three.code == 1
-    one, two, three = together(lambda crew: crew.agree(lambda: fail(crew.shard.number, 1, 2, 3)))
+    one, two, three = together(lambda one: one.agree(lambda: fail(one.shard.number, 1, 2, 3)))
     assert str(one) == "x: is bad on 1"  # the same everywhere: of no process in particular
     assert [type(error) for error in (two, three)] == [SystemExit] * 2
 
 
 def test_what_fails_in_a_long_step_is_told_at_once(capsys):
-    found = together(lambda crew: crew.agree(lambda: fail(crew.shard.number, 3), at_once=True))
+    found = together(lambda one: one.agree(lambda: fail(one.shard.number, 3), at_once=True))
     assert [type(error) for error in found] == [SystemExit] * 3
     told = capsys.readouterr().err
     assert "error: process 3/3: x: is bad on 3\n" in told
@@ -115,10 +115,10 @@ def test_what_fails_in_a_long_step_is_told_at_once(capsys):
 
 def test_an_unexpected_error_aborts_instead_of_leaving_the_others_waiting(capsys):
     comm = Threads.several(1)[0]
-    with pytest.raises(ZeroDivisionError), ranks.Ranks(comm):
+    with pytest.raises(ZeroDivisionError), crew.MpiCrew(comm):
         1 / 0  # noqa: B018
     assert comm.aborted == 1 and "ZeroDivisionError" in capsys.readouterr().err
-    with pytest.raises(SystemExit), ranks.Ranks(comm := Threads.several(1)[0]):
+    with pytest.raises(SystemExit), crew.MpiCrew(comm := Threads.several(1)[0]):
         raise SystemExit(1)
     assert comm.aborted is None
 
@@ -160,10 +160,10 @@ def test_an_mpi_that_knows_nothing_of_the_launcher_is_refused(monkeypatch, known
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     if works:
-        assert ranks.sharing(PairedConversionOptions())[0].comm is world
+        assert crew.sharing(PairedConversionOptions())[0].comm is world
         return
     with pytest.raises(UserError, match="started 4 processes, but mpi4py's MPI knows 1: .*--shards"):
-        ranks.sharing(PairedConversionOptions())
+        crew.sharing(PairedConversionOptions())
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_an_mpi_that_knows_nothing_of_the_launcher_is_refused(monkeypatch, known
 )
 def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch, local, given, gpus, expected):
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=Threads(0, 8, None))))
-    monkeypatch.setattr(ranks, "gpu_count", lambda: (gpus, ""))
+    monkeypatch.setattr(crew, "gpu_count", lambda: (gpus, ""))
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "8")
     if local is not None:
         monkeypatch.setenv("MPI_LOCALRANKID", local)
-    assert ranks.sharing(PairedConversionOptions(gpu=given))[1].gpu == expected
+    assert crew.sharing(PairedConversionOptions(gpu=given))[1].gpu == expected
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +256,12 @@ def test_errors_under_mpiexec_are_told_once_and_nothing_hangs(tmp_path, files, m
 
 FAILING = """
 import sys
-from medi2i.common.inference import running
+from medi2i.common.inference import jobs
 from medi2i.common.resources import launched
 def fail(self):
     {error}
 if launched().rank == 1:
-    running.Run._jobs = fail
+    jobs.Jobs._jobs = fail
 from medi2i.pix2pix.convert import main
 sys.exit(main(sys.argv[1:]))
 """

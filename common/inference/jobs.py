@@ -1,0 +1,190 @@
+"""The images of a conversion as jobs of the pipeline: each slice into the network, and its result into files."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from medi2i.common.errors import UserError, one_line
+from medi2i.common.inference import edges, pipeline, stacks
+from medi2i.common.inference.analysis import Analysis, Maps
+from medi2i.common.inference.inputs import Source, Volume
+from medi2i.common.inference.network import Network
+from medi2i.common.inference.plan import Plan
+from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
+from medi2i.common.inference.results import Results, grey
+from medi2i.common.inference.slices import Slice, SliceCache, load_slice
+from medi2i.common.inference.uncertainty import DeviationMaps, Samples
+
+log = logging.getLogger(__name__)
+
+
+class Networks(NamedTuple):
+    """What a conversion runs: the network, what samples it where it answers several times, what analyses results."""
+
+    run: Network
+    samples: Samples | None
+    analysis: Analysis | None
+
+
+class Jobs:
+    """What is ``pending`` of a conversion, and what becomes of it.
+
+    report, results, maps: where it is written down, and to. place: folder for what lies beside results. pending:
+    {index of volume: set of indices of slices}. Attributes: ``written`` and ``failed`` images so far, these because the
+    network has no result for them, and the labels of those that are ``left``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        networks: Networks,
+        report: Report,
+        results: Results,
+        maps: DeviationMaps | None,
+        place: Path,
+        pending: dict[int, set[int]],
+    ) -> None:
+        self.plan, self.networks, self.report, self.results, self.maps = plan, networks, report, results, maps
+        self.place, self.pending = place, pending
+        self.written = self.failed = 0
+        self.left = {plan.images.volumes[number].sources[i].label for number, some in pending.items() for i in some}
+        self._skipped = 0
+        self._told: set[tuple[int, str]] = set()
+
+    def run(self, stop: Callable[[], bool], quiet: bool) -> None:
+        """Convert it all, until ``stop`` says otherwise; ``quiet``: no progress is shown.
+
+        Raises UserError, and what the operating system says of files.
+        """
+        options = self.plan.options
+        try:
+            with tqdm(
+                total=len(self.left), desc="converting", unit="image", file=sys.stderr, disable=True if quiet else None
+            ) as self._bar:
+                pipeline.run(
+                    self._jobs(),
+                    self.networks.run,
+                    batch_size=options.batch_size,
+                    workers=options.workers,
+                    at_once=self.networks.run.at_once,
+                    stop=stop,
+                )
+        except MemoryError as error:
+            raise UserError(
+                f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller --batch_size"
+            ) from error
+
+    def _jobs(self) -> Iterator[pipeline.Job]:
+        plan, batch = self.plan, self.plan.options.batch_size
+        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.run.at_once + 1) * batch
+        limit = limit if plan.stack > 1 else 0  # a slice that is in one stack only is asked for once
+        for number, wanted in sorted(self.pending.items()):
+            volume = plan.images.volumes[number]
+            self.results.begin(volume)
+            if self.maps is not None and self.results.is_dicom(volume):
+                self.maps.begin(volume)
+            for warning in volume.series.warnings if volume.series is not None else ():
+                log.warning("%s ...: %s", volume.sources[0].label, warning)
+            cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
+            yield from stacks.jobs(
+                cache,
+                len(volume.sources),
+                plan.stack,
+                plan.combine,
+                wanted,
+                lambda index, y, slices, volume=volume: self._ready(volume, index, y, slices),
+                lambda index, error, volume=volume: self._failed(volume.sources[index], error),
+            )
+
+    def _ready(self, volume: Volume, index: int, y: np.ndarray, slices: dict[int, Slice]) -> Callable[[], None]:
+        """In the one thread where the analysis may run its networks: what a writing thread shall do."""
+        self._warn(volume, volume.sources[index], slices[index])
+        maps = None
+        if self.networks.analysis is not None:
+            members = stacks.middle_stack(index, len(volume.sources), self.plan.stack)
+            maps = self.networks.analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
+        return lambda: self._write(volume, index, y, slices, maps)
+
+    def _warn(self, volume: Volume, source: Source, middle: Slice) -> None:
+        """Warn of what the pixels of a slice told, once for each volume; that of its header is told before."""
+        for image in middle.images:
+            for note in image.warnings:
+                kind = id(volume), re.sub(r"[0-9]+", "#", note)
+                if note not in source.ref.warnings and kind not in self._told:
+                    self._told.add(kind)
+                    log.warning("%s: %s", source.label, note)
+
+    def _write(
+        self, volume: Volume, index: int, y: np.ndarray, slices: dict[int, Slice], analysed: Maps | None
+    ) -> None:
+        """In a writing thread: maps first, so that a result that is there has all that belongs to it."""
+        options, samples = self.plan.options, self.networks.samples
+        source, middle = volume.sources[index], slices[index]
+        y, deviation = (y, None) if samples is None else samples.split(y)
+        self.report.begin(source.label)
+        details = {}
+        try:
+            _refuse_no_number(y, deviation)
+            if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > 1:
+                details["structure"] = self._compare(source, middle, y)
+            self._release(middle)
+            if analysed is not None:
+                self.networks.analysis.write(self._beside("analysis", source), analysed)
+            inputs = [one for _, one in sorted(slices.items())]
+            if deviation is not None:
+                details["deviation"] = self.maps.write(volume, source, deviation, middle, inputs)
+            details.update(self.results.write(volume, source, y, middle, inputs))
+        except UserError as error:  # an image that cannot be held by its kind of file; the disk's errors end the run
+            self._failed(source, error)
+            return
+        self.report.note(source.label, WRITTEN, results=self.results.named(source), **details)
+        self.written += 1
+        self._done(source)
+
+    def _done(self, source: Source) -> None:
+        self.left.discard(source.label)
+        self._bar.update()
+
+    def _compare(self, source: Source, middle: Slice, y: np.ndarray) -> dict[str, object]:
+        maps = self.plan.options.structure == "maps"
+        before = edges.edges(grey(middle.unit))
+        if not maps:
+            self._release(middle)
+        found = edges.compare_edges(before, edges.edges(grey(y)))
+        if maps:
+            edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
+        return found.numbers()
+
+    def _release(self, middle: Slice) -> None:
+        """An image that no other stack needs is not kept for the network that it has been in."""
+        if self.plan.stack == 1:
+            middle.unit = None
+
+    def _beside(self, folder: str, source: Source) -> Path:
+        """Path without suffix for extra files on a result, in a folder of their own."""
+        return self.place / folder / Path(self.plan.form.names(source)[0]).with_suffix("")
+
+    def _failed(self, source: Source, error: Exception) -> None:
+        self.failed += isinstance(error, pipeline.NoResult)
+        reason = one_line(error)
+        for path in source.paths:
+            reason = reason.removeprefix(f"{path}: ")
+        self.report.note(source.label, SKIPPED, reason=reason)
+        self._skipped += 1
+        self._bar.set_postfix(skipped=self._skipped, refresh=False)
+        self._done(source)
+
+
+def _refuse_no_number(*results: np.ndarray | None) -> None:
+    """NoResult where a pixel is NaN or infinite: such images are not written in any form."""
+    for result in results:
+        if result is not None and (bad := result.size - int(np.count_nonzero(np.isfinite(result)))):
+            raise pipeline.NoResult(
+                f"{bad} of {result.size} values of the network's result are not finite numbers; nothing was written"
+            )

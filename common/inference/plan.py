@@ -1,0 +1,202 @@
+"""What a conversion will do, before anything is done: the Plan, and what both convert.py work out alike for it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference.inputs import Inputs
+from medi2i.common.inference.network import Model, TrainingOptions
+from medi2i.common.inference.results import Format
+from medi2i.common.inference.slices import Preparation
+from medi2i.common.inference.stacks import Combine
+from medi2i.common.inference.uncertainty import settings_of
+from medi2i.common.networks.sizes import fixed_size
+from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
+from medi2i.common.training import mean_change
+from medi2i.datasets.grid import STEP
+from medi2i.datasets.kinds import PICTURES, PLAIN_NUMBERS
+from medi2i.datasets.scaling import Clip
+
+GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
+
+Options = PairedConversionOptions | UnpairedConversionOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All of one conversion.
+
+    settings: dict of all that decides the pixels of a result beside the model. stack: slices in the channels of the
+    network. hu_clip: what takes its output to HU, None where results are no HU. known: what is to be said of the model
+    before it begins. load_analysis(network_for, device): the maps that are to be written beside each result, made by an
+    ``Analysis``; None for none. network_for: as for ``cyclegan.analysis``.
+    """
+
+    options: Options
+    model: Model
+    images: Inputs
+    settings: dict[str, object]
+    preparation: Preparation
+    form: Format
+    stack: int
+    combine: Combine
+    description: str
+    hu_clip: Clip | None
+    known: str | None
+    compare_edges: bool
+    load_analysis: Callable | None = None
+
+
+def prepared(options: Options, model: Model, clip: Clip | None, dicom_clip: Clip, channels: int) -> Preparation:
+    """How images are prepared for ``model``, whose input has ``channels``, as far as both applications do it alike.
+
+    A model of the released codes is used on the crop of its training. Raises UserError where args contradicts itself.
+    """
+    trained, stack = model.trained, model.stack
+    if model.generator is not None and channels % stack:
+        raise UserError(f"{model.name}: args says {channels} channels and stacks of {stack}, which do not fit")
+    rows, columns = (
+        getattr(options, side) or (getattr(trained, side) if model.as_released else None)
+        for side in ("crop_height", "crop_width")
+    )
+    return Preparation(
+        clip,
+        dicom_clip,
+        None if model.generator is None else channels // stack,
+        (rows, columns),
+        fixed=None if model.generator is None else fixed_size(trained),
+        released=model.released,
+        step=STEP if model.as_released else 1,
+    )
+
+
+def make_plan(
+    options: Options,
+    model: Model,
+    images: Inputs,
+    preparation: Preparation,
+    *,
+    kind: str | None,
+    clip: Clip | None,
+    combine: Combine,
+    description: str,
+    settings: dict[str, object],
+    classes: int = 0,
+    results: int = 1,
+    load_analysis: Callable | None = None,
+) -> Plan:
+    """The Plan of a conversion by ``model``. Raises UserError.
+
+    kind: of the files that are written, None for that of the images. clip: of the results. settings: what decides
+    pixels in this application alone. classes, results: as ``classes`` and ``images`` of a Format.
+    """
+    found, clip_in, dicom_clip = images.sources[0].kind, preparation.clip, preparation.dicom_clip
+    keep = _keeps_outside(options, model, images, clip_in, clip, classes)
+    about = {
+        "direction": model.direction,
+        "clip_in": _shown(clip_in),
+        "clip_out": _shown(clip),
+        "outside": "keep" if keep else "clip",
+        "crop": list(preparation.crop),
+        **{name: getattr(options, name) for name in ("tile", "tile_overlap", "imgtype_out", "modality")},
+        **{name: getattr(options, name) for name in ("engine", "precision")},
+        **({"released": model.trained.released} if model.released else {}),
+        **settings_of(options),
+        **settings,
+    }
+    return Plan(
+        options,
+        model,
+        images,
+        about,
+        preparation,
+        Format(
+            kind,
+            clip,
+            dicom_clip,
+            classes,
+            results,
+            numbers=GREY_LEVELS if model.as_released else Clip(),
+            cropped=model.as_released,
+            keep=keep,
+        ),
+        model.stack,
+        combine,
+        description,
+        hu_clip=(clip or dicom_clip) if not classes and found == "dcm" else None,
+        known=_known_change(model, clip or (dicom_clip if found == "dcm" else None), images),
+        compare_edges=not classes and not model.trained.gen_fc,
+        load_analysis=load_analysis,
+    )
+
+
+def clips_of(
+    options: Options,
+    model: Model,
+    names: tuple[str, str],
+    kinds: tuple[str, str | None],
+    in_hu: tuple[bool, bool] = (True, True),
+) -> tuple[Clip | None, Clip | None]:
+    """The Clips of a conversion, in and out: of this command line, else of the training, else None.
+
+    names: of their options. kinds: of the images, and of the results or None for the same. in_hu: whether these are of
+    a kind for which base and width in HU count. ``-m identity`` has none unless the first option gives one, so that
+    values stay, but where the result is a picture and the input is none, or has more bits.
+    """
+    if model.generator is not None:
+        return tuple(_given(name, hu, options, model.trained) for name, hu in zip(names, in_hu, strict=True))
+    kind_in, kind_out = kinds
+    numbers = kind_out in (None, kind_in, "dcm", "tif", *PLAIN_NUMBERS) or kind_out == "png" and kind_in in PICTURES
+    clip = _given(names[0], True, options) or (Clip() if numbers else None)
+    return clip, clip
+
+
+def _given(name: str, in_hu: bool, *sources: Options | TrainingOptions) -> Clip | None:
+    for source in sources:
+        given = getattr(source, name)
+        if given is not None and list(given) != [None, None] and (in_hu or not source.clips_in_hu):
+            return Clip(*given)
+    return None
+
+
+def _keeps_outside(
+    options: Options, model: Model, images: Inputs, clip_in: Clip | None, clip_out: Clip | None, classes: int
+) -> bool:
+    """Whether values outside of the network's clip are kept (``--outside``). Raises UserError where that cannot be."""
+    residual = model.generator is not None and model.trained.gen_residual
+    wanted = options.outside or ("keep" if residual else "clip")
+    others = {volume.series.modality for volume in images.volumes if volume.series is not None} - {options.modality}
+    reasons = {
+        "its results are classes": classes,
+        "its clips A and B are not the same": clip_in != clip_out,
+        "its results have another number of channels": model.trained.ch != model.trained.out_ch,
+        f"its results are {options.modality}, the images are not": options.modality is not None and others,
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if options.outside == "keep" and reason is not None:
+        raise UserError(
+            f"--outside keep: input cannot be added to this network's output, because {reason}; "
+            "--outside clip, or leave it out"
+        )
+    return wanted == "keep" and reason is None
+
+
+def _known_change(model: Model, clip: Clip | None, images: Inputs) -> str | None:
+    """What a conversion says before it begins of a model that changes the mean of what it was trained on; else None.
+
+    clip: of the results.
+    """
+    in_hu = any(volume.series is not None and volume.series.modality == "CT" for volume in images.volumes)
+    change = model.trained.mean_change if model.generator is not None else None
+    if not mean_change.worth_telling(change, 2.0 if clip is None else clip.width):
+        return None
+    change = change if model.direction == "xy" else -change
+    return (
+        f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
+        "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
+    )
+
+
+def _shown(clip: Clip | None) -> list[float | None] | None:
+    """A Clip as JSON."""
+    return None if clip is None else [clip.lower, clip.upper]
