@@ -1,12 +1,13 @@
 """Finished steps of a long measurement, each in a folder of its own: a run that was interrupted goes on from there."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from medi2i.datasets.outputs import write_text
 
 MARK = "quality.work"
 RECORD = "step.json"
@@ -62,7 +63,4 @@ class Work:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Random changes of training images: scale, rotation, flip, shift, quarter turns, noise (reference.md section 5).
+"""Random changes of training images: scale, rotation, flip, shift, quarter turns, noise.
 
 What is drawn is kept apart from how it is applied, so that both images of a pair get the same. Images are (C, H, W)
 in [-1, 1]; what lies outside of an image reads as -1, which is air in CT.

@@ -1,4 +1,4 @@
-"""Pairs of images for pix2pix: files -> (input, output) in [-1, 1] (reference.md section 5)."""
+"""Pairs of images for pix2pix: files -> (input, output) in [-1, 1]."""
 
 import dataclasses
 import logging

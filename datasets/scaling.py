@@ -78,7 +78,7 @@ UNPAIRED_HU = Clip(-1024, 176)  # the released CycleGAN's: base -1024, width 120
 
 
 def default_clip(kind, bits):
-    """The clip of a kind of image when none is given (``bits`` as in ``Image``): see reference.md section 1."""
+    """The clip of a kind of image when none is given (``bits`` as in ``Image``)."""
     if kind == "dcm":
         return PAIRED_HU
     if kind in PLAIN_NUMBERS or bits is None:

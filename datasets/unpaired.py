@@ -1,4 +1,4 @@
-"""Images of one domain for CycleGAN: files -> one image in [-1, 1] (reference.md section 5)."""
+"""Images of one domain for CycleGAN: files -> one image in [-1, 1]."""
 
 import dataclasses
 import logging

@@ -10,7 +10,7 @@ from medi2i.common.inference.pipeline import Job
 
 
 class Combine(enum.Enum):
-    """Which slices of a converted stack are used (reference.md section 7)."""
+    """Which slices of a converted stack are used."""
 
     MIDDLE = "the middle slice of the stack around it"
     AVERAGE = "the mean over all stacks that hold the slice"
