@@ -32,6 +32,7 @@ from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
 from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
 from medi2i.tools.evaluation import files, metrics
+from medi2i.tools.evaluation.files import load
 
 CROP = 96
 # The paper's tutorial; all else is the released default: batch 1, batch normalisation, 7×7 first and last layers,
@@ -184,7 +185,7 @@ def main() -> None:
     use_cpu_engine("auto")
     inputs, truths = files.list_pairs(given.data / "pairs_test.txt", given.data)
     keys = [list(truths.files)[i] for i in np.linspace(0, len(truths.files) - 1, given.most).round().astype(int)]
-    test = [(inputs.files[key].load().array, truths.files[key].load().array) for key in keys]
+    test = [(load(inputs.files[key]).array, load(truths.files[key]).array) for key in keys]
     done = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     for name, changes in rows():
         if name in done or (given.only and name not in given.only):

@@ -410,12 +410,12 @@ def picture(path: Path, out: Path, kind: str) -> str:
         try:
             image = read_image(path, kind, labels=labels)
         except UserError as error:
-            if labels or found.by_path and kind == "npy":
+            if labels or found.volumes and kind == "npy":
                 continue
             return "refused: " + fuzz.in_words(str(error).split(": ", 1)[-1])
         if not np.isfinite(image.array).all() or image.array.dtype != np.float32 or image.array.ndim != 3:
             raise AssertionError(f"read as {image.array.dtype} of shape {image.array.shape}")
-        for source in found.by_path.get(path, []) if not labels else []:
+        for source in found.sources if not labels else []:
             if source.shape != image.array.shape:
                 raise AssertionError(f"described as {source.shape}, read as {image.array.shape}")
         if kind == "npy" or image.array.shape[0] in (1, 3):

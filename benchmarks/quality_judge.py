@@ -59,8 +59,10 @@ def measured(
     ours: name -> folder of converted images, the rows that come last. Middling: by RMSE of the first of these.
     """
     listings = {name: files.list_folder(folder) for name, folder in ours.items()}
-    inputs = files.Listing({one.key: one.images[IDENTITY] for one in slices})
-    matching = files.match(files.Listing({one.key: one.truth for one in slices}), {IDENTITY: inputs, **listings})
+    names = {one.truth.group: one.series for one in slices}
+    truth = files.Listing({one.key: one.truth for one in slices}, names)
+    inputs = files.Listing({one.key: one.images[IDENTITY] for one in slices}, names)
+    matching = files.match(truth, {IDENTITY: inputs, **listings})
     lacking = {name: keys for name, keys in matching.missing.items() if keys}
     if lacking:
         raise SystemExit(f"not converted: {lacking}")

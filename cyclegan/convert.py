@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import run_conversion
-from medi2i.common.inference.inputs import Inputs, find_inputs
+from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import Model
 from medi2i.common.inference.plan import GREY_LEVELS, Plan, clips_of, make_plan, prepared
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
+from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip
 from medi2i.datasets.unpaired import HU_KINDS
 
@@ -28,7 +29,7 @@ def command(argv: Sequence[str] | None) -> int:
     return run_conversion(options, given, UnpairedOptions, images_of, plan_of).status
 
 
-def images_of(options: UnpairedConversionOptions, model: Model) -> Inputs:
+def images_of(options: UnpairedConversionOptions, model: Model) -> Catalogue:
     """The images that ``model`` is to convert. Raises UserError."""
     return find_inputs(
         options.root,
@@ -43,7 +44,7 @@ def images_of(options: UnpairedConversionOptions, model: Model) -> Inputs:
     )
 
 
-def plan_of(options: UnpairedConversionOptions, model: Model, images: Inputs) -> Plan:
+def plan_of(options: UnpairedConversionOptions, model: Model, images: Catalogue) -> Plan:
     """The Plan of a conversion of ``images`` by ``model``. Raises UserError."""
     trained, forward, identity = model.trained, model.direction == "xy", model.generator is None
     found, kind = images.sources[0].kind, options.imgtype_out or _kinds(model)[1]

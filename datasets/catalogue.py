@@ -1,187 +1,289 @@
-"""From files to sources: the images that can be used, described by their headers, and those that cannot, with why."""
+"""The images of a folder, a file or a list: volumes of neighbours, and what was passed over and why.
+
+Training, conversion, evaluation and the tools that make pairs have theirs from here: files are found (``find_files``)
+or named by a list (``lists``), and ``list_images`` makes a ``Catalogue`` of them.
+"""
 
 import collections
 import dataclasses
 import fnmatch
-import itertools
 import logging
 import os
 import re
-from collections import defaultdict
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.kinds import SUFFIXES, kind_of, name_without_suffix, next_steps
+from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
 from medi2i.datasets.outputs import without_ours
-from medi2i.datasets.reading import read_header
+from medi2i.datasets.reading import Header, read_header
 
 log = logging.getLogger(__name__)
+
+Entry = tuple[tuple[Path, ...], str]
+"""The files of an image, mostly one (of several, the channels follow each other), and what to call it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One image of a file. Plain values only, so that it crosses processes.
+    """One image: a file, a frame of one, or several files whose channels follow each other.
 
-    ``name``: path below the root without its suffix, with ``#frame`` where a file has several. ``shape``: (C, H, W).
-    ``group`` and ``place`` are of the series: neighbours in a stack share the group and follow each other by place.
-    ``extent``: lowest and highest value of images whose kind has no range of its own.
-    ``height``: mm along the axis of the body that is closest to the slices' normal (for axial slices, patient z).
+    ``name``: where the first file lies below the root, with / between folders. ``frame`` counts from 0 within a DICOM
+    file of ``frames``. ``ref``: the place of a DICOM slice. ``shape`` (C, H, W), ``bits`` and ``extent`` as in
+    ``reading.Header``: of other kinds only where headers were asked for, with the time of the last change (``stamp``,
+    ns). Neighbours in a volume share the ``group`` and follow each other by ``place``. Plain values only, so that it
+    crosses processes.
     """
 
-    path: Path
-    name: str
+    paths: tuple[Path, ...]
     kind: str
-    shape: tuple[int, int, int]
-    bits: int | None = None
+    name: str
     frame: int = 0
-    group: str = ""
-    place: int = 0
-    height: float | None = None
-    spacing: tuple[float, float] | None = None
-    modality: str = ""
-    stamp: int = 0
+    frames: int = 1
+    ref: dicom.SliceRef | None = None
+    shape: tuple[int, ...] = ()
+    bits: int | None = None
     extent: tuple[float, float] | None = None
+    stamp: int = 0
+    group: int = 0
+    place: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.paths[0]
+
+    @property
+    def label(self) -> str:
+        """The name as people are told: with the frame's number where there are several."""
+        return self.name if self.frames == 1 else f"{self.name} frame {self.frame + 1}"
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix, with ``#frame`` where a file has several."""
+        stem = name_without_suffix(self.name, self.kind)
+        return stem if self.frames == 1 else f"{stem}#{self.frame}"
+
+    @property
+    def modality(self) -> str:
+        """Of DICOM: "CT", …; "" for other kinds."""
+        return self.ref.modality if self.ref else ""
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """(between rows, between columns) in mm, where the file says it."""
+        return self.ref.spacing if self.ref else None
+
+    @property
+    def height(self) -> float | None:
+        """mm along the axis of the body closest to the slices' normal (for axial slices, patient z), where known."""
+        return self.ref.body_height if self.ref else None
 
 
 @dataclasses.dataclass
-class Sources:
-    """``by_path``: the images of each file (several for multi-frame DICOM). ``skipped``: path -> why it is not used."""
+class Volume:
+    """Images that are neighbours in this order: a DICOM series along its normal, or the images of one folder."""
 
-    by_path: dict[Path, list[Source]]
-    skipped: dict[Path, str]
+    sources: list[Source]
+    series: dicom.Series | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A file that cannot be used, its name below the root, and why."""
+
+    path: Path
+    name: str
+    reason: str
 
     @property
-    def all(self):
-        """All images, in the order of their files."""
-        return [source for sources in self.by_path.values() for source in sources]
+    def advice(self) -> str:
+        """Why, and what would help."""
+        return self.reason + next_steps([self.path])
 
-    def warn(self, where):
+
+@dataclasses.dataclass
+class Catalogue:
+    """All volumes, in order, and the files that were left out."""
+
+    volumes: list[Volume]
+    skipped: list[Skipped]
+
+    @property
+    def sources(self) -> list[Source]:
+        """All images of all volumes."""
+        return [source for volume in self.volumes for source in volume.sources]
+
+    def by_path(self) -> dict[Path, list[Source]]:
+        """The images of each file: its frames in their order."""
+        found = collections.defaultdict(list)
+        for source in sorted(self.sources, key=lambda source: source.frame):
+            found[source.path].append(source)
+        return found
+
+    def require_series(self, place: Path, modalities: tuple[str, ...] = dicom.VOLUME_MODALITIES) -> None:
+        """UserError that says what was found in ``place`` instead, where there is no DICOM series."""
+        series = [volume.series for volume in self.volumes if volume.series is not None]
+        skipped = [dicom.Skipped(item.path, item.reason) for item in self.skipped]
+        dicom.Scan([place], series, skipped, modalities).require_series()
+
+    def warn(self, where: Path) -> None:
         """Log how many files were skipped, and which."""
         if self.skipped:
-            log.warning(
-                "%s: %d file(s) skipped:\n%s",
-                where,
-                len(self.skipped),
-                "\n".join(f"  {path}: {reason}" for path, reason in self.skipped.items()),
-            )
+            lines = "\n".join(f"  {item.path}: {item.advice}" for item in self.skipped)
+            log.warning("%s: %d file(s) skipped:\n%s", where, len(self.skipped), lines)
 
 
-def sources_in(folder, kind="auto", pattern=None, labels=False, by_file=False):
-    """All images of one kind below ``folder``, in the order of ``lists.number_key``: ``Sources``.
+def list_images(
+    entries: Iterable[Entry],
+    kind: str | None = None,
+    *,
+    decode: bool = True,
+    headers: bool = False,
+    labels: bool = False,
+    by_file: bool = False,
+) -> Catalogue:
+    """The ``Catalogue`` of ``entries``; several of them may begin with one file.
 
-    ``by_file`` as for ``describe``. Warns of files that cannot be read. Raises UserError for folders without any image
-    that can.
+    kind: of all files; None: what each one's name says, else DICOM. decode: as for ``dicom.scan``. headers: those of
+    other kinds are read, too, with ``labels`` as for ``read_header``. by_file: the slices of a DICOM series follow each
+    other as the entries do, not along its normal.
     """
-    kind, files = find_files(folder, kind, pattern)
-    found = describe(files, folder, kind, labels, by_file)
-    if not found.by_path:
-        some = "; ".join(f"{path.name}: {reason}" for path, reason in list(found.skipped.items())[:3])
-        raise UserError(f"{folder}: none of the {len(files)} {kind} file(s) can be read ({some})")
-    found.warn(folder)
+    by_path: dict[Path, list[Entry]] = collections.defaultdict(list)
+    for paths, name in entries:
+        by_path[paths[0]].append((paths, name))
+    kinds = {path: kind or kind_of(path) or "dcm" for path in by_path}
+    slices = [path for path in by_path if kinds[path] == "dcm"]
+    missing = [Skipped(path, by_path[path][0][1], "no such file") for path in slices if not path.exists()]
+    places = [path for path in slices if path.exists()]
+    scan = dicom.scan(places, decode=decode, progress=headers) if places else dicom.Scan([])
+    found = _of_scan(scan, by_path.__getitem__)
+    found.skipped[:0] = missing
+    if by_file:
+        order = {path: number for number, path in enumerate(by_path)}
+        for volume in found.volumes:
+            volume.sources.sort(key=lambda source: (order[source.path], source.frame))
+    folders: dict[PurePosixPath, Volume] = {}
+    for path in by_path:
+        if kinds[path] == "dcm":
+            continue
+        try:
+            header = read_header(path, kinds[path], labels) if headers else Header()
+        except Unreadable as error:
+            found.skipped.append(Skipped(path, by_path[path][0][1], error.reason))
+            continue
+        for paths, name in by_path[path]:
+            volume = folders.setdefault(PurePosixPath(name).parent, Volume([]))
+            volume.sources.append(Source(paths, kinds[path], name, 0, 1, None, *header))
+    found.volumes.extend(folders.values())
+    for group, volume in enumerate(found.volumes):
+        volume.sources = [
+            dataclasses.replace(
+                source, group=group, place=place, stamp=source.path.stat().st_mtime_ns if headers else 0
+            )
+            for place, source in enumerate(volume.sources)
+        ]
     return found
 
 
-def describe(files, root, kind=None, labels=False, by_file=False):
-    """``Sources`` of ``files`` below ``root``; each file once. Without ``kind`` every file's name decides.
+def list_series(root: Path, modalities: tuple[str, ...], workers: int | None = None) -> Catalogue:
+    """The DICOM series in a folder or file, whatever its files are called; pixels are not looked at.
 
-    ``by_file``: the slices of a DICOM series follow each other as the files do, not along its normal.
+    modalities, workers: as for ``dicom.scan``. Raises UserError where there are none.
     """
-    files = list(dict.fromkeys(Path(file) for file in files))
-    kinds = {file: kind or kind_of(file) or "dcm" for file in files}
-    images = _dicom_sources([file for file in files if kinds[file] == "dcm"], root)
-    for file in images.skipped:
-        images.skipped[file] += next_steps([file])
-    for file in files:
-        if kinds[file] == "dcm":
-            continue
-        try:
-            header = read_header(file, kinds[file], labels)
-        except Unreadable as error:
-            images.skipped[file] = error.reason
-            continue
-        images.by_path[file] = [
-            Source(
-                file,
-                _name(file, root, kinds[file]),
-                kinds[file],
-                header.shape,
-                header.bits,
-                group=str(file.parent),
-                stamp=_stamp(file),
-                extent=header.extent,
-            )
-        ]
-    by_path = {file: images.by_path[file] for file in files if file in images.by_path}
-    places = defaultdict(itertools.count)
-    for file, frames in by_path.items():
-        if by_file or frames[0].kind != "dcm":  # neighbours of plain files are those in their folder, as given
-            by_path[file] = [dataclasses.replace(frame, place=next(places[frame.group])) for frame in frames]
-    return Sources(by_path, {file: images.skipped[file] for file in files if file in images.skipped})
+    scan = dicom.scan(root, modalities=modalities, decode=False, progress=True, workers=workers)
+    scan.require_series()
+    return _of_scan(scan, lambda path: [((path,), name_below(path, root))])
 
 
-def within(height, lowest, highest, released=False):
+def _of_scan(scan: dicom.Scan, entries_of: Callable[[Path], list[Entry]]) -> Catalogue:
+    volumes = [
+        Volume(
+            [
+                Source(paths, "dcm", name, ref.frame, ref.frames, ref, (1, *ref.shape))
+                for ref in series.slices
+                for paths, name in entries_of(ref.path)
+            ],
+            series,
+        )
+        for series in scan.series
+    ]
+    return Catalogue(volumes, [Skipped(item.path, entries_of(item.path)[0][1], item.reason) for item in scan.skipped])
+
+
+def name_below(file: Path, root: Path) -> str:
+    """Where a file lies below ``root``, or what it is called if it is that; as it is where it lies elsewhere."""
+    below = file.relative_to(root) if file.is_relative_to(root) else file
+    return below.as_posix() if file != root else file.name
+
+
+def describe(
+    files: Iterable[Path], root: Path, kind: str | None = None, labels: bool = False, by_file: bool = False
+) -> Catalogue:
+    """The ``Catalogue`` of ``files`` below ``root``, each looked into now: what cannot be used is known at once.
+
+    kind, labels, by_file: as for ``list_images``.
+    """
+    entries = [((file,), name_below(file, root)) for file in dict.fromkeys(files)]
+    found = list_images(entries, kind, headers=True, labels=labels, by_file=by_file)
+    for volume in found.volumes:
+        for note in volume.series.warnings if volume.series is not None else ():
+            log.info("%s (%s): %s", volume.sources[0].path.parent, volume.series.description, note)
+    return found
+
+
+def sources_in(folder: Path, kind: str = "auto", by_file: bool = False) -> list[Source]:
+    """All images of one kind below ``folder``, in the order of ``number_key``.
+
+    by_file: as for ``list_images``. Warns of files that cannot be read. Raises UserError for folders without any image
+    that can.
+    """
+    kind, files = find_files(folder, kind)
+    found = describe(files, folder, kind, by_file=by_file)
+    if not found.volumes:
+        some = "; ".join(f"{item.path.name}: {item.advice}" for item in found.skipped[:3])
+        raise UserError(f"{folder}: none of the {len(files)} {kind} file(s) can be read ({some})")
+    found.warn(folder)
+    by_path = found.by_path()
+    return [source for file in files for source in by_path[file]]
+
+
+def within(height: float, lowest: float, highest: float, released: bool = False) -> bool:
     """Whether a height in mm is in ``--slice_range``, whose ends count; in the released code they did not."""
     return lowest < height < highest if released else lowest <= height <= highest
 
 
-def _dicom_sources(files, root):
-    if not files:
-        return Sources({}, {})
-    scan = dicom.scan(files, progress=True)
-    by_path = {}
-    for number, series in enumerate(scan.series):
-        for note in series.warnings:
-            log.info("%s (%s): %s", series.slices[0].path.parent, series.description, note)
-        for place, item in enumerate(series.slices):
-            name = _name(item.path, root, "dcm")
-            by_path.setdefault(item.path, []).append(
-                Source(
-                    item.path,
-                    f"{name}#{item.frame}" if item.frames > 1 else name,
-                    "dcm",
-                    (1, *item.shape),
-                    None,
-                    item.frame,
-                    f"{number} {item.series_uid}",
-                    place,
-                    item.body_height,
-                    item.spacing,
-                    item.modality,
-                    _stamp(item.path),
-                )
-            )
-    for sources in by_path.values():
-        sources.sort(key=lambda source: source.frame)
-    return Sources(by_path, {item.path: item.reason for item in scan.skipped})
+class _Placed(Protocol):
+    """A ``Source``, or what has one's place."""
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def place(self) -> int: ...
 
 
-def _name(file, root, kind):
-    relative = file.relative_to(root) if file.is_relative_to(root) else file
-    return name_without_suffix(relative.as_posix(), kind)
-
-
-def _stamp(file):
-    return file.stat().st_mtime_ns
-
-
-def stacks(images, size):
+def stacks(images: Sequence[_Placed], size: int) -> list[tuple[int, ...]]:
     """Windows of ``size`` neighbours: a list of tuples of positions in ``images`` (each with ``group`` and ``place``).
 
     Windows never cross from one group to another. Groups smaller than ``size`` give none, with a warning.
     """
-    groups = {}
+    groups: dict[int, list[int]] = collections.defaultdict(list)
     for position, image in enumerate(images):
-        groups.setdefault(image.group, []).append(position)
-    windows = []
+        groups[image.group].append(position)
+    windows: list[tuple[int, ...]] = []
     for positions in groups.values():
         if size > 1:
             positions.sort(key=lambda position: images[position].place)
         if len(positions) < size:
             log.warning(
                 "--stack: the series of %s has %d image(s), fewer than the stack of %d: left out",
-                images[positions[0]].name,
+                images[positions[0]].stem,
                 len(positions),
                 size,
             )
@@ -189,7 +291,7 @@ def stacks(images, size):
     return windows if size > 1 else sorted(windows)
 
 
-def number_key(path):
+def number_key(path: Path | str) -> tuple:
     """Sort key: by folder, then by the number made of all digits of the file name, then by name.
 
     ``slice2.png`` comes before ``slice10.png``, and ``b1.png`` before ``a2.png``, as in the released codes.
@@ -198,19 +300,19 @@ def number_key(path):
     return [_digits(part) for part in path.parts[:-1]], _digits(path.name)
 
 
-def _digits(name):
+def _digits(name: str) -> tuple[int, str]:
     return int("".join(re.findall("[0-9]", name)) or "0"), name
 
 
-def walk(folder):
+def walk(folder: Path) -> list[Path]:
     """All files below ``folder`` that are not hidden, in the order of ``number_key``. Links are followed once.
 
     Folders of results and runs below it are left out, with a warning.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is a file, not a folder")
-    seen, files = set(), []
+    seen: set[str] = set()
+    files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
@@ -222,7 +324,7 @@ def walk(folder):
     return sorted((file for file in files if file.is_file()), key=lambda file: number_key(file.relative_to(folder)))
 
 
-def matches(name, pattern):
+def matches(name: str, pattern: str | None) -> bool:
     """Whether a file name fits ``--fn_pattern``: shell wildcards (``*_axial*``), else a part of the name."""
     if pattern is None:
         return True
@@ -231,7 +333,7 @@ def matches(name, pattern):
     return fnmatch.fnmatchcase(name, pattern)
 
 
-def has_dicom_mark(path):
+def has_dicom_mark(path: Path) -> bool:
     """Whether a file starts as PS3.10 section 7.1 says (DICM after 128 bytes)."""
     try:
         with open(path, "rb") as file:
@@ -240,7 +342,7 @@ def has_dicom_mark(path):
         return False
 
 
-def find_files(folder, kind="auto", pattern=None):
+def find_files(folder: Path, kind: str = "auto", pattern: str | None = None) -> tuple[str, list[Path]]:
     """Files of one kind below ``folder``, sorted. Returns (kind, list of paths).
 
     ``auto`` takes the only kind that is there (text files count only where nothing else is). ``dcm`` takes every file
@@ -255,10 +357,8 @@ def find_files(folder, kind="auto", pattern=None):
         raise UserError(f"--fn_pattern: none of the {len(files)} files in {folder} fits {pattern!r}")
     if kind == "auto":
         kind = _only_kind(folder, chosen)
-    if kind == "dcm":
-        found = [file for file in chosen if kind_of(file) in (None, "dcm")]
-    else:
-        found = [file for file in chosen if file.suffix.lower() in SUFFIXES[_known(kind)]]
+    check_kind(kind)
+    found = [file for file in chosen if (kind_of(file) or "dcm") == kind]
     if not found:
         others = collections.Counter(kind_of(file) or "other" for file in chosen)
         there = ", ".join(f"{number} {name}" for name, number in sorted(others.items()))
@@ -268,16 +368,15 @@ def find_files(folder, kind="auto", pattern=None):
     return kind, found
 
 
-def _known(kind):
-    if kind not in SUFFIXES:
-        raise UserError(
-            f"--imgtype: {kind!r} cannot be read; it can be {', '.join(SUFFIXES)}{next_steps([f'.{kind}'])}"
-        )
-    return kind
+def check_kind(kind: str, path: Path | None = None) -> None:
+    """UserError for a kind (of ``path``) that no reader here takes."""
+    if kind not in KINDS:
+        steps = next_steps([path or f".{kind}"])
+        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}{steps}")
 
 
-def _only_kind(folder, files):
-    counts = collections.Counter()
+def _only_kind(folder: Path, files: list[Path]) -> str:
+    counts: collections.Counter[str] = collections.Counter()
     for file in files:
         kind = kind_of(file) or ("dcm" if has_dicom_mark(file) else None)
         if kind:

@@ -69,7 +69,7 @@ class PairedDataset:
 
     def name(self, index):
         """What example ``index`` is called: its middle slice's file, below the root, without suffix."""
-        return self.members(index)[self.stack // 2].name
+        return self.members(index)[self.stack // 2].stem
 
     def load(self, index, rng=None):
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medi2i.common.errors import UserError
@@ -23,52 +24,24 @@ class Pair:
     outputs: tuple[Source, ...]
 
     @property
-    def name(self):
-        """The first input's name: below the root, without suffix."""
-        return self.inputs[0].name
+    def stem(self) -> str:
+        """The first input's: its name below the root, without suffix."""
+        return self.inputs[0].stem
 
     @property
-    def group(self):
+    def group(self) -> int:
         """Neighbours in a stack share it."""
         return self.inputs[0].group
 
     @property
-    def place(self):
+    def place(self) -> int:
         """Order within the group."""
         return self.inputs[0].place
 
 
-class Problems:
-    """What is wrong with the pairs of one list or folder, collected to be told at once."""
-
-    def __init__(self, where):
-        self.where = where
-        self.lines = []
-
-    def add(self, line):
-        """One problem in one line."""
-        self.lines.append(line)
-
-    def stop(self):
-        """Raise UserError if there are any, after logging them all."""
-        if not self.lines:
-            return
-        if len(self.lines) > SHOWN:
-            log.error(
-                "%s: %d problems with pairs:\n%s",
-                self.where,
-                len(self.lines),
-                "\n".join(f"  {line}" for line in self.lines),
-            )
-        rest = f"; and {len(self.lines) - SHOWN} more (all are listed above)" if len(self.lines) > SHOWN else ""
-        raise UserError(
-            f"{self.where}: {len(self.lines)} problem(s) with pairs: " + "; ".join(self.lines[:SHOWN]) + rest
-        )
-
-
 @dataclasses.dataclass(frozen=True)
-class Columns:
-    """The files of one row: as many inputs and outputs as columns were asked for, and how to call it."""
+class _Row:
+    """The files of a pair: as many inputs and outputs as columns were asked for, and how to call it."""
 
     label: str
     inputs: tuple[Path, ...]
@@ -76,84 +49,102 @@ class Columns:
 
 
 def find_pairs(
-    root,
-    name,
+    root: Path | str,
+    name: str,
     *,
-    kinds=("auto", "auto"),
-    from_col=(0,),
-    to_col=(1,),
-    pattern=None,
-    btoa=False,
-    labels=False,
-    scale=1,
-    by_file=False,
-):
+    kinds: tuple[str, str] = ("auto", "auto"),
+    from_col: Sequence[int] = (0,),
+    to_col: Sequence[int] = (1,),
+    pattern: str | None = None,
+    btoa: bool = False,
+    labels: bool = False,
+    scale: int = 1,
+    by_file: bool = False,
+) -> list[Pair]:
     """All pairs of the list file ``name``, or of folders if it is ``__train__`` (trainA, trainB) or ``__test__``.
 
     kinds: of inputs and outputs ("auto": by name, or what the folder holds). ``btoa`` makes the second column or folder
     the input. ``labels``: outputs are class numbers. ``scale``: outputs have so many times the rows and columns of
-    inputs. ``by_file``: as for ``sources.describe``. Files that cannot be read are left out with their partners, with
-    a warning that counts them. Raises UserError with all that is missing or does not fit.
+    inputs. ``by_file``: as for ``catalogue.list_images``. Files that cannot be read are left out with their partners,
+    with a warning that counts them. Raises UserError with all that is missing or does not fit.
     """
     root = Path(root)
+    problems: list[str] = []
+    of_sides: tuple[str | None, ...]
     if name in FOLDERS:
         first, second = (root / folder for folder in FOLDERS[name])
-        rows, problems, roots, kinds = _rows_of_folders(*((second, first) if btoa else (first, second)), kinds, pattern)
+        roots = (second, first) if btoa else (first, second)
+        where = f"{roots[0]} and {roots[1]}"
+        rows, of_sides = _rows_of_folders(*roots, kinds, pattern, problems)
     else:
+        roots = root, root
         path = locate_list(name, root)
-        columns = (to_col, from_col) if btoa else (from_col, to_col)
-        rows, problems = _rows_of_list(path, root, *columns, pattern)
-        roots, kinds = (root, root), tuple(None if kind == "auto" else kind for kind in kinds)
-    inputs = describe([file for row in rows for file in row.inputs], roots[0], kinds[0], by_file=by_file)
-    outputs = describe([file for row in rows for file in row.outputs], roots[1], kinds[1], labels, by_file)
-    pairs, left_out = [], 0
+        where = str(path)
+        rows = _rows_of_list(path, root, *((to_col, from_col) if btoa else (from_col, to_col)), pattern, problems)
+        of_sides = tuple(None if kind == "auto" else kind for kind in kinds)
+    if not rows:
+        _stop(where, problems)
+    inputs = describe([file for row in rows for file in row.inputs], roots[0], of_sides[0], by_file=by_file)
+    outputs = describe([file for row in rows for file in row.outputs], roots[1], of_sides[1], labels, by_file)
+    by_path, of_outputs = inputs.by_path(), outputs.by_path()
+    pairs: list[Pair] = []
+    left_out = 0
     for row in rows:
-        if any(file in inputs.skipped for file in row.inputs) or any(file in outputs.skipped for file in row.outputs):
+        sides = [[by_path[file] for file in row.inputs], [of_outputs[file] for file in row.outputs]]
+        if all(frames for side in sides for frames in side):
+            pairs.extend(_pairs_of(row, sides, problems, scale))
+        else:
             left_out += 1
-            continue
-        pairs.extend(_pairs_of(row, inputs.by_path, outputs.by_path, problems, scale))
-    for found, where in ((inputs, roots[0]), (outputs, roots[1])):
-        found.warn(where)
-    problems.stop()
+    for found, folder in ((inputs, roots[0]), (outputs, roots[1])):
+        found.warn(folder)
+    _stop(where, problems)
     if left_out:
-        log.warning(
-            "%s: %d of %d pairs left out, because a file of them cannot be read", problems.where, left_out, len(rows)
-        )
+        log.warning("%s: %d of %d pairs left out, because a file of them cannot be read", where, left_out, len(rows))
     if not pairs:
-        reasons = [f"{path}: {reason}" for side in (inputs, outputs) for path, reason in side.skipped.items()]
-        raise UserError(f"{problems.where}: none of the {len(rows)} pairs can be read ({'; '.join(reasons[:SHOWN])})")
+        reasons = [f"{item.path}: {item.advice}" for item in (*inputs.skipped, *outputs.skipped)]
+        raise UserError(f"{where}: none of the {len(rows)} pairs can be read ({'; '.join(reasons[:SHOWN])})")
     return pairs
 
 
-def _rows_of_folders(first, second, kinds, pattern):
-    """Files of two folders with equal names (apart from the suffix of their kind), in the order of the first."""
+def _stop(where: str, problems: list[str]) -> None:
+    """Raise UserError if there are problems with the pairs of one list or folder, after logging them all."""
+    if not problems:
+        return
+    rest, shown = "", "; ".join(problems[:SHOWN])
+    if len(problems) > SHOWN:
+        log.error("%s: %d problems with pairs:\n%s", where, len(problems), "\n".join(f"  {line}" for line in problems))
+        rest = f"; and {len(problems) - SHOWN} more (all are listed above)"
+    raise UserError(f"{where}: {len(problems)} problem(s) with pairs: {shown}{rest}")
+
+
+def _rows_of_folders(
+    first: Path, second: Path, kinds: tuple[str, str], pattern: str | None, problems: list[str]
+) -> tuple[list[_Row], tuple[str, ...]]:
+    """Files of two folders with equal names (apart from the suffix of their kind), in the order of the first; and the
+    kinds of both."""
     for folder, other in ((first, second), (second, first)):
         if not folder.is_dir():
             raise UserError(
                 f"{folder}: no such folder; pairs need {first.name} and {second.name} with equal names "
                 f"in both" + ("" if other.is_dir() else ", or a list file (--train FILE)")
             )
-    kinds_found, named = [], []
-    for folder, kind in zip((first, second), kinds, strict=True):
-        kind, files = find_files(folder, kind, pattern)
-        kinds_found.append(kind)
-        named.append({name_without_suffix(file.relative_to(folder).as_posix(), kind): file for file in files})
-    problems = Problems(f"{first} and {second}")
-    if len(named[0]) != len(named[1]):
-        problems.add(f"{first} has {len(named[0])} images and {second} has {len(named[1])}")
-    for here, there, folder in ((named[0], named[1], second), (named[1], named[0], first)):
-        for name, file in here.items():
-            if name not in there:
-                problems.add(f"{file} has no partner in {folder}")
-    rows = [Columns(name, (file,), (named[1][name],)) for name, file in named[0].items() if name in named[1]]
-    if not rows:
-        problems.stop()
-    return rows, problems, (first, second), tuple(kinds_found)
+    found = [find_files(folder, kind, pattern) for folder, kind in zip((first, second), kinds, strict=True)]
+    ours, theirs = (
+        {name_without_suffix(file.relative_to(folder).as_posix(), kind): file for file in files}
+        for folder, (kind, files) in zip((first, second), found, strict=True)
+    )
+    if len(ours) != len(theirs):
+        problems.append(f"{first} has {len(ours)} images and {second} has {len(theirs)}")
+    for here, there, folder in ((ours, theirs, second), (theirs, ours, first)):
+        problems.extend(f"{file} has no partner in {folder}" for name, file in here.items() if name not in there)
+    rows = [_Row(name, (file,), (theirs[name],)) for name, file in ours.items() if name in theirs]
+    return rows, tuple(kind for kind, _ in found)
 
 
-def _rows_of_list(path, root, from_col, to_col, pattern):
+def _rows_of_list(
+    path: Path, root: Path, from_col: Sequence[int], to_col: Sequence[int], pattern: str | None, problems: list[str]
+) -> list[_Row]:
     """The rows of a list file, with columns counted from 0 and paths below ``root``."""
-    problems = Problems(path)
     rows, needed = [], max(*from_col, *to_col) + 1
     listed = read_list(path)
     widest = max(len(row.columns) for row in listed)
@@ -164,51 +155,49 @@ def _rows_of_list(path, root, from_col, to_col, pattern):
         )
     for row in listed:
         if len(row.columns) < needed:
-            problems.add(
+            problems.append(
                 f"line {row.line} has {len(row.columns)} column(s), --from_col and --to_col need {needed}, "
                 f"separated by tabs"
             )
             continue
-        files = [[root / row.columns[column] for column in columns] for columns in (from_col, to_col)]
-        if not matches(files[0][0].name, pattern):
+        inputs, outputs = (tuple(root / row.columns[column] for column in columns) for columns in (from_col, to_col))
+        if not matches(inputs[0].name, pattern):
             continue
-        missing = [file for side in files for file in side if not file.is_file()]
+        missing = [file for file in (*inputs, *outputs) if not file.is_file()]
         for file in missing:
             why = "does not exist" if not file.exists() else "is not a regular file"
-            problems.add(f"line {row.line}: {file} {why}" if file != root else f"line {row.line}: has an empty column")
+            problems.append(
+                f"line {row.line}: {file} {why}" if file != root else f"line {row.line}: has an empty column"
+            )
         if not missing:
-            rows.append(Columns(f"line {row.line}", *map(tuple, files)))
-    if not rows and not problems.lines:
+            rows.append(_Row(f"line {row.line}", inputs, outputs))
+    if not rows and not problems:
         raise UserError(f"--fn_pattern: no input file of {path} fits {pattern!r}")
-    if not rows:
-        problems.stop()
-    return rows, problems
+    return rows
 
 
-def _pairs_of(row, inputs, outputs, problems, scale=1):
+def _pairs_of(row: _Row, sides: list[list[list[Source]]], problems: list[str], scale: int) -> Iterator[Pair]:
     """The pairs of one row: one, or one for each frame where its files have several."""
-    sides = [[inputs[file] for file in row.inputs], [outputs[file] for file in row.outputs]]
     counts = {len(frames) for side in sides for frames in side}
     if len(counts) > 1:
-        problems.add(
+        problems.append(
             f"{row.label}: {row.inputs[0]} and {row.outputs[0]} have different numbers of frames "
             f"({', '.join(str(count) for count in sorted(counts))})"
         )
         return
     for frame in range(counts.pop()):
-        pair = Pair(*(tuple(frames[frame] for frames in side) for side in sides))
-        sizes = {source.shape[1:]: source for source in (*pair.inputs, *pair.outputs)}
-        fine = {tuple(scale * n for n in source.shape[1:]) for source in pair.inputs}
-        fine |= {source.shape[1:] for source in pair.outputs}
-        if len(fine) > 1:
-            rule = (
-                f"with --scale {scale} outputs must have {scale} times the rows and columns of inputs"
-                if scale > 1
-                else "a pair must have one size"
-            )
-            problems.add(
-                ", ".join(f"{source.path} is {width}x{height}" for (height, width), source in sizes.items())
-                + f" (width x height): {rule}"
-            )
+        inputs, outputs = (tuple(frames[frame] for frames in side) for side in sides)
+        sizes = {source.shape[1:]: source for source in (*inputs, *outputs)}
+        fine = {tuple(scale * n for n in source.shape[1:]) for source in inputs}
+        if len(fine | {source.shape[1:] for source in outputs}) == 1:
+            yield Pair(inputs, outputs)
             continue
-        yield pair
+        rule = (
+            f"with --scale {scale} outputs must have {scale} times the rows and columns of inputs"
+            if scale > 1
+            else "a pair must have one size"
+        )
+        problems.append(
+            ", ".join(f"{source.path} is {width}x{height}" for (height, width), source in sizes.items())
+            + f" (width x height): {rule}"
+        )

@@ -6,6 +6,7 @@ and txt.
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -97,15 +98,14 @@ _TAIL = 64
 _END = {"png": b"IEND\xaeB`\x82", "jpg": b"\xff\xd9"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """``shape``: (C, H, W) as ``read_image`` gives it. ``bits``: 8 or 16 for unsigned integers, else None.
 
     ``extent``: lowest and highest value, where there are no bits that bound them.
     """
 
-    shape: tuple[int, int, int]
-    bits: int | None
+    shape: tuple[int, ...] = ()
+    bits: int | None = None
     extent: tuple[float, float] | None = None
 
 

@@ -59,7 +59,7 @@ class UnpairedDataset:
 
     def name(self, index):
         """What example ``index`` is called: its middle slice's file, below the domain's folder, without suffix."""
-        return self.members(index)[self.stack // 2].name
+        return self.members(index)[self.stack // 2].stem
 
     def whole(self, index):
         """Example ``index``, neither cropped nor changed: (C, H, W). Raises Unreadable."""
@@ -102,7 +102,7 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
         log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
         return None
     kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
-    sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None).all
+    sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None)
     spacing = options.forceSpacing if options.forceSpacing > 0 else None
     _refuse_what_needs_geometry(sources, options, spacing)
     if options.slice_range is not None:

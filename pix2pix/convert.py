@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.conversion import run_conversion
-from medi2i.common.inference.inputs import Inputs, find_inputs
+from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.network import Model
 from medi2i.common.inference.plan import Plan, clips_of, make_plan, prepared
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
+from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.scaling import PAIRED_HU
 from medi2i.pix2pix.closing import evaluation_command
 
@@ -35,7 +36,7 @@ def command(argv: Sequence[str] | None) -> int:
     return done.status
 
 
-def images_of(options: PairedConversionOptions, model: Model) -> Inputs:
+def images_of(options: PairedConversionOptions, model: Model) -> Catalogue:
     """The images that ``model`` is to convert. Raises UserError."""
     if model.direction == "yx":
         raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
@@ -51,7 +52,7 @@ def images_of(options: PairedConversionOptions, model: Model) -> Inputs:
     )
 
 
-def plan_of(options: PairedConversionOptions, model: Model, images: Inputs) -> Plan:
+def plan_of(options: PairedConversionOptions, model: Model, images: Catalogue) -> Plan:
     """The Plan of a conversion of ``images`` by ``model``. Raises UserError."""
     trained, identity = model.trained, model.generator is None
     kind = options.imgtype_out or trained.imgtype_out

@@ -16,7 +16,7 @@ from medi2i.common.errors import counted, run
 from medi2i.common.options.machinery import parse
 from medi2i.datasets.locks import locked
 from medi2i.tools.making.lowres_images import LowresOptions, make_coarse, series_for
-from medi2i.tools.making.pair_folders import check_folders, dicom_tasks, image_tasks, is_dicom, make_pairs, told_losses
+from medi2i.tools.making.pair_folders import check_folders, find_tasks, make_pairs, told_losses
 
 
 def command(argv: list[str]) -> None:
@@ -24,18 +24,15 @@ def command(argv: list[str]) -> None:
     root, out = Path(options.root), Path(options.out)
     with locked(out, "writing"):
         check_folders(root, out, options.force)
-        found_dicom, kind = is_dicom(root, options.imgtype)
-        if found_dicom:
-            tasks, skipped = dicom_tasks(
-                root,
-                partial(series_for, options),
-                f"medi2i make_lowres 1/{options.scale}",
-                modalities=tuple(options.modality),
-                workers=options.workers,
-                clean="originals, cut to whole pixels of the low resolution" if options.keep_small else "single frames",
-            )
-        else:
-            tasks, skipped = image_tasks(root, kind), []
+        tasks, skipped = find_tasks(
+            root,
+            options.imgtype,
+            partial(series_for, options),
+            f"medi2i make_lowres 1/{options.scale}",
+            modalities=tuple(options.modality),
+            workers=options.workers,
+            clean="originals, cut to whole pixels of the low resolution" if options.keep_small else "single frames",
+        )
         good, failed = make_pairs(
             partial(make_coarse, out=out, options=options),
             tasks,

@@ -14,19 +14,11 @@ from pathlib import Path
 
 from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options.machinery import parse
-from medi2i.datasets import dicom
+from medi2i.datasets.catalogue import Skipped
 from medi2i.datasets.locks import locked
 from medi2i.tools.making import noise
 from medi2i.tools.making.noisy_images import NoiseOptions, add_noise, series_for
-from medi2i.tools.making.pair_folders import (
-    Done,
-    check_folders,
-    dicom_tasks,
-    image_tasks,
-    is_dicom,
-    make_pairs,
-    told_losses,
-)
+from medi2i.tools.making.pair_folders import Done, check_folders, find_tasks, make_pairs, told_losses
 
 
 def command(argv: list[str]) -> None:
@@ -34,20 +26,17 @@ def command(argv: list[str]) -> None:
     root, out = Path(options.root), Path(options.out)
     with locked(out, "writing"):
         check_folders(root, out, options.force)
-        found_dicom, kind = is_dicom(root, options.imgtype)
-        if found_dicom:
-            tasks, skipped = dicom_tasks(
-                root,
-                partial(series_for, options),
-                "medi2i make_noisy",
-                modalities=tuple(options.modality),
-                workers=options.workers,
-                repeats=options.repeat,
-            )
-        elif options.model == noise.DOSE:
+        tasks, skipped = find_tasks(
+            root,
+            options.imgtype,
+            partial(series_for, options),
+            "medi2i make_noisy",
+            modalities=tuple(options.modality),
+            workers=options.workers,
+            repeats=options.repeat,
+        )
+        if options.model == noise.DOSE and tasks[0].series is None:
             raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
-        else:
-            tasks, skipped = image_tasks(root, kind, options.repeat), []
         on_gpu = uses_gpu(options)
         good, failed = make_pairs(
             partial(add_noise, out=out, options=options, on_gpu=on_gpu),
@@ -71,9 +60,7 @@ def uses_gpu(options: NoiseOptions) -> bool:
     return device.name.startswith("@cupy")
 
 
-def report(
-    options: NoiseOptions, out: Path, good: list[Done], skipped: list[dicom.Skipped], failed: list[str]
-) -> list[str]:
+def report(options: NoiseOptions, out: Path, good: list[Done], skipped: list[Skipped], failed: list[str]) -> list[str]:
     """What a user should know, one fact a line."""
     lines = [f"{out}: {counted(len(good), 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt"]
     if options.model == noise.POISSON:

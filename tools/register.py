@@ -21,6 +21,7 @@ import pydicom
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.machinery import Checked, option, parse
 from medi2i.datasets import dicom
+from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
 from medi2i.datasets.locks import locked
@@ -182,7 +183,7 @@ def register(series, template, options, deidentifier, taken):
         if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
             values, padding = np.where(padding, air, values), None  # beside the image there is air
         position = None if item.position is None else new_position(item.position, item.orientation, source, target)
-        out = Path(options.out) / name_of(item, Path(options.root), taken)
+        out = Path(options.out) / name_of(name_below(item.path, Path(options.root)), "dcm", item, taken)
         write = dict(mask=padding, force=options.force)
         if target != source:
             write |= dict(spacing=target.spacing, position=position)

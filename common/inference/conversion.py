@@ -19,7 +19,6 @@ from medi2i.common.errors import UserError, counted
 from medi2i.common.inference import shards
 from medi2i.common.inference.crew import Crew, sharing
 from medi2i.common.inference.graph_engines import examples_of
-from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.jobs import Jobs, Networks
 from medi2i.common.inference.network import Model, Network, TrainingOptions, engine_of, load_model, network_of
 from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary_of, tell
@@ -30,6 +29,7 @@ from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.sizes import fitting_of
 from medi2i.common.training.ending import SignalWatch
+from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.locks import locked
 
 
@@ -45,8 +45,8 @@ def run_conversion(
     options: Options,
     given: dict[str, object],
     application: type[TrainingOptions],
-    images_of: Callable[[Any, Model], Inputs],
-    plan_of: Callable[[Any, Model, Inputs], Plan],
+    images_of: Callable[[Any, Model], Catalogue],
+    plan_of: Callable[[Any, Model, Catalogue], Plan],
 ) -> Done:
     """All of a convert.py behind its command line: model, images, plan, networks, then conversion. Raises UserError.
 
@@ -279,7 +279,7 @@ def _pending(
     return pending
 
 
-def refuse_input_folders(out: Path, images: Inputs) -> None:
+def refuse_input_folders(out: Path, images: Catalogue) -> None:
     """UserError if the folder ``out`` is one in which images to convert lie."""
     folders = {os.path.realpath(source.paths[0].parent) for source in images.sources}
     if os.path.realpath(out) in folders:

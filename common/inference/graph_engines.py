@@ -23,13 +23,13 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.common.inference.tiling import Frame, pad_to_multiple
 from medi2i.common.kernels.cpu.threads import threads
 from medi2i.common.networks.extent import Fitting
 from medi2i.common.networks.spec import SampleKind, Sampling
+from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.outputs import naming
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads
@@ -202,7 +202,7 @@ def installed() -> list[str]:
     return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
 
 
-def examples_of(inputs: Inputs, preparation: Preparation, stack: int, fit: Fitting) -> list[np.ndarray]:
+def examples_of(inputs: Catalogue, preparation: Preparation, stack: int, fit: Fitting) -> list[np.ndarray]:
     """Network inputs (1, C, H, W) of ``EXAMPLES`` evenly spaced images; a stack holds one of them several times.
 
     fit: the sizes that the network takes. They are the same in every shard. Images that cannot be read are left out;

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference import edges, pipeline, stacks
 from medi2i.common.inference.analysis import Analysis, Maps
-from medi2i.common.inference.inputs import Source, Volume
 from medi2i.common.inference.network import Network
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
 from medi2i.common.inference.slices import Slice, SliceCache, load_slice
 from medi2i.common.inference.uncertainty import DeviationMaps, Samples
+from medi2i.datasets.catalogue import Source, Volume
 
 log = logging.getLogger(__name__)
 

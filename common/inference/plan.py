@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference.inputs import Inputs
 from medi2i.common.inference.network import Model, TrainingOptions
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
@@ -13,6 +12,7 @@ from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.training import mean_change
+from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.grid import STEP
 from medi2i.datasets.kinds import PICTURES, PLAIN_NUMBERS
 from medi2i.datasets.scaling import Clip
@@ -34,7 +34,7 @@ class Plan:
 
     options: Options
     model: Model
-    images: Inputs
+    images: Catalogue
     settings: dict[str, object]
     preparation: Preparation
     form: Format
@@ -73,7 +73,7 @@ def prepared(options: Options, model: Model, clip: Clip | None, dicom_clip: Clip
 def make_plan(
     options: Options,
     model: Model,
-    images: Inputs,
+    images: Catalogue,
     preparation: Preparation,
     *,
     kind: str | None,
@@ -160,7 +160,7 @@ def _given(name: str, in_hu: bool, *sources: Options | TrainingOptions) -> Clip 
 
 
 def _keeps_outside(
-    options: Options, model: Model, images: Inputs, clip_in: Clip | None, clip_out: Clip | None, classes: int
+    options: Options, model: Model, images: Catalogue, clip_in: Clip | None, clip_out: Clip | None, classes: int
 ) -> bool:
     """Whether values outside of the network's clip are kept (``--outside``). Raises UserError where that cannot be."""
     residual = model.generator is not None and model.trained.gen_residual
@@ -181,7 +181,7 @@ def _keeps_outside(
     return wanted == "keep" and reason is None
 
 
-def _known_change(model: Model, clip: Clip | None, images: Inputs) -> str | None:
+def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> str | None:
     """What a conversion says before it begins of a model that changes the mean of what it was trained on; else None.
 
     clip: of the results.

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -9,6 +11,7 @@ from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.catalogue import Source, describe, sources_in, stacks
+from medi2i.datasets.dicom import SliceRef
 from medi2i.datasets.preparing import Domain, choose_channels, one_hot
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
 from medi2i.datasets.writing import write_image
@@ -45,19 +48,10 @@ def multi_frame(path, volume):
     dataset.save_as(path, enforce_file_format=True)
 
 
-def source(group="g", place=0, **more):
-    return Source(
-        path="p",
-        **{
-            "name": f"{group}{place}",
-            "kind": "png",
-            "shape": (1, 4, 4),
-            "bits": 8,
-            "group": group,
-            "place": place,
-            **more,
-        },
-    )
+def source(group=0, place=0, modality=None, **more):
+    ref = None if modality is None else SliceRef(Path("p"), modality=modality)
+    given = {"kind": "png", "shape": (1, 4, 4), "bits": 8, **more}
+    return Source((Path("p"),), name=f"{group}.{place}", ref=ref, group=group, place=place, **given)
 
 
 def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
@@ -66,7 +60,7 @@ def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
     multi_frame(tmp_path / "trainB" / "x.dcm", volume + 500)
     options = PairedOptions(root=str(tmp_path), random_translate=0, stack=2)
     dataset = paired.build(options, cache=ImageCache(1))
-    assert [pair.name for pair in dataset.pairs] == ["x#0", "x#1", "x#2", "x#3"]
+    assert [pair.stem for pair in dataset.pairs] == ["x#0", "x#1", "x#2", "x#3"]
     assert (len(dataset), dataset.name(0)) == (3, "x#1")
     x, t = dataset[1]
     np.testing.assert_allclose(dataset.clip_in.from_unit(x)[:, 3, 3], [10, 20], atol=1e-3)
@@ -77,7 +71,7 @@ def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
 
 
 def test_windows_stay_in_their_group_and_follow_the_place():
-    images = [source("a", 2), source("b", 0), source("a", 0), source("b", 1), source("a", 1)]
+    images = [source(1, 2), source(2, 0), source(1, 0), source(2, 1), source(1, 1)]
     assert stacks(images, 2) == [(2, 4), (4, 0), (1, 3)]
     assert stacks(images, 3) == [(2, 4, 0)]
     assert stacks(images, 1) == [(0,), (1,), (2,), (3,), (4,)]
@@ -87,9 +81,10 @@ def test_each_file_is_described_once_with_its_name_below_the_root(tmp_path):
     write_image(tmp_path / "p1" / "a.b.png", np.zeros((3, 5)))
     file = tmp_path / "p1" / "a.b.png"
     found = describe([file, file], tmp_path)
-    assert [item.name for item in found.all] == ["p1/a.b"]
-    assert found.all[0].shape == (1, 3, 5) and found.all[0].spacing is None and found.all[0].height is None
-    assert sources_in(tmp_path).all == found.all
+    (item,) = found.sources
+    assert (item.name, item.stem, item.shape) == ("p1/a.b.png", "p1/a.b", (1, 3, 5))
+    assert item.spacing is None and item.height is None
+    assert sources_in(tmp_path) == found.sources
 
 
 def test_default_clips_by_kind_and_what_has_to_be_given():
@@ -125,7 +120,7 @@ def test_values_without_a_range_far_from_unit_are_told_with_their_range(tmp_path
         write_image(tmp_path / f"a.{kind}", np.array(values, dtype))
     if dtype[0] == "i" and told:
         told = told.replace("2001", "2000")
-    found = sources_in(tmp_path).all
+    found = sources_in(tmp_path)
     assert not choose_clip(None, found, "clipB", PAIRED_HU).scales
     message = " ".join(record.message for record in caplog.records)
     assert (f"hold values from {told}, far" in message and "-cb" in message) if told else message == ""
@@ -151,8 +146,8 @@ def test_one_hot():
 def test_colour_image_of_equal_channels_is_a_class_image(tmp_path):
     write_image(tmp_path / "a.png", np.array([[0, 1], [1, 2]]) * np.ones((3, 1, 1)))
     domain = Domain(Clip(), 1, ImageCache(1), class_num=3)
-    item = describe([tmp_path / "a.png"], tmp_path).all[0]
+    item = describe([tmp_path / "a.png"], tmp_path).sources[0]
     np.testing.assert_array_equal(domain.classes(item), [[[0, 1], [1, 2]]])
     write_image(tmp_path / "b.png", np.arange(12).reshape(3, 2, 2) % 3)
     with pytest.raises(UserError, match="b.png: is a colour image"):
-        domain.classes(describe([tmp_path / "b.png"], tmp_path).all[0])
+        domain.classes(describe([tmp_path / "b.png"], tmp_path).sources[0])

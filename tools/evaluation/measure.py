@@ -12,7 +12,7 @@ from medi2i.common.errors import UserError
 from medi2i.datasets.grid import enlarge, enlarge_mask
 from medi2i.datasets.outputs import naming
 from medi2i.tools.evaluation import metrics
-from medi2i.tools.evaluation.files import Slice
+from medi2i.tools.evaluation.files import Slice, load
 from medi2i.tools.evaluation.metrics import Window
 from medi2i.tools.evaluation.physics import Physics
 
@@ -117,7 +117,7 @@ class Scene:
 
 def file_row(name: str, note: str) -> Row:
     """The images found for the slice under `name`, as they are."""
-    return Row(name, note, lambda one: one.images[name].load().array)
+    return Row(name, note, lambda one: load(one.images[name]).array)
 
 
 def input_row(name: str, scale: int = 1) -> Row:
@@ -126,7 +126,7 @@ def input_row(name: str, scale: int = 1) -> Row:
         return file_row(name, "the input as it is: doing nothing")
 
     def image(one: Slice) -> np.ndarray:
-        array = one.images[name].load().array
+        array = load(one.images[name]).array
         fine = enlarge(array if array.ndim == 3 else array[np.newaxis], scale)
         return fine if array.ndim == 3 else fine[0]
 
@@ -171,9 +171,9 @@ def read(one: Slice, rows: Sequence[Row]) -> Scene:
 
     Raises UserError where an image is not of the truth's size, Unreadable.
     """
-    loaded = one.truth.load()
+    loaded = load(one.truth)
     mask = loaded.mask
-    given = one.images[rows[0].name].load().mask
+    given = load(one.images[rows[0].name]).mask
     if given is not None:
         scale = loaded.array.shape[-1] // given.shape[-1]
         given = given if scale < 2 else ~enlarge_mask(~given, scale)

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import scaling
-from medi2i.tools.evaluation.files import Slice
+from medi2i.tools.evaluation.files import Slice, load
 
 SSIM_SIGMA = 1.5  # Wang et al. 2004: Gaussian weights, sigma 1.5, population covariance
 SSIM_WIDTH = 11  # 2·int(3.5·sigma + 0.5) + 1 pixels: the smallest image that has an SSIM
@@ -207,7 +207,7 @@ def clip_window(clip: Sequence[float] | None) -> Window | None:
 
 def full_window(slices: Sequence[Slice], unit: str) -> Window:
     """CT: -1024…2000 HU; pictures: what their bits hold; other numbers: the range of the truth."""
-    loaded = [one.truth.load() for one in slices]
+    loaded = [load(one.truth) for one in slices]
     bits = {one.bits for one in loaded}
     if unit == "HU" or len(bits) == 1 and bits != {None}:
         clip = scaling.default_clip(slices[0].truth.kind, loaded[0].bits)

@@ -18,6 +18,7 @@ from medi2i.common.inference.report import find_report, read_report
 from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import write_text
 from medi2i.tools.evaluation import measure, metrics, picture, table
+from medi2i.tools.evaluation.files import load
 from medi2i.tools.evaluation.measure import Evaluation
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
 from medi2i.tools.evaluation.packing import Packed, Scale, pack_slices
@@ -215,7 +216,7 @@ def provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     """Title → name → what there is to know of data, rows, models and this evaluation."""
     counts = Counter(one.series for one in evaluation.slices)
     first = evaluation.slices[0].truth
-    height, width = first.load().array.shape[-2:]
+    height, width = load(first).array.shape[-2:]
     data = {
         "kind": first.kind + (f", {first.modality}" if first.modality else ""),
         "size": f"{width}×{height} pixels",

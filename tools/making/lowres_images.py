@@ -87,13 +87,13 @@ def coarse(array: np.ndarray, options: LowresOptions, rng: np.random.Generator) 
 
 def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     """Raises Unreadable, and UserError where a file is in the way."""
-    image = dicom.read(task.path, task.frame, modalities=tuple(options.modality))
-    check_size(task.path, image.hu.shape, options.scale)
+    image = dicom.read(task.source.path, task.source.frame, modalities=tuple(options.modality))
+    check_size(task.source.path, image.hu.shape, options.scale)
     rng = noise.generator_for(
         options.seed,
         0,
         text(image.header, "SOPInstanceUID"),
-        str(task.frame),
+        str(task.source.frame),
         np.ascontiguousarray(image.stored).tobytes(),
     )
     values = coarse(image.hu[np.newaxis], options, rng)[0]
@@ -111,8 +111,8 @@ def dicom_pair(task: Task, out: Path, options: LowresOptions) -> Done:
             force=options.force,
             **geometry(image, values.shape, options.scale),
         )
-    if task.frames == 1 and whole:
-        copy_file(task.path, clean, options.force)
+    if task.source.frames == 1 and whole:
+        copy_file(task.source.path, clean, options.force)
     else:
         hu = grid.cut(image.hu, options.scale) if options.keep_small else image.hu
         mask = None if image.mask is None else image.mask[: hu.shape[0], : hu.shape[1]]
@@ -145,16 +145,16 @@ def geometry(image: dicom.DicomImage, size: tuple[int, int], scale: int) -> dict
 
 def image_pair(task: Task, out: Path, options: LowresOptions) -> Done:
     """The same for images that are not DICOM."""
-    image = reading.read_image(task.path)
+    image = reading.read_image(task.source.path)
     array, kind = image.array, kinds.kind_of(task.name)
-    check_size(task.path, array.shape[1:], options.scale)
+    check_size(task.source.path, array.shape[1:], options.scale)
     rng = noise.generator_for(options.seed, 0, np.ascontiguousarray(array).tobytes())
     values = coarse(array, options, rng)
     refuse_existing(out, task.name, options.force)
     saturated = writing.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
     clean = grid.cut(array, options.scale) if options.keep_small else array
-    if kinds.kind_of(task.path) == kind and clean.shape == array.shape:
-        copy_file(task.path, out / "trainB" / task.name, options.force)
+    if kinds.kind_of(task.source.path) == kind and clean.shape == array.shape:
+        copy_file(task.source.path, out / "trainB" / task.name, options.force)
     else:
         writing.write_image(out / "trainB" / task.name, clean, kind, bits=image.bits)
     return Done(task.name, saturated, values.size)

@@ -93,12 +93,12 @@ def add_noise(task: Task, out: Path, options: NoiseOptions, on_gpu: bool = False
 
 
 def add_to_dicom(task: Task, out: Path, options: NoiseOptions, on_gpu: bool) -> Done:
-    image = dicom.read(task.path, task.frame, modalities=tuple(options.modality))
+    image = dicom.read(task.source.path, task.source.frame, modalities=tuple(options.modality))
     rng = noise.generator_for(
         options.seed,
         task.repeat,
         text(image.header, "SOPInstanceUID"),
-        str(task.frame),
+        str(task.source.frame),
         np.ascontiguousarray(image.stored).tobytes(),
     )
     saturated = 0
@@ -116,10 +116,10 @@ def add_to_dicom(task: Task, out: Path, options: NoiseOptions, on_gpu: bool) -> 
         values = image.hu + dose_noise(image, options, rng, on_gpu)
     report = task.series.write(out / "trainA" / task.name, image, values, mask=image.mask, force=options.force)
     clean = out / "trainB" / task.name
-    if task.frames > 1:
+    if task.source.frames > 1:
         task.clean_series.write(clean, image, image.hu, mask=image.mask, force=options.force)
     else:
-        copy_file(task.path, clean, options.force)
+        copy_file(task.source.path, clean, options.force)
     return Done(task.name, saturated + report.clipped, values.size)
 
 
@@ -142,7 +142,7 @@ def dose_noise(image: dicom.DicomImage, options: NoiseOptions, rng: np.random.Ge
 
 
 def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
-    image = reading.read_image(task.path)
+    image = reading.read_image(task.source.path)
     array, kind = image.array, kinds.kind_of(task.name)
     rng = noise.generator_for(options.seed, task.repeat, np.ascontiguousarray(array).tobytes())
     whole = image.bits is not None
@@ -155,8 +155,8 @@ def add_to_image(task: Task, out: Path, options: NoiseOptions) -> Done:
         )
     refuse_existing(out, task.name, options.force)
     saturated += writing.write_image(out / "trainA" / task.name, values, kind, bits=image.bits)
-    if kinds.kind_of(task.path) == kind:
-        copy_file(task.path, out / "trainB" / task.name, options.force)
+    if kinds.kind_of(task.source.path) == kind:
+        copy_file(task.source.path, out / "trainB" / task.name, options.force)
     else:
         writing.write_image(out / "trainB" / task.name, array, kind, bits=image.bits)
     return Done(task.name, saturated, values.size)

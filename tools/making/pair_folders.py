@@ -13,9 +13,11 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError, counted
-from medi2i.datasets import catalogue, dicom, kinds
+from medi2i.datasets import dicom
+from medi2i.datasets.catalogue import Skipped, Source, find_files, list_images, list_series, name_below
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.scanning import run_parallel
+from medi2i.datasets.kinds import kind_of, name_without_suffix
 from medi2i.datasets.outputs import whole_file
 
 FOLDERS = ("trainA", "trainB")
@@ -23,11 +25,9 @@ FOLDERS = ("trainA", "trainB")
 
 @dataclass(frozen=True)
 class Task:
-    """One image to change: a frame of a file, the names (below trainA and trainB) and what its series becomes."""
+    """One image to change, its name below trainA and trainB, and for DICOM what its series and the clean one become."""
 
-    path: Path
-    frame: int
-    frames: int
+    source: Source
     name: str
     repeat: int = 0
     series: DerivedSeries | None = None
@@ -55,14 +55,9 @@ def check_folders(root: Path, out: Path, force: bool) -> None:
         raise UserError(f"--out: {out} holds images already; another folder, or --force to overwrite")
 
 
-def is_dicom(root: Path, imgtype: str) -> tuple[bool, str]:
-    """Whether the images below the root are DICOM, and their kind ("auto" where only their content says)."""
-    kind = imgtype if imgtype != "auto" or root.is_file() else catalogue.find_files(root)[0]
-    return kind in ("auto", "dcm") and (kind == "dcm" or kinds.kind_of(root) in (None, "dcm")), kind
-
-
-def dicom_tasks(
+def find_tasks(
     root: Path,
+    imgtype: str,
     series_of: Callable[[Dataset, int], DerivedSeries],
     model_name: str,
     *,
@@ -70,34 +65,35 @@ def dicom_tasks(
     workers: int | None,
     repeats: int = 1,
     clean: str = "single frames of an enhanced image",
-) -> tuple[list[Task], list[dicom.Skipped]]:
-    """All slices below the root, in order of their series, and what was skipped.
+) -> tuple[list[Task], list[Skipped]]:
+    """All images of one kind below the root, or the one that the root is; DICOM in the order of its series. And what
+    was skipped.
 
     series_of(header, repeat): the series that a source series becomes. model_name, clean: of the clean images' series,
     where these cannot be copies of their files.
     """
-    scan = dicom.scan(root, modalities=modalities, decode=False, progress=True, workers=workers)
+    kind = imgtype if imgtype != "auto" or root.is_file() else find_files(root)[0]
+    kind = (kind_of(root) or "dcm") if kind == "auto" else kind
+    if kind == "dcm":
+        found = list_series(root, modalities, workers)
+    else:
+        files = [root] if root.is_file() else find_files(root, kind)[1]
+        found = list_images([((path,), name_below(path, root)) for path in files], kind)
     taken: set[str] = set()
     tasks = []
-    for series in scan.require_series():
-        header = dicom.read(first_readable(series), modalities=modalities).header
-        clean_series = DerivedSeries(header, model_name=model_name, description=clean)
-        made = [series_of(header, repeat) for repeat in range(repeats)]
-        for item in series.slices:
-            name = name_of(item, root, taken)
-            tasks.extend(
-                Task(
-                    item.path,
-                    item.frame,
-                    item.frames,
-                    realisation(name, repeat, repeats),
-                    repeat,
-                    made[repeat],
-                    clean_series,
-                )
-                for repeat in range(repeats)
-            )
-    return tasks, scan.skipped
+    for volume in found.volumes:
+        made: list[DerivedSeries | None] = [None] * repeats
+        clean_series = None
+        if volume.series is not None:
+            header = dicom.read(first_readable(volume.series), modalities=modalities).header
+            clean_series = DerivedSeries(header, model_name=model_name, description=clean)
+            made = [series_of(header, repeat) for repeat in range(repeats)]
+        for source in volume.sources:
+            name = name_of(source.name, source.kind, source, taken)
+            for repeat, series in enumerate(made):
+                below = "" if repeats == 1 else f"noise{repeat + 1:02d}/"
+                tasks.append(Task(source, below + name, repeat, series, clean_series))
+    return tasks, found.skipped
 
 
 def first_readable(series: dicom.Series) -> Path:
@@ -111,43 +107,19 @@ def first_readable(series: dicom.Series) -> Path:
     return series.paths[-1]
 
 
-def name_of(item: dicom.SliceRef, root: Path, taken: set[str]) -> str:
-    """The file's place below the root, ending in .dcm, with the frame's number where there are several; never given
-    twice."""
-    place = item.path.relative_to(root) if root.is_dir() else Path(item.path.name)
-    base = kinds.name_without_suffix(listable(place.as_posix()), "dcm")
-    base = f"{base}_f{item.frame + 1:04d}" if item.frames > 1 else base
-    name, number = f"{base}.dcm", 2
+def name_of(name: str, kind: str, image: Source | dicom.SliceRef, taken: set[str]) -> str:
+    """``name`` with the suffix of what is written of a kind, and the frame's number where a file has several; never
+    given twice. A list with tabs between its columns can hold it: no line ends, and nothing that is no UTF-8."""
+    plain = re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]", "_", name)
+    base = name_without_suffix(plain, kind)
+    # DICOM may have any suffix or none; to compress what was made would change it.
+    suffix = {"dcm": ".dcm", "jpg": ".png"}.get(kind, plain[len(base) :])
+    base = f"{base}_f{image.frame + 1:04d}" if image.frames > 1 else base
+    name, number = f"{base}{suffix}", 2
     while name.casefold() in taken:  # IM1 and IM1.dcm; IM1 and im1 on a file system that knows no case
-        name, number = f"{base}_{number}.dcm", number + 1
+        name, number = f"{base}_{number}{suffix}", number + 1
     taken.add(name.casefold())
     return name
-
-
-def listable(name: str) -> str:
-    """A name that a list with tabs between its columns can hold: no line ends, and nothing that is no UTF-8."""
-    return re.sub(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]", "_", name)
-
-
-def realisation(name: str, repeat: int, repeats: int) -> str:
-    return name if repeats == 1 else f"noise{repeat + 1:02d}/{name}"
-
-
-def image_tasks(root: Path, kind: str, repeats: int = 1) -> list[Task]:
-    """All images of a kind below the root, or the one that the root is."""
-    files = [root] if root.is_file() else catalogue.find_files(root, kind)[1]
-    tasks, taken = [], set()
-    for path in files:
-        place = path.relative_to(root) if root.is_dir() else Path(path.name)
-        if kinds.kind_of(path) == "jpg":  # compressing what was made would change it
-            place = place.with_suffix(".png")
-        place = Path(listable(place.as_posix()))
-        name, number = place.as_posix(), 2
-        while name.casefold() in taken:
-            name, number = f"{place.with_suffix('').as_posix()}_{number}{place.suffix}", number + 1
-        taken.add(name.casefold())
-        tasks.extend(Task(path, 0, 1, realisation(name, repeat, repeats), repeat) for repeat in range(repeats))
-    return tasks
 
 
 def make_pairs(
@@ -160,7 +132,7 @@ def make_pairs(
     done = run_parallel(change, tasks, workers=workers, progress=progress)
     good = [d for d in done if isinstance(d, Done) and not d.problem]
     failed = [
-        f"{t.path}: {d.problem if isinstance(d, Done) else d.reason}"
+        f"{t.source.path}: {d.problem if isinstance(d, Done) else d.reason}"
         for t, d in zip(tasks, done, strict=True)
         if not isinstance(d, Done) or d.problem
     ]
@@ -171,7 +143,7 @@ def make_pairs(
     return good, failed
 
 
-def told_losses(good: list[Done], failed: list[str], skipped: list[dicom.Skipped]) -> list[str]:
+def told_losses(good: list[Done], failed: list[str], skipped: list[Skipped]) -> list[str]:
     """Lines on what reached the end of its range, and on files that were not used."""
     lines = []
     saturated, pixels = sum(d.saturated for d in good), sum(d.pixels for d in good)

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from medi2i.common.inference.inputs import Inputs, Source, Volume
 from medi2i.common.inference.network import Model
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.cyclegan import convert as unpaired
+from medi2i.datasets.catalogue import Catalogue, Source, Volume
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix import convert as paired
 
@@ -22,7 +22,7 @@ APPLICATIONS = {
 def plan_of(application, kind="dcm", direction="xy", **training):
     module, trained, options = APPLICATIONS[application]
     model = Model(SimpleNamespace(), trained(**{"ch": 1, "out_ch": 1, **training}), "enc_x1.npz", "ab", direction)
-    images = Inputs([Volume([Source((Path("a"),), kind, "a")])], [])
+    images = Catalogue([Volume([Source((Path("a"),), kind, "a")])], [])
     return module.plan_of(options(model_gen="enc_x1.npz"), model, images)
 
 

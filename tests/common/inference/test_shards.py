@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -9,10 +10,10 @@ from pydicom.uid import RLELossless
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import shards
-from medi2i.common.inference.inputs import Inputs, Skipped, Source, Volume
 from medi2i.common.inference.report import Report, find_report
 from medi2i.common.inference.shards import Shard, labels_of, own_slices, parse_shard
 from medi2i.cyclegan import convert as unpaired
+from medi2i.datasets.catalogue import Catalogue, Skipped, Source, Volume
 from medi2i.pix2pix import convert as paired
 
 KERNEL = [[0, 0.1, 0], [0.2, 0.4, 0.05], [0, 0.25, 0]]
@@ -285,7 +286,7 @@ def test_slices_and_names_of_a_shard():
     volumes = [
         Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)]) for letter, count in (("a", 2), ("b", 3))
     ]
-    inputs = Inputs(volumes, [Skipped("c.txt", "no image")])
+    inputs = Catalogue(volumes, [Skipped(Path("c.txt"), "c.txt", "no image")])
     assert own_slices(Shard(1, 2), inputs) == {0: {0, 1}}
     assert own_slices(Shard(2, 2), inputs) == {1: {0, 1, 2}}
     assert own_slices(Shard(2, 3), inputs) == {0: {1}, 1: {0}}
@@ -296,7 +297,7 @@ def test_slices_and_names_of_a_shard():
 def test_of_two_that_come_at_once_one_is_first(tmp_path, monkeypatch):
     """The second finds no plan, and a plan when it comes to write its own."""
     report = Report(tmp_path, {}, {"tile": None}, ["x"])
-    inputs = Inputs([Volume([Source((), "npy", "a.npy"), Source((), "npy", "b.npy")])], [])
+    inputs = Catalogue([Volume([Source((), "npy", "a.npy"), Source((), "npy", "b.npy")])], [])
     first, second = (shards.ShardFolder(tmp_path, 2, report, inputs) for _ in range(2))
     one, other = (shards.datetime(2026, 1, day) for day in (1, 2))
     create = shards._create

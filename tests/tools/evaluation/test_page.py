@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from medi2i.tools.evaluation import page
+from medi2i.tools.evaluation import measure, page
 from medi2i.tools.evaluation.files import Loaded, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Record, Row, Shift, Summary
 from medi2i.tools.evaluation.metrics import FULL, WINDOWS
@@ -19,6 +19,12 @@ from medi2i.tools.evaluation.table import Verdict
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here")
 SIZE = (24, 31)
+
+
+@pytest.fixture(autouse=True)
+def _truths_come_from_functions(monkeypatch):
+    for module in (measure, page):
+        monkeypatch.setattr(module, "load", lambda truth: Loaded(truth.images(truth.number)["truth"]))
 
 
 def evaluation(
@@ -71,9 +77,6 @@ class Truth:
     kind: str = "dcm"
     modality: str = "CT"
     spacing: tuple = (1.0, 1.0)
-
-    def load(self):
-        return Loaded(self.images(self.number)["truth"])
 
 
 def images(number):
