@@ -44,7 +44,7 @@ sys.exit(main(sys.argv[1:]))
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STATUS = {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}
 Ended = tuple[subprocess.Popen, signal.Signals] | None  # which process was sent what
-ENVIRONMENT = os.environ | {"SOURCE_DATE_EPOCH": "1800000000", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def start(code: str, *arguments: object, out: int = subprocess.DEVNULL) -> subprocess.Popen:

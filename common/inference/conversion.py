@@ -1,7 +1,6 @@
 """Converting images: what both convert.py do once the command line is read, until all is told."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import operator
@@ -9,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from signal import Signals
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from medi2i.common.inference.jobs import Jobs, Networks
 from medi2i.common.inference.network import Model, Network, TrainingOptions, engine_of, load_model, network_of
 from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary_of, tell
 from medi2i.common.inference.plan import Options, Plan
-from medi2i.common.inference.report import DATE, SKIPPED, THERE, Report, place_for
+from medi2i.common.inference.report import SKIPPED, THERE, Report, place_for
 from medi2i.common.inference.results import Provenance, Results
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.networks.checkpoint import Generator
@@ -143,16 +141,13 @@ class Conversion:
         about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
         self.report = Report(place, *about)
         self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
-        self.when = _date_of(self.report, options)
         if crew.shard is not None:
             self.own = shards.own_slices(crew.shard, images)
             self.shards = shards.ShardFolder(self.out, crew.shard.count, self.report, images)
             self.report = Report(self.out, *about, self.shards.report_name(crew.shard))
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
-        provenance = Provenance(
-            plan.model.name, plan.model.sha256, plan.description, plan.settings, options.modality, self.when
-        )
+        provenance = Provenance(plan.model.name, plan.model.sha256, plan.description, plan.settings, options.modality)
         self.results = Results(self.out, plan.form, provenance, images.volumes, options.force or options.resume)
         maps = DeviationMaps(self.results, samples) if samples is not None and samples.deviation else None
         pending = _pending(plan, self.results, maps, self.own, self._unfinished())
@@ -171,16 +166,14 @@ class Conversion:
         if self.shards is None:
             if options.resume:
                 report.resume()
-                self.when = shards.absorb(report, self.out) or self.when
+                shards.absorb(report, self.out)
         else:
             if self.crew.leads:
-                self.when = self.shards.begin(self.when, resume=options.resume, force=options.force)
+                self.shards.begin(resume=options.resume, force=options.force)
             else:
-                self.when = self.shards.follow()
+                self.shards.follow()
             if options.resume:
                 report.take_over(self.shards.earlier_of(self.crew.shard))
-        self.results.provenance = dataclasses.replace(self.results.provenance, when=self.when)
-        report.content["series_date"] = self.when.strftime(DATE)
         if self.crew.shard is None or self.crew.shard.number == 1:
             for item in images.skipped:
                 report.put(item.name, SKIPPED, reason=item.reason)
@@ -293,11 +286,3 @@ def check_folder(out: Path) -> None:
         raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"--out: no permission to write into {place}")
-
-
-def _date_of(report: Report, options: Options) -> datetime:
-    """The date of the derived series: that of an earlier run continued or done again here, else now."""
-    if (options.resume or options.force) and (earlier := report.earlier("series_date")) is not None:
-        return datetime.strptime(earlier, DATE)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: the date to use instead of now
-    return datetime.fromtimestamp(int(epoch)) if epoch else datetime.now().replace(microsecond=0)

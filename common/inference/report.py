@@ -5,7 +5,6 @@ import logging
 import os
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from medi2i.common.version import VERSION
 from medi2i.datasets.outputs import BESIDE, append_text, whole_file, write_text
 from medi2i.datasets.outputs import REPORT as NAME
 
-DATE = "%Y-%m-%d %H:%M:%S"  # of series_date
 WRITE_EVERY_SECONDS = 10.0
 MOST_BYTES = 1 << 27  # some 300,000 images
 COMPARED = ("model", "settings", "inputs")
@@ -198,7 +196,6 @@ def read_report(path, keys):
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in keys):
         raise UserError(f"{path}: not a readable report (it has no {', '.join(keys)}); {right}")
     wrong = [name for name, entry in content.get("files", {}).items() if not _is_entry(entry)]
-    wrong += ["series_date"] if not _is_date(content.get("series_date")) else []
     if wrong:
         raise UserError(f"{path}: not a readable report ({wrong[0]!r} is not as a conversion writes it); {right}")
     if "files" in content:
@@ -213,13 +210,6 @@ def _is_entry(entry):
         and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
         and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation"))
     )
-
-
-def _is_date(text):
-    try:
-        return text is None or bool(datetime.strptime(text, DATE))
-    except (TypeError, ValueError):
-        return False
 
 
 def first_difference(old, new):

@@ -23,7 +23,7 @@ from medi2i.datasets.writing import write_image
 class Provenance:
     """What a DICOM result says of how it was made.
 
-    options: all that decides the pixels beside the model; it enters the UIDs. when: date of all series of this run.
+    options: all that decides the pixels beside the model; it enters the UIDs.
     """
 
     model_name: str
@@ -31,7 +31,6 @@ class Provenance:
     description: str
     options: dict
     modality: str | None
-    when: object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +147,6 @@ class Results:
                 options={**about.options, "output": number, "part": part, **(more or {})},
                 modality=about.modality,
                 value_range=(clip.lower, clip.upper) if clip.scales else None,
-                when=about.when,
                 **how,
             )
             for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])

@@ -1,7 +1,7 @@
 """A conversion split into shards: several processes, each with its share of the images, leave what one would leave.
 
 Every process looks at all images, so that series keep their order, their stacks and their UIDs, and converts its own
-run of neighbours. What the shards have to agree on, the date of the new series above all, lies in
+run of neighbours. What the shards have to agree on, the files of an earlier conversion, lies in
 ``<out>/conversion.shards/plan.json``, which the first to come writes; each keeps its report beside it. Whoever finishes
 last puts the reports together as ``conversion.json`` and takes the folder away.
 """
@@ -12,14 +12,12 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.outcome import state_of, summary_of
 from medi2i.common.inference.report import (
     COMPARED,
-    DATE,
     first_difference,
     read_journal,
     read_report,
@@ -97,20 +95,20 @@ class ShardFolder:
         self.whole, self.content, self.inputs = report, report.content, inputs
         self.plan = None
 
-    def begin(self, when, *, resume, force):
-        """Join the conversion that other shards have begun, or be the first. Returns the date of its series.
+    def begin(self, *, resume, force):
+        """Join the conversion that other shards have begun, or be the first.
 
-        when: that date if this is the first. Raises UserError for another conversion in the same folder.
+        Raises UserError for another conversion in the same folder.
         """
         while True:
             found = _read(self.path / PLAN)
             if found is not None and self._is_same(found, force):
                 self.plan = found
-                return datetime.strptime(found["series_date"], DATE)
+                return
             if found is not None:
                 remove(self.out)
             plan = {key: self.content[key] for key in COMPARED}
-            plan |= {"shards": self.count, "series_date": when.strftime(DATE), "files": self._earlier(resume, force)}
+            plan |= {"shards": self.count, "files": self._earlier(resume, force)}
             with contextlib.suppress(FileExistsError):
                 _create(self.path / PLAN, plan)
             # Read again: where no links can be made, two who come at once may both think that they were the first.
@@ -143,7 +141,6 @@ class ShardFolder:
                 raise UserError(f"{self.path / PLAN}: not to be seen here; --out must be one folder for all processes")
             time.sleep(0.05)
         self.plan = found
-        return datetime.strptime(found["series_date"], DATE)
 
     def report_name(self, shard):
         """Of the shard's own report, below the output folder."""
@@ -175,7 +172,7 @@ class ShardFolder:
         if unfinished:  # without a plan: another shard finished at the same time and has put all together
             return None, unfinished if (self.path / PLAN).exists() else []
         report = self.whole
-        report.content["files"], report.content["series_date"] = files, self.plan["series_date"]
+        report.content["files"] = files
         report.write(state_of(files), **summary_of(files, samples))
         for path in (*read, self.path / PLAN):
             path.unlink(missing_ok=True)
@@ -187,12 +184,12 @@ class ShardFolder:
 def absorb(report, out):
     """One process resumes what shards have begun in the folder ``out``: their entries become those of ``report``.
 
-    Returns the date of their series, None if there are no shards. Raises UserError.
+    Raises UserError.
     """
     folder = Path(out) / FOLDER
     plan = _read(folder / PLAN)
     if plan is None:
-        return None
+        return
     for key in COMPARED:
         different = first_difference(plan.get(key, {}), report.content[key])
         if different is not None:
@@ -204,7 +201,6 @@ def absorb(report, out):
     for number in range(1, _count_of(plan) + 1):
         files |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
     report.take_over(files)
-    return datetime.strptime(plan["series_date"], DATE)
 
 
 def unfinished(out):

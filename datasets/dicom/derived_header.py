@@ -9,7 +9,6 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
-from datetime import datetime
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -38,6 +37,7 @@ _STALE = """
     EncryptedAttributesSequence
     DataSetTrailingPadding PixelDataProviderURL FrameIncrementPointer ReferencedSOPSequence InstanceCoercionDateTime
     ExtendedOffsetTable ExtendedOffsetTableLengths SourceImageSequence DerivationCodeSequence DerivationDescription
+    InstanceCreationDate InstanceCreationTime
     InstanceCreatorUID SOPInstanceStatus ContentCreatorName PlanarConfiguration RedPaletteColorLookupTableDescriptor
     GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData
     GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PaletteColorLookupTableUID
@@ -60,7 +60,8 @@ _TYPE_2_OF = {
 }
 # What still holds when an image of one modality becomes one of another: who, where, when, how it lies.
 _ACROSS_MODALITIES = """
-    SpecificCharacterSet StudyDate StudyTime AcquisitionDate AcquisitionTime AccessionNumber Manufacturer
+    SpecificCharacterSet StudyDate StudyTime SeriesDate SeriesTime ContentDate ContentTime
+    AcquisitionDate AcquisitionTime AccessionNumber Manufacturer
     InstitutionName ReferringPhysicianName StudyDescription ProtocolName BodyPartExamined SliceThickness
     SpacingBetweenSlices PatientPosition StudyInstanceUID StudyID InstanceNumber AcquisitionNumber
     ImagePositionPatient ImageOrientationPatient Laterality FrameOfReferenceUID PositionReferenceIndicator
@@ -224,7 +225,7 @@ def source_images(sources: Iterable[tuple[str, str, int | None]]) -> Sequence:
     return Sequence(found)
 
 
-def equipment(source: Dataset, when: datetime, what: str) -> Sequence:
+def equipment(source: Dataset, what: str) -> Sequence:
     """ContributingEquipmentSequence: what was there, the scanner, and this software."""
     earlier = [] if "ContributingEquipmentSequence" not in source else list(source.ContributingEquipmentSequence)
     scanner = Dataset()
@@ -244,7 +245,6 @@ def equipment(source: Dataset, when: datetime, what: str) -> Sequence:
     software.Manufacturer = "medi2i"
     software.ManufacturerModelName = "medi2i"
     software.SoftwareVersions = VERSION
-    software.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
     software.ContributionDescription = what
     return Sequence([*earlier, scanner, software])
 

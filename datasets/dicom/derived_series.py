@@ -4,10 +4,8 @@ A DerivedSeries is made once per source series and writes its slices. Every file
 back, and compared, before it gets its name.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -56,7 +54,7 @@ class DerivedSeries:
     encoding: how values are stored, where neither the source's way nor the safe one fits. contrast: what the values are
     where they are no plain image, a fourth value of ImageType as in PS3.3 C.8.16.1.4 (STD_DEVIATION); the source's
     window is then left out.
-    when: date of the series (default: SOURCE_DATE_EPOCH, else now); reruns with one ``when`` write identical files.
+    Its dates are the source's: reruns, and processes that share the work, write identical files.
     """
 
     def __init__(
@@ -70,7 +68,6 @@ class DerivedSeries:
         modality: str | None = None,
         series_number: int | None = None,
         value_range: tuple[float, float] | None = None,
-        when: datetime | None = None,
         encoding: Encoding | None = None,
         contrast: str | None = None,
     ):
@@ -81,7 +78,6 @@ class DerivedSeries:
         self.value_range = value_range
         self.encoding = encoding
         self.contrast = contrast
-        self.when = when or _now()
         self._entropy = (
             model_name,
             model_sha256,
@@ -186,15 +182,12 @@ class DerivedSeries:
     ) -> FileDataset:
         header = derived_header.kept_of(image.header, image.frame, self.modality)
         derived_header.complete(header, self.modality, image.header, image.frame)
-        date, time = self.when.strftime("%Y%m%d"), self.when.strftime("%H%M%S")
         header.SOPClassUID = derived_header.STORAGE[self.modality]
         header.SOPInstanceUID = self.uid_of(image, inputs)
         header.SeriesInstanceUID = self.uid
         header.SeriesNumber = self.number
         header.SeriesDescription = _ascii(self.description, 64)
         header.Modality = self.modality
-        header.SeriesDate = header.ContentDate = header.InstanceCreationDate = date
-        header.SeriesTime = header.ContentTime = header.InstanceCreationTime = time
         contrast = [self.contrast] if self.contrast else []
         header.ImageType = derived_header.image_type(image.header, self.modality) + contrast
         header.DerivationDescription = _ascii(self.derivation, 1024)
@@ -210,7 +203,7 @@ class DerivedSeries:
             header.SourceImageSequence = sources
         for item in sources if spacing is not None or position is not None else []:
             item.SpatialLocationsPreserved = "NO"  # of pixels: the grid is another, though it is true to the patient
-        equipment = derived_header.equipment(header, self.when, _ascii(self.derivation, 1024))
+        equipment = derived_header.equipment(header, _ascii(self.derivation, 1024))
         header.ContributingEquipmentSequence = equipment
         lossy = next((i for i in inputs if i.lossy), None)
         derived_header.mark_lossy(
@@ -290,11 +283,6 @@ def _verify(
     same = reads_as(found.hu, found.mask, encoded, encoding, padding)
     if not same or text(found.header, "SOPInstanceUID") != sop_uid:
         raise UserError(f"{path}: reads back differently from what was written (a failing disk?)")
-
-
-def _now() -> datetime:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now().replace(microsecond=0)
 
 
 def _ascii(value: str, length: int) -> str:

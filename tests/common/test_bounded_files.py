@@ -104,13 +104,11 @@ def test_a_best_epoch_of_another_type(tmp_path, content):
         {"files": {"a": {"status": "skipped"}}},
         {"files": {"a": {"status": 3}}},
         {"files": {"a": {"status": "written", "structure": 1}}},
-        {"series_date": "today"},
-        {"series_date": 5},
         {"model": None},
     ],
 )
 def test_a_report_of_another_shape(tmp_path, change):
-    whole = {"model": {}, "settings": {}, "inputs": {}, "files": {"a": {"status": "written"}}, "series_date": None}
+    whole = {"model": {}, "settings": {}, "inputs": {}, "files": {"a": {"status": "written"}}}
     path = tmp_path / "conversion.json"
     path.write_text(json.dumps(whole))
     assert read_report(path, ("model", "files")) == whole

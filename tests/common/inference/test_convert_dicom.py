@@ -2,7 +2,6 @@
 
 import numpy as np
 import pydicom
-import pytest
 from scipy import ndimage
 
 from medi2i.pix2pix import convert
@@ -12,11 +11,6 @@ KERNEL = np.array([[0, 0.1, 0], [0.2, 0.4, 0.05], [0, 0.25, 0]], np.float32)
 
 def run(*arguments):
     return convert.main([str(argument) for argument in arguments])
-
-
-@pytest.fixture(autouse=True)
-def fixed_date(monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
 def test_identity_changes_no_pixel_and_keeps_the_folders(tmp_path, capsys, files):

@@ -19,11 +19,6 @@ def run(*arguments):
     return convert.main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(autouse=True)
-def fixed_date(monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-
-
 def report_of(out):
     return json.loads(find_report(out).read_text())
 
@@ -38,17 +33,6 @@ def test_resume_converts_what_is_missing_and_leaves_the_rest(tmp_path, paired_ru
     assert "1 written, 3 there already, 0 skipped" in capsys.readouterr().err
     assert {name: (out / name).read_bytes() for name in files.tree(out)} == complete
     assert all((out / name).stat().st_mtime_ns == at for name, at in times.items())
-
-
-def test_resume_keeps_the_date_of_the_series(tmp_path, files, monkeypatch):
-    import pydicom
-
-    folder, out = files.write_series(tmp_path / "in", 2), tmp_path / "out"
-    assert run("-m", "identity", "-R", folder, "-o", out) == 0
-    (out / "IM7").unlink()
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
-    assert run("-m", "identity", "-R", folder, "-o", out, "--resume") == 0
-    assert pydicom.dcmread(out / "IM0").SeriesDate == pydicom.dcmread(out / "IM7").SeriesDate
 
 
 def test_existing_results_are_never_overwritten_unless_forced(tmp_path, paired_run, files, capsys):

@@ -23,18 +23,6 @@ def run(*arguments, main=paired.main):
     return main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(autouse=True)
-def dates(monkeypatch):
-    """Every process has another date: only what the shards tell each other can give them one."""
-    numbers = iter(range(1700000000, 1800000000, 86400))
-
-    def tomorrow():
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(next(numbers)))
-
-    tomorrow()
-    return tomorrow
-
-
 def damage(path):
     """Pixels that cannot be decoded, which is found when it is their turn."""
     bad = pydicom.dcmread(path)
@@ -53,16 +41,14 @@ def mixed(files, folder):
     return folder
 
 
-def split(count, *arguments, order=None, dates=None, main=paired.main):
+def split(count, *arguments, order=None, main=paired.main):
     """Run all shards, in ``order``."""
     for number in order or range(1, count + 1):
-        if dates is not None:
-            dates()
         assert run(*arguments, "--shards", f"{number}/{count}", main=main) == 0
 
 
 @pytest.mark.parametrize(("count", "order"), [(2, (1, 2)), (2, (2, 1)), (3, (2, 3, 1)), (8, None), (1, None)])
-def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files, dates, count, order):
+def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files, count, order):
     folder, model = mixed(files, tmp_path / "in"), paired_run(stack=3, ch=3, out_ch=3)
     assert run(model, "-R", folder, "-o", tmp_path / "one", "--structure", "maps") == 0
     split(count, model, "-R", folder, "-o", tmp_path / "more", "--structure", "maps", order=order)
@@ -73,7 +59,7 @@ def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files
 
 
 @pytest.mark.parametrize(("count", "order"), [(2, (2, 1)), (3, None), (4, (4, 1, 3, 2))])
-def test_cyclegans_stacks_overlap_across_the_borders_of_shards(tmp_path, unpaired_run, files, dates, count, order):
+def test_cyclegans_stacks_overlap_across_the_borders_of_shards(tmp_path, unpaired_run, files, count, order):
     folder, model = mixed(files, tmp_path / "in"), unpaired_run(forth=[[0.9]], stack=3, ch=3, out_ch=3)
     arguments = model, "-R", folder, "-oa", "--uncertainty", "tta"
     assert run(*arguments, "-o", tmp_path / "one", main=unpaired.main) == 0
@@ -93,13 +79,18 @@ def test_slices_beside_a_damaged_one_name_what_went_in_and_no_more(tmp_path, unp
     assert {item.ReferencedSOPInstanceUID for item in used} == names
 
 
-def test_the_date_is_that_of_the_shard_that_came_first(tmp_path, files, dates):
-    folder, arguments = files.write_series(tmp_path / "in", 4), ["-m", "identity", "-R", tmp_path / "in", "-o"]
-    assert run(*arguments, tmp_path / "one") == 0
-    assert run(*arguments, tmp_path / "more", "--shards", "3/3") == 0
-    split(3, *arguments, tmp_path / "more", order=(1, 2), dates=dates)
-    assert files.contents(tmp_path / "more") == files.contents(tmp_path / "one")
-    assert len({pydicom.dcmread(tmp_path / "more" / name).SeriesInstanceUID for name in files.tree(folder)}) == 1
+def test_the_dates_of_the_series_are_those_of_the_images(tmp_path, files):
+    folder, out = files.write_series(tmp_path / "in", 4), tmp_path / "out"
+    for name in files.tree(folder):
+        d = pydicom.dcmread(folder / name)
+        d.SeriesDate, d.SeriesTime, d.InstanceCreationDate = "20200102", "1201", "20200103"
+        d.save_as(folder / name)
+    split(2, "-m", "identity", "-R", folder, "-o", out, order=(2, 1))
+    made = [pydicom.dcmread(out / name) for name in files.tree(folder)]
+    assert {(d.SeriesInstanceUID, d.SeriesDate, d.SeriesTime) for d in made} == {
+        (made[0].SeriesInstanceUID, "20200102", "1201")
+    }
+    assert not any("InstanceCreationDate" in d for d in made)  # of the source's file, not of this one
 
 
 def test_frames_of_one_file_are_shared_out(tmp_path, files):
@@ -145,7 +136,7 @@ def test_a_shard_of_damaged_images_alone_is_no_error_unless_all_are(tmp_path, fi
             assert "nor could the other 1 files be converted" in told
 
 
-def test_a_killed_shard_is_resumed(tmp_path, paired_run, files, dates):
+def test_a_killed_shard_is_resumed(tmp_path, paired_run, files):
     folder, model = files.write_series(tmp_path / "in", 6), paired_run(KERNEL)
     arguments, out = [model, "-R", folder, "-o"], tmp_path / "more"
     assert run(*arguments, tmp_path / "one") == 0
@@ -163,7 +154,6 @@ def test_a_killed_shard_is_resumed(tmp_path, paired_run, files, dates):
     entries = json.loads(expected["conversion.json"])["files"]
     second["files"] = {name: entries[name] for name in names[:-1]}
     (out / "conversion.shards/2.json").write_text(json.dumps(second))
-    dates()
     assert run(*arguments, out, "--shards", "2/2") == 1  # its results are in the way
     assert run(*arguments, out, "--shards", "2/2", "--resume") == 0
     assert files.contents(out) == expected
@@ -178,14 +168,14 @@ def own_names(model, folder, shard):
     return names
 
 
-def test_one_shard_can_be_run_again_when_all_is_done(tmp_path, files, dates):
+def test_one_shard_can_be_run_again_when_all_is_done(tmp_path, files):
     folder = files.write_series(tmp_path / "in", 5)
     arguments, out = ["-m", "identity", "-R", folder, "-o", tmp_path / "out"], tmp_path / "out"
     split(3, *arguments)
     expected = files.contents(out)
     for how in ("--resume", "--force"):
         (out / "IM7").unlink()
-        split(3, *arguments, how, order=(3, 1, 2), dates=dates)
+        split(3, *arguments, how, order=(3, 1, 2))
         assert files.contents(out) == expected, how
     (out / "IM7").unlink()
     for number in (1, 2, 3):
@@ -195,12 +185,11 @@ def test_one_shard_can_be_run_again_when_all_is_done(tmp_path, files, dates):
     assert run(*arguments, "--shards", "1/3") == 1
 
 
-def test_one_process_resumes_what_shards_have_begun(tmp_path, files, dates, capsys):
+def test_one_process_resumes_what_shards_have_begun(tmp_path, files, capsys):
     folder = files.write_series(tmp_path / "in", 5)
     arguments, out = ["-m", "identity", "-R", folder, "-o"], tmp_path / "out"
     assert run(*arguments, tmp_path / "one") == 0
     split(4, *arguments, out, order=(3, 1))
-    dates()
     for path in [path for path in out.glob("IM*")]:
         path.rename(tmp_path / path.name)  # nothing is in the way, but shards may be running
     assert run(*arguments, out) == 1
@@ -211,7 +200,7 @@ def test_one_process_resumes_what_shards_have_begun(tmp_path, files, dates, caps
     assert "another crop" in capsys.readouterr().err
     assert run(*arguments, out, "--resume") == 0
     assert files.contents(out) == files.contents(tmp_path / "one")
-    split(4, *arguments, tmp_path / "begun", order=(2,), dates=dates)
+    split(4, *arguments, tmp_path / "begun", order=(2,))
     assert run(*arguments, tmp_path / "begun", "--force") == 0
     assert files.tree(tmp_path / "begun") == files.tree(out)
 
@@ -299,13 +288,13 @@ def test_of_two_that_come_at_once_one_is_first(tmp_path, monkeypatch):
     report = Report(tmp_path, {}, {"tile": None}, ["x"])
     inputs = Catalogue([Volume([Source((), "npy", "a.npy"), Source((), "npy", "b.npy")])], [])
     first, second = (shards.ShardFolder(tmp_path, 2, report, inputs) for _ in range(2))
-    one, other = (shards.datetime(2026, 1, day) for day in (1, 2))
     create = shards._create
 
     def late(path, plan):
         monkeypatch.setattr(shards, "_create", create)
-        assert first.begin(one, resume=False, force=False) == one
+        first.begin(resume=False, force=False)
         create(path, plan)
 
     monkeypatch.setattr(shards, "_create", late)
-    assert second.begin(other, resume=False, force=False) == one
+    second.begin(resume=False, force=False)
+    assert first.plan == second.plan

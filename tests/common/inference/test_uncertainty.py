@@ -25,11 +25,6 @@ def run(*arguments, command=convert):
     return command.main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(autouse=True)
-def fixed_date(monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-
-
 @pytest.mark.parametrize("size,count", [((5, 5), 8), ((4, 7), 4)])
 def test_turning_and_turning_back(size, count):
     x = np.random.default_rng(0).normal(size=(2, 3, *size)).astype(np.float32)

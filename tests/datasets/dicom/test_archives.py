@@ -142,7 +142,7 @@ def test_numbers_and_descriptions_tell_models_apart(ct):
     for number in (None, 0, -5, 2**31 - 1):
         header.SeriesNumber = number
         assert 0 <= DerivedSeries(header, model_name="a", description="x").number < 2**31
-    about = Provenance("enc_x1.npz", "ab" * 32, "pix2pix", {}, None, None)
+    about = Provenance("enc_x1.npz", "ab" * 32, "pix2pix", {}, None)
     assert _described("Head 2 mm", about, "") == "Head 2 mm pix2pix abababab"
     assert _described("A" * 80, about, "2") == "A" * 45 + " pix2pix abababab 2" and 45 + 19 == 64
-    assert _described("", Provenance("identity", "", "pix2pix", {}, None, None), "") == "pix2pix identity"
+    assert _described("", Provenance("identity", "", "pix2pix", {}, None), "") == "pix2pix identity"
