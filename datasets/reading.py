@@ -5,6 +5,7 @@ and txt.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ import numpy as np
 import tifffile
 
 from medi2i.common.errors import Unreadable, UserError
+from medi2i.common.limits import check_regular
+from medi2i.common.npz_files import array_header
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, short
 from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of
 from medi2i.datasets.pictures import colour_mode, opened, png_depth, read_picture
 from medi2i.datasets.plain_numbers import read_npy, read_table
-from medi2i.datasets.tiff import read_tiff, tiff_header
+from medi2i.datasets.tiff import read_tiff, tiff_header, tiff_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +125,26 @@ def read_header(path, kind, labels=False):
         extent = None if image.bits else (float(image.array.min()), float(image.array.max()))
         header = Header(image.array.shape, image.bits, extent)
     return header
+
+
+def declared_values(path, kind):
+    """How many values a file that is not DICOM says it holds, at most; 0 where it says nothing that can be used.
+
+    Nothing is decoded, and no error is raised: reading the file tells what is wrong with it.
+    """
+    try:
+        check_regular(path)
+        if kind in ("csv", "txt"):
+            return path.stat().st_size // 2  # a digit, and what separates it from the next
+        if kind == "npy":
+            with open(path, "rb") as file:
+                return math.prod(array_header(file)[0])
+        if kind == "tif":
+            return tiff_values(path)
+        with opened(path, kind) as image:
+            return image.width * image.height * (3 if colour_mode(image.mode, False) else 1)
+    except (Unreadable, *PARSE_ERRORS, SyntaxError, tifffile.TiffFileError):
+        return 0
 
 
 def _picture_header(path, kind, labels):

@@ -183,6 +183,14 @@ def channels_of(page: tifffile.TiffPage) -> int:
     return max(page.samplesperpixel - extras, 1)  # what has nothing but transparency is a picture of it
 
 
+def tiff_values(path: Path) -> int:
+    """How many values the image of a file says it has; nothing is unpacked. Raises as ``opened`` does."""
+    check_file(path)
+    number = _only_image(path, _directories(path))
+    with tifffile.TiffFile(path, is_ome=False) as file:
+        return math.prod(file.pages[number].shape)
+
+
 def tiff_header(path: Path) -> tuple[tuple[int, int, int], int] | None:
     """((C, H, W), bits) of a file whose data are whole and plain; None where only decoding tells."""
     with opened(path) as (page, _):

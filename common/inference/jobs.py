@@ -17,7 +17,7 @@ from medi2i.common.inference.network import Network
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
-from medi2i.common.inference.slices import Slice, SliceCache, load_slice
+from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
 from medi2i.common.inference.uncertainty import DeviationMaps, Samples
 from medi2i.datasets.catalogue import Source, Volume
 
@@ -91,7 +91,11 @@ class Jobs:
                 self.maps.begin(volume)
             for warning in volume.series.warnings if volume.series is not None else ():
                 log.warning("%s ...: %s", volume.sources[0].label, warning)
-            cache = SliceCache(lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation), limit)
+            cache = SliceCache(
+                lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation),
+                limit,
+                lambda index, volume=volume: bytes_of(volume.sources[index], plan.preparation),
+            )
             yield from stacks.jobs(
                 cache,
                 len(volume.sources),

@@ -2,6 +2,7 @@
 
 Decoding, resampling and encoding spend their time in C code that lets other threads run, so that a network on a GPU, or
 on some of the cores, seldom waits. Order is kept: jobs are run in the order given, so results do not depend on timing.
+What is between reading and the disk is bounded by ``ROOM``.
 """
 
 import dataclasses
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from medi2i.common.errors import UserError
+
+ROOM = 3 << 28
+"""Bytes of images that may be under way together; one that is larger goes alone."""
 
 
 class NoResult(UserError):
@@ -26,12 +30,13 @@ class Job:
     load() -> (C, H, W) float32, in a reading thread; a UserError or OSError means that this job is skipped.
     collect(y (C', H, W) or None) -> what is ready to be written now: callables, run in writing threads. It is called in
     order and from one thread; None says that the job was skipped. ``skipped(error)`` is told why: NoResult where the
-    network raised a UserError or MemoryError.
+    network raised a UserError or MemoryError. size: bytes, about, that it takes from its reading until it is written.
     """
 
     load: Callable[[], np.ndarray]
     collect: Callable[[Any], list[Callable[[], None]]]
     skipped: Callable[[Exception], None]
+    size: int = 0
 
 
 def run(
@@ -56,22 +61,50 @@ def run(
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
     networks = ThreadPoolExecutor(at_once, "network") if at_once > 1 else None
-    begun = False
+    begun, taken = False, 0
+    waiting: deque = deque()
     writing: deque = deque()
     running: deque = deque()
     batch: list[tuple[Job, np.ndarray]] = []
 
-    def write(callables):
+    def ahead():
+        """(job, future of its input) in order, some more being read beyond the one that is given."""
+        nonlocal taken
+        for job in jobs:
+            while waiting and taken + job.size > ROOM:
+                yield waiting.popleft()
+            if taken + job.size > ROOM:
+                flush()
+                collect(0)
+            while writing and taken + job.size > ROOM:
+                written()
+            taken += job.size
+            waiting.append((job, readers.submit(job.load)))
+            if len(waiting) > workers + batch_size:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+    def write(callables, size):
+        nonlocal taken
         for call in callables:
-            writing.append(writers.submit(call))
+            writing.append((writers.submit(call), size))
+            size = 0
+        taken -= size  # where nothing is written
         while len(writing) > 2 * workers + batch_size:
-            writing.popleft().result()
+            written()
+
+    def written():
+        nonlocal taken
+        done, size = writing.popleft()
+        done.result()
+        taken -= size
 
     def flush():
         nonlocal begun
         if not batch:
             return
-        x = np.stack([x for _, x in batch])
+        x = batch[0][1][np.newaxis] if len(batch) == 1 else np.stack([x for _, x in batch])
         alone = networks is None or not begun
         running.append(
             ([job for job, _ in batch], _done(_results(network, x)) if alone else networks.submit(_results, network, x))
@@ -87,11 +120,11 @@ def run(
                 if isinstance(y, NoResult):
                     job.skipped(y)
                     y = None
-                write(job.collect(y))
+                write(job.collect(y), job.size)
             progress(len(jobs))
 
     try:
-        for job, future in _ahead(jobs, readers, workers + batch_size):
+        for job, future in ahead():
             if stop():
                 batch.clear()
                 break
@@ -101,7 +134,7 @@ def run(
                 flush()
                 collect(0)  # in order
                 job.skipped(error)
-                write(job.collect(None))
+                write(job.collect(None), job.size)
                 progress(1)
                 continue
             if batch and batch[0][1].shape != x.shape:
@@ -113,7 +146,7 @@ def run(
         flush()
         collect(0)
         while writing:
-            writing.popleft().result()
+            written()
     finally:
         if networks is not None:
             networks.shutdown(wait=True, cancel_futures=True)
@@ -143,14 +176,3 @@ def _done(result):
     future = Future()
     future.set_result(result)
     return future
-
-
-def _ahead(jobs, readers, count):
-    """(job, future of its input) in order, with up to ``count`` being read beyond the one that is given."""
-    waiting: deque = deque()
-    for job in jobs:
-        waiting.append((job, readers.submit(job.load)))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()

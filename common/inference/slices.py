@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import math
 import threading
 from collections import OrderedDict
 
@@ -23,10 +24,12 @@ from medi2i.datasets.grid import (
     resampled_size,
 )
 from medi2i.datasets.preparing import PADDING, clip_to_body
-from medi2i.datasets.reading import read_image, to_grey
+from medi2i.datasets.reading import declared_values, read_image, to_grey
 from medi2i.datasets.scaling import Clip, default_clip
 
 log = logging.getLogger(__name__)
+
+BYTES_OF_VALUE = 20  # measured: as read, in the file's unit, in [-1, 1], as a result and as it is encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +204,15 @@ def load_slice(source, preparation):
     )
 
 
+def bytes_of(source, preparation):
+    """About how much memory a slice takes from its reading until it is written, by what its files declare."""
+    if source.ref is not None:
+        values = math.prod(source.ref.shape) * len(source.paths)
+    else:
+        values = sum(declared_values(path, source.kind) for path in source.paths)
+    return BYTES_OF_VALUE * preparation.scale**2 * values
+
+
 def on_grid(array, mask, placement):
     """(C, H, W) of a file and its mask or None -> both on the network's grid."""
     if placement.spacing is None:
@@ -287,10 +299,13 @@ def _tell_of_crop(folder, height, width, rows, columns):
 
 
 class SliceCache:
-    """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe."""
+    """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe.
 
-    def __init__(self, load, limit):
-        self._load, self._limit = load, limit
+    load(index) -> Slice; size(index) -> bytes that it takes, known before.
+    """
+
+    def __init__(self, load, limit, size):
+        self._load, self._limit, self.size = load, limit, size
         self._entries = OrderedDict()
         self._lock = threading.Lock()
 

@@ -30,7 +30,8 @@ def whole_stacks(count, size):
 def jobs(cache, count, size, combine, wanted, deliver, failed):
     """The pipeline jobs that convert the slices ``wanted`` (a set of indices) of a volume of ``count`` slices.
 
-    cache.get(index) -> Slice. deliver(index, y (C', h, w), slices that went in, by index) -> a callable that writes it;
+    cache.get(index) -> Slice, cache.size(index) -> bytes that it takes.
+    deliver(index, y (C', h, w), slices that went in, by index) -> a callable that writes it;
     failed(index, error) is told of a slice that cannot be converted.
     """
     if combine is Combine.MIDDLE:
@@ -51,7 +52,7 @@ def _middle_jobs(cache, count, size, wanted, deliver, failed):
                 return []
             return [deliver(index, _parts(y, size)[size // 2], slices)]
 
-        yield Job(load, collect, lambda error, index=index: failed(index, error))
+        yield Job(load, collect, lambda error, index=index: failed(index, error), sum(map(cache.size, members)))
 
 
 def _average_jobs(cache, count, size, wanted, deliver, failed):
@@ -96,7 +97,7 @@ def _average_jobs(cache, count, size, wanted, deliver, failed):
             for index in members:
                 errors[index] = error
 
-        yield Job(load, collect, skipped)
+        yield Job(load, collect, skipped, sum(map(cache.size, members)))
 
 
 def _stacked(cache, members, slices):

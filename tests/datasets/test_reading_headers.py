@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.reading import Header, read_header, read_image
+from medi2i.datasets.reading import Header, declared_values, read_header, read_image
 from medi2i.datasets.writing import write_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (41, 57)).astype(np.uint8)
@@ -67,6 +67,10 @@ def test_header_says_what_reading_gives(tmp_path, name, labels):
     image = read_image(file, kind, labels=labels)
     extent = None if image.bits else (image.array.min(), image.array.max())
     assert read_header(file, kind, labels) == Header(image.array.shape, image.bits, extent)
+    if not labels:
+        assert (
+            image.array.size <= declared_values(file, kind) <= (10 if kind in ("csv", "txt") else 1) * image.array.size
+        )
 
 
 @pytest.mark.parametrize("name", ["grey.png", "grey.jpg", "colour.tif", "lzw.tif", "grey.bmp", "grey.npy", "deep.png"])
@@ -77,6 +81,7 @@ def test_cut_files_are_found_before_they_are_needed(tmp_path, name, share):
     file.write_bytes(data[: int(share * len(data))])
     with pytest.raises(Unreadable, match=name):
         read_header(file, kind)
+    declared_values(file, kind)  # raises nothing
 
 
 def test_numbers_behind_the_end_do_not_matter(tmp_path):

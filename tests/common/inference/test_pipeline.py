@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference import pipeline
 from medi2i.common.inference.pipeline import Job, run
 
 
@@ -136,3 +137,55 @@ def test_an_image_that_is_too_large_has_no_result_and_the_others_of_its_batch_ha
         (4, "out of memory at 2 x 3 pixels (Unable to allocate 9 GiB); --tile 512, or a smaller one, needs less"),
         (7, "no kernel for it"),
     ]
+
+
+class Tally:
+    """Jobs of given sizes, and the most bytes of them that were between reading and the disk."""
+
+    def __init__(self, sizes):
+        self.lock, self.now, self.most, self.written = threading.Lock(), 0, 0, []
+        self.jobs = [
+            Job(lambda i=i: self.load(sizes[i], i), lambda y, i=i: [lambda: self.write(sizes[i], i)], print, sizes[i])
+            for i in range(len(sizes))
+        ]
+
+    def load(self, size, i):
+        with self.lock:
+            self.now += size
+            self.most = max(self.most, self.now)
+        return np.full((1, 2, 3), i, np.float32)
+
+    def write(self, size, i):
+        time.sleep(0.003)
+        with self.lock:
+            self.now -= size
+            self.written.append(i)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_images_under_way_are_bounded_by_their_bytes_and_a_larger_one_goes_alone(at_once, batch_size):
+    many, large = Tally([pipeline.ROOM // 4] * 20), Tally([7, pipeline.ROOM + 1, 5, 3, 2 * pipeline.ROOM, 1])
+    for tally in (many, large):
+        run(tally.jobs, lambda x: x * 2, batch_size=batch_size, workers=3, at_once=at_once)
+        assert sorted(tally.written) == list(range(len(tally.jobs)))
+    assert many.most <= pipeline.ROOM
+    assert large.most == 2 * pipeline.ROOM
+
+
+def test_small_images_are_read_ahead_all_the_same():
+    begun, read = threading.Event(), threading.Semaphore(0)
+
+    def load():
+        read.release()
+        return np.zeros((1, 2, 2), np.float32)
+
+    def network(x):
+        if not begun.is_set():
+            begun.set()
+            for _ in range(3 + 1):  # the image that is here, and what three workers and a batch read meanwhile
+                assert read.acquire(timeout=20)
+        return x
+
+    run([Job(load, lambda y: [], print, 1000)] * 9, network, batch_size=1, workers=3)
+    assert begun.is_set()
