@@ -58,9 +58,13 @@ def normalise_fixed(
     variance: Array,
     eps: float,
     slope: float,
+    overwrite: bool = False,
 ) -> chainer.Variable:
-    """The same with given statistics, arrays (C,): what batch normalisation does outside of training."""
-    node = Normalise(eps, slope, False, (mean, variance))
+    """The same with given statistics, arrays (C,): what batch normalisation does outside of training.
+
+    ``overwrite``: nothing else needs ``x``, whose memory the result may take where no graph is made.
+    """
+    node = Normalise(eps, slope, False, (mean, variance), overwrite)
     (y,) = node.apply((x,) if gamma is None else (x, gamma, beta))
     return y
 
@@ -91,9 +95,16 @@ class Normalise(chainer.FunctionNode):
     variance: Array
     inv_std: Array
 
-    def __init__(self, eps: float, slope: float, each: bool, fixed: tuple[Array, Array] | None = None) -> None:
+    def __init__(
+        self,
+        eps: float,
+        slope: float,
+        each: bool,
+        fixed: tuple[Array, Array] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         super().__init__()
-        self.eps, self.slope, self.each, self.fixed = float(eps), float(slope), each, fixed
+        self.eps, self.slope, self.each, self.fixed, self.overwrite = float(eps), float(slope), each, fixed, overwrite
 
     def check_type_forward(self, in_types: Any) -> None:
         expect = chainer.utils.type_check.expect
@@ -113,7 +124,7 @@ class Normalise(chainer.FunctionNode):
         mean, variance = self.fixed
         if _is_onednn(engine):
             if not chainer.config.enable_backprop:
-                return (engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope),)
+                return (engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope, self.overwrite),)
             self.engine = reference
         wide = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
         self.mean, self.variance = (v.astype(wide, copy=False).reshape(1, -1, 1, 1) for v in (mean, variance))

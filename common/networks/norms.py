@@ -66,13 +66,13 @@ class BatchNormalization(L.BatchNormalization):
 
     shared = None
 
-    def forward(self, x, slope=1.0):
+    def forward(self, x, slope=1.0, overwrite=False):
         if self.shared is not None and chainer.config.train:
             return _rectified(self.shared(self, x), slope)
         if not is_fused(x):
             return _rectified(super().forward(x), slope)
         if not chainer.config.train:
-            return normalise_fixed(x, self.gamma, self.beta, self.avg_mean, self.avg_var, self.eps, slope)
+            return normalise_fixed(x, self.gamma, self.beta, self.avg_mean, self.avg_var, self.eps, slope, overwrite)
         y, node = normalise(x, self.gamma, self.beta, self.eps, slope, each=False)
         if not chainer.config.in_recomputing:
             update_running(self.avg_mean, self.avg_var, node, x, self.decay)
@@ -93,8 +93,13 @@ def _rectified(y, slope):
 
 
 def activated(norm: chainer.Link, x, kind: Activation):
-    """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both."""
-    if kind in _SLOPES and isinstance(norm, (InstanceNormalization, BatchNormalization)):
+    """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both.
+
+    ``x`` is a convolution's result that nothing else needs; it may be overwritten.
+    """
+    if kind in _SLOPES and isinstance(norm, BatchNormalization):
+        return norm(x, _SLOPES[kind], overwrite=True)
+    if kind in _SLOPES and isinstance(norm, InstanceNormalization):
         return norm(x, _SLOPES[kind])
     return activation(kind)(norm(x))
 

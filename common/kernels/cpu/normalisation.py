@@ -195,10 +195,11 @@ def apply_fixed(
     variance: np.ndarray,
     eps: float,
     slope: float,
+    overwrite: bool = False,
 ) -> np.ndarray:
-    """The same with given mean and variance (C,): y."""
-    x = channels_last(x)
-    y = empty_images(x.shape)
+    """The same with given mean and variance (C,): y, in the memory of ``x`` where that may be overwritten."""
+    given, x = x, channels_last(x)
+    y = x if x is not given or overwrite else empty_images(x.shape)
     channels = (
         _channels(values, x.shape[1], stand_in)
         for values, stand_in in ((mean, 0), (variance, 1), (gamma, 1), (beta, 0))

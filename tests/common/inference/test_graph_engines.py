@@ -228,6 +228,19 @@ def test_nothing_is_converted_unchecked():
             engine.run(np.zeros((1, 1, 2, 2), np.float32))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_large_images_have_a_session_of_their_own_and_the_same_result(monkeypatch, precision):
+    needs("onnxruntime")
+    pytest.importorskip("onnx")
+    encoder, decoder, _ = links()
+    engine = graph_engines.OnnxRuntimeEngine(encoder, decoder, None, precision, lambda: [image(32, 32)])
+    expected = engine.run(image(40, 48))
+    monkeypatch.setattr(graph_engines, "LARGE", 4 * 4 * 40 * 48)  # four channels, four bytes each
+    assert engine.run(image(40, 48)).tobytes() == expected.tobytes()
+    engine.run(image(40, 44))
+    assert engine._sessions.keys() == {False, True}
+
+
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_two_images_at_a_time_where_there_are_several(name, monkeypatch):
     needs(name)

@@ -137,6 +137,18 @@ def test_batch_normalization_link_has_chainers_running_statistics(engine, affine
     np.testing.assert_allclose(plain, expected, atol=1e-5)
 
 
+@needs_onednn
+def test_batch_normalization_takes_the_memory_of_a_result_that_nothing_else_needs():
+    link, x = BatchNormalization(4), last(random(*SHAPE))
+    with cpu_engine.using("onednn"), chainer.using_config("train", False):
+        kept = activated(link, x, Activation.RELU).array
+        with chainer.no_backprop_mode():
+            expected = link(x, 0.0).array
+            assert not np.may_share_memory(kept, x) and not np.may_share_memory(expected, x)
+            y = activated(link, x, Activation.RELU).array
+    assert np.shares_memory(y, x) and y.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("kind", [Activation.RELU, Activation.LEAKY_RELU, Activation.NONE, Activation.TANH])
 def test_instance_normalization_then_activation(kind):
     x = random(*SHAPE)
