@@ -76,14 +76,14 @@ def measured(
         row: {key: one[key] for key in ("noise", "edge") if key in one}
         for row, one in (evaluation.physics or {"rows": {}})["rows"].items()
     }
-    truth = physical.pop(TRUTH, {})
+    of_truth = physical.pop(TRUTH, {})
     for row, of_physics in physical.items():
         means[row].update(of_physics)
     each = {row.name: evaluation.of(row.name, "rmse") for row in rows}
     last = each[next(iter(ours))]
     middle = sorted(range(len(last)), key=last.__getitem__)[(len(last) - 1) // 2]
     return (
-        {"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": truth},
+        {"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": of_truth},
         measure.read(matching.slices[middle], rows),
     )
 
