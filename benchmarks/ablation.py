@@ -21,7 +21,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.averaging import has_batch_statistics
 from medi2i.common.training.ending import Ending

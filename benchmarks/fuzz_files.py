@@ -29,9 +29,9 @@ from fuzz import flip_bits, truncate
 from PIL import Image
 
 from medi2i.common.errors import UserError
-from medi2i.common.networks.encoder import Encoder
 from medi2i.common.networks.files import load_link, save_link
 from medi2i.common.networks.from_options import encoder_spec
+from medi2i.common.networks.generator import Encoder
 from medi2i.common.options.paired import PairedOptions
 from medi2i.datasets.catalogue import describe
 from medi2i.datasets.reading import read_image
@@ -336,7 +336,7 @@ def gzipped(data: bytes, rng: np.random.Generator) -> tuple[bytes, Callable[[byt
 
 @functools.cache
 def network() -> Encoder:
-    return encoder_spec(PairedOptions(gen_chs=[4, 8], gen_nblock=1), 1).build()
+    return Encoder(encoder_spec(PairedOptions(gen_chs=[4, 8], gen_nblock=1), 1))
 
 
 def npz_seeds(folder: Path) -> dict[str, bytes]:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, generator_channels
-from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
 from medi2i.common.options import UnpairedOptions
 
@@ -50,14 +52,14 @@ def build(options: UnpairedOptions) -> Networks:
     Weights of pretrained networks come from the files that the options name. Raises UserError.
     """
     with using_dtype(options.dtype):
-        enc_x = encoder_spec(options, options.ch).build()
-        enc_y = enc_x if options.single_encoder else encoder_spec(options, options.out_ch).build()
-        dec_x = decoder_spec(options, options.ch).build()
-        dec_y = decoder_spec(options, options.out_ch).build()
-        dis_x = discriminator_spec(options, options.ch).build()
-        dis_y = discriminator_spec(options, options.out_ch).build()
+        enc_x = Encoder(encoder_spec(options, options.ch))
+        enc_y = enc_x if options.single_encoder else Encoder(encoder_spec(options, options.out_ch))
+        dec_x = Decoder(decoder_spec(options, options.ch))
+        dec_y = Decoder(decoder_spec(options, options.out_ch))
+        dis_x = Discriminator(discriminator_spec(options, options.ch))
+        dis_y = Discriminator(discriminator_spec(options, options.out_ch))
         dis_z = None
         if options.lambda_dis_z > 0:
-            dis_z = discriminator_spec(options, generator_channels(options)[-1]).build()
+            dis_z = Discriminator(discriminator_spec(options, generator_channels(options)[-1]))
     load_options_weights(options, encoders=[enc_x] if enc_x is enc_y else [enc_x, enc_y], discriminators=[dis_x, dis_y])
     return Networks(enc_x, enc_y, dec_x, dec_y, dis_x, dis_y, dis_z)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import run
+from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
-from medi2i.common.networks.sizes import size_multiple
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.check import check

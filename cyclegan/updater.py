@@ -7,7 +7,7 @@ from typing import Any
 from medi2i.common import losses
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.network import constant
+from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE, Alone
@@ -307,7 +307,7 @@ class CycleganUpdater(AdversarialUpdater):
 
 def _judged(dis: chainer.Chain, images: ArrayOrVariable) -> chainer.Variable:
     """What a discriminator answers to a generator, which learns nothing about its weights."""
-    with constant(dis):
+    with constant_weights(dis):
         return dis(images)
 
 

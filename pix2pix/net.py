@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from medi2i.common.compat import ArrayOrVariable, chainer
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
-from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
 from medi2i.common.options import PairedOptions
 
@@ -32,10 +34,10 @@ def build(options: PairedOptions) -> Networks:
     Weights of a pretrained encoder come from the file that the options name. Raises UserError.
     """
     with using_dtype(options.dtype):
-        enc_x = encoder_spec(options, options.ch).build()
-        dec_y = decoder_spec(options, options.out_ch).build()
+        enc_x = Encoder(encoder_spec(options, options.ch))
+        dec_y = Decoder(decoder_spec(options, options.out_ch))
         dis = None
         if options.lambda_dis > 0:
-            dis = discriminator_spec(options, options.ch + options.out_ch).build()
+            dis = Discriminator(discriminator_spec(options, options.ch + options.out_ch))
     load_options_weights(options, encoders=[enc_x], discriminators=[])
     return Networks(enc_x, dec_y, dis)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import run
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.check import check

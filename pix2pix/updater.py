@@ -7,7 +7,7 @@ from medi2i.common import losses
 from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
-from medi2i.common.networks.network import constant
+from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
 from medi2i.common.training.distributed import ALONE, Alone
@@ -138,7 +138,7 @@ class Pix2pixUpdater(AdversarialUpdater):
 
     def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""
-        with constant(self.networks.dis) as dis:
+        with constant_weights(self.networks.dis) as dis:
             answer = dis(fake)
         cost = -losses.mean_answer(answer) if self.settings.dis_wgan else self.opponent.cost(answer, 1.0)
         return [Term("dec_y/loss_dis", self.settings.lambda_dis, cost)]

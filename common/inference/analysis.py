@@ -11,8 +11,9 @@ from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
 from medi2i.common.networks.checkpoint import fill_frozen, load_generator, load_link
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.from_options import discriminator_spec
-from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.datasets.outputs import whole_file
 
@@ -175,7 +176,7 @@ def load_analysis(model, options, network_for, device):
         if trained.dis_wgan:
             raise UserError("--dis_wgan: this discriminator judges whole images, so it has no map")
         with using_dtype("fp32"):
-            link = discriminator_spec(trained, channels).build()
+            link = Discriminator(discriminator_spec(trained, channels))
         load_link(folder / f"dis_{there}{number}.npz", link)
         if link.frozen is not None:
             fill_frozen(link, "dis", folder, trained.dis_pretrained_weights)

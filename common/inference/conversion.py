@@ -25,7 +25,7 @@ from medi2i.common.inference.report import SKIPPED, THERE, Report, place_for
 from medi2i.common.inference.results import Provenance, Results
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.networks.checkpoint import Generator
-from medi2i.common.networks.sizes import fitting_of
+from medi2i.common.networks.from_options import fitting_of
 from medi2i.common.training.ending import SignalWatch
 from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.locks import locked

@@ -27,7 +27,7 @@ from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.common.inference.tiling import Frame, pad_to_multiple
 from medi2i.common.kernels.cpu.threads import threads
-from medi2i.common.networks.extent import Fitting
+from medi2i.common.networks.receptive import Fitting
 from medi2i.common.networks.spec import SampleKind, Sampling
 from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.outputs import naming

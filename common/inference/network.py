@@ -12,9 +12,9 @@ from medi2i.common import resources
 from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine, choose
-from medi2i.common.inference.receptive import reach
 from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
-from medi2i.common.networks.sizes import fitting_of, fixed_size
+from medi2i.common.networks.from_options import fitting_of, fixed_size
+from medi2i.common.networks.receptive import generator_reach, global_layers
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.files import ARGS
 
@@ -283,16 +283,17 @@ def bytes_of_pixel(generator):
 
 
 def _margin(generator, overlap):
-    found = reach(generator.encoder.spec, generator.decoder.spec)
-    if found.whole_image:
+    specs = generator.encoder.spec, generator.decoder.spec
+    radius = generator_reach(*specs).radius
+    if whole_image := dict.fromkeys(layer for spec in specs for layer in global_layers(spec)):
         log.warning(
             "--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
-            " and ".join(found.whole_image),
+            " and ".join(whole_image),
         )
-    elif overlap is not None and overlap < found.radius:
+    elif overlap is not None and overlap < radius:
         log.warning(
             "--tile_overlap: the network looks %d pixels far; with %d, tiles will differ from the whole image",
-            found.radius,
+            radius,
             overlap,
         )
-    return found.radius if overlap is None else overlap
+    return radius if overlap is None else overlap

@@ -4,16 +4,19 @@ An ONNX file is a protocol buffer (github.com/onnx/onnx, onnx.proto3); the numbe
 """
 
 import struct
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-import numpy
+import numpy as np
 
 IR_VERSION = 8
 OPSET = 17
+Value: TypeAlias = float | int | str | Sequence[int]  # of an attribute
 _FLOAT, _INT64 = 1, 7
-_TYPES = {numpy.dtype(numpy.float32): _FLOAT, numpy.dtype(numpy.int64): _INT64}
+_TYPES = {np.dtype(np.float32): _FLOAT, np.dtype(np.int64): _INT64}
 
 
-def _varint(value):
+def _varint(value: int) -> bytes:
     value &= (1 << 64) - 1
     out = bytearray()
     while value > 0x7F:
@@ -23,18 +26,18 @@ def _varint(value):
     return bytes(out)
 
 
-def _number(field, value):
+def _number(field: int, value: int) -> bytes:
     return _varint(field << 3) + _varint(value)
 
 
-def _bytes(field, content):
+def _bytes(field: int, content: bytes | str) -> bytes:
     content = content.encode() if isinstance(content, str) else content
     return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
-def tensor(name, array):
+def tensor(name: str, array: np.ndarray) -> bytes:
     """TensorProto of a float32 or int64 array."""
-    array = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
+    array = np.ascontiguousarray(array).reshape(np.shape(array))
     return (
         b"".join(_number(1, size) for size in array.shape)
         + _number(2, _TYPES[array.dtype])
@@ -43,7 +46,7 @@ def tensor(name, array):
     )
 
 
-def attribute(name, value):
+def attribute(name: str, value: Value) -> bytes:
     """AttributeProto of a float, an int, a string or a sequence of ints."""
     if isinstance(value, float):
         return _bytes(1, name) + _varint(2 << 3 | 5) + struct.pack("<f", value) + _number(20, 1)
@@ -54,7 +57,7 @@ def attribute(name, value):
     return _bytes(1, name) + b"".join(_number(8, int(v)) for v in value) + _number(20, 7)
 
 
-def node(operation, inputs, outputs, attributes):
+def node(operation: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Value]) -> bytes:
     """NodeProto; an input "" is left out."""
     return (
         b"".join(_bytes(1, name) for name in inputs)
@@ -65,13 +68,22 @@ def node(operation, inputs, outputs, attributes):
     )
 
 
-def value(name, dimensions):
+def value(name: str, dimensions: Sequence[int | str]) -> bytes:
     """ValueInfoProto of a float32 array; a dimension is a number, or the name of one that may be any."""
     dims = b"".join(_bytes(1, _number(1, d) if isinstance(d, int) else _bytes(2, d)) for d in dimensions)
     return _bytes(1, name) + _bytes(2, _bytes(1, _number(1, _FLOAT) + _bytes(2, dims)))
 
 
-def model(nodes, initialisers, inputs, outputs, name, producer, version, metadata):
+def model(
+    nodes: Sequence[bytes],
+    initialisers: Sequence[bytes],
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+    name: str,
+    producer: str,
+    version: str,
+    metadata: Mapping[str, str],
+) -> bytes:
     """ModelProto as the content of a file. All but the last four: lists of what the functions above return."""
     graph = (
         b"".join(_bytes(1, n) for n in nodes)

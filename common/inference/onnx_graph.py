@@ -1,60 +1,292 @@
-"""The ONNX graph of a generator, built from its links: any batch and image size, batch normalisation folded."""
+"""The ONNX graph of a generator, built from its links: any batch and image size, batch normalisation folded.
 
+The exporter follows the plans of encoder and decoder with the names of values in the graph; ``BLOCKS`` says how each
+kind of block is written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy
+import numpy as np
+import numpy.typing as npt
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import L, chainer
 from medi2i.common.inference import onnx_format as onnx
-from medi2i.common.inference.onnx_layers import Layers
-from medi2i.common.networks.spec import Unet
+from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
+from medi2i.common.networks.convolutions import Convolution, SeparableConvolution
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.norms import (
+    BATCH_EPS,
+    FEATURE_EPS,
+    LEAKY_SLOPE,
+    FeatureNormalization,
+    InstanceNormalization,
+    Unchanged,
+)
+from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
+from medi2i.common.networks.spec import Activation, SampleKind, Second, Unet
 from medi2i.common.version import VERSION
 
 INPUT, OUTPUT = "image", "translation"
+_ACTIVATIONS: dict[Activation, tuple[str, dict[str, onnx.Value]]] = {
+    Activation.RELU: ("Relu", {}),
+    Activation.LEAKY_RELU: ("LeakyRelu", {"alpha": LEAKY_SLOPE}),
+    Activation.TANH: ("Tanh", {}),
+    Activation.SIGMOID: ("Sigmoid", {}),
+    Activation.SOFTMAX: ("Softmax", {"axis": 1}),
+}
+Affine = tuple[np.ndarray, np.ndarray]  # scale and shift of each output channel
 
 
 @dataclass
 class Graph:
     """Nodes and constants so far. Names are numbered."""
 
-    nodes: list = field(default_factory=list)
-    constants: list = field(default_factory=list)
+    nodes: list[bytes] = field(default_factory=list)
+    constants: list[bytes] = field(default_factory=list)
 
-    def add(self, operation, *inputs, **attributes):
+    def add(self, operation: str, *inputs: str, **attributes: onnx.Value) -> str:
         """Add one node with one output, whose name is returned."""
         name = f"{operation.lower()}_{len(self.nodes)}"
         self.nodes.append(onnx.node(operation, inputs, [name], attributes))
         return name
 
-    def constant(self, array):
+    def constant(self, values: npt.ArrayLike) -> str:
         """Add an array, float32 unless it holds integers; its name."""
-        array = numpy.asarray(array)
-        array = array.astype(numpy.int64 if array.dtype.kind == "i" else numpy.float32)
+        array = np.asarray(values)
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         name = f"constant_{len(self.constants)}"
         self.constants.append(onnx.tensor(name, array))
         return name
 
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """``shape``: 0 keeps a dimension, -1 is what is left."""
+        return self.add("Reshape", x, self.constant(np.array(shape)))
 
-def export(encoder, decoder, metadata=None):
+    def pool(self, x: str, operation: str = "MaxPool", ksize: int = 2) -> str:
+        """Pooling with stride 2; that of maxima covers all pixels, as Chainer's does."""
+        ceil = {"ceil_mode": 1} if operation == "MaxPool" else {}
+        return self.add(operation, x, kernel_shape=(ksize, ksize), strides=(2, 2), **ceil)
+
+    def doubled(self, x: str, **how: str) -> str:
+        """Twice the height and width."""
+        return self.add("Resize", x, "", self.constant([1.0, 1.0, 2.0, 2.0]), **how)
+
+    def nearest(self, x: str) -> str:
+        """Each pixel a 2x2 square."""
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.doubled(x, **how)
+
+    def mirrored(self, x: str, before: int, after: int) -> str:
+        """Mirrored at the top and left by ``before`` pixels, at the bottom and right by ``after``."""
+        pads = self.constant(np.array([0, 0, before, before, 0, 0, after, after]))
+        return self.add("Pad", x, pads, mode="reflect")
+
+    def activation(self, kind: Activation, x: str) -> str:
+        """An activation of the networks."""
+        if kind is Activation.NONE:
+            return x
+        operation, attributes = _ACTIVATIONS[kind]
+        return self.add(operation, x, **attributes)
+
+    def conv(
+        self,
+        x: str,
+        weights: np.ndarray,
+        bias: np.ndarray | None = None,
+        stride: int = 1,
+        pad: int = 0,
+        group: int = 1,
+        affine: Affine | None = None,
+        transposed: bool = False,
+    ) -> str:
+        """Conv with weights (out, in / group, kh, kw), or ConvTranspose (in, out / group, kh, kw), ``affine`` in it."""
+        if affine is not None:
+            scale, shift = affine
+            weights = weights * (scale[None, :, None, None] if transposed else scale[:, None, None, None])
+            bias = (0 if bias is None else bias) * scale + shift
+        inputs = [x, self.constant(weights)] + ([] if bias is None else [self.constant(bias)])
+        return self.add(
+            "ConvTranspose" if transposed else "Conv",
+            *inputs,
+            kernel_shape=weights.shape[2:],
+            strides=(stride, stride),
+            pads=(pad,) * 4,
+            group=group,
+        )
+
+    def norm(self, link: chainer.Link, x: str) -> str:
+        """A normalisation that no convolution can take in."""
+        if isinstance(link, InstanceNormalization):
+            return self._instance(x, len(link.avg_mean), BATCH_EPS)
+        if isinstance(link, FeatureNormalization):
+            mean = self.add("ReduceMean", self.add("Mul", x, x), axes=(1,), keepdims=1)
+            return self.add("Div", x, self.add("Sqrt", self.add("Add", mean, self.constant(FEATURE_EPS))))
+        if isinstance(link, L.GroupNormalization):
+            flat = self._instance(self.reshape(x, (0, link.groups, -1)), link.groups, float(link.eps))
+            y = self.add("Reshape", flat, self.add("Shape", x))
+            y = self.add("Mul", y, self.constant(_array(link.gamma).reshape(1, -1, 1, 1)))
+            return self.add("Add", y, self.constant(_array(link.beta).reshape(1, -1, 1, 1)))
+        raise ValueError(f"no graph for {type(link).__name__}")
+
+    def _instance(self, x: str, channels: int, eps: float) -> str:
+        ones, zeros = self.constant(np.ones(channels)), self.constant(np.zeros(channels))
+        return self.add("InstanceNormalization", x, ones, zeros, epsilon=eps)
+
+    def convolution(self, link: Convolution | SeparableConvolution, x: str, norm: chainer.Link | None = None) -> str:
+        """A convolution of any style and the normalisation after it, folded into the weights where it is affine."""
+        if link.squeezed:
+            raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
+        affine, rest = _folded(norm)
+        x = self.mirrored(x, link.pad, link.pad) if link.reflect else x
+        scale, window = link.scale or 1.0, {"stride": link.stride, "pad": link.inner_pad}
+        if isinstance(link, SeparableConvolution):
+            depthwise = _array(link.depthwise.W) * scale  # the input's scale
+            x = self.conv(x, depthwise, group=link.in_ch, transposed=link.transposed, **window)
+            layer, scale, window = link.pointwise, 1.0, {}
+        else:
+            layer = link.c
+        h = self.conv(x, _array(layer.W) * scale, _array(layer.b), affine=affine, transposed=link.transposed, **window)
+        if link.transposed and link.ksize == 3:
+            h = self.mirrored(h, 0, 1)  # mirroring a row and normalising each channel may change places
+        return self.norm(norm, h) if rest else h
+
+    def plain(self, link: chainer.Link, x: str, norm: chainer.Link, grey: bool = False) -> str:
+        """``L.Convolution2D`` of a published network; ``grey``: its three channels would all see the same image."""
+        weights = _array(link.W).sum(axis=1, keepdims=True) if grey else _array(link.W)
+        bias = None if link.b is None else _array(link.b)
+        return self.conv(x, weights, bias, _one(link.stride), _one(link.pad), affine=_folded(norm)[0])
+
+
+def _cbr(graph: Graph, block: CBR, x: str) -> str:
+    kind, second = block.sample.kind, block.sample.second
+    h = graph.convolution(block.c1, x, block.n1)
+    if second is not Second.NONE:
+        h = graph.activation(block.activation_kind, h)
+    if kind in (SampleKind.MAXPOOL, SampleKind.AVGPOOL):
+        h = graph.pool(h, "MaxPool" if kind is SampleKind.MAXPOOL else "AveragePool")
+    if second is not Second.NONE:
+        h = graph.convolution(block.c2, h, block.n2)
+    h = graph.activation(block.activation_kind, h)
+    if second is Second.RESIDUAL:
+        shortcut = graph.convolution(block.skip, x)
+        h = graph.add("Add", h, graph.nearest(shortcut) if kind is SampleKind.DECONV else shortcut)
+    if kind is SampleKind.RESIZE:
+        return graph.doubled(h, mode="linear", coordinate_transformation_mode="align_corners")
+    if kind is SampleKind.UNPOOL:
+        return graph.nearest(h)
+    return graph.add("DepthToSpace", h, blocksize=2, mode="DCR") if kind is SampleKind.PIXEL_SHUFFLE else h
+
+
+def _res_block(graph: Graph, block: ResBlock, x: str) -> str:
+    h = graph.activation(block.activation_kind, graph.convolution(block.c0, x, block.norm0))
+    return graph.add("Add", x, graph.convolution(block.c1, h, block.norm1))
+
+
+def _fully_connected(graph: Graph, block: FullyConnected, x: str) -> str:
+    weights, bias = graph.constant(_array(block.l0.W)), graph.constant(_array(block.l0.b))
+    h = graph.add("Gemm", graph.add("Flatten", x, axis=1), weights, bias, transB=1)
+    return graph.activation(block.activation_kind, h)
+
+
+def _attention(graph: Graph, block: Attention, x: str) -> str:
+    """With the weights of test mode, where nothing is left to iterate."""
+    add, eighth, half = graph.add, block.channels // 8, block.channels // 2
+
+    def one_by_one(link: chainer.Link, h: str) -> str:
+        return graph.conv(h, _array(link.normalized_weight()))
+
+    theta = graph.reshape(one_by_one(block.theta, x), (0, eighth, -1))
+    phi = graph.reshape(graph.pool(one_by_one(block.phi, x)), (0, eighth, -1))
+    g = graph.reshape(graph.pool(one_by_one(block.g, x)), (0, half, -1))
+    weight = add("Softmax", add("MatMul", add("Transpose", theta, perm=(0, 2, 1)), phi), axis=2)
+    attended = add("MatMul", g, add("Transpose", weight, perm=(0, 2, 1)))
+    size = add("Gather", add("Shape", x), graph.constant(np.array([2, 3])), axis=0)
+    shape = add("Concat", graph.constant(np.array([0, half])), size, axis=0)
+    h = one_by_one(block.o_conv, add("Reshape", attended, shape))
+    return add("Add", x, add("Mul", h, graph.constant(_array(block.gamma.W))))
+
+
+def _vgg(graph: Graph, base: VGG16Features, x: str, grey: bool) -> list[str]:
+    levels: list[str] = []
+    for names in base.block_names:
+        x = graph.pool(x) if levels else x
+        for name in names:
+            x = graph.add("Relu", graph.plain(base[name], x, None, grey and name == "conv1_1"))
+        levels.append(x)
+    return levels
+
+
+def _resnet(graph: Graph, base: ResNet50Features, x: str, grey: bool) -> list[str]:
+    levels = [graph.add("Relu", graph.plain(base.conv1, x, base.bn1, grey))]
+    for i, name in enumerate(base.block_names):
+        h = levels[-1] if i else graph.pool(levels[0], ksize=3)
+        for bottleneck in base[name].children():
+            h = _bottleneck(graph, bottleneck, h)
+        levels.append(h)
+    return levels
+
+
+def _bottleneck(graph: Graph, block: chainer.Chain, x: str) -> str:
+    h = graph.add("Relu", graph.plain(block.conv1, x, block.bn1))
+    h = graph.add("Relu", graph.plain(block.conv2, h, block.bn2))
+    h = graph.plain(block.conv3, h, block.bn3)
+    projected = "conv4" in {child.name for child in block.children()}
+    return graph.add("Relu", graph.add("Add", h, graph.plain(block.conv4, x, block.bn4) if projected else x))
+
+
+# How a block is added to a graph: (graph, its link, name of its input) -> name of its output.
+BLOCKS: dict[type, Callable[[Graph, Any, str], str]] = {
+    CBR: _cbr,
+    ResBlock: _res_block,
+    FullyConnected: _fully_connected,
+    Attention: _attention,
+}
+# Networks trained on ImageNet, of grey images or not: the names of their levels.
+LEVELS: dict[type, Callable[[Graph, Any, str, bool], list[str]]] = {VGG16Features: _vgg, ResNet50Features: _resnet}
+
+
+@dataclass(frozen=True)
+class _Exporter:
+    """Follows the plan of ``network`` with names of values in ``graph``; see ``networks.network.Way``."""
+
+    graph: Graph
+    network: Encoder | Decoder
+
+    def step(self, name: str, value: str) -> Any:
+        link = self.network[name]
+        if type(link) in LEVELS:
+            return LEVELS[type(link)](self.graph, link, value, self.network.spec.in_ch == 1)
+        return BLOCKS[type(link)](self.graph, link, value)
+
+    def shaped(self, value: str, shape: tuple[int, int, int]) -> str:
+        return self.graph.reshape(value, (-1, *shape))
+
+    def joined(self, value: str, skip: str, level: int) -> str:
+        if self.network.spec.unet is Unet.ADD:
+            return self.graph.add("Add", value, skip)
+        return self.graph.add("Concat", value, skip, axis=1)
+
+
+def export(encoder: Encoder, decoder: Decoder, metadata: Mapping[str, str] | None = None) -> bytes:
     """The generator as the content of an ONNX file: ``image`` (N, C, H, W) in [-1, 1] → ``translation``, test mode.
 
-    encoder, decoder: of ``common.networks``, on any device, of any dtype (the graph is float32).
-    metadata: dict of texts, kept in the file.
+    encoder, decoder: on any device, of any dtype (the graph is float32). metadata: texts, kept in the file.
     """
-    graph = Graph()
-    layers = Layers(graph)
+    graph, spec, residual = Graph(), encoder.spec, decoder.spec.residual
     with chainer.using_config("train", False), chainer.using_config("enable_backprop", False):
-        features = _encode(layers, encoder, INPUT)
-        result = _decode(layers, decoder, features)
-    graph.nodes.append(onnx.node("Identity", [result], [OUTPUT], {}))
-    height, width = encoder.spec.size or ("height", "width")
-    if not (encoder.spec.fc_layers or encoder.spec.latent_dim > 0):
-        height, width = "height", "width"
+        features = encoder.plan.follow(_Exporter(graph, encoder), INPUT)
+        y = decoder.plan.follow(_Exporter(graph, decoder), features)
+    if residual:
+        y = graph.add("Add", INPUT, graph.add("Mul", y, graph.constant(float(residual))))
+    graph.nodes.append(onnx.node("Identity", [y], [OUTPUT], {}))
+    size = spec.size if spec.size is not None and (spec.fc_layers or spec.latent_dim > 0) else ("height", "width")
     return onnx.model(
         graph.nodes,
         graph.constants,
-        [onnx.value(INPUT, ("batch", encoder.spec.in_ch, height, width))],
-        [onnx.value(OUTPUT, ("batch", decoder.spec.out_ch, height, width))],
+        [onnx.value(INPUT, ("batch", spec.in_ch, *size))],
+        [onnx.value(OUTPUT, ("batch", decoder.spec.out_ch, *size))],
         "generator",
         "medi2i",
         VERSION,
@@ -62,54 +294,25 @@ def export(encoder, decoder, metadata=None):
     )
 
 
-def _encode(layers, encoder, x):
-    """Names of the encoder's outputs, in its order."""
-    spec, image = encoder.spec, x
-    for name in encoder.fc_names:
-        flat = layers.fully_connected(encoder[name], x)
-        x = layers.reshape(flat, (-1, spec.in_ch, *spec.size))
-    if spec.pretrained is not None:
-        levels = layers.pretrained(encoder.base, x, spec.in_ch)
-    else:
-        levels, h = [], x
-        for name in encoder.level_names:
-            h = layers.cbr(encoder[name], h)
-            levels.append(h)
-    skips = []
-    if spec.unet is Unet.CONV:
-        skips = [layers.cbr(encoder[name], level) for name, level in zip(encoder.skip_names, levels, strict=True)]
-    elif spec.unet is not Unet.NONE:
-        skips = list(levels)
-    h = levels[-1]
-    for name in encoder.res_names:
-        h = layers.res_block(encoder[name], h)
-    if spec.attention:
-        h = layers.attention(encoder.a, h)
-    image = [image] if spec.residual else []
-    latent = [layers.fully_connected(encoder.latent_fc, h)] if spec.latent_dim > 0 else []
-    return [*image, *skips, h, *latent]
+def _array(x: Any) -> np.ndarray:
+    """A parameter or persistent value as float64 NumPy: folding rounds once, at the end."""
+    return chainer.get_device("@numpy").send(getattr(x, "array", x)).astype(np.float64)
 
 
-def _decode(layers, decoder, features):
-    spec = decoder.spec
-    if spec.residual:
-        image, *features = features
-    n_skips = 0 if spec.unet is Unet.NONE else len(spec.chs)
-    skips, rest = features[:n_skips], features[n_skips:]
-    h = rest[0]
-    if spec.joins_deepest:
-        skips = [h]
-    if spec.latent_dim > 0:
-        h = layers.reshape(layers.fully_connected(decoder.latent_fc, rest[1]), (-1, spec.chs[-1], *spec.feature_size))
-    for name in decoder.res_names:
-        h = layers.res_block(decoder[name], h)
-    for i, name in enumerate(decoder.level_names, start=1):
-        if spec.unet is Unet.ADD:
-            h = layers.graph.add("Add", h, skips[-i])
-        elif spec.unet is not Unet.NONE:
-            h = layers.graph.add("Concat", h, skips[-i], axis=1)
-        h = layers.cbr(decoder[name], h)
-    y = layers.cbr(decoder.ul, h)
-    if not spec.residual:
-        return y
-    return layers.graph.add("Add", image, layers.graph.add("Mul", y, layers.graph.constant(float(spec.residual))))
+def _one(pair: int | tuple[int, int]) -> int:
+    return pair[0] if isinstance(pair, tuple) else int(pair)
+
+
+def _folded(norm: chainer.Link | None) -> tuple[Affine | None, bool]:
+    """((scale, shift) per channel or None, whether a normalisation is left to do)."""
+    if norm is None or isinstance(norm, Unchanged):
+        return None, False
+    if not isinstance(norm, (L.BatchNormalization, L.BatchRenormalization)):
+        return None, True
+    scale = 1 / np.sqrt(_array(norm.avg_var) + norm.eps)
+    if getattr(norm, "gamma", None) is not None:
+        scale = scale * _array(norm.gamma)
+    shift = -_array(norm.avg_mean) * scale
+    if getattr(norm, "beta", None) is not None:
+        shift = shift + _array(norm.beta)
+    return (scale, shift), False

@@ -9,7 +9,7 @@ from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import settings_of
-from medi2i.common.networks.sizes import fixed_size
+from medi2i.common.networks.from_options import fixed_size
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.training import mean_change
 from medi2i.datasets.catalogue import Catalogue

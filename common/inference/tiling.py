@@ -8,10 +8,12 @@ every layer is local (instance and layer normalisation and attention are not: th
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 
 import numpy as np
 
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.networks.blocks import CBR
 from medi2i.common.networks.spec import SampleKind
 
@@ -29,12 +31,12 @@ class Frame:
     width: int
 
 
-def padded_size(size, multiple, rest=0):
+def padded_size(size: int, multiple: int, rest: int = 0) -> int:
     """The smallest number not below ``size`` that is ``rest`` more than a multiple of ``multiple``."""
     return size + (rest - size) % multiple
 
 
-def pad(x, height, width):
+def pad(x: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
     """``x`` (…, H, W) enlarged to (…, height, width) as evenly as possible: the array, and the image's (top, left).
 
     The picture is mirrored outwards (air stays air, a cut body does not end in a step); where it is too small for that,
@@ -53,12 +55,15 @@ def pad(x, height, width):
     return x, (top, left)
 
 
-def pad_to_multiple(x, multiple, least=1, rest=0):
+def pad_to_multiple(x: np.ndarray, multiple: int, least: int = 1, rest: int = 0) -> tuple[np.ndarray, tuple[int, int]]:
     """``pad`` to the next ``padded_size`` that is not below ``least``."""
-    return pad(x, *(padded_size(max(size, least), multiple, rest) for size in x.shape[-2:]))
+    height, width = (padded_size(max(size, least), multiple, rest) for size in x.shape[-2:])
+    return pad(x, height, width)
 
 
-def run_whole(function, x, multiple=1, least=1, rest=0):
+def run_whole(
+    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, multiple: int = 1, least: int = 1, rest: int = 0
+) -> np.ndarray:
     """``function`` on ``x`` (N, C, H, W), padded as ``pad_to_multiple``; its result (N, C', H, W), cropped."""
     height, width = x.shape[-2:]
     padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
@@ -66,7 +71,16 @@ def run_whole(function, x, multiple=1, least=1, rest=0):
     return np.ascontiguousarray(y[..., top : top + height, left : left + width])
 
 
-def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
+def run_tiled(
+    function: Callable[[np.ndarray, Frame], np.ndarray],
+    x: np.ndarray,
+    tile: int,
+    margin: int,
+    multiple: int = 1,
+    blend: int = 0,
+    least: int = 1,
+    rest: int = 0,
+) -> np.ndarray:
     """``function(x, frame)`` on overlapping tiles of ``x`` (N, C, H, W); their blended results (N, C', H, W).
 
     tile: side of the squares, ``rest`` more than a multiple of ``multiple``; ``margin`` pixels at each inner edge are
@@ -78,7 +92,7 @@ def run_tiled(function, x, tile, margin, multiple=1, blend=0, least=1, rest=0):
     padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
     rows = spans(padded.shape[-2], tile, margin, multiple, blend, rest)
     columns = spans(padded.shape[-1], tile, margin, multiple, blend, rest)
-    result = None
+    result: np.ndarray | None = None
     for row in rows:
         for column in columns:
             part = np.ascontiguousarray(padded[..., row.start : row.stop, column.start : column.stop])
@@ -102,13 +116,13 @@ class Span:
     weight: np.ndarray
 
     @property
-    def inner(self):
+    def inner(self) -> tuple[int, int]:
         """First and last + 1 of the positions, counted from ``start``, that count at all."""
         counts = np.flatnonzero(self.weight)
         return int(counts[0]), int(counts[-1]) + 1
 
 
-def spans(length, tile, margin, multiple=1, blend=0, rest=0):
+def spans(length: int, tile: int, margin: int, multiple: int = 1, blend: int = 0, rest: int = 0) -> list[Span]:
     """The tiles along an axis of ``length`` positions: list of Span whose weights add up to 1 everywhere.
 
     They start at multiples of ``multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
@@ -137,12 +151,12 @@ def spans(length, tile, margin, multiple=1, blend=0, rest=0):
     ]
 
 
-def smallest_tile(margin, multiple=1, blend=0, rest=0):
+def smallest_tile(margin: int, multiple: int = 1, blend: int = 0, rest: int = 0) -> int:
     """The smallest tile that moves on by at least one multiple."""
     return padded_size(2 * margin + blend + multiple, multiple, rest)
 
 
-def _same_size(x, y):
+def _same_size(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if y.shape[-2:] != x.shape[-2:]:
         raise ValueError(
             f"the network made {y.shape[-2]}x{y.shape[-1]} out of {x.shape[-2]}x{x.shape[-1]}; "
@@ -152,7 +166,7 @@ def _same_size(x, y):
 
 
 @contextlib.contextmanager
-def framed_upsampling(links, shape, frame):
+def framed_upsampling(links: Iterable[chainer.Chain], shape: tuple[int, ...], frame: Frame | None) -> Iterator[None]:
     """``links``: encoder and decoder; ``shape``: (N, C, H, W) of the tile; ``frame``: its Frame, None for no change."""
     blocks = (
         []
@@ -174,7 +188,7 @@ def framed_upsampling(links, shape, frame):
             block.upsample = upsample
 
 
-def double_in_frame(x, shape, frame):
+def double_in_frame(x: chainer.Variable, shape: tuple[int, ...], frame: Frame) -> chainer.Variable:
     """(N, C, h, w) of a tile -> (N, C, 2h, 2w): the part of the doubled whole image that lies there.
 
     Next to the tile's inner edges, where the neighbour's pixels are missing, the last row or column is repeated.
@@ -186,7 +200,7 @@ def double_in_frame(x, shape, frame):
     return chainer.as_variable(_along(xp, _along(xp, x.array, rows, 2), columns, 3))
 
 
-def _weights(xp, size, offset, whole, dtype):
+def _weights(xp: ModuleType, size: int, offset: int, whole: int, dtype: np.dtype) -> tuple[Array, Array, Array]:
     place = (xp.arange(2 * size) + 2 * offset) * ((whole - 1) / max(2 * whole - 1, 1)) - offset
     place = place.clip(0, size - 1)
     low = xp.floor(place).astype(int)
@@ -194,7 +208,7 @@ def _weights(xp, size, offset, whole, dtype):
     return low, high, (place - low).astype(dtype)
 
 
-def _along(xp, x, weights, axis):
+def _along(xp: ModuleType, x: Array, weights: tuple[Array, Array, Array], axis: int) -> Array:
     low, high, share = weights
     share = share.reshape((-1, 1) if axis == 2 else (1, -1))
     return xp.take(x, low, axis=axis) * (1 - share) + xp.take(x, high, axis=axis) * share

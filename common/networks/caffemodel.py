@@ -6,7 +6,7 @@ with today's protobuf. Nothing in such a file can be executed.
 
 import re
 
-import numpy
+import numpy as np
 
 # Field numbers of caffe.proto: NetParameter.layers (old) and .layer, then name and blobs of each kind of layer.
 _OLD_LAYERS, _LAYERS = 2, 100
@@ -19,7 +19,7 @@ _RESNET_FIRST = {"conv1": "conv1", "bn_conv1": "bn1", "scale_conv1": "bn1"}
 _VGG_LAYER = re.compile(r"conv\d_\d|fc\d")
 
 
-def read_caffemodel(content: bytes) -> dict[str, list[numpy.ndarray]]:
+def read_caffemodel(content: bytes) -> dict[str, list[np.ndarray]]:
     """Layer name → its blobs, float32 in the shapes of the file. Raises ValueError for anything but a caffemodel."""
     layers = {}
     for field, value in _fields(content):
@@ -39,7 +39,7 @@ def read_caffemodel(content: bytes) -> dict[str, list[numpy.ndarray]]:
     return layers
 
 
-def chainer_arrays(layers: dict[str, list[numpy.ndarray]]) -> dict[str, numpy.ndarray]:
+def chainer_arrays(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     """The blobs under the names of ``chainer.links.VGG16Layers`` and ``ResNet50Layers``; other layers are left out."""
     arrays = {}
     for name, blobs in layers.items():
@@ -67,7 +67,7 @@ def _parameters(kind, blobs):
     # Caffe keeps sums: mean and variance times the number in the third blob.
     mean, variance, factor = (b.ravel() for b in blobs)
     scale = 1.0 / float(factor[0]) if factor[0] else 0.0
-    return {"avg_mean": mean * scale, "avg_var": variance * scale, "N": numpy.array(0)}
+    return {"avg_mean": mean * scale, "avg_var": variance * scale, "N": np.array(0)}
 
 
 def _blob(content):
@@ -83,11 +83,11 @@ def _blob(content):
                 for d in ([part] if isinstance(part, int) else _varints(part))
             ]
         elif field == _BLOB_DATA:
-            data.append(numpy.frombuffer(value, "<f4"))
-    array = numpy.concatenate(data) if data else numpy.zeros(0, numpy.float32)
+            data.append(np.frombuffer(value, "<f4"))
+    array = np.concatenate(data) if data else np.zeros(0, np.float32)
     if shape is None:
         shape = [legacy.get(field, 1) for field in _BLOB_LEGACY_SHAPE]
-    return array.astype(numpy.float32).reshape(shape)
+    return array.astype(np.float32).reshape(shape)
 
 
 def _fields(content):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
@@ -25,10 +25,10 @@ from medi2i.common.networks.files import (
     split_generator,
     stored_arrays,
 )
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fitting_sizes
-from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fitting_sizes, fixed_size
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
-from medi2i.common.networks.sizes import fixed_size
 from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
@@ -156,7 +156,7 @@ class Generator:
         self.decoder.to_device(self.device)
         return self
 
-    def __call__(self, x: numpy.ndarray) -> numpy.ndarray:
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         height, width = x.shape[2:]
         sizes = fitting_sizes(self.options)
         multiple = sizes.multiple if sizes is not None and not sizes.rest and fixed_size(self.options) is None else 1
@@ -166,7 +166,7 @@ class Generator:
             chainer.using_config("enable_backprop", False),
             chainer.using_device(self.device),
         ):
-            y = self.decoder(self.encoder(self.device.send(numpy.ascontiguousarray(x, numpy.float32))))
+            y = self.decoder(self.encoder(self.device.send(np.ascontiguousarray(x, np.float32))))
         y = chainer.get_device("@numpy").send(y.array)
         return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
 
@@ -181,7 +181,7 @@ def _padded(x, multiple):
         if missing:
             width = [(0, 0)] * x.ndim
             width[axis] = (0, missing)
-            x = numpy.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
+            x = np.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
     return x
 
 
@@ -268,7 +268,7 @@ def build_generator(options, direction: str = "xy", source="args", dtype: str = 
         )
     ch, out_ch = (options.ch, options.out_ch) if direction == "xy" else (options.out_ch, options.ch)
     with using_dtype(dtype):
-        return encoder_spec(options, ch).build(), decoder_spec(options, out_ch).build()
+        return Encoder(encoder_spec(options, ch)), Decoder(decoder_spec(options, out_ch))
 
 
 def digest(files) -> str:

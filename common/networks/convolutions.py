@@ -2,14 +2,14 @@
 
 import math
 
-from medi2i.common.compat import F, L, chainer
+from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.networks.spec import ConvStyle, Padding
 
 SQUEEZE_RATIO = 16
 SQUEEZE_ABOVE = 15
 
 
-def reflect_pad(x, before: int, after: int):
+def reflect_pad(x: ArrayOrVariable, before: int, after: int) -> ArrayOrVariable:
     """(N, C, H, W) → (N, C, H + before + after, W + before + after), mirrored at the border pixels.
 
     Raises ValueError where the image has too few pixels to mirror.
@@ -32,7 +32,7 @@ def reflect_pad(x, before: int, after: int):
     return x
 
 
-def append_mirrored(x):
+def append_mirrored(x: chainer.Variable) -> chainer.Variable:
     """(N, C, H, W) → (N, C, H + 1, W + 1): the last but one row and column repeated at the end.
 
     Their gradient is dropped, not added to that of the row and column they came from, as ``chainer.functions.pad``
@@ -45,13 +45,13 @@ def append_mirrored(x):
 class SqueezeExcitation(chainer.Chain):
     """Channels weighted by sigmoid(l2(relu(l1(mean over the image)))), Hu et al., arXiv 1709.01507."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         with self.init_scope():
             self.l1 = L.Linear(channels, channels // SQUEEZE_RATIO)
             self.l2 = L.Linear(channels // SQUEEZE_RATIO, channels)
 
-    def forward(self, x):
+    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         weight = F.sigmoid(self.l2(F.relu(self.l1(F.mean(x, axis=(2, 3))))))
         return x * F.broadcast_to(weight[:, :, None, None], x.shape)
 
@@ -64,7 +64,9 @@ class _Styled(chainer.Chain):
     ones never. Both as in the released code.
     """
 
-    def __init__(self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool):
+    def __init__(
+        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool
+    ) -> None:
         super().__init__()
         self.in_ch, self.out_ch, self.ksize, self.stride, self.pad = in_ch, out_ch, ksize, stride, pad
         self.transposed = transposed
@@ -76,7 +78,7 @@ class _Styled(chainer.Chain):
             with self.init_scope():
                 self.se = SqueezeExcitation(out_ch)
 
-    def forward(self, x):
+    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         if self.scale is not None:
             x = x * self.scale
         if self.reflect:
@@ -87,7 +89,7 @@ class _Styled(chainer.Chain):
         return self.se(h) if self.squeezed else h
 
     @property
-    def inner_pad(self):
+    def inner_pad(self) -> int:
         """Zeros that the convolution itself adds at each border."""
         return 0 if self.reflect else self.pad
 
@@ -100,13 +102,13 @@ class Convolution(_Styled):
 
     def __init__(
         self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
-    ):
+    ) -> None:
         super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
         with self.init_scope():
             layer = L.Deconvolution2D if transposed else L.Convolution2D
             self.c = layer(in_ch, out_ch, ksize, stride, self.inner_pad, initialW=self.initial)
 
-    def convolve(self, x):
+    def convolve(self, x: ArrayOrVariable) -> chainer.Variable:
         """The convolution alone."""
         return self.c(x)
 
@@ -119,7 +121,7 @@ class SeparableConvolution(_Styled):
 
     def __init__(
         self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
-    ):
+    ) -> None:
         super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
         with self.init_scope():
             layer = L.Deconvolution2D if transposed else L.Convolution2D
@@ -128,7 +130,7 @@ class SeparableConvolution(_Styled):
             )
             self.pointwise = layer(in_ch, out_ch, 1, initialW=self.initial)
 
-    def convolve(self, x):
+    def convolve(self, x: ArrayOrVariable) -> chainer.Variable:
         """Both convolutions alone."""
         return self.pointwise(self.depthwise(x))
 

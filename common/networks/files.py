@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
@@ -16,7 +16,7 @@ _SHOWN = 3  # of a misfit's many parameters
 _BASE = "base/"  # before the names of pretrained layers
 
 
-def arrays_of(link) -> dict[str, numpy.ndarray]:
+def arrays_of(link) -> dict[str, np.ndarray]:
     """Every parameter and persistent value of ``link`` by its name in files (``c0/c1/c/W``), on the CPU.
 
     What has no shape yet (a layer that waits for its first input) is None.
@@ -27,10 +27,10 @@ def arrays_of(link) -> dict[str, numpy.ndarray]:
     return {name: None if array.dtype == object else array for name, array in sorted(serializer.target.items())}
 
 
-def write_arrays(path, arrays: dict[str, numpy.ndarray]):
+def write_arrays(path, arrays: dict[str, np.ndarray]):
     """Write an npz file; ``path`` is either as it was before, or complete."""
     with whole_file(Path(path), force=True, lasting=True) as temporary, temporary.open("wb") as file:
-        numpy.savez(file, **arrays)
+        np.savez(file, **arrays)
 
 
 def save_link(path, link):
@@ -69,7 +69,7 @@ class Stored:
     path: Path
     member: str
     shape: tuple[int, ...]
-    dtype: numpy.dtype
+    dtype: np.dtype
 
 
 def stored_arrays(path) -> dict[str, Stored]:
@@ -156,7 +156,7 @@ def _unpacked(arrays, names):
 def _fits(array, expected):
     if expected is None:
         return array.dtype.kind == "f"
-    return array.shape == expected.shape and numpy.can_cast(array.dtype, expected.dtype, "same_kind")
+    return array.shape == expected.shape and np.can_cast(array.dtype, expected.dtype, "same_kind")
 
 
 def _shape(array):

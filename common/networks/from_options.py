@@ -1,9 +1,15 @@
-"""From the options of a run to the specs of its networks."""
+"""From the options of a run to the specs of its networks, and to the sizes of images that its generator takes."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from medi2i.common.errors import UserError
-from medi2i.common.networks.extent import Fitting, Misfit, fitting, latent_size, output_size
+from medi2i.common.networks.generator import DecoderPlan, EncoderPlan, latent_size
+from medi2i.common.networks.network import Misfit
 from medi2i.common.networks.pretrained import WIDTHS
+from medi2i.common.networks.receptive import Fitting, fitting, translated_rows
 from medi2i.common.networks.spec import (
+    KEEP,
     SAMPLINGS,
     Activation,
     ConvStyle,
@@ -19,24 +25,25 @@ from medi2i.common.networks.spec import (
     Second,
     Unet,
 )
+from medi2i.common.options import PairedOptions, UnpairedOptions
 
-KEEP = Sampling(SampleKind.NONE, Second.NONE)
+AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
 DOUBLE = Sampling(SampleKind.RESIZE, Second.NONE)
 
 
-def encoder_spec(options, in_ch: int) -> EncoderSpec:
+def encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
     """The encoder of images with ``in_ch`` channels. Raises UserError where options contradict each other."""
     _check_generator(options)
     return _encoder_spec(options, in_ch)
 
 
-def decoder_spec(options, out_ch: int) -> DecoderSpec:
+def decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
     """The decoder to images with ``out_ch`` channels; with classes not activated, for the softmax is the loss's."""
     _check_generator(options)
     return _decoder_spec(options, out_ch)
 
 
-def fitting_sizes(options) -> Fitting | None:
+def fitting_sizes(options: AnyOptions) -> Fitting | None:
     """The sizes of images whose translation has their size; None where no size comes back.
 
     Raises UserError where no image can be translated at all.
@@ -47,16 +54,16 @@ def fitting_sizes(options) -> Fitting | None:
         raise UserError(f"{levels_in_words(options)}: {error}, so no image can be translated") from None
 
 
-def translated_size(options, size: tuple[int, int]) -> tuple[int, int]:
+def translated_size(options: AnyOptions, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the translation of an image of ``size``. Raises UserError where it cannot be translated."""
-    encoder, decoder = _encoder_spec(options, 1), _decoder_spec(options, 1)
+    plans = EncoderPlan(_encoder_spec(options, 1)), DecoderPlan(_decoder_spec(options, 1))
     try:
-        return output_size(encoder, decoder, size[0]), output_size(encoder, decoder, size[1])
+        return translated_rows(*plans, size[0]).size, translated_rows(*plans, size[1]).size
     except Misfit as error:
         raise UserError(f"image of {size[0]}x{size[1]} (height x width): {error}") from None
 
 
-def _encoder_spec(options, in_ch):
+def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
     return EncoderSpec(
         in_ch=in_ch,
         chs=generator_channels(options),
@@ -80,7 +87,7 @@ def _encoder_spec(options, in_ch):
     )
 
 
-def _decoder_spec(options, out_ch):
+def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
     pretrained, chs, size = generator_pretrained(options), generator_channels(options), crop_size(options)
     return DecoderSpec(
         out_ch=out_ch,
@@ -105,7 +112,7 @@ def _decoder_spec(options, out_ch):
     )
 
 
-def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
+def discriminator_spec(options: AnyOptions, in_ch: int) -> DiscriminatorSpec:
     """The discriminator of images with ``in_ch`` channels (pix2pix: input and output together)."""
     kind = Pretrained(getattr(options, "dis_pretrained", ""))
     chs = channels(options.dis_chs, options.dis_basech, options.dis_ndown)
@@ -132,7 +139,7 @@ def discriminator_spec(options, in_ch: int) -> DiscriminatorSpec:
     )
 
 
-def generator_style(options) -> ConvStyle:
+def generator_style(options: AnyOptions) -> ConvStyle:
     """How the generator's convolutions are made: squeeze-excitation is the discriminators' alone."""
     return ConvStyle(options.eqconv, options.spconv, False, Padding(getattr(options, "pad", "zero")))
 
@@ -144,18 +151,18 @@ def sampling(option: str, name: str) -> Sampling:
     return SAMPLINGS[name]
 
 
-def channels(given, base: int, levels: int) -> tuple[int, ...]:
+def channels(given: Sequence[int] | None, base: int, levels: int) -> tuple[int, ...]:
     """Channels of each level: as given, else base, 2·base, 4·base…"""
     return tuple(given) if given else tuple(base * 2**i for i in range(levels))
 
 
-def generator_channels(options) -> tuple[int, ...]:
+def generator_channels(options: AnyOptions) -> tuple[int, ...]:
     """Channels of the generator's levels; those of a pretrained encoder are its own."""
     pretrained = generator_pretrained(options)
     return channels(options.gen_chs, options.gen_basech, options.gen_ndown) if pretrained is None else pretrained.widths
 
 
-def generator_pretrained(options) -> PretrainedSpec | None:
+def generator_pretrained(options: AnyOptions) -> PretrainedSpec | None:
     """The pretrained encoder, if asked, up to as many levels as the generator has."""
     kind = Pretrained(options.gen_pretrained_encoder)
     if kind is Pretrained.NONE:
@@ -164,7 +171,7 @@ def generator_pretrained(options) -> PretrainedSpec | None:
     return _pretrained_spec(kind, levels, options, "gen_pretrained_encoder")
 
 
-def _pretrained_spec(kind, levels, options, option):
+def _pretrained_spec(kind: Pretrained, levels: int, options: AnyOptions, option: str) -> PretrainedSpec:
     widths = WIDTHS[kind]
     if levels > len(widths):
         raise UserError(f"--{option} {kind.value}: it has {len(widths)} levels, {levels} are asked for")
@@ -174,14 +181,14 @@ def _pretrained_spec(kind, levels, options, option):
     return PretrainedSpec(kind, widths[:levels], frozen, detached=frozen and bool(options.released) and not critic)
 
 
-def crop_size(options) -> tuple[int, int] | None:
+def crop_size(options: AnyOptions) -> tuple[int, int] | None:
     """(height, width) of the training crop, None where it is not given."""
     if options.crop_height and options.crop_width:
         return options.crop_height, options.crop_width
     return None
 
 
-def _residual(options) -> float:
+def _residual(options: AnyOptions) -> float:
     """The scale of a residual output, 0 where the output stands alone."""
     residual = getattr(options, "gen_residual", 0.0)
     if residual and options.ch != options.out_ch:
@@ -192,7 +199,7 @@ def _residual(options) -> float:
     return residual
 
 
-def _check_generator(options):
+def _check_generator(options: AnyOptions) -> None:
     """UserError where the options name no network, or one that cannot take any image."""
     chs = generator_channels(options)
     if options.gen_attention and chs[-1] < 8:
@@ -203,9 +210,56 @@ def _check_generator(options):
     fitting_sizes(options)
 
 
-def levels_in_words(options) -> str:
+def levels_in_words(options: AnyOptions) -> str:
     """The options that decide how sizes change, for messages."""
     return (
         f"--gen_sample {options.gen_sample}, --gen_down {options.gen_down}, --gen_up {options.gen_up}, "
         f"--gen_ksize {options.gen_ksize}, --unet {options.unet}"
     )
+
+
+def fitting_of(options: AnyOptions) -> Fitting:
+    """The sizes of images that the generator gives back in their size. Raises UserError where there are none."""
+    found = fitting_sizes(options)
+    if found is None:
+        raise UserError(
+            f"{levels_in_words(options)}: output and input would differ in size, whatever the input's is; "
+            "--gen_down down, maxpool, avgpool go with --gen_up resize, unpool, deconv, pixsh, and none "
+            "with none, with kernels of 3 (4 fits down and deconv)"
+        )
+    return found
+
+
+def size_multiple(options: AnyOptions) -> int:
+    """What height and width of the generator's images must be divisible by; 1 where ``check_size`` asks for more.
+
+    Raises UserError where no image comes back in its size.
+    """
+    found = fitting_of(options)
+    return 1 if found.rest else found.multiple
+
+
+def fixed_size(options: AnyOptions) -> tuple[int, int] | None:
+    """(height, width) that images must have where fully connected layers allow no other, else None."""
+    return crop_size(options) if options.gen_fc or options.latent_dim > 0 else None
+
+
+def check_size(options: AnyOptions, size: tuple[int, int]) -> None:
+    """UserError, with the sizes that would work, unless images of ``size`` (height, width) come back in their size."""
+    fixed = fixed_size(options)
+    if fixed is not None and tuple(size) != tuple(fixed):
+        raise UserError(
+            f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
+            f"exactly {fixed[0]}x{fixed[1]}, the crop of the training"
+        )
+    sizes = fitting_of(options)
+    try:
+        fits = translated_size(options, size) == tuple(size)
+    except UserError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"image of {size[0]}x{size[1]} (height x width): this network needs {sizes}; "
+            + " or ".join(f"{h}x{w}" for h, w in sizes.around(size))
+            + " would work"
+        )

@@ -1,31 +1,60 @@
-"""Normalisations of (N, C, H, W) images, each with the parameter names of the released files."""
+"""Normalisations of (N, C, H, W) images, each with the parameter names of the released files, and activations."""
 
-import numpy
+from collections.abc import Callable
 
-from medi2i.common.compat import F, L, chainer
+import numpy as np
+
+from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.kernels.normalisation_nodes import is_fused, normalise, normalise_fixed, update_running
-from medi2i.common.networks.activations import LEAKY_SLOPE, activation
 from medi2i.common.networks.spec import Activation, Norm
 
 BATCH_EPS = 2e-5
 BATCH_DECAY = 0.9
 FEATURE_EPS = 1e-8
+LEAKY_SLOPE = 0.2
 _SLOPES = {Activation.RELU: 0.0, Activation.LEAKY_RELU: LEAKY_SLOPE, Activation.NONE: 1.0}
+
+
+def _leaky_relu(x: ArrayOrVariable) -> chainer.Variable:
+    return F.leaky_relu(x, slope=LEAKY_SLOPE)
+
+
+def _softmax(x: ArrayOrVariable) -> chainer.Variable:
+    return F.softmax(x, axis=1)
+
+
+def _identity(x: ArrayOrVariable) -> ArrayOrVariable:
+    return x
+
+
+_FUNCTIONS: dict[Activation, Callable] = {
+    Activation.RELU: F.relu,
+    Activation.LEAKY_RELU: _leaky_relu,
+    Activation.TANH: F.tanh,
+    Activation.SIGMOID: F.sigmoid,
+    Activation.SOFTMAX: _softmax,
+    Activation.NONE: _identity,
+}
+
+
+def activation_of(kind: Activation) -> Callable:
+    """The function Variable → Variable of the same shape; leaky ReLU has slope 0.2, softmax runs along axis 1."""
+    return _FUNCTIONS[kind]
 
 
 class Unchanged(chainer.Link):
     """No normalisation."""
 
-    def forward(self, x):
+    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         return x
 
 
 class FeatureNormalization(chainer.Link):
     """x / sqrt(mean of x² over the channels + 1e-8), pixel by pixel (Karras et al., arXiv 1710.10196, 4.2)."""
 
-    def forward(self, x):
+    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         # Squares of fp16 values overflow above 256, and 1e-8 is nothing there.
-        wide = F.cast(x, numpy.float32) if x.dtype == numpy.float16 else x
+        wide = F.cast(x, np.float32) if x.dtype == np.float16 else x
         scale = F.rsqrt(F.mean(wide * wide, axis=1, keepdims=True) + FEATURE_EPS)
         return F.cast(wide * F.broadcast_to(scale, wide.shape), x.dtype)
 
@@ -37,20 +66,20 @@ class InstanceNormalization(chainer.Link):
     are the same, and left as they are.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.avg_mean = numpy.zeros(channels, dtype=_statistics_dtype())
-        self.avg_var = numpy.ones(channels, dtype=_statistics_dtype())
+        self.avg_mean = np.zeros(channels, dtype=_statistics_dtype())
+        self.avg_var = np.ones(channels, dtype=_statistics_dtype())
         self.N = 0
         for name in ("avg_mean", "avg_var", "N"):
             self.register_persistent(name)
 
-    def forward(self, x, slope=1.0):
+    def forward(self, x: ArrayOrVariable, slope: float = 1.0) -> chainer.Variable:
         if is_fused(x):
             return normalise(x, None, None, BATCH_EPS, slope, each=True)[0]
         n, c, h, w = x.shape
         xp = chainer.backend.get_array_module(x)
-        dtype = numpy.float32 if x.dtype == numpy.float16 else x.dtype
+        dtype = np.float32 if x.dtype == np.float16 else x.dtype
         with chainer.using_device(chainer.backend.get_device_from_array(getattr(x, "array", x))):
             gamma, beta = xp.ones(n * c, dtype=dtype), xp.zeros(n * c, dtype=dtype)
         # Each (sample, channel) becomes a channel of one image: the means over a batch of one are those wanted.
@@ -64,9 +93,9 @@ class BatchNormalization(L.BatchNormalization):
     ``shared``: None, or a function (link, x) that takes the place of both in training (``--sync_bn``).
     """
 
-    shared = None
+    shared: Callable | None = None
 
-    def forward(self, x, slope=1.0, overwrite=False):
+    def forward(self, x: ArrayOrVariable, slope: float = 1.0, overwrite: bool = False) -> chainer.Variable:
         if self.shared is not None and chainer.config.train:
             return _rectified(self.shared(self, x), slope)
         if not is_fused(x):
@@ -82,17 +111,17 @@ class BatchNormalization(L.BatchNormalization):
 class BatchRenormalization(L.BatchRenormalization):
     """Chainer's, which takes images of another dtype than its shift (mixed16) only when they are cast for it."""
 
-    def forward(self, x):
+    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         return F.cast(super().forward(F.cast(x, self.beta.dtype)), x.dtype)
 
 
-def _rectified(y, slope):
+def _rectified(y: chainer.Variable, slope: float) -> chainer.Variable:
     if slope == 1:
         return y
     return F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
 
 
-def activated(norm: chainer.Link, x, kind: Activation):
+def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chainer.Variable:
     """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both.
 
     ``x`` is a convolution's result that nothing else needs; it may be overwritten.
@@ -101,11 +130,11 @@ def activated(norm: chainer.Link, x, kind: Activation):
         return norm(x, _SLOPES[kind], overwrite=True)
     if kind in _SLOPES and isinstance(norm, InstanceNormalization):
         return norm(x, _SLOPES[kind])
-    return activation(kind)(norm(x))
+    return activation_of(kind)(norm(x))
 
 
-def _statistics_dtype():
-    return chainer.get_dtype(None, map_mixed16=numpy.float32)
+def _statistics_dtype() -> np.dtype:
+    return chainer.get_dtype(None, map_mixed16=np.float32)
 
 
 def normalization(kind: Norm, channels: int) -> chainer.Link:

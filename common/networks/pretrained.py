@@ -4,15 +4,19 @@ VGG16: Simonyan and Zisserman, arXiv 1409.1556. ResNet50: He et al., arXiv 1512.
 """
 
 import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-import numpy
+import numpy as np
 
-from medi2i.common.compat import F, L, chainer
+from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
+from medi2i.common.networks.network import Rows, Step
 from medi2i.common.networks.spec import Pretrained, PretrainedSpec
 from medi2i.common.npz_files import declared_arrays, read_arrays_of, refuse_not_finite
+from medi2i.common.options import PairedOptions, UnpairedOptions
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
@@ -29,13 +33,13 @@ SOURCES = {
 ZIP_MAGIC = b"PK"
 
 
-def three_channels(x, wanted: int = 3):
+def three_channels(x: ArrayOrVariable) -> chainer.Variable:
     """Grey (N, 1, H, W) repeated to three channels; three channels as they are. Raises UserError for any other."""
-    if x.shape[1] == wanted:
-        return x
+    if x.shape[1] == 3:
+        return chainer.as_variable(x)
     if x.shape[1] != 1:
         raise UserError(f"{x.shape[1]} channels: a network trained on ImageNet takes 1 (grey) or 3 (colour)")
-    return F.broadcast_to(x, (x.shape[0], wanted, *x.shape[2:]))
+    return F.broadcast_to(x, (x.shape[0], 3, *x.shape[2:]))
 
 
 class _Features(chainer.Chain):
@@ -46,11 +50,20 @@ class _Features(chainer.Chain):
 
     unused: re.Pattern
 
-    def __init__(self, spec: PretrainedSpec):
+    def __init__(self, spec: PretrainedSpec) -> None:
         super().__init__()
         self.spec = spec
 
-    def forward(self, x):
+    def levels(self, x: chainer.Variable) -> list[chainer.Variable]:
+        """The list of levels, shallowest first."""
+        raise NotImplementedError
+
+    @staticmethod
+    def through(levels: int, rows: Rows) -> list[Rows]:
+        """What they make of rows."""
+        raise NotImplementedError
+
+    def forward(self, x: ArrayOrVariable) -> list[chainer.Variable]:
         if not self.spec.frozen:
             return self.levels(three_channels(x))
         backprop = chainer.config.enable_backprop and not self.spec.detached
@@ -71,7 +84,7 @@ class VGG16Features(_Features):
 
     unused = re.compile(r"(conv[1-5]_[1-3]|fc[678])/[Wb]")
 
-    def __init__(self, spec: PretrainedSpec):
+    def __init__(self, spec: PretrainedSpec) -> None:
         super().__init__(spec)
         names, before = [], 3
         with self.init_scope():
@@ -82,8 +95,7 @@ class VGG16Features(_Features):
                     before = width
         self.block_names = tuple(names)
 
-    def levels(self, x):
-        """The list of levels, shallowest first."""
+    def levels(self, x: chainer.Variable) -> list[chainer.Variable]:
         levels = []
         for i, names in enumerate(self.block_names):
             x = F.max_pooling_2d(x, 2, 2) if i else x
@@ -91,6 +103,16 @@ class VGG16Features(_Features):
                 x = F.relu(self[name](x))
             levels.append(x)
         return levels
+
+    @staticmethod
+    def through(levels: int, rows: Rows) -> list[Rows]:
+        made: list[Rows] = []
+        for i in range(levels):
+            rows = rows.windows(2, 2, covers_all=True) if i else rows
+            for _ in range(VGG16_LAYERS[i]):
+                rows = rows.windows(3, pad=1)
+            made.append(rows)
+        return made
 
 
 class ResNet50Features(_Features):
@@ -101,7 +123,7 @@ class ResNet50Features(_Features):
 
     unused = re.compile(r"(fc6/[Wb]|res[2-5]/(a|b[1-5])/(conv[1-4]/[Wb]|bn[1-4]/(gamma|beta|avg_mean|avg_var|N)))")
 
-    def __init__(self, spec: PretrainedSpec):
+    def __init__(self, spec: PretrainedSpec) -> None:
         super().__init__(spec)
         block = L.model.vision.resnet.BuildingBlock
         before = spec.widths[0]
@@ -115,8 +137,7 @@ class ResNet50Features(_Features):
                 before = width
         self.block_names = tuple(names)
 
-    def levels(self, x):
-        """The list of levels, shallowest first."""
+    def levels(self, x: chainer.Variable) -> list[chainer.Variable]:
         h = F.relu(self.bn1(self.conv1(x)))
         levels = [h]
         for i, name in enumerate(self.block_names):
@@ -124,16 +145,34 @@ class ResNet50Features(_Features):
             levels.append(h)
         return levels
 
+    @staticmethod
+    def through(levels: int, rows: Rows) -> list[Rows]:
+        made = [rows.windows(7, 2, 3)]
+        for i in range(levels - 1):
+            rows = made[-1].windows(1, 2) if i else made[0].windows(3, 2, covers_all=True)
+            for _ in range(RESNET50_LAYERS[i]):  # bottlenecks, one 3×3 convolution each
+                rows = rows.windows(3, pad=1)
+            made.append(rows)
+        return made
+
+
+KINDS: dict[Pretrained, type[_Features]] = {Pretrained.VGG16: VGG16Features, Pretrained.RESNET50: ResNet50Features}
+
+
+def pretrained_levels(spec: PretrainedSpec) -> Step:
+    """The feature layers as a child of a network."""
+    return Step(partial(pretrained_features, spec), partial(KINDS[spec.kind].through, len(spec.widths)))
+
 
 def pretrained_features(spec: PretrainedSpec) -> chainer.Chain:
     """The feature layers, with random weights: ``load_pretrained`` fills them."""
-    made = {Pretrained.VGG16: VGG16Features, Pretrained.RESNET50: ResNet50Features}[spec.kind](spec)
+    made = KINDS[spec.kind](spec)
     for link in made.links():
         link.fixed = spec.frozen  # its statistics are not measured anew
     return made
 
 
-def load_pretrained(link: chainer.Chain, path, option: str):
+def load_pretrained(link: chainer.Chain, path: str | Path | None, option: str) -> None:
     """Fill ``link`` (of ``pretrained_features``) from the file ``path``, which the user named with ``option``.
 
     The file is the published caffemodel, or an npz with the names of ``chainer.links.VGG16Layers``/``ResNet50Layers``
@@ -163,7 +202,7 @@ def load_pretrained(link: chainer.Chain, path, option: str):
                 f"{option}: {path}: it has no {name}, so it is no file for {type(link).__name__}. {SOURCES[kind]}"
             )
         there = found[name]
-        if there.shape != array.shape or not numpy.can_cast(there.dtype, array.dtype, "same_kind"):
+        if there.shape != array.shape or not np.can_cast(there.dtype, array.dtype, "same_kind"):
             raise UserError(
                 f"{option}: {path}: {name} is {there.shape} {there.dtype}; "
                 f"{type(link).__name__} has {array.shape} {array.dtype}"
@@ -173,7 +212,7 @@ def load_pretrained(link: chainer.Chain, path, option: str):
     chainer.serializers.NpzDeserializer(wanted).load(link)
 
 
-def _read(path: Path) -> dict[str, numpy.ndarray]:
+def _read(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         packed = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not packed:
@@ -187,7 +226,9 @@ def _chainer_name(name: str) -> str:
     return re.sub(r"^(conv\d_\d)/conv/", r"\1/", name)
 
 
-def load_options_weights(options, encoders, discriminators):
+def load_options_weights(
+    options: PairedOptions | UnpairedOptions, encoders: Iterable[chainer.Chain], discriminators: Iterable[chainer.Chain]
+) -> None:
     """Fill the pretrained part of each network from the file the options name. Raises UserError."""
     for links, option in ((encoders, "gen_pretrained_weights"), (discriminators, "dis_pretrained_weights")):
         for link in links:
@@ -205,23 +246,23 @@ class PerceptualFeatures:
         widths: channels of the blocks; the published ones unless a test builds a thin copy.
     """
 
-    def __init__(self, layer, widths=VGG16_WIDTHS):
+    def __init__(self, layer: str, widths: tuple[int, ...] = VGG16_WIDTHS) -> None:
         blocks = int(layer.removeprefix("conv").partition("_")[0])
         self.layer = layer
         self.link = VGG16Features(PretrainedSpec(Pretrained.VGG16, tuple(widths[:blocks]), frozen=True))
 
     @classmethod
-    def load(cls, path, layer, widths=VGG16_WIDTHS):
+    def load(cls, path: str | Path | None, layer: str, widths: tuple[int, ...] = VGG16_WIDTHS) -> "PerceptualFeatures":
         """With the weights of the npz file ``path``. Raises UserError, naming --perceptual_weights."""
         features = cls(layer, widths)
         load_pretrained(features.link, path, "--perceptual_weights")
         return features
 
-    def to_device(self, device):
+    def to_device(self, device: chainer.backend.Device) -> None:
         """Move the weights to a Chainer device."""
         self.link.to_device(device)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayOrVariable) -> chainer.Variable:
         x = chainer.as_variable(x)
         for block, names in enumerate(self.link.block_names):
             if block:

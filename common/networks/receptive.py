@@ -1,147 +1,118 @@
-"""Receptive fields: which rows of the image one pixel of a result can depend on.
+"""Sizes of images that a generator gives back, and receptive fields: plans followed with rows.
 
-Worked out backwards, exactly: an interval of rows of a layer's output becomes the interval of its input that it is made
-from. Rows and columns are alike. Layers that see the whole image (instance normalisation, attention, fully connected
-layers) are left out here; ``global_layers`` names them.
+Both are worked out from plans, before there is a network. Layers that see the whole image (instance normalisation,
+attention, fully connected layers) are left out of receptive fields; ``global_layers`` names them.
 """
 
-from fractions import Fraction
-from math import ceil, floor
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from medi2i.common.networks.blocks import CBR
-from medi2i.common.networks.convolutions import Convolution, SeparableConvolution
-from medi2i.common.networks.extent import fitting, level_sizes
-from medi2i.common.networks.pretrained import RESNET50_LAYERS, VGG16_LAYERS
-from medi2i.common.networks.spec import Norm, Pretrained, SampleKind, Second, Unet
+from medi2i.common.networks.discriminator import DiscriminatorPlan
+from medi2i.common.networks.generator import DecoderPlan, EncoderPlan
+from medi2i.common.networks.network import Misfit, Rows, RowsWay, Spec
+from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec, Norm
 
 GLOBAL_NORMS = {Norm.INSTANCE, Norm.LAYER, Norm.GROUP}
+_FIRST, _SOUGHT = 4, 64  # rows of the deepest feature, or of an image, tried: from how many on, and how many
 _LEVEL_SIZE = 1 << 10  # rows of the deepest level of the image imagined, or more: its borders are far away
 
 
-def window(interval, ksize, stride, pad):
-    """Rows that a convolution or pooling makes the rows ``interval`` (first, last) from."""
-    first, last = interval
-    return first * stride - pad, last * stride - pad + ksize - 1
+@dataclass(frozen=True)
+class Fitting:
+    """Sizes that come back: ``rest``, ``rest + multiple``, ``rest + 2 multiple`` and so on."""
+
+    multiple: int
+    rest: int = 0
+
+    def above(self, size: int) -> int:
+        """The smallest that is not below ``size``."""
+        return size + (self.rest - size) % self.multiple
+
+    def below(self, size: int) -> int:
+        """The largest that is not above ``size``; 0 or less where there is none."""
+        return size - (size - self.rest) % self.multiple
+
+    def around(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The nearest (height, width) below, where there is one, and above ``size``."""
+        (below, above) = ((self.below(n) for n in size), (self.above(max(n, 1)) for n in size))
+        return [(h, w) for h, w in dict.fromkeys((tuple(below), tuple(above))) if min(h, w) > 0]
+
+    def __str__(self) -> str:
+        return f"multiples of {self.multiple}" + (f", plus {self.rest}" if self.rest else "")
 
 
-def transposed_window(interval, ksize, stride, pad):
-    """The same for a transposed convolution."""
-    first, last = interval
-    return ceil(Fraction(first + pad - ksize + 1, stride)), floor(Fraction(last + pad, stride))
+@dataclass(frozen=True)
+class Reach:
+    """How far one pixel of a result looks: the side of the largest part of the image that it depends on, and
+    ``radius``, how far that reaches to any side; both in pixels.
+    """
+
+    field: int
+    radius: int
 
 
-def doubled_nearest(interval):
-    """The same for repeated pixels and for depth to space."""
-    return interval[0] // 2, interval[1] // 2
+def translated_rows(encoder: EncoderPlan, decoder: DecoderPlan, size: int) -> Rows:
+    """The rows of the translation of an image of ``size`` rows. Raises Misfit where it cannot be translated."""
+    return decoder.follow(RowsWay(decoder.steps), encoder.follow(RowsWay(encoder.steps), Rows.of(size)))
 
 
-def doubled_bilinear(interval, size):
-    """The same for bilinear doubling of ``size`` rows with the corners on the corners."""
-    scale = Fraction(size - 1, 2 * size - 1)
-    return floor(interval[0] * scale), ceil(interval[1] * scale)
+@functools.lru_cache(64)
+def fitting(encoder: EncoderSpec, decoder: DecoderSpec) -> Fitting | None:
+    """The sizes of images that come back as they went in; None where none does. Raises Misfit where no image runs.
+
+    They are ``rest`` more than a multiple of ``multiple``: each halving rounds down, each doubling adds a constant, so
+    of every ``multiple`` sizes one can come back at most.
+    """
+    plans = EncoderPlan(encoder), DecoderPlan(decoder)
+    found: list[int] = []
+    refused = False
+    for deepest in range(_FIRST, _FIRST + _SOUGHT):
+        try:
+            size = plans[1].follow_up(Rows.of(deepest)).size
+            if size not in found and translated_rows(*plans, size).size == size:
+                found.append(size)
+        except Misfit:
+            refused = True
+        if len(found) == 2:
+            return Fitting(found[1] - found[0], found[0] % (found[1] - found[0]))
+    if refused:
+        _first_that_runs(lambda size: translated_rows(*plans, size), _SOUGHT << len(decoder.chs))
+    return None
 
 
-def union(*intervals):
-    """The smallest interval that holds all; None stands for nothing."""
-    given = [i for i in intervals if i is not None]
-    return (min(i[0] for i in given), max(i[1] for i in given)) if given else None
+def _first_that_runs(rows_of: Callable[[int], Rows], size: int) -> Rows:
+    """Those of the first image of ``size`` rows or a few more that runs. Raises Misfit where none does."""
+    for tried in range(size, size + _SOUGHT):
+        try:
+            return rows_of(tried)
+        except Misfit as error:
+            problem = error
+    raise problem
 
 
-def through_convolution(conv: Convolution | SeparableConvolution, interval):
-    """Backwards through a convolution of this project."""
-    if conv.transposed:
-        return transposed_window(interval, conv.ksize, conv.stride, conv.pad)
-    return window(interval, conv.ksize, conv.stride, conv.pad)
+def generator_reach(encoder: EncoderSpec, decoder: DecoderSpec) -> Reach:
+    """How far one pixel of the translation looks."""
+    plans, fit = (EncoderPlan(encoder), DecoderPlan(decoder)), fitting(encoder, decoder)
+    steps = 2 ** len(encoder.chs)  # rows after which what they depend on repeats, at most
+    size = _LEVEL_SIZE * steps
+    rows = _first_that_runs(lambda size: translated_rows(*plans, size), size if fit is None else fit.above(size))
+    looked = [(row, *rows.needs((row, row))) for row in range(size // 2, size // 2 + steps)]
+    return Reach(
+        max(last - first + 1 for _, first, last in looked),
+        max(max(row - first, last - row) for row, first, last in looked),
+    )
 
 
-def through_cbr(block: CBR, interval, size):
-    """Backwards through a CBR whose input has ``size`` rows."""
-    kind = block.sample.kind
-    if kind is SampleKind.RESIZE:
-        interval = doubled_bilinear(interval, size)
-    elif kind in (SampleKind.UNPOOL, SampleKind.PIXEL_SHUFFLE):
-        interval = doubled_nearest(interval)
-    shortcut = None
-    if block.sample.second is Second.RESIDUAL:
-        shortcut = through_convolution(block.skip, doubled_nearest(interval) if kind is SampleKind.DECONV else interval)
-    if block.sample.second is not Second.NONE:
-        interval = through_convolution(block.c2, interval)
-    if kind in (SampleKind.MAXPOOL, SampleKind.AVGPOOL):
-        interval = window(interval, 2, 2, 0)
-    return union(shortcut, through_convolution(block.c1, interval))
-
-
-def _through_resblock(interval):
-    return window(window(interval, 3, 1, 1), 3, 1, 1)
-
-
-def _through_pretrained(spec, needed):
-    """``needed``: interval at each level, shallowest first; returns that of the image."""
-    interval = None
-    for level in range(len(spec.widths) - 1, -1, -1):
-        interval = union(interval, needed[level])
-        if interval is None:
-            continue
-        if spec.kind is Pretrained.VGG16:
-            for _ in range(VGG16_LAYERS[level]):
-                interval = window(interval, 3, 1, 1)
-            interval = window(interval, 2, 2, 0) if level else interval
-        elif level == 0:
-            interval = window(interval, 7, 2, 3)
-        else:
-            for _ in range(RESNET50_LAYERS[level - 1]):
-                interval = window(interval, 3, 1, 1)
-            interval = window(interval, 3, 2, 0) if level == 1 else window(interval, 1, 2, 0)
-    return interval
-
-
-def generator_interval(encoder, decoder, interval, size):
-    """Rows of an image of ``size`` rows that the rows ``interval`` of the translated image are made from."""
-    spec = encoder.spec
-    sizes = level_sizes(spec, size)
-    needed = [None] * len(spec.chs)
-    h = through_cbr(decoder.ul, interval, sizes[0])
-    for level, name in enumerate(reversed(decoder.level_names)):
-        h = through_cbr(decoder[name], h, sizes[level])
-        if spec.unet is Unet.CONV:
-            needed[level] = through_cbr(encoder[encoder.skip_names[level]], h, sizes[level])
-        elif spec.unet is not Unet.NONE:
-            needed[level] = h
-    for _ in (*decoder.res_names, *encoder.res_names):
-        h = _through_resblock(h)
-    needed[-1] = union(needed[-1], h)
-    if spec.pretrained is not None:
-        return _through_pretrained(spec.pretrained, needed)
-    h = None
-    for level in range(len(spec.chs) - 1, -1, -1):
-        h = through_cbr(encoder[encoder.level_names[level]], union(h, needed[level]), [size, *sizes][level])
-    return h
-
-
-def generator_field(encoder, decoder) -> int:
-    """Height (and width) in pixels of the largest part of the image that one pixel of the translation depends on."""
-    steps = 2 ** len(encoder.spec.chs)  # rows after which what they depend on repeats, at most
-    fit, size = fitting(encoder.spec, decoder.spec), _LEVEL_SIZE * steps
-    size = size if fit is None else fit.above(size)
-    spans = [generator_interval(encoder, decoder, (row, row), size) for row in range(size // 2, size // 2 + steps)]
-    return max(last - first + 1 for first, last in spans)
-
-
-def discriminator_field(discriminator) -> int:
+def discriminator_field(spec: DiscriminatorSpec) -> int:
     """Height (and width) in pixels of the patch that one judgement of the discriminator depends on."""
-    spec = discriminator.spec
-    interval = (0, 0)
-    blocks = [discriminator[name] for name in (*discriminator.level_names, "csl")]
-    if not spec.wasserstein:
-        blocks.append(discriminator.cl)
-    for block in reversed(blocks):
-        interval = through_cbr(block, interval, _LEVEL_SIZE)
-    if spec.pretrained is not None:
-        interval = _through_pretrained(spec.pretrained, [None] * (len(spec.chs) - 1) + [interval])
-    return interval[1] - interval[0] + 1
+    plan = DiscriminatorPlan(spec)
+    rows = _first_that_runs(lambda size: plan.follow(RowsWay(plan.steps), Rows.of(size)), _LEVEL_SIZE << len(spec.chs))
+    first, last = rows.needs((0, 0))
+    return last - first + 1
 
 
-def global_layers(spec) -> list[str]:
+def global_layers(spec: Spec) -> list[str]:
     """What in a network of ``spec`` sees the whole image, in words."""
     found = [f"{spec.norm.value} normalisation"] if spec.norm in GLOBAL_NORMS else []
     if getattr(spec, "attention", False):

@@ -1,7 +1,7 @@
 """What a network is made of: typed choices and explicit numbers, nothing read from a command line.
 
-``EncoderSpec``, ``DecoderSpec`` and ``DiscriminatorSpec`` hold everything their network needs; ``.build()`` gives the
-Chain. ``from_options`` makes them from the options of a run. Sizes are (height, width) in pixels.
+``EncoderSpec``, ``DecoderSpec`` and ``DiscriminatorSpec`` hold everything that ``Encoder``, ``Decoder`` and
+``Discriminator`` need. ``from_options`` makes them from the options of a run. Sizes are (height, width) in pixels.
 """
 
 from dataclasses import dataclass, replace
@@ -81,6 +81,7 @@ class Sampling:
         return self.kind in DOUBLING
 
 
+KEEP = Sampling(SampleKind.NONE, Second.NONE)
 SAMPLINGS = {s.name: s for s in (Sampling(kind, second) for kind in SampleKind for second in Second)}
 
 
@@ -174,13 +175,6 @@ class EncoderSpec:
     pretrained: PretrainedSpec | None
     residual: float
 
-    def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
-        from medi2i.common.networks.budget import within_budget
-        from medi2i.common.networks.encoder import Encoder
-
-        return within_budget(lambda: Encoder(self))
-
 
 @dataclass(frozen=True)
 class DecoderSpec:
@@ -235,13 +229,6 @@ class DecoderSpec:
             and (self.unet is not Unet.CONV or self.skip_ch == self.chs[0])
         )
 
-    def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
-        from medi2i.common.networks.budget import within_budget
-        from medi2i.common.networks.decoder import Decoder
-
-        return within_budget(lambda: Decoder(self))
-
 
 @dataclass(frozen=True)
 class DiscriminatorSpec:
@@ -264,10 +251,3 @@ class DiscriminatorSpec:
     attention: bool
     wasserstein: bool
     pretrained: PretrainedSpec | None
-
-    def build(self):
-        """The network, with freshly drawn weights of ``chainer.config.dtype``. Raises UserError: too large."""
-        from medi2i.common.networks.budget import within_budget
-        from medi2i.common.networks.discriminator import Discriminator
-
-        return within_budget(lambda: Discriminator(self))

@@ -8,7 +8,7 @@ from typing import Any
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
-from medi2i.common.networks.sizes import check_size
+from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Alone, share_batches

@@ -6,6 +6,7 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.inference.graph_engines import ENGINES, installed
 from medi2i.common.networks.checkpoint import load_generator, load_link
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import arrays_of
 from medi2i.common.networks.from_options import discriminator_spec
 
@@ -60,7 +61,7 @@ def test_parity_forward(forward_case, cpu_engine):
 def judgement(file, options, images):
     # pix2pix judges input and output together, CycleGAN one image.
     in_ch = options.ch + options.out_ch if options.APPLICATION == "pix2pix" else options.out_ch
-    discriminator = discriminator_spec(options, in_ch).build()
+    discriminator = Discriminator(discriminator_spec(options, in_ch))
     load_link(file, discriminator)
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         return discriminator(images).array

@@ -10,6 +10,7 @@ from pydicom.uid import RLELossless
 from medi2i.common.compat import chainer
 from medi2i.common.inference import analysis
 from medi2i.common.inference.slices import load_slice
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.pretrained import VGG16_WIDTHS
@@ -212,7 +213,7 @@ def test_a_discriminator_that_weights_its_decision_gives_maps_of_both(tmp_path, 
     names = [f"discriminator{image}{weight}" for image in ("", "_input") for weight in ("", "_weight")]
     maps = {name: np.load(tmp_path / f"out.report/analysis/IM0_{name}.npy") for name in names}
     trained = load_args(run_folder)
-    discriminator = discriminator_spec(trained, 1).build()
+    discriminator = Discriminator(discriminator_spec(trained, 1))
     load_link(run_folder / f"dis_{domain}3.npz", discriminator)
     x = np.float32((files.hu_of(folder / "IM0") + 1024) / 1512 - 1)[np.newaxis, np.newaxis]
     for image, values in (("", x / 2), ("_input", x)):

@@ -6,10 +6,10 @@ import pytest
 from medi2i.common.compat import F, chainer
 from medi2i.common.inference import tiling
 from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
-from medi2i.common.inference.receptive import reach
 from medi2i.common.inference.tiling import Frame, double_in_frame
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, size_multiple
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.receptive import generator_reach, global_layers
 from medi2i.common.options import PairedOptions
 
 CPU = "@numpy"
@@ -28,14 +28,13 @@ def generator(**options):
     options = PairedOptions(gen_chs=[3, 4, 8], gen_nblock=1, gen_activation="lrelu", **options)
     specs = encoder_spec(options, 1), decoder_spec(options, 1)
     np.random.seed(1)
-    engine = ChainerEngine(specs[0].build(), specs[1].build(), chainer.get_device(CPU))
-    return engine, reach(*specs), size_multiple(options)
+    engine = ChainerEngine(Encoder(specs[0]), Decoder(specs[1]), chainer.get_device(CPU))
+    return engine, generator_reach(*specs), size_multiple(options)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_tiles_of_a_real_generator_equal_the_whole_image(options):
     engine, seen, multiple = generator(**options)
-    assert seen.whole_image == ()
     x = np.random.default_rng(2).normal(size=(1, 1, 125, 38)).astype(np.float32)
     whole = tiling.run_whole(engine.run, x, multiple)
     tile = tiling.smallest_tile(seen.radius, multiple, 8)
@@ -46,7 +45,7 @@ def test_tiles_of_a_real_generator_equal_the_whole_image(options):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_reach_is_an_upper_bound_and_not_far_off(options):
+def test_an_engine_looks_as_far_as_its_reach_says(options):
     engine, seen, multiple = generator(**options)
     x = np.random.default_rng(3).normal(size=(1, 1, 152, 104)).astype(np.float32)
     moved = x.copy()
@@ -65,8 +64,8 @@ def test_without_its_frame_a_tile_is_stretched_by_corner_aligned_upsampling():
 
 
 def test_layers_that_see_the_whole_image_are_named():
-    assert generator(gen_norm="instance")[1].whole_image == ("instance normalisation",)
-    assert generator(gen_attention=True)[1].whole_image == ("attention",)
+    assert global_layers(generator(gen_norm="instance")[0].decoder.spec) == ["instance normalisation"]
+    assert global_layers(generator(gen_attention=True)[0].encoder.spec) == ["attention"]
 
 
 def test_upsampling_in_the_frame_of_the_whole_image_is_the_ordinary_one():

@@ -17,11 +17,10 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference import engines, graph_engines, tiling
 from medi2i.common.inference.engines import ChainerEngine, CheckedEngine, IdentityEngine, choose
 from medi2i.common.inference.inputs import find_inputs
-from medi2i.common.inference.receptive import reach
 from medi2i.common.inference.slices import Preparation
-from medi2i.common.networks.extent import Fitting
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec
-from medi2i.common.networks.sizes import size_multiple
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, size_multiple
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.receptive import Fitting, generator_reach
 from medi2i.common.options import PairedOptions, kinds
 from medi2i.datasets.scaling import Clip
 
@@ -32,7 +31,7 @@ def links(**options):
     options = PairedOptions(gen_chs=[4, 8], gen_nblock=1, **options)
     np.random.seed(1)
     specs = encoder_spec(options, 1), decoder_spec(options, 1)
-    return specs[0].build(), specs[1].build(), options
+    return Encoder(specs[0]), Decoder(specs[1]), options
 
 
 def picked(name="auto", precision="fp32", **options):
@@ -262,7 +261,7 @@ def test_tiles_equal_the_whole_image(up):
     needs("onnxruntime")
     encoder, decoder, options = links(gen_up=up)
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "")
-    seen, multiple = reach(encoder.spec, decoder.spec), size_multiple(options)
+    seen, multiple = generator_reach(encoder.spec, decoder.spec), size_multiple(options)
     x = image(90, 38)
     whole = tiling.run_whole(engine.run, x, multiple)
     tiled = tiling.run_tiled(engine.run, x, tiling.smallest_tile(seen.radius, multiple, 8), seen.radius, multiple, 8)
@@ -274,7 +273,7 @@ def test_tiles_of_two_threads_keep_their_places():
     needs("onnxruntime")
     encoder, decoder, options = links(gen_up="resize")
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "", images=8)
-    seen, multiple = reach(encoder.spec, decoder.spec), size_multiple(options)
+    seen, multiple = generator_reach(encoder.spec, decoder.spec), size_multiple(options)
     images = [image(90, 38, seed) for seed in range(6)]
 
     def tiled(x):
@@ -316,9 +315,10 @@ def test_onnxruntime_sends_nothing_home(tmp_path):
 import numpy
 from medi2i.common.inference.graph_engines import OnnxRuntimeEngine
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.options.paired import PairedOptions
 options = PairedOptions(gen_chs=[4, 8], gen_nblock=1)
-engine = OnnxRuntimeEngine(encoder_spec(options, 1).build(), decoder_spec(options, 1).build(), None)
+engine = OnnxRuntimeEngine(Encoder(encoder_spec(options, 1)), Decoder(decoder_spec(options, 1)), None)
 assert engine.run(numpy.zeros((1, 1, 16, 16), numpy.float32)).shape == (1, 1, 16, 16)
 """
     left_out = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME")

@@ -6,8 +6,8 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.inference import onnx_format
 from medi2i.common.inference.onnx_graph import INPUT, OUTPUT, export
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec
-from medi2i.common.networks.sizes import fixed_size
+from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fixed_size
+from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.spec import Pretrained
 from medi2i.common.options import PairedOptions, kinds
 
@@ -45,7 +45,7 @@ CASES = [
 def generator(options, in_ch=1, out_ch=1):
     """Encoder and decoder with weights and statistics that are not those of a fresh network."""
     np.random.seed(3)
-    links = encoder_spec(options, in_ch).build(), decoder_spec(options, out_ch).build()
+    links = Encoder(encoder_spec(options, in_ch)), Decoder(decoder_spec(options, out_ch))
     rng = np.random.default_rng(4)
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         links[1](links[0](np.zeros((1, in_ch, *(fixed_size(options) or (16, 24))), np.float32)))

@@ -259,7 +259,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.numpy, "savez", broken)
+    monkeypatch.setattr(files.np, "savez", broken)
     with pytest.raises(OSError, match="No space"):
         save_link(tmp_path / "enc_x1.npz", link)
     assert (tmp_path / "enc_x1.npz").read_bytes() == before

@@ -7,8 +7,15 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.attention import Attention, SpectralConvolution
-from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock, depth_to_space, double_bilinear
+from medi2i.common.networks.blocks import (
+    CBR,
+    Attention,
+    FullyConnected,
+    ResBlock,
+    SpectralConvolution,
+    depth_to_space,
+    double_bilinear,
+)
 from medi2i.common.networks.convolutions import (
     Convolution,
     SeparableConvolution,

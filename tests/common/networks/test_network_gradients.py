@@ -4,8 +4,7 @@ import numpy
 import pytest
 
 from medi2i.common.compat import F, chainer, gradient_check
-from medi2i.common.networks.attention import Attention
-from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock
+from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
 from medi2i.common.networks.norms import normalization
 from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
 from medi2i.common.networks.spec import (

@@ -5,9 +5,16 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import arrays_of
-from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
-from medi2i.common.networks.sizes import check_size, size_multiple
+from medi2i.common.networks.from_options import (
+    check_size,
+    decoder_spec,
+    discriminator_spec,
+    encoder_spec,
+    size_multiple,
+)
+from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.spec import (
     SAMPLINGS,
     Activation,
@@ -100,7 +107,7 @@ def test_channels_double_from_the_base_unless_given():
 
 def test_two_automap_layers_have_names_of_their_own():
     options = paired(2, gen_fc=2, crop_height=4, crop_width=6, gen_fc_activation="tanh", unet="none")
-    encoder = encoder_spec(options, 2).build()
+    encoder = Encoder(encoder_spec(options, 2))
     arrays = arrays_of(encoder)
     assert arrays["l0/l0/W"].shape == arrays["l1/l0/W"].shape == (48, 48)
     assert encoder(zeros(3, 2, 4, 6))[-1].shape == (3, 8, 2, 3)
@@ -201,7 +208,7 @@ def test_reflect_is_the_generators_padding():
     ],
 )
 def test_discriminators(given, shape):
-    discriminator = discriminator_spec(paired(**given), 3).build()
+    discriminator = Discriminator(discriminator_spec(paired(**given), 3))
     assert discriminator(zeros(1, 3, 19, 23)).shape == shape
 
 
@@ -262,7 +269,7 @@ def test_the_last_level_of_the_decoder_has_no_dropout():
 
 
 def test_repr_shows_layers_and_sizes_in_the_order_they_run():
-    lines = repr(decoder_spec(paired(gen_nblock=3), 2).build()).splitlines()
+    lines = repr(Decoder(decoder_spec(paired(gen_nblock=3), 2))).splitlines()
     assert lines == [
         "Decoder(",
         "  r0: ResBlock 8, batch_aff, relu",
@@ -369,7 +376,7 @@ def test_sizes_that_do_not_fit_are_refused_with_those_that_would(size, would):
 
 def test_an_image_that_the_levels_use_up_is_refused():
     with pytest.raises(UserError, match="2x8 pixels.* before a layer: down with kernels of 5 leaves nothing of 2"):
-        encoder_spec(paired(gen_ksize=5, unet="none"), 1).build()(zeros(1, 1, 2, 8))
+        Encoder(encoder_spec(paired(gen_ksize=5, unet="none"), 1))(zeros(1, 1, 2, 8))
 
 
 @pytest.mark.parametrize("unet", kinds.UNETS)

@@ -4,10 +4,9 @@ import numpy
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.networks.attention import Attention, SpectralConvolution
-from medi2i.common.networks.blocks import CBR, FullyConnected, ResBlock
+from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock, SpectralConvolution
 from medi2i.common.networks.convolutions import SqueezeExcitation
-from medi2i.common.networks.precision import DTYPES, using_dtype
+from medi2i.common.networks.network import DTYPES, using_dtype
 from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
 from medi2i.common.networks.spec import (
     SAMPLINGS,

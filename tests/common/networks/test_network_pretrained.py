@@ -11,6 +11,7 @@ from medi2i.common.networks import pretrained
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.networks.files import arrays_of, load_link, save_networks, write_arrays
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
+from medi2i.common.networks.generator import Encoder
 from medi2i.common.networks.pretrained import (
     RESNET50_WIDTHS,
     VGG16_WIDTHS,
@@ -233,7 +234,7 @@ def test_frozen_layers_keep_their_statistics():
 @pytest.mark.parametrize("kind", ["vgg", "resnet"])
 def test_a_released_file_of_a_trained_base_holds_the_whole_published_network(tmp_path, thin, kind):
     options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder=kind, gen_pretrained_lr_ratio=0.1)
-    encoder, again = encoder_spec(options, 1).build(), encoder_spec(options, 1).build()
+    encoder, again = Encoder(encoder_spec(options, 1)), Encoder(encoder_spec(options, 1))
     whole = {f"base/{name}": array for name, array in arrays_of(features(Pretrained(kind), 5)).items()}
     end = "fc6" if kind == "resnet" else "fc8"
     arrays = {**whole, **arrays_of(encoder), f"base/{end}/W": numpy.zeros((2, 2), "f"), f"base/{end}/b": numpy.zeros(2)}
@@ -298,7 +299,7 @@ def test_frozen_layers_come_from_where_the_options_say(tmp_path, thin):
 
 def test_a_file_that_holds_frozen_layers_all_the_same_fills_them(tmp_path, thin):
     options = PairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg")
-    encoder, again = encoder_spec(options, 1).build(), encoder_spec(options, 1).build()
+    encoder, again = Encoder(encoder_spec(options, 1)), Encoder(encoder_spec(options, 1))
     base = {f"base/{name}": array for name, array in arrays_of(encoder.base).items()}
     write_arrays(tmp_path / "enc_x1.npz", {**arrays_of(encoder), **base})
     load_link(tmp_path / "enc_x1.npz", again)
@@ -312,7 +313,7 @@ def test_a_file_that_holds_frozen_layers_all_the_same_fills_them(tmp_path, thin)
 def test_a_gradient_passes_through_frozen_layers_but_for_released_args(thin, given, passes):
     """There, what lies before (the cycle's first decoder) learns nothing from what they say."""
     options = UnpairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg", gen_nblock=0, unet="conv", **given)
-    encoder = encoder_spec(options, 1).build()
+    encoder = Encoder(encoder_spec(options, 1))
     x = chainer.Variable(numpy.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype("f"))
     sum(chainer.functions.sum(feature) for feature in encoder(x)).backward()
     assert (x.grad is not None and bool(x.grad.any())) == passes

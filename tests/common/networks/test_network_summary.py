@@ -4,10 +4,11 @@ import numpy
 import pytest
 
 from medi2i.common.compat import F, chainer
-from medi2i.common.networks.counting import Cost, CostHook, kept_bytes, shapes_only
+from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
-from medi2i.common.networks.receptive import discriminator_field, generator_field, global_layers
-from medi2i.common.networks.summary import count, measure, passes, summary_text
+from medi2i.common.networks.generator import Decoder, Encoder
+from medi2i.common.networks.receptive import discriminator_field, generator_reach, global_layers
+from medi2i.common.networks.summary import Cost, CostHook, count, kept_bytes, measure, passes, shapes_only, summary_text
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
@@ -65,14 +66,14 @@ def extent(gradient):
 def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     options = linear(**given)
     with chainer.using_config("dtype", numpy.float64):
-        encoder, decoder = (positive(spec.build()) for spec in (encoder_spec(options, 1), decoder_spec(options, 1)))
+        encoder, decoder = positive(Encoder(encoder_spec(options, 1))), positive(Decoder(decoder_spec(options, 1)))
     found = []
     for row in range(44, 48):
         x = chainer.Variable(numpy.ones((1, 1, 88, 88)))
         decoder(encoder(x))[0, 0, row, row].backward()
         found.append(extent(x.grad[0, 0]))
     assert all(rows == columns for rows, columns in found)
-    assert generator_field(encoder, decoder) == max(rows for rows, _ in found)
+    assert generator_reach(encoder.spec, decoder.spec).field == max(rows for rows, _ in found)
 
 
 @pytest.mark.parametrize(
@@ -81,16 +82,16 @@ def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
 )
 def test_receptive_field_of_the_discriminator_is_where_gradients_come_from(given):
     with chainer.using_config("dtype", numpy.float64):
-        discriminator = positive(discriminator_spec(linear(**given), 1).build())
+        discriminator = positive(Discriminator(discriminator_spec(linear(**given), 1)))
     x = chainer.Variable(numpy.ones((1, 1, 120, 120)))
     judged = discriminator(x)
     judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2].backward()
-    field = discriminator_field(discriminator)
+    field = discriminator_field(discriminator.spec)
     assert extent(x.grad[0, 0]) == (field, field)
 
 
 def test_the_default_discriminator_sees_70_pixels():
-    assert discriminator_field(discriminator_spec(PairedOptions(dis_basech=2), 2).build()) == 70  # Isola et al., 3.2.2
+    assert discriminator_field(discriminator_spec(PairedOptions(dis_basech=2), 2)) == 70  # Isola et al., 3.2.2
 
 
 def test_what_sees_the_whole_image_is_named():
@@ -143,7 +144,7 @@ def test_shapes_only_ends_with_the_block():
 
 def test_measuring_leaves_the_network_and_the_random_state_alone():
     options = options_of(gen_dropout=0.5, dis_wgan=True, gen_chs=[2, 8], gen_attention=True)
-    encoder, discriminator = encoder_spec(options, 1).build(), discriminator_spec(options, 1).build()
+    encoder, discriminator = Encoder(encoder_spec(options, 1)), Discriminator(discriminator_spec(options, 1))
     state = numpy.random.get_state()[1].copy()
     u, mean = encoder.a.phi.u.copy(), encoder.c0.n1.avg_mean.copy()
     x = numpy.ones((1, 1, 8, 12), "f")

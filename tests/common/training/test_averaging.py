@@ -11,7 +11,7 @@ from PIL import Image
 from medi2i.common.compat import L, chainer
 from medi2i.common.kernels import averaging
 from medi2i.common.kernels.averaging import PIECE, step_towards
-from medi2i.common.networks.precision import using_dtype
+from medi2i.common.networks.network import using_dtype
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training.averaging import Reestimation, WeightAverage, decay_at, has_batch_statistics
 from medi2i.common.training.optimizers import make_optimizer

@@ -7,6 +7,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.kernels import cpu_engine
 from medi2i.common.kernels.cpu import normalisation, onednn
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.options import UnpairedOptions
 
 needs_onednn = pytest.mark.skipif(onednn.library() is None, reason="oneDNN is not installed")
@@ -33,9 +34,9 @@ def test_a_network_is_as_near_to_double_precision_as_by_chainers_own_code(norm):
     """Measured: 1.0 to 1.2 times as far; convolutions add up in another order."""
     options = UnpairedOptions(gen_chs=[8, 16, 32], gen_nblock=4, gen_norm=norm, gen_out_activation="none")
     np.random.seed(1)
-    links = encoder_spec(options, 1).build(), decoder_spec(options, 1).build()
+    links = Encoder(encoder_spec(options, 1)), Decoder(decoder_spec(options, 1))
     with chainer.using_config("dtype", np.float64):
-        wide = encoder_spec(options, 1).build(), decoder_spec(options, 1).build()
+        wide = Encoder(encoder_spec(options, 1)), Decoder(decoder_spec(options, 1))
     for link, other in zip(links, wide, strict=True):
         for a, b in zip(link.params(), other.params(), strict=True):
             b.array[...] = a.array

@@ -7,7 +7,7 @@ import pytest
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.networks.network import constant
+from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
@@ -55,7 +55,7 @@ def state(link):
 @pytest.mark.parametrize("given", KINDS, ids=str)
 def test_answer_and_gradient_by_the_input_are_the_same(given):
     found = []
-    for held in (constant, contextlib.nullcontext):
+    for held in (constant_weights, contextlib.nullcontext):
         dis = discriminator(given)
         dis(images(1, 2))  # parameters that the first call makes are there
         dis.cleargrads()
@@ -80,7 +80,7 @@ def test_gradients_by_weights_are_not_computed(monkeypatch):
     original = GradW.forward
     monkeypatch.setattr(GradW, "forward", lambda self, inputs: calls.append(1) or original(self, inputs))
     dis = discriminator({})
-    for held, expected in ((constant, 0), (contextlib.nullcontext, 4)):
+    for held, expected in ((constant_weights, 0), (contextlib.nullcontext, 4)):
         calls.clear()
         x = chainer.Variable(images(2, 2))
         with cpu_engine.using("chainer"):  # others make no function node of it
@@ -93,7 +93,7 @@ def test_gradients_by_weights_are_not_computed(monkeypatch):
 def test_parameters_come_back_after_an_error():
     dis = discriminator({})
     parameters = dict(dis.namedparams())
-    with pytest.raises(ZeroDivisionError), constant(dis):
+    with pytest.raises(ZeroDivisionError), constant_weights(dis):
         raise ZeroDivisionError
     assert dict(dis.namedparams()) == parameters
 
@@ -101,7 +101,7 @@ def test_parameters_come_back_after_an_error():
 def test_parameters_not_initialised_yet_are_made_in_the_block():
     dis = discriminator({"dis_wgan": True})
     assert dis.fc1.l0.W.array is None
-    with constant(dis):
+    with constant_weights(dis):
         dis(images(1, 2))
     assert isinstance(dis.fc1.l0.W, chainer.Parameter) and dis.fc1.l0.W.array is not None
 
@@ -147,7 +147,7 @@ def test_training_is_the_same_bit_for_bit(application, given, monkeypatch):
         ),
     }[application]
     quick = updates(module, *rest)
-    monkeypatch.setattr(module, "constant", lambda dis: contextlib.nullcontext(dis))
+    monkeypatch.setattr(module, "constant_weights", lambda dis: contextlib.nullcontext(dis))
     plain = updates(module, *rest)
     for name in plain:
         for path in plain[name]:

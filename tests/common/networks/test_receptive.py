@@ -6,10 +6,12 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.blocks import CBR
-from medi2i.common.networks.extent import Fitting, Misfit, after_block, fitting, level_sizes, output_size
+from medi2i.common.networks.blocks import CBR, through_cbr
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec
+from medi2i.common.networks.generator import DecoderPlan, Encoder, EncoderPlan
+from medi2i.common.networks.network import Misfit, Rows
 from medi2i.common.networks.pretrained import pretrained_features
+from medi2i.common.networks.receptive import Fitting, fitting, translated_rows
 from medi2i.common.networks.spec import SAMPLINGS, Activation, ConvStyle, Norm, Padding, Pretrained, PretrainedSpec
 from medi2i.common.options import PairedOptions
 
@@ -17,14 +19,14 @@ PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Paddi
 
 
 @pytest.mark.parametrize("sample", SAMPLINGS)
-def test_after_block_is_what_a_block_makes(sample):
+def test_rows_through_a_block_are_those_that_it_makes(sample):
     refused = 0
     for ksize in range(1, 6):
         for size in (5, 6, 9):
             block = CBR(1, 1, ksize, 1, Norm.NONE, SAMPLINGS[sample], Activation.NONE, 0, PLAIN)
             image = chainer.as_variable(block.xp.zeros((1, 1, size, size), "f"))
             try:
-                made = after_block(SAMPLINGS[sample], ksize, 1, size)
+                made = through_cbr(SAMPLINGS[sample], ksize, 1, Rows.of(size)).size
             except Misfit:
                 refused += 1
                 with pytest.raises(Exception, match="shortcut"):
@@ -40,7 +42,7 @@ def test_level_sizes_of_pretrained_encoders(kind, widths):
     options = PairedOptions(gen_chs=[1] * len(widths), gen_pretrained_encoder=kind.value)
     for size in (31, 32, 38):
         levels = base(base.xp.zeros((1, 1, size, size), "f"))
-        assert [level.shape[2] for level in levels] == level_sizes(encoder_spec(options, 1), size)
+        assert [level.shape[2] for level in levels] == EncoderPlan(encoder_spec(options, 1)).level_sizes(size)
 
 
 def specs(**given):
@@ -69,7 +71,7 @@ def test_fitting_sizes_are_those_that_come_back(given, expected):
     assert found == expected
     for size in range(40, 60):
         try:
-            back = output_size(encoder, decoder, size) == size
+            back = translated_rows(EncoderPlan(encoder), DecoderPlan(decoder), size).size == size
         except Misfit:
             back = False
         assert back == (found is not None and found.above(size) == size)
@@ -87,4 +89,4 @@ def test_a_crop_too_small_for_the_levels_of_a_latent_vector_is_one_line_wherever
         PairedOptions(latent_dim=3, gen_ksize=5, gen_chs=[4, 4, 4, 4], unet="none"), crop_height=4, crop_width=4
     )
     with pytest.raises(UserError, match="kernels of 5 leaves nothing of"):
-        encoder_spec(options, 1).build()
+        Encoder(encoder_spec(options, 1))
