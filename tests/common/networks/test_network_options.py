@@ -95,8 +95,8 @@ def test_shallow_and_deep_generators_of_every_unet(unet, chs):
 @pytest.mark.parametrize("blocks, encoder, decoder", [(0, 0, 0), (1, 1, 0), (2, 1, 1), (5, 3, 2)])
 def test_residual_blocks_are_shared_out(blocks, encoder, decoder):
     networks = pix2pix_net.build(paired(gen_nblock=blocks))
-    assert len(networks.enc_x.res_names) == encoder
-    assert len(networks.dec_y.res_names) == decoder
+    assert len(networks.enc_x.plan.deepest) == encoder
+    assert len(networks.dec_y.plan.deepest) == decoder
 
 
 def test_channels_double_from_the_base_unless_given():
