@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, counted
 from medi2i.common.inference import shards
-from medi2i.common.inference.crew import Crew, sharing
 from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.jobs import Jobs, Networks
 from medi2i.common.inference.network import Model, Network, TrainingOptions, engine_of, load_model, network_of
@@ -23,6 +22,7 @@ from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary
 from medi2i.common.inference.plan import Options, Plan
 from medi2i.common.inference.report import SKIPPED, THERE, Report, place_for
 from medi2i.common.inference.results import Provenance, Results
+from medi2i.common.inference.shards import Crew, sharing
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
@@ -72,8 +72,7 @@ def convert(plan: Plan, networks: Networks, crew: Crew) -> Done:
     ):
         crew.agree(lambda: held.enter_context(_hold_folder(plan, crew)))
         work = crew.agree(lambda: Conversion(plan, networks, crew))
-        crew.agree(lambda: work.begin() if crew.leads else None)
-        crew.agree(lambda: None if crew.leads else work.begin())
+        crew.agree(work.begin)
         if crew.leads and plan.known:
             print(plan.known, file=sys.stderr)
         outcome = functools.reduce(operator.add, crew.gather(crew.agree(lambda: work.run(watch), at_once=True)))
@@ -135,16 +134,15 @@ class Conversion:
 
     def __init__(self, plan: Plan, networks: Networks, crew: Crew) -> None:
         options, images, samples, self.out = plan.options, plan.images, networks.samples, Path(plan.options.out)
-        self.plan, self.crew, self.shards = plan, crew, None
+        self.plan, self.crew = plan, crew
         self.sampled = None if samples is None else samples.text
         place = place_for(self.out, plan.form.is_dicom(images.sources[0]))
         about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
         self.report = Report(place, *about)
         self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
         if crew.shard is not None:
-            self.own = shards.own_slices(crew.shard, images)
-            self.shards = shards.ShardFolder(self.out, crew.shard.count, self.report, images)
-            self.report = Report(self.out, *about, self.shards.report_name(crew.shard))
+            self.own = crew.shard.own_slices(images)
+            self.report = shards.ShardReport(self.out, crew.shard, self.report, images)
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
         provenance = Provenance(plan.model.name, plan.model.sha256, plan.description, plan.settings, options.modality)
@@ -158,22 +156,16 @@ class Conversion:
         """What killed processes were writing, if this one goes on where they were."""
         if not self.plan.options.resume:
             return set()
-        return self.report.unfinished() | (shards.unfinished(self.out) if self.shards is None else set())
+        return self.report.unfinished() | (shards.unfinished(self.out) if self.crew.shard is None else set())
 
     def begin(self) -> None:
         """Make the folder and a report, with what an earlier run did."""
         options, report, images = self.plan.options, self.report, self.plan.images
-        if self.shards is None:
-            if options.resume:
-                report.resume()
-                shards.absorb(report, self.out)
-        else:
-            if self.crew.leads:
-                self.shards.begin(resume=options.resume, force=options.force)
-            else:
-                self.shards.follow()
-            if options.resume:
-                report.take_over(self.shards.earlier_of(self.crew.shard))
+        if isinstance(report, shards.ShardReport):
+            report.join(resume=options.resume, force=options.force)
+        elif options.resume:
+            report.resume()
+            report.take_over(report.files | shards.begun(self.out, report))
         if self.crew.shard is None or self.crew.shard.number == 1:
             for item in images.skipped:
                 report.put(item.name, SKIPPED, reason=item.reason)
@@ -182,7 +174,7 @@ class Conversion:
                 if source.label not in self.jobs.left and source.label not in report.files:
                     report.put(source.label, THERE, results=self.results.named(source))
         report.write()
-        if self.shards is None:
+        if self.crew.shard is None:
             shards.remove(self.out)
 
     def run(self, watch: SignalWatch) -> Outcome:
@@ -191,7 +183,7 @@ class Conversion:
         try:
             self.jobs.run(lambda: watch.received is not None, quiet=not self.crew.leads)
             if not self.jobs.left or watch.received is None:
-                state = state_of(report.files) if self.shards is None else COMPLETE
+                state = state_of(report.files) if self.crew.shard is None else COMPLETE
         finally:
             failed = sys.exc_info()[0] is not None
             try:
@@ -206,37 +198,40 @@ class Conversion:
 
         Raises UserError if it is nothing.
         """
-        options, together = self.plan.options, self.shards is None or self.crew.together
-        whole, unfinished = (self.report, []) if self.shards is None else self.shards.merge(self.sampled)
+        options, shard = self.plan.options, None if self.crew.together else self.crew.shard
+        whole, unfinished = self.report, []
+        if isinstance(self.report, shards.ShardReport):
+            whole, unfinished = self.report.merge(self.sampled)
         path = (whole or self.report).path
-        if together:
+        if shard is None:
             outcome.refuse_nothing()
-        prefix = "" if together else f"shard {self.crew.shard}: "
+        prefix = "" if shard is None else f"shard {shard}: "
         tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix)
-        if not together:
-            self._tell_shards(whole, unfinished)
+        if shard is not None:
+            _tell_shards(shard.count, whole, unfinished)
         outcome.refuse_failed(path)
         if options.strict:
             outcome.refuse_skipped(path)
         return whole is not None
 
-    def _tell_shards(self, whole: Report | None, unfinished: list[int]) -> None:
-        if whole is not None:
-            all_of_it = Outcome(files=whole.files)
-            if state_of(whole.files) != COMPLETE:
-                all_of_it.refuse_nothing()
-            skipped = len(all_of_it.skipped)
-            print(
-                f"all {self.shards.count} shards have finished: {len(whole.files) - skipped} converted, "
-                f"{skipped} skipped, listed in {whole.path}",
-                file=sys.stderr,
-            )
-        elif unfinished:
-            print(
-                f"{counted(len(unfinished), 'shard')} of {self.shards.count} not finished yet: "
-                f"{', '.join(map(str, unfinished))}; the last one writes conversion.json",
-                file=sys.stderr,
-            )
+
+def _tell_shards(count: int, whole: Report | None, unfinished: list[int]) -> None:
+    if whole is not None:
+        all_of_it = Outcome(files=whole.files)
+        if state_of(whole.files) != COMPLETE:
+            all_of_it.refuse_nothing()
+        skipped = len(all_of_it.skipped)
+        print(
+            f"all {count} shards have finished: {len(whole.files) - skipped} converted, "
+            f"{skipped} skipped, listed in {whole.path}",
+            file=sys.stderr,
+        )
+    elif unfinished:
+        print(
+            f"{counted(len(unfinished), 'shard')} of {count} not finished yet: "
+            f"{', '.join(map(str, unfinished))}; the last one writes conversion.json",
+            file=sys.stderr,
+        )
 
 
 def _pending(

@@ -5,13 +5,15 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json, read_json
 from medi2i.common.version import VERSION
-from medi2i.datasets.outputs import BESIDE, append_text, whole_file, write_text
+from medi2i.datasets.outputs import BESIDE, append_text, write_text
 from medi2i.datasets.outputs import REPORT as NAME
 
 WRITE_EVERY_SECONDS = 10.0
@@ -25,19 +27,18 @@ Entries = dict[str, dict[str, Any]]
 log = logging.getLogger(__name__)
 
 
-def beside(folder) -> Path:
+def beside(folder: Path | str) -> Path:
     """Where the report of DICOM results in ``folder`` lies: senders of whole folders stop at what is no DICOM."""
     folder = Path(os.path.abspath(folder))
     return folder.with_name(folder.name + BESIDE)
 
 
-def place_for(out, dicom: bool) -> Path:
+def place_for(out: Path, dicom: bool) -> Path:
     """The folder of the report on results in ``out``: that folder, or ``beside`` it where they are DICOM.
 
     Nothing can lie beside the root of a mounted volume, or in a folder that is not the user's: then it is ``out``,
     with a warning.
     """
-    out = Path(out)
     if not dicom:
         return out
     place = beside(out)
@@ -50,7 +51,7 @@ def place_for(out, dicom: bool) -> Path:
     return out
 
 
-def find_report(folder) -> Path | None:
+def find_report(folder: Path | str) -> Path | None:
     """The report on the results in ``folder``, or in the folder above it; None without one."""
     folder = Path(os.path.abspath(folder))
     places = [place for one in (folder, *folder.parents[:1]) for place in (beside(one), one)]
@@ -65,9 +66,16 @@ class Report:
     The file holds no times, so that converting the same files again gives the same bytes. Threads may share it.
     """
 
-    def __init__(self, folder, model, settings, inputs, name=NAME):
-        self.path = Path(folder) / name
-        self.content = {
+    def __init__(
+        self,
+        folder: Path | str,
+        model: Mapping[str, object],
+        settings: Mapping[str, object],
+        inputs: Sequence[str],
+        name: str = NAME,
+    ) -> None:
+        self.path, self.about = Path(folder) / name, (model, settings, inputs)
+        self.content: dict[str, Any] = {
             "medi2i_version": VERSION,
             "model": model,
             "settings": settings,
@@ -77,68 +85,77 @@ class Report:
             "files": {},
         }
         self._journal = journal_of(self.path)
-        self._begun, self._resumed = set(), False
+        self._begun: set[str] = set()
+        self._resumed = False
         self._lock = threading.Lock()
         self._written_at = 0.0
-
-    def resume(self):
-        """Take over the files of an earlier run. Raises UserError if it had another model or other options."""
-        if not self.path.exists():
-            return
-        old = read_report(self.path, (*COMPARED, "files"))
-        for key in COMPARED:
-            other = first_difference(old[key], self.content[key])
-            if other is not None:
-                raise UserError(
-                    f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
-                    "--out, or --force to convert everything again"
-                )
-        self.take_over(old["files"])
-
-    def take_over(self, files):
-        """Go on with the entries ``files`` of an earlier run. What it skipped is tried again."""
-        self.content["files"] = {name: entry for name, entry in files.items() if entry["status"] != SKIPPED}
-        self._resumed = True
-
-    def earlier(self, key):
-        """The top-level entry ``key`` of an earlier report here of the same model and settings, else None."""
-        try:
-            old = read_report(self.path, (*COMPARED, "files"))
-        except (OSError, UserError):
-            return None
-        same = all(old.get(name) == json.loads(json.dumps(self.content[name])) for name in COMPARED)
-        return old.get(key) if same else None
 
     @property
     def files(self) -> Entries:
         """What became of each file so far."""
         return self.content["files"]
 
-    def unfinished(self):
+    def resume(self) -> None:
+        """Take over the files of an earlier run. Raises UserError if it had another model or other options."""
+        if not self.path.exists():
+            return
+        old = read_report(self.path, (*COMPARED, "files"))
+        other = self.difference(old)
+        if other is not None:
+            raise UserError(
+                f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
+                "--out, or --force to convert everything again"
+            )
+        self.take_over(old["files"])
+
+    def take_over(self, files: Entries) -> None:
+        """Go on with the entries ``files`` of an earlier run. What it skipped is tried again."""
+        self.content["files"] = {name: entry for name, entry in files.items() if entry["status"] != SKIPPED}
+        self._resumed = True
+
+    def earlier(self) -> Entries:
+        """What an earlier run of the same model and settings says here of the files; {} without one."""
+        try:
+            old = read_report(self.path, (*COMPARED, "files"))
+        except (OSError, UserError):
+            return {}
+        return old["files"] if self.difference(old) is None else {}
+
+    def difference(self, old: Mapping[str, Any]) -> str | None:
+        """The first thing that decides results and is not the same in another report, with both values."""
+        for key in COMPARED:
+            then, now = old.get(key, {}), json.loads(json.dumps(self.content[key]))
+            for name in sorted({*then, *now}):
+                if then.get(name) != now.get(name):
+                    return f"{name} ({then.get(name)}; now {now.get(name)})"
+        shards = self.content.get("shards")
+        return None if shards in (None, old.get("shards")) else f"number of shards ({old.get('shards')}; now {shards})"
+
+    def unfinished(self) -> set[str]:
         """Names of files that an earlier run was writing when it was killed: nothing is known of their results."""
         return read_journal(self.path)[1]
 
-    def put(self, name, status, **details):
+    def put(self, name: str, status: str, **details: object) -> None:
         """Set the entry of one file, to be written by ``write``."""
         with self._lock:
-            self.content["files"][name] = {"status": status, **details}
+            self.files[name] = {"status": status, **details}
 
-    def begin(self, name):
+    def begin(self, name: str) -> None:
         """A result is about to be written: in the journal, so that after a kill it is known to be made again."""
         with self._lock:
             self._begun.add(name)
             append_text(self._journal, _line(begun=name))
 
-    def note(self, name, status, **details):
+    def note(self, name: str, status: str, **details: object) -> None:
         """Set the entry of one file: in the journal at once, and in the report now and then."""
         with self._lock:
-            self.content["files"][name] = {"status": status, **details}
+            self.files[name] = {"status": status, **details}
             self._begun.discard(name)
-            append_text(self._journal, _line(name=name, entry=self.content["files"][name]))
+            append_text(self._journal, _line(name=name, entry=self.files[name]))
             if time.monotonic() - self._written_at > WRITE_EVERY_SECONDS:
                 self._write()
 
-    def write(self, state="running", **more):
+    def write(self, state: str = "running", **more: object) -> None:
         """Write the file now; ``more`` becomes top-level entries."""
         with self._lock:
             self.content.update(state=state, **more)
@@ -146,16 +163,11 @@ class Report:
                 self._journal.unlink(missing_ok=True)
             self._write()
 
-    def _write(self):
-        files = self.content["files"]
-        counts = {}
-        for entry in files.values():
-            counts[entry["status"]] = counts.get(entry["status"], 0) + 1
+    def _write(self) -> None:
+        counts = Counter(entry["status"] for entry in self.files.values())
         self.content["counts"] = dict(sorted(counts.items()))
-        ordered = {**self.content, "files": dict(sorted(files.items()))}
-        with whole_file(self.path, force=True) as temporary:
-            text = json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8
+        ordered = {**self.content, "files": dict(sorted(self.files.items()))}
+        write_text(self.path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
         self._written_at = time.monotonic()
         if self._begun:
             write_text(self._journal, "".join(_line(begun=name) for name in sorted(self._begun)))
@@ -163,18 +175,19 @@ class Report:
             self._journal.unlink(missing_ok=True)
 
 
-def journal_of(path) -> Path:
+def journal_of(path: Path) -> Path:
     """The file beside a report that gets a line for each file of a conversion as it is begun and done."""
-    return Path(path).with_name(f".{Path(path).name}.journal")
+    return path.with_name(f".{path.name}.journal")
 
 
-def _line(**what):
+def _line(**what: object) -> str:
     return json.dumps(what) + "\n"
 
 
-def read_journal(path):
+def read_journal(path: Path) -> tuple[Entries, set[str]]:
     """(name → entry, names begun and not done) of the journal of the report ``path``; a half-written line ends it."""
-    done, begun = {}, set()
+    done: Entries = {}
+    begun: set[str] = set()
     try:
         with open(journal_of(path), "rb") as file:
             for text in file:
@@ -189,7 +202,7 @@ def read_journal(path):
     return done, begun
 
 
-def read_report(path, keys):
+def read_report(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """The content of a report's file, in which each of ``keys`` is a dict. Raises UserError, FileNotFoundError."""
     right = "without --resume choose another --out, or --force"
     content = read_json(path, right, MOST_BYTES, "a readable report")
@@ -203,19 +216,10 @@ def read_report(path, keys):
     return content
 
 
-def _is_entry(entry):
+def _is_entry(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and entry.get("status") in (WRITTEN, THERE, SKIPPED)
         and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
         and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation"))
     )
-
-
-def first_difference(old, new):
-    """The name of the first entry in which two dicts differ, with both values; None if they are equal."""
-    new = json.loads(json.dumps(new))
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            return f"{key} ({old.get(key)}; now {new.get(key)})"
-    return None

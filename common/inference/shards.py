@@ -1,50 +1,76 @@
-"""A conversion split into shards: several processes, each with its share of the images, leave what one would leave.
+"""Who converts: one process, one of several shards (``--shards 2/3``), or all processes of an mpiexec together.
 
-Every process looks at all images, so that series keep their order, their stacks and their UIDs, and converts its own
-run of neighbours. What the shards have to agree on, the files of an earlier conversion, lies in
-``<out>/conversion.shards/plan.json``, which the first to come writes; each keeps its report beside it. Whoever finishes
-last puts the reports together as ``conversion.json`` and takes the folder away.
+Shards leave what one process would leave. Every process looks at all images, so that series keep their order, their
+stacks and their UIDs, and converts its own run of neighbours. All that decides a result follows from the images, the
+model and the options, so there is nothing to agree on: each keeps its report in ``<out>/conversion.shards``, which
+says of which conversion it is; whoever finishes last puts them together as ``conversion.json``.
+
+mpi4py is imported in processes only that an MPI launcher has started as one of several.
 """
 
 import contextlib
-import json
-import os
+import dataclasses
 import re
+import sys
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from medi2i.common.errors import UserError
-from medi2i.common.inference.outcome import state_of, summary_of
-from medi2i.common.inference.report import (
-    COMPARED,
-    first_difference,
-    read_journal,
-    read_report,
-)
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.device import gpu_count
+from medi2i.common.errors import UserError, one_line
+from medi2i.common.inference.outcome import COMPLETE, state_of, summary_of
+from medi2i.common.inference.plan import Options
+from medi2i.common.inference.report import Entries, Report, read_journal, read_report
+from medi2i.common.resources import Launched, launched
+from medi2i.datasets.catalogue import Catalogue
 
 FOLDER = "conversion.shards"
-PLAN = "plan.json"
-PATIENCE = 5.0  # seconds for a file that another machine wrote to appear here
+TOLD = (UserError, OSError, MemoryError)  # what ``errors.run`` tells in one line
+WAIT = 0.05  # seconds between two looks at whether the other processes have come
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Shard:
     """Number ``number`` (from 1) of ``count`` shards."""
 
     number: int
     count: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    def place(self, total):
+    def place(self, total: int) -> range:
         """The range of its images among ``total``: neighbours; sizes differ by one at most."""
         return range((self.number - 1) * total // self.count, self.number * total // self.count)
 
+    def own_slices(self, images: Catalogue) -> dict[int, set[int]]:
+        """{index of volume: set of indices of slices} of the shard. Raises UserError if there is none for it."""
+        total = len(images.sources)
+        if self.count > total:
+            raise UserError(
+                f"{self.count} shards for {total} image(s): each needs one at least, so {total} shard(s) at "
+                "most would be right"
+            )
+        place, own, first = self.place(total), {}, 0
+        for number, volume in enumerate(images.volumes):
+            indices = {index for index in range(len(volume.sources)) if first + index in place}
+            if indices:
+                own[number] = indices
+            first += len(volume.sources)
+        return own
 
-def parse_shard(text):
+    def labels(self, images: Catalogue) -> set[str]:
+        """The names in the report that are its own: its slices, and the first's also what is no image at all."""
+        labels = {images.sources[i].label for i in self.place(len(images.sources))}
+        return labels | {item.name for item in images.skipped} if self.number == 1 else labels
+
+
+def parse_shard(text: str) -> Shard:
     """``2/3`` as a Shard. Raises UserError."""
     found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text, re.ASCII)
     if found is None:
@@ -60,192 +86,227 @@ def parse_shard(text):
     return Shard(number, count)
 
 
-def own_slices(shard, inputs):
-    """{index of volume: set of indices of slices} of the ``shard``. Raises UserError if there is none for it."""
-    total = len(inputs.sources)
-    if shard.count > total:
-        raise UserError(
-            f"{shard.count} shards for {total} image(s): each needs one at least, so {total} shard(s) at "
-            "most would be right"
-        )
-    place, own, first = shard.place(total), {}, 0
-    for number, volume in enumerate(inputs.volumes):
-        indices = {index for index in range(len(volume.sources)) if first + index in place}
-        if indices:
-            own[number] = indices
-        first += len(volume.sources)
-    return own
+class ShardReport(Report):
+    """The report of one ``shard``, which becomes part of ``whole``, that of converting ``images`` into ``out``."""
 
+    def __init__(self, out: Path, shard: Shard, whole: Report, images: Catalogue) -> None:
+        super().__init__(out / FOLDER, *whole.about, name=f"{shard.number}.json")
+        self.content["shards"] = shard.count
+        self.out, self.shard, self.whole, self.images = out, shard, whole, images
+        self._earlier: Entries = {}  # of a complete earlier conversion that is continued or done again here
 
-def labels_of(shard, inputs):
-    """The names in the report that are the shard's: its slices, and the first's also what is no image at all."""
-    labels = {inputs.sources[i].label for i in shard.place(len(inputs.sources))}
-    return labels | {item.name for item in inputs.skipped} if shard.number == 1 else labels
-
-
-class ShardFolder:
-    """What the shards of one conversion tell each other.
-
-    out: the folder of the conversion. count: of the shards. report: a fresh Report of the whole conversion, with all
-    that decides the results. inputs: of the whole conversion.
-    """
-
-    def __init__(self, out, count, report, inputs):
-        self.out, self.path, self.count = Path(out), Path(out) / FOLDER, count
-        self.whole, self.content, self.inputs = report, report.content, inputs
-        self.plan = None
-
-    def begin(self, *, resume, force):
-        """Join the conversion that other shards have begun, or be the first.
-
-        Raises UserError for another conversion in the same folder.
-        """
-        while True:
-            found = _read(self.path / PLAN)
-            if found is not None and self._is_same(found, force):
-                self.plan = found
-                return
-            if found is not None:
-                remove(self.out)
-            plan = {key: self.content[key] for key in COMPARED}
-            plan |= {"shards": self.count, "files": self._earlier(resume, force)}
-            with contextlib.suppress(FileExistsError):
-                _create(self.path / PLAN, plan)
-            # Read again: where no links can be made, two who come at once may both think that they were the first.
-
-    def _is_same(self, plan, force):
-        """Whether ``plan`` is of this conversion; False with ``force``, else UserError, where it is of another."""
-        different = next((d for key in COMPARED if (d := first_difference(plan.get(key, {}), self.content[key]))), None)
-        if different is None and plan.get("shards") != self.count:
-            different = f"number of shards ({plan.get('shards')}; now {self.count})"
-        if different is None:
-            return True
-        if force:
-            return False
-        raise UserError(
-            f"{self.path}: shards of a conversion with another {different} were begun here; use the same, "
-            "another --out, or --force to convert everything again"
-        )
-
-    def _earlier(self, resume, force):
-        """Entries of a complete earlier conversion that is continued or done again here; {} without one."""
+    def join(self, *, resume: bool, force: bool) -> None:
+        """Take part in the conversion, with what is known of it. Raises UserError where others convert differently."""
+        begun(self.out, self, force)
         if resume:
             self.whole.resume()
-        return (self.whole.earlier("files") or {}) if resume or force else {}
+        if resume or force:
+            self._earlier = self.whole.earlier()
+        if resume:
+            own = _read(self.path)
+            known = self._earlier | ({} if own is None else own["files"])
+            labels = self.shard.labels(self.images)
+            self.take_over({name: entry for name, entry in known.items() if name in labels})
 
-    def follow(self):
-        """Join the conversion that has been begun; ``begin`` for those who know that another process was first."""
-        end = time.monotonic() + PATIENCE
-        while (found := _read(self.path / PLAN)) is None:
-            if time.monotonic() > end:
-                raise UserError(f"{self.path / PLAN}: not to be seen here; --out must be one folder for all processes")
-            time.sleep(0.05)
-        self.plan = found
+    def merge(self, samples: str | None) -> tuple[Report | None, list[int]]:
+        """Write the report of the whole if all shards have finished: (that Report, []), else (None, who has not).
 
-    def report_name(self, shard):
-        """Of the shard's own report, below the output folder."""
-        return f"{FOLDER}/{shard.number}.json"
-
-    def earlier_of(self, shard):
-        """What ``--resume`` knows of the shard's images: entries by name."""
-        own = _read(self.path / f"{shard.number}.json") or {"files": {}}
-        known, labels = {**self.plan["files"], **own["files"]}, labels_of(shard, self.inputs)
-        return {name: entry for name, entry in known.items() if name in labels}
-
-    def merge(self, samples=None):
-        """Write ``conversion.json`` if all shards have finished.
-
-        samples: what was sampled for deviation maps, in words. Returns (the Report or None, numbers of the shards that
-        have not finished).
+        samples: what was sampled for deviation maps, in words.
         """
         files, read, unfinished = {}, [], []
-        for number in range(1, self.count + 1):
-            path = self.path / f"{number}.json"
-            report, labels = _read(path), labels_of(Shard(number, self.count), self.inputs)
-            if report is not None and report.get("state") == "complete":
+        for number in range(1, self.shard.count + 1):
+            path, labels = self.path.with_name(f"{number}.json"), Shard(number, self.shard.count).labels(self.images)
+            report = _read(path)
+            if report is not None and report.get("state") == COMPLETE:
                 files |= report["files"]
                 read.append(path)
-            elif report is None and labels <= self.plan["files"].keys():  # not run again, and nothing is missing
-                files |= {name: self.plan["files"][name] for name in labels}
+            elif report is None and labels <= self._earlier.keys():  # not run again, and nothing is missing
+                files |= {name: self._earlier[name] for name in labels}
             else:
                 unfinished.append(number)
-        if unfinished:  # without a plan: another shard finished at the same time and has put all together
-            return None, unfinished if (self.path / PLAN).exists() else []
-        report = self.whole
-        report.content["files"] = files
-        report.write(state_of(files), **summary_of(files, samples))
-        for path in (*read, self.path / PLAN):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a shard that is run again has begun meanwhile
-            self.path.rmdir()
-        return report, []
+        if unfinished:  # if one's own is gone, another shard finished at the same time and has put all together
+            return None, unfinished if self.path.exists() else []
+        self.whole.content["files"] = files
+        self.whole.write(state_of(files), **summary_of(files, samples))
+        _take_away(read)
+        return self.whole, []
 
 
-def absorb(report, out):
-    """One process resumes what shards have begun in the folder ``out``: their entries become those of ``report``.
+def begun(out: Path, report: Report, force: bool = False) -> Entries:
+    """What shards have begun in the folder ``out``: the entries of their reports.
 
-    Raises UserError.
+    Raises UserError if that is another conversion than that of ``report``; with ``force`` it is taken away.
     """
-    folder = Path(out) / FOLDER
-    plan = _read(folder / PLAN)
-    if plan is None:
-        return
-    for key in COMPARED:
-        different = first_difference(plan.get(key, {}), report.content[key])
-        if different is not None:
-            raise UserError(
-                f"--resume: {folder} is of a conversion with another {different}; use the same, another "
-                "--out, or --force to convert everything again"
-            )
-    files = report.content["files"] | plan["files"]
-    for number in range(1, _count_of(plan) + 1):
-        files |= (_read(folder / f"{number}.json") or {"files": {}})["files"]
-    report.take_over(files)
+    files: Entries = {}
+    for path in _reports(out):
+        try:
+            found = _read(path)
+            other = None if found is None else report.difference(found)
+            if other is not None:
+                raise UserError(
+                    f"{path.parent}: shards of a conversion with another {other} were begun here; use the same, "
+                    "another --out, or --force to convert everything again"
+                )
+        except UserError:
+            if not force:
+                raise
+            _take_away([path])
+        else:
+            files |= {} if found is None else found["files"]
+    return files
 
 
-def unfinished(out):
+def unfinished(out: Path) -> set[str]:
     """Names of files that killed shards in the folder ``out`` were writing."""
-    return set().union(*(read_journal(path)[1] for path in (Path(out) / FOLDER).glob("[0-9]*.json")))
+    return set().union(*(read_journal(path)[1] for path in _reports(out)))
 
 
-def _count_of(plan):
-    count = plan.get("shards")
-    return count if isinstance(count, int) and 0 < count <= 10**6 else 0  # more than any conversion has images
-
-
-def refuse_begun(out):
+def refuse_begun(out: Path) -> None:
     """UserError if shards of a conversion were begun in the folder ``out`` and have not all finished."""
-    if (Path(out) / FOLDER / PLAN).exists():
+    if any(_reports(out)):
         raise UserError(
-            f"{Path(out) / FOLDER}: shards of a conversion were begun here and have not finished; --resume "
+            f"{out / FOLDER}: shards of a conversion were begun here and have not finished; --resume "
             "would convert the rest, --force everything again"
         )
 
 
-def remove(out):
-    """Take away what shards told each other in the folder ``out``."""
-    folder = Path(out) / FOLDER
-    if folder.is_dir():
-        for path in (*folder.glob("*.json"), *folder.glob(".*.journal")):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def remove(out: Path) -> None:
+    """Take away what shards left in the folder ``out``."""
+    folder = out / FOLDER
+    _take_away([*folder.glob("*.json"), *folder.glob(".*.journal")])
 
 
-def _read(path):
-    """The report or plan at ``path``, None if there is none. Raises UserError where it is no such file."""
+def _reports(out: Path) -> Iterator[Path]:
+    return (out / FOLDER).glob("[0-9]*.json")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The report of a shard, None if there is none. Raises UserError where it is no such file."""
     try:
         return read_report(path, ("files",))
     except FileNotFoundError:
         return None
 
 
-def _create(path, content):
-    """Write a JSON file that must not be there yet: FileExistsError if somebody was quicker."""
-    try:
-        with whole_file(path, force=False) as temporary:
-            temporary.write_text(
-                json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+def _take_away(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for folder in {path.parent for path in paths}:
+        with contextlib.suppress(OSError):  # another shard has begun meanwhile
+            folder.rmdir()
+
+
+class Crew:
+    """A process that waits for no other: the whole conversion (``shard`` None) or a shard of it."""
+
+    leads = True
+    together = False
+
+    def __init__(self, shard: Shard | None = None) -> None:
+        self.shard = shard
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def agree(self, step: Callable[[], T], at_once: bool = False) -> T:
+        """``step()``."""
+        return step()
+
+    def gather(self, value: T) -> list[T]:
+        """[value]."""
+        return [value]
+
+
+class MpiCrew(Crew):
+    """One of the processes of an mpiexec; each is a shard. The first one leads: it tells what all have done.
+
+    comm: an mpi4py communicator.
+    """
+
+    together = True
+
+    def __init__(self, comm: Any) -> None:
+        super().__init__(Shard(comm.Get_rank() + 1, comm.Get_size()))
+        self.comm = comm
+        self.leads = comm.Get_rank() == 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The others would wait for ever for a process that ends here and now.
+        if kind is not None and not issubclass(kind, SystemExit | UserError):
+            traceback.print_exception(kind, error, trace)
+            sys.stderr.flush()
+            self.comm.Abort(1)
+
+    def agree(self, step: Callable[[], T], at_once: bool = False) -> T:
+        """``step()``, and wait until all processes have done theirs. If one failed, none goes on.
+
+        The first one that failed raises its error as a UserError, the others SystemExit. at_once: for steps that take
+        long: errors are told as they happen, by whom they meet.
+        """
+        error = None
+        try:
+            result = step()
+        except TOLD as raised:
+            error = raised
+            if at_once:
+                print(f"error: process {self.shard}: {one_line(raised)}", file=sys.stderr, flush=True)
+        failed = [rank for rank, bad in enumerate(self.gather(error is not None)) if bad]
+        if not failed:
+            return result
+        if at_once and self.leads:
+            print(
+                f"{len(failed)} of {self.comm.Get_size()} processes failed; --resume would convert what is missing",
+                file=sys.stderr,
+                flush=True,
             )
-    except UserError:
-        raise FileExistsError(os.fspath(path)) from None
+        if at_once or error is None or self.comm.Get_rank() != failed[0]:
+            raise SystemExit(1)
+        whose = "" if len(failed) == self.comm.Get_size() else f"process {self.shard}: "
+        raise UserError(f"{whose}{one_line(error)}") from error
+
+    def gather(self, value: T) -> list[T]:
+        """What all processes have, in the order of their ranks."""
+        come = self.comm.Ibarrier()
+        while not come.Test():  # MPI's own waiting would keep a core busy that another process could use
+            time.sleep(WAIT)
+        return self.comm.allgather(value)
+
+
+def sharing(options: Options) -> tuple[Crew, Options]:
+    """(Crew, options): as ``--shards`` says, else as this process was launched. Raises UserError.
+
+    Processes of one machine take its GPUs in turn where ``--gpu`` says nothing.
+    """
+    if options.shards is not None:
+        return Crew(parse_shard(options.shards)), options
+    found = launched()
+    if found is None:
+        return Crew(), options
+    comm = _world(found)
+    if options.gpu is None and found.local_rank is not None and (count := gpu_count()[0]):
+        options = dataclasses.replace(options, gpu=found.local_rank % count)
+    return MpiCrew(comm), options
+
+
+def _world(found: Launched) -> Any:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without any MPI library
+        raise UserError(
+            f"{found.launcher} started {found.size} processes, which need mpi4py to work together "
+            f"({one_line(error)}); pip install 'medi2i[mpi]', or --shards I/N instead"
+        ) from None
+    size = MPI.COMM_WORLD.Get_size()
+    if size != found.size:
+        raise UserError(
+            f"{found.launcher} started {found.size} processes, but mpi4py's MPI knows {size}: they are of "
+            "different MPIs; the mpiexec beside this python may be the right one, or --shards I/N instead"
+        )
+    return MPI.COMM_WORLD

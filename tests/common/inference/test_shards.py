@@ -9,9 +9,8 @@ import pytest
 from pydicom.uid import RLELossless
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import shards
-from medi2i.common.inference.report import Report, find_report
-from medi2i.common.inference.shards import Shard, labels_of, own_slices, parse_shard
+from medi2i.common.inference.report import find_report
+from medi2i.common.inference.shards import Shard, parse_shard
 from medi2i.cyclegan import convert as unpaired
 from medi2i.datasets.catalogue import Catalogue, Skipped, Source, Volume
 from medi2i.pix2pix import convert as paired
@@ -113,7 +112,7 @@ def test_what_is_told(tmp_path, files, capsys):
     told = capsys.readouterr().err
     assert "shard 2/3: 2 written, 0 there already, 0 skipped" in told
     assert "2 shards of 3 not finished yet: 1, 3; the last one writes conversion.json" in told
-    assert files.tree(out) == ["IM4", "IM7", "conversion.shards/2.json", "conversion.shards/plan.json"]
+    assert files.tree(out) == ["IM4", "IM7", "conversion.shards/2.json"]
     assert run(*arguments, "--shards", "1/3", "--strict") == 1  # what is no image at all is told by the first
     assert "skipped notes: " in (told := capsys.readouterr().err) and "--strict: 1 file(s) skipped" in told
     assert run(*arguments, "--shards", "3/3", "--strict") == 0
@@ -222,14 +221,16 @@ def test_shards_of_different_conversions_do_not_mix(tmp_path, paired_run, files,
     assert files.contents(out) == files.contents(tmp_path / "alone")
 
 
-def test_a_damaged_plan_is_one_line(tmp_path, files, capsys):
-    folder = files.write_series(tmp_path / "in", 4)
+def test_a_damaged_report_of_a_shard_is_one_line_and_taken_away_by_force(tmp_path, files, capsys):
+    folder, damaged = files.write_series(tmp_path / "in", 4), tmp_path / "out/conversion.shards/1.json"
     arguments = ["-m", "identity", "-R", folder, "-o", tmp_path / "out", "--shards"]
     assert run(*arguments, "1/2") == 0
-    (tmp_path / "out/conversion.shards/plan.json").write_text("{")
+    damaged.write_text("{")
     capsys.readouterr()
     assert run(*arguments, "2/2") == 1
-    assert "plan.json: not a readable report" in capsys.readouterr().err
+    assert "1.json: not a readable report" in capsys.readouterr().err
+    split(2, *arguments[:-1], "--force")
+    assert files.report_of(tmp_path / "out")["counts"] == {"written": 4} and not damaged.parent.exists()
 
 
 @pytest.mark.parametrize(
@@ -276,25 +277,8 @@ def test_slices_and_names_of_a_shard():
         Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)]) for letter, count in (("a", 2), ("b", 3))
     ]
     inputs = Catalogue(volumes, [Skipped(Path("c.txt"), "c.txt", "no image")])
-    assert own_slices(Shard(1, 2), inputs) == {0: {0, 1}}
-    assert own_slices(Shard(2, 2), inputs) == {1: {0, 1, 2}}
-    assert own_slices(Shard(2, 3), inputs) == {0: {1}, 1: {0}}
-    assert labels_of(Shard(1, 3), inputs) == {"a0.npy", "c.txt"}
-    assert labels_of(Shard(2, 3), inputs) == {"a1.npy", "b0.npy"}
-
-
-def test_of_two_that_come_at_once_one_is_first(tmp_path, monkeypatch):
-    """The second finds no plan, and a plan when it comes to write its own."""
-    report = Report(tmp_path, {}, {"tile": None}, ["x"])
-    inputs = Catalogue([Volume([Source((), "npy", "a.npy"), Source((), "npy", "b.npy")])], [])
-    first, second = (shards.ShardFolder(tmp_path, 2, report, inputs) for _ in range(2))
-    create = shards._create
-
-    def late(path, plan):
-        monkeypatch.setattr(shards, "_create", create)
-        first.begin(resume=False, force=False)
-        create(path, plan)
-
-    monkeypatch.setattr(shards, "_create", late)
-    second.begin(resume=False, force=False)
-    assert first.plan == second.plan
+    assert Shard(1, 2).own_slices(inputs) == {0: {0, 1}}
+    assert Shard(2, 2).own_slices(inputs) == {1: {0, 1, 2}}
+    assert Shard(2, 3).own_slices(inputs) == {0: {1}, 1: {0}}
+    assert Shard(1, 3).labels(inputs) == {"a0.npy", "c.txt"}
+    assert Shard(2, 3).labels(inputs) == {"a1.npy", "b0.npy"}

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference import crew
+from medi2i.common.inference import shards
 from medi2i.common.inference.report import find_report
 from medi2i.common.options.conversion import PairedConversionOptions
 from medi2i.common.resources import LAUNCHERS
@@ -69,7 +69,7 @@ def together(step, size=3):
 
     def one(rank, comm):
         try:
-            found[rank] = step(crew.MpiCrew(comm))
+            found[rank] = step(shards.MpiCrew(comm))
         except (SystemExit, UserError) as error:
             found[rank] = error
 
@@ -112,10 +112,10 @@ def test_what_fails_in_a_long_step_is_told_at_once(capsys):
 
 def test_an_unexpected_error_aborts_instead_of_leaving_the_others_waiting(capsys):
     comm = Threads.several(1)[0]
-    with pytest.raises(ZeroDivisionError), crew.MpiCrew(comm):
+    with pytest.raises(ZeroDivisionError), shards.MpiCrew(comm):
         1 / 0  # noqa: B018
     assert comm.aborted == 1 and "ZeroDivisionError" in capsys.readouterr().err
-    with pytest.raises(SystemExit), crew.MpiCrew(comm := Threads.several(1)[0]):
+    with pytest.raises(SystemExit), shards.MpiCrew(comm := Threads.several(1)[0]):
         raise SystemExit(1)
     assert comm.aborted is None
 
@@ -157,10 +157,10 @@ def test_an_mpi_that_knows_nothing_of_the_launcher_is_refused(monkeypatch, known
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     if works:
-        assert crew.sharing(PairedConversionOptions())[0].comm is world
+        assert shards.sharing(PairedConversionOptions())[0].comm is world
         return
     with pytest.raises(UserError, match="started 4 processes, but mpi4py's MPI knows 1: .*--shards"):
-        crew.sharing(PairedConversionOptions())
+        shards.sharing(PairedConversionOptions())
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_an_mpi_that_knows_nothing_of_the_launcher_is_refused(monkeypatch, known
 )
 def test_processes_of_one_machine_take_its_gpus_in_turn(monkeypatch, local, given, gpus, expected):
     monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(COMM_WORLD=Threads(0, 8, None))))
-    monkeypatch.setattr(crew, "gpu_count", lambda: (gpus, ""))
+    monkeypatch.setattr(shards, "gpu_count", lambda: (gpus, ""))
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "8")
     if local is not None:
         monkeypatch.setenv("MPI_LOCALRANKID", local)
-    assert crew.sharing(PairedConversionOptions(gpu=given))[1].gpu == expected
+    assert shards.sharing(PairedConversionOptions(gpu=given))[1].gpu == expected
 
 
 @pytest.fixture(scope="module")
