@@ -70,7 +70,7 @@ class Counted:
     discriminator by name. statistics: running values of batch normalisations, in ``arrays`` arrays."""
 
     weights: dict[str, int]
-    operations: dict[str, float]
+    operations: dict[str, int]
     statistics: int
     arrays: int
 
