@@ -60,9 +60,9 @@ def measured(
     """
     listings = {name: files.list_folder(folder) for name, folder in ours.items()}
     names = {one.truth.group: one.series for one in slices}
-    truth = files.Listing({one.key: one.truth for one in slices}, names)
+    truths = files.Listing({one.key: one.truth for one in slices}, names)
     inputs = files.Listing({one.key: one.images[IDENTITY] for one in slices}, names)
-    matching = files.match(truth, {IDENTITY: inputs, **listings})
+    matching = files.match(truths, {IDENTITY: inputs, **listings})
     lacking = {name: keys for name, keys in matching.missing.items() if keys}
     if lacking:
         raise SystemExit(f"not converted: {lacking}")

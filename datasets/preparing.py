@@ -1,22 +1,95 @@
-"""One side of a translation: how its images are read, scaled and made into channels."""
+"""The one way from a file's values (HU, grey levels) to [-1, 1] on the network's grid, and back onto the file's grid.
+
+Training (``Domain``) and conversion take the same steps: ``to_grid`` (body, enlarge, resample), ``to_unit`` and
+``with_channels``. ``Placement`` is the way back.
+"""
 
 import dataclasses
-import logging
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_mask, resampled_size
+from medi2i.datasets.catalogue import Source
+from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_back, resample_mask, resampled_size
 from medi2i.datasets.kinds import PLAIN_NUMBERS
 from medi2i.datasets.reading import Image, read_image, to_grey
 from medi2i.datasets.scaling import Clip
 
-log = logging.getLogger(__name__)
-
 PADDING = -1.0  # in [-1, 1]: the lower end of the clip
+AIR_HU = -1000.0
+
+
+SKIN_HU = -500.0  # half-way between air and water
+
+
+def body_mask(hu: np.ndarray, threshold: float = SKIN_HU) -> np.ndarray:
+    """True inside the body: (H, W) in HU -> (H, W) bool.
+
+    The largest connected region above ``threshold`` HU, with its holes (lungs, bowel) filled. Regions joined by less
+    than 5 pixels, as skin that touches a table, are taken as separate. All False where nothing is that dense.
+    """
+    dense = np.pad(hu > threshold, 2)  # a body cut by the image's border must not be eroded from there
+    core = ndimage.binary_opening(dense, np.ones((5, 5), dtype=bool))
+    labels, count = ndimage.label(core if core.any() else dense)
+    if count == 0:
+        return np.zeros(hu.shape, dtype=bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest = labels == sizes.argmax()
+    # Opening shaves corners off: give back what is dense and next to the region.
+    largest |= ndimage.binary_dilation(largest, iterations=2) & dense
+    return ndimage.binary_fill_holes(largest)[2:-2, 2:-2]
+
+
+def clip_to_body(hu: np.ndarray) -> np.ndarray:
+    """``hu`` (H, W) with air (-1000 HU) outside the body; a new array."""
+    return np.where(body_mask(hu), hu, np.float32(AIR_HU))
+
+
+def to_grid(
+    image: Image,
+    source_spacing: tuple[float, float] | None,
+    *,
+    body: bool = False,
+    scale: int = 1,
+    spacing: float | None = None,
+    released: bool = False,
+) -> Image:
+    """The image on the network's grid, in its own unit. body: what lies outside of the body becomes air (CT, in HU).
+
+    scale: enlarged so many times by bicubic interpolation. spacing: resampled from pixels of ``source_spacing`` (row,
+    column) mm to square ones of so many mm; ``released``: as the released codes did.
+    """
+    array, mask = image.array, image.mask
+    if body:
+        array = clip_to_body(array[0])[np.newaxis]
+    if scale > 1:
+        array = enlarge(array, scale)
+        mask = None if mask is None else enlarge_mask(mask, scale)
+    if spacing is not None and source_spacing is not None:
+        grids = (source_spacing[0] / scale, source_spacing[1] / scale), spacing, released
+        array = resample(array, *grids)
+        mask = None if mask is None else resample_mask(mask, *grids)
+    return Image(array, mask, image.bits)
+
+
+def to_unit(image: Image, clip: Clip) -> np.ndarray:
+    """(C, H, W) float32 in [-1, 1], padding at -1. A clip that does not scale leaves all as it is."""
+    unit = clip.to_unit(image.array)
+    if image.mask is not None and clip.scales:
+        unit[:, image.mask] = PADDING
+    return unit
+
+
+def with_channels(array: np.ndarray, wanted: int, images: int = 1) -> np.ndarray:
+    """Colour as grey or grey as colour where that makes ``wanted`` channels of (C, H, W), which are of so many images;
+    else the array as it is."""
+    if len(array) == 3 * images and wanted == images:
+        return np.concatenate([to_grey(part) for part in np.split(array, images)])
+    return array.repeat(3, axis=0) if len(array) == images and wanted == 3 * images else array
 
 
 @dataclasses.dataclass
@@ -24,8 +97,7 @@ class Domain:
     """Reads the images of one domain.
 
     clip: to [-1, 1]. channels: of every image, 1 to 4 (TIFF: more). class_num: above 0, images hold classes 0 to
-    class_num - 1 and ``clip`` does not matter. spacing: resample to this pixel size in mm. body: outside of the body
-    becomes air (HU). scale: images are enlarged so many times by bicubic interpolation. released: colours become whole
+    class_num - 1 and ``clip`` does not matter. spacing, body, scale: as for ``to_grid``. released: colours become whole
     grey levels, and pixel sizes change, as in the released codes. Files are read through ``cache``, which holds values
     in the files' unit.
     """
@@ -39,74 +111,49 @@ class Domain:
     scale: int = 1
     released: bool = False
 
-    def size(self, source):
+    def size(self, source: Source) -> tuple[int, int]:
         """(H, W) of the image as ``unit`` gives it."""
-        if self.spacing is None:
-            return tuple(self.scale * n for n in source.shape[1:])
-        return resampled_size(source.shape[1:], source.spacing, self.spacing)
+        height, width = source.shape[1:]
+        if self.spacing is None or source.spacing is None:
+            return self.scale * height, self.scale * width
+        return resampled_size((height, width), source.spacing, self.spacing)
 
-    def image(self, source):
+    def image(self, source: Source) -> Image:
         """The image of ``source`` in its own unit, on the grid to be used, through the cache. Raises Unreadable."""
-        key = (
-            source.path,
-            source.frame,
-            source.stamp,
-            self.spacing,
-            self.body,
-            self.class_num > 0,
-            self.scale,
-            self._whole_grey,
-        )
-        return self.cache.get(key, lambda: self._read(source))
+        decisive = self.spacing, self.body, self.class_num > 0, self.scale, self._whole_grey
+        return self.cache.get((source.path, source.frame, source.stamp, *decisive), lambda: self._read(source))
 
     @property
-    def _whole_grey(self):
+    def _whole_grey(self) -> bool:
         return self.released and self.channels == 1 and not self.class_num
 
-    def _read(self, source):
+    def _read(self, source: Source) -> Image:
         image = read_image(source.path, source.kind, frame=source.frame, labels=self.class_num > 0)
         if image.array.shape != source.shape:
             raise Unreadable(source.path, f"is {image.array.shape} now and was {source.shape}; it changed meanwhile")
         if self._whole_grey and image.bits == 8 and len(image.array) == 3:
             image = Image(to_grey(image.array, whole=True), image.mask, image.bits)
-        if self.body:
-            image = Image(clip_to_body(image.array[0])[np.newaxis], image.mask, image.bits)
-        if self.scale > 1:
-            mask = None if image.mask is None else enlarge_mask(image.mask, self.scale)
-            image = Image(enlarge(image.array, self.scale), mask, image.bits)
-        if self.spacing is not None:
-            mask = image.mask
-            grids = source.spacing, self.spacing, self.released
-            image = Image(
-                resample(image.array, *grids), None if mask is None else resample_mask(mask, *grids), image.bits
-            )
-        return image
+        return to_grid(
+            image, source.spacing, body=self.body, scale=self.scale, spacing=self.spacing, released=self.released
+        )
 
-    def unit(self, source):
+    def unit(self, source: Source) -> np.ndarray:
         """The image of ``source`` in [-1, 1]: (channels, H, W) float32, padding at -1. Raises Unreadable."""
-        image = self.image(source)
-        unit = self.clip.to_unit(image.array)
-        if image.mask is not None:
-            unit[:, image.mask] = PADDING
-        if unit.shape[0] == 3 and self.channels == 1:
-            return to_grey(unit)
-        if unit.shape[0] == 1 and self.channels == 3:
-            return unit.repeat(3, axis=0)
-        return unit
+        return with_channels(to_unit(self.image(source), self.clip), self.channels)
 
-    def stored(self, source):
+    def stored(self, source: Source) -> tuple[np.ndarray, Clip]:
         """(values, Clip) that give ``unit``: (channels, H, W) int16 or float32, padding at the lower end of the clip.
 
         What is not to be had so comes as ``unit``, with the clip that changes nothing. Raises Unreadable.
         """
         image = self.image(source)
-        if not self.clip.scales or len(image.array) != self.channels:
+        if self.clip.lower is None or len(image.array) != self.channels:
             return self.unit(source), Clip()
         if image.mask is None:
             return image.array, self.clip
         return np.where(image.mask, np.float32(self.clip.lower), image.array), self.clip
 
-    def classes(self, source):
+    def classes(self, source: Source) -> np.ndarray:
         """The class numbers of ``source``: (1, H, W) float32. Raises Unreadable for other values."""
         array = self.image(source).array
         if array.shape[0] > 1 and (array[1:] != array[:1]).any():
@@ -126,53 +173,72 @@ class Domain:
         return labels
 
 
-def one_hot(labels, class_num):
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the network's image lies in the source: resampled to ``grid`` (H, W), then cropped from (top, left).
+
+    spacing: (row, column) mm of the source and pixel size in mm of the network's grid; None where they are the same.
+    released: as ``resample`` has it.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    spacing: tuple[tuple[float, float], float] | None = None
+    released: bool = False
+
+    @property
+    def window(self) -> tuple[slice, slice, slice]:
+        """The crop as an index into (C, H, W) of the grid."""
+        return slice(None), slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    @property
+    def whole(self) -> bool:
+        """Nothing of the image lies outside of the crop."""
+        return (self.height, self.width) == self.grid
+
+    def back(self, result: np.ndarray, around: np.ndarray | float) -> np.ndarray:
+        """``result`` (C, height, width) on the source's grid; outside of the crop it is ``around`` (C or 1, H, W).
+
+        Where there is nothing to do it is ``result`` itself.
+        """
+        if self.spacing is None and self.whole:
+            return np.asarray(result, np.float32)
+        if self.spacing is None:
+            whole = np.array(np.broadcast_to(around, (len(result), *self.size)), np.float32)
+            whole[self.window] = result
+            return whole
+        converted = self._resampled(result, *self.spacing)
+        if self.whole:
+            return converted
+        # Pixels interpolated from both sides of the crop's edge are the source's, too.
+        covered = self._resampled(np.ones((1, self.height, self.width), np.float32), *self.spacing) > 0.9999
+        return np.where(covered, converted, around).astype(np.float32)
+
+    def _resampled(self, result: np.ndarray, source_spacing: tuple[float, float], spacing: float) -> np.ndarray:
+        on_grid = np.zeros((len(result), *self.grid), np.float32)
+        on_grid[self.window] = result
+        return resample_back(on_grid, spacing, source_spacing, self.size, self.released)
+
+
+def one_hot(labels: np.ndarray, class_num: int) -> np.ndarray:
     """Class numbers (1, H, W) -> (class_num, H, W) float32 of 0 and 1."""
     return (labels == np.arange(class_num, dtype=labels.dtype)[:, np.newaxis, np.newaxis]).astype(np.float32)
 
 
-def choose_channels(sources, grey, released=False):
+def choose_channels(sources: Sequence[Source], grey: bool, released: bool = False) -> int:
     """Channels of every image of a domain: 1, or 3 if one of them has colours and ``grey`` is off.
 
     ``released``: pictures always have 3 where ``grey`` is off, as in the released codes.
     Raises UserError for images with other, different numbers of channels.
     """
-    counts = {}
-    for source in sources:
-        counts.setdefault(source.shape[0], source)
+    counts = {source.shape[0]: source for source in reversed(sources)}
     if not set(counts) <= {1, 3} and len(counts) > 1:
         shown = ", ".join(f"{source.path} has {count}" for count, source in sorted(counts.items()))
         raise UserError(f"images with different numbers of channels: {shown}; all must have the same")
     if released and not grey and not {source.kind for source in sources} & {"dcm", *PLAIN_NUMBERS}:
         return 3
     return 1 if grey and set(counts) <= {1, 3} else max(counts)
-
-
-AIR_HU = -1000.0
-
-
-SKIN_HU = -500.0  # half-way between air and water
-
-
-def body_mask(hu, threshold=SKIN_HU):
-    """True inside the body: (H, W) in HU -> (H, W) bool.
-
-    The largest connected region above ``threshold`` HU, with its holes (lungs, bowel) filled. Regions joined by less
-    than 5 pixels, as skin that touches a table, are taken as separate. All False where nothing is that dense.
-    """
-    dense = np.pad(hu > threshold, 2)  # a body cut by the image's border must not be eroded from there
-    core = ndimage.binary_opening(dense, np.ones((5, 5), dtype=bool))
-    labels, count = ndimage.label(core if core.any() else dense)
-    if count == 0:
-        return np.zeros(hu.shape, dtype=bool)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest = labels == sizes.argmax()
-    # Opening shaves corners off: give back what is dense and next to the region.
-    largest |= ndimage.binary_dilation(largest, iterations=2) & dense
-    return ndimage.binary_fill_holes(largest)[2:-2, 2:-2]
-
-
-def clip_to_body(hu, threshold=SKIN_HU):
-    """``hu`` (H, W) with air (-1000 HU) outside the body; a new array."""
-    return np.where(body_mask(hu, threshold), hu, np.float32(AIR_HU))

@@ -1,4 +1,4 @@
-"""One slice on its way: file -> HU -> [-1, 1] on the network's grid, and back onto the source's grid."""
+"""One slice on its way: file -> HU -> [-1, 1] on the network's grid, and where that lies on the source's grid."""
 
 import dataclasses
 import functools
@@ -6,25 +6,19 @@ import logging
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.values import beyond_clip
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom import DicomImage
-from medi2i.datasets.grid import (
-    Grid,
-    enlarge,
-    enlarge_mask,
-    new_position,
-    resample,
-    resample_back,
-    resample_mask,
-    resampled_size,
-)
-from medi2i.datasets.preparing import PADDING, clip_to_body
-from medi2i.datasets.reading import declared_values, read_image, to_grey
+from medi2i.datasets.catalogue import Source
+from medi2i.datasets.grid import Grid, new_position, resampled_size
+from medi2i.datasets.preparing import Placement, to_grid, to_unit, with_channels
+from medi2i.datasets.reading import Image, declared_values, read_image, to_grey
 from medi2i.datasets.scaling import Clip, default_clip
 
 log = logging.getLogger(__name__)
@@ -58,57 +52,6 @@ class Preparation:
     step: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where the network's image lies in the source: resampled to ``grid`` (H, W), then cropped from (top, left).
-
-    spacing: (row, column) mm of the source and pixel size in mm of the network's grid; None where they are the same.
-    released: as ``resample`` has it.
-    """
-
-    size: tuple[int, int]
-    grid: tuple[int, int]
-    top: int
-    left: int
-    height: int
-    width: int
-    spacing: tuple[tuple[float, float], float] | None = None
-    released: bool = False
-
-    @property
-    def window(self):
-        """The crop as an index into (C, H, W) of the grid."""
-        return slice(None), slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-    @property
-    def whole(self):
-        """Nothing of the image lies outside of the crop."""
-        return (self.height, self.width) == self.grid
-
-    def back(self, result, around):
-        """``result`` (C, height, width) on the source's grid; outside of the crop it is ``around`` (C or 1, H, W).
-
-        Where there is nothing to do it is ``result`` itself.
-        """
-        if self.spacing is None and self.whole:
-            return np.asarray(result, np.float32)
-        if self.spacing is None:
-            whole = np.array(np.broadcast_to(around, (len(result), *self.size)), np.float32)
-            whole[self.window] = result
-            return whole
-        source_spacing, spacing = self.spacing
-        on_grid = np.zeros((len(result), *self.grid), np.float32)
-        on_grid[self.window] = result
-        converted = resample_back(on_grid, spacing, source_spacing, self.size, self.released)
-        if self.whole:
-            return converted
-        inside = np.zeros((1, *self.grid), np.float32)
-        inside[self.window] = 1
-        # Pixels interpolated from both sides of the crop's edge are the source's, too.
-        covered = resample_back(inside, spacing, source_spacing, self.size, self.released) > 0.9999
-        return np.where(covered, converted, around).astype(np.float32)
-
-
 @dataclasses.dataclass
 class Slice:
     """``unit`` (C, h, w) float32 in [-1, 1] for the network; ``values`` (C, H, W) as the first file has them (HU),
@@ -126,11 +69,11 @@ class Slice:
     placement: Placement
     clip: Clip
     beyond: np.ndarray | None = None
-    images: tuple[DicomImage, ...] = ()
+    images: tuple[dicom.DicomImage, ...] = ()
     scale: int = 1
 
     @property
-    def geometry(self):
+    def geometry(self) -> dict[str, tuple[float, ...] | None]:
         """{} where the result lies on the source's grid, else its "spacing" and "position" in mm (None: not known).
 
         Both grids cover the same area (``datasets.grid``). Raises UserError where the source has no PixelSpacing.
@@ -154,57 +97,53 @@ class Slice:
         return {"spacing": fine.spacing, "position": position}
 
 
-def load_slice(source, preparation):
-    """Read and prepare one ``inputs.Source``. Raises UserError naming the file."""
+def load_slice(source: Source, preparation: Preparation) -> Slice:
+    """Read and prepare an image by the steps of training. Raises UserError naming the file."""
+    images: tuple[dicom.DicomImage, ...] = ()
     if source.kind == "dcm":
         images = tuple(dicom.read(path, source.frame) for path in source.paths)
-        columns, masks = [image.hu[np.newaxis] for image in images], [image.mask for image in images]
-        bits, spacing = None, images[0].spacing
+        columns = [Image(image.hu[np.newaxis], image.mask) for image in images]
     else:
-        read = [read_image(path, source.kind) for path in source.paths]
-        images, columns, masks = (), [image.array for image in read], [image.mask for image in read]
-        bits, spacing = read[0].bits, None
-    sizes = {array.shape[1:] for array in columns}
+        columns = [read_image(path, source.kind) for path in source.paths]
+    spacing, bits, scale = images[0].spacing if images else None, columns[0].bits, preparation.scale
+    sizes = {column.array.shape[1:] for column in columns}
     if len(sizes) > 1:
-        raise UserError(f"{source.paths[0]}: its columns have different sizes {sorted(sizes)}; they must be equal")
-    scale = preparation.scale
-    if scale > 1:
-        columns = [enlarge(array, scale) for array in columns]
-        masks = [None if mask is None else enlarge_mask(mask, scale) for mask in masks]
-        spacing = None if spacing is None else tuple(mm / scale for mm in spacing)
+        raise UserError(f"{source.path}: its columns have different sizes {sorted(sizes)}; they must be equal")
     if preparation.released and preparation.channels == len(columns):
-        columns = [to_grey(array, whole=bits == 8) if len(array) == 3 else array for array in columns]
-    placement = place(source.paths[0], columns[0].shape[1:], spacing, preparation)
+        columns = [
+            Image(to_grey(one.array, whole=bits == 8), one.mask, bits) if len(one.array) == 3 else one
+            for one in columns
+        ]
+    if preparation.body and any(image.modality != "CT" for image in images):
+        raise UserError(f"{source.path}: is no CT; the network was trained with --clip_body, which needs HU")
+    how = {name: getattr(preparation, name) for name in ("body", "scale", "spacing", "released")}
+    grid = [to_grid(column, spacing, **how) for column in columns]
+    same = preparation.spacing is None and not preparation.body
+    shown = grid[0] if same else to_grid(columns[0], None, scale=scale)
+    fine = None if spacing is None else (spacing[0] / scale, spacing[1] / scale)
+    placement = place(source.path, shown.array.shape[1:], fine, preparation)
     clip = preparation.clip or (preparation.dicom_clip if source.kind == "dcm" else default_clip(source.kind, bits))
     clip = clip if clip.scales else preparation.numbers
-    if preparation.body and any(image.modality != "CT" for image in images):
-        raise UserError(f"{source.paths[0]}: is no CT; the network was trained with --clip_body, which needs HU")
-    shown = [clip_to_body(array[0])[np.newaxis] for array in columns] if preparation.body else columns
-    grid = [on_grid(array, one, placement) for array, one in zip(shown, masks, strict=True)]
-    unit = np.concatenate([to_unit(array, mask, clip) for array, mask in grid])
-    unit = _match_channels(source.paths[0], unit, len(columns), preparation)
-    beyond = [beyond_clip(array, mask, clip) for array, mask in grid]
-    if any(one is not None for one in beyond):
-        beyond = np.concatenate(
-            [np.zeros_like(array) if one is None else one for one, (array, _) in zip(beyond, grid, strict=True)]
-        )
-        beyond = _match_channels(source.paths[0], beyond, len(columns), preparation)[placement.window]
-    else:
-        beyond = None
-    return Slice(
-        np.ascontiguousarray(unit[placement.window]),
-        columns[0],
-        masks[0],
-        bits,
-        placement,
-        clip,
-        None if beyond is None or not beyond.any() else beyond,
-        images,
-        scale,
-    )
+
+    def cut(parts: list[np.ndarray]) -> np.ndarray:
+        array, wanted = np.concatenate(parts), preparation.channels
+        fitting = array if wanted is None else with_channels(array, wanted, len(columns))
+        if wanted not in (None, len(fitting)):
+            raise UserError(
+                f"{source.path}: {len(columns)} file(s) with {len(array)} channel(s) for a network that takes {wanted}"
+            )
+        return fitting[placement.window]
+
+    unit = np.ascontiguousarray(cut([to_unit(image, clip) for image in grid]))
+    found = [beyond_clip(image.array, image.mask, clip) for image in grid]
+    beyond = None
+    if any(one is not None for one in found):
+        beyond = cut([np.zeros_like(g.array) if one is None else one for one, g in zip(found, grid, strict=True)])
+        beyond = beyond if beyond.any() else None
+    return Slice(unit, shown.array, shown.mask, bits, placement, clip, beyond, images, scale)
 
 
-def bytes_of(source, preparation):
+def bytes_of(source: Source, preparation: Preparation) -> int:
     """About how much memory a slice takes from its reading until it is written, by what its files declare."""
     if source.ref is not None:
         values = math.prod(source.ref.shape) * len(source.paths)
@@ -213,43 +152,17 @@ def bytes_of(source, preparation):
     return BYTES_OF_VALUE * preparation.scale**2 * values
 
 
-def on_grid(array, mask, placement):
-    """(C, H, W) of a file and its mask or None -> both on the network's grid."""
-    if placement.spacing is None:
-        return array, mask
-    how = (*placement.spacing, placement.released)
-    return resample(array, *how), None if mask is None else resample_mask(mask, *how)
-
-
-def to_unit(array, mask, clip):
-    """(C, H, W) on the network's grid -> [-1, 1], padding at -1: the same steps as in training."""
-    unit = clip.to_unit(array)
-    if mask is not None and clip.scales:
-        unit[:, mask] = PADDING
-    return unit
-
-
-def _match_channels(path, unit, columns, preparation):
-    """Colour as grey where the network was trained so, grey as colour; UserError if the channels still do not fit."""
-    wanted = len(unit) if preparation.channels is None else preparation.channels
-    if len(unit) != wanted and wanted == columns and len(unit) == 3 * columns:
-        return np.concatenate([to_grey(part) for part in np.split(unit, columns)])
-    if len(unit) != wanted and wanted == 3 * columns and len(unit) == columns:
-        return unit.repeat(3, axis=0)
-    if len(unit) != wanted:
-        raise UserError(f"{path}: {columns} file(s) with {len(unit)} channel(s) for a network that takes {wanted}")
-    return unit
-
-
-def place(path, size, spacing, preparation):
+def place(
+    path: Path, size: tuple[int, int], spacing: tuple[float, float] | None, preparation: Preparation
+) -> Placement:
     """The Placement of an image of ``size`` (H, W) with ``spacing`` (row, column) in mm or None. Raises UserError."""
-    grid, spacings = tuple(size), None
+    grid, spacings = size, None
     if preparation.spacing is not None:
         if spacing is None:
             raise UserError(
                 f"{path}: says no pixel size, which --forceSpacing needs; --forceSpacing -1 would do without"
             )
-        grid, spacings = resampled_size(size, spacing, preparation.spacing), (tuple(spacing), preparation.spacing)
+        grid, spacings = resampled_size(size, spacing, preparation.spacing), (spacing, preparation.spacing)
     wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
     if preparation.step > 1:
         wanted = _released_crop(path, grid, preparation)
@@ -271,10 +184,10 @@ def place(path, size, spacing, preparation):
         )
     rooms = [n - crop for n, crop in zip(grid, wanted, strict=True)]
     top, left = (round(room / 2) if preparation.step > 1 else room // 2 for room in rooms)
-    return Placement(tuple(size), grid, top, left, *wanted, spacings, preparation.released)
+    return Placement(size, grid, top, left, *wanted, spacings, preparation.released)
 
 
-def _released_crop(path, grid, preparation):
+def _released_crop(path: Path, grid: tuple[int, int], preparation: Preparation) -> list[int]:
     """[rows, columns] that a model of the released codes converts: its crop, else the largest multiple of 16."""
     step = preparation.step
     wanted = [min(crop, n) if crop else n // step * step or n for n, crop in zip(grid, preparation.crop, strict=True)]
@@ -284,7 +197,7 @@ def _released_crop(path, grid, preparation):
 
 
 @functools.cache
-def _tell_of_crop(folder, height, width, rows, columns):
+def _tell_of_crop(folder: Path, height: int, width: int, rows: int, columns: int) -> None:
     log.warning(
         "%s: of %dx%d pixels (height x width) the middle %dx%d are converted, as by the released code that "
         "wrote args; --crop_height %d --crop_width %d converts all",
@@ -301,32 +214,25 @@ def _tell_of_crop(folder, height, width, rows, columns):
 class SliceCache:
     """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe.
 
-    load(index) -> Slice; size(index) -> bytes that it takes, known before.
+    size: of the slice of an index in bytes, known before.
     """
 
-    def __init__(self, load, limit, size):
+    def __init__(self, load: Callable[[int], Slice], limit: int, size: Callable[[int], int]):
         self._load, self._limit, self.size = load, limit, size
-        self._entries = OrderedDict()
+        self._entries: OrderedDict[int, Future[Slice]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, index):
-        """The slice, or the UserError or OSError that reading it raised."""
+    def get(self, index: int) -> Slice:
+        """The slice, or what reading it raised."""
         with self._lock:
-            entry = self._entries.setdefault(index, _Entry())
+            entry = self._entries.get(index)
+            if first := entry is None:
+                entry = self._entries[index] = Future()
             while len(self._entries) > self._limit:
                 self._entries.popitem(last=False)
-        with entry.lock:
-            if entry.value is None:
-                try:
-                    entry.value = self._load(index)
-                except (UserError, OSError) as error:
-                    entry.value = error
-        if isinstance(entry.value, Exception):
-            raise entry.value
-        return entry.value
-
-
-class _Entry:
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.value = None
+        if first:
+            try:
+                entry.set_result(self._load(index))
+            except BaseException as error:
+                entry.set_exception(error)
+        return entry.result()

@@ -12,8 +12,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.networks.spec import Activation
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.paired import PairedDataset
-from medi2i.datasets.preparing import Domain
-from medi2i.datasets.reading import to_grey
+from medi2i.datasets.preparing import Domain, with_channels
 from medi2i.datasets.unpaired import UnpairedDataset
 
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
@@ -148,9 +147,5 @@ def _changes(domain_in: Domain, source_in: Source, domain_out: Domain, source_ou
 def _values(domain: Domain, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """(values (C, H, W) as they are in the file, float64; where padding is (H, W))."""
     image = domain.image(source)
-    array = np.asarray(image.array, np.float64)
-    if len(array) == 3 and domain.channels == 1:
-        array = to_grey(array)
-    elif len(array) == 1 and domain.channels == 3:
-        array = array.repeat(3, axis=0)
+    array = with_channels(np.asarray(image.array, np.float64), domain.channels)
     return array, np.zeros(array.shape[1:], bool) if image.mask is None else image.mask
