@@ -96,7 +96,7 @@ def ct_image(made: Phantom, index: int, seed: int, number: int) -> FileDataset:
             "WindowCenterWidthExplanation": ["SOFT TISSUE", "LUNG"],
         },
     )
-    return series.image(index, encode(made.hu[index], ENCODING, None).stored)
+    return series.image(index, encode(made.hu[index], ENCODING, None))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -122,12 +122,12 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
     exact = 4 * np.finfo(np.float32).eps * max(float(volume.values.max()), -float(volume.values.min()))
     for index, values in enumerate(volume.values):
         encoded = encode(values, encoding, None)
-        clipped += encoded.clipped_low + encoded.clipped_high
+        clipped += encoded.changes.clipped
         off = np.abs(encoded.stored * encoding.slope + encoding.intercept - values.astype(np.float64))
         off = off[(values >= encoding.range[0]) & (values <= encoding.range[1])]
         changed, most = changed + int(np.count_nonzero(off > exact)), max(most, float(off.max(initial=0.0)))
         with whole_file(folder / f"{modality}{index + 1:04d}.dcm", force) as temporary:
-            series.image(index, encoded.stored).save_as(temporary, enforce_file_format=True)
+            series.image(index, encoded).save_as(temporary, enforce_file_format=True)
     if clipped:
         notes.append(f"{clipped} voxels were outside {encoding.range[0]:g}…{encoding.range[1]:g} and are clipped")
     if changed:

@@ -12,14 +12,17 @@ from collections.abc import Iterable
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from medi2i.common.version import VERSION
+from medi2i.datasets.dicom.encoding import NotWritable
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, functional_group, is_valid_uid, numbers, syntax_uid, text
+from medi2i.datasets.dicom.reading import DicomImage
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -28,8 +31,13 @@ STORAGE = {"CT": CT_STORAGE, "MR": MR_STORAGE, "PT": PT_STORAGE}
 
 NOT_ACQUIRED = "not an acquired image"
 
-# Describes pixels that are no longer there, or points into them, or signs them.
-_STALE = """
+
+def _tags(keywords: str) -> frozenset[int | None]:
+    return frozenset(map(tag_for_keyword, keywords.split()))
+
+
+# Describes pixels that are no longer there, or points into them, or signs them; and what several frames need.
+_STALE = _tags("""
     SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries
     PixelPaddingValue SmallestImagePixelValueInPlane LargestImagePixelValueInPlane PixelPaddingRangeLimit
     PixelAspectRatio IconImageSequence ModalityLUTSequence VOILUTSequence PresentationLUTSequence
@@ -42,14 +50,13 @@ _STALE = """
     GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData
     GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PaletteColorLookupTableUID
     SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
-    SegmentedBluePaletteColorLookupTableData SupplementalPaletteColorLookupTableSequence""".split()
-_MULTI_FRAME = """
+    SegmentedBluePaletteColorLookupTableData SupplementalPaletteColorLookupTableSequence
     NumberOfFrames SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DimensionOrganizationSequence
     FrameTime DimensionIndexSequence DimensionOrganizationType ConcatenationUID InConcatenationNumber
     InConcatenationTotalNumber SOPInstanceUIDOfConcatenationSource ConcatenationFrameOffsetNumber ContentQualification
-    PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique AcquisitionContextSequence""".split()
+    PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique AcquisitionContextSequence""")
 # Whose image it is: a damaged one is not left out in silence.
-_IDENTITY = "PatientName PatientID AccessionNumber StudyInstanceUID".split()
+_IDENTITY = _tags("PatientName PatientID AccessionNumber StudyInstanceUID")
 # Present in every image, though it may be empty (type 2): patient, study, series, equipment, image.
 _TYPE_2 = """
     PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID ReferringPhysicianName
@@ -59,14 +66,15 @@ _TYPE_2_OF = {
     "MR": "RepetitionTime EchoTime EchoTrainLength SliceThickness ScanOptions".split(),
 }
 # What still holds when an image of one modality becomes one of another: who, where, when, how it lies.
-_ACROSS_MODALITIES = """
+_ACROSS_MODALITIES = _tags("""
     SpecificCharacterSet StudyDate StudyTime SeriesDate SeriesTime ContentDate ContentTime
     AcquisitionDate AcquisitionTime AccessionNumber Manufacturer
     InstitutionName ReferringPhysicianName StudyDescription ProtocolName BodyPartExamined SliceThickness
     SpacingBetweenSlices PatientPosition StudyInstanceUID StudyID InstanceNumber AcquisitionNumber
     ImagePositionPatient ImageOrientationPatient Laterality FrameOfReferenceUID PositionReferenceIndicator
     SliceLocation PixelSpacing BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio
-    LossyImageCompressionMethod""".split()
+    LossyImageCompressionMethod""")
+_SCANNER = "InstitutionName StationName ManufacturerModelName DeviceSerialNumber SoftwareVersions".split()
 _LOSSY_METHODS = {
     "1.2.840.10008.1.2.4.50": "ISO_10918_1",
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
@@ -77,14 +85,13 @@ _LOSSY_METHODS = {
 }
 
 
-class IdentityLost(ValueError):
-    """The header says whose image it is, but not so that it can be read."""
-
-
 def uid_from(*entropy: object) -> str:
     """The same UID for the same entropy (2.25 and a UUID, PS3.5 B.2); different ones practically always."""
     digest = hashlib.sha256(json.dumps(entropy, default=str).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+_IMPLEMENTATION_UID = uid_from("medi2i", "implementation")
 
 
 def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
@@ -92,14 +99,11 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
     nothing stale.
 
     For an enhanced source the frame's functional groups become plain attributes. Damaged elements are left out;
-    IdentityLost where one says whose image it is.
+    NotWritable where one says whose image it is.
     """
     kept = Dataset()
     kept.set_original_encoding(*source.original_encoding, source.original_character_set)
-    dropped = {tag_for_keyword(keyword) for keyword in (*_STALE, *_MULTI_FRAME)}
     foreign = text(source, "Modality") != modality
-    identity = {tag_for_keyword(keyword) for keyword in _IDENTITY}
-    across = {tag_for_keyword(keyword) for keyword in _ACROSS_MODALITIES}
     charset = _writable(source, tag_for_keyword("SpecificCharacterSet"), None)
     encodings = None if charset is None else charset.value
     for tag in list(source.keys()):
@@ -107,19 +111,18 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
             tag.is_private
             or tag.group < 8  # file meta and the like, in the wrong place
             or tag.element == 0
-            or tag in dropped
-            or tag.group >= 0x5000
-            and tag.group % 2 == 0
-            and tag.group < 0x7FE0
+            or tag in _STALE
+            or 0x5000 <= tag.group <= 0x7FE0  # curves, overlays, pixels
+            or foreign
+            and tag.group not in (0x0010, 0x0012)
+            and tag not in _ACROSS_MODALITIES
         ):
-            continue
-        if tag.group == 0x7FE0 or foreign and tag.group not in (0x0010, 0x0012) and tag not in across:
             continue
         element = _writable(source, tag, encodings)
         if element is not None:
             kept.add(element)
-        elif tag in identity:
-            raise IdentityLost(f"{keyword_for_tag(tag)} is damaged: whose image it is must not get lost")
+        elif tag in _IDENTITY:
+            raise NotWritable(f"{keyword_for_tag(tag)} is damaged: whose image it is must not get lost")
     for macro, keywords in (
         ("PlanePositionSequence", ("ImagePositionPatient",)),
         ("PlaneOrientationSequence", ("ImageOrientationPatient",)),
@@ -188,65 +191,60 @@ def complete(header: Dataset, modality: str, source: Dataset, frame: int) -> Non
         header.ScanningSequence = {"SPIN": "SE", "GRADIENT": "GR", "BOTH": ["SE", "GR"]}.get(echo, "RM")
         header.SequenceVariant = header.get("SequenceVariant") or "NONE"
     if not is_valid_uid(text(header, "StudyInstanceUID")):
-        header.StudyInstanceUID = uid_from(
-            "study",
-            text(header, "StudyInstanceUID"),
-            text(header, "PatientID"),
-            text(header, "StudyDate"),
-            text(header, "StudyTime"),
-        )
+        told = (text(header, keyword) for keyword in ("StudyInstanceUID", "PatientID", "StudyDate", "StudyTime"))
+        header.StudyInstanceUID = uid_from("study", *told)
     if not is_valid_uid(text(header, "FrameOfReferenceUID")):
         header.FrameOfReferenceUID = uid_from(
             "frame of reference", header.StudyInstanceUID, text(header, "FrameOfReferenceUID")
         )
 
 
+def put(dataset: Dataset, **values: object) -> Dataset:
+    """``dataset`` with values for keywords."""
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
 def code(value: str, meaning: str) -> Dataset:
     """A coded concept of the DICOM dictionary (PS3.16)."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
+    return put(Dataset(), CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
 
 
-def source_images(sources: Iterable[tuple[str, str, int | None]]) -> Sequence:
-    """SourceImageSequence from (SOP class, SOP instance, frame number from 1 or None); sources without valid UIDs are
-    left out."""
+def source_images(images: Iterable[DicomImage], same_grid: bool) -> Sequence:
+    """SourceImageSequence; sources without valid UIDs are left out. same_grid: the pixels lie where the sources' do."""
     found = []
-    for sop_class, sop_instance, frame in sources:
-        if not is_valid_uid(sop_class) or not is_valid_uid(sop_instance):
-            continue
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
-        if frame is not None:
-            item.ReferencedFrameNumber = frame
-        item.SpatialLocationsPreserved = "YES"
-        item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
-        found.append(item)
+    for image in images:
+        uids = {f"Referenced{keyword}": text(image.header, keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
+        if all(map(is_valid_uid, uids.values())):
+            item = put(Dataset(), **uids)
+            if image.where.frames > 1:
+                item.ReferencedFrameNumber = image.frame + 1
+            item.SpatialLocationsPreserved = "YES" if same_grid else "NO"
+            item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
+            found.append(item)
     return Sequence(found)
 
 
 def equipment(source: Dataset, what: str) -> Sequence:
     """ContributingEquipmentSequence: what was there, the scanner, and this software."""
-    earlier = [] if "ContributingEquipmentSequence" not in source else list(source.ContributingEquipmentSequence)
-    scanner = Dataset()
-    scanner.PurposeOfReferenceCodeSequence = [code("109101", "Acquisition Equipment")]
-    scanner.Manufacturer = text(source, "Manufacturer") or "unknown"
-    for keyword in (
-        "InstitutionName",
-        "StationName",
-        "ManufacturerModelName",
-        "DeviceSerialNumber",
-        "SoftwareVersions",
-    ):
+    scanner = put(
+        Dataset(),
+        PurposeOfReferenceCodeSequence=[code("109101", "Acquisition Equipment")],
+        Manufacturer=text(source, "Manufacturer") or "unknown",
+    )
+    for keyword in _SCANNER:
         if text(source, keyword):
             setattr(scanner, keyword, source.get(keyword))
-    software = Dataset()
-    software.PurposeOfReferenceCodeSequence = [code("109103", "Modifying Equipment")]
-    software.Manufacturer = "medi2i"
-    software.ManufacturerModelName = "medi2i"
-    software.SoftwareVersions = VERSION
-    software.ContributionDescription = what
-    return Sequence([*earlier, scanner, software])
+    software = put(
+        Dataset(),
+        PurposeOfReferenceCodeSequence=[code("109103", "Modifying Equipment")],
+        Manufacturer="medi2i",
+        ManufacturerModelName="medi2i",
+        SoftwareVersions=VERSION,
+        ContributionDescription=what,
+    )
+    return Sequence([*source.get("ContributingEquipmentSequence", []), scanner, software])
 
 
 def image_type(source: Dataset, modality: str) -> list[str]:
@@ -258,14 +256,13 @@ def image_type(source: Dataset, modality: str) -> list[str]:
     return ["DERIVED", "SECONDARY", third or "OTHER"]
 
 
-def mark_lossy(header: Dataset, source: Dataset, lossy: bool, ratio: float | None) -> None:
+def mark_lossy(header: Dataset, image: DicomImage | None) -> None:
     """LossyImageCompression stays 01 once it was; a lossy transfer syntax sets it, with method and ratio (PS3.3
-    C.7.6.1.1.5)."""
-    if not lossy:
-        header.LossyImageCompression = "00"
+    C.7.6.1.1.5). image: a source that lost something, or None."""
+    header.LossyImageCompression = "00" if image is None else "01"
+    if image is None:
         return
-    header.LossyImageCompression = "01"
-    method = _LOSSY_METHODS.get(str(syntax_uid(source)))
+    method, ratio = _LOSSY_METHODS.get(str(syntax_uid(image.header))), image.compression_ratio
     if not text(header, "LossyImageCompressionRatio") and ratio is not None:
         header.LossyImageCompressionRatio = f"{ratio:.3g}"
     if not text(header, "LossyImageCompressionMethod") and method is not None:
@@ -274,11 +271,20 @@ def mark_lossy(header: Dataset, source: Dataset, lossy: bool, ratio: float | Non
 
 def has_window_in_units(source: Dataset) -> bool:
     """A window is kept where it can be applied: centre and width as equally many numbers."""
-    centres, widths = text(source, "WindowCenter"), text(source, "WindowWidth")
-    count = len(centres.split("\\"))
-    return (
-        bool(centres)
-        and numbers(source, "WindowCenter", count) is not None
-        and numbers(source, "WindowWidth", count) is not None
-        and bool(widths)
+    count = len(text(source, "WindowCenter").split("\\"))
+    return all(numbers(source, keyword, count) is not None for keyword in ("WindowCenter", "WindowWidth"))
+
+
+def as_file(header: Dataset) -> FileDataset:
+    """``header`` as a file of PS3.10, in Explicit VR Little Endian."""
+    meta = put(
+        FileMetaDataset(),
+        MediaStorageSOPClassUID=header.SOPClassUID,
+        MediaStorageSOPInstanceUID=header.SOPInstanceUID,
+        TransferSyntaxUID=ExplicitVRLittleEndian,
+        ImplementationClassUID=_IMPLEMENTATION_UID,
+        ImplementationVersionName=f"MEDI2I_{VERSION}"[:16],
     )
+    dataset = FileDataset(None, header, preamble=b"\0" * 128, file_meta=meta)
+    dataset.set_original_encoding(False, True, header.original_character_set)
+    return dataset

@@ -1,15 +1,28 @@
-"""HU -> the integers of a DICOM file: which type holds them, what had to be clipped, where padding goes."""
+"""HU -> the integers of a DICOM file: which type holds them, what is clipped, where padding goes, what the header says.
 
-from dataclasses import dataclass
+``Encoding`` is how a file stores its values, ``choose_encoding`` picks one for a derived image, ``encode`` applies it,
+``put_pixels`` writes the result into a header and ``reads_as`` checks what a reader makes of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from medi2i.common.resources import bands
-from medi2i.datasets.dicom.pixels import padding_range
-from medi2i.datasets.dicom.reading import DicomImage
+from medi2i.datasets.dicom.header_checks import text
 
 DEFAULT_CT_RANGE = (-1024.0, 3071.0)
 """What a CT is expected to hold when nobody says: the 12-bit scale."""
+STEPS = 1024
+"""A range of values is stored in so many steps at least, where it is not HU."""
+ROUNDING = 0.01
+"""Of a step: what is nearer to a stored value is that value."""
+
+
+class NotWritable(ValueError):
+    """An image or a header that no file can hold as it is meant."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Encoding:
 
     @property
     def most(self) -> int:
-        return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
+        return (1 << self.bits - self.signed) - 1
 
     @property
     def allocated(self) -> int:
@@ -50,15 +63,9 @@ class Encoding:
         slack = abs(self.slope) / 2 + 1e-6 * max(map(abs, self.range))
         return self.range[0] - slack <= low and high <= self.range[1] + slack
 
-    def scaled_as(self, slope: float, intercept: float) -> bool:
-        """Whether stored values of ``slope`` and ``intercept`` mean the same here."""
-        return (self.slope, self.intercept) == (slope, intercept)
-
 
 SAFE_CT = Encoding(1.0, -1024.0)
 """-33 792 … 31 743 HU in whole numbers: holds every CT."""
-STEPS = 1024
-"""A range of values is stored in so many steps at least, where it is not HU."""
 
 
 def choose_encoding(
@@ -79,14 +86,13 @@ def choose_encoding(
     both = min(wanted[0], values[0]), max(wanted[1], values[1])
     exact = list(_exact(source, modality, wanted, both))
     rounded = [Encoding(1.0, source.intercept), SAFE_CT] if modality == "CT" else [_coarser(source, wanted)]
-    for candidates, needed in ((exact, both), (exact, values), (rounded, both), (rounded, wanted)):
-        for candidate in candidates:
-            if candidate.covers(*needed):
-                return candidate
-    return exact[-1]
+    preferred = ((exact, both), (exact, values), (rounded, both), (rounded, wanted))
+    return next((one for candidates, needed in preferred for one in candidates if one.covers(*needed)), exact[-1])
 
 
-def _exact(source, modality, wanted, both):
+def _exact(
+    source: Encoding, modality: str, wanted: tuple[float, float], both: tuple[float, float]
+) -> Iterator[Encoding]:
     """Encodings that hold the source's values exactly, within their ranges; the one that is liked best first."""
     slope, intercept, bits = source.slope, source.intercept, max(16, source.bits)
     if modality != "CT":
@@ -109,15 +115,18 @@ def _exact(source, modality, wanted, both):
         yield source
 
 
-def _coarser(source, wanted):
+def _coarser(source: Encoding, wanted: tuple[float, float]) -> Encoding:
     """``source`` with so large a step that 16 bits hold ``wanted``: a whole multiple of its own."""
     reach = max(abs(end - source.intercept) for end in wanted) / abs(source.slope)
     return Encoding(source.slope * max(1.0, np.ceil(reach / 32767)), source.intercept)
 
 
+# --- values -> stored integers --------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Padding:
-    """Pixels of a source that are no tissue: ``stored`` (H, W) has their values where its ``mask`` is True.
+    """Pixels of a source that are no tissue: ``stored`` (H, W) has their values where its mask is True.
 
     value, limit: the ends of the range that declares them; limit None where it is a single value.
     """
@@ -126,27 +135,32 @@ class Padding:
     value: int
     limit: int | None = None
 
+
+@dataclass(frozen=True)
+class Changes:
+    """How many pixels left the range of the file on either side, how many are ``padded`` and so no tissue, how many
+    the steps of the file ``rounded``, and by how much at ``largest``."""
+
+    clipped_low: int
+    clipped_high: int
+    padded: int
+    rounded: int
+    largest: float
+
     @property
-    def ends(self) -> tuple[int, int]:
-        return tuple(sorted((self.value, self.value if self.limit is None else self.limit)))
+    def clipped(self) -> int:
+        return self.clipped_low + self.clipped_high
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """``stored`` (H, W) integers; how many pixels left the range; the padding value (and the other end of its range),
-    if any pixel is padding.
-
-    rounded: how many pixels the steps of the file changed, ``largest``: by how much at most.
-    """
+    """``stored`` (H, W) integers; what storing them changed; the padding value (and the other end of its range), if any
+    pixel is padding."""
 
     stored: np.ndarray
-    clipped_low: int
-    clipped_high: int
-    padding_value: int | None
-    padded: int
+    changes: Changes
+    padding_value: int | None = None
     padding_limit: int | None = None
-    rounded: int = 0
-    largest: float = 0.0
 
 
 def encode(
@@ -156,7 +170,7 @@ def encode(
     padding: Padding | None = None,
     unchanged: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Encoded:
-    """Round values (H, W) to the nearest stored integer, clip and count; ValueError for NaN and infinities.
+    """Round values (H, W) to the nearest stored integer, clip and count; NotWritable for NaN and infinities.
 
     mask: True where a pixel is padding; those get what ``padding`` says if no other pixel has it, else one value that
     is free. unchanged: (values, integers) of the source: where the values are the same, so are the integers, which may
@@ -167,7 +181,7 @@ def encode(
     strange = ~np.isfinite(values)
     bad = int(np.count_nonzero(strange if where is None else strange & where))
     if bad:
-        raise ValueError(f"{bad} of {values.size} pixels are not finite numbers")
+        raise NotWritable(f"{bad} of {values.size} pixels are not finite numbers")
     stored = np.empty(values.shape, encoding.dtype)
     low = high = rounded = 0
     largest = 0.0
@@ -187,31 +201,28 @@ def encode(
         rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max(initial=0)))
     if encoding.slope < 0:
         low, high = high, low
-    counts = {"rounded": rounded, "largest": largest * abs(encoding.slope) if rounded else 0.0}
+    padded = 0 if mask is None else int(np.count_nonzero(mask))
+    changes = Changes(low, high, padded, rounded, largest * abs(encoding.slope) if rounded else 0.0)
     if where is None:
-        return Encoded(stored, low, high, None, 0, **counts)
-    padded = int(np.count_nonzero(mask))
-    if padding is not None and _is_free(padding.ends, stored[where], encoding):
+        return Encoded(stored, changes)
+    if padding is None or not _is_free(padding, stored[where], encoding):
+        padding = Padding(stored, _free_value(stored[where], encoding))
+        stored[mask] = padding.value
+    else:
         stored[mask] = padding.stored[mask]
-        return Encoded(stored, low, high, padding.value, padded, padding.limit, **counts)
-    value = _free_value(stored[where], encoding)
-    stored[mask] = value
-    return Encoded(stored, low, high, value, padded, **counts)
+    return Encoded(stored, changes, padding.value, padding.limit)
 
 
-ROUNDING = 0.01
-"""Of a step: what is nearer to a stored value is that value."""
-
-
-def _padding_range(encoding):
+def _padding_range(encoding: Encoding) -> tuple[int, int]:
     """What PixelPaddingValue can say of such pixels: it has 16 bits."""
-    bits = min(encoding.bits, 16)
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if encoding.signed else (0, (1 << bits) - 1)
+    narrow = replace(encoding, bits=min(encoding.bits, 16))
+    return narrow.least, narrow.most
 
 
-def _is_free(ends, used, encoding):
-    least, most = _padding_range(encoding)
-    return least <= ends[0] and ends[1] <= most and not ((used >= ends[0]) & (used <= ends[1])).any()
+def _is_free(padding: Padding, used: np.ndarray, encoding: Encoding) -> bool:
+    (least, most), limit = _padding_range(encoding), padding.value if padding.limit is None else padding.limit
+    low, high = min(padding.value, limit), max(padding.value, limit)
+    return least <= low and high <= most and not ((used >= low) & (used <= high)).any()
 
 
 def _free_value(used: np.ndarray, encoding: Encoding) -> int:
@@ -221,7 +232,40 @@ def _free_value(used: np.ndarray, encoding: Encoding) -> int:
     for value in (least, most, *range(least, most + 1)):
         if value not in present:
             return value
-    raise ValueError("every stored value is used: none is left for padding")
+    raise NotWritable("every stored value is used: none is left for padding")
+
+
+# --- stored integers -> file, and back ------------------------------------------------------------------------------
+
+
+def put_pixels(header: Dataset, encoded: Encoded, encoding: Encoding) -> None:
+    """Pixels and all that describes them (PS3.3 C.7.6.3, C.11.1); what the header has of MONOCHROME1 and RescaleType
+    stays."""
+    ct = text(header, "Modality") == "CT"
+    header.Rows, header.Columns = encoded.stored.shape
+    header.SamplesPerPixel = 1
+    if text(header, "PhotometricInterpretation") != "MONOCHROME1":
+        header.PhotometricInterpretation = "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit = encoding.allocated, encoding.bits, encoding.bits - 1
+    header.PixelRepresentation = int(encoding.signed)
+    if ct or (encoding.slope, encoding.intercept) != (1, 0) or "RescaleSlope" in header:
+        header.RescaleSlope, header.RescaleIntercept = decimal(encoding.slope), decimal(encoding.intercept)
+        header.RescaleType = text(header, "RescaleType") or ("HU" if ct else "US")
+    for keyword, value in (
+        ("PixelPaddingValue", encoded.padding_value),
+        ("PixelPaddingRangeLimit", encoded.padding_limit),
+    ):
+        if value is not None:
+            header.add_new(keyword, "SS" if encoding.signed else "US", value)
+    header.add_new("PixelData", "OW", encoded.stored.tobytes())
+
+
+def decimal(value: float) -> str:
+    """A DS: at most 16 characters, as exact as they allow."""
+    value = float(value)
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return next(s for digits in range(17, 0, -1) if len(s := f"{value:.{digits}g}") <= 16)
 
 
 def reads_as(
@@ -245,65 +289,3 @@ def reads_as(
         if not np.array_equal(values[rows][inside], (stored * encoding.slope + encoding.intercept).astype(np.float32)):
             return False
     return True
-
-
-def encoding_of(
-    image: DicomImage,
-    modality: str,
-    value_range: tuple[float, float] | None,
-    hu: np.ndarray,
-    mask: np.ndarray | None,
-) -> Encoding:
-    """As the source ``image`` where that holds the values ``hu`` (H, W) and ``value_range``, which a series of this
-    ``modality`` is expected to have, else as ``choose_encoding`` says."""
-    tissue = hu if mask is None else hu[~mask]
-    ends = (float(tissue.min()), float(tissue.max())) if tissue.size else (np.nan, np.nan)
-    values = ends if np.isfinite(ends).all() else None
-    if image.modality != modality:
-        return choose_encoding(SAFE_CT if modality == "CT" else Encoding(1.0, 0.0), modality, value_range, values)
-    slope, intercept = _scale_of(image)
-    own = Encoding(slope, intercept, int(image.header.BitsStored), int(image.header.PixelRepresentation) == 1)
-    if "ModalityLUTSequence" in image.header or int(image.header.BitsAllocated) == 8:
-        own = Encoding(slope, intercept)
-    return choose_encoding(own, modality, value_range, values)
-
-
-def encode_beside(
-    image: DicomImage, modality: str, hu: np.ndarray, encoding: Encoding, mask: np.ndarray | None
-) -> Encoded:
-    """``encode``; what is the same as in the source ``image`` is stored as there, where stored values mean the same."""
-    if (
-        image.modality != modality
-        or "ModalityLUTSequence" in image.header
-        or hu.shape != image.hu.shape
-        or not encoding.scaled_as(*_scale_of(image))
-    ):
-        return encode(hu, encoding, mask)
-    padding = _padding_of(image) if mask is not None and mask is image.mask else None
-    return encode(hu, encoding, mask, padding, (image.hu, image.stored) if _exceeds_float32(image, encoding) else None)
-
-
-def _scale_of(image):
-    """Slope and intercept as a file can say them."""
-    return float(decimal(image.slope)), float(decimal(image.intercept))
-
-
-def _padding_of(image):
-    """What the source's padding pixels hold."""
-    ends = padding_range(image.header)
-    limit = None if ends is None or "PixelPaddingRangeLimit" not in image.header else ends[1]
-    return None if ends is None else Padding(image.stored, ends[0], limit)
-
-
-def _exceeds_float32(image, encoding):
-    """Whether a step of the file may get lost in float32, which the values are in."""
-    largest = float(np.abs(image.stored).max(initial=0)) * abs(encoding.slope) + abs(encoding.intercept)
-    return largest * np.finfo(np.float32).eps > ROUNDING * abs(encoding.slope)
-
-
-def decimal(value: float) -> str:
-    """A DS: at most 16 characters, as exact as they allow."""
-    value = float(value)
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return next(s for digits in range(17, 0, -1) if len(s := f"{value:.{digits}g}") <= 16)

@@ -10,11 +10,11 @@ import hashlib
 import hmac
 import secrets
 
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import BaseTag
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.dicom.derived_header import uid_from
+from medi2i.datasets.dicom.derived_header import code, put, uid_from
 from medi2i.datasets.dicom.header_checks import text
 
 EDITION = "2026c"
@@ -54,7 +54,7 @@ class Deidentifier:
     """De-identifies data sets in place. Within one object, equal UIDs become equal UIDs and a patient has one
     pseudonym; another object makes others, and no way leads back. Raises UserError where the library is missing."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             from dicomanonymizer.simpledicomanonymizer import initialize_actions
         except ImportError:
@@ -70,7 +70,7 @@ class Deidentifier:
         self._groups = [(tag, name) for tag, name in named.items() if len(tag) == 4]  # repeating groups
         self._key = secrets.token_bytes(32)
 
-    def __call__(self, dataset: Dataset, **kept: str):
+    def __call__(self, dataset: FileDataset, **kept: str) -> None:
         """`kept`: keyword → text of our own making that is put back (the profile removes every description).
 
         Raises UserError where names may stand in the pixels, which nothing here can remove.
@@ -82,24 +82,26 @@ class Deidentifier:
             )
         pseudonym = "P" + self._digest(text(dataset, "PatientID") or text(dataset, "StudyInstanceUID"))[:12].upper()
         self._clean(dataset, top=True)
-        dataset.PatientID = dataset.PatientName = pseudonym
-        dataset.PatientIdentityRemoved = "YES"
-        dataset.LongitudinalTemporalInformationModified = "REMOVED"
-        dataset.DeidentificationMethod = METHOD
-        dataset.DeidentificationMethodCodeSequence = [
-            _code("113100", "DCM", "Basic Application Confidentiality Profile")
-        ]
-        for keyword, value in kept.items():
-            setattr(dataset, keyword, value)
+        put(
+            dataset,
+            PatientID=pseudonym,
+            PatientName=pseudonym,
+            PatientIdentityRemoved="YES",
+            LongitudinalTemporalInformationModified="REMOVED",
+            DeidentificationMethod=METHOD,
+            DeidentificationMethodCodeSequence=[code("113100", "Basic Application Confidentiality Profile")],
+            **kept,
+        )
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
 
-    def _clean(self, dataset, top=False):
+    def _clean(self, dataset: Dataset, top: bool = False) -> None:
         for element in list(dataset):
             action = self._action(element.tag)
             if element.tag.is_private or element.tag.group >> 8 in DRAWINGS:
                 del dataset[element.tag]
             elif action in NEW_UID and element.VR == "UI":
-                element.value = self._new_uids(element.value)
+                uids = element.value
+                element.value = self._new_uid(uids) if isinstance(uids, str) else [self._new_uid(uid) for uid in uids]
             elif element.VR == "SQ" and action not in REMOVE:
                 for item in element.value:
                     self._clean(item)
@@ -108,7 +110,7 @@ class Deidentifier:
             elif action in REMOVE or action in NEW_UID:
                 del dataset[element.tag]
 
-    def _action(self, tag):
+    def _action(self, tag: BaseTag) -> str | None:
         action = self._table.get((tag.group, tag.element))
         return action or next(
             (
@@ -119,16 +121,8 @@ class Deidentifier:
             None,
         )
 
-    def _new_uids(self, value):
-        if isinstance(value, (str, UID)):
-            return uid_from("deidentified", self._digest(str(value))) if value else value
-        return [self._new_uids(one) for one in value]
+    def _new_uid(self, value: str) -> str:
+        return uid_from("deidentified", self._digest(value)) if value else value
 
-    def _digest(self, value):
+    def _digest(self, value: str) -> str:
         return hmac.new(self._key, value.encode(), hashlib.sha256).hexdigest()
-
-
-def _code(value, scheme, meaning):
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
-    return code

@@ -146,7 +146,8 @@ def test_sources_that_share_one_uid_still_get_different_ones(ct_file, tmp_path):
     paths = [ct_file(f"in{n}", STORED + np.uint16(n), InstanceNumber=n, SOPInstanceUID="1.2.3") for n in (1, 2)]
     image = dicom.read(paths[0])
     series = series_of(image)
-    uids = [series.write(tmp_path / f"o{p.name}", p, dicom.read(p).hu).sop_uid for p in paths]
+    images = [dicom.read(p) for p in paths]
+    uids = [series.write(tmp_path / f"o{i.path.name}", i, i.hu).sop_uid for i in images]
     assert len(set(uids)) == 2
 
 
@@ -165,7 +166,7 @@ def test_invalid_uids_are_replaced_alike_in_all_slices(ct_file, tmp_path):
 def test_a_stack_names_all_its_sources(ct_file, tmp_path):
     paths = [ct_file(f"in{n}", STORED, InstanceNumber=n) for n in (1, 2, 3)]
     image = dicom.read(paths[1])
-    series_of(image).write(tmp_path / "o", image, image.hu, sources=paths)
+    series_of(image).write(tmp_path / "o", image, image.hu, sources=[dicom.read(p) for p in paths])
     d = pydicom.dcmread(tmp_path / "o")
     assert sorted(i.ReferencedSOPInstanceUID[-1] for i in d.SourceImageSequence) == ["1", "2", "3"]
 
