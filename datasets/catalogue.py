@@ -229,8 +229,9 @@ def describe(
     entries = [((file,), name_below(file, root)) for file in dict.fromkeys(files)]
     found = list_images(entries, kind, headers=True, labels=labels, by_file=by_file)
     for volume in found.volumes:
-        for note in volume.series.warnings if volume.series is not None else ():
-            log.info("%s (%s): %s", volume.sources[0].path.parent, volume.series.description, note)
+        if volume.series is not None:
+            for note in volume.series.warnings:
+                log.info("%s (%s): %s", volume.sources[0].path.parent, volume.series.description, note)
     return found
 
 

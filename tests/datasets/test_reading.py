@@ -111,9 +111,7 @@ def test_grey_is_the_luminance():
     np.testing.assert_allclose(to_grey(colour), [[[76.245, 58.7 + 1.14]]], rtol=1e-6)
 
 
-def test_grey_leaves_one_channel_alone_and_transparency_is_dropped(tmp_path):
-    write_image(tmp_path / "g.png", GREY8)
-    np.testing.assert_array_equal(read_image(tmp_path / "g.png", grey=True).array[0], GREY8)
+def test_transparency_is_dropped(tmp_path):
     Pillow.fromarray(np.dstack([*COLOUR8, GREY8])).save(tmp_path / "rgba.png")
     np.testing.assert_array_equal(read_image(tmp_path / "rgba.png").array, COLOUR8)
     Pillow.fromarray(np.dstack([GREY8, 255 - GREY8]), "LA").save(tmp_path / "la.png")
