@@ -30,7 +30,7 @@ from medi2i.common.training.setup import make_optimizers, reestimation_of
 from medi2i.datasets import paired
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
-from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
+from medi2i.pix2pix.updater import Pix2pixUpdater
 from medi2i.tools.evaluation import files, metrics
 from medi2i.tools.evaluation.files import load
 
@@ -110,7 +110,7 @@ def train(
     networks = net.build(options)
     optimizers, controls = make_optimizers(networks.as_dict(), options)
     iterator = ImageIterator(dataset, options.batch_size, seed)
-    updater = Pix2pixUpdater(iterator, optimizers, networks, LossSettings.from_options(options), random)
+    updater = Pix2pixUpdater(iterator, optimizers, networks, options, random)
     for index in range(len(dataset)):  # images are read before the clock starts
         dataset.load(index)
     began, over = time.process_time(), 0.0

@@ -73,7 +73,7 @@ def pytorch(
 
         return convert, torch.cuda.synchronize
     trained, updater = subjects.APPLICATIONS[what](size, batch)
-    step = twin.STEPS[what](trained, updater.settings, subjects.RATE, subjects.DECAY)
+    step = twin.STEPS[what](trained, updater.options, subjects.RATE, subjects.DECAY)
     for module in step.modules():
         module.to("cuda", memory_format=layout)
     batches = [torch.stack([torch.from_numpy(x) for x in subjects.images(batch, size, seed)]) for seed in (1, 2)]

@@ -29,7 +29,7 @@ from medi2i.datasets import paired
 from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
-from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
+from medi2i.pix2pix.updater import Pix2pixUpdater
 
 SHIFT: dict[str, Any] = {"random_translate": 4}
 TURN: dict[str, Any] = {"random_translate": 4, "random_rotation": 10, "random_scale": 0.1}
@@ -95,9 +95,7 @@ def training_idle(root: Path, workers: int, processes: bool, updates: int, crop:
     optimizers, _ = make_optimizers(networks.as_dict(), options)
     iterator = ImageIterator(dataset, 1, 0, workers=workers, processes=processes)
     device = choose_device(-1)
-    updater = Pix2pixUpdater(
-        iterator, optimizers, networks, LossSettings.from_options(options), RandomState(0, device.xp), device
-    )
+    updater = Pix2pixUpdater(iterator, optimizers, networks, options, RandomState(0, device.xp), device)
     with cpu_engine.using("auto"):
         for _ in range(updates + 1):
             updater.update()

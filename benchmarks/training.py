@@ -37,7 +37,7 @@ def torch_step(application: str, size: int, batch: int, channels_last: bool) -> 
     except ImportError:
         return None
     networks, updater = subjects.APPLICATIONS[application](size, batch)
-    step = twin.STEPS[application](networks, updater.settings, subjects.RATE, subjects.DECAY)
+    step = twin.STEPS[application](networks, updater.options, subjects.RATE, subjects.DECAY)
     modules = step.modules()
     ours = subjects.parameter_count(*networks.as_dict().values())
     theirs = sum(p.numel() for module in modules for p in module.parameters())

@@ -11,23 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second, Unet
 from medi2i.common.compat import chainer
 from medi2i.common.networks.norms import BATCH_DECAY, BATCH_EPS
-from medi2i.common.networks.spec import (
-    Activation,
-    DecoderSpec,
-    DiscriminatorSpec,
-    EncoderSpec,
-    Norm,
-    SampleKind,
-    Sampling,
-    Second,
-    Unet,
-)
+from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec
+from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.cyclegan import net as cyclegan_net
-from medi2i.cyclegan import updater as cyclegan_updater
 from medi2i.pix2pix import net as pix2pix_net
-from medi2i.pix2pix import updater as pix2pix_updater
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
 _ACTIVATIONS = {
@@ -211,10 +201,10 @@ class Pix2pixStep:
     """One update of pix2pix as :class:`medi2i.pix2pix.updater.Pix2pixUpdater` does it; call it with x and t."""
 
     def __init__(
-        self, networks: pix2pix_net.Networks, settings: pix2pix_updater.LossSettings, rate: float, weight_decay: float
+        self, networks: pix2pix_net.Networks, options: PairedOptions, rate: float, weight_decay: float
     ) -> None:
         self.enc, self.dec, self.dis = (twin(network) for network in (networks.enc_x, networks.dec_y, networks.dis))
-        self.settings = settings
+        self.options = options
         self.generator = _adam([self.enc, self.dec], rate, weight_decay)
         self.discriminator = _adam([self.dis], rate, weight_decay)
 
@@ -223,7 +213,7 @@ class Pix2pixStep:
         return [self.enc, self.dec, self.dis]
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> None:
-        s = self.settings
+        s = self.options
         y = self.dec(self.enc(x))
         tv = (y[:, :, 1:] - y[:, :, :-1]).abs().mean() + (y[:, :, :, 1:] - y[:, :, :, :-1]).abs().mean()
         fake = torch.cat([x, y], 1)
@@ -239,11 +229,11 @@ class CycleganStep:
     """One update of CycleGAN with cycle, identity-in-domain, autoencoder and adversarial losses."""
 
     def __init__(
-        self, networks: cyclegan_net.Networks, settings: cyclegan_updater.LossSettings, rate: float, weight_decay: float
+        self, networks: cyclegan_net.Networks, options: UnpairedOptions, rate: float, weight_decay: float
     ) -> None:
         links = networks.as_dict()
         self.nets = {name: twin(link) for name, link in links.items()}
-        self.settings = settings
+        self.options = options
         self.generator = _adam([self.nets[n] for n in ("enc_x", "dec_x", "enc_y", "dec_y")], rate, weight_decay)
         self.discriminators = {n: _adam([self.nets[n]], rate, weight_decay) for n in ("dis_x", "dis_y")}
 
@@ -252,7 +242,7 @@ class CycleganStep:
         return list(self.nets.values())
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        s, n = self.settings, self.nets
+        s, n = self.options, self.nets
         features_x, features_y = n["enc_x"](x), n["enc_y"](y)
         x_y, y_x = n["dec_y"](features_x), n["dec_x"](features_y)
         loss = s.lambda_Az * (n["dec_x"](features_x) - x).abs().mean()

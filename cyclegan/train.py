@@ -20,24 +20,23 @@ from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
 from medi2i.common.training.profile import profile_of
-from medi2i.common.training.run_folder import training_options
 from medi2i.common.training.setup import (
     check_sizes,
+    load_initial,
     make_iterator,
     make_optimizers,
     open_run,
     place,
     prepare,
     reestimation_of,
+    training_options,
     validation_batch,
 )
 from medi2i.common.training.trainer import Training
-from medi2i.common.training.weights import load_initial
 from medi2i.cyclegan import net
-from medi2i.cyclegan.closing import tell_end
 from medi2i.cyclegan.pictures import UnpairedPictures
-from medi2i.cyclegan.updater import CycleganUpdater, LossSettings
-from medi2i.cyclegan.validation import CycleMeasure
+from medi2i.cyclegan.updater import CycleganUpdater
+from medi2i.cyclegan.validation import CycleMeasure, tell_end
 from medi2i.datasets import unpaired
 from medi2i.datasets.unpaired import UnpairedDataset
 
@@ -83,7 +82,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
         iterators,
         optimizers,
         networks,
-        LossSettings.from_options(options),
+        options,
         random,
         device,
         features,

@@ -9,7 +9,7 @@ from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
-from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.profile import OFF, NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
@@ -19,69 +19,14 @@ _SLICE_KINDS = ("dcm", "auto", "nii")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
 
 
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """What the update needs of :class:`medi2i.common.options.UnpairedOptions`; names and meaning are the options'."""
-
-    batch_size: int
-    ch: int
-    out_ch: int
-    stack: int
-    imgtype: str
-    noise: float
-    noise_x: float
-    lambda_reg: float
-    lambda_dis_z: float
-    lambda_Az: float
-    lambda_Bz: float
-    lambda_A: float
-    lambda_B: float
-    lambda_dis_y: float
-    lambda_dis_x: float
-    lambda_idempotence: float
-    lambda_domain: float
-    lambda_identity_x: float
-    lambda_identity_y: float
-    lambda_air: float
-    air_threshold: float
-    lambda_grad: float
-    lambda_grad_y: float
-    lambda_gc_x: float
-    lambda_gc_y: float
-    lambda_tv: float
-    tv_method: str
-    tv_tau: float
-    learning_freq_d: int
-    dis_jitter: float
-    dis_reg_weighting: float
-    dis_wgan: bool
-    lambda_wgan_gp: float
-
-    @classmethod
-    def from_options(cls, options: UnpairedOptions) -> "LossSettings":
-        """The settings that ``options`` ask for. Raises UserError where a term does not fit the channels."""
-        settings = settings_from_options(cls, options)
-        if settings.ch != settings.out_ch:
-            settings._refuse_same_channel_terms()
-        return settings
-
-    def _refuse_same_channel_terms(self) -> None:
-        for name in (
-            "lambda_domain",
-            "lambda_idempotence",
-            "lambda_identity_x",
-            "lambda_identity_y",
-            "lambda_air",
-            "lambda_grad",
-            "lambda_grad_y",
-            "lambda_gc_x",
-            "lambda_gc_y",
-        ):
-            if getattr(self, name) > 0:
-                raise UserError(
-                    f"--{name}: it compares images of both domains, which have {self.ch} and {self.out_ch} "
-                    f"channels; --{name} 0 would do"
-                )
+def check_terms(options: UnpairedOptions) -> None:
+    """Raises UserError where a loss term does not fit the channels."""
+    for field in dataclasses.fields(options):
+        if field.metadata["same_channels"] and options.ch != options.out_ch and getattr(options, field.name) > 0:
+            raise UserError(
+                f"--{field.name}: it compares images of both domains, which have {options.ch} and {options.out_ch} "
+                f"channels; --{field.name} 0 would do"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +64,7 @@ class CycleganUpdater(AdversarialUpdater):
         optimizers: dict with "enc_x", "dec_x", "enc_y", "dec_y", "dis_x", "dis_y" and, where its loss has a weight,
             "dis_z". With one encoder for both domains there is no "enc_y".
         networks: object with links of these names.
-        settings: :class:`LossSettings`.
+        options: UnpairedOptions. Raises UserError where a term does not fit the channels.
         random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
@@ -130,32 +75,29 @@ class CycleganUpdater(AdversarialUpdater):
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
+    weighted = staticmethod(losses.tanh_weighted_least_squares)
+
     def __init__(
         self,
         iterators: dict[str, chainer.dataset.Iterator],
         optimizers: Mapping[str, chainer.Optimizer],
         networks: net.Networks,
-        settings: LossSettings,
+        options: UnpairedOptions,
         random: RandomState,
         device: chainer.backend.Device | None = None,
         features: Any = None,
         ranks: Alone = ALONE,
         profile: Profile | NoProfile = OFF,
     ) -> None:
-        super().__init__(iterators, optimizers, random, device, ranks, profile)
-        self.networks = networks
-        self.settings = settings
+        check_terms(options)
+        super().__init__(iterators, optimizers, networks, options, random, device, ranks, profile)
         self.features = features
-        least_squares = losses.tanh_weighted_least_squares if settings.dis_reg_weighting > 0 else losses.least_squares
-        self.opponent = Opponent(settings.dis_jitter, least_squares, random)
-        size = 50 * settings.batch_size
-        if settings.lambda_dis_y > 0:
-            self.pools["y"] = HistoryPool(size, random)
-        if settings.lambda_dis_x > 0:
-            self.pools["x"] = HistoryPool(size, random)
+        for name, weight in (("y", options.lambda_dis_y), ("x", options.lambda_dis_x)):
+            if weight > 0:
+                self.pools[name] = HistoryPool(50 * options.batch_size, random)
 
     def update_core(self) -> None:
-        s = self.settings
+        s = self.options
         made = self.update_generators(self.next_batch("main"), self.next_batch("second"))
         fakes = {"y": made.x_y, "x": made.y_x}
         old = {name: pool.query(fakes[name]) for name, pool in self.pools.items()}
@@ -183,7 +125,7 @@ class CycleganUpdater(AdversarialUpdater):
 
         In the released order, which running statistics show: the own domain comes before the other one.
         """
-        n, s = self.networks, self.settings
+        n, s = self.networks, self.options
         features_x, features_y = n.enc_x(self.with_noise(x, s.noise)), n.enc_y(self.with_noise(y, s.noise))
         in_x, in_y = list(features_x), list(features_y)
         x_x, y_y = n.dec_x(in_x), n.dec_y(in_y)
@@ -215,7 +157,7 @@ class CycleganUpdater(AdversarialUpdater):
         ]
 
     def _latent_terms(self, images: Translated) -> Iterator[Term]:
-        s, dis_z = self.settings, self.networks.dis_z
+        s, dis_z = self.options, self.networks.dis_z
         if s.lambda_reg > 0:
             yield Term("enc_x/loss_reg", s.lambda_reg, losses.mean_square(images.features_x[-1]))
             yield Term("enc_y/loss_reg", s.lambda_reg, losses.mean_square(images.features_y[-1]))
@@ -226,21 +168,21 @@ class CycleganUpdater(AdversarialUpdater):
             yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_y), 0.0))
 
     def _cycle_terms(self, images: Translated) -> Iterator[Term]:
-        s, n = self.settings, self.networks
+        s, n = self.options, self.networks
         yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x))
         yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y))
         yield Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(images.x_y)), images.x))
         yield Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(images.y_x)), images.y))
 
     def _adversarial_terms(self, images: Translated) -> Iterator[Term]:
-        s, n = self.settings, self.networks
+        s, n = self.options, self.networks
         if s.lambda_dis_y > 0:
             yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(_judged(n.dis_y, images.x_y), 1.0))
         if s.lambda_dis_x > 0:
             yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(_judged(n.dis_x, images.y_x), 1.0))
 
     def _own_domain_terms(self, images: Translated) -> Iterator[Term]:
-        s, n, x_y, y_x = self.settings, self.networks, images.x_y, images.y_x
+        s, n, x_y, y_x = self.options, self.networks, images.x_y, images.y_x
         if s.lambda_idempotence > 0:
             yield Term("dec_x/loss_idem", s.lambda_idempotence, losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x))))
             yield Term("dec_y/loss_idem", s.lambda_idempotence, losses.mean_absolute(x_y, n.dec_y(n.enc_x(x_y))))
@@ -250,7 +192,7 @@ class CycleganUpdater(AdversarialUpdater):
 
     def _likeness_terms(self, images: Translated) -> Iterator[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
-        s = self.settings
+        s = self.options
         pairs = (
             ("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
             ("enc_y", "dec_x", images.y, images.plain_y_x, s.lambda_identity_y, s.lambda_gc_y),
@@ -274,7 +216,7 @@ class CycleganUpdater(AdversarialUpdater):
                 yield Term(f"{decoder}/loss_gc", weight, losses.gradient_consistency(image, translated))
 
     def _smoothness_terms(self, images: Translated) -> Iterator[Term]:
-        s = self.settings
+        s = self.options
         if s.lambda_tv > 0:
             variation = losses.total_variation(images.x_y, s.tv_method, s.tv_tau)
             if s.stack > 1 and s.imgtype in _SLICE_KINDS:
@@ -283,22 +225,22 @@ class CycleganUpdater(AdversarialUpdater):
 
     def cost_of(self, answer: chainer.Variable, target: float) -> chainer.Variable:
         """What a discriminator's answer costs a generator that wants ``target`` (0 or 1, exactly)."""
-        if self.settings.dis_wgan:
+        if self.options.dis_wgan:
             return losses.mean_answer(answer) if target == 0 else -losses.mean_answer(answer)
-        return self.opponent.exact_cost(answer, target)
+        return self.least_squares(answer, target)
 
     def discriminator_terms(
         self, name: str, fake: Array, real: Array, names: tuple[str, str] = ("loss_fake", "loss_real")
     ) -> list[Term]:
         """All terms of the discriminator ``name``. fake (target 0) and real (1): arrays (N, C, H, W)."""
-        s, dis = self.settings, getattr(self.networks, name)
+        s, dis = self.options, getattr(self.networks, name)
         if s.dis_wgan:
             critic = losses.mean_answer(dis(fake)) - losses.mean_answer(dis(real))
             return [Term(f"{name}/loss_dis", 1.0, critic), self.penalty_term(name, dis, fake, real, s.lambda_wgan_gp)]
         d_fake = dis(fake)
-        terms = [Term(f"{name}/{names[0]}", 0.5, self.opponent.cost(d_fake, 0.0))]
+        terms = [Term(f"{name}/{names[0]}", 0.5, self.cost(d_fake, 0.0))]
         d_real = dis(real)
-        terms.append(Term(f"{name}/{names[1]}", 0.5, self.opponent.cost(d_real, 1.0)))
+        terms.append(Term(f"{name}/{names[1]}", 0.5, self.cost(d_real, 1.0)))
         regularisation = 0.0
         if s.dis_reg_weighting > 0:
             regularisation = losses.weight_magnitude(d_real) + losses.weight_magnitude(d_fake)

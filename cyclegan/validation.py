@@ -1,16 +1,21 @@
 """Validation of CycleGAN over whole data sets: does each cycle give its image back, and do translations look like the
-other domain?
+other domain? What a training says of it at its end.
 """
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.options import UnpairedOptions
+from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, apply, batches
+from medi2i.common.training.validation import ErrorSum, apply, batches, measured
 from medi2i.cyclegan import net
-from medi2i.datasets.unpaired import UnpairedDataset
+from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
 
 BINS = 4096  # of the range [-1, 1]: less than one HU of -1024…2000
 
@@ -130,3 +135,64 @@ def _distance(counts: np.ndarray, others: np.ndarray) -> float:
 def _histogram(values: np.ndarray) -> np.ndarray:
     bins = ((np.clip(values, -1, 1) + 1) * (BINS / 2)).astype(np.int64)
     return np.bincount(np.minimum(bins, BINS - 1).ravel(), minlength=BINS)
+
+
+def tell_end(
+    options: UnpairedOptions, train: Sequence[UnpairedDataset], entries: list[dict[str, Any]], run: str | Path
+) -> None:
+    """Print what there is to say at the end of a training, and the command that converts.
+
+    options: UnpairedOptions; train: the UnpairedDatasets A and B; entries: of the log; run: the run folder.
+    """
+    change = mean_change.sentence(
+        options.mean_change,
+        train[0].clip.width,
+        train[0].sources[0].modality == "CT",
+        "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
+        mean_change.LEAST_OF_DOMAINS,
+    )
+    for said in (*beside_identity(entries, options, train), change):
+        if said is not None:
+            print(said)
+    print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
+
+
+def beside_identity(
+    entries: list[dict[str, Any]], options: UnpairedOptions, train: Sequence[UnpairedDataset]
+) -> list[str]:
+    """How near translations of validation images came to the other domain, beside those images as they are, in words.
+
+    One line for each way, at the last validation, as the last weights are taken; none without both domains. The way
+    to A says nothing where ``noise_x`` makes the noise that it leaves out.
+
+    entries: of the log, dicts; options: UnpairedOptions; train: the UnpairedDatasets A and B.
+    """
+    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/values_y" in entry), {})
+    unit = " HU" if all(dataset.sources[0].modality == "CT" for dataset in train) else ""
+    said = []
+    for source, target, name in (("A", "B", "y"), ("B", "A", "x")):
+        own = measured(last, f"values_{name}", f"texture_{name}")
+        nothing = measured(last, f"values_{name}_identity", f"texture_{name}_identity")
+        if own is None or nothing is None or (name == "x" and options.noise_x > 0):
+            continue
+        parts = [
+            f"{what} {a:.3g}{unit} from those of {target}, {_relation(a, b)} doing nothing ({b:.3g})"
+            for what, a, b in zip(("grey values", "differences of neighbours"), own, nothing, strict=True)
+        ]
+        said.append(f"validation, {source} to {target}: " + "; ".join(parts))
+    return said
+
+
+def _relation(own: float, nothing: float) -> str:
+    return "nearer than" if own < nothing else "NO NEARER than" if own == nothing else "FARTHER than"
+
+
+def conversion_command(options: UnpairedOptions, run: str | Path) -> str:
+    """The command that converts the test images of domain A, or those of training where there are none.
+
+    options: UnpairedOptions; run: the run folder.
+    """
+    folders = [Path(options.root) / FOLDERS["A", phase] for phase in ("val", "train")]
+    source = next((folder for folder in folders if folder.is_dir()), folders[-1])
+    words = ["python", "cyclegan/convert.py", run, "-R", source, "-o", Path(run) / "converted"]
+    return shlex.join(map(str, words))

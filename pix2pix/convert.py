@@ -18,7 +18,7 @@ from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.scaling import PAIRED_HU
-from medi2i.pix2pix.closing import evaluation_command
+from medi2i.pix2pix.validation import evaluation_command
 
 
 def command(argv: Sequence[str] | None) -> int:

@@ -20,26 +20,25 @@ from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
 from medi2i.common.training.profile import profile_of
-from medi2i.common.training.run_folder import training_options
 from medi2i.common.training.setup import (
     check_sizes,
+    load_initial,
     make_iterator,
     make_optimizers,
     open_run,
     place,
     prepare,
     reestimation_of,
+    training_options,
     validation_batch,
 )
 from medi2i.common.training.trainer import Training
-from medi2i.common.training.weights import load_initial
 from medi2i.datasets import paired
 from medi2i.datasets.paired import PairedDataset
 from medi2i.pix2pix import net
-from medi2i.pix2pix.closing import tell_end
 from medi2i.pix2pix.pictures import PairedPictures
-from medi2i.pix2pix.updater import LossSettings, Pix2pixUpdater
-from medi2i.pix2pix.validation import PairedMeasure
+from medi2i.pix2pix.updater import Pix2pixUpdater
+from medi2i.pix2pix.validation import PairedMeasure, tell_end
 
 SHOWN = (
     "dec_y/loss_L1",
@@ -85,7 +84,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
         make_iterator(pairs, options, ranks, options.seed),
         optimizers,
         networks,
-        LossSettings.from_options(options),
+        options,
         random,
         device,
         ranks,

@@ -1,6 +1,5 @@
 """One update of pix2pix (Isola et al., 2017, and the additions of Kaji and Kida, 2019)."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from medi2i.common import losses
@@ -9,7 +8,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
-from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Opponent, Term, settings_from_options
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.profile import OFF, NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
@@ -18,41 +17,13 @@ from medi2i.pix2pix import net
 _MISPAIR_FROM = 40
 
 
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """What the update needs of :class:`medi2i.common.options.PairedOptions`; names and meaning are the options'."""
-
-    batch_size: int
-    stack: int
-    class_num: int
-    class_weight: list | None
-    noise: float
-    lambda_rec_l1: float
-    lambda_rec_l2: float
-    lambda_rec_ce: float
-    lambda_dice: float
-    lambda_ssim: float
-    lambda_msssim: float
-    lambda_dis: float
-    lambda_tv: float
-    lambda_reg: float
-    lambda_mispair: float
-    lambda_wgan_gp: float
-    focal_gamma: float
-    dis_warmup: int
-    dis_jitter: float
-    dis_reg_weighting: float
-    dis_wgan: bool
-
-    @classmethod
-    def from_options(cls, options: PairedOptions) -> "LossSettings":
-        """The settings that ``options`` ask for. Raises UserError where a term does not fit the images."""
-        for name in ("lambda_ssim", "lambda_msssim"):
-            side = min(options.crop_height or WIDTH, options.crop_width or WIDTH)
-            if getattr(options, name) > 0 and (options.class_num > 0 or side < WIDTH):
-                what = "classes have no structure" if options.class_num > 0 else f"a crop of {side} pixels is too small"
-                raise UserError(f"--{name}: {what}; it takes images of at least {WIDTH}×{WIDTH} pixels")
-        return settings_from_options(cls, options)
+def check_terms(options: PairedOptions) -> None:
+    """Raises UserError where a loss term does not fit the images."""
+    for name in ("lambda_ssim", "lambda_msssim"):
+        side = min(options.crop_height or WIDTH, options.crop_width or WIDTH)
+        if getattr(options, name) > 0 and (options.class_num > 0 or side < WIDTH):
+            what = "classes have no structure" if options.class_num > 0 else f"a crop of {side} pixels is too small"
+            raise UserError(f"--{name}: {what}; it takes images of at least {WIDTH}×{WIDTH} pixels")
 
 
 class Pix2pixUpdater(AdversarialUpdater):
@@ -62,7 +33,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         iterator: gives pairs (x (C, H, W), t (C', H, W)) in [-1, 1]; with classes t is one-hot, slice by slice.
         optimizers: dict with "enc_x", "dec_y" and, for an adversarial loss, "dis".
         networks: object with ``enc_x``, ``dec_y`` and ``dis`` (None without adversarial loss).
-        settings: :class:`LossSettings`.
+        options: PairedOptions. Raises UserError where a term does not fit the images.
         random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
 
     Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
@@ -70,30 +41,27 @@ class Pix2pixUpdater(AdversarialUpdater):
     ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
     """
 
+    weighted = staticmethod(losses.sigmoid_weighted_least_squares)
+
     def __init__(
         self,
         iterator: chainer.dataset.Iterator,
         optimizers: Mapping[str, chainer.Optimizer],
         networks: net.Networks,
-        settings: LossSettings,
+        options: PairedOptions,
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
         profile: Profile | NoProfile = OFF,
     ) -> None:
-        super().__init__(iterator, optimizers, random, device, ranks, profile)
-        self.networks = networks
-        self.settings = settings
-        least_squares = (
-            losses.sigmoid_weighted_least_squares if settings.dis_reg_weighting > 0 else losses.least_squares
-        )
-        self.opponent = Opponent(settings.dis_jitter, least_squares, random)
-        if settings.lambda_dis > 0:
-            self.pools["xy"] = HistoryPool(50 * settings.batch_size, random)
+        check_terms(options)
+        super().__init__(iterator, optimizers, networks, options, random, device, ranks, profile)
+        if options.lambda_dis > 0:
+            self.pools["xy"] = HistoryPool(50 * options.batch_size, random)
 
     def update_core(self) -> None:
         x, t = self.next_batch()
-        adversarial = self.settings.lambda_dis > 0 and self.iteration >= self.settings.dis_warmup
+        adversarial = self.options.lambda_dis > 0 and self.iteration >= self.options.dis_warmup
         fake = self.update_generator(x, t, adversarial)
         if adversarial:
             self.minimise(("dis",), self.discriminator_terms(x, t, fake))
@@ -111,16 +79,16 @@ class Pix2pixUpdater(AdversarialUpdater):
 
     def translate(self, x: Array) -> tuple[chainer.Variable, chainer.Variable]:
         """The deepest feature of x (N, C, H, W), and its translation: (N, C', H, W), probabilities with classes."""
-        features = self.networks.enc_x(self.with_noise(x, self.settings.noise))
+        features = self.networks.enc_x(self.with_noise(x, self.options.noise))
         y = self.networks.dec_y(features)
-        if self.settings.class_num > 0:
-            stack = self.settings.stack
+        if self.options.class_num > 0:
+            stack = self.options.stack
             y = losses.fold_stack(losses.class_probabilities(y, stack), stack)
         return features[-1], y
 
     def generator_terms(self, latent: chainer.Variable, y: chainer.Variable, t: Array) -> list[Term]:
         """All terms of encoder and decoder but the adversarial one. y, t (N, C', H, W), latent of any shape."""
-        s = self.settings
+        s = self.options
         weight = losses.channel_weight(s.class_weight, self.random.xp)
         if s.class_num > 0:
             y, t = losses.unfold_stack(y, s.stack), losses.unfold_stack(t, s.stack)
@@ -140,12 +108,12 @@ class Pix2pixUpdater(AdversarialUpdater):
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""
         with constant_weights(self.networks.dis) as dis:
             answer = dis(fake)
-        cost = -losses.mean_answer(answer) if self.settings.dis_wgan else self.opponent.cost(answer, 1.0)
-        return [Term("dec_y/loss_dis", self.settings.lambda_dis, cost)]
+        cost = -losses.mean_answer(answer) if self.options.dis_wgan else self.cost(answer, 1.0)
+        return [Term("dec_y/loss_dis", self.options.lambda_dis, cost)]
 
     def discriminator_terms(self, x: Array, t: Array, fake: Array) -> list[Term]:
         """All terms of the discriminator. x, t and fake = [x, y] are arrays: no gradient flows into the generator."""
-        s, dis, pool = self.settings, self.networks.dis, self.pools["xy"]
+        s, dis, pool = self.options, self.networks.dis, self.pools["xy"]
         if dis is None:
             return []
         real = self.random.xp.concatenate([x, t], axis=1)
@@ -157,11 +125,11 @@ class Pix2pixUpdater(AdversarialUpdater):
                 self.penalty_term("dis", dis, old, real, s.lambda_wgan_gp),
             ]
         terms = [
-            Term("dis/loss_real", 0.5, self.opponent.cost(dis(real), 1.0)),
-            Term("dis/loss_fake", 0.5, self.opponent.cost(dis(old), 0.0)),
+            Term("dis/loss_real", 0.5, self.cost(dis(real), 1.0)),
+            Term("dis/loss_fake", 0.5, self.cost(dis(old), 0.0)),
         ]
         if s.lambda_mispair > 0 and len(pool) > _MISPAIR_FROM:
             other = pool.sample(len(x))[:, : x.shape[1]]
             answer = dis(self.random.xp.concatenate([other, t], axis=1))
-            terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.opponent.cost(answer, 0.0)))
+            terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.cost(answer, 0.0)))
         return terms

@@ -1,13 +1,24 @@
-"""Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes."""
+"""Validation of pix2pix over a whole data set: errors in HU beside the identity's, or the overlap of classes; what a
+training says of it at its end, and which commands make a report of it.
+"""
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
+from medi2i.common.options import PairedOptions
+from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
+from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches, measured
 from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.pairs import FOLDERS
+
+CLASSICAL = ("--classical", "tv", "nlm")
+PARTNERS = {inputs: truths for pair in FOLDERS.values() for inputs, truths in (pair, pair[::-1])}
 
 
 class PairedMeasure:
@@ -84,3 +95,113 @@ def labels_of(scores: np.ndarray, class_num: int) -> np.ndarray:
     """Scores or one-hot (N, stack·classes, H, W), slice by slice, to labels (N, stack, H, W)."""
     n, channels, height, width = scores.shape
     return scores.reshape(n, channels // class_num, class_num, height, width).argmax(axis=2)
+
+
+def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[str, Any]], run: str | Path) -> None:
+    """Print what there is to say at the end of a training, and the commands for a report.
+
+    options: PairedOptions; train: the PairedDataset; entries: of the log; run: the run folder.
+    """
+    change = mean_change.sentence(
+        options.mean_change,
+        train.clip_out.width,
+        train.pairs[0].outputs[0].modality == "CT",
+        "so far lie the outputs of the training pairs from their inputs, in the mean",
+    )
+    for said in (beside_identity(entries), change):
+        if said is not None:
+            print(said)
+    commands = report_commands(options, run)
+    if commands:
+        print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)
+
+
+def beside_identity(entries: list[dict[str, Any]]) -> str | None:
+    """The best validation so far beside the input as it is, in words; None without a validation that has both.
+
+    entries: of the log, dicts.
+    """
+    known = [both for entry in entries if (both := measured(entry, "RMSE", "RMSE_identity")) is not None]
+    if not known:
+        return None
+    own, nothing = min(known)
+    relation = "better than" if own < nothing else "NO BETTER than" if own == nothing else "WORSE than"
+    return f"validation: RMSE {own:.4g}, {relation} doing nothing ({nothing:.4g})"
+
+
+def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
+    """The two commands that convert the validation images and compare them with all else; [] without validation.
+
+    options: PairedOptions; run: the run folder. Strengths of classical filters are chosen on training pairs, which are
+    not measured.
+    """
+    root, folder = Path(options.root), Path(run)
+    listed = options.val not in FOLDERS
+    inputs = root / ("testB" if options.btoa else "testA")
+    words: list[object] = [
+        "python",
+        "pix2pix/convert.py",
+        folder,
+        "-R",
+        *([root, "--val", options.val] if listed else [inputs]),
+        "-o",
+        folder / "converted",
+    ]
+    tuned_on = options.train if listed and options.train not in FOLDERS and options.stack == 1 else None
+    judging = evaluation_command(
+        options,
+        root if listed else inputs,
+        options.val if listed else None,
+        folder / "converted",
+        folder / "evaluation",
+        tuned_on,
+    )
+    return [] if judging is None else [shlex.join(map(str, words)), judging]
+
+
+def evaluation_command(
+    options: PairedOptions,
+    root: str | Path,
+    listed: str | None,
+    converted: str | Path,
+    out: str | Path,
+    tuned_on: str | None = None,
+) -> str | None:
+    """The command that measures converted images; None where no truth is known for them.
+
+    options: PairedOptions of the training. root: the folder that was converted, or that the list `listed` begins at.
+    tuned_on: list of other pairs to choose the strength of classical filters on.
+    """
+    words: list[object] = ["python", "tools/evaluate.py"]
+    if listed is not None:
+        columns = (options.to_col[0], options.from_col[0]) if options.btoa else (options.from_col[0], options.to_col[0])
+        words += ["-R", root, "--pairs", listed, *_columns(columns)]
+    else:
+        truths = PARTNERS.get(Path(root).name)
+        if truths is None or not Path(root).with_name(truths).is_dir():
+            return None
+        words += ["-i", root, "-t", Path(root).with_name(truths)]
+    words += ["-c", f"pix2pix={converted}"]
+    if options.scale > 1:
+        words += ["--scale", options.scale]
+    if not options.class_num and mean_change.worth_telling(options.mean_change, _width_of_output(options)):
+        words += ["--bias", f"{-options.mean_change:.4g}"]
+    if options.class_num:
+        words += ["-cn", options.class_num]
+    elif tuned_on is not None:
+        words += [*CLASSICAL, "--val_pairs", tuned_on]
+    return shlex.join(map(str, [*words, "-o", out]))
+
+
+def _width_of_output(options: PairedOptions) -> float:
+    low, high = getattr(options, options.clip_names[1]) or (-1, 1)
+    return high - low
+
+
+def _columns(columns: Sequence[int]) -> list:
+    return [
+        word
+        for flag, column, default in zip(("-c1", "-c2"), columns, (0, 1), strict=True)
+        if column != default
+        for word in (flag, column)
+    ]

@@ -76,7 +76,7 @@ def test_both_make_the_same_first_step(benchmark):
     torch = pytest.importorskip("torch")
     subjects, training, twin = benchmark("subjects"), benchmark("training"), benchmark("twin")
     networks, updater = subjects.pix2pix(32, 1)
-    step = twin.Pix2pixStep(networks, updater.settings, subjects.RATE, subjects.DECAY)
+    step = twin.Pix2pixStep(networks, updater.options, subjects.RATE, subjects.DECAY)
     x, t = (torch.from_numpy(subjects.images(1, 32, seed)[0][None]) for seed in (1, 2))
     before = networks.dec_y.ul.c1.c.W.array.copy()
     step(x, t)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.common.options.presets import PAIRED
 from medi2i.datasets import dicom, lists
 from medi2i.datasets.locks import locked

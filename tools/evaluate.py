@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets import kinds
 from medi2i.datasets.locks import locked

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from medi2i.common.errors import counted, run
-from medi2i.common.options.machinery import parse
+from medi2i.common.options import parse
 from medi2i.datasets.locks import locked
 from medi2i.tools.making.lowres_images import LowresOptions, make_coarse, series_for
 from medi2i.tools.making.pair_folders import check_folders, find_tasks, make_pairs, told_losses

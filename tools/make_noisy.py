@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from medi2i.common.errors import UserError, counted, run
-from medi2i.common.options.machinery import parse
+from medi2i.common.options import parse
 from medi2i.datasets.catalogue import Skipped
 from medi2i.datasets.locks import locked
 from medi2i.tools.making import noise

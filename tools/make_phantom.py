@@ -16,7 +16,7 @@ from pydicom.dataset import FileDataset
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import Encoding, encode
 from medi2i.datasets.locks import locked

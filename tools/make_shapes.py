@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.kinds import image_kind
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.locks import is_lock, locked
 from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.datasets.writing import save_picture

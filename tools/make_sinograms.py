@@ -16,7 +16,7 @@ from PIL import Image
 from skimage.transform import radon
 
 from medi2i.common.errors import run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.tools.make_shapes import new_folder
 from medi2i.tools.making import shapes

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import decimal
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, encode

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.dicom.derived_series import DerivedSeries

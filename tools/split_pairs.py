@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import Unreadable, UserError, counted, run
-from medi2i.common.options.machinery import Checked, option, parse
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import catalogue, lists
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file

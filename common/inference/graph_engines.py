@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from medi2i.common.choices import SampleKind, Sampling
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.onnx_graph import INPUT, export
@@ -28,7 +29,6 @@ from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.common.inference.tiling import Frame, pad_to_multiple
 from medi2i.common.kernels.cpu.threads import threads
 from medi2i.common.networks.receptive import Fitting
-from medi2i.common.networks.spec import SampleKind, Sampling
 from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.outputs import naming
 

@@ -16,7 +16,7 @@ from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, loa
 from medi2i.common.networks.from_options import fitting_of, fixed_size
 from medi2i.common.networks.receptive import generator_reach, global_layers
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
-from medi2i.common.options.files import ARGS
+from medi2i.common.options.reading import ARGS
 
 log = logging.getLogger(__name__)
 
@@ -26,36 +26,6 @@ BLEND = 16  # pixels that neighbouring tiles share beyond their margins
 TILES = (2048, 1536, 1024, 768, 512, 384, 256, 128)  # sides that are tried where memory will not do for whole images
 ENOUGH = 0.8  # of the free memory
 MIRRORED = 3  # pixels, by the 7x7 convolutions
-# What the args file decides; the command line may repeat it, not change it.
-DECIDED = (
-    "grey",
-    "btoa",
-    "class_num",
-    "stack",
-    "eqconv",
-    "spconv",
-    "unet",
-    "skipdim",
-    "latent_dim",
-    "pad",
-    "scale",
-    "gen_chs",
-    "gen_ndown",
-    "gen_basech",
-    "gen_nblock",
-    "gen_ksize",
-    "gen_sample",
-    "gen_down",
-    "gen_up",
-    "gen_norm",
-    "gen_activation",
-    "gen_out_activation",
-    "gen_attention",
-    "gen_fc",
-    "gen_fc_activation",
-    "gen_pretrained_encoder",
-    "single_encoder",
-)
 
 
 TrainingOptions = PairedOptions | UnpairedOptions
@@ -141,7 +111,7 @@ def _check_given(given, trained, source):
     if not given:
         return
     checked = type(trained)(**given)
-    for name in DECIDED:
+    for name in (field.name for field in dataclasses.fields(trained) if field.metadata["network"]):
         if name in given and getattr(checked, name) != getattr(trained, name):
             raise UserError(
                 f"--{name}: {getattr(checked, name)} is not what the network was trained with "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medi2i.common.choices import Activation, SampleKind, Second, Unet
 from medi2i.common.compat import L, chainer
 from medi2i.common.inference import onnx_format as onnx
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
@@ -25,7 +26,6 @@ from medi2i.common.networks.norms import (
     Unchanged,
 )
 from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
-from medi2i.common.networks.spec import Activation, SampleKind, Second, Unet
 from medi2i.common.version import VERSION
 
 INPUT, OUTPUT = "image", "translation"

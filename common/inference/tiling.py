@@ -13,9 +13,9 @@ from types import ModuleType
 
 import numpy as np
 
+from medi2i.common.choices import SampleKind
 from medi2i.common.compat import Array, chainer
 from medi2i.common.networks.blocks import CBR
-from medi2i.common.networks.spec import SampleKind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,13 @@ from functools import partial
 
 import numpy as np
 
+from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second
 from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.convolutions import convolution, shortcut
 from medi2i.common.networks.network import Misfit, Rows, Step, unchanged
 from medi2i.common.networks.norms import activated, activation_of, normalization
-from medi2i.common.networks.spec import Activation, ConvStyle, Norm, SampleKind, Sampling, Second
+from medi2i.common.networks.spec import ConvStyle
 
 NORM_EPS = 1e-12
 

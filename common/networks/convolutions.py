@@ -2,8 +2,9 @@
 
 import math
 
+from medi2i.common.choices import Padding
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
-from medi2i.common.networks.spec import ConvStyle, Padding
+from medi2i.common.networks.spec import ConvStyle
 
 SQUEEZE_RATIO = 16
 SQUEEZE_ABOVE = 15

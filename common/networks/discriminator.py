@@ -3,11 +3,12 @@
 from functools import partial
 from typing import Any
 
+from medi2i.common.choices import KEEP, Activation, Norm
 from medi2i.common.compat import ArrayOrVariable, L, chainer
 from medi2i.common.networks.blocks import attention, cast_in, cast_out, cbr, fully_connected
 from medi2i.common.networks.network import Network, Step, Way, numbered, unchanged
 from medi2i.common.networks.pretrained import pretrained_levels
-from medi2i.common.networks.spec import KEEP, Activation, DiscriminatorSpec, Norm
+from medi2i.common.networks.spec import DiscriminatorSpec
 
 WASSERSTEIN_UNITS = 1024
 

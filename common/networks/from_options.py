@@ -3,28 +3,24 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from medi2i.common.errors import UserError
-from medi2i.common.networks.generator import DecoderPlan, EncoderPlan, latent_size
-from medi2i.common.networks.network import Misfit
-from medi2i.common.networks.pretrained import WIDTHS
-from medi2i.common.networks.receptive import Fitting, fitting, translated_rows
-from medi2i.common.networks.spec import (
+from medi2i.common.choices import (
     KEEP,
     SAMPLINGS,
     Activation,
-    ConvStyle,
-    DecoderSpec,
-    DiscriminatorSpec,
-    EncoderSpec,
     Norm,
     Padding,
     Pretrained,
-    PretrainedSpec,
     SampleKind,
     Sampling,
     Second,
     Unet,
 )
+from medi2i.common.errors import UserError
+from medi2i.common.networks.generator import DecoderPlan, EncoderPlan, latent_size
+from medi2i.common.networks.network import Misfit
+from medi2i.common.networks.pretrained import WIDTHS
+from medi2i.common.networks.receptive import Fitting, fitting, translated_rows
+from medi2i.common.networks.spec import ConvStyle, DecoderSpec, DiscriminatorSpec, EncoderSpec, PretrainedSpec
 from medi2i.common.options import PairedOptions, UnpairedOptions
 
 AnyOptions: TypeAlias = PairedOptions | UnpairedOptions

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
+from medi2i.common.choices import KEEP, Activation, Norm, Unet
 from medi2i.common.compat import ArrayOrVariable, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import (
@@ -17,7 +18,7 @@ from medi2i.common.networks.blocks import (
 )
 from medi2i.common.networks.network import Network, Rows, RowsWay, Step, Way, numbered, unchanged
 from medi2i.common.networks.pretrained import pretrained_levels
-from medi2i.common.networks.spec import KEEP, Activation, DecoderSpec, EncoderSpec, Norm, Unet
+from medi2i.common.networks.spec import DecoderSpec, EncoderSpec
 
 # Zeros at each border in the generator's levels, whatever their kernel: so the released code has it.
 PAD = 1

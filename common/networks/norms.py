@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from medi2i.common.choices import Activation, Norm
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.kernels.normalisation_nodes import is_fused, normalise, normalise_fixed, update_running
-from medi2i.common.networks.spec import Activation, Norm
 
 BATCH_EPS = 2e-5
 BATCH_DECAY = 0.9

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.choices import Pretrained
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
 from medi2i.common.networks.network import Rows, Step
-from medi2i.common.networks.spec import Pretrained, PretrainedSpec
+from medi2i.common.networks.spec import PretrainedSpec
 from medi2i.common.npz_files import declared_arrays, read_arrays_of, refuse_not_finite
 from medi2i.common.options import PairedOptions, UnpairedOptions
 

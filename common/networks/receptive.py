@@ -8,10 +8,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from medi2i.common.choices import Norm
 from medi2i.common.networks.discriminator import DiscriminatorPlan
 from medi2i.common.networks.generator import DecoderPlan, EncoderPlan
 from medi2i.common.networks.network import Misfit, Rows, RowsWay, Spec
-from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec, Norm
+from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec
 
 GLOBAL_NORMS = {Norm.INSTANCE, Norm.LAYER, Norm.GROUP}
 _FIRST, _SOUGHT = 4, 64  # rows of the deepest feature, or of an image, tried: from how many on, and how many

@@ -13,24 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import F, chainer
 from medi2i.common.networks.from_options import AnyOptions, crop_size, fitting_of, fixed_size
 from medi2i.common.networks.network import Network, Spec, describe
 from medi2i.common.networks.receptive import discriminator_field, generator_reach, global_layers
 
 DEFAULT_SIZE = (256, 256)
-# Copies of the parameters that an optimizer keeps beside them (momenta, running squares).
-OPTIMIZER_COPIES = {
-    "SGD": 1,
-    "Momentum": 1,
-    "AdaDelta": 2,
-    "AdaGrad": 1,
-    "Adam": 2,
-    "AdaBound": 2,
-    "RMSprop": 1,
-    "NesterovAG": 1,
-    "Eve": 2,
-}
 _CONV = F.connection.convolution_2d.Convolution2DFunction
 _DECONV = F.connection.deconvolution_2d.Deconvolution2DFunction
 _LINEAR = F.connection.linear.LinearFunction
@@ -319,7 +308,7 @@ def _memory(
 ) -> Iterator[str]:
     distinct = {id(networks[name]): parts[name] for name in parts}.values()
     weights = sum(part.parameter_bytes for part in distinct)
-    state = weights * (1 + OPTIMIZER_COPIES[options.optimizer])
+    state = weights * (1 + OPTIMIZERS[options.optimizer].copies)
     runs = passes(networks, options)
     kept = sum(part.kept * runs[part.name] for part in parts.values())
     workspace = max(part.workspace for part in parts.values())

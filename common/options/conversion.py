@@ -6,18 +6,16 @@ lines written for the released codes run; those that would make another network 
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from medi2i.common import choices
 from medi2i.common.errors import UserError
-from medi2i.common.options import kinds
-from medi2i.common.options.machinery import Checked, build_parser, derived, option, take_common
-from medi2i.common.options.old_spellings import OLD_SPELLINGS
+from medi2i.common.options import shared
+from medi2i.common.options.machinery import Checked, build_parser, fold, option, redefault, take_common
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
-
-STRUCTURE = ("none", "numbers", "maps")
-OUTSIDE = ("keep", "clip")
 
 
 @dataclass
@@ -40,32 +38,22 @@ class NetworkFiles(Checked):
         low=1,
         help="take the weights of this epoch; default: the last, of pix2pix the best by validation where there is one",
     )
-    gpu: int = option(
-        None,
-        "-g",
-        low=-1,
-        type=int,
-        help="number of the GPU, -1 for the CPU; default: the first GPU if there is one, else the CPU",
-    )
+    gpu: int = redefault(shared.FileOptions, "gpu", None)
     cpu_engine: str = option(
         "auto",
-        choices=kinds.CPU_ENGINES,
+        choices=choices.CPU_ENGINES,
         help="what computes Chainer's functions on the CPU; auto: oneDNN where it is installed, else NumPy",
     )
-    gpu_engine: str = option(
-        "auto",
-        choices=kinds.GPU_ENGINES,
-        help="what computes on a GPU; auto: this project's kernels for normalisation with activation and for losses",
-    )
+    gpu_engine: str = redefault(shared.FileOptions, "gpu_engine", "auto")
     engine: str = option(
         "auto",
-        choices=kinds.ENGINES,
+        choices=choices.ENGINES,
         help="what runs the network on the CPU; auto: OpenVINO, else "
         "ONNX Runtime, else Chainer, as installed, once the first image agrees with Chainer",
     )
     precision: str = option(
         "fp32",
-        choices=kinds.PRECISIONS,
+        choices=choices.PRECISIONS,
         help="bf16 is quicker where the CPU has it (OpenVINO), "
         "int8 on most (ONNX Runtime); the deviation on the first image is told in HU",
     )
@@ -99,8 +87,8 @@ class InputOptions(Checked):
     imgtype: str = option(
         "auto",
         "-it",
-        choices=kinds.IMAGE_KINDS,
-        spelled=kinds.image_kind,
+        choices=choices.IMAGE_KINDS,
+        spelled=choices.image_kind,
         help="kind of the images; auto: what is found, and among several the training's",
     )
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
@@ -118,6 +106,7 @@ class InputOptions(Checked):
         "-ca",
         type=float,
         nargs=2,
+        old=shared.OLD_CLIP_A,
         metavar=("LOW", "HIGH"),
         help="values (HU) of domain A that are -1 and 1; default: as in training",
     )
@@ -126,12 +115,11 @@ class InputOptions(Checked):
         "-cb",
         type=float,
         nargs=2,
+        old=shared.OLD_CLIP_B,
         metavar=("LOW", "HIGH"),
         help="values (HU) of domain B that are -1 and 1; default: as in training",
     )
-    clips_in_hu: bool = derived(
-        "clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only", type=bool
-    )
+    clips_in_hu: bool = redefault(shared.ImageOptions, "clips_in_hu", None)
 
 
 @dataclass
@@ -141,13 +129,13 @@ class OutputOptions(Checked):
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
     imgtype_out: str = option(
         None,
-        choices=kinds.IMAGE_KINDS,
-        spelled=kinds.image_kind,
+        choices=choices.IMAGE_KINDS,
+        spelled=choices.image_kind,
         help="kind of the converted images; default: as in training, else the input's own",
     )
     outside: str = option(
         None,
-        choices=OUTSIDE,
+        choices=("keep", "clip"),
         help="what becomes of values outside of the network's clip (metal): "
         "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
         "networks with --gen_residual whose clips A and B are the same, else clip",
@@ -171,7 +159,7 @@ class OutputOptions(Checked):
     )
     structure: str = option(
         "numbers",
-        choices=STRUCTURE,
+        choices=("none", "numbers", "maps"),
         help="compare the edges of input and output: a table and warnings, or these and maps",
     )
     structure_warn: float = option(
@@ -244,7 +232,7 @@ class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions, Uncerta
 
     APPLICATION: ClassVar[str] = "pix2pix"
     TRAINING: ClassVar[type] = PairedOptions
-    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+    RELEASED: ClassVar = PairedOptions.RELEASED
 
 
 @dataclass
@@ -253,10 +241,16 @@ class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOpti
 
     APPLICATION: ClassVar[str] = "cyclegan"
     TRAINING: ClassVar[type] = UnpairedOptions
-    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+    RELEASED: ClassVar = UnpairedOptions.RELEASED
 
 
-def parse_conversion(cls, argv, prog=None, description=None):
+AnyConversionOptions = PairedConversionOptions | UnpairedConversionOptions
+C = TypeVar("C", PairedConversionOptions, UnpairedConversionOptions)
+
+
+def parse_conversion(
+    cls: type[C], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None
+) -> tuple[C, dict[str, Any]]:
     """A command line of convert.py -> (options of class ``cls``, dict of the training options that were given).
 
     A run folder may stand alone, without ``-m``. Raises UserError for a value that is not allowed.
@@ -271,8 +265,8 @@ def parse_conversion(cls, argv, prog=None, description=None):
     given = vars(parser.parse_args(argv))
     take_common(given)
     run = given.pop("run")
-    for alias in cls.OLD_SPELLINGS:
-        alias.fold(given)
+    fold(cls, given)
+    fold(cls.TRAINING, given)
     if run is not None:
         if given.get("model_gen") is not None:
             raise UserError(f"--model_gen: {given['model_gen']} and the run folder {run} are both given; one is enough")
@@ -281,7 +275,7 @@ def parse_conversion(cls, argv, prog=None, description=None):
     return cls(**{name: value for name, value in given.items() if name in own}), training
 
 
-def _add_hidden(parser, field):
+def _add_hidden(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
     rule = field.metadata
     names = ["--" + field.name, *rule["flags"]]
     if rule["type"] is bool:
@@ -289,3 +283,5 @@ def _add_hidden(parser, field):
         parser.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
     else:
         parser.add_argument(*names, dest=field.name, nargs=rule["nargs"], help=argparse.SUPPRESS)
+    if rule["old"] is not None:
+        rule["old"].add_to(parser)

@@ -1,4 +1,8 @@
-"""From a dataclass of options to a command line: parser, help and checked values."""
+"""From a dataclass of options to a command line: parser, help and checked values.
+
+What there is to know of an option stands in its field: whether a resumed run may change it, whether it decides what
+the network is, which others it stands for. Nothing else lists options by name.
+"""
 
 import argparse
 import dataclasses
@@ -7,34 +11,80 @@ import itertools
 import logging
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, ClassVar, NoReturn
 
 from medi2i.common import limits
 from medi2i.common.errors import UserError
-from medi2i.common.options.old_spellings import RELEASED
-from medi2i.common.options.presets import ListPresets, preset_values
+from medi2i.common.options.presets import Preset, listing
 
 log = logging.getLogger(__name__)
 
-BOUNDS = {int: (-(10**9), 10**9), float: (-1e12, 1e12)}
+BOUNDS: dict[type, tuple[float, float]] = {int: (-(10**9), 10**9), float: (-1e12, 1e12)}
 """Where an option says nothing else. Values come from files of strangers, too: none may hang a program."""
 MOST_VALUES = 4096  # of one option, where these are numbers
 _SHOWN = 60  # characters of a value in an error
 
 
+@dataclasses.dataclass(frozen=True)
+class BaseAndWidth:
+    """``--HU_baseA -1024 --HU_rangeA 1200`` of the released CycleGAN: a lower end and a width instead of two ends.
+
+    One of the two given alone takes the other's released default.
+    """
+
+    base: str
+    width: str
+    base_flag: str
+    width_flag: str
+    default_base: int
+    default_width: int
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Add both spellings to an argparse parser, out of sight in its help."""
+        parser.add_argument(self.base_flag, "--" + self.base, dest=self.base, help=argparse.SUPPRESS)
+        parser.add_argument(self.width_flag, "--" + self.width, dest=self.width, help=argparse.SUPPRESS)
+
+    def fold(self, target: str, values: dict[str, Any]) -> None:
+        """Replace both in the dict ``values`` by the option ``target``: [lower, upper]. A width of 0: not set."""
+        if self.base not in values and self.width not in values:
+            return
+        base, width = values.pop(self.base, None), values.pop(self.width, None)
+        if values.get(target) is not None:
+            raise UserError(f"--{target}: given together with --{self.base}/--{self.width}; one of them is enough")
+        try:
+            lower = float(self.default_base if base is None else base)
+            extent = float(self.default_width if width is None else width)
+        except (TypeError, ValueError):
+            raise UserError(f"--{self.base}/--{self.width}: {base!r} {width!r} are not numbers") from None
+        if extent < 0:
+            raise UserError(f"--{self.width}: {width} is negative; it is the width of the range in HU")
+        values[target] = [lower, lower + extent] if extent else None
+        if target.startswith("clip"):
+            values["clips_in_hu"] = True
+
+
 def option(
-    default,
-    *flags,
-    type=str,
-    nargs=None,
-    choices=None,
-    choices_text=None,
-    help="",
-    metavar=None,
-    low=None,
-    high=None,
-    spelled=None,
-    most=None,
-):
+    default: Any,
+    *flags: str,
+    type: type = str,
+    nargs: int | str | None = None,
+    choices: Sequence[str] | None = None,
+    choices_text: str | None = None,
+    help: str = "",
+    metavar: str | tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    spelled: Callable[[str], str] | None = None,
+    most: int | None = None,
+    old: BaseAndWidth | None = None,
+    network: bool = False,
+    same_channels: bool = False,
+    changeable: bool = False,
+    momentary: bool = False,
+    instead_of: tuple[str, ...] = (),
+) -> Any:
     """A dataclass field that is also a command-line option.
 
     The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
@@ -42,9 +92,15 @@ def option(
     ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike, and so is
     that a list has ``most`` values at most.
     ``choices_text`` is what ``--help`` says in place of a long list of choices. ``spelled``: text -> text, the choice
-    that is meant by another spelling.
+    that is meant by another spelling. ``old``: how the released CycleGAN spelt it.
+
+    network: decides what the network is; a conversion may repeat it, not change it.
+    same_channels: the weight of a loss term that compares images of both domains, which must have as many channels.
+    changeable: a resumed run stays the same training with another value: where it runs, how far, what it shows.
+    momentary: concerns the one command and not the run; it is not saved.
+    instead_of: the options in whose place this one counts; a preset's value for it gives way where one is given.
     """
-    low, high = _bounds(type, low, high)
+    lowest, highest = BOUNDS.get(type, (None, None))
     metadata = dict(
         flags=flags,
         type=type,
@@ -53,44 +109,52 @@ def option(
         choices_text=choices_text,
         help=help,
         metavar=metavar,
-        low=low,
-        high=high,
+        low=lowest if low is None else low,
+        high=highest if high is None else high,
         spelled=spelled,
         most=most,
+        old=old,
+        network=network,
+        same_channels=same_channels,
+        changeable=changeable,
+        momentary=momentary,
+        instead_of=instead_of,
     )
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def redefault(group, name, default):
+def redefault(group: Any, name: str, default: Any) -> Any:
     """The option ``name`` of another group with another default: applications differ in these."""
     return dataclasses.field(default=default, metadata=group.__dataclass_fields__[name].metadata)
 
 
-def _bounds(kind, low, high):
-    lowest, highest = BOUNDS.get(kind, (None, None))
-    return lowest if low is None else low, highest if high is None else high
-
-
-def derived(help="", type=str, low=None, high=None):
+def derived(help: str = "", type: type = str, low: float | None = None, high: float | None = None) -> Any:
     """A field that the program fills in and saves; it has no command-line option. Checked like an option."""
-    low, high = _bounds(type, low, high)
-    return dataclasses.field(
-        default=None,
-        metadata=dict(flags=None, help=help, type=type, nargs=None, choices=None, low=low, high=high, spelled=None),
-    )
+    made = option(None, type=type, help=help, low=low, high=high)
+    return dataclasses.field(default=None, metadata={**made.metadata, "flags": None})
 
 
+def values_of(choices: type[Enum]) -> tuple[str, ...]:
+    """The names that the members of an enumeration have on the command line."""
+    return tuple(choice.value for choice in choices)
+
+
+@dataclasses.dataclass
 class Checked:
     """Base of all option groups: values are checked when the object is made. Raises UserError."""
 
-    def __post_init__(self):
+    APPLICATION: ClassVar[str] = ""
+    PRESETS: ClassVar[Mapping[str, Preset]] = {}
+    RELEASED: ClassVar[tuple[str, ...]] = ()  # the long options of the released code: a beginning of these will do
+
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked(field, getattr(self, field.name)))
 
 
-def checked(field, value):
+def checked(field: dataclasses.Field, value: Any) -> Any:
     """``value`` with the field's type, or UserError with the option's name and what is allowed."""
     rule = field.metadata
     if value is None:
@@ -108,7 +172,7 @@ def checked(field, value):
     return _checked_one(name, rule, value)
 
 
-def _checked_one(name, rule, value):
+def _checked_one(name: str, rule: Mapping[str, Any], value: Any) -> Any:
     if value is None:
         return None
     kind = rule["type"]
@@ -140,7 +204,7 @@ def _checked_one(name, rule, value):
     return converted
 
 
-def _short(value):
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
@@ -154,18 +218,18 @@ class _Parser(argparse.ArgumentParser):
     Old command lines abbreviate: ``abbreviated`` are the options of which a beginning will do, as in argparse.
     """
 
-    abbreviated: tuple = ()
+    abbreviated: tuple[str, ...] = ()
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, with abbreviations of old options written out and only the first of several GPUs."""
         args = [self._whole(arg) for arg in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(first_gpu(args), namespace)
 
-    def _whole(self, arg):
+    def _whole(self, arg: str) -> str:
         name, equals, value = arg.partition("=")
         if not name.startswith("--") or name == "--" or name in self._option_string_actions:
             return arg
@@ -174,12 +238,24 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"{name} is short for {' and for '.join(sorted(meant))}; which one is meant?")
         return meant[0] + equals + value if meant else arg
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         print(f"error: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
 
 
-def first_gpu(args):
+class _ListPresets(argparse.Action):
+    """``--list_presets``: print them and end."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, presets: Mapping[str, Preset], **more: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **more)
+        self.presets = presets
+
+    def __call__(self, parser: argparse.ArgumentParser, *parsed: object) -> None:
+        print(listing(self.presets))
+        parser.exit()
+
+
+def first_gpu(args: Sequence[str]) -> list[str]:
     """Arguments with ``-g 0`` for ``-g 0 1``: the released CycleGAN took a list; here a process has one GPU."""
     left = list(args)
     for place, arg in enumerate(args):
@@ -196,7 +272,9 @@ def first_gpu(args):
     return left
 
 
-def build_parser(cls, prog=None, description=None):
+def build_parser(
+    cls: type[Checked], prog: str | None = None, description: str | None = None
+) -> argparse.ArgumentParser:
     """An argparse parser for the options dataclass ``cls``; options not given are absent from its result."""
     parser = _Parser(
         prog=prog,
@@ -205,19 +283,19 @@ def build_parser(cls, prog=None, description=None):
         argument_default=argparse.SUPPRESS,
         usage="%(prog)s [options]",
     )
-    bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
-    groups = {_title(base): None for base in [*bases[1:], cls]}
-    for title in groups:
-        groups[title] = parser.add_argument_group(title)
+    bases = [base for base in cls.__mro__ if issubclass(base, Checked) and base is not Checked]
+    titles = dict.fromkeys(_title(base) for base in [*bases[1:], cls])
+    groups = {title: parser.add_argument_group(title) for title in titles}
     for field in dataclasses.fields(cls):
         if field.metadata["flags"] is not None:
             _add_option(groups[_group_title(cls, field.name)], field)
-    if hasattr(cls, "PRESETS"):
+    if cls.PRESETS:
         groups[_group_title(cls, "preset")].add_argument(
-            "--list_presets", action=ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
+            "--list_presets", action=_ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
         )
-    for alias in getattr(cls, "OLD_SPELLINGS", ()):
-        alias.add_to(parser)
+    for field in dataclasses.fields(cls):
+        if field.metadata["old"] is not None:
+            field.metadata["old"].add_to(parser)
     parser.add_argument(
         "--max-pixels",
         "--max_pixels",
@@ -225,27 +303,27 @@ def build_parser(cls, prog=None, description=None):
         help="largest image to read, in pixels; no file "
         f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]",
     )
-    parser.abbreviated = RELEASED.get(getattr(cls, "APPLICATION", None), ())
+    parser.abbreviated = cls.RELEASED
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def take_common(given):
+def take_common(given: dict[str, Any]) -> None:
     """Take out of the values of a command line, and act on, what every program has and no run saves."""
     given.pop("debug", None)
     limits.set_max_pixels(given.pop("max_pixels", None))
 
 
-def _title(group):
+def _title(group: type) -> str:
     return group.__doc__.strip().splitlines()[0].rstrip(".")
 
 
-def _group_title(cls, name):
+def _group_title(cls: type, name: str) -> str:
     """The title of the group that defines ``name`` first: a default changed further down does not move an option."""
     return next(_title(base) for base in reversed(cls.__mro__) if name in base.__dict__.get("__annotations__", {}))
 
 
-def _add_option(group, field):
+def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field) -> None:
     rule = field.metadata
     names = [
         *(f for f in rule["flags"] if not f.startswith("--")),
@@ -263,7 +341,7 @@ def _add_option(group, field):
     group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=f"{text} [{_shown(field)}]")
 
 
-def _shown(field):
+def _shown(field: dataclasses.Field) -> str:
     value = default_of(field)
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -273,35 +351,13 @@ def _shown(field):
     return shown.replace("%", "%%")
 
 
-def default_of(field):
+def default_of(field: dataclasses.Field) -> Any:
     """The default of a dataclass field."""
-    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def parse(cls, argv, prog=None, description=None):
-    """The options of a command line: given there, else in its preset, else in the file of ``-a``, else the default.
-
-    Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
-    """
-    from medi2i.common.options.files import load_args
-
-    given = given_values(cls, argv, prog, description)
-    base = None
-    if given.get("argfile"):
-        base = load_args(given["argfile"])
-        if not isinstance(base, cls):
-            raise UserError(
-                f"--argfile: {given['argfile']} is of another application; "
-                f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote"
-            )
-    given = {**preset_values(getattr(cls, "PRESETS", {}), given, base), **given}
-    return cls(**given) if base is None else dataclasses.replace(base, **given)
-
-
-def given_values(cls, argv, prog=None, description=None):
-    """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
-    given = vars(build_parser(cls, prog, description).parse_args(argv))
-    take_common(given)
-    for alias in getattr(cls, "OLD_SPELLINGS", ()):
-        alias.fold(given)
-    return given
+def fold(cls: type[Checked], values: dict[str, Any]) -> None:
+    """Replace the spellings of the released CycleGAN in ``values`` by the options of ``cls``. Raises UserError."""
+    for field in dataclasses.fields(cls):
+        if field.metadata["old"] is not None:
+            field.metadata["old"].fold(field.name, values)

@@ -1,13 +1,11 @@
 """The options of pix2pix."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from medi2i.common import choices
 from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option
-from medi2i.common.options.old_spellings import OLD_SPELLINGS
-from medi2i.common.options.runs import RunOptions
 
 
 @dataclass
@@ -29,17 +27,20 @@ class PairOptions(Checked):
         "__train__",
         "-t",
         metavar="FILE",
+        changeable=True,
         help="list of pairs, tab-separated, relative to the root; __train__: the folders trainA and trainB",
     )
-    val: str = option("__test__", metavar="FILE", help="list of pairs to validate with; __test__: testA and testB")
+    val: str = option(
+        "__test__", metavar="FILE", changeable=True, help="list of pairs to validate with; __test__: testA and testB"
+    )
     from_col: list = option([0], "-c1", type=int, nargs="+", low=0, help="input columns of the lists")
     to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
-    btoa: bool = option(False, type=bool, help="translate from B to A")
+    btoa: bool = option(False, type=bool, network=True, help="translate from B to A")
     imgtype_out: str = option(
         None,
-        choices=shared.kinds.IMAGE_KINDS,
-        spelled=shared.kinds.image_kind,
+        choices=choices.IMAGE_KINDS,
+        spelled=choices.image_kind,
         help="kind of the output images, where another",
     )
     scale: int = option(
@@ -47,10 +48,13 @@ class PairOptions(Checked):
         type=int,
         low=1,
         high=32,
+        network=True,
         help="super-resolution: output images have so many times the rows and "
         "columns of the input images, which are enlarged by bicubic interpolation first",
     )
-    class_num: int = option(0, "-cn", type=int, low=0, high=65536, help="output images hold classes 0 to this minus 1")
+    class_num: int = option(
+        0, "-cn", type=int, low=0, high=65536, network=True, help="output images hold classes 0 to this minus 1"
+    )
     class_weight: list = option(None, type=float, nargs="+", low=0, help="weight of each class in the losses")
 
 
@@ -89,11 +93,11 @@ class PairedTrainingOptions(shared.TrainingOptions):
 class PairedPictureOptions(shared.PictureOptions):
     """Logs and pictures."""
 
-    nvis: int = option(3, type=int, low=0, high=1000, help="number of images in a picture")
+    nvis: int = option(3, type=int, low=0, high=1000, changeable=True, help="number of images in a picture")
 
 
 @dataclass
-class PairedRunOptions(RunOptions):
+class PairedRunOptions(shared.RunOptions):
     """Runs: resuming, ending, checking."""
 
     best_metric: str = option(
@@ -121,11 +125,17 @@ class PairedOptions(
 
     APPLICATION: ClassVar[str] = "pix2pix"
     CONVERTS_BEST: ClassVar[bool] = True
-    PRESETS: ClassVar[Mapping] = presets.PAIRED
-    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+    PRESETS: ClassVar = presets.PAIRED
+    RELEASED: ClassVar = (
+        *shared.RELEASED,
+        *"""btoa train val from_col to_col fn_pattern clipA clipB class_num class_weight stack learning_rate_gen
+learning_rate_dis weight_decay_norm display_interval nvis vis_random parameter_statistics lambda_rec_l1 lambda_rec_l2
+lambda_rec_ce lambda_dice lambda_dis lambda_mispair focal_gamma loss_ksize model_gen model_dis dis_warmup
+gen_attention""".split(),
+    )
 
     @property
-    def clip_names(self):
+    def clip_names(self) -> tuple[str, str]:
         """The options whose clips scale (input, output): with ``--btoa`` domain B is the input.
 
         In the released codes clipA was the input's in any case.

@@ -7,20 +7,13 @@ nothing.) What results is saved with the run, and so is the preset's name; readi
 Names and values are those of ``shared.py``, ``paired.py`` and ``unpaired.py``; a test holds them to it.
 """
 
-import argparse
 import dataclasses
 import textwrap
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from medi2i.common.errors import UserError
-
-# An option that counts in place of others: given one of those, a preset's value for it is out of place.
-STANDS_FOR = {
-    "learning_rate": ("learning_rate_gen", "learning_rate_dis"),
-    "gen_chs": ("gen_basech", "gen_ndown"),
-    "dis_chs": ("dis_basech", "dis_ndown"),
-    "minutes": ("epoch", "iteration"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Preset:
     needs: tuple[str, ...] = ()
 
     @property
-    def values(self):
+    def values(self) -> dict[str, object]:
         """dict name -> value."""
         return {setting.name: setting.value for setting in self.settings}
 
@@ -227,30 +220,29 @@ UNPAIRED = MappingProxyType(
 )
 
 
-def preset_values(presets, given, base=None):
+def preset_values(cls: Any, given: Mapping[str, Any], base: object = None) -> dict[str, object]:
     """{option: value} that the preset in ``given`` (what the command line says itself) brings; {} without one.
 
-    presets: dict name -> Preset of the application. base: the options of an args file that it goes over. Explicit
+    cls: class of options with ``PRESETS``. base: the options of an args file that it goes over. Explicit
     options win, those that say the same otherwise included: ``-gb 16`` also takes the place of a preset's ``gen_chs``.
     Raises UserError for what the preset needs beside it.
     """
-    preset = presets.get(given.get("preset"))  # a name that is not known is refused with the other values
+    preset = cls.PRESETS.get(given.get("preset"))  # a name that is not known is refused with the other values
     if preset is None:
         return {}
     for name in preset.needs:
         if not given.get(name, getattr(base, name, None)):
             raise UserError(f"--preset {given['preset']}: it needs --{name}, which only you can know")
-    values = {}
-    for name, value in preset.values.items():
-        if not any(other in given for other in STANDS_FOR.get(name, ())):
-            values[name] = value
-    for name, others in STANDS_FOR.items():
-        if name not in values and any(other in values for other in others):
-            values[name] = None  # else one in the file of --argfile would make these settings count for nothing
+    values = dict(preset.values)
+    for field in dataclasses.fields(cls):
+        if any(other in given for other in field.metadata["instead_of"]):
+            values.pop(field.name, None)
+        if field.name not in values and any(other in values for other in field.metadata["instead_of"]):
+            values[field.name] = None  # else one in the file of --argfile would make these settings count for nothing
     return {name: value for name, value in values.items() if name not in given}
 
 
-def listing(presets):
+def listing(presets: Mapping[str, Preset]) -> str:
     """All presets as text, for ``--list_presets``."""
     blocks = []
     for name, preset in presets.items():
@@ -262,15 +254,3 @@ def listing(presets):
             lines.append(f"  {'--' + setting.name + ' ' + value:<30} {setting.reason}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
-
-
-class ListPresets(argparse.Action):
-    """``--list_presets``: print them and end."""
-
-    def __init__(self, option_strings, dest, presets=None, **kwargs):
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
-        self.presets = presets
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        print(listing(self.presets))
-        parser.exit()

@@ -1,14 +1,12 @@
 """The options of CycleGAN."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from medi2i.common import choices
 from medi2i.common.errors import UserError
-from medi2i.common.options import kinds, presets, shared
-from medi2i.common.options.machinery import Checked, option, redefault
-from medi2i.common.options.old_spellings import OLD_SPELLINGS
-from medi2i.common.options.runs import RunOptions
+from medi2i.common.options import presets, shared
+from medi2i.common.options.machinery import Checked, option, redefault, values_of
 
 
 @dataclass
@@ -27,7 +25,10 @@ class DomainOptions(Checked):
     """Two domains of images."""
 
     imgtype_b: str = option(
-        None, choices=kinds.IMAGE_KINDS, spelled=kinds.image_kind, help="kind of the images of domain B, where another"
+        None,
+        choices=choices.IMAGE_KINDS,
+        spelled=choices.image_kind,
+        help="kind of the images of domain B, where another",
     )
     slice_range: list = option(
         None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"), help="only slices between these positions in mm"
@@ -47,8 +48,12 @@ class UnpairedLossOptions(Checked):
     lambda_dis_x: float = option(1, "-lx", type=float, low=0, help="weight of the adversarial loss in X")
     lambda_dis_y: float = option(1, "-ly", type=float, low=0, help="weight of the adversarial loss in Y")
     lambda_dis_z: float = option(0, "-lz", type=float, low=0, help="weight of the adversarial loss of the latent")
-    lambda_identity_x: float = option(0, "-lix", type=float, low=0, help="weight of the perceptual loss X to Y")
-    lambda_identity_y: float = option(0, "-liy", type=float, low=0, help="weight of the perceptual loss Y to X")
+    lambda_identity_x: float = option(
+        0, "-lix", type=float, low=0, same_channels=True, help="weight of the perceptual loss X to Y"
+    )
+    lambda_identity_y: float = option(
+        0, "-liy", type=float, low=0, same_channels=True, help="weight of the perceptual loss Y to X"
+    )
     perceptual_layer: str = option(
         "conv1_2",
         "-pl",
@@ -70,21 +75,34 @@ class UnpairedLossOptions(Checked):
         ),
     )
     perceptual_weights: str = option(None, metavar="FILE", help="npz or caffemodel with VGG16's weights, for it")
-    lambda_grad: float = option(0, "-lg", type=float, low=0, help="weight of the difference of gradients")
+    lambda_grad: float = option(
+        0, "-lg", type=float, low=0, same_channels=True, help="weight of the difference of gradients"
+    )
     lambda_grad_y: float = option(
-        0, type=float, low=0, help="the same from Y to X only, which may add a constant and nothing else"
+        0,
+        type=float,
+        low=0,
+        same_channels=True,
+        help="the same from Y to X only, which may add a constant and nothing else",
     )
     lambda_gc_x: float = option(
         0,
         type=float,
         low=0,
+        same_channels=True,
         help="weight of edges lost from X to Y, whatever the contrast (gradient consistency, Hiasa et al., 2018)",
     )
-    lambda_gc_y: float = option(0, type=float, low=0, help="the same from Y to X")
-    lambda_air: float = option(0, "-la", type=float, low=0, help="weight of air that becomes tissue, or the reverse")
+    lambda_gc_y: float = option(0, type=float, low=0, same_channels=True, help="the same from Y to X")
+    lambda_air: float = option(
+        0, "-la", type=float, low=0, same_channels=True, help="weight of air that becomes tissue, or the reverse"
+    )
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
-    lambda_domain: float = option(0.1, "-ld", type=float, low=0, help="weight of leaving the own domain as it is")
-    lambda_idempotence: float = option(0, "-lidm", type=float, low=0, help="weight of translating twice as once")
+    lambda_domain: float = option(
+        0.1, "-ld", type=float, low=0, same_channels=True, help="weight of leaving the own domain as it is"
+    )
+    lambda_idempotence: float = option(
+        0, "-lidm", type=float, low=0, same_channels=True, help="weight of translating twice as once"
+    )
     tv_method: str = option("usual", "-tm", choices=("abs", "sobel", "usual"), help="form of the total variation")
 
 
@@ -93,7 +111,7 @@ class UnpairedTrainingOptions(shared.TrainingOptions):
     """Training."""
 
     epoch: int = redefault(shared.TrainingOptions, "epoch", 50)
-    iteration: int = option(None, type=int, low=1, help="stop after so many iterations")
+    iteration: int = option(None, type=int, low=1, changeable=True, help="stop after so many iterations")
     noise_x: float = option(
         0,
         type=float,
@@ -112,7 +130,7 @@ class UnpairedGeneratorOptions(shared.GeneratorOptions):
     gen_norm: str = redefault(shared.GeneratorOptions, "gen_norm", "instance")
     gen_up: str = redefault(shared.GeneratorOptions, "gen_up", "unpool")
     unet: str = redefault(shared.GeneratorOptions, "unet", "none")
-    single_encoder: bool = option(False, "-senc", type=bool, help="one encoder for both domains")
+    single_encoder: bool = option(False, "-senc", type=bool, network=True, help="one encoder for both domains")
 
 
 @dataclass
@@ -120,7 +138,9 @@ class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
     """Discriminator."""
 
     dis_norm: str = redefault(shared.DiscriminatorOptions, "dis_norm", "instance")
-    dis_pretrained: str = option("", "-dp", choices=kinds.PRETRAINED, help="discriminator trained on ImageNet")
+    dis_pretrained: str = option(
+        "", "-dp", choices=values_of(choices.Pretrained), help="discriminator trained on ImageNet"
+    )
     dis_pretrained_lr_ratio: float = option(0, "-dpr", type=float, low=0, help="its relative learning rate")
     dis_pretrained_weights: str = option(None, metavar="FILE", help="npz or caffemodel with its ImageNet weights")
 
@@ -129,13 +149,17 @@ class UnpairedDiscriminatorOptions(shared.DiscriminatorOptions):
 class UnpairedPictureOptions(shared.PictureOptions):
     """Logs and pictures."""
 
-    nvis_A: int = option(3, "-nvis_A", type=int, low=0, high=1000, help="number of images of domain A in a picture")
-    nvis_B: int = option(3, "-nvis_B", type=int, low=0, high=1000, help="number of images of domain B in a picture")
+    nvis_A: int = option(
+        3, "-nvis_A", type=int, low=0, high=1000, changeable=True, help="number of images of domain A in a picture"
+    )
+    nvis_B: int = option(
+        3, "-nvis_B", type=int, low=0, high=1000, changeable=True, help="number of images of domain B in a picture"
+    )
     output_analysis: bool = option(False, "-oa", type=bool, help="write maps of every loss term at conversion")
 
 
 @dataclass
-class UnpairedRunOptions(RunOptions):
+class UnpairedRunOptions(shared.RunOptions):
     """Runs: resuming, ending, checking."""
 
     best_metric: str = option(
@@ -146,7 +170,7 @@ class UnpairedRunOptions(RunOptions):
         "anything is learned, so conversion takes the last weights all the same",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.patience is not None and self.best_metric is None:
             raise UserError(
@@ -173,5 +197,12 @@ class UnpairedOptions(
 
     APPLICATION: ClassVar[str] = "cyclegan"
     CONVERTS_BEST: ClassVar[bool] = False  # cycles, all that it can measure, are best where nothing was learned
-    PRESETS: ClassVar[Mapping] = presets.UNPAIRED
-    OLD_SPELLINGS: ClassVar[tuple] = OLD_SPELLINGS
+    PRESETS: ClassVar = presets.UNPAIRED
+    RELEASED: ClassVar = (
+        *shared.RELEASED,
+        *"""learning_rate_g learning_rate_d learning_freq_d iteration load_models HU_baseA HU_rangeA HU_baseB
+HU_rangeB slice_range forceSpacing num_slices dis_pretrained dis_pretrained_lr_ratio single_encoder lambda_A lambda_B
+lambda_Az lambda_Bz lambda_identity_x lambda_identity_y perceptual_layer lambda_grad lambda_air lambda_domain
+lambda_idempotence lambda_dis_y lambda_dis_x lambda_dis_z tv_method air_threshold nvis_A nvis_B HU_base_vis
+HU_range_vis output_analysis""".split(),
+    )

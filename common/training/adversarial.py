@@ -1,31 +1,30 @@
-"""What the updates of pix2pix and CycleGAN have in common: terms, steps, targets of the discriminator, saved state,
-the history pool, the loss scale of half precision.
+"""What the updates of pix2pix and CycleGAN have in common: batches on their way to the device, terms, steps, targets of
+the discriminator, saved state, the history pool, the loss scale of half precision.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from medi2i.common import losses
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.kernels.gpu import augment
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import profile as phases
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.profile import NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.run_folder import AnyOptions
-from medi2i.common.training.transfer import PinnedConverter
+from medi2i.datasets.augment import Uncut
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-S = TypeVar("S", bound="DataclassInstance")
 _LARGEST = 65536.0
 _SMALLEST = 1.0 / 65536.0
+DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
 
 
 class LossScale:
@@ -77,62 +76,43 @@ class Term:
     value: object
 
 
-def settings_from_options(cls: type[S], options: AnyOptions) -> S:
-    """An instance of the dataclass ``cls`` whose every field is the option of the same name."""
-    return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
-
-
-@dataclasses.dataclass(frozen=True)
-class Opponent:
-    """How a discriminator is asked and what its answers cost.
-
-    Args:
-        jitter: sd of the noise on the targets 0 and 1, drawn once a call; see ``random``.
-        least_squares: function (answer, target) of :mod:`medi2i.common.losses`, plain or weighted.
-        random: :class:`medi2i.common.training.randomness.RandomState`.
-    """
-
-    jitter: float
-    least_squares: Callable
-    random: RandomState
-
-    def cost(self, answer: chainer.Variable, target: float) -> chainer.Variable:
-        """Least squares of ``answer`` to ``target`` plus N(0, jitter)."""
-        return self.least_squares(answer, target + self.random.normal(self.jitter))
-
-    def exact_cost(self, answer: chainer.Variable, target: float) -> chainer.Variable:
-        """Least squares of ``answer`` to ``target`` as it is; nothing is drawn."""
-        return self.least_squares(answer, target)
-
-
 class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
-    """Base of both updaters.
+    """Base of both updaters. ``weighted``: least squares of a discriminator that weights its answer by place.
 
     Args:
         iterator: Chainer iterator, or a dict of them; "main" counts the epochs.
         optimizers: dict name -> optimizer, set up; names are the networks'.
+        networks: object with links of these names.
+        options: of the training. The loss terms and their weights are read from it.
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
         ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
         profile: Profile of medi2i.common.training.profile, which is told of each phase.
     """
 
+    weighted: Callable
+
     def __init__(
         self,
         iterator: Any,
-        optimizers: Mapping,
+        optimizers: Mapping[str, chainer.Optimizer],
+        networks: Any,
+        options: AnyOptions,
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
         profile: Profile | NoProfile = phases.OFF,
     ) -> None:
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device, auto_new_epoch=False)
+        self.networks = networks
+        self.options: Any = options  # which of both classes, the application knows
         self.random = random
         self.ranks = ranks
+        self.least_squares = self.weighted if options.dis_reg_weighting > 0 else losses.least_squares
         self.profile = profile
         self.pools: dict[str, HistoryPool] = {}
-        # Called with the error where images cannot be loaded: nothing of that update was done.
-        self.rescue: Callable[[Exception], None] | None = None
+        # What kept images from being loaded: nothing of that update was done.
+        self.failure: Exception | None = None
         self._drawn: list[str] = []
         self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
@@ -158,10 +138,9 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             try:
                 examples = self.get_iterator(name).next()
             except (UserError, OSError, MemoryError) as error:
-                if self.rescue is not None:
-                    for drawn in self._drawn:  # so that all iterators are where this update began
-                        self.get_iterator(drawn).step_back()
-                    self.rescue(error)
+                for drawn in self._drawn:  # so that all iterators are where this update began
+                    self.get_iterator(drawn).step_back()
+                self.failure = error
                 raise
             self._drawn.append(name)
         with self.profile(phases.TRANSFER):
@@ -194,8 +173,11 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         with self.profile(phases.BACKWARD):
             if self.loss_scales is None:
                 total.backward()
-            elif not self._backward_scaled(self.loss_scales.setdefault(names[0], LossScale()), total, links):
-                return
+            else:
+                scale = self.loss_scales.setdefault(names[0], LossScale())
+                total.backward(loss_scale=scale.value)
+                if not scale.accept(links, self.ranks.everywhere):
+                    return
         with self.profile(phases.UPDATE):
             for optimizer in optimizers:
                 if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
@@ -203,9 +185,9 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 else:
                     optimizer.update()
 
-    def _backward_scaled(self, scale: LossScale, total: chainer.Variable, links: Iterable[chainer.Link]) -> bool:
-        total.backward(loss_scale=scale.value)
-        return scale.accept(links, self.ranks.everywhere)
+    def cost(self, answer: chainer.Variable, target: float) -> chainer.Variable:
+        """Least squares of a discriminator's answer to ``target`` plus N(0, ``dis_jitter``), drawn once a call."""
+        return self.least_squares(answer, target + self.random.normal(self.options.dis_jitter))
 
     def penalty_term(self, name: str, dis: chainer.Chain, fake: Array, real: Array, weight: float) -> Term:
         """The gradient penalty of the critic ``dis``, reported with its weight under ``name``/loss_gp."""
@@ -283,3 +265,84 @@ class HistoryPool:
             raise ValueError(f"the saved pool holds {count} images; this one has room for {self.size}")
         stored = np.asarray(serializer("images", None)) if count else ()
         self.images = [self.random.xp.asarray(image) for image in stored]
+
+
+class PinnedConverter(chainer.dataset.Converter):
+    """Converts a list of examples as Chainer's ``concat_examples`` does, by pinned buffers where the device is a GPU.
+
+    A buffer is filled anew only once its last copy is done; with two of them that is a wait for a copy of the batch
+    before last. The copy runs on the current stream: what is computed next waits for it, the CPU does not.
+    Images that come uncut (``datasets.augment.Uncut``) are copied one by one and finished on the device, be it the CPU.
+
+    pinned, event, stream: functions that give a pinned NumPy array of (shape, dtype), an event, and the current
+    stream; for tests.
+    """
+
+    def __init__(
+        self, pinned: Callable | None = None, event: Callable | None = None, stream: Callable | None = None
+    ) -> None:
+        self._pinned = pinned or _pinned
+        self._event = event or _event
+        self._stream = stream or _stream
+        self._buffers: dict[tuple[int, Any], tuple[np.ndarray, Any]] = {}
+        self._turn = 0
+
+    def __call__(self, batch: Sequence, device: chainer.backend.Device | None = None) -> Any:
+        if device is None or device.xp is np:
+            return chainer.dataset.concat_examples([_finished(example) for example in batch], device)
+        self._turn = (self._turn + 1) % DEPTH
+        with chainer.using_device(device):
+            if isinstance(batch[0], tuple):
+                return tuple(
+                    self._send(place, arrays, device.xp) for place, arrays in enumerate(zip(*batch, strict=True))
+                )
+            return self._send(0, batch, device.xp)
+
+    def _send(self, place: Any, examples: Sequence, xp: ModuleType) -> Array:
+        if not isinstance(examples[0], Uncut):
+            return self._copy(place, examples, xp)
+        return xp.stack(
+            [
+                augment.finish(self._copy((place, number), [example.values], xp)[0], example)
+                for number, example in enumerate(examples)
+            ]
+        )
+
+    def _copy(self, place: Any, arrays: Sequence[np.ndarray], xp: ModuleType) -> Array:
+        shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
+        key = self._turn, place
+        buffer, copied = self._buffers.get(key, (None, None))
+        if copied is not None:
+            copied.synchronize()
+        if buffer is None or copied is None or buffer.shape != shape or buffer.dtype != dtype:
+            buffer, copied = self._pinned(shape, dtype), self._event()
+            self._buffers[key] = buffer, copied
+        np.stack(arrays, out=buffer)
+        result = xp.empty(shape, dtype)
+        result.set(buffer, stream=self._stream())  # without a stream, CuPy may wait for the copy
+        copied.record()
+        return result
+
+
+def _finished(example: Any) -> Any:
+    if isinstance(example, tuple):
+        return tuple(_finished(part) for part in example)
+    return augment.finish(example.values, example) if isinstance(example, Uncut) else example
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    import cupyx
+
+    return cupyx.empty_pinned(shape, dtype)
+
+
+def _event() -> Any:
+    import cupy
+
+    return cupy.cuda.Event(disable_timing=True)
+
+
+def _stream() -> Any:
+    import cupy
+
+    return cupy.cuda.get_current_stream()

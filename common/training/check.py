@@ -8,9 +8,9 @@ from typing import Any
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.log import duration
-from medi2i.common.training.run_folder import AnyOptions
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from medi2i.common import compat
+from medi2i.common.choices import COMMUNICATORS
 from medi2i.common.compat import Array, ArrayOrVariable, L, chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.options import kinds
 from medi2i.common.resources import launched
 
 _batch_normalization = chainer.functions.normalization.batch_normalization
@@ -248,7 +248,7 @@ def _refuse_strangers() -> None:
     if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
         raise UserError(
             f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
-            f"--communicator {' or '.join(kinds.COMMUNICATORS)} makes one training of them"
+            f"--communicator {' or '.join(COMMUNICATORS)} makes one training of them"
         )
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from medi2i.common.choices import Activation
 from medi2i.common.compat import chainer
-from medi2i.common.networks.spec import Activation
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.preparing import Domain, with_channels

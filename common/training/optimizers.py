@@ -1,29 +1,29 @@
-"""The optimizers that options can name, set up as the released codes do; with Eve, which Chainer has not, and with
-what they need beside their own ``serialize`` so that a run resumes exactly.
+"""The optimizers that options can name, set up as the released codes do, with Eve, which Chainer has not; how their
+rates fall; and what they need beside their own ``serialize`` so that a run resumes exactly.
+
+A Chainer optimizer is one entry of ``OPTIMIZERS`` in medi2i.common.choices; one that Chainer has not is a class
+here besides.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
+from medi2i.common.options.shared import TrainingOptions
+from medi2i.common.training.distributed import ALONE, Alone
 
-_HyperparameterProxy = chainer.optimizer.HyperparameterProxy
 
-
-class EveRule(chainer.optimizer.UpdateRule):
+class EveRule(chainer.optimizers.adam.AdamRule):
     """One parameter's update; see :class:`Eve`."""
 
-    parent: "Eve"
-
-    def init_state(self, param: chainer.Parameter) -> None:
-        xp = param.device.xp
-        with chainer.using_device(param.device):
-            self.state["m"] = xp.zeros_like(param.data)
-            self.state["v"] = xp.zeros_like(param.data)
+    def __init__(self, parent: "Eve") -> None:
+        super().__init__(parent.hyperparam)
+        self.parent = parent
 
     def update_core(self, param: chainer.Parameter) -> None:
         grad = param.grad
@@ -38,7 +38,7 @@ class EveRule(chainer.optimizer.UpdateRule):
         param.data -= hp.eta * (step + hp.weight_decay_rate * param.data)
 
 
-class Eve(chainer.optimizer.GradientMethod):
+class Eve(chainer.optimizers.Adam):
     """Adam, its step divided by a running mean of how much the loss f changes (Koushik and Hayashi,
     arXiv 1611.01505v3).
 
@@ -47,49 +47,19 @@ class Eve(chainer.optimizer.GradientMethod):
     theta -= eta (alpha / D_t  m^ / (sqrt(v^) + eps) + weight_decay_rate theta).
 
     The weight decay is decoupled, as in Chainer's Adam. Call ``update(loss=value)`` after the gradients are there; the
-    value stays on its device. ``f_star`` is the least value the loss can have. Where the loss comes below it (a
+    value stays on its device. f* is the least value the loss can have. Where the loss comes below it (a
     Wasserstein loss can), the change is counted as large: d_t = c.
     """
 
-    alpha = _HyperparameterProxy("alpha")
-    beta1 = _HyperparameterProxy("beta1")
-    beta2 = _HyperparameterProxy("beta2")
-    beta3 = _HyperparameterProxy("beta3")
-    c = _HyperparameterProxy("c")
-    eps = _HyperparameterProxy("eps")
-    eta = _HyperparameterProxy("eta")
-    f_star = _HyperparameterProxy("f_star")
-    weight_decay_rate = _HyperparameterProxy("weight_decay_rate")
+    beta3, c, f_star = 0.999, 10.0, 0.0
 
-    def __init__(
-        self,
-        alpha: float = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        beta3: float = 0.999,
-        c: float = 10.0,
-        eps: float = 1e-8,
-        eta: float = 1.0,
-        f_star: float = 0.0,
-        weight_decay_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.hyperparam.alpha = alpha
-        self.hyperparam.beta1 = beta1
-        self.hyperparam.beta2 = beta2
-        self.hyperparam.beta3 = beta3
-        self.hyperparam.c = c
-        self.hyperparam.eps = eps
-        self.hyperparam.eta = eta
-        self.hyperparam.f_star = f_star
-        self.hyperparam.weight_decay_rate = weight_decay_rate
+    def __init__(self, **hyperparameters: float) -> None:
+        super().__init__(**hyperparameters)
         self.d_tilde = np.ones((), dtype=np.float64)
         self.f = np.zeros((), dtype=np.float64)
 
     def create_update_rule(self) -> EveRule:
-        rule = EveRule(self.hyperparam)
-        rule.parent = self
-        return rule
+        return EveRule(self)
 
     def update(
         self, lossfun: Callable | None = None, *args: Any, loss: ArrayOrVariable | None = None, **kwargs: Any
@@ -126,22 +96,8 @@ def _host(value: Array) -> np.ndarray:
     return np.array(chainer.backends.cuda.to_cpu(value), dtype=np.float64)
 
 
-# The released codes' 0.1 where Adam's paper has 0.9: with an adversary the gradient of some steps ago is of little use.
-BETA1 = 0.1
-
-_MAKERS = {
-    "SGD": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
-    "Momentum": lambda rate, beta1: chainer.optimizers.MomentumSGD(lr=rate),
-    "AdaDelta": lambda rate, beta1: chainer.optimizers.AdaDelta(rho=rate),
-    "AdaGrad": lambda rate, beta1: chainer.optimizers.AdaGrad(lr=rate),
-    "Adam": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1),
-    "AdaBound": lambda rate, beta1: chainer.optimizers.Adam(alpha=rate, beta1=beta1, adabound=True),
-    "RMSprop": lambda rate, beta1: chainer.optimizers.RMSprop(lr=rate),
-    "NesterovAG": lambda rate, beta1: chainer.optimizers.NesterovAG(lr=rate),
-    "Eve": lambda rate, beta1: Eve(alpha=rate, beta1=beta1),
-}
-_ADAM_FAMILY = ("Adam", "AdaBound", "Eve")
-_NO_RATE = ("AdaDelta",)
+OWN = {"Eve": Eve}
+BETA1 = TrainingOptions().adam_beta1
 
 
 def make_optimizer(
@@ -172,15 +128,17 @@ def make_optimizer(
 
     Raises ValueError for a name that is not known.
     """
-    if name not in _MAKERS:
-        raise ValueError(f"optimizer {name!r} is unknown; it can be {', '.join(_MAKERS)}")
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {name!r} is unknown; it can be {', '.join(OPTIMIZERS)}")
     if weight_decay_norm not in ("l1", "l2"):
         raise ValueError(f"weight decay norm {weight_decay_norm!r} is unknown; it can be l1, l2")
-    optimizer = _MAKERS[name](learning_rate, beta1)
+    kind = OPTIMIZERS[name]
+    more = {"beta1": beta1} if kind.rate == "alpha" else {}
+    optimizer = (OWN.get(kind.name) or getattr(chainer.optimizers, kind.name))(**{kind.rate: learning_rate}, **more)
     optimizer.use_fp32_update()
     optimizer.setup(link)
     if weight_decay > 0:
-        if name in _ADAM_FAMILY:
+        if isinstance(optimizer, chainer.optimizers.Adam):
             optimizer.weight_decay_rate = weight_decay
         elif weight_decay_norm == "l2":
             optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(weight_decay))
@@ -195,16 +153,15 @@ class RateControl:
     The factor is ``eta`` for the Adam family, so that it also scales the decoupled weight decay; else it scales ``lr``.
     AdaDelta has no rate: a factor does nothing there.
 
-    Args:
-        name: of the optimizer, as for :func:`make_optimizer`; it must still have its full rate.
-        optimizer: what that returned.
+    optimizer: as ``make_optimizer`` returned it; it must still have its full rate.
     """
 
-    def __init__(self, name: str, optimizer: chainer.Optimizer) -> None:
+    def __init__(self, optimizer: chainer.Optimizer) -> None:
         self.optimizer = optimizer
-        self._attribute = None if name in _NO_RATE else "eta" if name in _ADAM_FAMILY else "lr"
+        adam = isinstance(optimizer, chainer.optimizers.Adam)
+        self._attribute = "eta" if adam else "lr" if hasattr(optimizer, "lr") else None
         self._full: float = float("nan") if self._attribute is None else getattr(optimizer, self._attribute)
-        self._alpha = optimizer.alpha if name in _ADAM_FAMILY else None
+        self._alpha = optimizer.alpha if adam else None
         self._ratios: list[tuple[Any, float]] = []
         self._factor = 1.0
 
@@ -233,9 +190,77 @@ class RateControl:
             setattr(hyperparam, self._attribute, self._full * self._factor * ratio)
 
 
-def make_controls(optimizer_name: str, optimizers: Mapping[str, chainer.Optimizer]) -> dict[str, RateControl]:
-    """dict name -> :class:`RateControl` for a dict name -> optimizer, all of the kind ``optimizer_name``."""
-    return {key: RateControl(optimizer_name, optimizer) for key, optimizer in optimizers.items()}
+def cosine_factor(epoch: int, epochs: int, restarts: int) -> float:
+    """(1 + cos(pi s / S)) / 2, S = max(epochs // restarts, 1), s = epoch mod S (Loshchilov and Hutter, 2017).
+
+    From 1 towards 0, ``restarts`` times in ``epochs``; ``epoch`` is the number of epochs completed. (In the released
+    code the first epoch of each restart but the first ran at rate 0, because the end of one period overwrote the start
+    of the next; here it runs at the full rate.)
+    """
+    period = max(epochs // restarts, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (epoch % period) / period))
+
+
+def linear_factor(epoch_detail: float, epochs: float) -> float:
+    """1 for the first half of ``epochs``, then linear to 0. ``epoch_detail`` is the fraction of epochs seen."""
+    return min(1.0, max(0.0, 2.0 * (1.0 - epoch_detail / epochs)))
+
+
+def timed_factor(fraction: float, restarts: int) -> float:
+    """The same schedules by time: ``fraction`` of it is over. restarts: as ``lr_drop``, 0 for the linear one."""
+    if restarts == 0:
+        return linear_factor(fraction, 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * (fraction * restarts % 1.0))) if fraction < 1.0 else 0.0
+
+
+class LearningRateSchedule(chainer.training.Extension):
+    """Trainer extension that sets the rate of several optimizers before training and after each iteration.
+
+    It keeps no state of its own: a resumed run knows how far it is, so it has the same rate as one that never stopped.
+
+    Args:
+        controls: of :class:`RateControl`.
+        epochs: number of epochs of the whole run.
+        lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
+        minutes: of the whole run, which then counts in place of ``epochs``; the cosine, too, goes down each iteration.
+        ranks: of medi2i.common.training.distributed; the first one's clock counts.
+    """
+
+    trigger = 1, "iteration"
+    # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
+    priority = chainer.training.PRIORITY_READER
+    name = "learning_rate_schedule"
+
+    def __init__(
+        self,
+        controls: Iterable[RateControl],
+        epochs: int,
+        lr_drop: int,
+        minutes: float | None = None,
+        ranks: Alone = ALONE,
+    ) -> None:
+        self.controls = list(controls)
+        self.epochs = epochs
+        self.lr_drop = lr_drop
+        self.minutes = minutes
+        self.ranks = ranks
+
+    def factor(self, updater: chainer.training.Updater) -> float:
+        """The factor on the full rate for the next update."""
+        if self.lr_drop > 0:
+            return cosine_factor(updater.epoch, self.epochs, self.lr_drop)
+        return linear_factor(updater.epoch_detail, self.epochs)
+
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
+        self(trainer)
+
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
+        if self.minutes is None:
+            factor = self.factor(trainer.updater)
+        else:
+            factor = timed_factor(self.ranks.agreed(trainer.elapsed_time) / (60 * self.minutes), self.lr_drop)
+        for control in self.controls:
+            control.set_factor(factor)
 
 
 @contextlib.contextmanager

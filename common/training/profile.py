@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.run_folder import AnyOptions
+from medi2i.common.options.reading import AnyOptions
 from medi2i.datasets.outputs import csv_text, write_text
 
 WAITING, TRANSFER, FORWARD, BACKWARD, UPDATE = "waiting for images", "to the device", "forward", "backward", "update"

@@ -1,30 +1,35 @@
-"""The folder of one training run: made whole in one step, opened again to resume with the options saved in it."""
+"""The folder of one training run, made whole in one step or opened again to resume, and the weights in it.
+
+These are in the released layout beside ``args``: ``enc_x50.npz dec_y50.npz dis50.npz`` and ``opt_enc_x50.npz`` …
+"""
 
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
+import numpy as np
+
+from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, parse, save_args
-from medi2i.common.options.machinery import default_of, given_values
-from medi2i.common.training.log import summary_writer
-from medi2i.datasets import pairs
+from medi2i.common.networks.checkpoint import save_networks
+from medi2i.common.options.reading import AnyOptions, save_args
+from medi2i.common.training.ending import Ending
+from medi2i.common.training.optimizers import serialize_float32_copies
+from medi2i.common.training.snapshot import Writer, write_npz
 from medi2i.datasets.locks import FolderLock
 from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
 
-AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
-T = TypeVar("T", bound=AnyOptions)
-
 _now = time.time
 FOLDERS = ("plots", "vis", "snapshots")
+NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
 
 
 class RunFolder:
@@ -94,99 +99,66 @@ def _renamed(temporary: Path, wanted: Path) -> Path:
     raise UserError(f"{wanted}: a thousand runs of this second exist already; choose another --out")
 
 
-# What can change without the training being another one: where it runs, how far, what it shows. -e also stretches
-# the learning-rate schedule from here on.
-CHANGEABLE = (
-    "epoch",
-    "iteration",
-    "minutes",
-    "gpu",
-    "gpu_engine",
-    "root",
-    "workers",
-    "cache_mb",
-    "snapinterval",
-    "snapshot_minutes",
-    "snapshot_interval",
-    "snapshot_keep",
-    "patience",
-    "max_hours",
-    "loss_limit",
-    "display_interval",
-    "vis_freq",
-    "vis_window",
-    "vis_windowB",
-    "vis_random",
-    "nvis",
-    "nvis_A",
-    "nvis_B",
-    "parameter_statistics",
-    "profile",
-    "tensorboard",
-    "train",
-    "val",
-)
-# What concerns the one command and not the run.
-MOMENTARY = ("resume", "check", "summary", "argfile", "communicator")
+class WeightStore:
+    """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object.
 
-
-def training_options(cls: type[T], argv: Sequence[str] | None, description: str) -> tuple[T, str | None]:
-    """Options of a training: (options, run folder to resume or None).
-
-    With ``--resume RUN`` the options are those in RUN's ``args``, with the changes that leave it the same training.
-    Raises UserError for any other change.
+    ``prepare()`` is called before networks are saved.
     """
-    options = parse(cls, argv, description=description)
-    if options.tensorboard:
-        summary_writer()  # now, not when the data are read
-    if options.resume is None:
-        return options, None
-    given = given_values(cls, argv)
-    if "argfile" in given:
-        raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
-    if not Path(options.resume).is_dir():
-        raise UserError(
-            f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
-            "makes and names it"
-        )
-    saved = load_args(options.resume)
-    if not isinstance(saved, cls):
-        raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")
-    for name in given:
-        if name not in CHANGEABLE and name not in MOMENTARY and getattr(options, name) != getattr(saved, name):
-            raise UserError(
-                f"--{name}: cannot change in a resumed run, which has {getattr(saved, name)}; "
-                "start a new run, with -m for the weights"
-            )
-    resumed = dataclasses.replace(saved, **given)
-    _find_data(resumed, options.resume)
-    return resumed, options.resume
+
+    def __init__(
+        self,
+        folder: str | Path,
+        networks: dict[str, chainer.Link],
+        optimizers: Mapping[str, chainer.Optimizer],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.networks = networks
+        self.optimizers = optimizers
+        self.prepare = prepare
+
+    def save(self, epoch: int) -> None:
+        """Write all networks and the state of all optimizers under the number ``epoch``."""
+        self.prepare()
+        save_networks(self.folder, self.networks, epoch)
+        for name, optimizer in self.optimizers.items():
+            arrays: dict[str, np.ndarray] = {}
+            optimizer.serialize(Writer(arrays))
+            serialize_float32_copies(Writer(arrays)["float32"], optimizer)
+            write_npz(self.folder / f"opt_{name}{epoch}.npz", arrays)
+
+    def remove(self, epoch: int) -> None:
+        """Remove what ``save`` wrote for ``epoch``."""
+        for name in self._names():
+            (self.folder / f"{name}{epoch}.npz").unlink(missing_ok=True)
+
+    def remove_after(self, epoch: int) -> None:
+        """Remove weights of epochs later than ``epoch``: a resumed run makes them again."""
+        for path in self.folder.glob("*.npz"):
+            match = NUMBERED.fullmatch(path.name)
+            if match and match["name"] in self._names() and int(match["epoch"]) > epoch:
+                path.unlink()
+
+    def _names(self) -> list[str]:
+        return [*self.networks, *("opt_" + name for name in self.optimizers)]
 
 
-def _find_data(options: AnyOptions, run: str) -> None:
-    """Raises UserError where the data of ``run`` are no longer where they were."""
-    root, listed = Path(options.root), getattr(options, "train", "__train__")
-    if listed in pairs.FOLDERS:
-        there = [root / folder for folder in pairs.FOLDERS[listed]]
-        missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)
-        where = "-R FOLDER"
-    else:
-        missing = (
-            root
-            if not root.is_dir()
-            else None
-            if any(path.is_file() for path in (Path(listed), root / listed))
-            else Path(listed)
-        )
-        where = "-R FOLDER (and -t LIST)"
-    if missing is not None:
-        raise UserError(
-            f"--resume: {missing}, with data of this run, is not there; if they were moved, "
-            f"--resume {run} {where} goes on with them where they are"
-        )
+class SaveWeights(chainer.training.Extension):
+    """Saves the weights every ``interval`` epochs (never for interval <= 0)."""
 
+    priority = chainer.training.PRIORITY_EDITOR
+    phase = "snapshots"
 
-def lasting(options: T) -> T:
-    """``options`` as they are saved in the run folder, without what concerned the one command."""
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    return dataclasses.replace(options, **{name: default_of(fields[name]) for name in MOMENTARY})
+    def __init__(self, store: WeightStore, interval: int, ending: Ending) -> None:
+        self.store = store
+        self.interval = interval
+        self.ending = ending
+
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
+        updater = trainer.updater
+        if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
+            self.store.save(updater.epoch)
+
+    def regular(self, epoch: int) -> bool:
+        """Whether the weights of ``epoch`` are kept whether or not they are the best."""
+        return self.interval > 0 and epoch % self.interval == 0

@@ -1,28 +1,107 @@
 """From options to what a training needs, where both applications do the same; in the order in which they do it."""
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
+from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
+from medi2i.common.networks.checkpoint import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
+from medi2i.common.npz_files import refuse_not_finite
+from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, parse
+from medi2i.common.options.machinery import default_of
+from medi2i.common.options.reading import AnyOptions, given_values
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Alone, share_batches
 from medi2i.common.training.ending import Ending
-from medi2i.common.training.optimizers import RateControl, make_controls, make_optimizer
+from medi2i.common.training.log import summary_writer
+from medi2i.common.training.optimizers import (
+    RateControl,
+    make_optimizer,
+    missing_states_allowed,
+    serialize_float32_copies,
+)
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.run_folder import AnyOptions, RunFolder, lasting
-from medi2i.common.training.weights import load_optimizers
+from medi2i.common.training.run_folder import NUMBERED, RunFolder
+from medi2i.common.training.snapshot import Reader, read_npz, weights_of
+from medi2i.datasets import pairs
 from medi2i.datasets.augment import examples_for
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)
+T = TypeVar("T", PairedOptions, UnpairedOptions)
+
+
+def training_options(cls: type[T], argv: Sequence[str] | None, description: str) -> tuple[T, str | None]:
+    """Options of a training: (options, run folder to resume or None).
+
+    With ``--resume RUN`` the options are those in RUN's ``args``, with the changes that leave it the same training.
+    Raises UserError for any other change.
+    """
+    options = parse(cls, argv, description=description)
+    if options.tensorboard:
+        summary_writer()  # now, not when the data are read
+    if options.resume is None:
+        return options, None
+    given = given_values(cls, argv)
+    if "argfile" in given:
+        raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
+    if not Path(options.resume).is_dir():
+        raise UserError(
+            f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
+            "makes and names it"
+        )
+    saved = load_args(options.resume)
+    if not isinstance(saved, cls):
+        raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")
+    for name in given:
+        rule = cls.__dataclass_fields__[name].metadata
+        fixed = not rule["changeable"] and not rule["momentary"]
+        if fixed and getattr(options, name) != getattr(saved, name):
+            raise UserError(
+                f"--{name}: cannot change in a resumed run, which has {getattr(saved, name)}; "
+                "start a new run, with -m for the weights"
+            )
+    resumed = dataclasses.replace(saved, **given)
+    _find_data(resumed, options.resume)
+    return resumed, options.resume
+
+
+def _find_data(options: AnyOptions, run: str) -> None:
+    """Raises UserError where the data of ``run`` are no longer where they were."""
+    root, listed = Path(options.root), getattr(options, "train", "__train__")
+    if listed in pairs.FOLDERS:
+        there = [root / folder for folder in pairs.FOLDERS[listed]]
+        missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)
+        where = "-R FOLDER"
+    else:
+        missing = (
+            root
+            if not root.is_dir()
+            else None
+            if any(path.is_file() for path in (Path(listed), root / listed))
+            else Path(listed)
+        )
+        where = "-R FOLDER (and -t LIST)"
+    if missing is not None:
+        raise UserError(
+            f"--resume: {missing}, with data of this run, is not there; if they were moved, "
+            f"--resume {run} {where} goes on with them where they are"
+        )
+
+
+def lasting(options: T) -> T:
+    """``options`` as they are saved in the run folder, without what concerned the one command."""
+    momentary = {field.name: default_of(field) for field in dataclasses.fields(options) if field.metadata["momentary"]}
+    return dataclasses.replace(options, **momentary)
 
 
 def prepare(options: AnyOptions, ranks: Alone) -> tuple[chainer.backend.Device, RandomState]:
@@ -102,7 +181,7 @@ def make_optimizers(
         )
         for name, link in links.items()
     }
-    controls = make_controls(options.optimizer, optimizers)
+    controls = {name: RateControl(optimizer) for name, optimizer in optimizers.items()}
     for name, link in links.items():
         if getattr(link.spec, "pretrained", None) is not None:
             kind = "dis" if name.startswith("dis") else "gen"
@@ -168,3 +247,53 @@ def reestimation_of(
         device,
         ending,
     )
+
+
+def siblings(path: str | Path, names: Sequence[str]) -> dict[str, Path]:
+    """{name: file} of the networks saved together with ``path``: ``enc_x50.npz`` leads to ``dec_y50.npz`` …
+
+    Raises UserError when ``path`` is not named like one of ``names`` with an epoch. The files need not exist.
+    """
+    path = Path(path)
+    match = NUMBERED.fullmatch(path.name)
+    if match is None or match["name"] not in names:
+        raise UserError(f"--model_gen/--model_dis: {path} is not named like {', '.join(f'{n}50.npz' for n in names)}")
+    return {name: path.with_name(f"{name}{match['epoch']}.npz") for name in names}
+
+
+def load_initial(path: str | Path, networks: Mapping[str, chainer.Link], needed: Iterable[str]) -> dict[str, Path]:
+    """Load weights to start from: those saved together with the file ``path``. Returns {name: file} of what was loaded.
+
+    networks: dict name -> link. needed: names without which there is nothing to start from; others are loaded if there.
+    """
+    files = siblings(path, list(networks))
+    loaded = {}
+    for name, file in files.items():
+        if name in needed or file.is_file():
+            load_link(file, networks[name])
+            loaded[name] = file
+    return loaded
+
+
+def load_optimizers(files: Mapping[str, Path], optimizers: Mapping[str, chainer.Optimizer]) -> None:
+    """Load the state of the optimizers saved beside the weights ``files`` (dict name -> file). Raises UserError."""
+    for name, file in files.items():
+        if name not in optimizers:
+            continue
+        path = Path(file).with_name("opt_" + Path(file).name)
+        if not path.is_file():
+            raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
+        try:
+            arrays = read_npz(path, weights_of([optimizers[name]]))
+            reader = Reader(arrays, check=lambda name, array, path=path: refuse_not_finite({name: array}, path))
+            with missing_states_allowed([optimizers[name]]):
+                optimizers[name].serialize(reader)
+            serialize_float32_copies(reader["float32"], optimizers[name])
+            if reader.unread():
+                raise ValueError(f"it has {reader.unread()[0]}")
+        except UserError:
+            raise
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"{path}: not the state of this optimizer ({error}); leave --load_optimizer out to start afresh"
+            ) from None

@@ -9,18 +9,18 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import profile
+from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
-from medi2i.common.training.optimizers import RateControl
+from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
 from medi2i.common.training.pictures import Plots
-from medi2i.common.training.run_folder import AnyOptions, RunFolder
-from medi2i.common.training.schedules import LearningRateSchedule
+from medi2i.common.training.run_folder import RunFolder, SaveWeights, WeightStore
 from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of
 from medi2i.common.training.validation import Measure, Validation
-from medi2i.common.training.weights import SaveWeights, WeightStore
 
 GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, each of which waits for it
 
@@ -28,7 +28,7 @@ GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, 
 class Training:
     """A Chainer trainer in a run folder, with log, plots, progress, weights, snapshots and all ways to end.
 
-    updater: of Chainer, with optimizers named as ``networks``.
+    updater: with optimizers named as ``networks``.
     networks: dict name -> link, as they are trained. saved: the same as they are saved, where these are others
     (averaged weights).
     controls: dict name -> RateControl, the optimizers' learning rates.
@@ -40,7 +40,7 @@ class Training:
 
     def __init__(
         self,
-        updater: chainer.training.Updater,
+        updater: AdversarialUpdater,
         networks: dict[str, chainer.Link],
         controls: Mapping[str, RateControl],
         options: AnyOptions,
@@ -57,7 +57,6 @@ class Training:
         self.signals = SignalWatch(speaks=ranks.first)
         self.best: Best | None = None
         self.profile = updater.profile
-        updater.rescue = self._rescue
         self.trainer = chainer.training.Trainer(updater, self.ending, out="." if run is None else str(run.path))
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
@@ -166,11 +165,19 @@ class Training:
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         try:
             with self.signals, np.errstate(over="ignore", invalid="ignore"):
-                self.trainer.run(show_loop_exception_msg=False)
+                self._loop()
             return self._finish(time.monotonic() - began)
         finally:
             if self.ranks.first:
                 self.run_folder.close()
+
+    def _loop(self) -> None:
+        try:
+            self.trainer.run(show_loop_exception_msg=False)
+        except Exception as error:
+            if error is self.updater.failure:
+                self._rescue(error)
+            raise
 
     def _resume(self) -> None:
         ranks = self.ranks

@@ -1,8 +1,9 @@
 """Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -109,6 +110,13 @@ class OverlapSum:
     def accuracy(self) -> float:
         """Fraction of pixels with the right label."""
         return float(self.both.sum() / self.true.sum()) if self.true.any() else float("nan")
+
+
+def measured(entry: Mapping[str, Any], *names: str) -> list[float] | None:
+    """What an entry of the log has under ``validation/<name>``; None unless all are there, and finite."""
+    values = [entry.get(f"validation/{name}") for name in names]
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return numbers if len(numbers) == len(names) else None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.snapshot import Reader, Writer
 from medi2i.cyclegan import net
-from medi2i.cyclegan.updater import CycleganUpdater, LossSettings, deepest_map
+from medi2i.cyclegan.updater import CycleganUpdater, check_terms, deepest_map
 
 HEIGHT, WIDTH = 8, 12
 ALWAYS = {"enc_x/loss_cycle", "enc_y/loss_cycle", "dec_x/loss_cycle", "dec_y/loss_cycle"}
@@ -61,9 +61,7 @@ def updater_of(options, seed=0, features=None):
         name: chainer.iterators.SerialIterator(list(data), options.batch_size, shuffle=False)
         for name, data in (("main", images(options.ch, 7, 5)), ("second", images(options.out_ch, 8, 3)))
     }
-    return CycleganUpdater(
-        iterators, optimizers, networks, LossSettings.from_options(options), random, features=features
-    )
+    return CycleganUpdater(iterators, optimizers, networks, options, random, features=features)
 
 
 def update(updater):
@@ -342,7 +340,7 @@ def test_domains_of_different_channels():
     options = options_of(ch=1, out_ch=3, lambda_domain=0)
     assert moved_by_one_update(updater_of(options)) == set(net.build(options).as_dict())
     with pytest.raises(UserError, match="lambda_domain.*1 and 3 channels"):
-        LossSettings.from_options(options_of(ch=1, out_ch=3))
+        check_terms(options_of(ch=1, out_ch=3))
 
 
 STOCHASTIC = dict(dis_jitter=0.2, noise=0.1, noise_z=0.1, gen_dropout=0.3, dis_dropout=0.3, lambda_dis_z=0.5)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.options import UnpairedOptions
-from medi2i.cyclegan.closing import against_nothing, change_of_mean
-from medi2i.cyclegan.validation import BINS, Appearance
+from medi2i.cyclegan.validation import BINS, Appearance, beside_identity, tell_end
 from medi2i.datasets.scaling import Clip
 
 BIN = 2 / BINS
@@ -63,20 +62,21 @@ ENTRY = {
 
 def test_the_verdict_is_on_the_last_validation():
     entries = [{**ENTRY, "validation/values_y": 1.0}, ENTRY, {"epoch": 3}]
-    one, other = against_nothing(entries, UnpairedOptions(), [domain(), domain()])
+    one, other = beside_identity(entries, UnpairedOptions(), [domain(), domain()])
     assert one == (
         "validation, A to B: grey values 4.5 HU from those of B, nearer than doing nothing (102); "
         "differences of neighbours 7 HU from those of B, FARTHER than doing nothing (6.5)"
     )
     assert other.startswith("validation, B to A: ")
-    assert against_nothing(entries, UnpairedOptions(noise_x=0.01), [domain(), domain()]) == [one]
-    assert against_nothing([{"epoch": 3}], UnpairedOptions(), [domain(), domain()]) == []
-    assert " HU" not in against_nothing([ENTRY], UnpairedOptions(), [domain("MR"), domain()])[0]
+    assert beside_identity(entries, UnpairedOptions(noise_x=0.01), [domain(), domain()]) == [one]
+    assert beside_identity([{"epoch": 3}], UnpairedOptions(), [domain(), domain()]) == []
+    assert " HU" not in beside_identity([ENTRY], UnpairedOptions(), [domain("MR"), domain()])[0]
 
 
 @pytest.mark.parametrize("change,words", [(-100.2, "this model takes 100 HU away: "), (-4.0, None), (None, None)])
-def test_a_shift_between_domains_is_told_from_where_it_is_known(change, words):
+def test_a_shift_between_domains_is_told_from_where_it_is_known(change, words, capsys):
     options = UnpairedOptions()
     options.mean_change = change
-    said = change_of_mean(options, [domain(), domain()])
-    assert said is None if words is None else said.startswith(words)
+    tell_end(options, [domain(), domain()], [], "run")
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith(words or "to convert images of domain A:")

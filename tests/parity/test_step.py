@@ -10,6 +10,9 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.options import PairedOptions, load_args, parse
+from medi2i.common.options.paired import PairedLossOptions
+from medi2i.common.options.shared import RegularisationOptions
+from medi2i.common.options.unpaired import UnpairedLossOptions
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net as cyclegan_net
@@ -61,13 +64,9 @@ def updater_of(options, networks, io):
     random = RandomState(0)
     if isinstance(options, PairedOptions):
         pairs = Batches([list(zip(x, t, strict=True)) for x, t in zip(io["x"], io["t"], strict=True)])
-        return pix2pix_updater.Pix2pixUpdater(
-            pairs, optimizers, networks, pix2pix_updater.LossSettings.from_options(options), random
-        )
+        return pix2pix_updater.Pix2pixUpdater(pairs, optimizers, networks, options, random)
     iterators = {"main": Batches([list(x) for x in io["x"]]), "second": Batches([list(t) for t in io["t"]])}
-    return cyclegan_updater.CycleganUpdater(
-        iterators, optimizers, networks, cyclegan_updater.LossSettings.from_options(options), random
-    )
+    return cyclegan_updater.CycleganUpdater(iterators, optimizers, networks, options, random)
 
 
 def update(updater):
@@ -166,12 +165,16 @@ def test_parity_of_command_line(step_case):
 def described(options):
     """What decides an update: networks, losses, learning rates, optimizer."""
     paired = isinstance(options, PairedOptions)
-    module = pix2pix_updater if paired else cyclegan_updater
+    groups = (PairedLossOptions if paired else UnpairedLossOptions, RegularisationOptions)
+    names = {field.name for group in groups for field in dataclasses.fields(group)}
+    names |= {"batch_size", "stack", "noise"} | (
+        {"class_num", "class_weight"} if paired else {"noise_x", "learning_freq_d"}
+    )
     return {
         "encoder": encoder_spec(options, options.ch),
         "decoder": decoder_spec(options, options.out_ch),
         "discriminator": discriminator_spec(options, options.ch + options.out_ch if paired else options.out_ch),
-        "losses": module.LossSettings.from_options(options),
+        "losses": {name: getattr(options, name) for name in names},
         "rates": options.rates,
         "weight_decay": options.weight_decay,
     }

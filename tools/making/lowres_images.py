@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medi2i.common.options.machinery import Checked, option
+from medi2i.common.options import Checked, option
 from medi2i.datasets import dicom, grid, kinds, reading, writing
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.header_checks import text

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError
-from medi2i.common.options.kinds import image_kind
-from medi2i.common.options.machinery import Checked, option
+from medi2i.common.options import Checked, option
 from medi2i.datasets import dicom, kinds, reading, writing
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding

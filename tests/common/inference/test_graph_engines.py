@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medi2i.common import choices
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference import engines, graph_engines, tiling
@@ -21,7 +22,7 @@ from medi2i.common.inference.slices import Preparation
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec, size_multiple
 from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.receptive import Fitting, generator_reach
-from medi2i.common.options import PairedOptions, kinds
+from medi2i.common.options import PairedOptions
 from medi2i.datasets.scaling import Clip
 
 CPU = chainer.get_device("@numpy")
@@ -50,8 +51,8 @@ def image(height, width, seed=2):
 
 
 def test_the_names_of_the_options_are_those_of_the_engines():
-    assert set(kinds.ENGINES) == set(engines.NAMES)
-    assert kinds.PRECISIONS == graph_engines.PRECISIONS
+    assert set(choices.ENGINES) == set(engines.NAMES)
+    assert choices.PRECISIONS == graph_engines.PRECISIONS
 
 
 @pytest.mark.parametrize("name", graph_engines.ENGINES)

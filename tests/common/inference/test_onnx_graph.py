@@ -3,24 +3,24 @@
 import numpy as np
 import pytest
 
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Pretrained, Unet
 from medi2i.common.compat import chainer
 from medi2i.common.inference import onnx_format
 from medi2i.common.inference.onnx_graph import INPUT, OUTPUT, export
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fixed_size
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.spec import Pretrained
-from medi2i.common.options import PairedOptions, kinds
+from medi2i.common.options import PairedOptions
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
 CASES = [
-    *({"gen_norm": name} for name in kinds.NORMS),
-    *({"gen_down": name, "gen_up": "resize"} for name in kinds.DOWN if not name.startswith("none")),
-    *({"gen_up": name} for name in kinds.UP if not name.startswith("none")),
+    *({"gen_norm": norm.value} for norm in Norm),
+    *({"gen_down": name, "gen_up": "resize"} for name, sampling in SAMPLINGS.items() if sampling.halves),
+    *({"gen_up": name} for name, sampling in SAMPLINGS.items() if sampling.doubles),
     *({"gen_down": name, "gen_up": name} for name in ("none", "none_conv", "none_res", "none-7")),
     *({"gen_sample": name} for name in ("none", "none-7_conv", "none-7_res")),
-    *({"gen_activation": name, "gen_out_activation": name} for name in kinds.ACTIVATIONS),
-    *({"unet": name} for name in kinds.UNETS),
+    *({"gen_activation": kind.value, "gen_out_activation": kind.value} for kind in Activation),
+    *({"unet": unet.value} for unet in Unet),
     {"eqconv": True, "gen_up": "deconv"},
     {"spconv": True, "gen_up": "deconv_res"},
     {"pad": "reflect"},

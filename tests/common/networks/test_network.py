@@ -113,7 +113,7 @@ def updates(module, updater_class, network, cls, given, iterators):
     optimizers = {name: make_optimizer("Adam", link, 2e-4, 1e-7) for name, link in networks.as_dict().items()}
     random = RandomState(0)
     random.seed_global()
-    updater = updater_class(iterators(), optimizers, networks, module.LossSettings.from_options(options), random)
+    updater = updater_class(iterators(), optimizers, networks, options, random)
     for _ in range(3):
         updater.update()
     return {name: state(link) for name, link in networks.as_dict().items()}

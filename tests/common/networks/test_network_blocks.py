@@ -5,6 +5,7 @@ import math
 import numpy
 import pytest
 
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import (
@@ -25,7 +26,7 @@ from medi2i.common.networks.convolutions import (
     reflect_pad,
 )
 from medi2i.common.networks.norms import normalization
-from medi2i.common.networks.spec import SAMPLINGS, Activation, ConvStyle, Norm, Padding
+from medi2i.common.networks.spec import ConvStyle
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)
 MIRRORED = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.REFLECT)

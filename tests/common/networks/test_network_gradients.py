@@ -3,20 +3,12 @@
 import numpy
 import pytest
 
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind
 from medi2i.common.compat import F, chainer, gradient_check
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
 from medi2i.common.networks.norms import normalization
 from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
-from medi2i.common.networks.spec import (
-    SAMPLINGS,
-    Activation,
-    ConvStyle,
-    Norm,
-    Padding,
-    Pretrained,
-    PretrainedSpec,
-    SampleKind,
-)
+from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)
 STYLES = {

@@ -3,6 +3,7 @@
 import numpy
 import pytest
 
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind, Sampling, Second, Unet
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.discriminator import Discriminator
@@ -15,18 +16,7 @@ from medi2i.common.networks.from_options import (
     size_multiple,
 )
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.spec import (
-    SAMPLINGS,
-    Activation,
-    Norm,
-    Padding,
-    Pretrained,
-    SampleKind,
-    Sampling,
-    Second,
-    Unet,
-)
-from medi2i.common.options import PairedOptions, UnpairedOptions, kinds
+from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
 
@@ -47,27 +37,31 @@ def zeros(*shape):
     return numpy.zeros(shape, numpy.float32)
 
 
+def choices_of(name):
+    return PairedOptions.__dataclass_fields__[name].metadata["choices"]
+
+
 @pytest.mark.parametrize(
-    "names, typed",
+    "name, typed",
     [
-        (kinds.ACTIVATIONS, Activation),
-        (kinds.NORMS, Norm),
-        (kinds.UNETS, Unet),
-        (kinds.PADS, Padding),
-        (kinds.PRETRAINED, Pretrained),
+        ("gen_activation", Activation),
+        ("gen_norm", Norm),
+        ("unet", Unet),
+        ("pad", Padding),
+        ("gen_pretrained_encoder", Pretrained),
     ],
 )
-def test_options_and_typed_choices_are_the_same(names, typed):
-    assert sorted(names) == sorted(choice.value for choice in typed)
+def test_options_and_typed_choices_are_the_same(name, typed):
+    assert choices_of(name) == tuple(choice.value for choice in typed)
 
 
 def test_sampling_options_are_the_same():
-    assert set(kinds.SAMPLE) == set(SAMPLINGS)
+    assert set(choices_of("gen_sample")) == set(SAMPLINGS)
     assert SAMPLINGS["maxpool_res"] == Sampling(SampleKind.MAXPOOL, Second.RESIDUAL)
     assert len(SAMPLINGS) == 27
 
 
-@pytest.mark.parametrize("sample", kinds.DOWN)
+@pytest.mark.parametrize("sample", [name for name, sampling in SAMPLINGS.items() if not sampling.doubles])
 @pytest.mark.parametrize("up", ["resize_res", "pixsh_conv"])
 def test_generators_of_every_kind_of_level(sample, up):
     up = up if SAMPLINGS[sample].halves else "none_conv"
@@ -76,13 +70,13 @@ def test_generators_of_every_kind_of_level(sample, up):
     assert networks.translate(zeros(1, 2, 12, 18)).shape == (1, 3, 12, 18)
 
 
-@pytest.mark.parametrize("up", kinds.UP)
+@pytest.mark.parametrize("up", [name for name, sampling in SAMPLINGS.items() if not sampling.halves])
 def test_generators_of_every_kind_of_upsampling(up):
     down = "avgpool" if SAMPLINGS[up].doubles else "none"
     assert pix2pix_net.build(paired(gen_down=down, gen_up=up)).translate(zeros(1, 1, 6, 10)).shape == (1, 1, 6, 10)
 
 
-@pytest.mark.parametrize("unet", kinds.UNETS)
+@pytest.mark.parametrize("unet", choices_of("unet"))
 @pytest.mark.parametrize("chs", [[4], [4, 6, 5, 8]])
 def test_shallow_and_deep_generators_of_every_unet(unet, chs):
     networks = pix2pix_net.build(paired(9, 2, gen_chs=chs, unet=unet, gen_nblock=0))
@@ -379,7 +373,7 @@ def test_an_image_that_the_levels_use_up_is_refused():
         Encoder(encoder_spec(paired(gen_ksize=5, unet="none"), 1))(zeros(1, 1, 2, 8))
 
 
-@pytest.mark.parametrize("unet", kinds.UNETS)
+@pytest.mark.parametrize("unet", choices_of("unet"))
 @pytest.mark.parametrize("latent", [-1, 3])
 def test_residual_output_is_added_to_the_input(unet, latent):
     """Silent layers leave the image as it is; else their scaled output is what differs from the plain network."""

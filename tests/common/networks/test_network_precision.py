@@ -3,22 +3,15 @@
 import numpy
 import pytest
 
+from medi2i.common.choices import DTYPES as DTYPE_NAMES
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained
 from medi2i.common.compat import chainer
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock, SpectralConvolution
 from medi2i.common.networks.convolutions import SqueezeExcitation
 from medi2i.common.networks.network import DTYPES, using_dtype
 from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
-from medi2i.common.networks.spec import (
-    SAMPLINGS,
-    Activation,
-    ConvStyle,
-    Norm,
-    Padding,
-    Pretrained,
-    PretrainedSpec,
-)
+from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 from medi2i.common.options import PairedOptions
-from medi2i.common.options.kinds import DTYPES as DTYPE_NAMES
 from medi2i.pix2pix import net
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy
 import pytest
 
+from medi2i.common.choices import Pretrained
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks import pretrained
@@ -19,7 +20,7 @@ from medi2i.common.networks.pretrained import (
     pretrained_features,
     three_channels,
 )
-from medi2i.common.networks.spec import Pretrained, PretrainedSpec
+from medi2i.common.networks.spec import PretrainedSpec
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR, through_cbr
@@ -12,7 +13,7 @@ from medi2i.common.networks.generator import DecoderPlan, Encoder, EncoderPlan
 from medi2i.common.networks.network import Misfit, Rows
 from medi2i.common.networks.pretrained import pretrained_features
 from medi2i.common.networks.receptive import Fitting, fitting, translated_rows
-from medi2i.common.networks.spec import SAMPLINGS, Activation, ConvStyle, Norm, Padding, Pretrained, PretrainedSpec
+from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 from medi2i.common.options import PairedOptions
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)

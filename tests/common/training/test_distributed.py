@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+from medi2i.common.choices import Norm
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.norms import BatchNormalization
-from medi2i.common.networks.spec import Norm
 from medi2i.common.training import snapshot
 from medi2i.common.training.adversarial import HistoryPool, LossScale
 from medi2i.common.training.distributed import ALONE, Ranks, joined, share_batches

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.options.kinds import OPTIMIZERS
-from medi2i.common.training.optimizers import RateControl, make_controls, make_optimizer
+from medi2i.common.training.optimizers import RateControl, make_optimizer
 
 STEPS = 5
 RATE = 0.01
@@ -234,7 +234,7 @@ def test_float16_parameters_keep_a_float32_copy():
 def test_factor_scales_every_step(name):
     def moved(factor):
         optimizer = make_optimizer(name, one_parameter(), RATE, 0.0)
-        control = RateControl(name, optimizer)
+        control = RateControl(optimizer)
         control.set_factor(factor)
         assert control.rate == pytest.approx(RATE * factor)
         step(optimizer, gradients()[0], 1.0)
@@ -245,7 +245,7 @@ def test_factor_scales_every_step(name):
 
 
 def test_adadelta_has_no_rate():
-    control = RateControl("AdaDelta", make_optimizer("AdaDelta", one_parameter(), RATE, 0.0))
+    control = RateControl(make_optimizer("AdaDelta", one_parameter(), RATE, 0.0))
     control.set_factor(0.5)
     assert np.isnan(control.rate)
     with pytest.raises(ValueError, match="AdaDelta"):
@@ -258,7 +258,7 @@ def test_a_pretrained_part_learns_more_slowly(name):
     with link.init_scope():
         link.base, link.slow, link.rest = one_parameter(), one_parameter(), one_parameter()
     optimizer = make_optimizer(name, link, RATE, 0.0)
-    control = make_controls(name, {"enc_x": optimizer})["enc_x"]
+    control = RateControl(optimizer)
     control.slow_down(link.base, 0)
     control.slow_down(link.slow, 0.1)
     control.set_factor(0.5)

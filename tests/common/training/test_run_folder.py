@@ -14,8 +14,8 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
 from medi2i.common.training import run_folder
-from medi2i.common.training.run_folder import RunFolder, lasting, training_options
-from medi2i.common.training.weights import WeightStore, load_initial, load_optimizers, siblings
+from medi2i.common.training.run_folder import RunFolder, WeightStore
+from medi2i.common.training.setup import lasting, load_initial, load_optimizers, siblings, training_options
 
 
 def test_a_run_folder_appears_whole(tmp_path):

@@ -8,8 +8,13 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.adversarial import LossScale
-from medi2i.common.training.optimizers import RateControl, make_optimizer
-from medi2i.common.training.schedules import LearningRateSchedule, cosine_factor, linear_factor
+from medi2i.common.training.optimizers import (
+    LearningRateSchedule,
+    RateControl,
+    cosine_factor,
+    linear_factor,
+    make_optimizer,
+)
 
 
 def test_cosine_once():
@@ -47,7 +52,7 @@ def trainer_of(out, epochs, lr_drop, stop, name="Adam"):
     link = chainer.Link()
     with link.init_scope():
         link.p = chainer.Parameter(np.zeros(1, np.float32))
-    control = RateControl(name, make_optimizer(name, link, 2.0, 0.0))
+    control = RateControl(make_optimizer(name, link, 2.0, 0.0))
     iterator = chainer.iterators.SerialIterator(list(range(4)), 2, shuffle=False)
     trainer = chainer.training.Trainer(Numbers(iterator, control), (stop, "iteration"), out=str(out))
     trainer.extend(LearningRateSchedule([control], epochs, lr_drop))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.training import transfer
-from medi2i.common.training.transfer import PinnedConverter
+from medi2i.common.training import adversarial
+from medi2i.common.training.adversarial import PinnedConverter
 from medi2i.datasets.augment import Draw, Uncut
 from medi2i.datasets.scaling import Clip
 
@@ -71,13 +71,13 @@ def test_batches_arrive_whole_however_late_the_copies_are(late):
     for batch, result in zip(batches, results, strict=True):
         for place in (0, 1):
             np.testing.assert_array_equal(result[place].content, np.stack([example[place] for example in batch]))
-    assert len(buffers) == len(events) == 2 * transfer.DEPTH
+    assert len(buffers) == len(events) == 2 * adversarial.DEPTH
 
 
 def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_arrive(late, monkeypatch):
     converter, device, buffers, events = late
     device.xp.stack = list
-    monkeypatch.setattr(transfer.augment, "finish", lambda values, example: (values, example.key))
+    monkeypatch.setattr(adversarial.augment, "finish", lambda values, example: (values, example.key))
     monkeypatch.setattr(LateArray, "__getitem__", lambda self, index: self, raising=False)
     sizes = [(1, 3, 4), (1, 5, 2)]
     batches = [
@@ -95,7 +95,7 @@ def test_uncut_images_of_any_size_are_copied_one_by_one_and_finished_where_they_
             assert key == i and values.content.shape == (1, *size) and values.content.dtype == np.int16
             assert (values.content == 10 * turn + i).all()
         assert plain.content.tolist() == [[turn], [turn]]
-    assert len(buffers) == 3 * transfer.DEPTH
+    assert len(buffers) == 3 * adversarial.DEPTH
 
 
 def test_on_the_cpu_uncut_images_are_finished_too():

@@ -59,14 +59,12 @@ def updater_of(options, networks, device):
     random = RandomState(0, device.xp)
     if isinstance(options, PairedOptions):
         pairs = list(zip(images(1), images(2), strict=True))
-        return pix2pix_updater.Pix2pixUpdater(
-            OneBatch(pairs), optimizers, networks, pix2pix_updater.LossSettings.from_options(options), random, device
-        )
+        return pix2pix_updater.Pix2pixUpdater(OneBatch(pairs), optimizers, networks, options, random, device)
     return cyclegan_updater.CycleganUpdater(
         {"main": OneBatch(images(1)), "second": OneBatch(images(2))},
         optimizers,
         networks,
-        cyclegan_updater.LossSettings.from_options(options),
+        options,
         random,
         device,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from medi2i.common.options import PairedOptions, load_args
 from medi2i.pix2pix import convert, train
-from medi2i.pix2pix.closing import against_nothing, evaluation_command, report_commands
+from medi2i.pix2pix.validation import beside_identity, evaluation_command, report_commands
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 
 
@@ -24,12 +24,12 @@ def test_verdict_is_on_the_best_epoch(values, words):
         {"epoch": 1},
         *({"validation/RMSE": own, "validation/RMSE_identity": nothing} for own, nothing in values),
     ]
-    assert words in against_nothing(entries)
+    assert words in beside_identity(entries)
 
 
 def test_no_verdict_without_a_doing_nothing():
-    assert against_nothing([]) is None
-    assert against_nothing([{"validation/RMSE": 3.0}, {"validation/Dice": 0.5}]) is None
+    assert beside_identity([]) is None
+    assert beside_identity([{"validation/RMSE": 3.0}, {"validation/Dice": 0.5}]) is None
 
 
 def test_commands_of_folders_and_of_columns(tmp_path):

@@ -16,7 +16,6 @@ from medi2i.common.options import (
     save_args,
 )
 from medi2i.common.options.machinery import default_of
-from medi2i.common.options.old_spellings import RELEASED, RENAMED
 
 BOTH = [PairedOptions, UnpairedOptions]
 
@@ -195,10 +194,11 @@ def test_every_released_option_is_there(cls):
     """``RELEASED`` and the table above say the same, and each name parses."""
     there = {name for other, name, _, _ in CASES if other is cls}
     otherwise = {"argfile", "gpu", "imgtype"}  # with another default here, so not in the table
-    released = {RENAMED.get(name, name) for name in RELEASED[cls.APPLICATION] if not name.startswith("HU_")}
+    field_of = {flag: field.name for field in dataclasses.fields(cls) for flag in field.metadata["flags"] or ()}
+    released = {field_of.get("--" + name, name) for name in cls.RELEASED if not name.startswith("HU_")}
     assert released - otherwise == there
     known = {spelling for action in build_parser(cls)._actions for spelling in action.option_strings}
-    assert {"--" + name for name in RELEASED[cls.APPLICATION]} <= known
+    assert {"--" + name for name in cls.RELEASED} <= known
 
 
 def test_learning_rate_gives_the_discriminator_half():
@@ -253,7 +253,7 @@ def test_argfile_flags_decide(tmp_path):
 @pytest.mark.parametrize("cls", BOTH)
 def test_null_in_args_is_not_given(cls):
     """Whatever option it is; "" is what those codes save for no weights."""
-    content = {name: None for name in RELEASED[cls.APPLICATION]} | {"gen_norm": "batch", "model_gen": ""}
+    content = {name: None for name in cls.RELEASED} | {"gen_norm": "batch", "model_gen": ""}
     options = options_from_dict(content)
     clips = {} if cls is PairedOptions else {"clipA": [-1024, 176], "clipB": [-1024, 176], "clips_in_hu": True}
     assert options == cls(gen_norm="batch", released="args", **clips)

@@ -1,0 +1,113 @@
+"""Options from a command line, its preset and an ``args`` file, and back to one.
+
+The ``args`` file beside the weights holds all options as flat JSON, ours or the released codes'.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from medi2i.common.errors import UserError
+from medi2i.common.json_files import read_json
+from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, take_common
+from medi2i.common.options.paired import PairedOptions
+from medi2i.common.options.presets import preset_values
+from medi2i.common.options.unpaired import UnpairedOptions
+from medi2i.common.version import VERSION
+from medi2i.datasets.outputs import write_text
+
+ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
+APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}
+
+AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
+T = TypeVar("T", bound=Checked)
+
+
+def parse(cls: type[T], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None) -> T:
+    """The options of a command line: given there, else in its preset, else in the file of ``-a``, else the default.
+
+    Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
+    """
+    given = given_values(cls, argv, prog, description)
+    base = None
+    if given.get("argfile"):
+        base = load_args(given["argfile"])
+        if not isinstance(base, cls):
+            raise UserError(
+                f"--argfile: {given['argfile']} is of another application; "
+                f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote"
+            )
+    given = {**preset_values(cls, given, base), **given}
+    return cls(**given) if base is None else dataclasses.replace(base, **given)
+
+
+def given_values(
+    cls: type[Checked], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None
+) -> dict[str, Any]:
+    """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
+    given = vars(build_parser(cls, prog, description).parse_args(argv))
+    take_common(given)
+    fold(cls, given)
+    return given
+
+
+def options_to_dict(options: AnyOptions) -> dict[str, Any]:
+    """All options as a dict that JSON can hold, with the application and the version that wrote it."""
+    values = {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
+    return {**values, "released": CONTINUED if options.released else None}
+
+
+def options_from_dict(values: Any, source: str = "args") -> AnyOptions:
+    """Options from the content of an ``args`` file. Names that are not known are passed over. Raises UserError."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: not an args file; it must hold one JSON object of options")
+    application = values.get("application")
+    if application is None:  # a released file does not say; only CycleGAN has two cycle weights
+        application = "cyclegan" if "lambda_A" in values else "pix2pix"
+    if not isinstance(application, str) or application not in APPLICATIONS:
+        raise UserError(f"{source}: application {application!r} is unknown; it can be {', '.join(APPLICATIONS)}")
+    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
+        raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
+    cls = APPLICATIONS[application]
+    released = None if "medi2i_version" in values else ARGS  # ours say who wrote them
+    values = {"released": released, **_renamed(cls, values)}
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(cls)}
+    known = {name: value for name, value in values.items() if name in defaults}
+    try:  # null is "not given" where the option needs a value
+        return cls(**{name: value for name, value in known.items() if value is not None or defaults[name] is None})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _renamed(cls: type[AnyOptions], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a released ``args`` file with the names used here."""
+    values = dict(values)
+    for field in dataclasses.fields(cls):
+        for flag in field.metadata["flags"] or ():
+            if flag.startswith("--") and flag[2:] in values:
+                values.setdefault(field.name, values.pop(flag[2:]))
+    fold(cls, values)
+    if isinstance(values.get("gpu"), list):
+        values["gpu"] = values["gpu"][0] if values["gpu"] else None
+    nothing = (("clipA", [None, None]), ("clipB", [None, None]), ("argfile", ""), ("model_gen", ""), ("model_dis", ""))
+    for name, none in nothing:  # what those codes save for none
+        if values.get(name) == none:
+            values[name] = None
+    return values
+
+
+def load_args(path: str | Path) -> AnyOptions:
+    """The options saved in the file ``path`` (or in a run folder's ``args``): PairedOptions or UnpairedOptions."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "args"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; it should be the args file that training writes beside its weights")
+    return options_from_dict(read_json(path, "it should be the args file that training writes"), str(path))
+
+
+def save_args(options: AnyOptions, path: str | Path) -> None:
+    """Write ``options`` as JSON, whole or not at all."""
+    write_text(Path(path), json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n")
