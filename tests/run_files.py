@@ -25,3 +25,9 @@ def log_of(run):
     """The entries of the log, without the time they were written at."""
     lines = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "elapsed_time"} for line in lines]
+
+
+def join_generator(encoder_arrays, decoder_arrays):
+    """The arrays of both under ``encoder/`` and ``decoder/``, for one file."""
+    parts = (("encoder/", encoder_arrays), ("decoder/", decoder_arrays))
+    return {prefix + name: array for prefix, arrays in parts for name, array in arrays.items()}

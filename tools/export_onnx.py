@@ -8,6 +8,7 @@ run once by ONNX Runtime and compared with Chainer before it is written.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.inference.engines import TOLERANCE, ChainerEngine
 from medi2i.common.inference.graph_engines import quiet_onnxruntime
 from medi2i.common.inference.onnx_graph import INPUT, export
-from medi2i.common.networks.checkpoint import load_generator
+from medi2i.common.networks.checkpoint import Generator, load_generator
 from medi2i.common.networks.from_options import fitting_of, fixed_size
 from medi2i.datasets.outputs import whole_file
 
 
-def command(argv):
+def command(argv: list[str]) -> int:
     """One export. Raises UserError."""
     parser = argparse.ArgumentParser(prog="medi2i-export-onnx", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -46,12 +47,13 @@ def command(argv):
     generator = load_generator(options.model, options.argfile, epoch=epoch)
     content = export(generator.encoder, generator.decoder, metadata_of(generator))
     largest = check(content, generator)
-    write(out, content)
+    with whole_file(out, force=True) as temporary:
+        temporary.write_bytes(content)
     print(f"{out}: {len(content) / 1e6:.1f} MB, differs from Chainer by at most {largest:.1e} of [-1, 1]")
     return 0
 
 
-def metadata_of(generator):
+def metadata_of(generator: Generator) -> dict[str, str]:
     """What the file says of where it comes from: weights, direction, and what -1 and 1 are."""
     trained = generator.options
     fit = fitting_of(trained)
@@ -67,7 +69,7 @@ def metadata_of(generator):
     }
 
 
-def check(content, generator):
+def check(content: bytes, generator: Generator) -> float:
     """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
     session = quiet_onnxruntime().InferenceSession(content, providers=["CPUExecutionProvider"])
     fit = fitting_of(generator.options)
@@ -85,13 +87,7 @@ def check(content, generator):
     return largest
 
 
-def write(path, content):
-    """Write a file that is there whole or not at all."""
-    with whole_file(path, force=True) as temporary:
-        temporary.write_bytes(content)
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``medi2i-export-onnx``."""
     return run(command, argv)
 

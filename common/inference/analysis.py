@@ -10,8 +10,9 @@ import numpy as np
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
-from medi2i.common.networks.checkpoint import fill_frozen, load_generator, load_link
+from medi2i.common.networks.checkpoint import fill_frozen, load_generator
 from medi2i.common.networks.discriminator import Discriminator
+from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import PerceptualFeatures

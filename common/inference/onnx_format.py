@@ -37,7 +37,6 @@ def _bytes(field: int, content: bytes | str) -> bytes:
 
 def tensor(name: str, array: np.ndarray) -> bytes:
     """TensorProto of a float32 or int64 array."""
-    array = np.ascontiguousarray(array).reshape(np.shape(array))
     return (
         b"".join(_number(1, size) for size in array.shape)
         + _number(2, _TYPES[array.dtype])

@@ -140,14 +140,15 @@ class Graph:
             raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
         affine, rest = _folded(norm)
         x = self.mirrored(x, link.pad, link.pad) if link.reflect else x
-        scale, window = link.scale or 1.0, {"stride": link.stride, "pad": link.inner_pad}
+        scale, stride, pad = link.scale or 1.0, link.stride, link.inner_pad
         if isinstance(link, SeparableConvolution):
-            depthwise = _array(link.depthwise.W) * scale  # the input's scale
-            x = self.conv(x, depthwise, group=link.in_ch, transposed=link.transposed, **window)
-            layer, scale, window = link.pointwise, 1.0, {}
+            depthwise = _array(link.depthwise.W) * scale
+            x = self.conv(x, depthwise, None, stride, pad, link.in_ch, transposed=link.transposed)
+            layer, scale, stride, pad = link.pointwise, 1.0, 1, 0
         else:
             layer = link.c
-        h = self.conv(x, _array(layer.W) * scale, _array(layer.b), affine=affine, transposed=link.transposed, **window)
+        weights, bias = _array(layer.W) * scale, _array(layer.b)
+        h = self.conv(x, weights, bias, stride, pad, affine=affine, transposed=link.transposed)
         if link.transposed and link.ksize == 3:
             h = self.mirrored(h, 0, 1)  # mirroring a row and normalising each channel may change places
         return self.norm(norm, h) if rest else h
@@ -257,7 +258,8 @@ class _Exporter:
     def step(self, name: str, value: str) -> Any:
         link = self.network[name]
         if type(link) in LEVELS:
-            return LEVELS[type(link)](self.graph, link, value, self.network.spec.in_ch == 1)
+            grey = isinstance(self.network, Encoder) and self.network.spec.in_ch == 1
+            return LEVELS[type(link)](self.graph, link, value, grey)
         return BLOCKS[type(link)](self.graph, link, value)
 
     def shaped(self, value: str, shape: tuple[int, int, int]) -> str:

@@ -92,12 +92,12 @@ def run_tiled(
     padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
     rows = spans(padded.shape[-2], tile, margin, multiple, blend, rest)
     columns = spans(padded.shape[-1], tile, margin, multiple, blend, rest)
-    result: np.ndarray | None = None
+    result = np.zeros(0, np.float32)  # the first tile tells its channels
     for row in rows:
         for column in columns:
             part = np.ascontiguousarray(padded[..., row.start : row.stop, column.start : column.stop])
             y = _same_size(part, function(part, Frame(row.start, column.start, *padded.shape[-2:])))
-            if result is None:
+            if not result.size:
                 result = np.zeros((*y.shape[:-2], *padded.shape[-2:]), np.float32)
             # Pixels of the margins are not multiplied by 0 but left out: 0 times an infinity would be kept as NaN.
             a, b = row.inner
@@ -168,16 +168,15 @@ def _same_size(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def framed_upsampling(links: Iterable[chainer.Chain], shape: tuple[int, ...], frame: Frame | None) -> Iterator[None]:
     """``links``: encoder and decoder; ``shape``: (N, C, H, W) of the tile; ``frame``: its Frame, None for no change."""
-    blocks = (
-        []
-        if frame is None
-        else [
-            block
-            for link in links
-            for block in link.links()
-            if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE
-        ]
-    )
+    if frame is None:
+        yield
+        return
+    blocks = [
+        block
+        for link in links
+        for block in link.links()
+        if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE
+    ]
     before = [block.upsample for block in blocks]
     for block in blocks:
         block.upsample = lambda x: double_in_frame(x, shape, frame)

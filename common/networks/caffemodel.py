@@ -5,6 +5,7 @@ with today's protobuf. Nothing in such a file can be executed.
 """
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def chainer_arrays(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]
     return arrays
 
 
-def _parameters(kind, blobs):
+def _parameters(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
     if kind == "conv":
         return dict(zip(("W", "b"), (blobs[0], *(b.ravel() for b in blobs[1:])), strict=False))
     if kind == "scale":
@@ -70,10 +71,12 @@ def _parameters(kind, blobs):
     return {"avg_mean": mean * scale, "avg_var": variance * scale, "N": np.array(0)}
 
 
-def _blob(content):
-    legacy, shape, data = {}, None, []
+def _blob(content: memoryview) -> np.ndarray:
+    legacy: dict[int, int] = {}
+    shape: list[int] | None = None
+    data: list[np.ndarray] = []
     for field, value in _fields(content):
-        if field in _BLOB_LEGACY_SHAPE and isinstance(value, int):
+        if isinstance(value, int):
             legacy[field] = value
         elif field == _BLOB_SHAPE:
             shape = [
@@ -90,7 +93,7 @@ def _blob(content):
     return array.astype(np.float32).reshape(shape)
 
 
-def _fields(content):
+def _fields(content: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value) of one message: an int for varints, a memoryview for everything else."""
     content = memoryview(content)
     position = 0
@@ -99,27 +102,28 @@ def _fields(content):
         wire = key & 7
         if wire == 0:
             value, position = _varint(content, position)
+            yield key >> 3, value
+            continue
+        if wire == 2:
+            length, position = _varint(content, position)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
         else:
-            if wire == 2:
-                length, position = _varint(content, position)
-            elif wire in (1, 5):
-                length = 8 if wire == 1 else 4
-            else:
-                raise ValueError(f"wire type {wire} at byte {position}")
-            if position + length > len(content):
-                raise ValueError(f"it ends {position + length - len(content)} bytes too early")
-            value, position = content[position : position + length], position + length
-        yield key >> 3, value
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if position + length > len(content):
+            raise ValueError(f"it ends {position + length - len(content)} bytes too early")
+        yield key >> 3, content[position : position + length]
+        position += length
 
 
-def _varints(content):
+def _varints(content: memoryview) -> Iterator[int]:
     position = 0
     while position < len(content):
         value, position = _varint(content, position)
         yield value
 
 
-def _varint(content, position):
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if position >= len(content) or shift > 63:

@@ -6,6 +6,7 @@ The ``args`` file beside the weights describes the networks; no option is needed
 import contextlib
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,40 +16,18 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import read_json
-from medi2i.common.networks.files import (
-    arrays_of,
-    frozen_file,
-    load_arrays,
-    load_link,
-    save_link,
-    save_networks,
-    split_generator,
-    stored_arrays,
-)
-from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fitting_sizes, fixed_size
+from medi2i.common.networks.files import arrays_of, frozen_file, load_arrays, split_generator, stored_arrays
+from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec, fitting_sizes, fixed_size
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.network import using_dtype
+from medi2i.common.networks.network import Network, using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
+from medi2i.common.npz_files import Part, StoredArrays
 from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
 BEST = "best.json"
 _DATED = re.compile(r"(\d{8}_\d{6})(?:_(\d{1,3}))?")
 _NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
-
-__all__ = [
-    "DIRECTIONS",
-    "Generator",
-    "Run",
-    "build_generator",
-    "digest",
-    "epoch_of",
-    "find_run",
-    "load_generator",
-    "load_link",
-    "save_link",
-    "save_networks",
-]
 
 
 @dataclass(frozen=True)
@@ -63,7 +42,7 @@ class Run:
     epochs: tuple[int, ...]
     best: int | None
 
-    def epoch(self, which) -> int:
+    def epoch(self, which: int | str) -> int:
         """The number of ``which``: "last", "best" or a number. Raises UserError for one that is not there."""
         if which == "best":
             if self.best is None:
@@ -71,7 +50,7 @@ class Run:
             which = self.best
         elif which == "last":
             which = self.epochs[-1]
-        if which not in self.epochs:
+        if not isinstance(which, int) or which not in self.epochs:
             raise UserError(
                 f"{self.folder}: no weights of epoch {which}; there are those of "
                 + ", ".join(str(n) for n in self.epochs)
@@ -79,7 +58,7 @@ class Run:
         return which
 
 
-def find_run(path) -> Run:
+def find_run(path: str | Path) -> Run:
     """The run at ``path``: its folder, a file in it, or a folder of runs, whose newest with weights is taken."""
     path = Path(path)
     if not path.exists():
@@ -90,25 +69,25 @@ def find_run(path) -> Run:
         if run is None:
             raise UserError(f"{folder}: no weights (enc_x50.npz dec_y50.npz) in this folder")
         return run
-    runs = [_run(sub, sub / "args") for sub in folder.iterdir() if (sub / "args").is_file()]
-    runs = [run for run in runs if run is not None]
+    subfolders = [sub for sub in folder.iterdir() if (sub / "args").is_file()]
+    runs = [run for sub in subfolders if (run := _run(sub, sub / "args")) is not None]
     if not runs:
         raise UserError(f"{folder}: neither a training's folder (args, enc_x50.npz …) nor a folder of such folders")
     return max(runs, key=_began)
 
 
-def _began(run):
+def _began(run: Run) -> tuple[float, int, str]:
     """Sort key: when a run began, by its args, else by its name (local time), else by the date of its args file."""
     with contextlib.suppress(UserError, OSError, AttributeError, TypeError, ValueError):
         return datetime.fromisoformat(read_json(run.args, "")["started"]).timestamp(), 0, run.folder.name
-    match = _DATED.fullmatch(run.folder.name)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # TypeError: no match
-        return datetime.strptime(match[1], "%Y%m%d_%H%M%S").timestamp(), int(match[2] or 1), run.folder.name
+    if match := _DATED.fullmatch(run.folder.name):
+        with contextlib.suppress(ValueError, OverflowError):
+            return datetime.strptime(match[1], "%Y%m%d_%H%M%S").timestamp(), int(match[2] or 1), run.folder.name
     return run.args.stat().st_mtime, 0, run.folder.name
 
 
-def _run(folder, args):
-    found = {}
+def _run(folder: Path, args: Path) -> Run | None:
+    found: dict[int, set[str]] = {}
     for file in folder.glob("*.npz"):
         match = _NUMBERED.fullmatch(file.name)
         if match and match["epoch"]:
@@ -141,15 +120,15 @@ class Generator:
     sizes otherwise (kernels of 2 or 5) gives what it makes of the image as it is.
     """
 
-    encoder: chainer.Chain
-    decoder: chainer.Chain
-    options: object
+    encoder: Encoder
+    decoder: Decoder
+    options: AnyOptions
     direction: str
     files: tuple[Path, ...]
     sha256: str
-    device: object = field(default_factory=lambda: chainer.get_device("@numpy"))
+    device: chainer.backend.Device = field(default_factory=lambda: chainer.get_device("@numpy"))
 
-    def to_device(self, device):
+    def to_device(self, device: chainer.backend.Device | str) -> "Generator":
         """Move the weights to ``device`` (of ``chainer.get_device``); returns self."""
         self.device = chainer.get_device(device)
         self.encoder.to_device(self.device)
@@ -171,7 +150,7 @@ class Generator:
         return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
 
 
-def _padded(x, multiple):
+def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
     """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``.
 
     An image too small to mirror is continued by its last row and column.
@@ -185,7 +164,14 @@ def _padded(x, multiple):
     return x
 
 
-def load_generator(model=None, args=None, epoch="last", direction=None, dtype="fp32", pretrained=None) -> Generator:
+def load_generator(
+    model: str | Path | None = None,
+    args: str | Path | None = None,
+    epoch: int | str = "last",
+    direction: str | None = None,
+    dtype: str = "fp32",
+    pretrained: str | None = None,
+) -> Generator:
     """The generator of a run.
 
     model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
@@ -199,45 +185,47 @@ def load_generator(model=None, args=None, epoch="last", direction=None, dtype="f
         beside the weights, else what args names.
     Raises UserError naming the file and what would be right.
     """
-    if model is None and args is None:
+    chosen = args if model is None else model
+    if chosen is None:
         raise UserError("--model_gen, --argfile: one of them is needed to know which weights to use")
-    if model is None or Path(model).is_dir():
-        run = find_run(args if model is None else model)
-        args = run.args if args is None else args
-        number, folder, name = str(run.epoch(epoch)), run.folder, None
-        direction = direction or "xy"
+    if model is None or Path(chosen).is_dir():
+        run = find_run(chosen)
+        args, folder, direction = run.args if args is None else args, run.folder, direction or "xy"
+        number = str(run.epoch(epoch))
+        options = load_args(args)
+        files = _files_of(folder, number, direction)
     else:
-        model = _beside(Path(model), args)
-        match = _NUMBERED.fullmatch(model.name)
-        if model.suffix != ".npz" and not model.exists():
-            raise UserError(f"{model}: no such file or folder; a run's folder, or its enc_x50.npz, would be right")
+        file = _beside(Path(chosen), args)
+        match = _NUMBERED.fullmatch(file.name)
+        if file.suffix != ".npz" and not file.exists():
+            raise UserError(f"{file}: no such file or folder; a run's folder, or its enc_x50.npz, would be right")
         if match is None or match["name"].startswith("dis"):
-            raise UserError(f"{model}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
-        args = model.parent / "args" if args is None else args
-        number, folder, name = match["epoch"], model.parent, match["name"]
-        direction = direction or _direction(name)
-    options = load_args(args)
-    files = _files(folder, name, number, direction, model)
+            raise UserError(f"{file}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
+        folder, direction = file.parent, direction or _direction(match["name"])
+        args = folder / "args" if args is None else args
+        options = load_args(args)
+        files = (file,) if match["name"].startswith("gen") else _pair_of(folder, match["epoch"], direction)
     encoder, decoder = build_generator(options, direction, args, dtype)
+    first, second = files[0], files[-1]
+    parts: tuple[StoredArrays | Part, StoredArrays | Part]
     if len(files) == 1:
-        parts = split_generator(stored_arrays(files[0]), arrays_of(encoder), arrays_of(decoder), str(files[0]))
-        sources = [str(files[0])] * 2
+        parts = split_generator(stored_arrays(first), arrays_of(encoder), arrays_of(decoder), first)
     else:
-        parts, sources = [stored_arrays(file) for file in files], [str(file) for file in files]
-    for arrays, link, source in zip(parts, (encoder, decoder), sources, strict=True):
-        load_arrays(arrays, link, source)
+        parts = stored_arrays(first), stored_arrays(second)
+    load_arrays(parts[0], encoder, first)
+    load_arrays(parts[1], decoder, second)
     if encoder.frozen is not None and not any(name.startswith("base/") for name in parts[0]):
         fill_frozen(encoder, "enc", folder, pretrained or options.gen_pretrained_weights, bool(pretrained))
     return Generator(encoder, decoder, options, direction, files, digest(files))
 
 
-def epoch_of(model) -> int | None:
+def epoch_of(model: str | Path) -> int | None:
     """The epoch in the name of a file of weights (``enc_x50.npz``), None where there is none."""
     match = _NUMBERED.fullmatch(Path(model).name)
     return int(match["epoch"]) if match and match["epoch"] else None
 
 
-def fill_frozen(link, name, folder, file, given=False):
+def fill_frozen(link: Network, name: str, folder: str | Path, file: str | Path | None, given: bool = False) -> None:
     """Fill the pretrained layers of the network ``name``, which its own file in ``folder`` does not hold.
 
     file: what the options name; only where it is ``given`` on the command line it counts before the one in ``folder``.
@@ -251,7 +239,7 @@ def fill_frozen(link, name, folder, file, given=False):
     )
 
 
-def _beside(model, args):
+def _beside(model: Path, args: str | Path | None) -> Path:
     """The file of ``-a results/args -m enc_x50.npz``: a bare name that is not here is that of weights beside args."""
     if args is None or model.parent != Path() or model.exists():
         return model
@@ -259,7 +247,9 @@ def _beside(model, args):
     return folder / model if (folder / model).is_file() else model
 
 
-def build_generator(options, direction: str = "xy", source="args", dtype: str = "fp32"):
+def build_generator(
+    options: AnyOptions, direction: str = "xy", source: str | Path = "args", dtype: str = "fp32"
+) -> tuple[Encoder, Decoder]:
     """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors."""
     if options.ch is None or options.out_ch is None:
         raise UserError(
@@ -271,7 +261,7 @@ def build_generator(options, direction: str = "xy", source="args", dtype: str = 
         return Encoder(encoder_spec(options, ch)), Decoder(decoder_spec(options, out_ch))
 
 
-def digest(files) -> str:
+def digest(files: Iterable[str | Path]) -> str:
     """SHA-256 (hex) of the contents of ``files``, one after the other."""
     total = hashlib.sha256()
     for file in files:
@@ -281,28 +271,26 @@ def digest(files) -> str:
     return total.hexdigest()
 
 
-def _direction(name):
+def _direction(name: str) -> str:
     return "yx" if name in (*DIRECTIONS["yx"], "gen_f", "gen_yx") else "xy"
 
 
-def _files(folder, name, number, direction, model):
-    """The weight files: (encoder, decoder), or the one whole generator."""
-    if name is not None and name.startswith("gen"):
-        return (Path(model),)
-    files = tuple(folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
-    if name is None and not all(file.is_file() for file in files):
-        whole = sorted(folder.glob(f"gen*{number}.npz"))
-        whole = [
-            f
-            for f in whole
-            if (m := _NUMBERED.fullmatch(f.name)) and m["epoch"] == number and _direction(m["name"]) == direction
-        ]
-        if whole:
-            return (whole[0],)
-    missing = [file.name for file in files if not file.is_file()]
+def _files_of(folder: Path, number: str, direction: str) -> tuple[Path, ...]:
+    """The weight files of an epoch: (encoder, decoder), else the one whole generator."""
+    if not all((folder / f"{part}{number}.npz").is_file() for part in DIRECTIONS[direction]):
+        for file in sorted(folder.glob(f"gen*{number}.npz")):
+            match = _NUMBERED.fullmatch(file.name)
+            if match and match["epoch"] == number and _direction(match["name"]) == direction:
+                return (file,)
+    return _pair_of(folder, number, direction)
+
+
+def _pair_of(folder: Path, number: str, direction: str) -> tuple[Path, Path]:
+    encoder, decoder = (folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
+    missing = [file.name for file in (encoder, decoder) if not file.is_file()]
     if missing:
         raise UserError(
             f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
-            f"{direction[1].upper()} needs {files[0].name} and {files[1].name}"
+            f"{direction[1].upper()} needs {encoder.name} and {decoder.name}"
         )
-    return files
+    return encoder, decoder

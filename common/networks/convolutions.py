@@ -23,7 +23,7 @@ def reflect_pad(x: ArrayOrVariable, before: int, after: int) -> ArrayOrVariable:
                 f"it needs at least {max(before, after) + 1} in each direction"
             )
 
-        def line(i, axis=axis, x=x):
+        def line(i: int, axis: int = axis, x: ArrayOrVariable = x) -> ArrayOrVariable:
             return x[:, :, i : i + 1] if axis == 2 else x[:, :, :, i : i + 1]
 
         top = [line(i) for i in range(before, 0, -1)]

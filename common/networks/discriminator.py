@@ -58,6 +58,8 @@ class Discriminator(Network):
     With ``wasserstein`` (N, 1). Children: see :class:`DiscriminatorPlan`.
     """
 
+    spec: DiscriminatorSpec
+
     def __init__(self, spec: DiscriminatorSpec) -> None:
         plan = DiscriminatorPlan(spec)
         super().__init__(spec, plan.steps)

@@ -103,7 +103,7 @@ def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
         noise=options.noise_z,
         latent_dim=options.latent_dim,
         fc_activation=Activation(options.gen_fc_activation),
-        feature_size=None if size is None else tuple(latent_size(len(chs), n) for n in size),
+        feature_size=None if size is None else (latent_size(len(chs), size[0]), latent_size(len(chs), size[1])),
         residual=_residual(options),
     )
 

@@ -33,9 +33,10 @@ class EncoderPlan:
         self.spec = spec
         norm, activation, deepest = spec.norm, spec.activation, spec.chs[-1]
         plain = spec.conv.with_separable(False)
-        pixels = 0 if spec.size is None else spec.in_ch * spec.size[0] * spec.size[1]
+        height, width = spec.size or (0, 0)
+        self.shape, pixels = (spec.in_ch, height, width), spec.in_ch * height * width
         self.automap = numbered("l", [fully_connected(pixels, pixels, spec.fc_activation)] * spec.fc_layers)
-        self.levels = {}
+        self.levels: dict[str, Step] = {}
         if spec.pretrained is None:
             first = cbr(spec.in_ch, spec.chs[0], 3, PAD, norm, spec.first, activation, 0, plain)
             deeper = [
@@ -66,7 +67,7 @@ class EncoderPlan:
         """[skip_0 … skip_{n-1}, e(, latent)] of the image ``x``."""
         spec = self.spec
         for name in self.automap:
-            x = way.shaped(way.step(name, x), (spec.in_ch, *spec.size))
+            x = way.shaped(way.step(name, x), self.shape)
         levels = self._follow_levels(way, x)
         skips = [] if spec.unet is Unet.NONE else list(levels)
         if spec.unet is Unet.CONV:
@@ -99,6 +100,8 @@ class Encoder(Network):
     Raises UserError for an image of another size than fully connected layers have.
     """
 
+    spec: EncoderSpec
+
     def __init__(self, spec: EncoderSpec) -> None:
         plan = EncoderPlan(spec)
         super().__init__(spec, plan.steps)
@@ -130,10 +133,10 @@ class DecoderPlan:
     def __init__(self, spec: DecoderSpec) -> None:
         self.spec = spec
         chs, joined, norm, activation, conv = spec.chs, spec.joined_chs, spec.norm, spec.activation, spec.conv
-        self.steps: dict[str, Step] = {}
+        height, width = spec.feature_size or (0, 0)
+        self.shape, self.steps = (chs[-1], height, width), {}
         if spec.latent_dim > 0:
-            height, width = spec.feature_size
-            made = fully_connected(spec.latent_dim, chs[-1] * height * width, spec.fc_activation)
+            made = fully_connected(spec.latent_dim, math.prod(self.shape), spec.fc_activation)
             self.steps["latent_fc"] = Step(made.build, partial(_from_latent, len(chs)))
         self.deepest = numbered("r", [res_block(chs[-1], norm, activation, conv)] * spec.res_blocks)
         levels = [
@@ -153,7 +156,7 @@ class DecoderPlan:
         if spec.joins_deepest:
             skips = [h]
         if spec.latent_dim > 0:
-            h = way.shaped(way.step("latent_fc", latent[0]), (spec.chs[-1], *spec.feature_size))
+            h = way.shaped(way.step("latent_fc", latent[0]), self.shape)
         for name in self.deepest:
             h = way.step(name, h)
         for i, name in enumerate(self.levels, start=1):
@@ -175,6 +178,8 @@ class Decoder(Network):
     global generator of NumPy or CuPy, as dropout is.
     Raises UserError where a skip has another size than what it is joined with.
     """
+
+    spec: DecoderSpec
 
     def __init__(self, spec: DecoderSpec) -> None:
         plan = DecoderPlan(spec)

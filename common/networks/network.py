@@ -144,6 +144,8 @@ class Network(chainer.Chain):
     Raises UserError, before anything large is allocated, where it would be too large.
     """
 
+    spec: Any  # each subclass knows which
+
     def __init__(self, spec: Spec, steps: Mapping[str, Step]) -> None:
         super().__init__()
         self.spec = spec

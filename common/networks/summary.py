@@ -18,6 +18,7 @@ from medi2i.common.compat import F, chainer
 from medi2i.common.networks.from_options import AnyOptions, crop_size, fitting_of, fixed_size
 from medi2i.common.networks.network import Network, Spec, describe
 from medi2i.common.networks.receptive import discriminator_field, generator_reach, global_layers
+from medi2i.common.options import UnpairedOptions
 
 DEFAULT_SIZE = (256, 256)
 _CONV = F.connection.convolution_2d.Convolution2DFunction
@@ -290,7 +291,7 @@ def _table(part: Part) -> Iterator[str]:
 
 def passes(networks: Mapping[str, Network], options: AnyOptions) -> dict[str, int]:
     """How often each network runs in the generator's update, all of it kept until the gradients are there."""
-    if "dis" in networks or "enc_y" not in networks:
+    if not isinstance(options, UnpairedOptions):
         return dict.fromkeys(networks, 1)
     # Each domain: its own image and the translated one; both decoders of each feature, and one cycle.
     extra = (1 if options.lambda_idempotence > 0 else 0) + (1 if options.lambda_domain > 0 else 0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.checkpoint import save_networks
+from medi2i.common.networks.files import save_networks
 from medi2i.common.options.reading import AnyOptions, save_args
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import serialize_float32_copies

@@ -10,7 +10,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
-from medi2i.common.networks.checkpoint import load_link
+from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.npz_files import refuse_not_finite

@@ -4,11 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from run_files import join_generator
 
 from medi2i.common.choices import Pretrained
 from medi2i.common.errors import UserError
 from medi2i.common.networks.checkpoint import load_generator
-from medi2i.common.networks.files import arrays_of, join_generator, load_link, write_arrays
+from medi2i.common.networks.files import arrays_of, load_link, write_arrays
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import load_pretrained, pretrained_features
 from medi2i.common.networks.spec import PretrainedSpec

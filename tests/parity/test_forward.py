@@ -5,9 +5,9 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.inference.graph_engines import ENGINES, installed
-from medi2i.common.networks.checkpoint import load_generator, load_link
+from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.networks.discriminator import Discriminator
-from medi2i.common.networks.files import arrays_of
+from medi2i.common.networks.files import arrays_of, load_link
 from medi2i.common.networks.from_options import discriminator_spec
 
 TOLERANCE = 2e-5  # of the largest output, as rerunning the released code with another BLAS and NumPy gives

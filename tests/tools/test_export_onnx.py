@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medi2i.common.networks.checkpoint import load_generator, save_networks
+from medi2i.common.networks.checkpoint import load_generator
+from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.pix2pix import net
 from medi2i.tools import export_onnx

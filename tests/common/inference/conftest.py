@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medi2i.common.inference.report import beside, find_report
-from medi2i.common.networks.checkpoint import save_networks
+from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -8,12 +8,13 @@ import zipfile
 
 import numpy
 import pytest
+from run_files import join_generator
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks import files
-from medi2i.common.networks.checkpoint import digest, find_run, load_generator, load_link, save_link, save_networks
-from medi2i.common.networks.files import arrays_of, join_generator, write_arrays
+from medi2i.common.networks.checkpoint import digest, find_run, load_generator
+from medi2i.common.networks.files import arrays_of, load_link, save_link, save_networks, write_arrays
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
