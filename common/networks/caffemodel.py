@@ -1,18 +1,27 @@
 """Reader of ``.caffemodel`` files, the form in which VGG16 and ResNet50 were published.
 
-Only what weights need of the protocol-buffers wire format and of ``caffe.proto``: Chainer's own reader does not run
-with today's protobuf. Nothing in such a file can be executed.
+Chainer's own reader does not run with today's protobuf. Nothing in such a file can be executed.
 """
 
+import functools
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
 
-# Field numbers of caffe.proto: NetParameter.layers (old) and .layer, then name and blobs of each kind of layer.
-_OLD_LAYERS, _LAYERS = 2, 100
-_NAME_AND_BLOBS = {_OLD_LAYERS: (4, 6), _LAYERS: (1, 7)}
-_BLOB_LEGACY_SHAPE, _BLOB_DATA, _BLOB_SHAPE, _SHAPE_DIM = (1, 2, 3, 4), 5, 7, 1
+Field = descriptor_pb2.FieldDescriptorProto
+# Name, number, type and whether repeated, as in caffe.proto. ``data`` are packed floats: as bytes, NumPy can read them.
+_FOUR = "num", "channels", "height", "width"
+_FIELDS: dict[str, dict[str, tuple[int, int | str, bool]]] = {
+    "Shape": {"dim": (1, Field.TYPE_INT64, True)},
+    "Blob": {name: (number, Field.TYPE_INT32, False) for number, name in enumerate(_FOUR, 1)}
+    | {"data": (5, Field.TYPE_BYTES, True), "shape": (7, "Shape", False)},
+    "Old": {"name": (4, Field.TYPE_STRING, False), "blobs": (6, "Blob", True)},
+    "New": {"name": (1, Field.TYPE_STRING, False), "blobs": (7, "Blob", True)},
+    "Net": {"old": (2, "Old", True), "new": (100, "New", True)},
+}
 
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3", "1": "4"}
 _RESNET_LAYER = re.compile(r"(res|bn|scale)(\d)([a-z])_branch(2a|2b|2c|1)")
@@ -22,22 +31,40 @@ _VGG_LAYER = re.compile(r"conv\d_\d|fc\d")
 
 def read_caffemodel(content: bytes) -> dict[str, list[np.ndarray]]:
     """Layer name → its blobs, float32 in the shapes of the file. Raises ValueError for anything but a caffemodel."""
-    layers = {}
-    for field, value in _fields(content):
-        if field not in _NAME_AND_BLOBS or isinstance(value, int):
-            continue
-        name_field, blob_field = _NAME_AND_BLOBS[field]
-        name, blobs = None, []
-        for inner, part in _fields(value):
-            if inner == name_field and not isinstance(part, int):
-                name = bytes(part).decode("utf-8", "replace")
-            elif inner == blob_field and not isinstance(part, int):
-                blobs.append(_blob(part))
-        if name is not None and blobs:
-            layers[name] = blobs
+    net = _net()()
+    try:
+        net.ParseFromString(content)
+    except DecodeError:
+        raise ValueError("it is cut short, or no such file") from None
+    layers = {layer.name: [_blob(blob) for blob in layer.blobs] for layer in (*net.old, *net.new)}
+    layers = {name: blobs for name, blobs in layers.items() if name and blobs}
     if not layers:
         raise ValueError("no layers with weights in it")
     return layers
+
+
+@functools.cache
+def _net() -> type[Message]:
+    """The class of what a caffemodel holds, of the fields of caffe.proto that weights need."""
+    file = descriptor_pb2.FileDescriptorProto(name="medi2i/caffe.proto", package="medi2i.caffe")
+    for message, fields in _FIELDS.items():
+        described = file.message_type.add(name=message)
+        for name, (number, kind, repeated) in fields.items():
+            field = described.field.add(name=name, number=number)
+            if kind == Field.TYPE_INT32:
+                field.default_value = "1"
+            field.label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL
+            field.type = Field.TYPE_MESSAGE if isinstance(kind, str) else kind
+            if isinstance(kind, str):
+                field.type_name = f".medi2i.caffe.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("medi2i.caffe.Net"))
+
+
+def _blob(blob: Any) -> np.ndarray:
+    shape = blob.shape.dim if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
+    return np.frombuffer(b"".join(blob.data), "<f4").astype(np.float32).reshape(tuple(shape))
 
 
 def chainer_arrays(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -69,67 +96,3 @@ def _parameters(kind: str, blobs: list[np.ndarray]) -> dict[str, np.ndarray]:
     mean, variance, factor = (b.ravel() for b in blobs)
     scale = 1.0 / float(factor[0]) if factor[0] else 0.0
     return {"avg_mean": mean * scale, "avg_var": variance * scale, "N": np.array(0)}
-
-
-def _blob(content: memoryview) -> np.ndarray:
-    legacy: dict[int, int] = {}
-    shape: list[int] | None = None
-    data: list[np.ndarray] = []
-    for field, value in _fields(content):
-        if isinstance(value, int):
-            legacy[field] = value
-        elif field == _BLOB_SHAPE:
-            shape = [
-                d
-                for inner, part in _fields(value)
-                if inner == _SHAPE_DIM
-                for d in ([part] if isinstance(part, int) else _varints(part))
-            ]
-        elif field == _BLOB_DATA:
-            data.append(np.frombuffer(value, "<f4"))
-    array = np.concatenate(data) if data else np.zeros(0, np.float32)
-    if shape is None:
-        shape = [legacy.get(field, 1) for field in _BLOB_LEGACY_SHAPE]
-    return array.astype(np.float32).reshape(shape)
-
-
-def _fields(content: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value) of one message: an int for varints, a memoryview for everything else."""
-    content = memoryview(content)
-    position = 0
-    while position < len(content):
-        key, position = _varint(content, position)
-        wire = key & 7
-        if wire == 0:
-            value, position = _varint(content, position)
-            yield key >> 3, value
-            continue
-        if wire == 2:
-            length, position = _varint(content, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {position}")
-        if position + length > len(content):
-            raise ValueError(f"it ends {position + length - len(content)} bytes too early")
-        yield key >> 3, content[position : position + length]
-        position += length
-
-
-def _varints(content: memoryview) -> Iterator[int]:
-    position = 0
-    while position < len(content):
-        value, position = _varint(content, position)
-        yield value
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(content) or shift > 63:
-            raise ValueError(f"no number at byte {position}")
-        byte = content[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position

@@ -13,7 +13,6 @@ import numpy as np
 from medi2i.common.choices import Pretrained
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel
 from medi2i.common.networks.network import Rows, Step
 from medi2i.common.networks.spec import PretrainedSpec
 from medi2i.common.npz_files import declared_arrays, read_arrays_of, refuse_not_finite
@@ -217,6 +216,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         packed = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not packed:
+        from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel  # protobuf takes time to import
+
         return chainer_arrays(read_caffemodel(path.read_bytes()))
     wanted = [name for name in declared_arrays(path) if not name.startswith("fc")]
     return {_chainer_name(name): array for name, array in read_arrays_of(path, wanted).items()}

@@ -123,7 +123,7 @@ def test_vgg_as_it_was_published(tmp_path):
     for name, found in arrays_of(link).items():
         numpy.testing.assert_array_equal(found, arrays[name])
     (tmp_path / "cut.caffemodel").write_bytes(content[:-7])
-    with pytest.raises(UserError, match="cut.caffemodel: not a readable npz or caffemodel file .it ends 7 bytes too"):
+    with pytest.raises(UserError, match="cut.caffemodel: not a readable npz or caffemodel file .it is cut short"):
         load_pretrained(link, tmp_path / "cut.caffemodel", "--gen_pretrained_weights")
 
 
