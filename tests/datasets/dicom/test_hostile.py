@@ -171,7 +171,8 @@ def test_a_header_of_many_parts(tmp_path, ct_file, monkeypatch):
         assert "its header, without the pixels, has more than" in reason(path)
     path.write_bytes(insert(data, (sequence + b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 2000))
     monkeypatch.undo()
-    assert "damaged DICOM header" in reason(path)
+    # Which of the two it is hangs on how deep in calls the reader stands when it gives up.
+    assert any(words in reason(path) for words in ("damaged DICOM header", "cannot be read (No tag to read"))
 
 
 # --- frames ---------------------------------------------------------------------------------------------------------
