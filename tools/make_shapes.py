@@ -10,7 +10,6 @@
 train.txt and test.txt list the pairs.
 """
 
-import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from PIL import Image
 from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.datasets.locks import is_lock, locked
-from medi2i.datasets.outputs import whole_file, write_text
+from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.writing import save_picture
 from medi2i.tools.making import shapes
+from medi2i.tools.making.shapes import ELLIPSE, RECTANGLE
 
 BROWN = (0.55, 0.33, 0.16)
 MEADOW = (0.35, 0.6, 0.25)
@@ -36,7 +35,7 @@ class ShapesOptions(Checked):
 
     out: str = option("data/shapes", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
     make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
-    size: list = option(
+    size: list[int] = option(
         [64],
         "-s",
         "-z",
@@ -58,61 +57,58 @@ class ShapesOptions(Checked):
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
 
 
-def command(argv):
+def command(argv: list[str]) -> None:
     options = parse(ShapesOptions, argv, prog="make_shapes", description=__doc__.splitlines()[0])
     if len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     if options.make == "labels" and options.imgtype == "jpg":
         raise UserError("--imgtype: jpg would blur class numbers; --make labels needs png")
     size = (options.size[0], options.size[-1])
-    with new_folder(options.out) as out:
-        make = {"pairs": pair, "labels": picture_and_labels, "textures": textures}[options.make]
-        for phase, count in (("train", options.num), ("test", options.num_test)):
-            names = []
-            for number in range(count):
-                # one generator for each image: the first images do not depend on how many there are
-                generator = np.random.default_rng([options.seed, phase == "test", number])
-                name = f"{number + 1:05d}.{options.imgtype}"
-                for domain, image in zip("AB", make(generator, size, options), strict=True):
-                    save(out / f"{phase}{domain}" / name, image, options.grey)
-                names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-            write_text(out / f"{phase}.txt", "".join(names))
-        print(
-            f"{out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
-            "(trainA trainB testA testB; train.txt test.txt)"
-        )
+    make = {"pairs": pair, "labels": picture_and_labels, "textures": textures}[options.make]
+    shapes.write_pairs(
+        options,
+        lambda generator: make(generator, size, options),
+        lambda path, image, domain: save(path, image, options.grey),
+    )
+    print(
+        f"{options.out}: {options.num} training and {options.num_test} test images of {size[1]}×{size[0]} pixels "
+        "(trainA trainB testA testB; train.txt test.txt)"
+    )
 
 
-def pair(generator, size, options):
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def pair(generator: np.random.Generator, size: tuple[int, int], options: ShapesOptions) -> Pair:
     """Rectangles, and the ellipses that fit into them: two pictures (3, H, W)."""
-    drawn = [shapes.random_shape(generator, size, rotate=False) for _ in range(_number(generator, options))]
-    return tuple(shapes.paint(size, drawn, [kind] * len(drawn)) for kind in (shapes.RECTANGLE, shapes.ELLIPSE))
+    drawn = shapes.random_shapes(generator, size, options.shapes, rotate=False)
+    rectangles, ellipses = (shapes.paint(size, drawn, [kind] * len(drawn)) for kind in (RECTANGLE, ELLIPSE))
+    return rectangles, ellipses
 
 
-def picture_and_labels(generator, size, options):
+def picture_and_labels(generator: np.random.Generator, size: tuple[int, int], options: ShapesOptions) -> Pair:
     """A noisy picture (3, H, W) and its class numbers, uint8 (H, W)."""
-    count = _number(generator, options)
-    drawn = [shapes.random_shape(generator, size, rotate=True) for _ in range(count)]
-    kinds = [shapes.CLASSES[index] for index in generator.integers(len(shapes.CLASSES), size=count)]
+    drawn = shapes.random_shapes(generator, size, options.shapes)
+    kinds = shapes.random_kinds(generator, len(drawn))
     noise = generator.normal(0, options.noise, (1, *size))
     return shapes.paint(size, drawn, kinds) + noise, shapes.label(size, drawn, kinds)
 
 
-def textures(generator, size, options):
+def textures(generator: np.random.Generator, size: tuple[int, int], options: ShapesOptions) -> Pair:
     """A meadow with brown shapes and another with striped ones: two pictures (3, H, W)."""
     pictures = []
     for domain in "AB":
-        drawn = [shapes.random_shape(generator, size, rotate=True) for _ in range(_number(generator, options))]
+        drawn = shapes.random_shapes(generator, size, options.shapes)
         texture = np.reshape(BROWN, (3, 1, 1)) if domain == "A" else shapes.stripes(size, generator)
         picture = np.broadcast_to(np.reshape(MEADOW, (3, 1, 1)), (3, *size))
         for shape in drawn:
-            cover = shape.coverage(size, shapes.ELLIPSE)
+            cover = shape.coverage(size, ELLIPSE)
             picture = picture * (1 - cover) + texture * cover
         pictures.append(picture)
-    return tuple(pictures)
+    return pictures[0], pictures[1]
 
 
-def save(path, image, grey=False):
+def save(path: Path, image: np.ndarray, grey: bool = False) -> None:
     """Write class numbers (uint8) as they are, a picture (3, H, W) in 0…1 as 8 bit."""
     if image.dtype != np.uint8:
         values = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -124,21 +120,7 @@ def save(path, image, grey=False):
         save_picture(picture, temporary, "jpeg" if path.suffix == ".jpg" else "png", quality=95)
 
 
-@contextlib.contextmanager
-def new_folder(path):
-    """The folder, made and held. Raises UserError where it is there and not empty: images of two sets would mix."""
-    path = Path(path)
-    with locked(path, "writing"):
-        if any(not is_lock(one) for one in path.iterdir()):
-            raise UserError(f"--out: {path} is not empty; give a new folder")
-        yield path
-
-
-def _number(generator, options):
-    return int(generator.integers(1, options.shapes + 1))
-
-
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 

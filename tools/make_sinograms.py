@@ -10,6 +10,7 @@ that a sinogram has the size of its image. Rows are rays, columns angles.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,8 +18,7 @@ from skimage.transform import radon
 
 from medi2i.common.errors import run
 from medi2i.common.options import Checked, option, parse
-from medi2i.datasets.outputs import whole_file, write_text
-from medi2i.tools.make_shapes import new_folder
+from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making import shapes
 
 PNG_TOP = 65535
@@ -44,36 +44,27 @@ class SinogramOptions(Checked):
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
 
 
-def command(argv):
+def command(argv: list[str]) -> None:
     options = parse(SinogramOptions, argv, prog="make_sinograms", description=__doc__.splitlines()[0])
-    with new_folder(options.out) as out:
-        for phase, count in (("train", options.num), ("test", options.num_test)):
-            for domain in "AB":
-                (out / f"{phase}{domain}").mkdir()
-            names = []
-            for number in range(count):
-                image = random_image(
-                    np.random.default_rng([options.seed, phase == "test", number]), options.size, options.shapes
-                )
-                name = f"{number + 1:05d}.{options.imgtype}"
-                save(out / f"{phase}A" / name, sinogram(image), float(options.size))
-                save(out / f"{phase}B" / name, image, 1.0)
-                names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
-            write_text(out / f"{phase}.txt", "".join(names))
-        print(
-            f"{out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
-            "pixels (trainA trainB testA testB; train.txt test.txt)"
-        )
+    shapes.write_pairs(
+        options,
+        lambda generator: sinogram_and_image(generator, options.size, options.shapes),
+        lambda path, image, domain: save(path, image, float(options.size) if domain == "A" else 1.0),
+    )
+    print(
+        f"{options.out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
+        "pixels (trainA trainB testA testB; train.txt test.txt)"
+    )
 
 
-def random_image(generator: np.random.Generator, size: int, most: int) -> np.ndarray:
-    """Shapes (float (H, W), 0…1) on a black disc: the Radon transform sees nothing outside the inscribed circle."""
-    count = int(generator.integers(1, most + 1))
-    drawn = [shapes.random_shape(generator, (size, size), rotate=True) for _ in range(count)]
-    kinds = [shapes.CLASSES[index] for index in generator.integers(len(shapes.CLASSES), size=count)]
-    image = shapes.paint((size, size), drawn, kinds)[0]
+def sinogram_and_image(generator: np.random.Generator, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sinogram of at most `most` shapes (float (H, W), 0…1) on a black disc, and these: the Radon transform sees
+    nothing outside the inscribed circle."""
+    drawn = shapes.random_shapes(generator, (size, size), most)
+    image = shapes.paint((size, size), drawn, shapes.random_kinds(generator, len(drawn)))[0]
     rows, columns = np.indices((size, size)) - size // 2
-    return np.where(rows**2 + columns**2 <= (size // 2 - 1) ** 2, image, 0.0)
+    image = np.where(rows**2 + columns**2 <= (size // 2 - 1) ** 2, image, 0.0)
+    return sinogram(image), image
 
 
 def sinogram(image: np.ndarray) -> np.ndarray:
@@ -82,7 +73,7 @@ def sinogram(image: np.ndarray) -> np.ndarray:
     return radon(image, theta=angles, circle=True)
 
 
-def save(path, array, top: float):
+def save(path: Path, array: np.ndarray, top: float) -> None:
     """npy: float32 as it is; png: 16 bit, `top` becomes 65535."""
     with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
         if path.suffix == ".npy":
@@ -92,7 +83,7 @@ def save(path, array, top: float):
             Image.fromarray(values).save(file, "png")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 

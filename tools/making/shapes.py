@@ -1,8 +1,15 @@
 """Random geometric shapes: the toy images of the tutorials. Arrays are (H, W); coverage is 0…1, smooth at edges."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+
+from medi2i.common.errors import UserError
+from medi2i.datasets.locks import is_lock, locked
+from medi2i.datasets.outputs import write_text
 
 SUPERSAMPLING = 4  # sub-pixels per pixel and direction, so that edges are smooth
 RECTANGLE, ELLIPSE, TRIANGLE = "rectangle", "ellipse", "triangle"
@@ -39,30 +46,36 @@ _INSIDE = {
 }
 
 
-def random_shape(generator: np.random.Generator, size: tuple[int, int], rotate: bool, largest: float = 0.28) -> Shape:
-    """A shape that lies within the image; half axes from 0.1 to `largest` of the shorter side."""
-    short = min(size)
-    half = generator.uniform(0.1, largest, 2) * short
-    reach = float(np.hypot(*half)) if rotate else None
-    centre = tuple(
-        float(generator.uniform(margin, length - 1 - margin))
-        for length, margin in zip(size, (reach, reach) if rotate else half, strict=True)
-    )
-    angle = float(generator.uniform(0, 2 * np.pi)) if rotate else 0.0
-    colour = tuple(float(value) for value in generator.uniform(0.25, 1.0, 3))
-    return Shape(centre, (float(half[0]), float(half[1])), angle, colour)
+def random_shape(generator: np.random.Generator, size: tuple[int, int], rotate: bool) -> Shape:
+    """A shape that lies within the image; half axes from 0.1 to 0.28 of the shorter side."""
+    half = generator.uniform(0.1, 0.28, 2) * min(size)
+    margins = [np.hypot(*half)] * 2 if rotate else half
+    row, column = (generator.uniform(margin, n - 1 - margin) for n, margin in zip(size, margins, strict=True))
+    angle = generator.uniform(0, 2 * np.pi) if rotate else 0.0
+    red, green, blue = generator.uniform(0.25, 1.0, 3)
+    return Shape((row, column), (half[0], half[1]), angle, (red, green, blue))
 
 
-def paint(size: tuple[int, int], shapes, kinds, background=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """A picture float (3, H, W) in 0…1: the shapes over each other, the last on top."""
-    picture = np.broadcast_to(np.reshape(background, (3, 1, 1)), (3, *size)).astype(np.float64)
+def random_shapes(generator: np.random.Generator, size: tuple[int, int], most: int, rotate: bool = True) -> list[Shape]:
+    """One shape, or up to `most`."""
+    return [random_shape(generator, size, rotate) for _ in range(generator.integers(1, most + 1))]
+
+
+def random_kinds(generator: np.random.Generator, count: int) -> list[str]:
+    """So many of CLASSES."""
+    return [CLASSES[index] for index in generator.integers(len(CLASSES), size=count)]
+
+
+def paint(size: tuple[int, int], shapes: Sequence[Shape], kinds: Sequence[str]) -> np.ndarray:
+    """A picture float (3, H, W) in 0…1: the shapes over each other on black, the last on top."""
+    picture = np.zeros((3, *size))
     for shape, kind in zip(shapes, kinds, strict=True):
         cover = shape.coverage(size, kind)
         picture = picture * (1 - cover) + np.reshape(shape.colour, (3, 1, 1)) * cover
     return picture
 
 
-def label(size: tuple[int, int], shapes, kinds) -> np.ndarray:
+def label(size: tuple[int, int], shapes: Sequence[Shape], kinds: Sequence[str]) -> np.ndarray:
     """The label image uint8 (H, W) of the same: the class of the shape that covers at least half of the pixel."""
     labels = np.zeros(size, dtype=np.uint8)
     for shape, kind in zip(shapes, kinds, strict=True):
@@ -76,3 +89,39 @@ def stripes(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray
     rows, columns = np.indices(size)
     wave = np.sin((rows * np.cos(direction) + columns * np.sin(direction)) * np.pi / 6 + phase)
     return np.broadcast_to(np.clip(0.5 + 2 * wave, 0, 1), (3, *size))
+
+
+class _SetOptions(Protocol):
+    out: str
+    num: int
+    num_test: int
+    imgtype: str
+    seed: int
+
+
+def write_pairs(
+    options: _SetOptions,
+    make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
+    save: Callable[[Path, np.ndarray, str], None],
+) -> None:
+    """Fill a new folder: trainA and testA with the first images that `make` gives, trainB and testB with the second
+    under equal names, lists of them in train.txt and test.txt. `save(path, image, A or B)` writes one.
+
+    UserError where the folder is there and not empty: images of two sets would mix.
+    """
+    out = Path(options.out)
+    with locked(out, "writing"):
+        if any(not is_lock(one) for one in out.iterdir()):
+            raise UserError(f"--out: {out} is not empty; give a new folder")
+        for phase, count in (("train", options.num), ("test", options.num_test)):
+            for domain in "AB":
+                (out / f"{phase}{domain}").mkdir()
+            names = []
+            for number in range(count):
+                # one generator for each image: the first images do not depend on how many there are
+                generator = np.random.default_rng([options.seed, phase == "test", number])
+                name = f"{number + 1:05d}.{options.imgtype}"
+                for domain, image in zip("AB", make(generator), strict=True):
+                    save(out / f"{phase}{domain}" / name, image, domain)
+                names.append(f"{phase}A/{name}\t{phase}B/{name}\n")
+            write_text(out / f"{phase}.txt", "".join(names))
