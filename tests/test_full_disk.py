@@ -22,10 +22,10 @@ from medi2i.common.training.snapshot import write_npz
 from medi2i.datasets.outputs import append_text, csv_text, write_text
 from medi2i.datasets.writing import write_image
 from medi2i.tools import export_onnx, make_shapes, make_sinograms, split_pairs
+from medi2i.tools.demo import StepFolders
 from medi2i.tools.evaluation import table
 from medi2i.tools.evaluation.metrics import Window
 from medi2i.tools.evaluation.picture import comparison
-from medi2i.tools.making.own_folder import OwnFolder
 
 resource = pytest.importorskip("resource")
 LIMIT = 100  # bytes
@@ -67,7 +67,7 @@ def parameters(path):
 
 
 def record(path):
-    folder = OwnFolder(path.parent, "m" * LIMIT)
+    folder = StepFolders(path.parent, "m" * LIMIT)
     folder._save()
 
 

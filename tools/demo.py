@@ -8,23 +8,28 @@ Every step is one of the commands of this project and is printed as you would ty
 is emptied of what the demo made, and of nothing else.
 """
 
+import json
 import shlex
+import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.json_files import read_json
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.options.presets import PAIRED
 from medi2i.datasets import dicom, lists
-from medi2i.datasets.locks import locked
+from medi2i.datasets.locks import is_lock, locked
 from medi2i.datasets.outputs import write_text
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
-from medi2i.tools.making.own_folder import OwnFolder
 
 COUNTS = 100  # of the released noise model
 MOST_PAIRS = 80  # of a large CT: evenly spaced slices, so that reading and converting stay short
@@ -32,6 +37,8 @@ LISTS = 3  # train, val, test
 UPDATES = 4000  # of the training, two minutes or three
 # Not the released options: in so few updates those do not even learn to leave the image as it is.
 PRESET = "denoise"
+RECORD = ".made-by.json"
+MOST_BYTES = 1 << 24
 
 
 @dataclass
@@ -46,17 +53,99 @@ class DemoOptions(Checked):
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed gives the same result")
 
 
-def command(argv):
+class StepFolders:
+    """A folder that may be emptied and filled again, without ever deleting what was not made here.
+
+    `path` holds a record of what `maker` made in it: the files of each finished step, and the step under way. Raises
+    UserError where the folder holds things but no record of this maker.
+    """
+
+    def __init__(self, path: Path | str, maker: str) -> None:
+        self.path, self.maker = Path(path), maker
+        self._record: dict = {"maker": maker, "steps": {}, "under_way": None}
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: is a file; --out needs a folder")
+        record = self.path / RECORD
+        if record.is_file():
+            try:
+                self._record = read_json(record, "a record of what the demo made", MOST_BYTES)
+            except UserError:
+                self._record = {}
+        if not _is_record(self._record):
+            raise UserError(f"{record}: damaged; remove the folder yourself or give another --out")
+        foreign = not record.is_file() and any(not is_lock(path) for path in self.path.iterdir())
+        if self._record["maker"] != maker or foreign:
+            raise UserError(f"{self.path}: was not made by {maker}; give a new folder as --out")
+
+    def clear(self) -> None:
+        """Delete what earlier runs made. Raises UserError, before anything is deleted, where a step's folder holds
+        other files too; other files beside these folders stay."""
+        for step, known in self._record["steps"].items():
+            foreign = sorted(set(_files(self.path / step)) - set(known))
+            if foreign:
+                raise UserError(
+                    f"{self.path / step / foreign[0]}: was not made by {self.maker}, and its folder is in "
+                    "the way; move it elsewhere or give another --out"
+                )
+        unfinished = self._record["under_way"]
+        for step in [*self._record["steps"], *([unfinished] if unfinished else [])]:
+            if (self.path / step).is_dir():
+                shutil.rmtree(self.path / step)
+        self._record.update(steps={}, under_way=None)
+        self._save()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Path]:
+        """The path of the folder `name`, new: the body of the `with` makes and fills it. Raises UserError."""
+        folder = self.path / name
+        if folder.exists():
+            raise UserError(
+                f"{folder}: is in the way and was not made by {self.maker}; move it elsewhere or give another --out"
+            )
+        self._record["under_way"] = name
+        self._save()
+        yield folder
+        self._record["under_way"] = None
+        self._record["steps"][name] = sorted(_files(folder))
+        self._save()
+
+    def _save(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / RECORD, json.dumps(self._record))
+
+
+def _is_record(record: object) -> bool:
+    """Whether it has the form that `_save` writes; a step is a plain name, so nothing outside can be meant."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("maker"), str)
+        and isinstance(record.get("steps"), dict)
+        and all(_is_name(name) and isinstance(known, list) for name, known in record["steps"].items())
+        and (record.get("under_way") is None or _is_name(record["under_way"]))
+    )
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+
+
+def command(argv: list[str]) -> None:
     options = parse(DemoOptions, argv, prog="demo", description=__doc__.splitlines()[0])
     if options.ct is not None and not Path(options.ct).exists():
         raise UserError(f"--ct: {options.ct}: no such folder; it should hold a CT as DICOM")
     if options.ct is not None and Path(options.out).resolve() in (Path(options.ct) / "x").resolve().parents:
         raise UserError(f"--ct: {options.ct} lies in {options.out}, which the demo empties; give another --out")
     with locked(Path(options.out), "working"):
-        show(options, OwnFolder(options.out, "medi2i demo"))
+        show(options, StepFolders(options.out, "medi2i demo"))
 
 
-def show(options, folder: OwnFolder):
+def show(options: DemoOptions, folder: StepFolders) -> None:
     """All steps, in a folder that is emptied first. Raises UserError."""
     folder.clear()
     started = time.monotonic()
@@ -152,9 +241,9 @@ def show(options, folder: OwnFolder):
     )
 
 
-def step(what: str, script: str, module, argv):
+def step(what: str, script: str, module: ModuleType, words: Sequence[object]) -> None:
     """Print a command as one would type it and run it. Raises UserError where it fails, naming the command."""
-    argv = [str(word) for word in argv]
+    argv = [str(word) for word in words]
     print(f"\n# {what}\n$ python {script} {shlex.join(argv)}", flush=True)
     began = time.monotonic()
     try:
@@ -178,7 +267,7 @@ def thin_out(pairs: Path) -> Path:
     return shorter
 
 
-def keep_together(pairs: Path) -> list:
+def keep_together(pairs: Path) -> list[object]:
     """`--by block` where there are fewer patients, or series, than lists: then these have to be cut."""
     rows = [split_pairs.describe(row.columns, pairs.parent) for row in lists.read_list(pairs)]
     by, _ = split_pairs.choose(rows, "auto")
@@ -186,20 +275,20 @@ def keep_together(pairs: Path) -> list:
     return [] if enough else ["--by", split_pairs.BLOCK]
 
 
-def small_crop(data: Path, pairs: Path, side: int) -> list:
+def small_crop(data: Path, pairs: Path, side: int) -> list[object]:
     """`-cw` and `-ch` where images are smaller than the preset's crop of `side` pixels; [] elsewhere."""
     shapes = {dicom.read(data / row.columns[0]).hu.shape for row in lists.read_list(pairs)}
     smallest = min(min(shape) for shape in shapes) // 16 * 16
     return [] if smallest >= side else ["-cw", smallest, "-ch", smallest]
 
 
-def known_bias(data: Path, pairs: Path) -> list:
+def known_bias(data: Path, pairs: Path) -> list[object]:
     """`--bias HU`: the released noise adds COUNTS to stored values, which the slope makes HU; [] where slopes vary."""
     slopes = {dicom.read(data / row.columns[1]).slope for row in lists.read_list(pairs)}
     return ["--bias", f"{COUNTS * slopes.pop():g}"] if len(slopes) == 1 else []
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 

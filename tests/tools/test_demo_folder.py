@@ -3,7 +3,7 @@
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.tools.making.own_folder import OwnFolder
+from medi2i.tools.demo import StepFolders
 
 
 def fill(folder, name, text="made"):
@@ -14,9 +14,9 @@ def fill(folder, name, text="made"):
 
 def test_second_run_replaces_what_the_first_made_and_keeps_the_rest(tmp_path):
     out = tmp_path / "demo"
-    fill(OwnFolder(out, "demo"), "data")
+    fill(StepFolders(out, "demo"), "data")
     (out / "notes.txt").write_text("mine")
-    again = OwnFolder(out, "demo")
+    again = StepFolders(out, "demo")
     again.clear()
     assert not (out / "data").exists()
     fill(again, "data", "new")
@@ -24,39 +24,39 @@ def test_second_run_replaces_what_the_first_made_and_keeps_the_rest(tmp_path):
 
 
 def test_a_run_that_broke_off_is_cleared(tmp_path):
-    with pytest.raises(KeyboardInterrupt), OwnFolder(tmp_path / "demo", "demo").step("data") as path:
+    with pytest.raises(KeyboardInterrupt), StepFolders(tmp_path / "demo", "demo").step("data") as path:
         (path / "deep").mkdir(parents=True)
         raise KeyboardInterrupt
-    again = OwnFolder(tmp_path / "demo", "demo")
+    again = StepFolders(tmp_path / "demo", "demo")
     again.clear()
     assert not path.exists()
     fill(again, "data")
 
 
 def test_foreign_files_in_a_step_stop_it_before_anything_is_deleted(tmp_path):
-    folder = OwnFolder(tmp_path, "demo")
+    folder = StepFolders(tmp_path, "demo")
     fill(folder, "first")
     fill(folder, "second")
     (tmp_path / "second" / "b.txt").write_text("mine")
     with pytest.raises(UserError, match=r"second/b\.txt: was not made by demo"):
-        OwnFolder(tmp_path, "demo").clear()
+        StepFolders(tmp_path, "demo").clear()
     assert (tmp_path / "first" / "a.txt").exists() and (tmp_path / "second" / "a.txt").exists()
 
 
 def test_a_folder_of_others_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="was not made by demo; give a new folder"):
-        OwnFolder(tmp_path, "demo")
+        StepFolders(tmp_path, "demo")
     with pytest.raises(UserError, match="is a file"):
-        OwnFolder(tmp_path / "thesis.txt", "demo")
-    fill(OwnFolder(tmp_path / "other", "quality"), "data")
+        StepFolders(tmp_path / "thesis.txt", "demo")
+    fill(StepFolders(tmp_path / "other", "quality"), "data")
     with pytest.raises(UserError, match="was not made by demo"):
-        OwnFolder(tmp_path / "other", "demo")
-    assert OwnFolder(tmp_path / "empty", "demo").path == tmp_path / "empty"
+        StepFolders(tmp_path / "other", "demo")
+    assert StepFolders(tmp_path / "empty", "demo").path == tmp_path / "empty"
 
 
 def test_a_step_does_not_write_into_a_folder_that_is_there(tmp_path):
-    folder = OwnFolder(tmp_path / "demo", "demo")
+    folder = StepFolders(tmp_path / "demo", "demo")
     folder.clear()
     (tmp_path / "demo" / "data").mkdir()
     with pytest.raises(UserError, match="is in the way"), folder.step("data"):
@@ -75,4 +75,4 @@ def test_a_step_does_not_write_into_a_folder_that_is_there(tmp_path):
 def test_a_damaged_record_is_not_trusted(tmp_path, text):
     (tmp_path / ".made-by.json").write_text(text)
     with pytest.raises(UserError, match="damaged"):
-        OwnFolder(tmp_path, "demo")
+        StepFolders(tmp_path, "demo")
