@@ -28,7 +28,8 @@ from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.__main__ import as_json, as_text
 from medi2i.datasets.dicom.derived_series import DerivedSeries
-from medi2i.tools.make_phantom import ct_image
+from medi2i.datasets.dicom.encoding import encode
+from medi2i.tools.make_phantom import series_of
 from medi2i.tools.making.phantom import phantom
 
 WHEEL = """
@@ -91,7 +92,8 @@ LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", 
 def phantoms(folder: Path) -> dict[str, Path]:
     """Files of a phantom, 64×48, in several syntaxes; made anew each time, always the same."""
     made = phantom((48, 64), 3, 1, 0, None)
-    plain = [ct_image(made, index, 1, 0) for index in range(3)]
+    series = series_of(made, 1, 0)
+    plain = [series.image(index, encode(hu, series.encoding, None)) for index, hu in enumerate(made.hu)]
     files = {}
 
     def save(name: str, dataset: Dataset) -> None:

@@ -36,7 +36,7 @@ from medi2i.common.options.paired import PairedOptions
 from medi2i.datasets.catalogue import describe
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.writing import write_image
-from medi2i.tools.making import nifti
+from medi2i.tools.making import nifti_volume
 
 WORDS = (0, 1, 2, 3, 7, 8, 16, 255, 4096, 0x7FFF, 0x8000, 0xFFFF, 10**6, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 NUMBERS = (
@@ -430,14 +430,14 @@ def picture(path: Path, out: Path, kind: str) -> str:
 def volume(path: Path, out: Path) -> str:
     """Read, write and read again."""
     try:
-        found = nifti.read(path)
+        found = nifti_volume.read(path)
     except UserError as error:
         return "refused: " + fuzz.in_words(str(error).split(": ", 1)[-1])
     try:
-        nifti.write(out, found, force=True)
+        nifti_volume.write(out, found, force=True)
     except UserError as error:
         return "not written: " + fuzz.in_words(str(error).split(": ", 1)[-1])
-    again = nifti.read(out)
+    again = nifti_volume.read(out)
     if not np.array_equal(again.values, found.values):
         raise AssertionError("reads back otherwise")
     return "read and written"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, run
@@ -20,7 +19,6 @@ from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import Encoding, encode
 from medi2i.datasets.locks import locked
-from medi2i.datasets.outputs import whole_file
 from medi2i.tools.making.phantom import Phantom, phantom
 from medi2i.tools.making.synthetic_series import NewSeries
 
@@ -33,10 +31,14 @@ class PhantomOptions(Checked):
     """What to make"""
 
     out: str = option("data/phantom", "-o", metavar="FOLDER", help="folder for the series, one sub-folder each")
-    size: list = option([256], nargs="+", type=int, low=16, high=2048, metavar="PX", help="width, or height and width")
+    size: list[int] = option(
+        [256], nargs="+", type=int, low=16, high=2048, metavar="PX", help="width, or height and width"
+    )
     slices: int = option(40, type=int, low=1, high=2000, help="slices of each series")
     series: int = option(1, "-n", "--patients", type=int, low=1, help="series, each of another patient")
-    thickness: float = option(None, type=float, low=0.1, high=50, help="mm between slices; default: to cover the trunk")
+    thickness: float | None = option(
+        None, type=float, low=0.1, high=50, help="mm between slices; default: to cover the trunk"
+    )
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same phantoms")
     force: bool = option(False, type=bool, help="overwrite existing files")
 
@@ -53,7 +55,10 @@ def command(argv: list[str]) -> None:
             raise UserError(f"{existing}: exists; another --out, or --force to overwrite")
         for number in tqdm(range(options.series), desc="phantoms", unit="series", disable=None):
             made = phantom(shape, options.slices, options.seed, number, options.thickness)
-            write_series(out / folder_name(number), made, options.seed, number, force=options.force)
+            series = series_of(made, options.seed, number)
+            for index, hu in enumerate(made.hu):
+                path = out / folder_name(number) / f"CT{index + 1:04d}.dcm"
+                series.write(path, index, encode(hu, ENCODING, None), options.force)
         print(f"{out}: {options.series} series of {options.slices} slices, {shape[1]}×{shape[0]}")
 
 
@@ -61,23 +66,12 @@ def folder_name(number: int) -> str:
     return f"phantom_{number + 1:03d}"
 
 
-def write_series(folder: Path, made: Phantom, seed: int, number: int, force: bool = False) -> list[Path]:
-    """Write a phantom as a DICOM CT series; returns the files, from feet to head."""
-    paths = []
-    for index in range(len(made.hu)):
-        dataset = ct_image(made, index, seed, number)
-        paths.append(folder / f"CT{index + 1:04d}.dcm")
-        with whole_file(paths[-1], force) as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-    return paths
-
-
-def ct_image(made: Phantom, index: int, seed: int, number: int) -> FileDataset:
-    """Slice ``index`` of a phantom as a CT Image Storage data set."""
+def series_of(made: Phantom, seed: int, number: int) -> NewSeries:
+    """The CT series that a phantom becomes, slices from feet to head."""
     affine = np.diag([made.spacing[1], made.spacing[0], made.thickness, 1.0])
     affine[:3, 3] = made.origin
     name = f"{seed}-{number + 1:03d}"
-    series = NewSeries(
+    return NewSeries(
         modality="CT",
         affine=affine,
         encoding=ENCODING,
@@ -96,7 +90,6 @@ def ct_image(made: Phantom, index: int, seed: int, number: int) -> FileDataset:
             "WindowCenterWidthExplanation": ["SOFT TISSUE", "LUNG"],
         },
     )
-    return series.image(index, encode(made.hu[index], ENCODING, None))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,8 +26,7 @@ from medi2i.datasets.dicom.derived_series import decimal
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, encode
 from medi2i.datasets.kinds import next_steps
 from medi2i.datasets.locks import locked
-from medi2i.datasets.outputs import whole_file
-from medi2i.tools.making import identity, nifti
+from medi2i.tools.making import identity, nifti_volume
 from medi2i.tools.making.synthetic_series import NewSeries
 
 
@@ -42,7 +41,7 @@ class NiftiOptions(Checked):
         "converted", "-o", metavar="PATH", help="folder for DICOM, .nii or .nii.gz (or a folder) for NIfTI"
     )
     modality: str = option("CT", "-m", choices=["CT", "MR"], help="what a NIfTI volume is; CT values are HU")
-    like: str = option(None, metavar="FILE", help="NIfTI file whose order of axes the output takes")
+    like: str | None = option(None, metavar="FILE", help="NIfTI file whose order of axes the output takes")
     force: bool = option(False, type=bool, help="overwrite existing files")
 
 
@@ -53,10 +52,10 @@ def command(argv: list[str]) -> None:
     root, out = Path(options.root), Path(options.out)
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
-    volumes = [root] if root.is_file() else sorted(path for path in root.rglob("*") if nifti.is_nifti(path))
-    if root.is_file() and not nifti.is_nifti(root):
+    volumes = [root] if root.is_file() else sorted(path for path in root.rglob("*") if nifti_volume.is_nifti(path))
+    if root.is_file() and not nifti_volume.is_nifti(root):
         raise UserError(f"{root}: is no .nii or .nii.gz; for DICOM give the folder of the series{next_steps([root])}")
-    single = nifti.is_nifti(out)  # one file, whole or not at all
+    single = nifti_volume.is_nifti(out)  # one file, whole or not at all
     with nullcontext() if single else locked(out, "writing"):
         convert(volumes, root, out, options)
 
@@ -67,7 +66,8 @@ def convert(volumes: list[Path], root: Path, out: Path, options: NiftiOptions) -
         to_nifti(root, out, options)
         return
     folders = {
-        path: out if root.is_file() else out / path.relative_to(root).parent / nifti.stem(path) for path in volumes
+        path: out if root.is_file() else out / path.relative_to(root).parent / nifti_volume.stem(path)
+        for path in volumes
     }
     twice = [folder for folder, count in Counter(folders.values()).items() if count > 1]
     if twice:
@@ -79,27 +79,26 @@ def convert(volumes: list[Path], root: Path, out: Path, options: NiftiOptions) -
 
 def patient(path: Path, root: Path) -> str:
     """Whose the volume is: by its name and its folders below ``root``, else by those that ``root`` lies in."""
-    name = nifti.stem(path)
+    name = nifti_volume.stem(path)
     below = path.relative_to(root).parent.parts if root.is_dir() else ()
     around = root.absolute().parts[-1:] if root.is_dir() else root.absolute().parent.parts[-2:]
     return identity.as_id(identity.patient_of(below, name) or identity.patient_of(around, name) or name)
 
 
-def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, person: str | None = None) -> int:
+def to_dicom(path: Path, folder: Path, modality: str, force: bool, person: str) -> int:
     """Write a NIfTI volume as a DICOM series of the patient ``person``; returns the number of slices.
 
     What the file leaves open and what changes in values is told on stderr. UserError for rows and columns that are not
     at right angles, and for a CT whose values are no HU.
     """
-    volume = nifti.read(path)
-    person = person or identity.as_id(nifti.stem(path))
+    volume = nifti_volume.read(path)
     notes = list(volume.notes)
     axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     if abs(axes[:, 0] @ axes[:, 1]) > 1e-3:
         raise UserError(
             f"{path}: its rows and columns are not at right angles; DICOM cannot hold such a grid, resample it first"
         )
-    if nifti.is_sheared(volume.affine):
+    if nifti_volume.is_sheared(volume.affine):
         notes.append("its slices are shifted against each other, as those of a tilted gantry, and stay so")
     if modality == "CT":
         notes += check_hu(path, volume.values)
@@ -113,7 +112,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
         patient_id=person,
         patient_name=f"{person.replace('^', '_').replace('=', '_')}^NIFTI",
         study_description="From NIfTI",
-        description=identity.as_id(nifti.stem(path)),
+        description=identity.as_id(nifti_volume.stem(path)),
         comment="Made from a NIfTI file; patient and acquisition are not known",
         manufacturer_model="NIfTI to DICOM",
         image_type=("DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"),
@@ -126,8 +125,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool = False, perso
         off = np.abs(encoded.stored * encoding.slope + encoding.intercept - values.astype(np.float64))
         off = off[(values >= encoding.range[0]) & (values <= encoding.range[1])]
         changed, most = changed + int(np.count_nonzero(off > exact)), max(most, float(off.max(initial=0.0)))
-        with whole_file(folder / f"{modality}{index + 1:04d}.dcm", force) as temporary:
-            series.image(index, encoded).save_as(temporary, enforce_file_format=True)
+        series.write(folder / f"{modality}{index + 1:04d}.dcm", index, encoded, force)
     if clipped:
         notes.append(f"{clipped} voxels were outside {encoding.range[0]:g}…{encoding.range[1]:g} and are clipped")
     if changed:
@@ -154,7 +152,7 @@ def check_hu(path: Path, values: np.ndarray) -> list[str]:
     return []
 
 
-def encoding_of(values: np.ndarray, modality: str, scaling: tuple[float, float] | None = None) -> Encoding:
+def encoding_of(values: np.ndarray, modality: str, scaling: tuple[float, float] | None) -> Encoding:
     """How to store values: HU in whole numbers; others as they are where 16 bits hold them, else in 65 535 steps.
 
     scaling: (slope, intercept) that made the values of whole numbers; it is kept where it can be.
@@ -218,7 +216,7 @@ def to_nifti(root: Path, out: Path, options: NiftiOptions) -> None:
     found = scanned.require_series()
     for skipped in scanned.skipped:
         print(f"warning: skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
-    single = nifti.is_nifti(out)
+    single = nifti_volume.is_nifti(out)
     if single and len(found) > 1:
         raise UserError(f"--out: {out} is one file, {root} holds {len(found)} series; a folder would take them all")
     for number, series in enumerate(found, 1):
@@ -228,11 +226,11 @@ def to_nifti(root: Path, out: Path, options: NiftiOptions) -> None:
         check_even(series, affine)
         name = "_".join(filter(None, (series.patient, str(series.number or number), f"{number:03d}")))
         target = out if single else out / ("".join(c if c.isalnum() or c in "-_." else "_" for c in name) + ".nii.gz")
-        nifti.write(target, nifti.Volume(dicom.read_volume(series), affine), options.like, options.force)
+        nifti_volume.write(target, nifti_volume.Volume(dicom.read_volume(series), affine), options.like, options.force)
         print(f"{target}: {series.shape[1]}×{series.shape[0]}×{len(series.slices)}")
         for warning in series.warnings:
             print(f"  {warning}")
-        if nifti.is_sheared(affine):
+        if nifti_volume.is_sheared(affine):
             print("  only its sform says where its slices lie: a qform cannot hold the shift from one to the next")
 
 

@@ -10,7 +10,7 @@ import pytest
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.tools import nifti as tool
-from medi2i.tools.making import nifti
+from medi2i.tools.making import nifti_volume
 
 AFFINES = {
     "RAS": np.diag([0.8, 0.9, 2.0, 1]),
@@ -48,7 +48,7 @@ def at(image, world):
 def test_values_stay_at_their_place(tmp_path, name):
     values = voxels()
     image = nibabel.load(save(tmp_path / "v.nii", values, AFFINES[name]))
-    volume = nifti.read(tmp_path / "v.nii")
+    volume = nifti_volume.read(tmp_path / "v.nii")
     assert volume.values.dtype == np.float32 and volume.values.flags["C_CONTIGUOUS"]
     for z, y, x in [(0, 0, 0), (1, 2, 3), tuple(np.array(volume.values.shape) - 1)]:
         place = (volume.affine @ [x, y, z, 1])[:3] * [-1, -1, 1]  # LPS -> RAS
@@ -108,7 +108,7 @@ def test_scaling_of_the_header_is_applied(tmp_path):
     image.header.set_slope_inter(2.0, -10.0)
     image.to_filename(tmp_path / "v.nii")
     expected = np.asarray(nibabel.load(tmp_path / "v.nii").get_fdata(), np.float32)
-    np.testing.assert_array_equal(nifti.read(tmp_path / "v.nii").values, expected.transpose(2, 1, 0))
+    np.testing.assert_array_equal(nifti_volume.read(tmp_path / "v.nii").values, expected.transpose(2, 1, 0))
 
 
 def test_a_folder_of_volumes_and_a_folder_of_series(tmp_path):
@@ -134,7 +134,7 @@ def test_refusals(tmp_path, capsys, make, expected):
     path = tmp_path / "v.nii"
     make(path)
     with pytest.raises(UserError, match=expected):
-        nifti.read(path)
+        nifti_volume.read(path)
     assert tool.main([str(path), "-o", str(tmp_path / "s")]) == 1
     assert expected in capsys.readouterr().err or "no such file" in expected and not (tmp_path / "s").exists()
 

@@ -12,7 +12,7 @@ import pytest
 from medi2i.common.errors import Unreadable
 from medi2i.datasets import dicom
 from medi2i.tools import nifti as tool
-from medi2i.tools.making import nifti
+from medi2i.tools.making import nifti_volume
 
 AFFINE = np.diag([-0.5, -0.75, 2.0, 1.0])
 SHAPE = (5, 4, 3)
@@ -49,7 +49,7 @@ def through(tmp_path, capsys, modality="CT", path=None):
 
 def refusal(path):
     with pytest.raises(Unreadable) as error:
-        nifti.read(path)
+        nifti_volume.read(path)
     assert "\n" not in str(error.value)
     return error.value.reason
 
@@ -60,7 +60,7 @@ def test_units_of_length(tmp_path, units, factor, version):
     nibabel.save(
         image(affine=np.diag([*np.diag(AFFINE)[:3] * factor, 1]), units=units, version=version), tmp_path / "v.nii"
     )
-    volume = nifti.read(tmp_path / "v.nii")
+    volume = nifti_volume.read(tmp_path / "v.nii")
     np.testing.assert_allclose(volume.spacing, (2.0, 0.75, 0.5), rtol=1e-6)
     np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
     assert volume.notes == ()
@@ -68,7 +68,7 @@ def test_units_of_length(tmp_path, units, factor, version):
 
 def test_unlikely_sizes_of_voxels_are_told(tmp_path):
     nibabel.save(image(affine=np.diag([-800.0, -800.0, 2000.0, 1.0])), tmp_path / "v.nii")
-    (note,) = nifti.read(tmp_path / "v.nii").notes
+    (note,) = nifti_volume.read(tmp_path / "v.nii").notes
     assert note == "its voxels are 800×800×2000 mm large: another unit than it says?"
 
 
@@ -136,7 +136,7 @@ def test_fractions_of_hu_are_rounded_with_a_word(tmp_path, capsys):
 
 def test_whole_numbers_beyond_float32_are_told(tmp_path):
     nibabel.save(image(np.full(SHAPE, (1 << 24) + 1, np.int64)), tmp_path / "v.nii")
-    assert nifti.read(tmp_path / "v.nii").notes == (
+    assert nifti_volume.read(tmp_path / "v.nii").notes == (
         "60 voxels are whole numbers beyond 16777216, of which seven digits are kept",
     )
 
@@ -177,7 +177,7 @@ def test_types_that_are_no_real_numbers_are_refused(tmp_path, kind, words):
     ],
 )
 def test_no_scaling(tmp_path, slope, intercept, note):
-    volume = nifti.read(patched(tmp_path / "v.nii", 112, "2f", slope, intercept))
+    volume = nifti_volume.read(patched(tmp_path / "v.nii", 112, "2f", slope, intercept))
     np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
     assert note in " ".join(volume.notes) and bool(note) == bool(volume.notes)
 
@@ -217,15 +217,15 @@ def test_headers_that_are_refused(tmp_path, start, form, values, words):
 
 def test_further_axes_of_one_and_a_single_slice(tmp_path):
     nibabel.save(image(HU[..., None, None]), tmp_path / "v.nii")
-    assert nifti.read(tmp_path / "v.nii").values.shape == (3, 4, 5)
-    volume = nifti.read(patched(tmp_path / "w.nii", 40, "8h", 2, 5, 12, 1, 1, 1, 1, 1))
+    assert nifti_volume.read(tmp_path / "v.nii").values.shape == (3, 4, 5)
+    volume = nifti_volume.read(patched(tmp_path / "w.nii", 40, "8h", 2, 5, 12, 1, 1, 1, 1, 1))
     assert volume.values.shape == (1, 12, 5)
 
 
 def test_no_geometry_is_told(tmp_path):
     found = image(q=0, s=0)
     nibabel.save(found, tmp_path / "v.nii")
-    volume = nifti.read(tmp_path / "v.nii", axial=False)
+    volume = nifti_volume.read(tmp_path / "v.nii", axial=False)
     np.testing.assert_allclose(np.diag([-1, -1, 1, 1]) @ volume.affine, found.header.get_base_affine())
     (note,) = volume.notes
     assert "left and right may be exchanged" in note
@@ -235,7 +235,7 @@ def test_forms_that_differ_are_told(tmp_path):
     found = image()
     found.set_qform(AFFINE + np.array([[0, 0, 0, 30], [0, 0, 0, 40], [0] * 4, [0] * 4]), 1)
     nibabel.save(found, tmp_path / "v.nii")
-    volume = nifti.read(tmp_path / "v.nii")
+    volume = nifti_volume.read(tmp_path / "v.nii")
     assert volume.notes == ("its sform and qform lie up to 50 mm apart; the sform is taken",)
     np.testing.assert_allclose(volume.affine, np.diag([0.5, 0.75, 2, 1]), atol=1e-6)
 
@@ -246,7 +246,7 @@ def test_compression_is_known_by_the_content(tmp_path, name, packed):
     nibabel.save(image(), tmp_path / "plain.nii")
     data = (tmp_path / "plain.nii").read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(data) if packed else data)
-    volume = nifti.read(tmp_path / name)
+    volume = nifti_volume.read(tmp_path / name)
     np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
     assert volume.notes == ()
 
@@ -258,11 +258,11 @@ def test_what_follows_the_voxels_is_told(tmp_path, packed):
     ends = [gzip.compress(data) + b"garbage", gzip.compress(data + b"garbage")] if packed else [data + b"garbage"]
     for content in ends:
         (tmp_path / "v.nii").write_bytes(content)
-        volume = nifti.read(tmp_path / "v.nii")
+        volume = nifti_volume.read(tmp_path / "v.nii")
         np.testing.assert_array_equal(volume.values, HU.transpose(2, 1, 0))
         assert volume.notes == ("more data follow the voxels that its header declares; they are not read",)
     (tmp_path / "v.nii").write_bytes((gzip.compress(data) if packed else data) + bytes(500))
-    assert nifti.read(tmp_path / "v.nii").notes == ()
+    assert nifti_volume.read(tmp_path / "v.nii").notes == ()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -289,7 +289,7 @@ def test_what_unpacks_to_more_than_it_declares_is_not_unpacked(tmp_path):
     data = (tmp_path / "plain.nii").read_bytes()
     with gzip.open(tmp_path / "v.nii", "wb", compresslevel=1) as file:
         file.write(data + b"x" + bytes(50 << 20))
-    assert len(nifti.read(tmp_path / "v.nii").notes) == 1
+    assert len(nifti_volume.read(tmp_path / "v.nii").notes) == 1
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):

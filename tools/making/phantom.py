@@ -7,7 +7,7 @@ the diaphragm. Every shape is a signed distance (negative inside); a voxel gets 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -33,20 +33,11 @@ class Phantom:
     origin: tuple[float, float, float]
 
 
-@dataclass
 class Anatomy:
-    """What differs from patient to patient. ``scale`` is the body's size, ``offset`` mm shift of each organ's
-    centre."""
+    """What differs from patient to patient. ``scale`` is the body's size; ``width``, ``depth`` and ``fat`` in mm."""
 
-    rng: np.random.Generator
-    scale: float = 1.0
-    width: float = 160.0
-    depth: float = 105.0
-    fat: float = 14.0
-    warp: list = field(default_factory=list)
-
-    def __post_init__(self):
-        rng = self.rng
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
         self.scale = float(rng.uniform(0.92, 1.06))
         self.width, self.depth = 160 * self.scale * float(rng.uniform(0.95, 1.05)), 106 * self.scale
         self.fat = float(rng.uniform(8, 22))
@@ -108,7 +99,7 @@ def _texture(rng: np.random.Generator, shape: tuple[int, ...], voxel: tuple[floa
 class Body:
     """The anatomy as signed distances, painted slice by slice from the outside inwards."""
 
-    def __init__(self, anatomy: Anatomy):
+    def __init__(self, anatomy: Anatomy) -> None:
         self.a = a = anatomy
         self.rib_phase = float(a.rng.uniform(0, 28))
         self.vertebra_phase = float(a.rng.uniform(0, 30))

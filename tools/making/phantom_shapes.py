@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST_TUBES = 260  # of one tree
+THINNEST = 0.5  # mm: radius of what still branches
+
 
 def ellipse(x: np.ndarray, y: np.ndarray, a: float, b: float, degrees: float = 0.0) -> np.ndarray:
     """Distance to an ellipse around 0 with half axes a and b (first order: exact on the border)."""
@@ -44,7 +47,7 @@ class Canvas:
     """One slice being painted: HU and the strength of its texture. x, y (H, W) and z in mm, ``pixel`` the pixel's
     side."""
 
-    def __init__(self, xs: np.ndarray, ys: np.ndarray, z: float, pixel: float):
+    def __init__(self, xs: np.ndarray, ys: np.ndarray, z: float, pixel: float) -> None:
         self.x, self.y = np.meshgrid(xs, ys)
         self.z, self.pixel = z, pixel
         self.hu = np.full(self.x.shape, -1000, np.float32)
@@ -117,8 +120,6 @@ def tree(
     radius: float,
     rng: np.random.Generator,
     distance: Callable[[np.ndarray], np.ndarray],
-    smallest: float = 0.5,
-    limit: int = 260,
 ) -> list[Tube]:
     """Vessels that branch from ``root`` and stay where ``distance`` of a point (N, 3) is below 0.
 
@@ -126,7 +127,7 @@ def tree(
     """
     tubes = []
     waiting = [(root, direction / np.linalg.norm(direction), radius, 0)]
-    while waiting and len(tubes) < limit:
+    while waiting and len(tubes) < MOST_TUBES:
         start, heading, thick, depth = waiting.pop(0)
         end = start + heading * (thick + 0.6) * float(rng.uniform(3.0, 6.0))
         if depth > 2 and distance(end[None])[0] > -1.5 * thick:
@@ -135,7 +136,7 @@ def tree(
             if distance(end[None])[0] > -thick:
                 continue
         tubes.append(Tube(start, end, thick))
-        if thick < smallest:
+        if thick < THINNEST:
             continue
         share = float(rng.uniform(0.12, 0.5))
         aside = np.cross(heading, rng.normal(0, 1, 3))
@@ -166,8 +167,7 @@ def draw_tubes(
         nearest = points - tube.start - position[..., None] * along
         nearest[..., 2] = np.sign(nearest[..., 2]) * np.maximum(np.abs(nearest[..., 2]) - thickness / 4, 0)
         distance = np.sqrt((nearest**2).sum(-1)) - tube.radius
-        width = max(pixel, 2 * tube.radius)
         covered = np.clip(0.5 - distance / pixel, 0, 1) * min(1.0, 2 * tube.radius / pixel)
         box = share[spans[2], spans[1], spans[0]]
-        np.maximum(box, covered * (width > 0), out=box)
+        np.maximum(box, covered, out=box)
     return share

@@ -20,13 +20,13 @@ def bin_count(shape: tuple[int, int]) -> int:
     return int(np.ceil(np.hypot(*shape))) + 3
 
 
-def project(image, theta: np.ndarray, spacing: float, xp: ModuleType = np, ndimage: ModuleType | None = None):
+def project(image: np.ndarray, theta: np.ndarray, spacing: float, xp: ModuleType = np) -> np.ndarray:
     """Line integrals (len(theta), bins) float32 of an image (H, W) of density 1/mm with square pixels of ``spacing``
     mm.
 
     The image is sampled (bilinear) on a grid turned by each angle and summed along the rays. Outside is 0.
     """
-    ndimage = ndimage or _ndimage(xp)
+    ndimage = _ndimage(xp)
     image = xp.asarray(image, dtype=xp.float32)
     bins = bin_count(image.shape)
     centre = (np.array(image.shape) - 1) / 2
@@ -60,7 +60,7 @@ def _ndimage(xp: ModuleType) -> ModuleType:
     return ndimage
 
 
-def ramp_filter(sinogram, spacing: float, window: str = "hann", xp: ModuleType = np):
+def ramp_filter(sinogram: np.ndarray, spacing: float, window: str, xp: ModuleType = np) -> np.ndarray:
     """Each row convolved with the ramp filter (1/mm per unit); ``window`` "ramp" (sharp) or "hann" (soft)."""
     bins = sinogram.shape[1]
     size = 1 << int(np.ceil(np.log2(2 * bins)))
@@ -78,7 +78,7 @@ def ramp_filter(sinogram, spacing: float, window: str = "hann", xp: ModuleType =
     return xp.fft.irfft(spectrum, size, axis=1)[:, :bins].astype(xp.float32)
 
 
-def back_project(filtered, theta: np.ndarray, shape: tuple[int, int], xp: ModuleType = np):
+def back_project(filtered: np.ndarray, theta: np.ndarray, shape: tuple[int, int], xp: ModuleType = np) -> np.ndarray:
     """Sum of filtered projections over half a turn, linearly interpolated: (H, W) float32."""
     bins = filtered.shape[1]
     rows = xp.arange(shape[0], dtype=xp.float32) - np.float32((shape[0] - 1) / 2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
@@ -9,6 +10,7 @@ from pydicom.dataset import Dataset, FileDataset
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.derived_header import STORAGE, as_file, put, uid_from
 from medi2i.datasets.dicom.encoding import Encoded, Encoding, decimal, put_pixels
+from medi2i.datasets.outputs import whole_file
 
 DATE = "20190101"
 """Of every series made here. Fixed, so that the same input makes the same files on any day."""
@@ -35,6 +37,11 @@ class NewSeries:
     manufacturer_model: str
     image_type: Sequence[str] = ("ORIGINAL", "PRIMARY", "AXIAL")
     extra: dict = field(default_factory=dict)
+
+    def write(self, path: Path, index: int, encoded: Encoded, force: bool) -> None:
+        """``image`` as a file. UserError where it is there and ``force`` is not given."""
+        with whole_file(path, force) as temporary:
+            self.image(index, encoded).save_as(temporary, enforce_file_format=True)
 
     def image(self, index: int, encoded: Encoded) -> FileDataset:
         """Slice ``index`` (from 0) as a data set ready to be saved (PS3.3 A.3, A.4)."""
