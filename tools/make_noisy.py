@@ -9,44 +9,153 @@ found by its content in nested folders, as a download from TCIA has it; what is 
 """
 
 import sys
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError, counted, run
-from medi2i.common.options import parse
-from medi2i.datasets.catalogue import Skipped
-from medi2i.datasets.locks import locked
+from medi2i.common.options import Checked, option, parse
+from medi2i.datasets import dicom, kinds
+from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.encoding import Encoding
+from medi2i.datasets.dicom.header_checks import text
+from medi2i.datasets.reading import Image
 from medi2i.tools.making import noise
-from medi2i.tools.making.noisy_images import NoiseOptions, add_noise, series_for
-from medi2i.tools.making.pair_folders import Done, check_folders, find_tasks, make_pairs, told_losses
+from medi2i.tools.making.training_pairs import LARGEST_HU, Pair, PairMaker, make_pairs
+
+
+@dataclass
+class NoiseOptions(Checked):
+    """What to add"""
+
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
+    out: str = option("data/ldct", "-o", "--outdir", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
+    model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model")
+    counts: float = option(
+        100.0, "-n", "--n", type=float, low=0, help="poisson: mean counts added to the stored values"
+    )
+    sd: float = option(20.0, "-s", type=float, low=0, help="gaussian: standard deviation, HU in CT")
+    dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose")
+    photons: float = option(1e5, type=float, low=1, help="dose: photons a ray at full dose")
+    electronic: float = option(10.0, type=float, low=0, help="dose: electronic noise, standard deviation in photons")
+    views: int | None = option(
+        None, type=int, low=8, high=100000, help="dose: views over half a turn; default: 0.75 per pixel of width"
+    )
+    kernel: str = option("hann", choices=["hann", "ramp"], help="dose: reconstruction, hann is soft, ramp sharp")
+    bowtie: float = option(0.0, type=float, low=0, metavar="MM", help="dose: radius of the bow-tie filter's cylinder")
+    fan: float = option(
+        0.0, type=float, low=0, metavar="MM", help="dose: fan beam with the source at this distance; 0: parallel"
+    )
+    repeat: int = option(1, "-r", type=int, low=1, high=10000, help="realisations of the noise for each image")
+    seed: int = option(
+        0,
+        type=int,
+        low=0,
+        high=2**32 - 1,
+        help="same seed and image: same noise, in any order, by any number of workers",
+    )
+    modality: list[str] = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
+    imgtype: str = option(
+        "auto", "-it", choices=["auto", *kinds.SUFFIXES], spelled=image_kind, help="kind of the images"
+    )
+    workers: int | None = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
+    gpu: int | None = option(
+        None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any"
+    )
+    force: bool = option(False, type=bool, help="overwrite existing files")
+
+
+class NoisyPairs(PairMaker):
+    """Noise by the model that was chosen; ``on_gpu``: that of ``dose``."""
+
+    options: NoiseOptions
+    name = "medi2i make_noisy"
+
+    def __init__(self, options: NoiseOptions, on_gpu: bool) -> None:
+        super().__init__(options)
+        self.repeats, self.on_gpu = options.repeat, on_gpu
+        self.workers = 1 if on_gpu else options.workers
+
+    def series(self, header: Dataset, repeat: int) -> DerivedSeries:
+        """Its description says what was done; all that decides the noise enters the UIDs."""
+        options = self.options
+        what, decisive = {
+            noise.POISSON: (f"Poisson noise n={options.counts:g}", {"n": options.counts}),
+            noise.UNBIASED: (f"Poisson noise n={options.counts:g}, mean kept", {"n": options.counts}),
+            noise.GAUSSIAN: (f"Gaussian noise sd={options.sd:g}", {"sd": options.sd}),
+            noise.DOSE: (
+                f"Simulated dose {options.dose:g}",
+                {
+                    name: getattr(options, name)
+                    for name in ("dose", "photons", "electronic", "views", "kernel", "bowtie", "fan")
+                },
+            ),
+        }[options.model]
+        within = options.model in (noise.POISSON, noise.UNBIASED)
+        return DerivedSeries(
+            header,
+            model_name=f"{self.name} {options.model}",
+            description=what,
+            options={**decisive, "seed": options.seed, "repeat": repeat},
+            value_range=None if within or text(header, "Modality") != "CT" else LARGEST_HU,
+        )
+
+    def of_dicom(self, image: dicom.DicomImage, rng: np.random.Generator) -> Pair:
+        if self.options.model == noise.DOSE:
+            return Pair(image.hu + self.dose_noise(image, rng), mask=image.mask)
+        if self.options.model == noise.GAUSSIAN:
+            return Pair(noise.gaussian(image.hu, self.options.sd, rng), mask=image.mask)
+        bits, signed = int(image.header.BitsStored), int(image.header.PixelRepresentation) == 1
+        own = Encoding(image.slope, image.intercept, bits, signed)
+        stored, saturated = self.poisson(image.stored, rng, own.least, own.most)
+        return Pair(stored * image.slope + image.intercept, saturated, mask=image.mask)
+
+    def of_plain(self, image: Image, path: Path, rng: np.random.Generator) -> Pair:
+        if self.options.model == noise.DOSE:
+            raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
+        if self.options.model == noise.GAUSSIAN:
+            return Pair(noise.gaussian(image.array, self.options.sd, rng))
+        least, most = (-np.inf, np.inf) if image.bits is None else (0, 2**image.bits - 1)
+        return Pair(*self.poisson(image.array, rng, least, most))
+
+    def poisson(
+        self, stored: np.ndarray, rng: np.random.Generator, least: float, most: float
+    ) -> tuple[np.ndarray, int]:
+        unbiased = self.options.model == noise.UNBIASED
+        return noise.poisson(stored, self.options.counts, rng, least, most, unbiased=unbiased)
+
+    def dose_noise(self, image: dicom.DicomImage, rng: np.random.Generator) -> np.ndarray:
+        """Noise in HU. Raises Unreadable where the image does not say how large its pixels are."""
+        if image.modality != "CT":
+            raise dicom.Unreadable(image.path, "dose noise needs HU, so a CT image")
+        if image.spacing is None or abs(image.spacing[0] - image.spacing[1]) > 1e-3 * image.spacing[0]:
+            raise dicom.Unreadable(image.path, "dose noise needs square pixels of a known PixelSpacing")
+        o = self.options
+        dose = noise.Dose(o.dose, o.photons, o.electronic, o.views, o.kernel, o.bowtie, o.fan)
+        if self.on_gpu:
+            import cupy as xp
+        else:
+            xp = np
+        try:
+            return noise.dose_noise(image.hu, image.spacing[0], dose, rng, xp)
+        except ValueError as error:
+            raise UserError(f"--fan: {error}") from error
 
 
 def command(argv: list[str]) -> None:
     options = parse(NoiseOptions, argv, prog="make_noisy", description=__doc__.splitlines()[0])
-    root, out = Path(options.root), Path(options.out)
-    with locked(out, "writing"):
-        check_folders(root, out, options.force)
-        tasks, skipped = find_tasks(
-            root,
-            options.imgtype,
-            partial(series_for, options),
-            "medi2i make_noisy",
-            modalities=tuple(options.modality),
-            workers=options.workers,
-            repeats=options.repeat,
+    count, told = make_pairs(NoisyPairs(options, uses_gpu(options)), progress="adding noise")
+    print(f"{Path(options.out)}: {counted(count, 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt")
+    if options.model == noise.POISSON:
+        print(
+            f"the released noise model raises the mean by n = {options.counts:g} stored values "
+            f"(sd {options.counts**0.5:.3g}); poisson-unbiased keeps it"
         )
-        if options.model == noise.DOSE and tasks[0].series is None:
-            raise UserError("--model dose: needs HU and the size of a pixel, so DICOM CT images")
-        on_gpu = uses_gpu(options)
-        good, failed = make_pairs(
-            partial(add_noise, out=out, options=options, on_gpu=on_gpu),
-            tasks,
-            root,
-            out,
-            workers=1 if on_gpu else options.workers,
-            progress="adding noise",
-        )
-        print("\n".join(report(options, out, good, skipped, failed)))
+    for line in told:
+        print(line)
 
 
 def uses_gpu(options: NoiseOptions) -> bool:
@@ -60,20 +169,11 @@ def uses_gpu(options: NoiseOptions) -> bool:
     return device.name.startswith("@cupy")
 
 
-def report(options: NoiseOptions, out: Path, good: list[Done], skipped: list[Skipped], failed: list[str]) -> list[str]:
-    """What a user should know, one fact a line."""
-    lines = [f"{out}: {counted(len(good), 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt"]
-    if options.model == noise.POISSON:
-        lines.append(
-            f"the released noise model raises the mean by n = {options.counts:g} stored values "
-            f"(sd {options.counts**0.5:.3g}); poisson-unbiased keeps it"
-        )
-    return lines + told_losses(good, failed, skipped)
-
-
 def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from medi2i.tools import make_noisy  # under its own name: workers import what they are to do
+
+    sys.exit(make_noisy.main())

@@ -30,7 +30,7 @@ from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.reading import read_image
 from medi2i.tools.making import registration
 from medi2i.tools.making.deidentify import Deidentifier
-from medi2i.tools.making.pair_folders import first_readable, name_of
+from medi2i.tools.making.training_pairs import first_readable, name_of
 
 BODY, TEMPLATE, NONE = "body", "template", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way

@@ -22,8 +22,8 @@ from medi2i.cyclegan import net as unpaired
 from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import net as paired
 from medi2i.tools import demo, evaluate, make_phantom, make_shapes, make_sinograms, nifti, register, split_pairs
-from medi2i.tools.making.lowres_images import LowresOptions
-from medi2i.tools.making.noisy_images import NoiseOptions
+from medi2i.tools.make_lowres import LowresOptions
+from medi2i.tools.make_noisy import NoiseOptions
 
 GROUPS = [
     PairedOptions,

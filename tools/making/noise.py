@@ -31,7 +31,7 @@ def generator_for(seed: int, repeat: int, *identity: bytes | str) -> np.random.G
 
 
 def poisson(
-    stored: np.ndarray, counts: float, rng: np.random.Generator, least: int, most: int, unbiased: bool = False
+    stored: np.ndarray, counts: float, rng: np.random.Generator, least: float, most: float, unbiased: bool = False
 ) -> tuple[np.ndarray, int]:
     """stored + Poisson(counts), saturating at least…most; the mean rises by ``counts``, the standard deviation is its
     root.
