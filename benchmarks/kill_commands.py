@@ -25,12 +25,12 @@ from medi2i.tools import make_phantom
 
 CONVERT = """
 import sys, time
-from medi2i.common.inference import engines, network
+from medi2i.common.inference import engines, generator
 class Slow(engines.IdentityEngine):
     def run(self, x, frame=None):
         time.sleep(0.03)
         return x.copy()
-network.IdentityEngine = Slow
+generator.IdentityEngine = Slow
 from medi2i.pix2pix.convert import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import run_conversion
+from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
-from medi2i.common.inference.network import Model
+from medi2i.common.inference.pipeline import Combine
 from medi2i.common.inference.plan import GREY_LEVELS, Plan, clips_of, make_plan, prepared
-from medi2i.common.inference.stacks import Combine
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.options.conversion import UnpairedConversionOptions, parse_conversion
 from medi2i.datasets.catalogue import Catalogue

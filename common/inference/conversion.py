@@ -12,14 +12,23 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, counted
 from medi2i.common.inference import shards
+from medi2i.common.inference.generator import (
+    AnySize,
+    ConversionOptions,
+    Model,
+    TrainingOptions,
+    engine_of,
+    load_model,
+)
 from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.jobs import Jobs, Networks
-from medi2i.common.inference.network import Model, Network, TrainingOptions, engine_of, load_model, network_of
 from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary_of, tell
-from medi2i.common.inference.plan import Options, Plan
+from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, THERE, Report, place_for
 from medi2i.common.inference.results import Provenance, Results
 from medi2i.common.inference.shards import Crew, sharing
@@ -40,7 +49,7 @@ class Done(NamedTuple):
 
 
 def run_conversion(
-    options: Options,
+    options: ConversionOptions,
     given: dict[str, object],
     application: type[TrainingOptions],
     images_of: Callable[[Any, Model], Catalogue],
@@ -98,24 +107,22 @@ def open_networks(plan: Plan) -> Networks:
     """What the plan's model is run by. Raises UserError."""
     options, model, device = plan.options, plan.model, choose_device(plan.options.gpu)
 
-    def network(generator: Generator | None, images: int = 1) -> Network:
-        engine = engine_of(
-            generator,
-            device,
-            options,
-            plan.hu_clip,
-            lambda: examples_of(plan.images, plan.preparation, plan.stack, fitting_of(model.trained)),
-            images,
-        )
-        return network_of(generator, engine, options.tile, options.tile_overlap)
+    def examples() -> list[np.ndarray]:
+        return examples_of(plan.images, plan.preparation, plan.stack, fitting_of(model.trained))
 
-    def by_chainer() -> Network:
-        return network_of(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap)
+    def network(generator: Generator | None, images: int = 1) -> AnySize:
+        engine = engine_of(generator, device, options, plan.hu_clip, examples, images)
+        return AnySize(generator, engine, options.tile, options.tile_overlap)
 
-    answer = network(model.generator, 1 if sampled(options) else len(plan.images.sources))
-    samples = samples_of(options, model, answer, by_chainer, device, stack=plan.stack, classes=plan.form.classes)
+    def by_chainer() -> AnySize:
+        return AnySize(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap)
+
+    once = network(model.generator, 1 if sampled(options) else len(plan.images.sources))
+    samples = samples_of(options, model, once, by_chainer, device, stack=plan.stack, classes=plan.form.classes)
     analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)
-    return Networks(answer if samples is None else Network(samples.run), samples, analysis)
+    return (
+        Networks(once, once.at_once, None, analysis) if samples is None else Networks(samples.run, 1, samples, analysis)
+    )
 
 
 def _hold_folder(plan: Plan, crew: Crew) -> contextlib.AbstractContextManager:

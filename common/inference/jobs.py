@@ -11,9 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.inference import edges, pipeline, stacks
+from medi2i.common.inference import edges, pipeline
 from medi2i.common.inference.analysis import Analysis, Maps
-from medi2i.common.inference.network import Network
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
@@ -25,9 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class Networks(NamedTuple):
-    """What a conversion runs: the network, what samples it where it answers several times, what analyses results."""
+    """What a conversion runs: (N, C, H, W) -> (N, C', H, W) in [-1, 1], by so many threads ``at_once``.
 
-    run: Network
+    samples: what that is made by where the network answers several times. analysis: what analyses results.
+    """
+
+    run: Callable[[np.ndarray], np.ndarray]
+    at_once: int
     samples: Samples | None
     analysis: Analysis | None
 
@@ -72,7 +75,7 @@ class Jobs:
                     self.networks.run,
                     batch_size=options.batch_size,
                     workers=options.workers,
-                    at_once=self.networks.run.at_once,
+                    at_once=self.networks.at_once,
                     stop=stop,
                 )
         except MemoryError as error:
@@ -82,7 +85,7 @@ class Jobs:
 
     def _jobs(self) -> Iterator[pipeline.Job]:
         plan, batch = self.plan, self.plan.options.batch_size
-        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.run.at_once + 1) * batch
+        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.at_once + 1) * batch
         limit = limit if plan.stack > 1 else 0  # a slice that is in one stack only is asked for once
         for number, wanted in sorted(self.pending.items()):
             volume = plan.images.volumes[number]
@@ -96,7 +99,7 @@ class Jobs:
                 limit,
                 lambda index, volume=volume: bytes_of(volume.sources[index], plan.preparation),
             )
-            yield from stacks.jobs(
+            yield from pipeline.jobs(
                 cache,
                 len(volume.sources),
                 plan.stack,
@@ -111,7 +114,7 @@ class Jobs:
         self._warn(volume, volume.sources[index], slices[index])
         maps = None
         if self.networks.analysis is not None:
-            members = stacks.middle_stack(index, len(volume.sources), self.plan.stack)
+            members = pipeline.middle_stack(index, len(volume.sources), self.plan.stack)
             maps = self.networks.analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
         return lambda: self._write(volume, index, y, slices, maps)
 

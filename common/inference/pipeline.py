@@ -1,4 +1,4 @@
-"""Reading, running the network and writing at the same time: threads around one engine.
+"""Reading, running the network and writing at the same time, threads around one engine; and the jobs of 2.5-D stacks.
 
 Decoding, resampling and encoding spend their time in C code that lets other threads run, so that a network on a GPU, or
 on some of the cores, seldom waits. Order is kept: jobs are run in the order given, so results do not depend on timing.
@@ -6,17 +6,22 @@ What is between reading and the disk is bounded by ``ROOM``.
 """
 
 import dataclasses
+import enum
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from medi2i.common.errors import UserError
+from medi2i.common.inference.slices import Slice, SliceCache
 
 ROOM = 3 << 28
 """Bytes of images that may be under way together; one that is larger goes alone."""
+
+
+T = TypeVar("T")
 
 
 class NoResult(UserError):
@@ -34,7 +39,7 @@ class Job:
     """
 
     load: Callable[[], np.ndarray]
-    collect: Callable[[Any], list[Callable[[], None]]]
+    collect: Callable[[np.ndarray | None], list[Callable[[], None]]]
     skipped: Callable[[Exception], None]
     size: int = 0
 
@@ -62,12 +67,12 @@ def run(
     writers = ThreadPoolExecutor(workers, "write")
     networks = ThreadPoolExecutor(at_once, "network") if at_once > 1 else None
     begun, taken = False, 0
-    waiting: deque = deque()
-    writing: deque = deque()
-    running: deque = deque()
+    waiting: deque[tuple[Job, Future[np.ndarray]]] = deque()
+    writing: deque[tuple[Future[None], int]] = deque()
+    running: deque[tuple[list[Job], Future[list[np.ndarray | NoResult]]]] = deque()
     batch: list[tuple[Job, np.ndarray]] = []
 
-    def ahead():
+    def ahead() -> Iterator[tuple[Job, Future[np.ndarray]]]:
         """(job, future of its input) in order, some more being read beyond the one that is given."""
         nonlocal taken
         for job in jobs:
@@ -85,7 +90,7 @@ def run(
         while waiting:
             yield waiting.popleft()
 
-    def write(callables, size):
+    def write(callables: list[Callable[[], None]], size: int) -> None:
         nonlocal taken
         for call in callables:
             writing.append((writers.submit(call), size))
@@ -94,13 +99,13 @@ def run(
         while len(writing) > 2 * workers + batch_size:
             written()
 
-    def written():
+    def written() -> None:
         nonlocal taken
         done, size = writing.popleft()
         done.result()
         taken -= size
 
-    def flush():
+    def flush() -> None:
         nonlocal begun
         if not batch:
             return
@@ -113,7 +118,7 @@ def run(
         batch.clear()
         collect(0 if alone else at_once)  # one more than run, so that no thread waits for this one
 
-    def collect(left):
+    def collect(left: int) -> None:
         while len(running) > left:
             jobs, results = running.popleft()
             for job, y in zip(jobs, results.result(), strict=True):
@@ -154,7 +159,7 @@ def run(
         writers.shutdown(wait=True, cancel_futures=True)
 
 
-def _results(network, x):
+def _results(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> list[np.ndarray | NoResult]:
     """[(C', H, W), or NoResult] of each image of ``x`` (N, C, H, W)."""
     try:
         return list(network(x))
@@ -172,7 +177,99 @@ def _results(network, x):
         ]
 
 
-def _done(result):
-    future = Future()
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
     future.set_result(result)
     return future
+
+
+class Combine(enum.Enum):
+    """Which slices of a converted stack are used."""
+
+    MIDDLE = "the middle slice of the stack around it"
+    AVERAGE = "the mean over all stacks that hold the slice"
+
+
+def middle_stack(index: int, count: int, size: int) -> list[int]:
+    """Indices of the ``size`` slices around ``index`` of ``count``; at the ends of the volume the last is repeated."""
+    first = index - size // 2
+    return [min(max(i, 0), count - 1) for i in range(first, first + size)]
+
+
+def whole_stacks(count: int, size: int) -> list[list[int]]:
+    """All stacks of ``size`` neighbours in a volume of ``count`` slices; a shorter one gives one, its last repeated."""
+    return [[min(i, count - 1) for i in range(first, first + size)] for first in range(max(count - size, 0) + 1)]
+
+
+def jobs(
+    cache: SliceCache,
+    count: int,
+    size: int,
+    combine: Combine,
+    wanted: set[int],
+    deliver: Callable[[int, np.ndarray, dict[int, Slice]], Callable[[], None]],
+    failed: Callable[[int, Exception], None],
+) -> Iterator[Job]:
+    """The pipeline jobs that convert the slices ``wanted`` (their indices) of a volume of ``count`` slices.
+
+    deliver(index, y (C', h, w), slices that went in, by index) -> what writes it; y is the caller's.
+    failed(index, error) is told of a slice that cannot be converted.
+    """
+    if combine is Combine.MIDDLE:
+        stacks = [(middle_stack(index, count, size), {size // 2: index}) for index in sorted(wanted)]
+    else:  # a slice that is repeated in a stack counts once
+        stacks = [
+            (members, {members.index(index): index for index in members if index in wanted})
+            for members in whole_stacks(count, size)
+            if wanted.intersection(members)
+        ]
+    last_of = {index: number for number, (_, places) in enumerate(stacks) for index in places.values()}
+    sums: dict[int, tuple[np.ndarray, int]] = {}
+    went_in: dict[int, dict[int, Slice]] = {}
+    errors: dict[int, Exception] = {}
+
+    def job_of(number: int, members: list[int], places: dict[int, int]) -> Job:
+        own: dict[int, Slice] = {}
+
+        def collect(y: np.ndarray | None) -> list[Callable[[], None]]:
+            parts = [] if y is None else _parts(y, size)
+            for place, index in places.items() if parts else ():
+                if index in sums:
+                    total, so_far = sums[index]
+                    total += parts[place]
+                    sums[index] = total, so_far + 1
+                else:  # what others are added to is to be no part of ``y``, which it outlives
+                    sums[index] = parts[place] if last_of[index] == number else parts[place].copy(), 1
+                went_in.setdefault(index, {}).update(own)
+            ready = []
+            for index in sorted(index for index in places.values() if last_of[index] == number):
+                if index not in sums:
+                    failed(index, errors[index])
+                    continue
+                total, stacked = sums.pop(index)
+                y = total if stacked == 1 else total / np.float32(stacked)
+                ready.append(deliver(index, y, went_in.pop(index)))
+            return ready
+
+        def skipped(error: Exception) -> None:
+            errors.update(dict.fromkeys(places.values(), error))
+
+        return Job(lambda: _stacked(cache, members, own), collect, skipped, sum(map(cache.size, members)))
+
+    for number, (members, places) in enumerate(stacks):
+        yield job_of(number, members, places)
+
+
+def _stacked(cache: SliceCache, members: list[int], slices: dict[int, Slice]) -> np.ndarray:
+    """The network's input of a stack, whose Slices are put into ``slices``."""
+    slices.update({index: cache.get(index) for index in members})
+    images = [slices[index].unit for index in members]
+    if len({image.shape for image in images}) > 1:
+        raise UserError(f"slices {members} of one volume have different sizes; a stack needs equal ones")
+    return images[0] if len(images) == 1 else np.concatenate(images)
+
+
+def _parts(y: np.ndarray, size: int) -> list[np.ndarray]:
+    if len(y) % size:
+        raise ValueError(f"a network for stacks of {size} gave {len(y)} channels")
+    return np.split(y, size)

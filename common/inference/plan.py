@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 from medi2i.common.errors import UserError
-from medi2i.common.inference.network import Model, TrainingOptions
+from medi2i.common.inference.generator import ConversionOptions, Model, TrainingOptions
+from medi2i.common.inference.pipeline import Combine
 from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
-from medi2i.common.inference.stacks import Combine
 from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.from_options import fixed_size
-from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.training import mean_change
 from medi2i.datasets.catalogue import Catalogue
 from medi2i.datasets.grid import STEP
@@ -18,8 +17,6 @@ from medi2i.datasets.kinds import PICTURES, PLAIN_NUMBERS
 from medi2i.datasets.scaling import Clip
 
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
-
-Options = PairedConversionOptions | UnpairedConversionOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Plan:
     ``Analysis``; None for none. network_for: as for ``cyclegan.analysis``.
     """
 
-    options: Options
+    options: ConversionOptions
     model: Model
     images: Catalogue
     settings: dict[str, object]
@@ -47,7 +44,9 @@ class Plan:
     load_analysis: Callable | None = None
 
 
-def prepared(options: Options, model: Model, clip: Clip | None, dicom_clip: Clip, channels: int) -> Preparation:
+def prepared(
+    options: ConversionOptions, model: Model, clip: Clip | None, dicom_clip: Clip, channels: int
+) -> Preparation:
     """How images are prepared for ``model``, whose input has ``channels``, as far as both applications do it alike.
 
     A model of the released codes is used on the crop of its training. Raises UserError where args contradicts itself.
@@ -71,7 +70,7 @@ def prepared(options: Options, model: Model, clip: Clip | None, dicom_clip: Clip
 
 
 def make_plan(
-    options: Options,
+    options: ConversionOptions,
     model: Model,
     images: Catalogue,
     preparation: Preparation,
@@ -131,7 +130,7 @@ def make_plan(
 
 
 def clips_of(
-    options: Options,
+    options: ConversionOptions,
     model: Model,
     names: tuple[str, str],
     kinds: tuple[str, str | None],
@@ -151,7 +150,7 @@ def clips_of(
     return clip, clip
 
 
-def _given(name: str, in_hu: bool, *sources: Options | TrainingOptions) -> Clip | None:
+def _given(name: str, in_hu: bool, *sources: ConversionOptions | TrainingOptions) -> Clip | None:
     for source in sources:
         given = getattr(source, name)
         if given is not None and list(given) != [None, None] and (in_hu or not source.clips_in_hu):
@@ -160,7 +159,12 @@ def _given(name: str, in_hu: bool, *sources: Options | TrainingOptions) -> Clip 
 
 
 def _keeps_outside(
-    options: Options, model: Model, images: Catalogue, clip_in: Clip | None, clip_out: Clip | None, classes: int
+    options: ConversionOptions,
+    model: Model,
+    images: Catalogue,
+    clip_in: Clip | None,
+    clip_out: Clip | None,
+    classes: int,
 ) -> bool:
     """Whether values outside of the network's clip are kept (``--outside``). Raises UserError where that cannot be."""
     residual = model.generator is not None and model.trained.gen_residual

@@ -21,8 +21,8 @@ from typing import Any, Self, TypeVar
 
 from medi2i.common.device import gpu_count
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.inference.generator import ConversionOptions
 from medi2i.common.inference.outcome import COMPLETE, state_of, summary_of
-from medi2i.common.inference.plan import Options
 from medi2i.common.inference.report import Entries, Report, read_journal, read_report
 from medi2i.common.resources import Launched, launched
 from medi2i.datasets.catalogue import Catalogue
@@ -279,7 +279,7 @@ class MpiCrew(Crew):
         return self.comm.allgather(value)
 
 
-def sharing(options: Options) -> tuple[Crew, Options]:
+def sharing(options: ConversionOptions) -> tuple[Crew, ConversionOptions]:
     """(Crew, options): as ``--shards`` says, else as this process was launched. Raises UserError.
 
     Processes of one machine take its GPUs in turn where ``--gpu`` says nothing.

@@ -65,8 +65,8 @@ class Slow(engines.IdentityEngine):
     def run(self, x, frame=None):
         time.sleep(0.05)
         return x.copy()
-from medi2i.common.inference import network
-network.IdentityEngine = Slow
+from medi2i.common.inference import generator
+generator.IdentityEngine = Slow
 from medi2i.pix2pix.convert import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -134,7 +134,7 @@ def test_mr_to_ct_is_a_ct_and_nothing_of_the_mr_is_left_around_the_crop(tmp_path
 
 
 def test_the_input_is_what_training_saw(tmp_path, unpaired_run, files):
-    from medi2i.common.inference.network import load_model
+    from medi2i.common.inference.generator import load_model
     from medi2i.common.options import UnpairedOptions
     from medi2i.common.options.conversion import UnpairedConversionOptions
     from medi2i.datasets import unpaired

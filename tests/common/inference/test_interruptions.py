@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from medi2i.common.inference import network
+from medi2i.common.inference import generator
 from medi2i.common.inference.engines import IdentityEngine
 from medi2i.common.inference.report import Report, journal_of, read_report
 from medi2i.pix2pix import convert
@@ -45,7 +45,7 @@ def test_what_is_under_way_is_finished_and_the_rest_left_out(tmp_path, files, mo
     assert run(*arguments, tmp_path / "whole") == 0
     expected = files.contents(tmp_path / "whole")
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-    monkeypatch.setattr(network, "IdentityEngine", interrupting(number, 3))
+    monkeypatch.setattr(generator, "IdentityEngine", interrupting(number, 3))
     assert run(*arguments, out) == 128 + number
     told = capsys.readouterr().err
     assert f"{number.name}: finishing the images under way, then the report; once more to leave at once" in told
@@ -64,7 +64,7 @@ def test_what_is_under_way_is_finished_and_the_rest_left_out(tmp_path, files, mo
 
 def test_a_signal_at_the_last_image_changes_nothing(tmp_path, files, monkeypatch):
     folder = files.write_series(tmp_path / "in", 3)
-    monkeypatch.setattr(network, "IdentityEngine", interrupting(signal.SIGTERM, 3))
+    monkeypatch.setattr(generator, "IdentityEngine", interrupting(signal.SIGTERM, 3))
     assert run("-m", "identity", "-R", folder, "-o", tmp_path / "out") == 0
     assert files.report_of(tmp_path / "out")["state"] == "complete"
 

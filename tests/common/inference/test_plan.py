@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medi2i.common.inference.network import Model
+from medi2i.common.inference.generator import Model
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.cyclegan import convert as unpaired
