@@ -4,21 +4,29 @@ import contextlib
 import dataclasses
 import logging
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
-from medi2i.common.networks.checkpoint import fill_frozen, load_generator
+from medi2i.common.inference.generator import Model
+from medi2i.common.networks.checkpoint import Generator, fill_frozen, load_generator
 from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import PerceptualFeatures
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.options.conversion import UnpairedConversionOptions
+from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
+
+Run = Callable[[np.ndarray], np.ndarray]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +45,16 @@ class Analysis:
     features: links (None: left out) on ``device``. slices: of a stack; maps are of the middle one.
     """
 
-    forth: object
-    back: object
-    discriminator: object
-    features: object
-    device: object
+    forth: Run
+    back: Run | None
+    discriminator: Discriminator | None
+    features: PerceptualFeatures | None
+    device: chainer.backend.Device
     slices: int
     air_threshold: float
     tv_tau: float
 
-    def maps(self, x):
+    def maps(self, x: np.ndarray) -> Maps:
         """The Maps of ``x`` (C, H, W) in [-1, 1]: input, output, and one map for each term there are networks for."""
         x = x[np.newaxis]
         y = self.forth(x)
@@ -68,7 +76,7 @@ class Analysis:
         terms["total_variation"] = variation_map(result, self.tv_tau)
         return Maps(pictures, {name: np.ascontiguousarray(values, np.float32) for name, values in terms.items()})
 
-    def write(self, base, maps):
+    def write(self, base: Path, maps: Maps) -> None:
         """Write ``<base>.png`` with all maps and ``<base>_<term>.npy`` for each. Existing files are replaced."""
         draw_maps(
             base.with_name(base.name + ".png"),
@@ -78,14 +86,12 @@ class Analysis:
             ],
         )
         for name, values in maps.terms.items():
-            path = base.with_name(f"{base.name}_{name}.npy")
-            with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
-                np.save(file, values)
+            write_npy(base.with_name(f"{base.name}_{name}.npy"), values)
 
-    def _middle(self, y):
+    def _middle(self, y: np.ndarray) -> np.ndarray:
         return np.split(y[0], self.slices)[self.slices // 2]
 
-    def _perceptual(self, source, result):
+    def _perceptual(self, source: np.ndarray, result: np.ndarray) -> np.ndarray:
         """Squared difference of features, mean over them (and over grey channels), at the layer's resolution."""
         colour = len(source) == 3
         total = 0.0
@@ -94,11 +100,11 @@ class Analysis:
             total = total + ((fa - fb) ** 2).mean(0)
         return total / (1 if colour else len(source))
 
-    def _features(self, image):
+    def _features(self, image: np.ndarray) -> np.ndarray:
         with _test_mode(self.device):
             return _numpy(self.features(self.device.send(np.ascontiguousarray(image[np.newaxis]))))[0]
 
-    def _judgement(self, image, name):
+    def _judgement(self, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """What the discriminator says of (1, C, H, W), and how much that weighs where it weights its own decision."""
         with _test_mode(self.device):
             judged = _numpy(self.discriminator(self.device.send(np.ascontiguousarray(image))))[0]
@@ -107,32 +113,32 @@ class Analysis:
         return {name: judged[0], name + "_weight": np.tanh(judged[1]) + 1}  # as in training: cyclegan/updater.py
 
 
-def gradient_map(x, y):
+def gradient_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """|d(x - y)| down + right by forward differences, mean over channels; (C, H, W) -> (H - 1, W - 1)."""
     down, right = _differences(x - y)
     return (np.abs(down) + np.abs(right)).mean(0)
 
 
-def air_map(x, y, threshold):
+def air_map(x: np.ndarray, y: np.ndarray, threshold: float) -> np.ndarray:
     """|x - y| where exactly one of the two is air (<= threshold), else 0; mean over channels, (H, W)."""
     return (np.abs(x - y) * ((x <= threshold) != (y <= threshold))).mean(0)
 
 
-def variation_map(y, tau):
+def variation_map(y: np.ndarray, tau: float) -> np.ndarray:
     """sqrt(dx^2 + dy^2 + tau^2), mean over channels; (C, H, W) -> (H - 1, W - 1)."""
     down, right = _differences(y)
     return np.sqrt(down**2 + right**2 + float(tau) ** 2).mean(0)
 
 
-def _differences(v):
+def _differences(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (v[:, 1:] - v[:, :-1])[:, :, :-1], (v[:, :, 1:] - v[:, :, :-1])[:, :-1]
 
 
-def _grey(values):
+def _grey(values: np.ndarray) -> np.ndarray:
     return values.mean(0)
 
 
-def _panel(name, values):
+def _panel(name: str, values: np.ndarray) -> Panel:
     title = name.replace("_", " ")
     if name == "cycle":
         limit = max(float(np.abs(values).max()), 1e-6)
@@ -149,7 +155,7 @@ def _panel(name, values):
 
 
 @contextlib.contextmanager
-def _test_mode(device):
+def _test_mode(device: chainer.backend.Device) -> Iterator[None]:
     with (
         chainer.using_config("train", False),
         chainer.using_config("enable_backprop", False),
@@ -158,22 +164,26 @@ def _test_mode(device):
         yield
 
 
-def _numpy(variable):
+def _numpy(variable: chainer.Variable) -> np.ndarray:
     return chainer.get_device("@numpy").send(F.cast(variable, np.float32).array)
 
 
-def load_analysis(model, options, network_for, device):
-    """The Analysis of what ``model`` (``network.Model``) converts; what has no weights is left out, with a warning.
+def load_analysis(
+    model: Model,
+    options: UnpairedConversionOptions,
+    network_for: Callable[[Generator], Run],
+    device: chainer.backend.Device,
+) -> Analysis:
+    """The Analysis of what ``model`` converts; what has no weights is left out, with a warning.
 
-    options: UnpairedConversionOptions. network_for(generator) -> callable for images of any size, as for the conversion
-    itself.
+    network_for(generator) -> callable for images of any size, as for the conversion itself.
     """
     trained, forth = model.trained, model.generator
     folder, number = forth.files[0].parent, re.search(r"(\d*)\.npz$", forth.files[0].name)[1]
     there, other = ("y", "enc_y") if model.direction == "xy" else ("x", "enc_x")
     channels = trained.out_ch if model.direction == "xy" else trained.ch
 
-    def discriminator():
+    def discriminator() -> Discriminator:
         if trained.dis_wgan:
             raise UserError("--dis_wgan: this discriminator judges whole images, so it has no map")
         with using_dtype("fp32"):
@@ -184,7 +194,7 @@ def load_analysis(model, options, network_for, device):
         link.to_device(device)
         return link
 
-    def features():
+    def features() -> PerceptualFeatures:
         loaded = PerceptualFeatures.load(
             options.perceptual_weights or trained.perceptual_weights, trained.perceptual_layer
         )
@@ -204,7 +214,7 @@ def load_analysis(model, options, network_for, device):
     )
 
 
-def _or_left_out(name, load):
+def _or_left_out(name: str, load: Callable[[], T]) -> T | None:
     try:
         return load()
     except UserError as error:

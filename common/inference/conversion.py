@@ -27,10 +27,19 @@ from medi2i.common.inference.generator import (
 )
 from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.jobs import Jobs, Networks
-from medi2i.common.inference.outcome import COMPLETE, Outcome, state_of, summary_of, tell
 from medi2i.common.inference.plan import Plan
-from medi2i.common.inference.report import SKIPPED, THERE, Report, place_for
-from medi2i.common.inference.results import Provenance, Results
+from medi2i.common.inference.report import (
+    COMPLETE,
+    SKIPPED,
+    THERE,
+    Outcome,
+    Report,
+    place_for,
+    state_of,
+    summary_of,
+    tell,
+)
+from medi2i.common.inference.results import Results
 from medi2i.common.inference.shards import Crew, sharing
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.networks.checkpoint import Generator
@@ -152,8 +161,7 @@ class Conversion:
             self.report = shards.ShardReport(self.out, crew.shard, self.report, images)
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
-        provenance = Provenance(plan.model.name, plan.model.sha256, plan.description, plan.settings, options.modality)
-        self.results = Results(self.out, plan.form, provenance, images.volumes, options.force or options.resume)
+        self.results = Results(plan)
         maps = DeviationMaps(self.results, samples) if samples is not None and samples.deviation else None
         pending = _pending(plan, self.results, maps, self.own, self._unfinished())
         self.jobs = Jobs(plan, networks, self.report, self.results, maps, place, pending)

@@ -9,6 +9,8 @@ outlines; it cannot tell that a faint lesion is gone, and a high correlation pro
 import dataclasses
 import math
 import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +19,7 @@ from scipy import ndimage
 
 from medi2i.common.resources import bands
 from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.writing import write_npy
 
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
 NEIGHBOURHOOD = 8.0  # pixels (sd) over which the local correlation is taken
@@ -44,17 +47,17 @@ class Structure:
     blocks: np.ndarray  # 1 - local correlation, 0 where there is no edge to compare, for squares of BLOCK pixels
 
     @property
-    def difference(self):
+    def difference(self) -> np.ndarray:
         """(H, W) edges of the output minus those of the input, each divided by its own rms; float32."""
         return self.after - self.before
 
     @property
-    def local(self):
+    def local(self) -> np.ndarray:
         """(H, W) 1 - local correlation, 0 where there is no edge to compare; float32."""
         height, width = self.before.shape
         return self.blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]
 
-    def numbers(self):
+    def numbers(self) -> dict[str, float | list[int]]:
         """Everything but the maps, rounded, for a report."""
         return {
             "edge_change": round(self.change, 4),
@@ -65,15 +68,15 @@ class Structure:
         }
 
 
-def edges(image, smoothing=SMOOTHING):
+def edges(image: np.ndarray) -> np.ndarray:
     """Length of the gradient of a smoothed image (H, W), per pixel; float32 (H, W)."""
     image = np.asarray(image)
     length = np.empty(image.shape, np.float32)
-    around = int(4 * smoothing + 0.5) + 1  # rows: what SciPy's filter looks at, and one for the gradient
+    around = int(4 * SMOOTHING + 0.5) + 1  # rows: what SciPy's filter looks at, and one for the gradient
     for rows in bands(image.shape):
         first = max(rows.start - around, 0)
         smooth = np.asarray(image[first : rows.stop + around], np.float32)
-        smooth = ndimage.gaussian_filter(smooth, smoothing, mode="nearest")
+        smooth = ndimage.gaussian_filter(smooth, SMOOTHING, mode="nearest")
         down, right = (one[rows.start - first : rows.stop - first] for one in np.gradient(smooth))
         down *= down
         right *= right
@@ -82,7 +85,7 @@ def edges(image, smoothing=SMOOTHING):
     return length
 
 
-def correlation(a, b):
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two images; two constant ones are taken as equal (1), one of them alone as 0."""
     mean_a, mean_b = (v.dtype.type(v.mean(dtype=np.float64)) for v in (a, b))
     aa = bb = ab = 0.0
@@ -98,20 +101,20 @@ def correlation(a, b):
     return float(ab / norm)
 
 
-def compare(x, y, smoothing=SMOOTHING, neighbourhood=NEIGHBOURHOOD):
+def compare(x: np.ndarray, y: np.ndarray) -> Structure:
     """Compare the edges of an input and an output, both (H, W) in [-1, 1] of their own domains. Returns Structure."""
     if x.shape != y.shape or x.ndim != 2 or min(x.shape) < 2:
         raise ValueError(f"images of shapes {x.shape} and {y.shape}; two (H, W) of the same size are needed")
-    return compare_edges(edges(x, smoothing), edges(y, smoothing), neighbourhood)
+    return compare_edges(edges(x), edges(y))
 
 
-def compare_edges(before, after, neighbourhood=NEIGHBOURHOOD):
+def compare_edges(before: np.ndarray, after: np.ndarray) -> Structure:
     """``compare``, given the ``edges`` of input and output (H, W), which become those of the Structure."""
     change = max(1 - correlation(before, after), 0.0)
     edges_in, edges_out = float(before.mean()), float(after.mean())
     _divide_by_rms(before)
     _divide_by_rms(after)
-    blocks = _local_change(before, after, neighbourhood)
+    blocks = _local_change(before, after)
     row, column = np.unravel_index(int(blocks.argmax()), blocks.shape)
     return Structure(
         change,
@@ -126,7 +129,7 @@ def compare_edges(before, after, neighbourhood=NEIGHBOURHOOD):
     )
 
 
-def _divide_by_rms(values):
+def _divide_by_rms(values: np.ndarray) -> None:
     squares = sum((values[rows] * values[rows]).sum(dtype=np.float64) for rows in bands(values.shape))
     rms = float(np.sqrt(squares / values.size))
     if rms > 1e-6:
@@ -135,12 +138,12 @@ def _divide_by_rms(values):
         values.fill(0)
 
 
-def _local_change(a, b, neighbourhood):
+def _local_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges, by blocks."""
 
-    def mean(u, v=None):
+    def mean(u: np.ndarray, v: np.ndarray | None = None) -> np.ndarray:
         blocks = [_block_means(u[rows] if v is None else u[rows] * v[rows]) for rows in bands(u.shape)]
-        return ndimage.gaussian_filter(np.concatenate(blocks), neighbourhood / BLOCK, mode="nearest")
+        return ndimage.gaussian_filter(np.concatenate(blocks), NEIGHBOURHOOD / BLOCK, mode="nearest")
 
     mean_a, mean_b = mean(a), mean(b)
     var_a = (mean(a, a) - mean_a**2).clip(0)
@@ -151,7 +154,7 @@ def _local_change(a, b, neighbourhood):
     return (1 - agreement.clip(-1, 1)) * strongest / (strongest + FLOOR)
 
 
-def _block_means(v):
+def _block_means(v: np.ndarray) -> np.ndarray:
     """(H, W) -> means over BLOCK x BLOCK squares, the last ones over what repeating the edge gives."""
     height, width = v.shape
     if height % BLOCK or width % BLOCK:
@@ -161,7 +164,7 @@ def _block_means(v):
     return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK**2)
 
 
-def summary(changes):
+def summary(changes: Mapping[str, float]) -> dict[str, float | str]:
     """Mean and largest edge change of many images: a dict for a report. ``changes``: name -> ``Structure.change``."""
     if not changes:
         return {}
@@ -191,13 +194,13 @@ class Panel:
     highest: float
 
 
-def draw_maps(path, panels):
+def draw_maps(path: Path, panels: Sequence[Panel]) -> None:
     """Write the panels as one PNG, four in a row. The same panels give the same bytes. Threads may call it."""
     with _lock, whole_file(path, force=True) as temporary:
         _figure(panels).savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _figure(panels):
+def _figure(panels: Sequence[Panel]) -> Figure:
     """Laid out by hand: matplotlib's layout engines take seconds for a dozen axes."""
     rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
     tallest = max(panel.values.shape[0] / panel.values.shape[1] for panel in panels)
@@ -209,7 +212,9 @@ def _figure(panels):
         row, column = divmod(number, columns)
         left, bottom = column * (SIDE + BAR) + 0.05, (rows - 1 - row) * (height + TITLE) + 0.05
 
-        def inches(x, y, w, h, left=left, bottom=bottom):
+        def inches(
+            x: float, y: float, w: float, h: float, left: float = left, bottom: float = bottom
+        ) -> tuple[float, float, float, float]:
             return (left + x) / width, (bottom + y) / total_height, w / width, h / total_height
 
         axes = figure.add_axes(inches(0, 0, SIDE, height), anchor="C")
@@ -224,7 +229,7 @@ def _figure(panels):
     return figure
 
 
-def write_maps(base, x, y, found):
+def write_maps(base: Path, x: np.ndarray, y: np.ndarray, found: Structure) -> None:
     """Write ``<base>.png`` (input, output, both maps) and ``<base>.npy`` (the maps, (2, H, W)); x, y are (H, W).
 
     ``found``: the ``Structure`` of x and y. Existing files are replaced.
@@ -239,5 +244,4 @@ def write_maps(base, x, y, found):
             Panel("1 - local correlation of edges", found.local, "magma", 0, max(1.0, float(found.local.max()))),
         ],
     )
-    with whole_file(base.with_name(base.name + ".npy"), force=True) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.stack([found.difference, found.local]))
+    write_npy(base.with_name(base.name + ".npy"), np.stack([found.difference, found.local]))

@@ -17,8 +17,8 @@ from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, loa
 from medi2i.common.networks.from_options import fitting_of, fixed_size
 from medi2i.common.networks.receptive import generator_reach, global_layers
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
-from medi2i.common.options.reading import ARGS
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
+from medi2i.common.options.reading import ARGS
 from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)

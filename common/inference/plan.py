@@ -6,17 +6,81 @@ from collections.abc import Callable
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions, Model, TrainingOptions
 from medi2i.common.inference.pipeline import Combine
-from medi2i.common.inference.results import Format
 from medi2i.common.inference.slices import Preparation
-from medi2i.common.inference.uncertainty import settings_of
 from medi2i.common.networks.from_options import fixed_size
 from medi2i.common.training import mean_change
-from medi2i.datasets.catalogue import Catalogue
+from medi2i.datasets.catalogue import Catalogue, Source
 from medi2i.datasets.grid import STEP
-from medi2i.datasets.kinds import PICTURES, PLAIN_NUMBERS
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.kinds import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
+from medi2i.datasets.scaling import Clip, default_clip
 
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What results look like.
+
+    kind: of the files, None for the input's own. clip: the values that -1 and 1 stand for, None for the default of the
+    kind of image (``dicom_clip`` for DICOM). classes: above 0, results are class scores, written as probabilities (npy)
+    and labels (png). images: results of one slice. numbers: the clip of results that are no whole numbers, where none
+    is given. cropped: results are of the network's crop only; DICOM keeps its size in any case. keep: where the input
+    lies outside of the network's clip, the result is the input plus the change at the clip's end.
+    """
+
+    kind: str | None
+    clip: Clip | None
+    dicom_clip: Clip
+    classes: int = 0
+    images: int = 1
+    numbers: Clip = Clip()
+    cropped: bool = False
+    keep: bool = False
+
+    def kind_for(self, source: Source) -> str:
+        """The kind in which the result of ``source`` is written. Raises UserError where that cannot be."""
+        kind = self.kind or source.kind
+        if kind == "gif":  # 256 colours cannot hold a result
+            kind = "png"
+        if kind == "dcm" and source.kind != "dcm":
+            raise UserError(
+                f"--imgtype_out dcm: {source.name} is no DICOM file, so there is no patient, position or "
+                "study to write; --imgtype_out npy, tif or png would do"
+            )
+        if kind not in KINDS:
+            raise UserError(f"--imgtype_out: {kind!r} cannot be written; it can be {', '.join(KINDS)}")
+        return kind
+
+    def is_dicom(self, source: Source) -> bool:
+        """Whether the result of ``source`` is DICOM. Raises UserError as ``kind_for``."""
+        return not self.classes and self.kind_for(source) == "dcm"
+
+    def clip_for(self, kind: str, bits: int | None) -> Clip:
+        """The Clip of results of ``kind`` with ``bits`` (as in ``Image``)."""
+        if self.clip is not None or kind == "dcm":
+            return self.clip or self.dicom_clip
+        default = default_clip(kind, bits)
+        return default if default.scales else self.numbers
+
+    def bits_for(self, kind: str, source: Source, bits: int | None) -> int | None:
+        """Bits of results of ``kind`` where the ``source`` has ``bits`` (as in ``Image``): as many, if it holds them.
+
+        TIFF holds numbers of no integer type, too, if they are not stretched to the range of a picture.
+        """
+        if kind == source.kind or kind in ("png", "tif") and bits == 16:
+            return bits
+        return None if kind == "tif" and bits is None and self.clip is not None else 8
+
+    def names(self, source: Source) -> tuple[str, ...]:
+        """The files of a result, below the output folder: tuple of text with / between folders."""
+        kind = self.kind_for(source) if not self.classes else None
+        stem = name_without_suffix(source.name, source.kind)
+        frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
+        if self.classes:
+            return f"{stem}{frame}.npy", f"{stem}{frame}.png"
+        suffix = source.name[len(stem) :] if kind == source.kind else SUFFIXES[kind][0]
+        numbers = [""] if self.images == 1 else [f"_{i + 1}" for i in range(self.images)]
+        return tuple(f"{stem}{frame}{number}{suffix}" for number in numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +164,7 @@ def make_plan(
         **{name: getattr(options, name) for name in ("tile", "tile_overlap", "imgtype_out", "modality")},
         **{name: getattr(options, name) for name in ("engine", "precision")},
         **({"released": model.trained.released} if model.released else {}),
-        **settings_of(options),
+        **_samples_in_settings(options),
         **settings,
     }
     return Plan(
@@ -199,6 +263,14 @@ def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> str | N
         f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
         "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
     )
+
+
+def _samples_in_settings(options: ConversionOptions) -> dict[str, object]:
+    """What of ``--uncertainty`` and ``--ensemble`` decides pixels; nothing where they are not asked for."""
+    if options.uncertainty is None and not options.ensemble:
+        return {}
+    samples = {"samples": options.uncertainty_samples} if options.uncertainty == "dropout" else {}
+    return {"uncertainty": options.uncertainty, "ensemble": options.ensemble, **samples}
 
 
 def _shown(clip: Clip | None) -> list[float | None] | None:

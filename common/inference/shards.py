@@ -22,8 +22,7 @@ from typing import Any, Self, TypeVar
 from medi2i.common.device import gpu_count
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference.generator import ConversionOptions
-from medi2i.common.inference.outcome import COMPLETE, state_of, summary_of
-from medi2i.common.inference.report import Entries, Report, read_journal, read_report
+from medi2i.common.inference.report import COMPLETE, Entries, Report, read_journal, read_report, state_of, summary_of
 from medi2i.common.resources import Launched, launched
 from medi2i.datasets.catalogue import Catalogue
 

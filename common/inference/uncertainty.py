@@ -12,17 +12,24 @@ share does not show, and nothing in here was calibrated.
 import dataclasses
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.results import counted, softmax
+from medi2i.common.inference.generator import ConversionOptions, Model
+from medi2i.common.inference.results import Results, counted, softmax
+from medi2i.common.inference.slices import Slice
+from medi2i.common.inference.values import DEVIATIONS, deviation
 from medi2i.common.networks.blocks import sampled_dropout
+from medi2i.datasets.catalogue import Source, Volume
+from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
 from medi2i.datasets.kinds import name_without_suffix
-from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.scaling import Clip
+from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +37,20 @@ SQUARE = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 OBLONG = tuple((turns, flip) for turns in (0, 2) for flip in (False, True))
 _TINY = 1e-12
 
+Run = Callable[[np.ndarray], np.ndarray]
 
-def symmetries(height, width):
+
+def symmetries(height: int, width: int) -> tuple[tuple[int, bool], ...]:
     """(quarter turns, flip) of all symmetries that keep the shape: eight of a square, four of an oblong."""
     return SQUARE if height == width else OBLONG
 
 
-def turned(x, turns, flip):
+def turned(x: np.ndarray, turns: int, flip: bool) -> np.ndarray:
     """(…, H, W) flipped left to right, then turned counter-clockwise."""
     return np.ascontiguousarray(np.rot90(x[..., ::-1] if flip else x, turns, axes=(-2, -1)))
 
 
-def turned_back(y, turns, flip):
+def turned_back(y: np.ndarray, turns: int, flip: bool) -> np.ndarray:
     """What undoes ``turned``."""
     y = np.rot90(y, -turns, axes=(-2, -1))
     return np.ascontiguousarray(y[..., ::-1] if flip else y)
@@ -57,16 +66,16 @@ class Samples:
     the channels.
     """
 
-    network: Callable
+    network: Run
     kind: str
     deviation: bool
     stack: int = 1
     classes: int = 0
-    dropping: Callable | None = None
+    dropping: Run | None = None
     count: int = 0
-    seed: Callable = np.random.seed
+    seed: Callable[[int], None] = np.random.seed
 
-    def run(self, x):
+    def run(self, x: np.ndarray) -> np.ndarray:
         """(N, C, H, W) -> (N, C', H, W), the mean of the samples (kind "tta") or what the network says ("dropout").
 
         With ``deviation`` (N, 2 C', H, W): for each slice of the stack its result, then the samples' standard deviation
@@ -80,28 +89,24 @@ class Samples:
             mean = self._answer(x)
         if self.classes:
             mean = np.log(np.maximum(mean, _TINY))  # scores whose softmax is the mean probability
-        return np.concatenate(self._by_slice(mean, spread), axis=1) if self.deviation else mean
+        if not self.deviation:
+            return mean
+        by_slice = zip(*(np.split(both, self.stack, axis=1) for both in (mean, spread)), strict=True)
+        return np.concatenate([part for pair in by_slice for part in pair], axis=1)
 
-    def split(self, y):
+    def split(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """One slice (C', H, W) of ``run``'s answer -> (result, deviation or None)."""
         return np.split(y, 2) if self.deviation else (y, None)
 
     @property
-    def text(self):
+    def text(self) -> str:
         """What was sampled, in words."""
         return f"{self.count} samples of dropout" if self.kind == "dropout" else "flips and turns"
 
-    def _by_slice(self, mean, spread):
-        return [
-            part
-            for pair in zip(np.split(mean, self.stack, axis=1), np.split(spread, self.stack, axis=1), strict=True)
-            for part in pair
-        ]
-
-    def _answer(self, x):
+    def _answer(self, x: np.ndarray) -> np.ndarray:
         return self._probabilities(self.network(x))
 
-    def _dropped(self, x, number):
+    def _dropped(self, x: np.ndarray, number: int) -> np.ndarray:
         """Each image by itself, its masks drawn by a seed made of its pixels: the same in whatever company it comes."""
         found = []
         for image in x:
@@ -110,14 +115,14 @@ class Samples:
                 found.append(self._probabilities(self.dropping(image[np.newaxis])))
         return np.concatenate(found)
 
-    def _probabilities(self, y):
+    def _probabilities(self, y: np.ndarray) -> np.ndarray:
         if not self.classes:
             return y
         slices = y.reshape(-1, self.classes, *y.shape[-2:])
         return np.stack([softmax(scores) for scores in slices]).reshape(y.shape)
 
 
-def moments(samples):
+def moments(samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation with n - 1) of float32 arrays of one shape, one at a time (Welford, 1962)."""
     mean = squares = None
     count = 0
@@ -132,12 +137,21 @@ def moments(samples):
     return mean, np.sqrt(squares / np.float32(max(count - 1, 1)))
 
 
-def sampled(options):
+def sampled(options: ConversionOptions) -> bool:
     """Whether ``--uncertainty`` or ``--ensemble`` asks for several answers to each image."""
     return bool(options.uncertainty or options.ensemble)
 
 
-def samples_of(options, model, network, dropping, device, *, stack, classes=0):
+def samples_of(
+    options: ConversionOptions,
+    model: Model,
+    network: Run,
+    dropping: Callable[[], Run],
+    device: chainer.backend.Device,
+    *,
+    stack: int,
+    classes: int = 0,
+) -> Samples | None:
     """The Samples that ``--uncertainty`` and ``--ensemble`` ask for, None without them. Raises UserError.
 
     network: as in ``Samples``. dropping(): makes the network that can drop out, on ``device`` (of Chainer).
@@ -169,15 +183,6 @@ def samples_of(options, model, network, dropping, device, *, stack, classes=0):
     return Samples(network, kind, options.uncertainty is not None, stack, classes)
 
 
-def settings_of(options):
-    """What of it decides pixels, for the report and the UIDs; nothing where it is not asked for."""
-    if options.uncertainty is None and not options.ensemble:
-        return {}
-    samples = {"samples": options.uncertainty_samples} if options.uncertainty == "dropout" else {}
-    return {"uncertainty": options.uncertainty, "ensemble": options.ensemble, **samples}
-
-
-FOLDER = "uncertainty"
 STEPS = (1.0, 2.0, 2.5, 5.0)  # times powers of ten
 
 
@@ -191,19 +196,19 @@ class DeviationMaps:
     results: the Results of the conversion. samples: ``uncertainty.Samples``.
     """
 
-    def __init__(self, results, samples):
+    def __init__(self, results: Results, samples: Samples) -> None:
         self.results, self.samples = results, samples
-        self._series = {}
+        self._series: dict[int, list[DerivedSeries]] = {}
 
-    def paths(self, source):
+    def paths(self, source: Source) -> tuple[Path, ...]:
         """The files that the map of ``source`` will have."""
-        form, folder = self.results.form, self.results.folder / FOLDER
+        form, folder = self.results.form, self.results.folder / DEVIATIONS
         if not form.classes and form.kind_for(source) == "dcm":
             return tuple(folder / PurePosixPath(name) for name in form.names(source))
         frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
         return (folder / PurePosixPath(f"{name_without_suffix(source.name, source.kind)}{frame}.npy"),)
 
-    def begin(self, volume):
+    def begin(self, volume: Volume) -> None:
         """Get ready for the slices of a volume, after ``Results.begin``."""
         clip = self.results.form.clip_for("dcm", None)
         encoding = Encoding(step_for(clip), 0.0, 16, signed=False)
@@ -215,7 +220,9 @@ class DeviationMaps:
             contrast="STD_DEVIATION",
         )
 
-    def write(self, volume, source, unit, middle, inputs):
+    def write(
+        self, volume: Volume, source: Source, unit: np.ndarray, middle: Slice, inputs: Sequence[Slice]
+    ) -> dict[str, object]:
         """Write the map of ``source``: ``unit`` (C, h, w), a deviation in [-1, 1] units. Returns its statistics.
 
         middle, inputs: as for ``Results.write``. Raises UserError, OSError.
@@ -240,54 +247,12 @@ class DeviationMaps:
                     **middle.geometry,
                 )
         else:
-            with whole_file(paths[0], self.results.force) as temporary, open(temporary, "wb") as file:
-                np.save(file, values)
-        modality = self.results.provenance.modality or (middle.images[0].modality if middle.images else None)
-        return statistics(values[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
+            write_npy(paths[0], values)
+        modality = self.results.plan.options.modality or (middle.images[0].modality if middle.images else None)
+        return deviation(values[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
 
 
-def summary(found, samples):
-    """Means over images, for the report; {} without any.
-
-    found: name -> ``statistics`` of its map. samples: what was sampled, in words.
-    """
-    if not found:
-        return {}
-    found = dict(sorted(found.items()))  # sums and ties do not depend on which image was ready first
-    largest = max(found, key=lambda name: found[name]["mean"])
-    return {
-        "samples": samples,
-        "folder": FOLDER,
-        "unit": found[largest]["unit"],
-        "mean": round(float(np.mean([one["mean"] for one in found.values()])), 4),
-        "p95": round(float(np.mean([one["p95"] for one in found.values()])), 4),
-        "largest_mean": found[largest]["mean"],
-        "largest_in": largest,
-    }
-
-
-def text(about, folder):
-    """A ``summary`` in words; ``folder``: that of the conversion."""
-    unit = f" {about['unit']}" if about["unit"] else ""
-    return (
-        f"standard deviation of {about['samples']}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
-        f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
-        f"maps in {Path(folder) / FOLDER}"
-    )
-
-
-def statistics(values, unit):
-    """Mean and 95th percentile of deviations, as the report has them."""
-    if not values.size:
-        return {"mean": 0.0, "p95": 0.0, "unit": unit}
-    return {
-        "mean": round(float(values.mean(dtype=np.float64)), 4),
-        "p95": round(float(np.percentile(values, 95)), 4),
-        "unit": unit,
-    }
-
-
-def step_for(clip):
+def step_for(clip: Clip) -> float:
     """The rescale slope of a map: the finest round one with which 16 bits hold any deviation within the clip.
 
     Samples within a width w deviate by less than 0.54 w (half of eight at each end; four: 0.58 w).

@@ -5,6 +5,9 @@ its clip; neither shows in a picture. So each result is measured against its sou
 """
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +17,18 @@ from medi2i.datasets.scaling import Clip
 
 # By the HU of the input, upper ends; between lung and fat there is mostly the edge of the two.
 TISSUES = (("air", -900.0), ("lung", -400.0), (None, -150.0), ("fat", -30.0), ("soft tissue", 150.0), ("bone", np.inf))
+DEVIATIONS = "uncertainty"  # folder of the maps
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 """Of the network's clip, where values are not HU."""
 BLOCK = 4  # pixels, of the squares whose mean decides what they are: noise must not sort pixels
 
 
-def mean_change(before, after, where, clip, ct):
+Found = dict[str, Any]
+
+
+def mean_change(
+    before: np.ndarray, after: np.ndarray, where: np.ndarray | None, clip: Clip, ct: bool
+) -> dict[str, list[float]]:
     """How much ``after`` is above ``before``: dict of "all" and of each class of the input to [pixels, mean change].
 
     before, after: (H, W) in the unit of the file. where: (H, W) bool, what counts; None for all. clip: the Clip of the
@@ -45,7 +54,7 @@ def mean_change(before, after, where, clip, ct):
     return found
 
 
-def _classes(clip, ct):
+def _classes(clip: Clip, ct: bool) -> tuple[Sequence[str | None], list[float]]:
     if ct:
         return [name for name, _ in TISSUES], [end for _, end in TISSUES[:-1]]
     if not clip.scales:
@@ -53,22 +62,21 @@ def _classes(clip, ct):
     return QUARTERS, [clip.lower + share * clip.width for share in (0.25, 0.5, 0.75)]
 
 
-def _block_means(values, side):
+def _block_means(values: np.ndarray, side: int) -> np.ndarray:
     height, width = (n // side * side for n in values.shape)
     rows = sum(values[i:height:side, :width] for i in range(side))
     return sum(rows[:, i::side] for i in range(side)) / np.float32(side * side)
 
 
-def _rounded(value):
+def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def outside_of(middle, kept):
-    """For the report: how many values of a ``slices.Slice`` lie outside of the clip; {} if none. kept: what became of
-    them."""
-    if middle.beyond is None:
+def outside_of(beyond: np.ndarray | None, clip: Clip, kept: bool) -> Found:
+    """For the report: how many values lie outside of the ``clip``, by ``beyond_clip``, and whether they are kept; {} if
+    none."""
+    if beyond is None:
         return {}
-    beyond, clip = middle.beyond, middle.clip
     return {
         "outside_clip": {
             "below": int(np.count_nonzero(beyond < 0)),
@@ -80,42 +88,41 @@ def outside_of(middle, kept):
     }
 
 
-def of_file(clipped, rounded, largest):
-    """For the report: how many values the file's range and its steps changed, and these by how much at most."""
+def of_file(changed: Sequence[tuple[int, int, float]]) -> Found:
+    """For the report: how many values the files' range and their steps changed, and these by how much at most.
+
+    changed: (clipped, rounded, by how much at most) of each file.
+    """
+    clipped, rounded = (sum(one[i] for one in changed) for i in (0, 1))
     return {
         **({"clipped": clipped} if clipped else {}),
-        **({"rounded": rounded, "rounded_by": _rounded(largest)} if rounded else {}),
+        **({"rounded": rounded, "rounded_by": _rounded(max(one[2] for one in changed))} if rounded else {}),
     }
 
 
-def summary(values, changes):
+def summary(values: Mapping[str, Found], changes: Mapping[str, Found]) -> dict[str, Found]:
     """Of all images together, for the report: {} or "values" and "mean_change".
 
     values: name -> what ``outside_of`` and ``of_file`` found of each. changes: name -> ``mean_change``.
     """
-    found = {}
-    for one in values.values():
-        outside = one.get("outside_clip")
-        if outside is not None:
-            total = found.setdefault(
-                "kept" if outside["kept"] else "cut",
-                {"images": 0, "below": 0, "above": 0, "lowest": math.inf, "highest": -math.inf},
-            )
-            for key in ("below", "above"):
-                total[key] += outside[key]
-            total["images"] += 1
-            total["lowest"] = min(total["lowest"], outside["lowest"])
-            total["highest"] = max(total["highest"], outside["highest"])
-        for key in ("clipped", "rounded"):
-            if key in one:
-                found[key] = found.get(key, 0) + one[key]
-        if "rounded_by" in one:
-            found["rounded_by"] = max(found.get("rounded_by", 0.0), one["rounded_by"])
+    found: Found = {}
+    outside = [one["outside_clip"] for one in values.values() if "outside_clip" in one]
+    for key, kept in (("kept", True), ("cut", False)):
+        if some := [one for one in outside if bool(one["kept"]) is kept]:
+            found[key] = {
+                "images": len(some),
+                **{side: sum(one[side] for one in some) for side in ("below", "above")},
+                "lowest": min(one["lowest"] for one in some),
+                "highest": max(one["highest"] for one in some),
+            }
+    for key, of_all in (("clipped", sum), ("rounded", sum), ("rounded_by", max)):
+        if numbers := [one[key] for one in values.values() if key in one]:
+            found[key] = of_all(numbers)
     means = _means(changes)
     return {**({"values": found} if found else {}), **({"mean_change": means} if means else {})}
 
 
-def _means(changes):
+def _means(changes: Mapping[str, Found]) -> dict[str, float]:
     names = ["all", *(name for name, _ in TISSUES if name), *QUARTERS]
     found = {}
     for name in names:
@@ -126,7 +133,7 @@ def _means(changes):
     return found
 
 
-def lines(found):
+def lines(found: Mapping[str, Found]) -> Iterator[str]:
     """What ``summary`` found in words, a line each; none where nothing was changed."""
     yield from _value_lines(found.get("values", {}))
     means = dict(found.get("mean_change", {}))
@@ -139,7 +146,7 @@ def lines(found):
         yield f"mean change: {total:+.4g}{unit}" + (f" ({parts})" if parts else "")
 
 
-def _value_lines(found):
+def _value_lines(found: Found) -> Iterator[str]:
     for key, what in (
         ("kept", "kept: the result there is the input plus the change at the end of the clip"),
         ("cut", "cut off at its ends"),
@@ -159,7 +166,7 @@ def _value_lines(found):
         )
 
 
-def beyond_clip(array, mask, clip: Clip):
+def beyond_clip(array: np.ndarray, mask: np.ndarray | None, clip: Clip) -> np.ndarray | None:
     """(C, H, W) -> what ``clip`` takes off: values minus clipped ones, 0 on padding; None where that is nothing."""
     if not clip.scales or (array.min() >= clip.lower and array.max() <= clip.upper):
         return None
@@ -168,3 +175,44 @@ def beyond_clip(array, mask, clip: Clip):
     if mask is not None:
         beyond[:, mask] = 0
     return beyond if beyond.any() else None
+
+
+def deviation_summary(found: Mapping[str, Found], samples: str | None) -> Found:
+    """Means over images, for the report; {} without any.
+
+    found: name -> ``deviation`` of its map. samples: what was sampled, in words.
+    """
+    if not found:
+        return {}
+    found = dict(sorted(found.items()))  # sums and ties do not depend on which image was ready first
+    largest = max(found, key=lambda name: found[name]["mean"])
+    return {
+        "samples": samples,
+        "folder": DEVIATIONS,
+        "unit": found[largest]["unit"],
+        "mean": round(float(np.mean([one["mean"] for one in found.values()])), 4),
+        "p95": round(float(np.mean([one["p95"] for one in found.values()])), 4),
+        "largest_mean": found[largest]["mean"],
+        "largest_in": largest,
+    }
+
+
+def deviation_text(about: Found, folder: Path) -> str:
+    """A ``summary`` in words; ``folder``: that of the conversion."""
+    unit = f" {about['unit']}" if about["unit"] else ""
+    return (
+        f"standard deviation of {about['samples']}: mean {about['mean']:.3g}{unit}, 95 % of pixels below "
+        f"{about['p95']:.3g}{unit}; largest mean {about['largest_mean']:.3g}{unit} in {about['largest_in']}; "
+        f"maps in {folder / DEVIATIONS}"
+    )
+
+
+def deviation(values: np.ndarray, unit: str) -> Found:
+    """Mean and 95th percentile of deviations, as the report has them."""
+    if not values.size:
+        return {"mean": 0.0, "p95": 0.0, "unit": unit}
+    return {
+        "mean": round(float(values.mean(dtype=np.float64)), 4),
+        "p95": round(float(np.percentile(values, 95)), 4),
+        "unit": unit,
+    }

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from medi2i.common.inference.uncertainty import Samples, moments, statistics, step_for, symmetries, turned, turned_back
+from medi2i.common.inference.uncertainty import Samples, moments, step_for, symmetries, turned, turned_back
+from medi2i.common.inference.values import deviation
 from medi2i.common.networks.blocks import drop_out, sampled_dropout
 from medi2i.common.training.validation import inference_mode
 from medi2i.cyclegan import convert as cyclegan
@@ -96,8 +97,8 @@ def test_steps_are_round_and_hold_every_deviation(clip, step):
     assert step * 65535 >= 0.58 * (clip[1] - clip[0])
 
 
-def test_statistics():
-    assert statistics(np.arange(101.0), "HU") == {"mean": 50.0, "p95": 95.0, "unit": "HU"}
+def test_the_numbers_of_a_map():
+    assert deviation(np.arange(101.0), "HU") == {"mean": 50.0, "p95": 95.0, "unit": "HU"}
 
 
 def test_the_ensemble_of_a_symmetric_network_is_its_answer(tmp_path, paired_run, files, caplog):

@@ -129,7 +129,9 @@ def test_orthanc_takes_a_folder_of_results(tmp_path, results):
 
 
 def test_numbers_and_descriptions_tell_models_apart(ct):
-    from medi2i.common.inference.results import Provenance, _described
+    from medi2i.common.inference.generator import Model
+    from medi2i.common.inference.results import _described
+    from medi2i.common.options import PairedOptions
     from medi2i.datasets.dicom.derived_series import DerivedSeries
 
     header = ct(np.zeros((4, 4), np.uint16), SeriesNumber=7)
@@ -142,7 +144,7 @@ def test_numbers_and_descriptions_tell_models_apart(ct):
     for number in (None, 0, -5, 2**31 - 1):
         header.SeriesNumber = number
         assert 0 <= DerivedSeries(header, model_name="a", description="x").number < 2**31
-    about = Provenance("enc_x1.npz", "ab" * 32, "pix2pix", {}, None)
-    assert _described("Head 2 mm", about, "") == "Head 2 mm pix2pix abababab"
-    assert _described("A" * 80, about, "2") == "A" * 45 + " pix2pix abababab 2" and 45 + 19 == 64
-    assert _described("", Provenance("identity", "", "pix2pix", {}, None), "") == "pix2pix identity"
+    by = "pix2pix", Model(None, PairedOptions(), "enc_x1.npz", "ab" * 32, "xy")
+    assert _described("Head 2 mm", *by, "") == "Head 2 mm pix2pix abababab"
+    assert _described("A" * 80, *by, "2") == "A" * 45 + " pix2pix abababab 2" and 45 + 19 == 64
+    assert _described("", "pix2pix", Model(None, PairedOptions(), "identity", "", "xy"), "") == "pix2pix identity"
