@@ -176,7 +176,7 @@ def draw_pictures(
                     device,
                     (options.nvis_A, options.nvis_B),
                     (options.vis_window, options.vis_windowB),
-                    [dataset.sources[0].modality for dataset in images],
+                    [dataset.images[0].modality for dataset in images],
                     options.stack == 1,
                     options.seed if options.vis_random else None,
                 )

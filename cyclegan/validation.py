@@ -147,7 +147,7 @@ def tell_end(
     change = mean_change.sentence(
         options.mean_change,
         train[0].clip.width,
-        train[0].sources[0].modality == "CT",
+        train[0].images[0].modality == "CT",
         "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
         mean_change.LEAST_OF_DOMAINS,
     )
@@ -168,7 +168,7 @@ def beside_identity(
     entries: of the log, dicts; options: UnpairedOptions; train: the UnpairedDatasets A and B.
     """
     last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/values_y" in entry), {})
-    unit = " HU" if all(dataset.sources[0].modality == "CT" for dataset in train) else ""
+    unit = " HU" if all(dataset.images[0].modality == "CT" for dataset in train) else ""
     said = []
     for source, target, name in (("A", "B", "y"), ("B", "A", "x")):
         own = measured(last, f"values_{name}", f"texture_{name}")

@@ -6,13 +6,21 @@ in [-1, 1]; what lies outside of an image reads as -1, which is air in CT.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as Pillow
 
 from medi2i.datasets.scaling import Clip
 
+if TYPE_CHECKING:
+    from medi2i.common.options import PairedOptions, UnpairedOptions
+
 OUTSIDE = -1.0
+
+Within = tuple[tuple[int, ...], tuple[int, int]]
+"""(H, W) of an image and (h, w) of the crop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Augmentation:
     quarter_turns: bool = False
     flips: bool = True
 
-    def draw(self, rng, within=None):
+    def draw(self, rng: np.random.Generator, within: Within | None = None) -> "Draw":
         """One ``Draw`` from the numpy Generator ``rng``.
 
         within: ((H, W) of the image, (h, w) of the crop): the scaled image then covers the crop, which is not shifted
@@ -55,14 +63,14 @@ class Augmentation:
             turns=int(turns) if self.quarter_turns else 0,
         )
 
-    def _scale(self, drawn, within):
+    def _scale(self, drawn: float, within: Within | None) -> float:
         """1 - scale … 1 + scale for ``drawn`` -1 … 1, and no less than covers the crop."""
         if within is None or self.scale == 0:
             return 1.0 + self.scale * drawn
         least = max(1 - self.scale, *(part / whole for whole, part in zip(*within, strict=True)))
         return least + (1 + self.scale - least) * (drawn + 1) / 2
 
-    def _shifts(self, scale, within):
+    def _shifts(self, scale: float, within: Within | None) -> tuple[Sequence[int], Sequence[int]]:
         """((least down, least right), (most down, most right))."""
         reach = max(self.translate, 0)
         if within is None:
@@ -75,7 +83,7 @@ class Augmentation:
         )
 
 
-def augmentation_for(phase, options, flips=True):
+def augmentation_for(phase: str, options: "PairedOptions | UnpairedOptions", flips: bool = True) -> Augmentation:
     """The ``Augmentation`` of ``phase`` "train" by the options; none in "val". flips: see there."""
     if phase == "val":
         return Augmentation()
@@ -109,7 +117,9 @@ class Draw:
 STILL = Draw()
 
 
-def apply(array, draw, size, *, nearest=False, outside=OUTSIDE):
+def apply(
+    array: np.ndarray, draw: Draw, size: tuple[int, int], *, nearest: bool = False, outside: float = OUTSIDE
+) -> np.ndarray:
     """``array`` (C, H, W) changed by ``draw`` and cut to the centre ``size`` (h, w) -> (C, h, w), a new array.
 
     Scale and rotation are one bilinear interpolation (``nearest``: none, for class numbers). Pixels that lie outside
@@ -125,7 +135,7 @@ def apply(array, draw, size, *, nearest=False, outside=OUTSIDE):
     return np.ascontiguousarray(np.rot90(result, turns, axes=(1, 2))) if turns else result
 
 
-def corner(draw, shape, size):
+def corner(draw: Draw, shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
     """Row and column of the top left pixel of what ``draw`` cuts out of an image of ``shape`` (H, W)."""
     rooms = [whole - part for whole, part in zip(shape, size, strict=True)]
     if draw.place is None:
@@ -135,12 +145,12 @@ def corner(draw, shape, size):
     return top - draw.down, left - draw.right
 
 
-def quarters(draw, size):
+def quarters(draw: Draw, size: tuple[int, int]) -> int:
     """By how many quarters it turns; a quarter would stand an oblong crop on its end."""
     return draw.turns if size[0] == size[1] else draw.turns // 2 * 2
 
 
-def continued(array, draw, size):
+def continued(array: np.ndarray, draw: Draw, size: tuple[int, int]) -> np.ndarray:
     """``array`` (C, H, W), continued by its edge as far on all sides as ``draw`` and ``size`` reach beyond it.
 
     What a rotation turns in from outside stays air.
@@ -157,7 +167,7 @@ def continued(array, draw, size):
     return np.pad(array, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
 
 
-def _window(array, top, left, size, outside):
+def _window(array: np.ndarray, top: int, left: int, size: tuple[int, int], outside: float) -> np.ndarray:
     height, width = size
     if top >= 0 and left >= 0 and top + height <= array.shape[1] and left + width <= array.shape[2]:
         return array[:, top : top + height, left : left + width].copy(order="C")
@@ -171,7 +181,9 @@ def _window(array, top, left, size, outside):
     return result
 
 
-def _resample(array, draw, top, left, size, nearest, outside):
+def _resample(
+    array: np.ndarray, draw: Draw, top: int, left: int, size: tuple[int, int], nearest: bool, outside: float
+) -> np.ndarray:
     # Pillow's affine transform takes a third of the time of scipy.ndimage's and lets other threads run; ChainerCV's
     # rotate and resize would interpolate twice. Coordinates are of pixel corners: the centre of H pixels is at H / 2.
     height, width = size
@@ -193,11 +205,12 @@ def _resample(array, draw, top, left, size, nearest, outside):
     way = Pillow.Resampling.NEAREST if nearest else Pillow.Resampling.BILINEAR
     for channel, plane in zip(result, array, strict=True):
         picture = Pillow.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
-        channel[...] = picture.transform((width, height), Pillow.Transform.AFFINE, matrix, way, fillcolor=outside)
+        turned = picture.transform((width, height), Pillow.Transform.AFFINE, matrix, way, fillcolor=outside)
+        channel[...] = np.asarray(turned)
     return result
 
 
-def add_noise(array, sd, rng):
+def add_noise(array: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
     """``array`` plus Gaussian noise of standard deviation ``sd``, float32; not clipped, so that its mean is 0."""
     if sd == 0:
         return array
@@ -222,35 +235,12 @@ class Uncut:
     class_num: int = 0
 
 
-class UncutExamples:
-    """A data set whose examples are the :class:`Uncut` of ``dataset`` (medi2i.datasets.paired, .unpaired)."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def load(self, index, rng):
-        """Example ``index``: one Uncut, or a tuple of them. Raises Unreadable."""
-        return self.dataset.uncut(index, rng)
-
-    def share_cache(self, processes=None):
-        """As the data set's."""
-        self.dataset.share_cache(processes)
-
-
-def examples_for(dataset, where):
-    """What the iterator of a training takes its examples from; where: "loader" or "device"."""
-    return UncutExamples(dataset) if where == "device" else dataset
-
-
-def noise_and_key(noise, rng):
+def noise_and_key(noise: float, rng: np.random.Generator | None) -> tuple[float, int]:
     """``noise`` and ``key`` of an Uncut: none without a numpy Generator, and nothing is drawn for none."""
     return (0.0, 0) if noise == 0 or rng is None else (noise, int(rng.integers(2**63)))
 
 
-def joined(stored):
+def joined(stored: Iterable[tuple[np.ndarray, Clip]]) -> tuple[np.ndarray, Clip]:
     """(values, Clip) of many images as channels of one. Where their clips differ, all come in [-1, 1]."""
     arrays, clips = zip(*stored, strict=True)
     if len(set(clips)) > 1:

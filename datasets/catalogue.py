@@ -256,7 +256,7 @@ def within(height: float, lowest: float, highest: float, released: bool = False)
     return lowest < height < highest if released else lowest <= height <= highest
 
 
-class _Placed(Protocol):
+class Placed(Protocol):
     """A ``Source``, or what has one's place."""
 
     @property
@@ -269,7 +269,7 @@ class _Placed(Protocol):
     def place(self) -> int: ...
 
 
-def stacks(images: Sequence[_Placed], size: int) -> list[tuple[int, ...]]:
+def stacks(images: Sequence[Placed], size: int) -> list[tuple[int, ...]]:
     """Windows of ``size`` neighbours: a list of tuples of positions in ``images`` (each with ``group`` and ``place``).
 
     Windows never cross from one group to another. Groups smaller than ``size`` give none, with a warning.

@@ -8,7 +8,9 @@ n·i + n - 1 of the fine one, so its centre is at n·i + (n - 1)/2. Arrays are (
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as Pillow
@@ -16,43 +18,39 @@ from scipy import fft, ndimage
 
 from medi2i.common.errors import UserError
 
+if TYPE_CHECKING:
+    from medi2i.common.options import PairedOptions, UnpairedOptions
+
 STEP = 16  # the default crop is a multiple of it
 
 
-def choose_crop(smallest, height=None, width=None, translate=0, multiple=1, beyond=False):
-    """(height, width) of the crop for images of at least ``smallest`` (H, W).
+def crop_for(
+    phase: str,
+    smallest: tuple[int, int],
+    options: "PairedOptions | UnpairedOptions",
+    multiple: int = 1,
+    beyond: bool = False,
+) -> tuple[int, int]:
+    """(height, width) of the crop of ``phase`` "train" or "val", by the options, for images of at least ``smallest``.
 
-    What is not given is the largest multiple of 16 that leaves room for ``translate`` pixels on both sides (without
-    that room where the image is too small for both; a negative one needs none). ``multiple``: what the network needs
-    both to be divisible by. ``beyond``: a crop may be larger than the image. Raises UserError, with the largest crop
-    that works, for one that does not fit.
+    What is not given is the largest multiple of 16 that leaves room for ``random_translate`` pixels on both sides
+    (without that room where the image is too small for both; a negative one needs none). ``multiple``: what the network
+    needs both to be divisible by. ``beyond``: a crop may be larger than the image. Where training takes crops from
+    anywhere, validation takes all of the image (to a multiple of ``multiple``): its middle would not stand for it. A
+    network with fully connected layers keeps to its one size. Raises UserError, with the largest crop that works, for
+    one that does not fit.
     """
+    translate = options.random_translate
+    if phase == "val" and translate < 0 and not (options.gen_fc > 0 or options.latent_dim > 0):
+        return smallest[0] // multiple * multiple, smallest[1] // multiple * multiple
+    beyond = beyond and translate >= 0
     return (
-        _side("crop_height", height, smallest[0], translate, multiple, beyond),
-        _side("crop_width", width, smallest[1], translate, multiple, beyond),
+        _side("crop_height", options.crop_height, smallest[0], translate, multiple, beyond),
+        _side("crop_width", options.crop_width, smallest[1], translate, multiple, beyond),
     )
 
 
-def crop_for(phase, smallest, options, multiple=1, beyond=False):
-    """(height, width) of the crop of ``phase`` "train" or "val" by the options, else as ``choose_crop``.
-
-    Where training takes crops from anywhere, validation takes all of the image (to a multiple of ``multiple``): its
-    middle would not stand for it. A network with fully connected layers keeps to its one size.
-    """
-    one_size = options.gen_fc > 0 or options.latent_dim > 0
-    if phase == "val" and options.random_translate < 0 and not one_size:
-        return tuple(size // multiple * multiple for size in smallest)
-    return choose_crop(
-        smallest,
-        options.crop_height,
-        options.crop_width,
-        options.random_translate,
-        multiple,
-        beyond and options.random_translate >= 0,
-    )
-
-
-def _side(option, given, available, translate, multiple, beyond):
+def _side(option: str, given: int | None, available: int, translate: int, multiple: int, beyond: bool) -> int:
     step = math.lcm(STEP, multiple)
     if given is None:
         with_room = (available - 2 * max(translate, 0)) // step * step
@@ -75,7 +73,7 @@ def _side(option, given, available, translate, multiple, beyond):
     return given
 
 
-def _works(available, multiple):
+def _works(available: int, multiple: int) -> str:
     largest = available // multiple * multiple
     if largest == 0:
         return f"; this network needs at least {multiple}: a network with fewer levels would be right"
@@ -95,9 +93,9 @@ class Grid:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, size, spacing) -> "Grid":
+    def of(cls, size: Sequence[int], spacing: Sequence[float]) -> "Grid":
         """The grid of an image itself."""
-        return cls((0.0, 0.0), tuple(map(float, spacing)), tuple(size))
+        return cls((0.0, 0.0), (float(spacing[0]), float(spacing[1])), (size[0], size[1]))
 
     def indices_in(self, other: "Grid") -> list[np.ndarray]:
         """Where rows and columns of this grid lie in the other one, in its pixels."""
@@ -118,7 +116,9 @@ class Grid:
         return float(rows[0]), float(columns[0])
 
 
-def sample(image, source: Grid, target: Grid, mask=None, order: int = 1):
+def sample(
+    image: np.ndarray, source: Grid, target: Grid, mask: np.ndarray | None = None, order: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """`image` (H, W) on the target grid: float32 (h, w), and bool (h, w), True where there is nothing of the source.
 
     `mask`: True on the source's own padding; what touches it is padding too. A coarser grid averages over its pixels
@@ -142,11 +142,15 @@ def sample(image, source: Grid, target: Grid, mask=None, order: int = 1):
     return values, padding
 
 
-def new_position(position, orientation, source: Grid, target: Grid) -> tuple[float, float, float]:
+def new_position(
+    position: Sequence[float] | None, orientation: Sequence[float] | None, source: Grid, target: Grid
+) -> tuple[float, ...] | None:
     """ImagePositionPatient (PS3.3 C.7.6.2.1.1) of an image on the target grid, from that of its source.
 
-    `orientation`: ImageOrientationPatient, the direction of rows and then that of columns.
+    `orientation`: ImageOrientationPatient, the direction of rows and then that of columns. None where one is not known.
     """
+    if position is None or orientation is None:
+        return None
     row, column = target.first_pixel(source)
     along_row, along_column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
     moved = (
@@ -157,18 +161,19 @@ def new_position(position, orientation, source: Grid, target: Grid) -> tuple[flo
     return tuple(float(value) for value in moved)
 
 
-def _snapped(indices):
+def _snapped(indices: np.ndarray) -> np.ndarray:
     """Whole numbers where rounding alone makes the difference."""
     whole = np.rint(indices)
     return np.where(np.abs(indices - whole) < EXACT, whole, indices)
 
 
-def resampled_size(size, spacing, new_spacing):
+def resampled_size(size: Sequence[int], spacing: Sequence[float], new_spacing: float) -> tuple[int, int]:
     """(H, W) of the grid of ``new_spacing`` mm that covers an image of ``size`` and ``spacing`` (row, column) mm."""
-    return tuple(max(1, round(n * mm / new_spacing)) for n, mm in zip(size, spacing, strict=True))
+    height, width = (max(1, round(n * mm / new_spacing)) for n, mm in zip(size, spacing, strict=True))
+    return height, width
 
 
-def resample(array, spacing, new_spacing, released=False):
+def resample(array: np.ndarray, spacing: tuple[float, float], new_spacing: float, released: bool = False) -> np.ndarray:
     """(C, H, W) with ``spacing`` (row, column) mm -> (C, h, w) float32 with square pixels of ``new_spacing`` mm.
 
     ``released``: by scikit-image's rescale, as the released codes did. Both grids then cover the same area, whatever
@@ -180,14 +185,16 @@ def resample(array, spacing, new_spacing, released=False):
     return _to_grid(array, spacing, (new_spacing, new_spacing), size)
 
 
-def resample_back(array, new_spacing, spacing, size, released=False):
+def resample_back(
+    array: np.ndarray, new_spacing: float, spacing: tuple[float, float], size: tuple[int, int], released: bool = False
+) -> np.ndarray:
     """The way back: (C, h, w) with pixels of ``new_spacing`` mm -> (C, *size) float32 with ``spacing`` mm."""
     if released:
         return _by_scikit(array, size)
     return _to_grid(array, (new_spacing, new_spacing), spacing, size)
 
 
-def resample_mask(mask, spacing, new_spacing, released=False):
+def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float, released: bool = False) -> np.ndarray:
     """(H, W) bool -> (h, w) bool: the nearest pixel's."""
     size = resampled_size(mask.shape, spacing, new_spacing)
     if released:
@@ -199,19 +206,21 @@ def resample_mask(mask, spacing, new_spacing, released=False):
     return mask[np.ix_(rows, columns)]
 
 
-def _by_scikit(array, size):
+def _by_scikit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from skimage.transform import resize  # what its rescale is, once the size is known; 0.2 s to import
 
     planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
     return np.ascontiguousarray(planes, dtype=np.float32)
 
 
-def _centres(n, spacing, new_n, new_spacing):
+def _centres(n: int, spacing: float, new_n: int, new_spacing: float) -> np.ndarray:
     """Where the pixel centres of the new grid lie, in pixels of the old one."""
     return (np.arange(new_n) - (new_n - 1) / 2) * (new_spacing / spacing) + (n - 1) / 2
 
 
-def _to_grid(array, spacing, new_spacing, size):
+def _to_grid(
+    array: np.ndarray, spacing: tuple[float, float], new_spacing: tuple[float, float], size: tuple[int, int]
+) -> np.ndarray:
     array = np.asarray(array, dtype=np.float32)
     for axis in (1, 2):
         step = new_spacing[axis - 1] / spacing[axis - 1]
@@ -222,7 +231,7 @@ def _to_grid(array, spacing, new_spacing, size):
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _interpolate(array, positions, axis):
+def _interpolate(array: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
     """Linear interpolation along an axis; beyond the ends, the end's value."""
     last = array.shape[axis] - 1
     positions = np.clip(positions, 0, last)
@@ -268,7 +277,7 @@ def enlarge_mask(mask: np.ndarray, scale: int) -> np.ndarray:
 def reduce_mask(mask: np.ndarray, scale: int) -> np.ndarray:
     """(H, W) bool -> (H/scale, W/scale): True where any of the fine pixels is, for the value is made of it, too."""
     height, width = (n // scale for n in mask.shape)
-    return mask.reshape(height, scale, width, scale).any(axis=(1, 3))
+    return np.logical_or.reduce(mask.reshape(height, scale, width, scale), axis=(1, 3))
 
 
 def continued(array: np.ndarray, scale: int) -> np.ndarray:
@@ -283,12 +292,12 @@ def cut(array: np.ndarray, scale: int) -> np.ndarray:
     return array[..., :height, :width]
 
 
-def _resized(array, height, width):
+def _resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
     planes = [Pillow.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in array]
     return np.stack([np.asarray(plane.resize((width, height), Pillow.Resampling.BICUBIC)) for plane in planes])
 
 
-def _truncated(array, scale, axis):
+def _truncated(array: np.ndarray, scale: int, axis: int) -> np.ndarray:
     """float64 with the frequencies of a grid ``scale`` times as coarse along an axis, at the coarse pixels' centres."""
     fine = array.shape[axis]
     coarse = fine // scale

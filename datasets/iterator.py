@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import multiprocessing
 import signal
 import time
@@ -10,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.datasets.loading import Plan, load_here, load_in_worker, load_timed, start_worker
+from medi2i.datasets.examples import Dataset, Order, load_here, load_in_worker, load_timed, start_worker
 
 BATCHES_AHEAD = 2
 
@@ -32,22 +33,22 @@ class ImageIterator(chainer.dataset.Iterator):
     Raises UserError for an empty dataset, and what ``load`` raises.
     """
 
-    _pool = None  # Chainer finalises iterators whose __init__ failed, too
+    _pool: concurrent.futures.Executor | None = None  # Chainer finalises iterators whose __init__ failed, too
 
     def __init__(
         self,
-        dataset,
-        batch_size,
-        seed=0,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
         *,
-        shuffle=True,
-        repeat=True,
-        augment=True,
-        workers=0,
-        processes=False,
-        crops=1,
-        rank=0,
-        ranks=1,
+        shuffle: bool = True,
+        repeat: bool = True,
+        augment: bool = True,
+        workers: int = 0,
+        processes: bool = False,
+        crops: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
     ):
         if len(dataset) == 0:
             raise UserError("the data set is empty; there is nothing to iterate over")
@@ -57,60 +58,61 @@ class ImageIterator(chainer.dataset.Iterator):
         self.batch_size = batch_size
         if ranks > 1 and not repeat:
             raise ValueError("one epoch cannot be dealt to several ranks: batches would differ in size")
-        self.plan = Plan(len(dataset), seed, shuffle, augment)
+        self.order = Order(len(dataset), seed, shuffle, augment)
         self.per_epoch = len(dataset) * crops
         self._repeat = repeat
         self._rank, self._ranks = rank, ranks
         self._workers = workers
         self._processes = processes and workers > 0
+        self._load = load_in_worker if self._processes else functools.partial(load_here, dataset)
         self.idle = IdleTime()
         self.loading = 0.0  # seconds that workers spent on the examples given so far
-        self._ahead = collections.deque()
+        self._ahead: collections.deque[concurrent.futures.Future] = collections.deque()
         self.reset()
 
     @property
-    def repeat(self):
+    def repeat(self) -> bool:
         """Whether it goes on after an epoch."""
         return self._repeat
 
     @property
-    def examples_per_update(self):
+    def examples_per_update(self) -> int:
         """How many examples all ranks draw together at a time."""
         return self.batch_size * self._ranks
 
-    def reset(self):
+    def reset(self) -> None:
         """Back to the beginning, with the same draws."""
         self._go_to(0)
         self.is_new_epoch = False
         self._previous_epoch_detail = -1.0
 
-    def _go_to(self, drawn):
+    def _go_to(self, drawn: int) -> None:
         for future in self._ahead:
             future.cancel()
         self._ahead.clear()
         self._drawn = drawn
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """Completed epochs."""
         return self._drawn // self.per_epoch
 
     @property
-    def epoch_detail(self):
+    def epoch_detail(self) -> float:
         """Epochs, with the fraction of the one begun."""
         return self._drawn / self.per_epoch
 
     @property
-    def previous_epoch_detail(self):
+    def previous_epoch_detail(self) -> float | None:
         """``epoch_detail`` before the last batch; None before the first."""
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
     @property
-    def current_position(self):
+    def current_position(self) -> int:
         """Examples drawn in the epoch begun."""
         return self._drawn % self.per_epoch
 
-    def __next__(self):
+    def __next__(self) -> list:
         n = self.per_epoch
         if not self._repeat and self._drawn >= n:
             raise StopIteration
@@ -127,24 +129,25 @@ class ImageIterator(chainer.dataset.Iterator):
 
     next = __next__
 
-    def step_back(self):
+    def step_back(self) -> None:
         """Forget the last batch: the next one is the same again. Once only, and not after a state was restored."""
         drawn, self.is_new_epoch, self._previous_epoch_detail = self._before
         self._go_to(drawn)
 
-    def _number(self, drawn, own):
+    def _number(self, drawn: int, own: int) -> int:
         """Which one of the whole sequence is the ``own``-th example of this rank, once all have drawn ``drawn``."""
         batch, place = divmod(own, self.batch_size)
         return drawn + (batch * self._ranks + self._rank) * self.batch_size + place
 
-    def _take(self, count):
+    def _take(self, count: int) -> list:
         if self._workers == 0:
-            return [load_here(self.dataset, self.plan.example(self._number(self._drawn, i))) for i in range(count)]
+            return [load_here(self.dataset, self.order.example(self._number(self._drawn, i))) for i in range(count)]
         try:
-            self._load_ahead(count + max(BATCHES_AHEAD * self.batch_size, self._workers))
+            ahead = max(BATCHES_AHEAD * self.batch_size, self._workers)
+            self._load_ahead(count + ahead, self._drawn)
             loaded = [self._ahead.popleft().result() for _ in range(count)]
             # Begin the next ones before the caller is busy with these.
-            self._load_ahead(max(BATCHES_AHEAD * self.batch_size, self._workers), self._drawn + count * self._ranks)
+            self._load_ahead(ahead, self._drawn + count * self._ranks)
         except concurrent.futures.BrokenExecutor:
             raise self._loader_died() from None
         except BaseException:
@@ -153,9 +156,9 @@ class ImageIterator(chainer.dataset.Iterator):
         self.loading += sum(seconds for _, seconds in loaded)
         return [example for example, _ in loaded]
 
-    def _loader_died(self):
+    def _loader_died(self) -> UserError:
         """The UserError that says how. Python ends the other processes of the pool by SIGTERM."""
-        processes = list((self._pool._processes or {}).values())
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
         self.finalize()
         ends = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
         how = next((end for end in ends if end != -signal.SIGTERM), ends[0] if ends else None)
@@ -171,17 +174,16 @@ class ImageIterator(chainer.dataset.Iterator):
             )
         )
 
-    def _load_ahead(self, wanted, drawn=None):
-        drawn = self._drawn if drawn is None else drawn
+    def _load_ahead(self, wanted: int, drawn: int) -> None:
         if self._pool is None:
             self._pool = self._make_pool()
         for own in range(len(self._ahead), wanted):
             number = self._number(drawn, own)
             if not self._repeat and number >= self.per_epoch:
                 break
-            self._ahead.append(self._submit(self.plan.example(number)))
+            self._ahead.append(self._pool.submit(load_timed, self._load, self.order.example(number)))
 
-    def _make_pool(self):
+    def _make_pool(self) -> concurrent.futures.Executor:
         if not self._processes:
             return concurrent.futures.ThreadPoolExecutor(self._workers, thread_name_prefix="medi2i-load")
         # A forked child would inherit the GPU context and held locks of its parent; a spawned one does not.
@@ -191,19 +193,14 @@ class ImageIterator(chainer.dataset.Iterator):
             self._workers, mp_context=context, initializer=start_worker, initargs=(self.dataset, self._workers)
         )
 
-    def _submit(self, example):
-        if self._processes:
-            return self._pool.submit(load_timed, load_in_worker, example)
-        return self._pool.submit(load_timed, load_here, self.dataset, example)
-
-    def finalize(self):
+    def finalize(self) -> None:
         """End the workers. Iterating again would start new ones."""
         if self._pool is not None:
             self._go_to(self._drawn)
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def serialize(self, serializer):
+    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """State for Chainer's serializers: numbers only. What was loaded ahead is loaded again.
 
         Raises UserError if the state is of a dataset with another number of examples.
@@ -214,12 +211,12 @@ class ImageIterator(chainer.dataset.Iterator):
                 f"--resume: the run was made with {n} examples, now there are {len(self.dataset)}; "
                 f"resume it with the same data"
             )
-        seed = int(serializer("seed", np.int64(self.plan.seed)))
+        seed = int(serializer("seed", np.int64(self.order.seed)))
         drawn = int(serializer("drawn", np.int64(self._drawn)))
         self.is_new_epoch = bool(serializer("is_new_epoch", self.is_new_epoch))
         self._previous_epoch_detail = float(serializer("previous_epoch_detail", float(self._previous_epoch_detail)))
         if isinstance(serializer, chainer.serializer.Deserializer):
-            self.plan = Plan(n, seed, self.plan.shuffle, self.plan.augment)
+            self.order = Order(n, seed, self.order.shuffle, self.order.augment)
             self._go_to(drawn)
 
 
@@ -229,35 +226,31 @@ class IdleTime:
     The first batch is not counted: there is nothing to load it behind.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all, as before the first batch."""
-        self.waited = 0.0
+        self.waited = self.seconds = 0.0
+        """Of these seconds, and from the first batch to the last."""
         self.batches = 0
-        self._start = self._waiting_since = None
+        self._start: float | None = None
 
-    def begins_waiting(self):
+    def begins_waiting(self) -> None:
         """The caller asks for a batch."""
         self._waiting_since = time.perf_counter()
 
-    def ends_waiting(self):
+    def ends_waiting(self) -> None:
         """The caller gets it."""
         now = time.perf_counter()
         if self._start is None:
             self._start = now
-        else:
-            self.waited += now - self._waiting_since
-            self.batches += 1
-        self._end = now
+            return
+        self.waited += now - self._waiting_since
+        self.batches += 1
+        self.seconds = now - self._start
 
     @property
-    def seconds(self):
-        """From the first batch to the last, waiting included."""
-        return 0.0 if self._start is None else self._end - self._start
-
-    @property
-    def fraction(self):
+    def fraction(self) -> float:
         """Waiting time / all time, 0 to 1; 0 before the second batch."""
         return self.waited / self.seconds if self.batches else 0.0

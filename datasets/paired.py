@@ -3,116 +3,99 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
+from medi2i.datasets.augment import Augmentation, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.catalogue import stacks
+from medi2i.datasets.catalogue import Source
+from medi2i.datasets.examples import ImageDataset
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.pairs import FOLDERS, find_pairs
+from medi2i.datasets.pairs import FOLDERS, Pair, find_pairs
 from medi2i.datasets.preparing import Domain, choose_channels, one_hot
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
+
+if TYPE_CHECKING:
+    from medi2i.common.options import PairedOptions
 
 log = logging.getLogger(__name__)
 
 
-class PairedDataset:
+class PairedDataset(ImageDataset[Pair]):
     """Examples (x, t): float32 (in_channels, H, W) and (out_channels, H, W), both in [-1, 1].
 
     Channels are the slices of a stack in order, each with its columns in order. With ``class_num`` t is one-hot, 0 and
     1, with class_num channels for each slice.
     """
 
-    def __init__(self, pairs, domain_in, domain_out, *, stack, size, augmentation):
-        self.pairs = pairs
-        self.domain_in = domain_in
-        self.domain_out = domain_out
-        self.stack = stack
-        self.size = size
-        self.augmentation = augmentation
-        self.windows = stacks(pairs, stack)
-        if not self.windows:
-            raise UserError(f"--stack: {stack} neighbours are needed and no series has so many images")
-
-    def __len__(self):
-        return len(self.windows)
-
-    def __getitem__(self, index):
-        return self.load(index, None)
+    def __init__(
+        self,
+        pairs: list[Pair],
+        domain_in: Domain,
+        domain_out: Domain,
+        *,
+        stack: int,
+        size: tuple[int, int],
+        augmentation: Augmentation,
+    ):
+        super().__init__(pairs, domain_in.cache, stack, size, augmentation)
+        self.domain_in, self.domain_out = domain_in, domain_out
 
     @property
-    def in_channels(self):
+    def in_channels(self) -> int:
         """Channels of x."""
-        return self.stack * len(self.pairs[0].inputs) * self.domain_in.channels
+        return self.stack * len(self.images[0].inputs) * self.domain_in.channels
 
     @property
-    def out_channels(self):
+    def out_channels(self) -> int:
         """Channels of t."""
-        per_slice = self.domain_out.class_num or len(self.pairs[0].outputs) * self.domain_out.channels
+        per_slice = self.domain_out.class_num or len(self.images[0].outputs) * self.domain_out.channels
         return self.stack * per_slice
 
     @property
-    def clip_in(self):
+    def clip_in(self) -> Clip:
         """The ``Clip`` of x."""
         return self.domain_in.clip
 
     @property
-    def clip_out(self):
+    def clip_out(self) -> Clip:
         """The ``Clip`` of t."""
         return self.domain_out.clip
 
-    def members(self, index):
-        """The ``Pair`` of each slice of example ``index``."""
-        return [self.pairs[position] for position in self.windows[index]]
-
-    def name(self, index):
-        """What example ``index`` is called: its middle slice's file, below the root, without suffix."""
-        return self.members(index)[self.stack // 2].stem
-
-    def load(self, index, rng=None):
+    def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         members = self.members(index)
         x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
-        draw = self._draw(rng, x)
+        draw = self.draw(rng, (x.shape[1:], self.size))
         x = apply(x, draw, self.size)
         if rng is not None:
             x = add_noise(x, self.augmentation.noise, rng)
-        class_num = self.domain_out.class_num
-        if class_num:
-            labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
-            labels = apply(labels, draw, self.size, nearest=True, outside=0.0)
+        if class_num := self.domain_out.class_num:
+            labels = apply(self._labels(members), draw, self.size, nearest=True, outside=0.0)
             return x, np.concatenate([one_hot(plane[np.newaxis], class_num) for plane in labels])
         t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
         return x, apply(t, draw, self.size)
 
-    def _draw(self, rng, x):
-        return STILL if rng is None else self.augmentation.draw(rng, (x.shape[1:], self.size))
+    def _labels(self, members: list[Pair]) -> np.ndarray:
+        return np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
 
-    def uncut(self, index, rng):
+    def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """What ``load`` would cut and change, for a device to do so: two ``Uncut``. Raises Unreadable."""
         members = self.members(index)
         x, clip = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
-        draw = self._draw(rng, x)
-        x = Uncut(x, clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
-        class_num = self.domain_out.class_num
-        if class_num:
-            labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
-            return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num)
-        return x, Uncut(
-            *joined(self.domain_out.stored(source) for pair in members for source in pair.outputs), draw, self.size
-        )
-
-    def share_cache(self, processes=None):
-        """Keep the budget together with worker processes: half of it is theirs, in equal shares.
-
-        Called in each worker with their number, and without it in the process that starts them.
-        """
-        self.domain_in.cache.take_share(2 if processes is None else 2 * processes)
+        draw = self.draw(rng, (x.shape[1:], self.size))
+        first = Uncut(x, clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
+        if class_num := self.domain_out.class_num:
+            return first, Uncut(self._labels(members), Clip(), draw, self.size, class_num=class_num)
+        t = joined(self.domain_out.stored(source) for pair in members for source in pair.outputs)
+        return first, Uncut(*t, draw, self.size)
 
 
-def build(options, phase="train", *, multiple=1, cache=None):
+def build(
+    options: "PairedOptions", phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
+) -> PairedDataset | None:
     """The ``PairedDataset`` of PairedOptions for "train" or "val".
 
     None for "val" where ``--val`` is left at its default and there are no folders testA and testB. ``multiple``: what
@@ -174,34 +157,31 @@ def build(options, phase="train", *, multiple=1, cache=None):
     return dataset
 
 
-def _domain(sources, options, option, cache, class_num=0, scale=1):
+def _domain(
+    sources: list[Source],
+    options: "PairedOptions",
+    option: str,
+    cache: ImageCache,
+    class_num: int = 0,
+    scale: int = 1,
+) -> Domain:
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
     return Domain(
         choose_clip(vars(options)[option], sources, option, PAIRED_HU),
-        choose_channels(sources, options.grey, options.released),
+        choose_channels(sources, options.grey, bool(options.released)),
         cache,
         scale=scale,
         released=bool(options.released),
     )
 
 
-def complete(options, dataset):
+def complete(options: "PairedOptions", dataset: PairedDataset) -> "PairedOptions":
     """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
 
     Clips stay as they are where values are not scaled.
     """
-    decided = {
-        "ch": dataset.in_channels,
-        "out_ch": dataset.out_channels,
-        "crop_height": dataset.size[0],
-        "crop_width": dataset.size[1],
-    }
-    decided.update(
-        {
-            option: [clip.lower, clip.upper]
-            for option, clip in zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True)
-            if clip.scales
-        }
-    )
-    return dataclasses.replace(options, **decided)
+    clips = dict(zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True))
+    decided: dict[str, Any] = {option: [clip.lower, clip.upper] for option, clip in clips.items() if clip.scales}
+    decided.update(crop_height=dataset.size[0], crop_width=dataset.size[1])
+    return dataclasses.replace(options, ch=dataset.in_channels, out_ch=dataset.out_channels, **decided)

@@ -2,17 +2,32 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, Uncut, add_noise, apply, augmentation_for, continued, joined, noise_and_key
+from medi2i.datasets.augment import (
+    Augmentation,
+    Uncut,
+    add_noise,
+    apply,
+    augmentation_for,
+    continued,
+    joined,
+    noise_and_key,
+)
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.catalogue import sources_in, stacks, within
+from medi2i.datasets.catalogue import Source, sources_in, within
+from medi2i.datasets.examples import ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.preparing import Domain, choose_channels
-from medi2i.datasets.scaling import UNPAIRED_HU, choose_clip
+from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip
+
+if TYPE_CHECKING:
+    from medi2i.common.options import UnpairedOptions
 
 log = logging.getLogger(__name__)
 
@@ -20,75 +35,51 @@ HU_KINDS = ("dcm", "npy")  # for which --HU_base… counts
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
-class UnpairedDataset:
+class UnpairedDataset(ImageDataset[Source]):
     """Examples x: float32 (channels, H, W) in [-1, 1]. Channels are the slices of a stack, in order."""
 
-    def __init__(self, sources, domain, *, stack, size, augmentation):
-        self.sources = sources
+    WORKERS = 2  # those of each domain
+
+    def __init__(
+        self, sources: list[Source], domain: Domain, *, stack: int, size: tuple[int, int], augmentation: Augmentation
+    ):
+        super().__init__(sources, domain.cache, stack, size, augmentation)
         self.domain = domain
-        self.stack = stack
-        self.size = size
-        self.augmentation = augmentation
-        self.windows = stacks(sources, stack)
-        if not self.windows:
-            raise UserError(f"--stack: {stack} neighbours are needed and no series has so many images")
-
-    def __len__(self):
-        return len(self.windows)
-
-    def __getitem__(self, index):
-        return self.load(index, None)
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         """Channels of an example."""
         return self.stack * self.domain.channels
 
     in_channels = out_channels = channels
 
     @property
-    def clip(self):
+    def clip(self) -> Clip:
         """The ``Clip`` of the images."""
         return self.domain.clip
 
     clip_in = clip_out = clip
 
-    def members(self, index):
-        """The ``Source`` of each slice of example ``index``."""
-        return [self.sources[position] for position in self.windows[index]]
-
-    def name(self, index):
-        """What example ``index`` is called: its middle slice's file, below the domain's folder, without suffix."""
-        return self.members(index)[self.stack // 2].stem
-
-    def whole(self, index):
+    def whole(self, index: int) -> np.ndarray:
         """Example ``index``, neither cropped nor changed: (C, H, W). Raises Unreadable."""
         return np.concatenate([self.domain.unit(source) for source in self.members(index)])
 
-    def load(self, index, rng=None):
+    def load(self, index: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        x = self.whole(index)
-        draw = STILL if rng is None else self.augmentation.draw(rng)
+        x, draw = self.whole(index), self.draw(rng)
         x = apply(continued(x, draw, self.size), draw, self.size)
         return x if rng is None else add_noise(x, self.augmentation.noise, rng)
 
-    def uncut(self, index, rng):
+    def uncut(self, index: int, rng: np.random.Generator | None) -> Uncut:
         """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
-        draw = STILL if rng is None else self.augmentation.draw(rng)
+        draw, noise = self.draw(rng), self.augmentation.noise
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
-        return Uncut(
-            continued(values, draw, self.size), clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng)
-        )
-
-    def share_cache(self, processes=None):
-        """Keep the budget together with worker processes: half of it is theirs, in equal shares.
-
-        Called in each worker with their number, and without it in the process that starts them.
-        """
-        self.domain.cache.take_share(2 if processes is None else 4 * processes)  # each domain has its own workers
+        return Uncut(continued(values, draw, self.size), clip, draw, self.size, *noise_and_key(noise, rng))
 
 
-def build(options, domain, phase="train", *, multiple=1, cache=None):
+def build(
+    options: "UnpairedOptions", domain: str, phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
+) -> UnpairedDataset | None:
     """The ``UnpairedDataset`` of UnpairedOptions: ``domain`` "A" or "B", ``phase`` "train" or "val".
 
     Every DICOM series is a volume of its own, wherever its files lie; slices are read when they are needed. None for
@@ -106,10 +97,10 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
     spacing = options.forceSpacing if options.forceSpacing > 0 else None
     _refuse_what_needs_geometry(sources, options, spacing)
     if options.slice_range is not None:
-        sources = _within(sources, *options.slice_range, folder, options.released)
+        sources = _within(sources, options.slice_range, folder, bool(options.released))
     side = Domain(
         _clip(options, f"clip{domain}", sources),
-        choose_channels(sources, options.grey, options.released),
+        choose_channels(sources, options.grey, bool(options.released)),
         ImageCache.shared(options.cache_mb) if cache is None else cache,
         spacing=spacing,
         body=options.clip_body,
@@ -140,7 +131,7 @@ def build(options, domain, phase="train", *, multiple=1, cache=None):
     return dataset
 
 
-def _refuse_what_needs_geometry(sources, options, spacing):
+def _refuse_what_needs_geometry(sources: list[Source], options: "UnpairedOptions", spacing: float | None) -> None:
     for source in sources:
         if options.slice_range is not None and source.height is None:
             raise UserError(
@@ -152,7 +143,7 @@ def _refuse_what_needs_geometry(sources, options, spacing):
             raise UserError(f"--clip_body: {source.path} is no CT; the body is found by its HU")
 
 
-def _clip(options, option, sources):
+def _clip(options: "UnpairedOptions", option: str, sources: list[Source]) -> Clip:
     """The clip of a domain. Base and width in HU are for DICOM and npy; npy has the default of DICOM, too."""
     given, kinds = vars(options)[option], {source.kind for source in sources}
     if given is not None and options.clips_in_hu and not kinds & set(HU_KINDS):
@@ -178,9 +169,10 @@ def _clip(options, option, sources):
     return choose_clip(given, sources, option, UNPAIRED_HU)
 
 
-def _within(sources, lowest, highest, folder, released):
-    heights = [source.height for source in sources]
-    kept = [source for source in sources if within(source.height, lowest, highest, released)]
+def _within(sources: list[Source], slice_range: Sequence[float], folder: Path, released: bool) -> list[Source]:
+    lowest, highest = slice_range
+    heights = [source.height for source in sources if source.height is not None]
+    kept = [one for one in sources if one.height is not None and within(one.height, lowest, highest, released)]
     if not kept:
         raise UserError(
             f"--slice_range: no slice of {folder} lies between {lowest:g} and {highest:g} mm; "
@@ -189,19 +181,14 @@ def _within(sources, lowest, highest, folder, released):
     return kept
 
 
-def complete(options, dataset_a, dataset_b):
+def complete(options: "UnpairedOptions", dataset_a: UnpairedDataset, dataset_b: UnpairedDataset) -> "UnpairedOptions":
     """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
 
     The crop is filled in only if it is the same for both domains; clips stay as they are where values are not scaled.
     """
-    decided = {"ch": dataset_a.channels, "out_ch": dataset_b.channels, "clips_in_hu": None}
-    if dataset_a.size == dataset_b.size:
-        decided.update(crop_height=dataset_a.size[0], crop_width=dataset_a.size[1])
-    decided.update(
-        {
-            option: [dataset.clip.lower, dataset.clip.upper]
-            for option, dataset in (("clipA", dataset_a), ("clipB", dataset_b))
-            if dataset.clip.scales
-        }
-    )
+    clips, size = {"clipA": dataset_a.clip, "clipB": dataset_b.clip}, dataset_a.size
+    decided: dict[str, Any] = {option: [clip.lower, clip.upper] for option, clip in clips.items() if clip.scales}
+    if size == dataset_b.size:
+        decided.update(crop_height=size[0], crop_width=size[1])
+    decided.update(ch=dataset_a.channels, out_ch=dataset_b.channels, clips_in_hu=None)
     return dataclasses.replace(options, **decided)

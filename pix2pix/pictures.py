@@ -104,7 +104,7 @@ class PairedPictures(chainer.training.Extension):
         ]
 
     def _range(self, low: float, high: float, side: str = "inputs") -> str:
-        return range_text(low, high, vars(self.dataset.pairs[0])[side][0].modality)
+        return range_text(low, high, vars(self.dataset.images[0])[side][0].modality)
 
     def _label_rows(
         self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float

@@ -105,7 +105,7 @@ def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[st
     change = mean_change.sentence(
         options.mean_change,
         train.clip_out.width,
-        train.pairs[0].outputs[0].modality == "CT",
+        train.images[0].outputs[0].modality == "CT",
         "so far lie the outputs of the training pairs from their inputs, in the mean",
     )
     for said in (beside_identity(entries), change):

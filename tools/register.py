@@ -182,7 +182,7 @@ def register(series, template, options, deidentifier, taken):
         values, padding = sample(masked(image, options, air), source, target, image.mask, ORDERS[options.interpolation])
         if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
             values, padding = np.where(padding, air, values), None  # beside the image there is air
-        position = None if item.position is None else new_position(item.position, item.orientation, source, target)
+        position = new_position(item.position, item.orientation, source, target)
         out = Path(options.out) / name_of(name_below(item.path, Path(options.root)), "dcm", item, taken)
         write = dict(mask=padding, force=options.force)
         if target != source:

@@ -45,12 +45,12 @@ def find_inputs(
     each other as the files do. Only headers of DICOM are read; other damage is found when a slice's turn comes. Raises
     UserError if nothing is left.
     """
-    roots = [Path(root) for root in roots]
+    places = [Path(root) for root in roots]
     others: list[Entry] = []
     if list_file is not None:
-        kind, entries = _from_list(roots, kind, list_file, columns)
+        kind, entries = _from_list(places, kind, list_file, columns)
     else:
-        kind, entries, others = _from_roots(roots, kind, preferred, pattern)
+        kind, entries, others = _from_roots(places, kind, preferred, pattern)
     if exclude is not None:
         folders = {Path(os.path.realpath(folder)) for folder in (exclude, beside(exclude))}
         entries, others = (
@@ -70,7 +70,7 @@ def find_inputs(
             ]
         found.volumes = [volume for volume in found.volumes if volume.sources]
     if not found.volumes:
-        raise _nothing_left(roots, found.skipped, slice_range)
+        raise _nothing_left(places, found.skipped, slice_range)
     _refuse_equal_names(found.sources)
     return found
 

@@ -89,12 +89,10 @@ class Slice:
         source = Grid.of(image.hu.shape, image.spacing)
         fine = Grid.of([self.scale * n for n in source.size], [mm / self.scale for mm in source.spacing])
         where = image.where
-        position = (
-            None
-            if where.position is None or where.orientation is None
-            else new_position(where.position, where.orientation, source, fine)
-        )
-        return {"spacing": fine.spacing, "position": position}
+        return {
+            "spacing": fine.spacing,
+            "position": new_position(where.position, where.orientation, source, fine),
+        }
 
 
 def load_slice(source: Source, preparation: Preparation) -> Slice:
@@ -184,7 +182,7 @@ def place(
         )
     rooms = [n - crop for n, crop in zip(grid, wanted, strict=True)]
     top, left = (round(room / 2) if preparation.step > 1 else room // 2 for room in rooms)
-    return Placement(size, grid, top, left, *wanted, spacings, preparation.released)
+    return Placement(size, grid, top, left, wanted[0], wanted[1], spacings, preparation.released)
 
 
 def _released_crop(path: Path, grid: tuple[int, int], preparation: Preparation) -> list[int]:

@@ -105,7 +105,7 @@ def _master(param: chainer.Parameter) -> Array:
     return param.array
 
 
-_CROPS = 2  # a stream of random numbers of its own, beside those of medi2i.datasets.loading
+_CROPS = 2  # a stream of random numbers of its own, beside those of medi2i.datasets.examples
 _BATCH_NORMS = (L.BatchNormalization, L.BatchRenormalization)
 
 

@@ -91,7 +91,7 @@ def of_domains(dataset_a: UnpairedDataset, dataset_b: UnpairedDataset, shift: np
     shift: ``domain_shift`` of both, where known already; right to 1 or 2 HU where both show the same things.
     None where the domains are not of one unit.
     """
-    if not _one_unit(dataset_a.domain, dataset_b.domain, _modality(dataset_a.sources), _modality(dataset_b.sources)):
+    if not _one_unit(dataset_a.domain, dataset_b.domain, _modality(dataset_a.images), _modality(dataset_b.images)):
         return None
     if dataset_a.clip != dataset_b.clip:
         return None
@@ -125,8 +125,8 @@ def _one_unit(domain_a: Domain, domain_b: Domain, modality_a: str | None, modali
 
 def _modalities(dataset: PairedDataset) -> tuple[str | None, str | None]:
     return (
-        _modality([pair.inputs[0] for pair in dataset.pairs]),
-        _modality([pair.outputs[0] for pair in dataset.pairs]),
+        _modality([pair.inputs[0] for pair in dataset.images]),
+        _modality([pair.outputs[0] for pair in dataset.images]),
     )
 
 

@@ -31,7 +31,7 @@ from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.run_folder import NUMBERED, RunFolder
 from medi2i.common.training.snapshot import Reader, read_npz, weights_of
 from medi2i.datasets import pairs
-from medi2i.datasets.augment import examples_for
+from medi2i.datasets.examples import examples_for
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset

@@ -45,7 +45,7 @@ def test_parts_count_together_and_values_beyond_the_clip_as_its_ends():
 
 
 def domain(modality="CT"):
-    return types.SimpleNamespace(clip=Clip(-1024, 2000), sources=[types.SimpleNamespace(modality=modality)])
+    return types.SimpleNamespace(clip=Clip(-1024, 2000), images=[types.SimpleNamespace(modality=modality)])
 
 
 ENTRY = {
