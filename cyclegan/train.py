@@ -57,7 +57,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     # data
     images = [unpaired.build(options, domain, "train", multiple=size_multiple(options)) for domain in "AB"]
     options = unpaired.complete(options, *images)
-    val_a, val_b = [unpaired.build(options, domain, "val", multiple=size_multiple(options)) for domain in "AB"]
+    val_a, val_b = [unpaired.build_validation(options, domain, multiple=size_multiple(options)) for domain in "AB"]
     check_sizes(options, (*images, val_a, val_b))
 
     # networks

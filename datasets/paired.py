@@ -95,19 +95,14 @@ class PairedDataset(ImageDataset[Pair]):
 
 def build(
     options: "PairedOptions", phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
-) -> PairedDataset | None:
+) -> PairedDataset:
     """The ``PairedDataset`` of PairedOptions for "train" or "val".
 
-    None for "val" where ``--val`` is left at its default and there are no folders testA and testB. ``multiple``: what
-    the network needs the crop to be divisible by. ``cache``: an ImageCache to share between data sets; by default all
-    of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before the next call, so that
-    validation gets the clips and the crop of training. Raises UserError.
+    ``multiple``: what the network needs the crop to be divisible by. ``cache``: an ImageCache to share between data
+    sets; by default all of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before
+    validation is built, so that it gets the clips and the crop of training. Raises UserError.
     """
-    name = {"train": options.train, "val": options.val}[phase]
-    root = Path(options.root)
-    if phase == "val" and name in FOLDERS and not any((root / folder).is_dir() for folder in FOLDERS[name]):
-        log.warning("%s: neither %s nor %s: there will be no validation", root, *FOLDERS[name])
-        return None
+    name, root = {"train": options.train, "val": options.val}[phase], Path(options.root)
     if options.class_num and len(options.from_col if options.btoa else options.to_col) > 1:
         raise UserError("--class_num: classes come from one column; --to_col should name one")
     if options.class_num == 1:
@@ -155,6 +150,16 @@ def build(
                 f"--grey would make both grey"
             )
     return dataset
+
+
+def build_validation(options: "PairedOptions", **how: Any) -> PairedDataset | None:
+    """The data set for "val", as ``build`` has it; None where ``--val`` is left at its default and there are no folders
+    testA and testB."""
+    root, folders = Path(options.root), FOLDERS.get(options.val, ())
+    if folders and not any((root / folder).is_dir() for folder in folders):
+        log.warning("%s: neither %s nor %s: there will be no validation", root, *folders)
+        return None
+    return build(options, "val", **how)
 
 
 def _domain(

@@ -79,19 +79,16 @@ class UnpairedDataset(ImageDataset[Source]):
 
 def build(
     options: "UnpairedOptions", domain: str, phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
-) -> UnpairedDataset | None:
+) -> UnpairedDataset:
     """The ``UnpairedDataset`` of UnpairedOptions: ``domain`` "A" or "B", ``phase`` "train" or "val".
 
-    Every DICOM series is a volume of its own, wherever its files lie; slices are read when they are needed. None for
-    "val" where there is no folder testA (testB). The two domains may differ in kind, clip and size: a crop that is not
-    given is chosen for each. ``multiple``: what the network needs the crop to be divisible by. ``cache``: an
-    ImageCache to share; by default all data sets of one process share one with ``--cache_mb``. Fill ``options`` in
-    with ``complete`` before validation is built. Raises UserError.
+    Every DICOM series is a volume of its own, wherever its files lie; slices are read when they are needed. The two
+    domains may differ in kind, clip and size: a crop that is not given is chosen for each. ``multiple``: what the
+    network needs the crop to be divisible by. ``cache``: an ImageCache to share; by default all data sets of one
+    process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before validation is built. Raises
+    UserError.
     """
     folder = Path(options.root) / FOLDERS[domain, phase]
-    if phase == "val" and not folder.is_dir():
-        log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
-        return None
     kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
     sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None)
     spacing = options.forceSpacing if options.forceSpacing > 0 else None
@@ -129,6 +126,15 @@ def build(
             f"--grey would make both grey"
         )
     return dataset
+
+
+def build_validation(options: "UnpairedOptions", domain: str, **how: Any) -> UnpairedDataset | None:
+    """The data set for "val", as ``build`` has it; None where there is no folder testA (testB)."""
+    folder = Path(options.root) / FOLDERS[domain, "val"]
+    if not folder.is_dir():
+        log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
+        return None
+    return build(options, domain, "val", **how)
 
 
 def _refuse_what_needs_geometry(sources: list[Source], options: "UnpairedOptions", spacing: float | None) -> None:

@@ -65,7 +65,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     # data
     pairs = paired.build(options, "train", multiple=size_multiple(options))
     options = paired.complete(options, pairs)
-    val = paired.build(options, "val", multiple=size_multiple(options))
+    val = paired.build_validation(options, multiple=size_multiple(options))
     check_sizes(options, (pairs, val))
 
     # networks

@@ -31,7 +31,8 @@ def folders(root, names, kind="png", size=(19, 23), phase="train"):
 
 def build(root, phase="train", **options):
     options = {"random_translate": 0, "crop_height": 19, "crop_width": 23, **options}
-    return paired.build(PairedOptions(root=str(root), **options), phase, cache=ImageCache(50))
+    how = {"train": paired.build, "val": paired.build_validation}[phase]
+    return how(PairedOptions(root=str(root), **options), cache=ImageCache(50))
 
 
 BYTE = Clip(0, 255)

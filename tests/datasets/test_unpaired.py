@@ -53,7 +53,8 @@ def volume(folder, heights, series="1", base=0, size=(20, 24), **more):
 
 def build(root, domain="A", phase="train", **options):
     options = {"random_translate": 0, "crop_height": 20, "crop_width": 24, **options}
-    return unpaired.build(UnpairedOptions(root=str(root), **options), domain, phase, cache=ImageCache(50))
+    how = {"train": unpaired.build, "val": unpaired.build_validation}[phase]
+    return how(UnpairedOptions(root=str(root), **options), domain, cache=ImageCache(50))
 
 
 def values(dataset):
