@@ -128,12 +128,7 @@ def geometry(
         (scale * n - whole) / 2 * mm for n, whole, mm in zip(size, image.hu.shape, image.spacing, strict=True)
     )
     target = Grid(centre, (scale * row, scale * column), size)
-    where = image.where
-    position = (
-        None
-        if where.position is None or where.orientation is None
-        else new_position(where.position, where.orientation, source, target)
-    )
+    position = new_position(image.where.position, image.where.orientation, source, target)
     return target.spacing, position
 
 
