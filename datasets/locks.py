@@ -13,21 +13,22 @@ import platform
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.json_files import read_json
-from medi2i.datasets.outputs import naming, take_name, unfinished, write_text
+from medi2i.datasets.outputs import naming, runs, take_name, unfinished, write_text
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 WHOLE = ".medi2i.lock"
 _ANY = ".medi2i*.lock"
+Owner = dict[str, Any]
+"""What a lock says: values of JSON."""
 _PATIENCE = 2.0  # seconds until a lock that is just being made has its content
 
 
@@ -38,7 +39,7 @@ class FolderLock:
     which work that is; parts of one work do not lock each other out. Raises UserError if another holds the folder.
     """
 
-    def __init__(self, folder: Path, doing: str, part: str | None = None, work: str = ""):
+    def __init__(self, folder: Path, doing: str, part: str | None = None, work: str = "") -> None:
         self.folder = Path(folder)
         self.doing = doing
         self.path = self.folder / (WHOLE if part is None else f".medi2i.{part}.lock")
@@ -57,20 +58,20 @@ class FolderLock:
             self.release()
             raise
 
-    def _take(self):
+    def _take(self) -> None:
         while True:
             with contextlib.suppress(FileExistsError):
                 _create(self.path, self._content)
                 return
             self._clear_or_refuse(self.path)
 
-    def _look_at_others(self):
+    def _look_at_others(self) -> None:
         # Own lock first, then the look at others: of two who come at once, at least one sees the other.
         for path in sorted(self.folder.glob(_ANY)):
             if path != self.path:
                 self._clear_or_refuse(path, shared=self._content["part"] is not None)
 
-    def _clear_or_refuse(self, path, shared=False):
+    def _clear_or_refuse(self, path: Path, shared: bool = False) -> None:
         """Take away the lock of a process that is gone. UserError for any other; a part of the same work may stay."""
         owner = _owner(path)
         if owner is None or shared and owner["part"] is not None and owner["work"] == self._content["work"]:
@@ -120,7 +121,7 @@ def is_lock(path: Path) -> bool:
     return Path(path).match(_ANY)
 
 
-def _create(path, content):
+def _create(path: Path, content: Owner) -> None:
     """FileExistsError if the file is there already."""
     temporary = unfinished(path, os.urandom(8).hex())
     with naming(path):
@@ -131,7 +132,7 @@ def _create(path, content):
             temporary.unlink(missing_ok=True)
 
 
-def _owner(path):
+def _owner(path: Path) -> Owner | None:
     """What a lock says; None if it is gone. UserError for a file that is none."""
     end = time.monotonic() + _PATIENCE
     while True:
@@ -159,18 +160,18 @@ def _owner(path):
         time.sleep(0.05)
 
 
-def _this_process():
+def _this_process() -> Owner:
     return {
         "host": platform.node(),
         "machine": _text("/etc/machine-id"),
         "boot": _text("/proc/sys/kernel/random/boot_id"),
-        "pids": _link("/proc/self/ns/pid"),
+        "pids": _text("/proc/self/ns/pid", os.readlink),
         "pid": os.getpid(),
         "start": _start_of(os.getpid()),
     }
 
 
-def _is_alive(owner):
+def _is_alive(owner: Owner) -> bool | None:
     """Whether the process that made a lock still runs; None where that cannot be told from here."""
     here = _this_process()
     if os.name != "posix" or any(owner[name] != here[name] for name in ("host", "machine")):
@@ -179,39 +180,28 @@ def _is_alive(owner):
         return False if here["machine"] else None
     if owner["pids"] != here["pids"]:  # in another container
         return None
-    try:
-        os.kill(owner["pid"], 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return owner["start"] == _start_of(owner["pid"])  # else the number has gone to another process
+    # Another start: the number has gone to another process.
+    return runs(owner["pid"]) and owner["start"] == _start_of(owner["pid"])
 
 
-def _start_of(pid):
+def _start_of(pid: int) -> str:
     """When a process started, in clock ticks since the boot; "" where that is not told."""
     return (_text(f"/proc/{pid}/stat").rpartition(")")[2].split() or [""] * 20)[19]
 
 
-def _text(path):
+def _text(path: str, read: Callable[[str], str] | None = None) -> str:
+    """What a file holds, or what ``read`` says of it; "" where the system does not tell."""
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip() if read is None else read(path)
     except OSError:
         return ""
 
 
-def _link(path):
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def _remove(path, owner):
+def _remove(path: Path, owner: Owner) -> bool:
     """Remove the lock of ``owner``. Whether it was this call that did it: of several who try, one succeeds."""
     try:
         with open(path, "rb") as file:
-            if fcntl is not None:
+            if sys.platform != "win32":
                 with contextlib.suppress(OSError):  # some network file systems have no such locks
                     fcntl.flock(file, fcntl.LOCK_EX)
             same = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino and _owner(path) == owner
@@ -222,7 +212,7 @@ def _remove(path, owner):
         return False
 
 
-def _release(path, content):
+def _release(path: Path, content: Owner) -> None:
     if content["pid"] != os.getpid():  # a forked child
         return
     with contextlib.suppress(OSError, UserError, Unreadable):

@@ -49,7 +49,10 @@ def whole_file(out_path: Path, force: bool, lasting: bool = False) -> Iterator[P
             if force:
                 os.replace(temporary, out_path)
             else:
-                _take_new_name(temporary, out_path)
+                try:
+                    take_name(temporary, out_path)
+                except FileExistsError:
+                    raise UserError(f"{out_path}: exists; --force would overwrite it") from None
             if lasting and os.name == "posix":
                 _sync(out_path.parent, os.O_RDONLY)
     finally:
@@ -76,13 +79,6 @@ def take_name(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _take_new_name(temporary: Path, out_path: Path) -> None:
-    try:
-        take_name(temporary, out_path)
-    except FileExistsError:
-        raise UserError(f"{out_path}: exists; --force would overwrite it") from None
-
-
 def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
@@ -97,14 +93,14 @@ def write_text(out_path: Path, text: str, lasting: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def csv_text(rows: Iterable[Iterable]) -> str:
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """Rows as the text of a CSV file. Text that a spreadsheet would take for a formula gets an apostrophe before it."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
-def _no_formula(cell):
+def _no_formula(cell: object) -> object:
     if not isinstance(cell, str) or not cell.startswith(_FORMULA):
         return cell
     try:
@@ -154,28 +150,29 @@ def _clear_after_kills(folder: Path) -> None:
     _cleared.add(folder)
     for path in folder.glob(f".*.{_HOST}{UNFINISHED}"):
         with contextlib.suppress(OSError, ValueError):
-            if not _runs(int(path.name.split(".")[2])):
+            if not runs(int(path.name.split(".")[2])):
                 path.unlink()
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether a process of this number runs here."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
+    except PermissionError:  # it is somebody else's
         pass
     return True
 
 
 def _named(error: OSError, path: Path) -> OSError:
     """The same error, of ``path``: libraries wrap it in text of their own, or name another file or none."""
-    cause = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.errno is not None):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return OSError(cause.errno, cause.strerror or os.strerror(cause.errno), str(path))
         cause = cause.__cause__ or cause.__context__
-    if cause is None:  # a library's own, in words
-        return OSError(f"{path}: {error}")
-    return OSError(cause.errno, cause.strerror or os.strerror(cause.errno), str(path))
+    return OSError(f"{path}: {error}")  # a library's own, in words
 
 
 REPORT, BESIDE = "conversion.json", ".report"
@@ -186,7 +183,7 @@ log = logging.getLogger(__name__)
 _told: set[str] = set()
 
 
-def what(folder) -> str | None:
+def what(folder: Path | str) -> str | None:
     """What a folder is, in words: results of a conversion, the report on them, a run of a training; None for others."""
     folder = Path(os.path.abspath(folder))
     if (folder / REPORT).is_file():
@@ -196,7 +193,7 @@ def what(folder) -> str | None:
     return "a run of a training" if all((folder / name).is_file() for name in RUN) else None
 
 
-def without_ours(place, folders) -> list[str]:
+def without_ours(place: Path | str, folders: Iterable[str]) -> list[str]:
     """The names ``folders`` in the folder ``place`` without ours, which a line each tells of, once a process.
 
     What is named itself is searched, whatever it is: this is for folders that are found below.

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from medi2i.datasets.processes import serve; serve()"
 
@@ -24,7 +25,7 @@ _PROGRAM = "import sys; sys.path[:] = {path!r}; from medi2i.datasets.processes i
 class Died:
     """In place of a result: the process that worked on the item ended without an answer."""
 
-    status: int | None
+    status: int
 
 
 def map_in_processes(task: Callable, items: Sequence, workers: int) -> Iterator[tuple[int, object]]:
@@ -33,15 +34,16 @@ def map_in_processes(task: Callable, items: Sequence, workers: int) -> Iterator[
     ``task`` is an importable function, or a partial of one. An exception of it is raised here; then items under way
     are finished and the rest is left. RuntimeError where workers cannot even start.
     """
-    source, answers, stop = iter(enumerate(items)), queue.Queue(), threading.Event()
-    lock, program = threading.Lock(), pickle.dumps(task)
+    source, stop, lock = iter(enumerate(items)), threading.Event(), threading.Lock()
+    answers: queue.Queue[tuple[int, bool, Any]] = queue.Queue()
+    program = pickle.dumps(task)
 
-    def next_item():
+    def next_item() -> tuple[int, object] | None:
         with lock:
             return None if stop.is_set() else next(source, None)
 
-    def feed():
-        worker = None
+    def feed() -> None:
+        worker: _Worker | None = None
         try:
             while (numbered := next_item()) is not None:
                 worker = worker or _started(program)
@@ -83,9 +85,11 @@ class _Killed(RuntimeError):
 class _Worker:
     """One interpreter that runs the task on what it is sent."""
 
-    def __init__(self, program: bytes):
+    def __init__(self, program: bytes) -> None:
         command = [sys.executable, "-c", _PROGRAM.format(path=sys.path)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdin is not None and self.process.stdout is not None  # they are pipes
+        self.requests, self.answers = self.process.stdin, self.process.stdout
         self.alive = True
         if self._exchange(program) is None:
             status = self.end()
@@ -100,18 +104,18 @@ class _Worker:
 
     def _exchange(self, data: bytes) -> tuple[bool, object] | None:
         try:
-            self.process.stdin.write(data)
-            self.process.stdin.flush()
-            return pickle.load(self.process.stdout)
+            self.requests.write(data)
+            self.requests.flush()
+            return pickle.load(self.answers)
         except (EOFError, OSError, pickle.UnpicklingError):
             return None
 
-    def end(self) -> int | None:
+    def end(self) -> int:
         """Let it finish, and return its status."""
         self.alive = False
         with contextlib.suppress(OSError):  # it is gone, and what was meant for it too
-            self.process.stdin.close()
-        self.process.stdout.close()
+            self.requests.close()
+        self.answers.close()
         return self.process.wait()
 
 
@@ -138,6 +142,6 @@ def serve() -> None:
         _answer(answers, result)
 
 
-def _answer(file, result: tuple[bool, object]) -> None:
+def _answer(file: BinaryIO, result: tuple[bool, object]) -> None:
     file.write(pickle.dumps(result))
     file.flush()

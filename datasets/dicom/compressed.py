@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
@@ -56,7 +57,8 @@ def frame_fragments(parsed: Parsed, frames: int) -> list[Fragments]:
 def _fragments(parsed: Parsed, read: Read, frames: int) -> tuple[Fragments, int]:
     """(all items, length of all)."""
     path, place = parsed.path, parsed.pixels
-    found, at = [], place.start
+    found: Fragments = []
+    at = place.start
     end = None if place.length is None else place.start + place.length
     limit = max(1 << 20, 8 * frames)
     while end is None or at < end:
@@ -88,8 +90,8 @@ def _extended(parsed: Parsed, first: int) -> list[int]:
 def _by_offsets(path: Path, fragments: Fragments, offsets: list[int]) -> list[Fragments]:
     """Offsets count from the first item after the table to the tag of an item."""
     begins = {start - 8: number for number, (start, _) in enumerate(fragments)}
-    numbers = [begins.get(offset) for offset in offsets]
-    if None in numbers or numbers[0] != 0 or any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    numbers = [begins[offset] for offset in offsets if offset in begins]
+    if len(numbers) < len(offsets) or numbers[0] != 0 or any(a >= b for a, b in pairwise(numbers)):
         if len(fragments) == len(offsets):
             return [[fragment] for fragment in fragments]
         raise Unreadable(path, "its table of offsets does not fit the fragments of its pixel data")
@@ -140,9 +142,7 @@ def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream | No
 
 def _jpeg_2000(encoded: bytes) -> Codestream | None:
     """The SIZ segment (ISO/IEC 15444-1 A.5.1) of a codestream, or of one in JP2 boxes."""
-    start = 0
-    if encoded[4:8] == b"jP  ":
-        start = _codestream_box(encoded)
+    start = _codestream_box(encoded) if encoded[4:8] == b"jP  " else 0
     if start is None or encoded[start : start + 4] != b"\xff\x4f\xff\x51" or len(encoded) < start + 45:
         return None
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0, components = struct.unpack(

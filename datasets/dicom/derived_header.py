@@ -9,6 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
+from typing import TypeVar
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -21,13 +22,25 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import NotWritable
-from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, functional_group, is_valid_uid, numbers, syntax_uid, text
+from medi2i.datasets.dicom.header_checks import (
+    PARSE_ERRORS,
+    empty_like,
+    functional_group,
+    is_valid_uid,
+    numbers,
+    syntax_uid,
+    text,
+)
 from medi2i.datasets.dicom.reading import DicomImage
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 PT_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
 STORAGE = {"CT": CT_STORAGE, "MR": MR_STORAGE, "PT": PT_STORAGE}
+
+Encodings = str | list[str] | None
+"""Of text, as pydicom calls them; None for its default."""
+D = TypeVar("D", bound=Dataset)
 
 NOT_ACQUIRED = "not an acquired image"
 
@@ -101,10 +114,9 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
     For an enhanced source the frame's functional groups become plain attributes. Damaged elements are left out;
     NotWritable where one says whose image it is.
     """
-    kept = Dataset()
-    kept.set_original_encoding(*source.original_encoding, source.original_character_set)
+    kept = empty_like(source)
     foreign = text(source, "Modality") != modality
-    charset = _writable(source, tag_for_keyword("SpecificCharacterSet"), None)
+    charset = _writable(source, "SpecificCharacterSet", None)
     encodings = None if charset is None else charset.value
     for tag in list(source.keys()):
         if (
@@ -133,23 +145,23 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
         group = functional_group(source, frame, macro)
         if group is not source and not (foreign and macro == "FrameVOILUTSequence"):
             for keyword in keywords:
-                element = _writable(group, tag_for_keyword(keyword), encodings) if keyword in group else None
+                element = _writable(group, keyword, encodings) if keyword in group else None
                 if element is not None:
                     kept.add(element)
     return kept
 
 
-def _writable(source: Dataset, tag: BaseTag, encodings: object) -> DataElement | None:
+def _writable(source: Dataset, key: BaseTag | str, encodings: Encodings) -> DataElement | None:
     """A copy of the element, with private tags removed at every depth; None where it is damaged: it cannot be decoded,
     or what it holds cannot be written."""
     try:
-        element = source[tag]
+        element = source[key]
         if (element.VR == "SQ") != (_vr_of(element) == "SQ"):
             return None
         if element.VR == "SQ":
-            element = DataElement(tag, "SQ", Sequence([_public(item, encodings) for item in element.value]))
+            element = DataElement(element.tag, "SQ", Sequence([_public(item, encodings) for item in element.value]))
         else:
-            element = DataElement(tag, _vr_of(element), copy.copy(element.value))
+            element = DataElement(element.tag, _vr_of(element), copy.copy(element.value))
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_data_element(buffer, element, encodings)
@@ -167,7 +179,7 @@ def _vr_of(element: DataElement) -> str:
     return element.VR if element.VR in allowed else allowed[0]
 
 
-def _public(item: Dataset, encodings: object) -> Dataset:
+def _public(item: Dataset, encodings: Encodings) -> Dataset:
     public = Dataset()
     encodings = item.get("SpecificCharacterSet", encodings)
     for tag in list(item.keys()):
@@ -199,7 +211,7 @@ def complete(header: Dataset, modality: str, source: Dataset, frame: int) -> Non
         )
 
 
-def put(dataset: Dataset, **values: object) -> Dataset:
+def put(dataset: D, **values: object) -> D:
     """``dataset`` with values for keywords."""
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
@@ -285,6 +297,6 @@ def as_file(header: Dataset) -> FileDataset:
         ImplementationClassUID=_IMPLEMENTATION_UID,
         ImplementationVersionName=f"MEDI2I_{VERSION}"[:16],
     )
-    dataset = FileDataset(None, header, preamble=b"\0" * 128, file_meta=meta)
+    dataset = FileDataset(None, header, b"\0" * 128, meta)  # type: ignore[arg-type]  # no file yet
     dataset.set_original_encoding(False, True, header.original_character_set)
     return dataset

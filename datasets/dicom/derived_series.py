@@ -187,7 +187,7 @@ class DerivedSeries:
                     i.frame,
                     i.where.instance,
                     i.where.position,
-                    sha256(np.ascontiguousarray(i.stored)).hexdigest(),
+                    sha256(np.ascontiguousarray(i.stored).data).hexdigest(),
                 )
                 for i in inputs
             ],

@@ -283,7 +283,7 @@ def reads_as(
         return False
     for rows in bands(values.shape):
         inside = slice(None) if padding is None else ~padding[rows]
-        if padding is not None and not np.array_equal(mask[rows], padding[rows]):
+        if mask is not None and padding is not None and not np.array_equal(mask[rows], padding[rows]):
             return False
         stored = encoded.stored[rows][inside].astype(np.float64)
         if not np.array_equal(values[rows][inside], (stored * encoding.slope + encoding.intercept).astype(np.float32)):

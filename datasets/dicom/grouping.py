@@ -149,8 +149,8 @@ def _labels(values: Sequence[str], measured: bool = False) -> list[int]:
     """A number for each value; measured values that differ by rounding have the same."""
     known = {value: number for number, value in enumerate(dict.fromkeys(values))}
     if measured and len(known) > 1:
-        numbers = {value: _number(value) for value in known}
-        rows = [value for value, number in numbers.items() if number is not None]
+        numbers = {value: number for value in known if (number := _number(value)) is not None}
+        rows = list(numbers)
         # asinh is a logarithm that takes zero: a gap of the tolerance times the value is 1
         scaled = np.arcsinh(np.array([[numbers[value] / 1e-6] for value in rows])) / MEASURED_TOLERANCE
         for cluster in clusters(scaled):
@@ -241,7 +241,8 @@ def _orders(members: list[SliceRef]) -> list[tuple[str, list]]:
 
 def _runs(order: Iterable[int], places: Sequence[int]) -> list[int]:
     """Labels of rows met in ``order``: a new one whenever a place comes again."""
-    labels, seen, number = [0] * len(places), set(), 0
+    labels, number = [0] * len(places), 0
+    seen: set[int] = set()
     for row in order:
         if places[row] in seen:
             seen, number = set(), number + 1
@@ -281,13 +282,12 @@ def _finish(members: list[SliceRef], notes: list[str]) -> Series:
 
 
 def _geometry_notes(series: Series) -> Iterator[str]:
-    distance, members = series.slice_distance, series.slices
-    if distance is None or len(members) < 3:
+    distance, steps, normal, members = series.slice_distance, series.steps(), series.normal, series.slices
+    if distance is None or steps is None or normal is None or len(members) < 3:
         return
-    steps = series.steps()
     odd = int(np.sum(np.abs(steps - distance) > max(0.01, 0.02 * distance)))
     if odd:
         yield f"uneven slice distance: {odd} of {len(steps)} steps are not {distance:g} mm (missing slices?)"
     tilt = np.array(members[-1].position) - np.array(members[0].position)
-    if abs(tilt @ series.normal) < 0.9999 * np.linalg.norm(tilt):
+    if abs(tilt @ normal) < 0.9999 * np.linalg.norm(tilt):
         yield "slices are shifted against each other (gantry tilt?)"

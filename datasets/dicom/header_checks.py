@@ -147,6 +147,13 @@ def is_lossy(dataset: Dataset) -> bool:
     return text(dataset, "LossyImageCompression") == "01" or str(syntax_uid(dataset)) in LOSSY_SYNTAXES
 
 
+def empty_like(source: Dataset) -> Dataset:
+    """A data set without elements, whose text is encoded as in ``source``."""
+    empty, (implicit, little) = Dataset(), source.original_encoding
+    empty.set_original_encoding(implicit, little, source.original_character_set)
+    return empty
+
+
 # --- is it an image we can use? -------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag
@@ -36,6 +37,10 @@ HEADER_ELEMENTS = 1 << 19
 PIXEL_VRS = {0x7FE00010: "OB", 0x7FE00008: "OF", 0x7FE00009: "OD"}
 """PixelData, FloatPixelData and DoubleFloatPixelData."""
 ITEM, UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
+
+# Of a BinaryIO pydicom uses what a Bounded has.
+_elements: Callable[..., Dataset] = partial(read_dataset, defer_size=VALUE_BYTES)
+_with_meta: Callable[..., FileDataset] = partial(read_partial, defer_size=VALUE_BYTES)
 
 Read = Callable[[int, int], bytes]
 """read(start, size) -> bytes of the (unpacked) file, fewer at its end."""
@@ -109,21 +114,19 @@ def _why_not_dicom(head: bytes) -> str:
 
 def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
     file, unpacked = Bounded(path, raw), None
+    encoding: tuple[bool | None, bool | None] = False, True  # implicit VR, little endian
     try:
-        meta = FileMetaDataset(
-            read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2, defer_size=VALUE_BYTES)
-        )
+        meta = FileMetaDataset(_elements(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2))
         _pass_over(meta)
         # Raw elements are converted on access; the transfer syntax is what all the rest depends on.
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
             unpacked = Unpacking(path, file.tell())
             file = Bounded(path, unpacked)
-            found = read_dataset(file, False, True, stop_when=file.at_pixels, defer_size=VALUE_BYTES)
+            found = _elements(file, False, True, stop_when=file.at_pixels)
             unpacked.limit = unpacked.tell() + 8 * (max_pixels or default_max_pixels())
-            encoding = False, True
         else:
             file.seek(0)
-            found = read_partial(file, stop_when=file.at_pixels, defer_size=VALUE_BYTES)
+            found = _with_meta(file, stop_when=file.at_pixels)
             meta, encoding = found.file_meta, found.original_encoding
             _pass_over(meta)
     except Exception:
@@ -131,8 +134,9 @@ def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
             raise file.refused from None
         raise
     notes = [f"{tag} of {in_words(length)} is passed over" for tag, length in _pass_over(found) if tag.group != 0x7FE0]
-    dataset = FileDataset(None, found, b"\0" * 128, meta, *encoding)
-    dataset.set_original_encoding(*encoding, found._character_set)
+    # None: pydicom shall not open the file again
+    dataset = FileDataset(None, found, b"\0" * 128, meta)  # type: ignore[arg-type]
+    dataset.set_original_encoding(encoding[0], encoding[1], found._character_set)
     if file.pixel_tag is not None:
         dataset.add(DataElement(file.pixel_tag, PIXEL_VRS[file.pixel_tag], b""))
     return Parsed(path, dataset, file.pixels, tuple(notes), unpacked)
@@ -140,8 +144,11 @@ def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
 
 def _pass_over(dataset: Dataset) -> list[tuple[BaseTag, int]]:
     """Remove what was not read because of its length: [(tag, length)]."""
-    found = [(tag, value.length) for tag, value in dataset.items() if getattr(value, "value", b"") is None
-             and getattr(value, "length", 0) > VALUE_BYTES]  # fmt: skip
+    found = [
+        (tag, value.length)
+        for tag, value in dataset.items()
+        if isinstance(value, RawDataElement) and value.value is None and value.length > VALUE_BYTES
+    ]
     for tag, _ in found:
         del dataset[tag]
     return found

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from medi2i.common import limits
 from medi2i.datasets.dicom import header_checks, pixels
-from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, text
+from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, empty_like, text
 from medi2i.datasets.dicom.parse import Parsed, parse_file
 from medi2i.datasets.dicom.series import FrameHeaders, Series, SliceRef
 
@@ -84,10 +84,9 @@ def iter_frames(
 
 
 def _without_pixels(dataset: Dataset) -> Dataset:
-    header = Dataset()
+    header = empty_like(dataset)
     tags = list(dataset.keys())  # iterating the data set itself would convert every value
     header.update({tag: dataset.get_item(tag) for tag in tags if tag.group != 0x7FE0})
-    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
     header.file_meta = dataset.file_meta
     return header
 

@@ -83,9 +83,8 @@ def scan(
     Raises UserError where a place does not exist. A file that cannot be used is listed in ``skipped``; it never stops
     the scan.
     """
-    places = [Path(p) for p in ([places] if isinstance(places, str | Path) else places)]
-    result = Scan(places, modalities=tuple(modalities))
-    paths = list(walk(places, result.skipped))
+    result = Scan([Path(p) for p in ([places] if isinstance(places, str | Path) else places)], modalities=modalities)
+    paths = list(walk(result.places, result.skipped))
     examine = partial(examine_file, modalities=modalities, decode=decode, max_pixels=max_pixels)
     slices: list[SliceRef] = []
     for found in run_parallel(examine, paths, workers=workers, progress="scanning" if progress else None):
@@ -217,10 +216,7 @@ def run_parallel(
                 break
             results[index] = task(path)
             bar.update()
-    for index, result in results.items():
-        if isinstance(result, Died):
-            results[index] = _again(task, paths[index])
-    return [results[index] for index in range(len(paths))]
+    return [_again(task, path) if isinstance(results[n], Died) else results[n] for n, path in enumerate(paths)]
 
 
 def _again(task: Callable[[Path], object], path: Path) -> object:

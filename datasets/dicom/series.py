@@ -76,9 +76,9 @@ class SliceRef:
         """Position in mm along the axis of the body closest to the normal, whatever way the rows run: for axial slices
         it grows towards the head, as patient z does. None without a geometry."""
         normal, height = self.normal, self.height
-        if height is None or normal[np.argmax(np.abs(normal))] > 0:
-            return height
-        return -height
+        if normal is None or height is None:
+            return None
+        return height if normal[np.argmax(np.abs(normal))] > 0 else -height
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Series:
     def steps(self) -> np.ndarray | None:
         """Distances in mm from each place to the next; a slice that repeats a place makes none."""
         places, heights = self.places(), self.heights()
-        if places is None:
+        if places is None or heights is None:
             return None
         _, first = np.unique(places, return_index=True)
         return np.diff(heights[first])
@@ -183,16 +183,15 @@ class Series:
         """4×4 matrix from voxel indices (column, row, slice) to patient coordinates in mm (LPS); None without a
         geometry."""
         first, last = self.slices[0], self.slices[-1]
-        if first.position is None or first.orientation is None or first.spacing is None:
+        normal, spacing = first.normal, first.spacing
+        if first.position is None or first.orientation is None or normal is None or spacing is None:
             return None
-        step = first.normal * (first.thickness or 1.0)
+        step = normal * (first.thickness or 1.0)
         if len(self.slices) > 1:
-            step = (np.array(last.position) - np.array(first.position)) / max(1, max(self.places()))
+            step = (np.array(last.position) - np.array(first.position)) / max(1, *(self.places() or ()))
+        rows, columns = np.reshape(first.orientation, (2, 3))
         matrix = np.eye(4)
-        matrix[:3, 0] = np.array(first.orientation[:3]) * first.spacing[1]
-        matrix[:3, 1] = np.array(first.orientation[3:]) * first.spacing[0]
-        matrix[:3, 2] = step
-        matrix[:3, 3] = first.position
+        matrix[:3] = np.column_stack([rows * spacing[1], columns * spacing[0], step, first.position])
         return matrix
 
 
@@ -282,19 +281,18 @@ class FrameHeaders:
 
     def _describe(self, frame: int) -> SliceRef:
         value, notes = self._value, []
-        orientation = value(numbers, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
-        if orientation is not None:
-            orientation = _unit_axes(orientation)
-            if orientation is None:
-                notes.append("ImageOrientationPatient is not two perpendicular unit vectors: ignored")
+        axes = value(numbers, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        orientation = None if axes is None else _unit_axes(axes)
+        if axes is not None and orientation is None:
+            notes.append("ImageOrientationPatient is not two perpendicular unit vectors: ignored")
         position = value(numbers, frame, "PlanePositionSequence", "ImagePositionPatient", 3)
         if self.frames > 1 and self._plain:
             position = None  # what the header has is one of many
         if orientation is None or position is None:
             notes.append("no position in the patient: order and distance of slices are not known")
-        spacing = value(numbers, frame, "PixelMeasuresSequence", "PixelSpacing", 2)
-        if spacing is None or min(spacing) <= 0:
-            spacing = None
+        told = value(numbers, frame, "PixelMeasuresSequence", "PixelSpacing", 2)
+        spacing = None if told is None or min(told) <= 0 else (told[0], told[1])
+        if spacing is None:
             notes.append("no PixelSpacing: size in mm is not known")
         thickness = value(numbers, frame, "PixelMeasuresSequence", "SliceThickness", 1)
         notes.extend(value(_uid_notes, frame, ""))

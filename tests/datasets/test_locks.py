@@ -122,7 +122,7 @@ def test_a_number_that_went_to_another_process(tmp_path):
     ],
 )
 def test_of_another_machine_nothing_can_be_seen(tmp_path, monkeypatch, change, gone):
-    monkeypatch.setattr(locks, "_text", lambda path: "0" if "machine" in path or "boot" in path else "")
+    monkeypatch.setattr(locks, "_text", lambda path, read=None: "0" if "machine" in path or "boot" in path else "")
     FolderLock(tmp_path, "converting").release()
     lock = FolderLock(tmp_path, "converting")
     about = json.loads((tmp_path / WHOLE).read_text()) | change

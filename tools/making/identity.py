@@ -64,7 +64,7 @@ def patient_of(parts: Sequence[str], name: str) -> str:
     return next((_without_words(part) for part in reversed(parts) if not says_nothing(part)), "")
 
 
-def _without_words(name):
+def _without_words(name: str) -> str:
     """``1BA001_ct`` and ``mr-1BA001`` are 1BA001."""
     pieces = re.split(r"([-_. ]+)", name)
     while len(pieces) > 1 and pieces[-1].lower() in _KINDS:
