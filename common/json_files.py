@@ -5,7 +5,10 @@ Python's reader takes numbers that become infinite, NaN, keys given twice, of wh
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from medi2i.common.errors import UserError
 from medi2i.common.limits import check_regular, in_words
@@ -14,7 +17,7 @@ MOST_BYTES = 1 << 20  # of args, best.json and the like
 MOST_DIGITS = 40  # of a whole number
 
 
-def read_json(path, right: str, most: int = MOST_BYTES, what: str = "JSON"):
+def read_json(path: Path | str, right: str, most: int = MOST_BYTES, what: str = "JSON") -> Any:
     """The value in a JSON file of at most ``most`` bytes, which is ``what``. ``right``: what would be right, in words.
 
     Raises UserError, and what the operating system says of a file that cannot be read.
@@ -29,7 +32,7 @@ def read_json(path, right: str, most: int = MOST_BYTES, what: str = "JSON"):
         raise UserError(f"{path}: not {what} ({error}); {right}") from None
 
 
-def parse_json(text: str | bytes, constant=None):
+def parse_json(text: str | bytes, constant: Callable[[str], object] | None = None) -> Any:
     """The value of a JSON text. Raises ValueError for what is none, and for numbers or depth beyond any use.
 
     constant: of the name of a number that JSON has not (NaN, Infinity) → its value; None refuses them.
@@ -43,27 +46,26 @@ def parse_json(text: str | bytes, constant=None):
         raise ValueError(f"lists or objects in each other, more than {sys.getrecursionlimit()} deep") from None
 
 
-def _whole(text):
+def _whole(text: str) -> int:
     if len(text) > MOST_DIGITS:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
 
 
-def _number(text):
+def _number(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text[:MOST_DIGITS]} is too large")
     return value
 
 
-def _refuse(name):
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _object(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"{twice[:MOST_DIGITS]!r} is given twice")
     return found

@@ -10,11 +10,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeVar
 
-import numpy
+import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.limits import check_regular
@@ -23,6 +25,7 @@ MOST_MEMBERS = 100_000
 LONGEST_HEADER = 10_000
 """Bytes of an npy header. NumPy refuses longer ones too, but only once they are in memory."""
 
+_T = TypeVar("_T")
 _BLOCK = 1 << 20
 _MARGIN, _PER_MEMBER = 1 << 20, 1 << 10  # bytes of a zip file beside its packed members, their names and comments
 _DAMAGE = (
@@ -46,7 +49,7 @@ _DAMAGE = (
 class BrokenFile(ValueError):
     """An npz file that cannot be read back: truncated, damaged, encrypted, or holding Python objects."""
 
-    def __init__(self, path, reason):
+    def __init__(self, path: Path | str, reason: object) -> None:
         super().__init__(f"{path}: not a whole npz file ({reason})")
         self.reason = reason
 
@@ -56,7 +59,7 @@ class Declared:
     """What the header of an array says: its shape and type, and where in its member the values begin."""
 
     shape: tuple[int, ...]
-    dtype: numpy.dtype
+    dtype: np.dtype
     fortran_order: bool
     offset: int
 
@@ -71,12 +74,12 @@ class Declared:
         return self.size * self.dtype.itemsize
 
 
-def array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, numpy.dtype]:
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, Fortran order, dtype) of the npy array at the start of ``file``, which is left where the values begin.
 
     The length that a header gives itself is checked before it is read. Raises ValueError.
     """
-    version = numpy.lib.format.read_magic(file)
+    version = np.lib.format.read_magic(file)
     field = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}.get(version)
     if field is None:
         raise ValueError(f"npy format {version} is not known")
@@ -86,32 +89,32 @@ def array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, numpy.dtype]:
     (length,) = struct.unpack(field, start)
     if length > LONGEST_HEADER:
         raise ValueError(f"an npy header of {length} bytes, where {LONGEST_HEADER} are the most")
-    read = numpy.lib.format.read_array_header_1_0 if field == "<H" else numpy.lib.format.read_array_header_2_0
+    read = np.lib.format.read_array_header_1_0 if field == "<H" else np.lib.format.read_array_header_2_0
     return read(io.BytesIO(start + file.read(length)))
 
 
-def declared_arrays(path) -> dict[str, Declared]:
+def declared_arrays(path: Path | str) -> dict[str, Declared]:
     """Name → what is declared of each array. Reads headers only. Raises BrokenFile, OSError, Unreadable."""
     return _opened(path, lambda archive: {name: _declared(archive, info) for name, info in _members(archive).items()})
 
 
-def read_arrays_of(path, names=None) -> dict[str, numpy.ndarray]:
+def read_arrays_of(path: Path | str, names: Container[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays, or those called ``names``, every checksum verified. Raises BrokenFile, OSError, Unreadable."""
 
-    def read(archive):
+    def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         members = _members(archive)
         return {name: _read(archive, members[name]) for name in members if names is None or name in names}
 
     return _opened(path, read)
 
 
-class StoredArrays(Mapping):
+class StoredArrays(Mapping[str, np.ndarray]):
     """The arrays of an npz file by name, each unpacked when it is asked for, and not kept.
 
     ``declared``: name → Declared. Raises BrokenFile, OSError, Unreadable when it is made and when an array is read.
     """
 
-    def __init__(self, path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         check_regular(path)
         self._archive = _guarded(path, lambda: zipfile.ZipFile(path))
@@ -120,7 +123,7 @@ class StoredArrays(Mapping):
             path, lambda: {name: _declared(self._archive, info) for name, info in self._infos.items()}
         )
 
-    def __getitem__(self, name: str) -> numpy.ndarray:
+    def __getitem__(self, name: str) -> np.ndarray:
         info = self._infos[name]
         return _guarded(self.path, lambda: _read(self._archive, info))
 
@@ -136,17 +139,17 @@ class StoredArrays(Mapping):
     def verify(self) -> None:
         """Compare every checksum, a block of memory at a time."""
         for info in self._infos.values():
-            _guarded(self.path, lambda info=info: _run_through(self._archive, info))
+            _guarded(self.path, partial(_run_through, self._archive, info))
 
 
-class Part(Mapping):
+class Part(Mapping[str, np.ndarray]):
     """Some of ``arrays`` under other names: ``names`` is a dict name → name there."""
 
-    def __init__(self, arrays: Mapping[str, numpy.ndarray], names: dict[str, str]) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], names: dict[str, str]) -> None:
         self.arrays = arrays
         self.names = names
 
-    def __getitem__(self, name: str) -> numpy.ndarray:
+    def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[self.names[name]]
 
     def __iter__(self) -> Iterator[str]:
@@ -159,21 +162,21 @@ class Part(Mapping):
         return name in self.names
 
 
-def declared_in(arrays: Mapping[str, numpy.ndarray], name: str) -> Declared | numpy.ndarray:
+def declared_in(arrays: Mapping[str, np.ndarray], name: str) -> Declared | np.ndarray:
     """What has the shape and type of an array, without unpacking it."""
     if isinstance(arrays, Part):
         return declared_in(arrays.arrays, arrays.names[name])
     return (arrays.declared if isinstance(arrays, StoredArrays) else arrays)[name]
 
 
-def _run_through(archive, info):
+def _run_through(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     with archive.open(info) as member:
         while member.read(_BLOCK):
             pass
 
 
-def _opened(path, use):
-    def inside():
+def _opened(path: Path | str, use: Callable[[zipfile.ZipFile], _T]) -> _T:
+    def inside() -> _T:
         with zipfile.ZipFile(path) as archive:
             return use(archive)
 
@@ -181,7 +184,7 @@ def _opened(path, use):
     return _guarded(path, inside)
 
 
-def _guarded(path, use):
+def _guarded(path: Path | str, use: Callable[[], _T]) -> _T:
     try:
         return use()
     except _DAMAGE as error:
@@ -192,7 +195,7 @@ def _guarded(path, use):
         raise BrokenFile(path, error) from None
 
 
-def _members(archive):
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     infos = archive.infolist()
     if len(infos) > MOST_MEMBERS:
         raise ValueError(f"{len(infos)} members")
@@ -203,9 +206,10 @@ def _members(archive):
     return found
 
 
-def _check_extent(archive, infos):
+def _check_extent(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> None:
     """A file is as long as its members: no holes to read through (whoever hashes it), no bytes used twice."""
     packed = sum(info.compress_size for info in infos)
+    assert archive.fp is not None  # it is open
     size = os.fstat(archive.fp.fileno()).st_size
     around = sum(_PER_MEMBER + 4 * len(info.filename) * 2 + 2 * len(info.extra) + len(info.comment) for info in infos)
     if packed > size:
@@ -214,7 +218,7 @@ def _check_extent(archive, infos):
         raise ValueError(f"its members account for {packed} of its {size} bytes")
 
 
-def _declared(archive, info):
+def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Declared:
     with archive.open(info) as member:
         shape, order, dtype = array_header(member)
         offset = member.tell()
@@ -226,12 +230,13 @@ def _declared(archive, info):
     return found
 
 
-def _read(archive, info):
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     about = _declared(archive, info)
-    array = numpy.empty(about.size, about.dtype)
+    array = np.empty(about.size, about.dtype)
     with archive.open(info) as member:
+        assert isinstance(member, zipfile.ZipExtFile)  # has readinto
         member.read(about.offset)
-        left = memoryview(array).cast("B") if array.nbytes else memoryview(b"")
+        left = array.data.cast("B") if array.nbytes else memoryview(b"")
         while left:
             count = member.readinto(left)
             if not count:
@@ -241,7 +246,12 @@ def _read(archive, info):
     return array.reshape(about.shape, order="F" if about.fortran_order else "C")
 
 
-def refuse_not_finite(arrays, source, dtypes=None, right="weights of an earlier epoch would be right"):
+def refuse_not_finite(
+    arrays: Mapping[str, np.ndarray],
+    source: Path | str,
+    dtypes: Mapping[str, np.dtype] | None = None,
+    right: str = "weights of an earlier epoch would be right",
+) -> None:
     """UserError, naming ``source`` and the array, where one has NaN or infinities, or gets them in its type of use.
 
     arrays: name → NumPy array. dtypes: name → the type in which it will be used, where that is another. right: what
@@ -250,15 +260,15 @@ def refuse_not_finite(arrays, source, dtypes=None, right="weights of an earlier 
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             continue
-        bad = array.size - int(numpy.count_nonzero(numpy.isfinite(array)))
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
             raise UserError(
                 f"{source}: {name} is not finite, {bad} of its {array.size} values are NaN or infinite; {right}"
             )
-        dtype = numpy.dtype((dtypes or {}).get(name) or array.dtype)
-        largest = float(numpy.abs(array).max(initial=0))
-        if dtype.kind == "f" and largest > float(numpy.finfo(dtype).max):
+        dtype = np.dtype((dtypes or {}).get(name) or array.dtype)
+        largest = float(np.abs(array).max(initial=0))
+        if dtype.kind == "f" and largest > float(np.finfo(dtype).max):
             raise UserError(
                 f"{source}: {name} has values up to {largest:.3g}, which {dtype} does not hold (at most "
-                f"{numpy.finfo(dtype).max:.5g}); --dtype fp32 would do"
+                f"{np.finfo(dtype).max:.5g}); --dtype fp32 would do"
             )

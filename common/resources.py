@@ -103,7 +103,7 @@ GROUPS = Path("/sys/fs/cgroup")
 BAND = 1 << 18  # pixels: an image of 512² is one band, and some float64 copies of a band are few megabytes
 
 
-def bands(shape):
+def bands(shape: tuple[int, int]) -> list[slice]:
     """The rows of an image (H, W) in slices of about ``BAND`` pixels, a multiple of 8 rows each but for the last.
 
     What is computed band by band takes its temporary arrays once for a band, not for a whole image.
@@ -122,17 +122,17 @@ def available_memory() -> int | None:
     return min((one for one in found if one is not None), default=None)
 
 
-def _of_machine():
+def _of_machine() -> int | None:
     return _entry("/proc/meminfo", "MemAvailable:")
 
 
-def _of_limit():
+def _of_limit() -> int | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     used = _entry("/proc/self/status", "VmSize:")
     return None if limit == resource.RLIM_INFINITY or used is None else max(limit - used, 0)
 
 
-def _entry(path, name):
+def _entry(path: str, name: str) -> int | None:
     """Kilobytes of a line ``name`` as bytes."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path(path).read_text().splitlines():
@@ -141,7 +141,7 @@ def _entry(path, name):
     return None
 
 
-def _of_groups():
+def _of_groups() -> Iterator[int | None]:
     """What is left in each group (version 2: memory.max; version 1: memory.limit_in_bytes), up to the root."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -158,14 +158,14 @@ def _of_groups():
                     yield _left(folder, *names)
 
 
-def _left(folder, limit, usage):
+def _left(folder: Path, limit: str, usage: str) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         files = _entry_of_statistics(folder / "memory.stat")  # the cache of files gives way
         return max(int((folder / limit).read_text()) - int((folder / usage).read_text()) + files, 0)
     return None
 
 
-def _entry_of_statistics(path):
+def _entry_of_statistics(path: Path) -> int:
     with contextlib.suppress(OSError, ValueError):
         return next(
             (int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("inactive_file ")), 0
