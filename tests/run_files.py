@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy
 
+from medi2i.common.compat import chainer
+
 
 def only_run(out):
     """The one run folder in ``out``."""
@@ -31,3 +33,9 @@ def join_generator(encoder_arrays, decoder_arrays):
     """The arrays of both under ``encoder/`` and ``decoder/``, for one file."""
     parts = (("encoder/", encoder_arrays), ("decoder/", decoder_arrays))
     return {prefix + name: array for prefix, arrays in parts for name, array in arrays.items()}
+
+
+def translation(generator, x):
+    """(N, C, H, W) in [-1, 1] → what a loaded generator makes of it, in test mode."""
+    with chainer.using_config("train", False), chainer.no_backprop_mode():
+        return generator.decoder(generator.encoder(x)).array

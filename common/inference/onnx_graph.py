@@ -15,7 +15,7 @@ from medi2i.common.choices import Activation, SampleKind, Second, Unet
 from medi2i.common.compat import L, chainer
 from medi2i.common.inference import onnx_format as onnx
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
-from medi2i.common.networks.convolutions import Convolution, SeparableConvolution
+from medi2i.common.networks.convolutions import Convolution
 from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.norms import (
     BATCH_EPS,
@@ -134,14 +134,14 @@ class Graph:
         ones, zeros = self.constant(np.ones(channels)), self.constant(np.zeros(channels))
         return self.add("InstanceNormalization", x, ones, zeros, epsilon=eps)
 
-    def convolution(self, link: Convolution | SeparableConvolution, x: str, norm: chainer.Link | None = None) -> str:
+    def convolution(self, link: Convolution, x: str, norm: chainer.Link | None = None) -> str:
         """A convolution of any style and the normalisation after it, folded into the weights where it is affine."""
         if link.squeezed:
             raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
         affine, rest = _folded(norm)
         x = self.mirrored(x, link.pad, link.pad) if link.reflect else x
         scale, stride, pad = link.scale or 1.0, link.stride, link.inner_pad
-        if isinstance(link, SeparableConvolution):
+        if link.separable:
             depthwise = _array(link.depthwise.W) * scale
             x = self.conv(x, depthwise, None, stride, pad, link.in_ch, transposed=link.transposed)
             layer, scale, stride, pad = link.pointwise, 1.0, 1, 0

@@ -12,7 +12,7 @@ import numpy as np
 from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second
 from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.convolutions import convolution, shortcut
+from medi2i.common.networks.convolutions import Convolution, shortcut
 from medi2i.common.networks.network import Misfit, Rows, Step, unchanged
 from medi2i.common.networks.norms import activated, activation_of, normalization
 from medi2i.common.networks.spec import ConvStyle
@@ -102,10 +102,10 @@ class CBR(chainer.Chain):
         inner = 4 * out_ch if kind is SampleKind.PIXEL_SHUFFLE else out_ch
         with self.init_scope():
             stride = 2 if kind in (SampleKind.DOWN, SampleKind.DECONV) else 1
-            self.c1 = convolution(in_ch, inner, ksize, stride, pad, style, transposed=kind is SampleKind.DECONV)
+            self.c1 = Convolution(in_ch, inner, ksize, stride, pad, style, transposed=kind is SampleKind.DECONV)
             self.n1 = normalization(norm, inner)
             if second is not Second.NONE:
-                self.c2 = convolution(inner, inner, 3, 1, 1, style)
+                self.c2 = Convolution(inner, inner, 3, 1, 1, style)
                 self.n2 = normalization(norm, inner)
             if second is Second.RESIDUAL:
                 self.skip = shortcut(in_ch, inner, sample.halves, style)
@@ -209,8 +209,8 @@ class ResBlock(chainer.Chain):
         super().__init__()
         self.channels, self.norm, self.activation_kind = channels, norm, activation
         with self.init_scope():
-            self.c0 = convolution(channels, channels, 3, 1, 1, style)
-            self.c1 = convolution(channels, channels, 3, 1, 1, style)
+            self.c0 = Convolution(channels, channels, 3, 1, 1, style)
+            self.c1 = Convolution(channels, channels, 3, 1, 1, style)
             self.norm0 = normalization(norm, channels)
             self.norm1 = normalization(norm, channels)
 

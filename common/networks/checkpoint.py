@@ -7,17 +7,14 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
-from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import read_json
 from medi2i.common.networks.files import arrays_of, frozen_file, load_arrays, split_generator, stored_arrays
-from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec, fitting_sizes, fixed_size
+from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec
 from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.network import Network, using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
@@ -109,15 +106,12 @@ def _run(folder: Path, args: Path) -> Run | None:
     return Run(folder, args, tuple(sorted(whole)), best)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Generator:
-    """A translation ready to run: X → Y ("xy") or Y → X ("yx").
+    """A translation: X → Y ("xy") or Y → X ("yx").
 
-    files: where the weights came from; sha256: hex digest of the contents of these files, one after the other.
-    Calling it takes and gives NumPy arrays (N, C, H, W) float32 in [-1, 1] (class scores before the softmax where the
-    run has classes), in test mode and without a graph. Heights and widths that the levels cannot halve are padded by
-    mirroring and cropped back; only fully connected layers insist on their size (UserError). A network that changes
-    sizes otherwise (kernels of 2 or 5) gives what it makes of the image as it is.
+    options: of the training. files: where the weights came from; sha256: hex digest of the contents of these files, one
+    after the other.
     """
 
     encoder: Encoder
@@ -126,42 +120,6 @@ class Generator:
     direction: str
     files: tuple[Path, ...]
     sha256: str
-    device: chainer.backend.Device = field(default_factory=lambda: chainer.get_device("@numpy"))
-
-    def to_device(self, device: chainer.backend.Device | str) -> "Generator":
-        """Move the weights to ``device`` (of ``chainer.get_device``); returns self."""
-        self.device = chainer.get_device(device)
-        self.encoder.to_device(self.device)
-        self.decoder.to_device(self.device)
-        return self
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        height, width = x.shape[2:]
-        sizes = fitting_sizes(self.options)
-        multiple = sizes.multiple if sizes is not None and not sizes.rest and fixed_size(self.options) is None else 1
-        x = _padded(x, multiple)
-        with (
-            chainer.using_config("train", False),
-            chainer.using_config("enable_backprop", False),
-            chainer.using_device(self.device),
-        ):
-            y = self.decoder(self.encoder(self.device.send(np.ascontiguousarray(x, np.float32))))
-        y = chainer.get_device("@numpy").send(y.array)
-        return y if x.shape[2:] == (height, width) else y[:, :, :height, :width]
-
-
-def _padded(x: np.ndarray, multiple: int) -> np.ndarray:
-    """(N, C, H, W) mirrored at the bottom and right up to the next multiples of ``multiple``.
-
-    An image too small to mirror is continued by its last row and column.
-    """
-    for axis in (2, 3):
-        missing = -x.shape[axis] % multiple
-        if missing:
-            width = [(0, 0)] * x.ndim
-            width[axis] = (0, missing)
-            x = np.pad(x, width, mode="reflect" if missing < x.shape[axis] else "edge")
-    return x
 
 
 def load_generator(
@@ -169,7 +127,6 @@ def load_generator(
     args: str | Path | None = None,
     epoch: int | str = "last",
     direction: str | None = None,
-    dtype: str = "fp32",
     pretrained: str | None = None,
 ) -> Generator:
     """The generator of a run.
@@ -180,7 +137,6 @@ def load_generator(
     epoch: "last", "best" or a number, where ``model`` is not a file.
     direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
         else "xy".
-    dtype: number format to run in; fp16 weights are exact in fp32, which is much faster on a CPU.
     pretrained: file with the ImageNet layers that the weights lack because they were not trained; None: ``base.npz``
         beside the weights, else what args names.
     Raises UserError naming the file and what would be right.
@@ -205,7 +161,7 @@ def load_generator(
         args = folder / "args" if args is None else args
         options = load_args(args)
         files = (file,) if match["name"].startswith("gen") else _pair_of(folder, match["epoch"], direction)
-    encoder, decoder = build_generator(options, direction, args, dtype)
+    encoder, decoder = build_generator(options, direction, args)
     first, second = files[0], files[-1]
     parts: tuple[StoredArrays | Part, StoredArrays | Part]
     if len(files) == 1:
@@ -247,17 +203,18 @@ def _beside(model: Path, args: str | Path | None) -> Path:
     return folder / model if (folder / model).is_file() else model
 
 
-def build_generator(
-    options: AnyOptions, direction: str = "xy", source: str | Path = "args", dtype: str = "fp32"
-) -> tuple[Encoder, Decoder]:
-    """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors."""
+def build_generator(options: AnyOptions, direction: str = "xy", source: str | Path = "args") -> tuple[Encoder, Decoder]:
+    """(encoder, decoder) of ``direction`` with random weights; ``source`` names the options in errors.
+
+    In fp32, which holds weights of fp16 exactly and is much faster on a CPU.
+    """
     if options.ch is None or options.out_ch is None:
         raise UserError(
             f"{source}: it has no ch and out_ch, the channels of input and output; "
             "the args file that training writes beside the weights has them"
         )
     ch, out_ch = (options.ch, options.out_ch) if direction == "xy" else (options.out_ch, options.ch)
-    with using_dtype(dtype):
+    with using_dtype("fp32"):
         return Encoder(encoder_spec(options, ch)), Decoder(decoder_spec(options, out_ch))
 
 

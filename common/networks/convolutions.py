@@ -1,6 +1,8 @@
 """Convolutions of every style, with the parameter names of the released files (``c``, ``depthwise``, ``se``…)."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 from medi2i.common.choices import Padding
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
@@ -57,93 +59,49 @@ class SqueezeExcitation(chainer.Chain):
         return x * F.broadcast_to(weight[:, :, None, None], x.shape)
 
 
-class _Styled(chainer.Chain):
-    """What both kinds of convolution do around their own: scale, mirror, append, squeeze.
+class Convolution(chainer.Chain):
+    """A convolution with bias, ``c``: plain or equalised, transposed or not, with squeeze-excitation or without.
 
+    Separable, it is two: ``depthwise`` (ksize, stride, pad, no bias), then ``pointwise`` with bias.
+    Plain weights are He-normal, equalised ones N(0, 1) with the input scaled instead, once; biases start at 0.
     ``stride`` 2 ``transposed`` doubles the size: with ``ksize`` 3 the result is a row and a column short, and one
     mirrored row and column are appended. Squeeze-excitation follows convolutions to more than 15 channels, transposed
     ones never. Both as in the released code.
     """
 
     def __init__(
-        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool
+        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
     ) -> None:
         super().__init__()
         self.in_ch, self.out_ch, self.ksize, self.stride, self.pad = in_ch, out_ch, ksize, stride, pad
-        self.transposed = transposed
+        self.transposed, self.separable = transposed, style.separable
         self.reflect = style.padding is Padding.REFLECT and not transposed and pad > 0
+        self.inner_pad = 0 if self.reflect else pad  # zeros that the convolution itself adds at each border
         self.scale = math.sqrt(2.0 / in_ch) / ksize if style.equalised else None
         self.squeezed = style.squeeze and not transposed and out_ch > SQUEEZE_ABOVE
-        self.initial = chainer.initializers.Normal(1.0) if style.equalised else chainer.initializers.HeNormal()
-        if self.squeezed:
-            with self.init_scope():
+        initial = chainer.initializers.Normal(1.0) if style.equalised else chainer.initializers.HeNormal()
+        layer = partial(L.Deconvolution2D if transposed else L.Convolution2D, in_ch, initialW=initial)
+        with self.init_scope():
+            if self.squeezed:
                 self.se = SqueezeExcitation(out_ch)
+            if self.separable:
+                self.depthwise = layer(in_ch, ksize, stride, self.inner_pad, nobias=True, groups=in_ch)
+                self.pointwise = layer(out_ch, 1)
+            else:
+                self.c = layer(out_ch, ksize, stride, self.inner_pad)
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         if self.scale is not None:
             x = x * self.scale
         if self.reflect:
             x = reflect_pad(x, self.pad, self.pad)
-        h = self.convolve(x)
+        h = self.pointwise(self.depthwise(x)) if self.separable else self.c(x)
         if self.transposed and self.ksize == 3:
             h = append_mirrored(h)
         return self.se(h) if self.squeezed else h
 
-    @property
-    def inner_pad(self) -> int:
-        """Zeros that the convolution itself adds at each border."""
-        return 0 if self.reflect else self.pad
 
-
-class Convolution(_Styled):
-    """A convolution ``c`` with bias: plain or equalised, transposed or not, with squeeze-excitation or without.
-
-    Plain weights are He-normal, equalised ones N(0, 1) with the input scaled instead; biases start at 0.
-    """
-
-    def __init__(
-        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
-    ) -> None:
-        super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
-        with self.init_scope():
-            layer = L.Deconvolution2D if transposed else L.Convolution2D
-            self.c = layer(in_ch, out_ch, ksize, stride, self.inner_pad, initialW=self.initial)
-
-    def convolve(self, x: ArrayOrVariable) -> chainer.Variable:
-        """The convolution alone."""
-        return self.c(x)
-
-
-class SeparableConvolution(_Styled):
-    """A depthwise convolution (ksize, stride, pad, no bias), then a pointwise one with bias; both may be transposed.
-
-    Equalised, the input is scaled once, before both.
-    """
-
-    def __init__(
-        self, in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
-    ) -> None:
-        super().__init__(in_ch, out_ch, ksize, stride, pad, style, transposed)
-        with self.init_scope():
-            layer = L.Deconvolution2D if transposed else L.Convolution2D
-            self.depthwise = layer(
-                in_ch, in_ch, ksize, stride, self.inner_pad, nobias=True, initialW=self.initial, groups=in_ch
-            )
-            self.pointwise = layer(in_ch, out_ch, 1, initialW=self.initial)
-
-    def convolve(self, x: ArrayOrVariable) -> chainer.Variable:
-        """Both convolutions alone."""
-        return self.pointwise(self.depthwise(x))
-
-
-def convolution(
-    in_ch: int, out_ch: int, ksize: int, stride: int, pad: int, style: ConvStyle, transposed: bool = False
-) -> Convolution | SeparableConvolution:
-    """The convolution of this style."""
-    kind = SeparableConvolution if style.separable else Convolution
-    return kind(in_ch, out_ch, ksize, stride, pad, style, transposed)
-
-
-def shortcut(in_ch: int, out_ch: int, halves: bool, style: ConvStyle) -> SeparableConvolution:
+def shortcut(in_ch: int, out_ch: int, halves: bool, style: ConvStyle) -> Convolution:
     """What a ``_res`` block adds of its input: a separable convolution, never squeezed; 3×3 where the size halves."""
-    return SeparableConvolution(in_ch, out_ch, *((3, 2, 1) if halves else (1, 1, 0)), style.with_squeeze(False))
+    ksize, stride, pad = (3, 2, 1) if halves else (1, 1, 0)
+    return Convolution(in_ch, out_ch, ksize, stride, pad, replace(style, separable=True, squeeze=False))

@@ -1,5 +1,6 @@
 """The discriminator (PatchGAN; Isola et al., arXiv 1611.07004)."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ class DiscriminatorPlan:
         if spec.pretrained is not None:
             self.steps = {"base": pretrained_levels(spec.pretrained)}
         else:
-            plain = spec.conv.with_separable(False)
+            plain = replace(spec.conv, separable=False)
             levels = [
                 cbr(spec.in_ch, spec.chs[0], ksize, pad, Norm.NONE, spec.first, activation, spec.dropout, plain),
                 *(

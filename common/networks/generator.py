@@ -1,6 +1,7 @@
 """Encoder, image → skips and deepest feature, and decoder, what the encoder returned → image."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ class EncoderPlan:
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
         norm, activation, deepest = spec.norm, spec.activation, spec.chs[-1]
-        plain = spec.conv.with_separable(False)
+        plain = replace(spec.conv, separable=False)  # the layers next to the images never are
         height, width = spec.size or (0, 0)
         self.shape, pixels = (spec.in_ch, height, width), spec.in_ch * height * width
         self.automap = numbered("l", [fully_connected(pixels, pixels, spec.fc_activation)] * spec.fc_layers)

@@ -4,7 +4,7 @@ VGG16: Simonyan and Zisserman, arXiv 1409.1556. ResNet50: He et al., arXiv 1512.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from medi2i.common.choices import Pretrained
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.network import Rows, Step
+from medi2i.common.networks.network import Rows, Step, constant_weights
 from medi2i.common.networks.spec import PretrainedSpec
 from medi2i.common.npz_files import declared_arrays, read_arrays_of, refuse_not_finite
 from medi2i.common.options import PairedOptions, UnpairedOptions
@@ -95,14 +95,17 @@ class VGG16Features(_Features):
                     before = width
         self.block_names = tuple(names)
 
-    def levels(self, x: chainer.Variable) -> list[chainer.Variable]:
-        levels = []
+    def layers(self, x: chainer.Variable) -> Iterator[tuple[str, chainer.Variable]]:
+        """Each convolution's name and its answer after ReLU, in order."""
         for i, names in enumerate(self.block_names):
             x = F.max_pooling_2d(x, 2, 2) if i else x
             for name in names:
                 x = F.relu(self[name](x))
-            levels.append(x)
-        return levels
+                yield name, x
+
+    def levels(self, x: chainer.Variable) -> list[chainer.Variable]:
+        last = {names[-1] for names in self.block_names}
+        return [answer for name, answer in self.layers(x) if name in last]
 
     @staticmethod
     def through(levels: int, rows: Rows) -> list[Rows]:
@@ -265,13 +268,8 @@ class PerceptualFeatures:
         self.link.to_device(device)
 
     def __call__(self, x: ArrayOrVariable) -> chainer.Variable:
-        x = chainer.as_variable(x)
-        for block, names in enumerate(self.link.block_names):
-            if block:
-                x = F.max_pooling_2d(x, 2, 2)
-            for name in names:
-                convolution = self.link[name]
-                x = F.relu(F.convolution_2d(x, convolution.W.array, convolution.b.array, 1, 1))
+        with constant_weights(self.link):
+            for name, answer in self.link.layers(chainer.as_variable(x)):
                 if name == self.layer:
-                    return x
+                    return answer
         raise ValueError(f"VGG16 has no layer {self.layer!r}")

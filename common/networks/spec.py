@@ -4,7 +4,7 @@
 ``Discriminator`` need. ``from_options`` makes them from the options of a run. Sizes are (height, width) in pixels.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from medi2i.common.choices import Activation, Norm, Padding, Pretrained, Sampling, Unet
 
@@ -22,14 +22,6 @@ class ConvStyle:
     separable: bool
     squeeze: bool
     padding: Padding
-
-    def with_separable(self, separable: bool) -> "ConvStyle":
-        """The same style, separable or not: the layers next to the images never are."""
-        return replace(self, separable=separable)
-
-    def with_squeeze(self, squeeze: bool) -> "ConvStyle":
-        """The same style, with squeeze-excitation or without."""
-        return replace(self, squeeze=squeeze)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ products return zeros of the right shape, so that a network of any size is count
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,33 +47,30 @@ def _deconv_shape(function: Any, x: np.ndarray, w: np.ndarray) -> tuple[int, ...
     )
 
 
-def _conv_zeros(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
-    self.retain_inputs((0, 1))
-    # What the real forward pass would have worked out and the backward pass reads is not needed: nothing goes back.
-    return (np.zeros(_conv_shape(self, *inputs[:2]), inputs[0].dtype),)
+def _linear_shape(function: Any, x: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
+    return len(x), len(w)
 
 
-def _deconv_zeros(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
-    self.retain_inputs((0, 1))
-    return (np.zeros(_deconv_shape(self, *inputs[:2]), inputs[0].dtype),)
+def _zeros(shape_of: Callable[..., tuple[int, ...]]) -> Callable[..., tuple[np.ndarray]]:
+    def forward(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
+        self.retain_inputs((0, 1))
+        # What the real one would have worked out and the backward pass reads is not needed: nothing goes back.
+        return (np.zeros(shape_of(self, *inputs[:2]), inputs[0].dtype),)
 
-
-def _linear_zeros(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
-    self.retain_inputs((0, 1))
-    return (np.zeros((len(inputs[0]), len(inputs[1])), inputs[0].dtype),)
+    return forward
 
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
     """While the block runs, convolutions and linear layers on the CPU give zeros, at no cost."""
     replaced = (
-        (_CONV, "forward_cpu", _conv_zeros),
-        (_DECONV, "forward_cpu", _deconv_zeros),
-        (_LINEAR, "forward", _linear_zeros),
+        (_CONV, "forward_cpu", _conv_shape),
+        (_DECONV, "forward_cpu", _deconv_shape),
+        (_LINEAR, "forward", _linear_shape),
     )
     before = [cls.__dict__[name] for cls, name, _ in replaced]
-    for cls, name, stand_in in replaced:
-        setattr(cls, name, stand_in)
+    for cls, name, shape_of in replaced:
+        setattr(cls, name, _zeros(shape_of))
     try:
         yield
     finally:
@@ -81,23 +78,17 @@ def shapes_only() -> Iterator[None]:
             setattr(cls, name, original)
 
 
-@dataclass
-class Cost:
-    """Of one forward pass: multiply-adds, and bytes of the largest matrix that a convolution unfolds into."""
-
-    multiply_adds: int = 0
-    workspace: int = 0
-
-
-@dataclass
 class CostHook(chainer.FunctionHook):
-    """Adds up the cost of all functions called while it is active: ``with CostHook() as hook``."""
+    """Adds up the cost of all functions called while it is active: ``with CostHook() as hook``.
+
+    Multiply-adds, and bytes of the largest matrix (``workspace``) that a convolution unfolds into.
+    """
 
     name = "medi2i.CostHook"
-    cost: Cost = field(default_factory=Cost)
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.multiply_adds = self.workspace = 0
 
     def forward_preprocess(self, function: Any, in_data: Sequence[np.ndarray]) -> None:
         if isinstance(function, (_CONV, _DECONV)):
@@ -107,16 +98,14 @@ class CostHook(chainer.FunctionHook):
             # Each pixel of the smaller image meets the whole kernel, for each output channel of its group.
             pixels = x.shape[2:] if transposed else out[2:]
             columns = len(x) * math.prod(pixels) * math.prod(w.shape[2:])
-            self.cost.multiply_adds += columns * x.shape[1] * out[1] // function.groups
-            self.cost.workspace = max(
-                self.cost.workspace, columns * (out[1] if transposed else x.shape[1]) * x.dtype.itemsize
-            )
+            self.multiply_adds += columns * x.shape[1] * out[1] // function.groups
+            self.workspace = max(self.workspace, columns * (out[1] if transposed else x.shape[1]) * x.dtype.itemsize)
         elif isinstance(function, _LINEAR):
-            self.cost.multiply_adds += len(in_data[0]) * in_data[1].size
+            self.multiply_adds += len(in_data[0]) * in_data[1].size
         elif isinstance(function, _MATMUL):
             a, b = in_data
             rows = a.shape[-1] if function.transa else a.shape[-2]
-            self.cost.multiply_adds += rows * b.size
+            self.multiply_adds += rows * b.size
 
 
 def kept_bytes(outputs: Iterable[chainer.Variable], links: Iterable[chainer.Link]) -> int:
@@ -179,7 +168,7 @@ class _LayerHook(chainer.LinkHook):
 
     name = "medi2i.LayerHook"
 
-    def __init__(self, network: Network, costs: "CostHook") -> None:
+    def __init__(self, network: Network, costs: CostHook) -> None:
         super().__init__()
         self.children = {id(network[name]): name for name in network.order}
         self.costs = costs
@@ -188,14 +177,14 @@ class _LayerHook(chainer.LinkHook):
 
     def forward_preprocess(self, args: Any) -> None:
         if id(args.link) in self.children:
-            self.before = self.costs.cost.multiply_adds
+            self.before = self.costs.multiply_adds
 
     def forward_postprocess(self, args: Any) -> None:
         name = self.children.get(id(args.link))
         if name is not None:
             out = args.out[-1] if isinstance(args.out, list) else args.out
             self.rows.append(
-                Row(name, describe(args.link), out.shape, count(args.link), self.costs.cost.multiply_adds - self.before)
+                Row(name, describe(args.link), out.shape, count(args.link), self.costs.multiply_adds - self.before)
             )
 
 
@@ -211,7 +200,7 @@ def measure(name: str, network: Network, x: Any) -> tuple[Part, Any]:
     """
     network = copy.deepcopy(network)
     network.to_device("@numpy")
-    costs = CostHook(Cost())
+    costs = CostHook()
     layers = _LayerHook(network, costs)
     state = np.random.get_state()
     # Zeros all over divide by a spectral norm of zero; the numbers mean nothing here.
@@ -225,9 +214,9 @@ def measure(name: str, network: Network, x: Any) -> tuple[Part, Any]:
         tuple(layers.rows),
         count(network),
         parameter_bytes,
-        costs.cost.multiply_adds,
+        costs.multiply_adds,
         kept_bytes(outputs, [network]),
-        costs.cost.workspace,
+        costs.workspace,
     ), out
 
 

@@ -73,7 +73,7 @@ def test_values_that_only_float32_holds(run):
     spoil(run / "enc_x1.npz", "c0/c1/c/W", 1e5)
     load_generator(run / "enc_x1.npz")
     with pytest.raises(UserError, match=r"c0/c1/c/W has values up to 1e\+05, which float16 does not hold"):
-        load_generator(run / "enc_x1.npz", dtype="fp16")
+        load_link(run / "enc_x1.npz", build(PairedOptions(**OPTIONS, dtype="fp16")).enc_x)
     arrays = dict(np.load(run / "enc_x1.npz"))
     arrays["c0/c1/c/W"] = np.full(arrays["c0/c1/c/W"].shape, 1e39)
     write_arrays(run / "enc_x1.npz", arrays)

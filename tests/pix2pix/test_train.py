@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import log_of, only_run, saved_arrays
+from run_files import log_of, only_run, saved_arrays, translation
 
 from medi2i.common.networks.checkpoint import find_run, load_generator
 from medi2i.common.options import load_args
@@ -133,7 +133,7 @@ def test_a_run_leaves_weights_in_the_released_layout(finished):
     assert (finished / "command.txt").read_text().startswith("pix2pix/train.py -R ")
     run = find_run(finished)
     assert run.epochs == tuple(sorted(epochs)) and run.best == best["epoch"]
-    y = load_generator(finished)(np.zeros((1, 1, 16, 20), np.float32))
+    y = translation(load_generator(finished), np.zeros((1, 1, 16, 20), np.float32))
     assert y.shape == (1, 1, 16, 20)
 
 
@@ -159,7 +159,7 @@ def test_validation_is_of_all_images_in_their_own_unit(finished, data):
     errors, nothing = [], []
     for i in range(VALIDATION):
         x, t = (np.asarray(Image.open(data / f"test{d}" / f"{i}.png"), np.float32)[1:17, 3:19] for d in "AB")
-        y = (generator((x / 127.5 - 1)[None, None])[0, 0] + 1) * 127.5
+        y = (translation(generator, (x / 127.5 - 1)[None, None])[0, 0] + 1) * 127.5
         errors.append(y - t)
         nothing.append(x - t)
     entry = read_log(finished / "log.jsonl")[-1]

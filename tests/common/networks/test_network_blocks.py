@@ -1,6 +1,7 @@
 """Exact values of the blocks: identity kernels, known sums, orders of pixels."""
 
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -19,10 +20,8 @@ from medi2i.common.networks.blocks import (
 )
 from medi2i.common.networks.convolutions import (
     Convolution,
-    SeparableConvolution,
     SqueezeExcitation,
     append_mirrored,
-    convolution,
     reflect_pad,
 )
 from medi2i.common.networks.norms import normalization
@@ -213,7 +212,7 @@ def test_initial_weights_have_the_variances_of_their_papers():
 
 
 def test_separable_convolution_is_depthwise_then_pointwise():
-    conv = SeparableConvolution(2, 1, 3, 1, 1, PLAIN)
+    conv = Convolution(2, 1, 3, 1, 1, replace(PLAIN, separable=True))
     conv.depthwise.W.array[0] = 1
     conv.depthwise.W.array[1] = 10
     conv.pointwise.W.array[...] = 1
@@ -224,7 +223,7 @@ def test_separable_convolution_is_depthwise_then_pointwise():
 def test_equalised_separable_convolution_scales_its_input_once():
     """sqrt(2 / channels) / ksize before the depthwise convolution, nothing between it and the pointwise one."""
     numpy.random.seed(3)
-    conv = convolution(8, 50, 3, 1, 1, ConvStyle(True, True, False, Padding.ZERO))
+    conv = Convolution(8, 50, 3, 1, 1, ConvStyle(True, True, False, Padding.ZERO))
     assert conv.depthwise.W.array.std() == pytest.approx(1, rel=0.2)
     assert conv.pointwise.W.array.std() == pytest.approx(1, rel=0.1)
     conv.depthwise.W.array[...] = 1
@@ -247,7 +246,7 @@ def test_the_shortcut_of_an_equalised_block_is_equalised(sample, ksize):
 
 
 def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
-    conv = convolution(2, 3, 3, 2, 1, ConvStyle(False, True, True, Padding.ZERO), transposed=True)
+    conv = Convolution(2, 3, 3, 2, 1, ConvStyle(False, True, True, Padding.ZERO), transposed=True)
     assert conv.depthwise.W.shape == (2, 1, 3, 3) and conv.pointwise.W.shape == (2, 3, 1, 1)
     x = image(1, 2, 2, 3)
     conv.depthwise.W.array[...] = 0
@@ -266,7 +265,7 @@ def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
 @pytest.mark.parametrize("transposed, channels, squeezed", [(False, 16, True), (False, 15, False), (True, 16, False)])
 def test_squeeze_excitation_follows_every_convolution_but_transposed_ones(separable, transposed, channels, squeezed):
     style = ConvStyle(False, separable, True, Padding.ZERO)
-    conv = convolution(2, channels, 3, 1, 1, style, transposed)
+    conv = Convolution(2, channels, 3, 1, 1, style, transposed)
     assert conv.squeezed == squeezed == ("/se/l1/W" in {name for name, _ in conv.namedparams()})
     if not squeezed:
         return
