@@ -14,14 +14,6 @@ GPU_ENGINES = ("auto", "chainer")
 ENGINES = ("auto", "chainer", "openvino", "onnxruntime")
 PRECISIONS = ("fp32", "bf16", "int8")
 COMMUNICATORS = ("naive", "flat", "pure_nccl")
-IMAGE_KINDS = ("auto", "dcm", "jpg", "png", "tif", "bmp", "gif", "npy", "csv", "txt", "nii")
-_ALSO = {"jpeg": "jpg", "tiff": "tif", "ima": "dcm", "dicom": "dcm"}
-
-
-def image_kind(text: str) -> str:
-    """The kind of image that a suffix as the released codes took it says: JPG, jpeg, .tiff, IMA."""
-    name = text.lower().removeprefix(".")
-    return _ALSO.get(name, name)
 
 
 class Optimizer(NamedTuple):

@@ -15,7 +15,7 @@ from medi2i.common.training.profile import OFF, NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
 
-_SLICE_KINDS = ("dcm", "auto", "nii")
+_SLICE_KINDS = ("dcm", "auto")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
 
 

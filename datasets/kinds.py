@@ -15,6 +15,8 @@ SUFFIXES = {
     "txt": (".txt",),
 }
 KINDS = tuple(SUFFIXES)
+CHOICES = ("auto", *KINDS)
+"""Of ``--imgtype``."""
 PICTURES = ("jpg", "png", "tif", "bmp")
 PLAIN_NUMBERS = ("npy", "csv", "txt")
 _KIND_OF_SUFFIX = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
@@ -65,6 +67,12 @@ _STEP_OF = {suffix: step for step, suffixes in _STEPS.items() for suffix in suff
 def kind_of(path: Path | str) -> str | None:
     """The kind that a file name says, or None: DICOM files often have no suffix."""
     return _KIND_OF_SUFFIX.get(Path(path).suffix.lower())
+
+
+def kind_named(text: str) -> str:
+    """The kind that ``--imgtype`` means: a suffix as the released codes took it says it, too: JPG, jpeg, .tiff, IMA."""
+    name = text.lower().removeprefix(".")
+    return _KIND_OF_SUFFIX.get(f".{name}", name)
 
 
 def name_without_suffix(name: str, kind: str) -> str:

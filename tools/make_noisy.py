@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom, kinds
@@ -58,9 +57,7 @@ class NoiseOptions(Checked):
         help="same seed and image: same noise, in any order, by any number of workers",
     )
     modality: list[str] = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
-    imgtype: str = option(
-        "auto", "-it", choices=["auto", *kinds.SUFFIXES], spelled=image_kind, help="kind of the images"
-    )
+    imgtype: str = option("auto", "-it", choices=kinds.CHOICES, spelled=kinds.kind_named, help="kind of the images")
     workers: int | None = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     gpu: int | None = option(
         None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any"

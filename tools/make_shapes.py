@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medi2i.common.choices import image_kind
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
+from medi2i.datasets.kinds import kind_named
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.writing import save_picture
 from medi2i.tools.making import shapes
@@ -52,7 +52,7 @@ class ShapesOptions(Checked):
     noise: float = option(0.05, type=float, low=0, high=1, help="standard deviation of the noise in `labels`, of 0…1")
     grey: bool = option(False, type=bool, help="one channel instead of three")
     imgtype: str = option(
-        "png", "-it", choices=["png", "jpg"], spelled=image_kind, help="kind of the images (class numbers are PNG)"
+        "png", "-it", choices=["png", "jpg"], spelled=kind_named, help="kind of the images (class numbers are PNG)"
     )
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
 

@@ -16,6 +16,7 @@ from medi2i.common.options import shared
 from medi2i.common.options.machinery import Checked, build_parser, fold, option, redefault, take_common
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
+from medi2i.datasets import kinds
 
 
 @dataclass
@@ -87,8 +88,8 @@ class InputOptions(Checked):
     imgtype: str = option(
         "auto",
         "-it",
-        choices=choices.IMAGE_KINDS,
-        spelled=choices.image_kind,
+        choices=kinds.CHOICES,
+        spelled=kinds.kind_named,
         help="kind of the images; auto: what is found, and among several the training's",
     )
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
@@ -129,8 +130,8 @@ class OutputOptions(Checked):
     out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
     imgtype_out: str = option(
         None,
-        choices=choices.IMAGE_KINDS,
-        spelled=choices.image_kind,
+        choices=kinds.CHOICES,
+        spelled=kinds.kind_named,
         help="kind of the converted images; default: as in training, else the input's own",
     )
     outside: str = option(

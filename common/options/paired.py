@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medi2i.common import choices
 from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option
+from medi2i.datasets import kinds
 
 
 @dataclass
@@ -39,8 +39,8 @@ class PairOptions(Checked):
     btoa: bool = option(False, type=bool, network=True, help="translate from B to A")
     imgtype_out: str = option(
         None,
-        choices=choices.IMAGE_KINDS,
-        spelled=choices.image_kind,
+        choices=kinds.CHOICES,
+        spelled=kinds.kind_named,
         help="kind of the output images, where another",
     )
     scale: int = option(

@@ -9,7 +9,6 @@ from medi2i.common.choices import (
     DTYPES,
     GPU_ENGINES,
     HALVING,
-    IMAGE_KINDS,
     OPTIMIZERS,
     SAMPLINGS,
     Activation,
@@ -18,9 +17,9 @@ from medi2i.common.choices import (
     Pretrained,
     SampleKind,
     Unet,
-    image_kind,
 )
 from medi2i.common.options.machinery import BaseAndWidth, Checked, derived, option, values_of
+from medi2i.datasets import kinds
 
 LEVELS = 12  # an image is continued to a multiple of 2 to the power of these less one
 
@@ -110,8 +109,8 @@ class ImageOptions(Checked):
     imgtype: str = option(
         "auto",
         "-it",
-        choices=IMAGE_KINDS,
-        spelled=image_kind,
+        choices=kinds.CHOICES,
+        spelled=kinds.kind_named,
         help="kind of the images; auto: what is found",
     )
     crop_width: int = option(None, "-cw", type=int, low=1, high=65536, help="width of the training crop in pixels")
