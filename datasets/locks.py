@@ -50,26 +50,17 @@ class FolderLock:
             "since": datetime.now().astimezone().isoformat(" ", "seconds"),
             **_this_process(),
         }
-        self._take()
+        while not _created(self.path, self._content):
+            self._clear_or_refuse(self.path)
         self.release = weakref.finalize(self, _release, self.path, self._content)
         try:
-            self._look_at_others()
+            # Own lock first, then the look at others: of two who come at once, at least one sees the other.
+            for other in sorted(self.folder.glob(_ANY)):
+                if other != self.path:
+                    self._clear_or_refuse(other, shared=part is not None)
         except BaseException:
             self.release()
             raise
-
-    def _take(self) -> None:
-        while True:
-            with contextlib.suppress(FileExistsError):
-                _create(self.path, self._content)
-                return
-            self._clear_or_refuse(self.path)
-
-    def _look_at_others(self) -> None:
-        # Own lock first, then the look at others: of two who come at once, at least one sees the other.
-        for path in sorted(self.folder.glob(_ANY)):
-            if path != self.path:
-                self._clear_or_refuse(path, shared=self._content["part"] is not None)
 
     def _clear_or_refuse(self, path: Path, shared: bool = False) -> None:
         """Take away the lock of a process that is gone. UserError for any other; a part of the same work may stay."""
@@ -121,15 +112,18 @@ def is_lock(path: Path) -> bool:
     return Path(path).match(_ANY)
 
 
-def _create(path: Path, content: Owner) -> None:
-    """FileExistsError if the file is there already."""
+def _created(path: Path, content: Owner) -> bool:
+    """Make the lock; False if it is there already."""
     temporary = unfinished(path, os.urandom(8).hex())
     with naming(path):
         try:
             write_text(temporary, json.dumps(content) + "\n")
             take_name(temporary, path)
+        except FileExistsError:
+            return False
         finally:
             temporary.unlink(missing_ok=True)
+    return True
 
 
 def _owner(path: Path) -> Owner | None:

@@ -83,7 +83,7 @@ def other_format(path: Path, wanted: str) -> str:
     return f"is not {wanted} by its content, or damaged at its start"
 
 
-def _check_png(path, size):
+def _check_png(path: Path, size: int) -> None:
     with open(path, "rb") as file:
         head = file.read(33)
     if len(head) < 33 or head[12:16] != b"IHDR":
@@ -97,7 +97,7 @@ def _check_png(path, size):
         )
 
 
-def _check_scans(path):
+def _check_scans(path: Path) -> None:
     """A progressive JPEG decodes all of its pixels once more for each scan: a few, or thousands to keep us busy."""
     scans, last = 0, b""
     with open(path, "rb") as file:

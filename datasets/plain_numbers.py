@@ -1,6 +1,8 @@
 """Plain numbers: npy arrays and text tables (csv, txt), measured before they are read; the encoding of text files."""
 
 import codecs
+import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +80,7 @@ def read_npy(path: Path) -> np.ndarray:
     return values
 
 
-def _check_array(path, shape, dtype, available):
+def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, available: int) -> None:
     if dtype.hasobject:
         raise Unreadable(path, "holds Python objects, which are never unpickled; it must hold numbers")
     if dtype.kind not in "biuf":
@@ -87,9 +89,7 @@ def _check_array(path, shape, dtype, available):
         raise Unreadable(path, f"has shape {shape}; it must be (H, W) or (C, H, W)")
     rows, columns = sorted(shape)[-2:]
     check_pixels(path, rows, columns)
-    count = dtype.itemsize
-    for n in shape:
-        count *= n
+    count = dtype.itemsize * math.prod(shape)
     check_bytes(path, count, "×".join(map(str, shape)) + f" values of {dtype}")
     if count > available:
         raise Unreadable(
@@ -110,15 +110,10 @@ def read_table(path: Path) -> np.ndarray:
     first = next(rows, None)
     if first is None:
         raise Unreadable(path, "holds no numbers")
-    return np.loadtxt(_after(first, rows), dtype=np.float32, ndmin=2, comments=None)
+    return np.loadtxt(itertools.chain([first], rows), dtype=np.float32, ndmin=2, comments=None)
 
 
-def _after(first, rows):
-    yield first
-    yield from rows
-
-
-def _check_lines(path):
+def _check_lines(path: Path) -> None:
     """Text has lines; a file without them would be in memory as one."""
     longest, current = 0, 0
     with open(path, "rb") as file:
@@ -130,7 +125,7 @@ def _check_lines(path):
                 raise Unreadable(path, f"has a line of more than {in_words(_LONGEST_LINE)}; that is no table")
 
 
-def _rows(path, encoding) -> Iterator[str]:
+def _rows(path: Path, encoding: str) -> Iterator[str]:
     """The lines with numbers, separated by spaces. Raises Unreadable for what is no single table."""
     blocks, inside, columns, count = [], False, 0, 0
     with open(path, encoding=encoding, newline=None) as file:

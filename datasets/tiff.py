@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -24,7 +25,7 @@ _COMPRESSION, _PHOTOMETRIC, _EXTRA = tifffile.COMPRESSION, tifffile.PHOTOMETRIC,
 # Compressions that tifffile leaves to another package, and Pillow knows.
 _PILLOW_TIFFS = (_COMPRESSION.LZW, _COMPRESSION.PACKBITS, _COMPRESSION.JPEG)
 _DEFLATED = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
-_LIKE_GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB, _PHOTOMETRIC.PALETTE)
+_LIKE_GREY: tuple[int, ...] = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB, _PHOTOMETRIC.PALETTE)
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SUBFILE, _OLD_SUBFILE = 254, 255
@@ -46,7 +47,7 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffPage, int]]:
     directories = _directories(path)
     number = _only_image(path, directories)
     with tifffile.TiffFile(path, is_ome=False) as file:  # OME names other files, which are not opened for it
-        page = file.pages[number]
+        page: tifffile.TiffPage = file.pages[number]  # type: ignore[assignment]  # frames come only where asked for
         check_pixels(path, page.imagelength, page.imagewidth)
         check_bytes(path, page.nbytes, "×".join(map(str, page.shape)) + f" values of {page.dtype}")
         refuse_several(path, page.imagedepth, "slices")
@@ -54,19 +55,21 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffPage, int]]:
             refuse_several(path, sum(series.size for series in file.series) // page.size, "images")
         if page.compression not in _PILLOW_TIFFS:
             if page.photometric not in _LIKE_GREY:
-                raise Unreadable(path, f"its colours are {page.photometric.name}; grey, RGB or a palette can be read")
+                raise Unreadable(
+                    path, f"its colours are {_PHOTOMETRIC(page.photometric).name}; grey, RGB or a palette can be read"
+                )
             if page.dtype is None:
                 raise Unreadable(path, f"has {page.bitspersample} bits a sample; 1, 8, 16, 32 and 64 can be read")
             _check_segments(path, page, size)
         yield page, number
 
 
-def _directories(path):
+def _directories(path: Path) -> list[dict[int, int]]:
     """The kind of each image of a file: the values of the tags NewSubfileType and SubfileType, 0 where absent."""
     found, seen = [], set()
     with open(path, "rb") as file:
         head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
         version = struct.unpack(order + "H", head[2:4])[0] if order and len(head) >= 8 else 0
         if version not in (42, 43) or (version == 43 and len(head) < 16):
             raise Unreadable(path, other_format(path, "TIFF"))
@@ -96,14 +99,14 @@ def _directories(path):
     return found
 
 
-def _exactly(path, file, count):
+def _exactly(path: Path, file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
         raise Unreadable(path, "not a readable tif image (cut off in a directory)")
     return data
 
 
-def _only_image(path, directories):
+def _only_image(path: Path, directories: list[dict[int, int]]) -> int:
     """The number of the only directory that is neither a preview (bit 0) nor a mask (bit 2)."""
     images = [
         number for number, kinds in enumerate(directories) if not kinds[_SUBFILE] & 5 and kinds[_OLD_SUBFILE] != 2
@@ -112,9 +115,9 @@ def _only_image(path, directories):
     return images[0] if images else 0
 
 
-def _check_segments(path, page, size):
+def _check_segments(path: Path, page: tifffile.TiffPage, size: int) -> None:
     """Strips and tiles are decoded as they come: none may unpack to much more than the image that it is a part of."""
-    chunk = math.prod(page.chunks) * page.dtype.itemsize
+    chunk = math.prod(page.chunks) * (page.dtype.itemsize if page.dtype else 1)
     most = page.nbytes + _SPARE
     if chunk > most:
         raise Unreadable(path, f"has tiles of {in_words(chunk)} for an image of {in_words(page.nbytes)}")
@@ -136,13 +139,13 @@ def _check_segments(path, page, size):
                 )
 
 
-def _unpacked(data, compression, most):
+def _unpacked(data: bytes, compression: int, most: int) -> int:
     """How many bytes ``data`` unpacks to, as far as ``most``; never more than a piece is in memory."""
     if compression in _DEFLATED:
-        unpacker, total = zlib.decompressobj(), 0
-        while data and total <= most and not unpacker.eof:
-            total += len(unpacker.decompress(data, _PIECE))
-            data = unpacker.unconsumed_tail
+        inflater, total = zlib.decompressobj(), 0
+        while data and total <= most and not inflater.eof:
+            total += len(inflater.decompress(data, _PIECE))
+            data = inflater.unconsumed_tail
         return total
     unpacker, total = lzma.LZMADecompressor(memlimit=_SPARE), 0
     while total <= most and not unpacker.eof:
