@@ -207,7 +207,7 @@ def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float
 
 
 def _by_scikit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from skimage.transform import resize  # what its rescale is, once the size is known; 0.2 s to import
+    from skimage.transform import resize  # what its rescale is, once the size is known; slow to import
 
     planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
     return np.ascontiguousarray(planes, dtype=np.float32)

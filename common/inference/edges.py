@@ -24,7 +24,7 @@ from medi2i.datasets.writing import write_npy
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
 NEIGHBOURHOOD = 8.0  # pixels (sd) over which the local correlation is taken
 FLOOR = 0.05  # variance of edges (in units of their mean square) below which there is nothing to compare
-BLOCK = 4  # the local correlation is computed on means over squares of so many pixels: sixteen times faster
+BLOCK = 4  # the local correlation is computed on means over squares of so many pixels, to be quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _block_means(v: np.ndarray) -> np.ndarray:
     height, width = v.shape
     if height % BLOCK or width % BLOCK:
         v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
-    # Slices are added ten times as fast as NumPy takes the mean of four neighbours.
+    # NumPy adds slices far more quickly than it takes the mean of four neighbours.
     rows = sum(v[i::BLOCK] for i in range(BLOCK))
     return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK**2)
 
@@ -201,7 +201,7 @@ def draw_maps(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def _figure(panels: Sequence[Panel]) -> Figure:
-    """Laid out by hand: matplotlib's layout engines take seconds for a dozen axes."""
+    """Laid out by hand: matplotlib's layout engines are slow with a dozen axes."""
     rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
     tallest = max(panel.values.shape[0] / panel.values.shape[1] for panel in panels)
     height = SIDE * min(max(tallest, 0.3), 3.0)  # inches of an image

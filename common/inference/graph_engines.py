@@ -124,7 +124,7 @@ class OnnxRuntimeEngine(GraphEngine):
     """ONNX Runtime's CPU provider; with ``precision`` "int8" features have the ranges that ``examples()`` have.
 
     It keeps what it took, and plans its arrays anew for each size, in one piece beside them: large images have a
-    session that does neither, which is slower by a tenth and takes half of the memory or less.
+    session that does neither, which is a little slower and takes far less memory.
     """
 
     name = "onnxruntime"

@@ -147,7 +147,7 @@ def _by_channel(values: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _slopes(v: np.ndarray, slope: float) -> np.ndarray:
-    # Several times as quick as numpy.where of two numbers.
+    # Quicker than np.where of two numbers.
     slopes = (v > 0).astype(v.dtype)
     slopes *= 1.0 - slope
     slopes += slope

@@ -1,7 +1,7 @@
 """Sums, products of matrices and concatenation of float32 arrays on all threads, where NumPy would use one or its BLAS.
 
-The BLAS in NumPy's wheels keeps its threads, and waits actively for some 20 ms after each product: on two cores its
-idle thread takes one from oneDNN's. What NumPy does on one thread costs next to convolutions on two twice what it is.
+The BLAS in NumPy's wheels keeps its threads, and waits actively for a while after each product: on few cores its idle
+threads take those of oneDNN's. And what NumPy does on one thread leaves the others idle between convolutions on all.
 """
 
 import functools
