@@ -93,6 +93,34 @@ def _signals_end_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def quiet_while_starting() -> None:
+    """Ctrl-C before ``run`` ends a command without a word, where Python would show how far its imports were.
+
+    Other programs that import this package keep what Python does, and so do the processes that load images.
+    """
+    if (
+        _is_command()
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _is_command() -> bool:
+    words, place = sys.orig_argv, Path(__file__).resolve().parents[1]
+    if "--multiprocessing-fork" in words:
+        return False
+    script = Path(sys.argv[0]) if sys.argv else Path()
+    if str(script) == "-m":  # the module is being looked for
+        return "-m" in words[:-1] and words[words.index("-m") + 1].startswith("medi2i.")
+    folders = [place / folder for folder in ("pix2pix", "cyclegan", "tools")]
+    return script.name.startswith("medi2i-") or script.resolve().parent in folders
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
+
+
 def run(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
 
@@ -117,6 +145,8 @@ def _run(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
     try:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with _signals_end_in_order():
             status = command(argv) or 0
         _flush()
