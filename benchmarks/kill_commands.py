@@ -1,15 +1,15 @@
 """Kill conversions and scans at random moments, start them again, and compare the end with what was left alone.
 
-    python benchmarks/kill_commands.py [conversion] [shards] [together] [scan] [--kills 20] [--seed 0]
+    python benchmarks/kill_commands.py [conversion] [shards] [ranks] [together] [scan] [--kills 20] [--seed 0]
 
 conversion: one process, ended by SIGKILL, SIGTERM or SIGINT and continued by --resume until it is done, then once more
-in a new folder, until there were as many kills. shards: two processes share the images, one of them is ended.
+in a new folder, until there were as many kills. shards: two processes share the images, one of them is ended. ranks:
+the same under mpiexec -n 2; a rank is killed, or mpiexec is sent SIGTERM or SIGINT (needs ``pip install .[mpi]``).
 together: two conversions start into one folder at the same moment, ten times. scan: one of its processes is killed.
 All files and reports, and what a scan prints, must be those of an undisturbed run. Ends with status 1 otherwise.
 """
 
 import argparse
-import contextlib
 import os
 import random
 import shutil
@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from kill_processes import children, interpreters, kill, mpiexec
 
 from medi2i.tools import make_phantom
 
@@ -47,10 +49,12 @@ Ended = tuple[subprocess.Popen, signal.Signals] | None  # which process was sent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(code: str, *arguments: object, out: int = subprocess.DEVNULL) -> subprocess.Popen:
-    """A program in a process of its own."""
+def start(
+    script: Path, *arguments: object, out: int = subprocess.DEVNULL, under: Sequence[str] = ()
+) -> subprocess.Popen:
+    """A program in a process of its own, or in several ``under`` mpiexec."""
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [*under, sys.executable, str(script), *map(str, arguments)],
         stdout=out,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,15 +74,6 @@ def contents(folder: Path) -> dict[tuple[bool, str], bytes]:
     }
 
 
-def children(pid: int) -> list[int]:
-    """Process numbers of the children of all threads, as Linux tells."""
-    with contextlib.suppress(OSError):
-        return [
-            int(number) for path in Path(f"/proc/{pid}/task").glob("*/children") for number in path.read_text().split()
-        ]
-    return []
-
-
 class Test:
     """Random moments, an undisturbed conversion to compare with, and what was found."""
 
@@ -86,9 +81,13 @@ class Test:
         self.folder, self.kills, self.chance = folder, kills, random.Random(seed)
         make_phantom.main(["-o", str(folder / "in"), "--size", "64", "--slices", str(slices)])
         self.source = folder / "in"
+        # Called as installed commands are, which end without a word while they are being imported.
+        self.convert, self.scan = folder / "medi2i-convert", folder / "medi2i-scan"
+        self.convert.write_text(CONVERT)
+        self.scan.write_text(SCAN)
         (self.source / "notes").write_text("no image")
         began = time.monotonic()
-        process = start(CONVERT, *self.arguments(folder / "alone"))
+        process = start(self.convert, *self.arguments(folder / "alone"))
         error = process.communicate()[1]
         if process.returncode:
             sys.exit(error)
@@ -138,7 +137,7 @@ class Test:
         out, runs, number = self.folder / "killed", 0, 0
         while sum(hits.values()) < self.kills:
             processes = [
-                start(CONVERT, *self.arguments(out, "--resume", *(["--shards", part] if part else [])))
+                start(self.convert, *self.arguments(out, "--resume", *(["--shards", part] if part else [])))
                 for part in parts
             ]
             ended = self.end(processes)
@@ -147,21 +146,50 @@ class Test:
             if ended is not None:
                 hits[ended[1].name] = hits.get(ended[1].name, 0) + 1
             if all(process.returncode == 0 for process in processes) or number % 4 == 0:
-                processes = [start(CONVERT, *self.arguments(out, "--resume"))]
+                processes = [start(self.convert, *self.arguments(out, "--resume"))]
                 self.finish(processes, None)
                 self.compare(out, f"after {sum(hits.values())} kills")
                 runs += 1
-        processes = [start(CONVERT, *self.arguments(out, "--resume"))]
+        processes = [start(self.convert, *self.arguments(out, "--resume"))]
         self.finish(processes, None)
         self.compare(out, "at the end")
         return f"{sum(hits.values())} kills ({hits}) of {runs + 1} conversions"
+
+    def ranks(self) -> str:
+        """``kills`` times: a conversion under mpiexec, of which a rank is killed or which is told to end."""
+        hits: dict[str, int] = {}
+        out, under, runs = self.folder / "ranks", (mpiexec(), "-n", "2"), 0
+        while True:
+            process = start(self.convert, *self.arguments(out, "--resume"), under=under)
+            wanted = self.chance.choice(("SIGKILL of a rank", "SIGKILL of a rank", "SIGTERM", "SIGINT"))
+            moment = time.monotonic() + self.chance.uniform(0.2, 1.2) * self.seconds
+            while time.monotonic() < moment and process.poll() is None:
+                time.sleep(0.002)
+            hit = False
+            if process.poll() is None and sum(hits.values()) < self.kills:
+                if wanted.startswith("SIGKILL"):
+                    found = interpreters(process.pid, "medi2i-convert")
+                    hit = bool(found) and kill(self.chance.choice(found))
+                else:
+                    process.send_signal(signal.Signals[wanted])
+                    hit = True
+            error = process.communicate()[1]
+            if hit:
+                hits[wanted] = hits.get(wanted, 0) + 1
+            if "Traceback" in error or process.returncode and not hit:
+                self.wrong.append(f"ranks, status {process.returncode}: {error[-2000:]}")
+            if process.returncode == 0:
+                self.compare(out, f"ranks after {sum(hits.values())} kills")
+                runs += 1
+                if sum(hits.values()) >= self.kills:
+                    return f"{sum(hits.values())} kills ({hits}) of {runs} conversions"
 
     def together(self, times: int = 10) -> str:
         """Two at once: one converts all, the other is refused and leaves nothing."""
         refused = 0
         for number in range(times):
             out = self.folder / f"both{number}"
-            pair = [start(CONVERT, *self.arguments(out)) for _ in range(2)]
+            pair = [start(self.convert, *self.arguments(out)) for _ in range(2)]
             errors = [process.communicate()[1] for process in pair]
             statuses = sorted(process.returncode for process in pair)
             told = sum("another process is converting in this folder" in error for error in errors)
@@ -178,10 +206,10 @@ class Test:
             return process.communicate()[0]
 
         began = time.monotonic()
-        alone = start(SCAN, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
+        alone = start(self.scan, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
         expected, seconds, hits = scanned(alone), time.monotonic() - began, {"worker": 0, "scan": 0, "too late": 0}
         for _ in range(self.kills):
-            process = start(SCAN, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
+            process = start(self.scan, self.source, "--json", "--workers", "2", out=subprocess.PIPE)
             wanted, moment = self.chance.choice(("worker", "worker", "scan")), time.monotonic()
             moment += self.chance.uniform(0.5, 1) * seconds
             while process.poll() is None and (
@@ -189,15 +217,11 @@ class Test:
             ):
                 time.sleep(0.001)
             victims = children(process.pid) if wanted == "worker" else [process.pid]
-            with contextlib.suppress(ProcessLookupError):
-                if process.poll() is None and victims:
-                    os.kill(self.chance.choice(victims), signal.SIGKILL)
-                    hits[wanted] += 1
-                else:
-                    hits["too late"] += 1
+            hit = process.poll() is None and victims and kill(self.chance.choice(victims))
+            hits[wanted if hit else "too late"] += 1
             found = scanned(process)
             if process.returncode == -signal.SIGKILL:
-                found = scanned(start(SCAN, self.source, "--json", "--workers", "2", out=subprocess.PIPE))
+                found = scanned(start(self.scan, self.source, "--json", "--workers", "2", out=subprocess.PIPE))
             if found != expected:
                 self.wrong.append(f"scan after a kill of {wanted}: {found[-500:]}")
         return f"{self.kills} scans, killed: {hits}"
@@ -205,7 +229,7 @@ class Test:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", default=[], help="conversion, shards, together, scan; default: all")
+    parser.add_argument("what", nargs="*", default=[], help="conversion, shards, ranks, together, scan; default: all")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--times", type=int, default=10, help="pairs that start together")
     parser.add_argument("--slices", type=int, default=24)
@@ -216,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         parts = {
             "conversion": test.conversions,
             "shards": lambda: test.conversions(("1/2", "2/2")),
+            "ranks": test.ranks,
             "together": lambda: test.together(args.times),
             "scan": test.scans,
         }

@@ -1,10 +1,14 @@
 """Kill one training many times at random moments, resume it each time, and compare the end with a training left alone.
 
     python benchmarks/kill_test.py [--application pix2pix|cyclegan] [--kills 20] [--seed 0] [--epochs 60]
+                                   [--victim training|rank|loader]
     python benchmarks/kill_commands.py      # conversions, alone, in shards and two at once, and scans
 
 Every kill is SIGKILL, at a random moment: one of four within three seconds of the start, two once the training goes
 on, one while a snapshot is being written. The options switch on everything that draws random numbers or keeps a state.
+--victim rank: the training runs under mpiexec -n 2, and one of its ranks is killed (needs ``pip install .[mpi]``).
+--victim loader: one of two processes that load images is killed; the training must say so and leave the snapshot that
+it goes on from, as nothing else writes one.
 Prints what each kill hit; ends with status 1 unless all final weights and the log are the same bit for bit (CPU).
 """
 
@@ -21,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kill_processes import interpreters, mpiexec
+from kill_processes import kill as kill_process
 from PIL import Image
 
 COMMON = (
@@ -31,6 +37,13 @@ OWN = {
     "pix2pix": ["--nvis", "0", "-lm", "0.5", "--dis_warmup", "9"],
     "cyclegan": ["--nvis_A", "0", "--nvis_B", "0", "-lz", "1", "-lidm", "1", "-lfd", "2"],
 }
+RANKS = ["--communicator", "naive"]
+VICTIMS = {
+    "training": [],
+    "rank": RANKS,
+    "loader": ["--workers", "2", "--worker_processes", "--snapshot_interval", "100000"],
+}
+AGAIN = {"training": [], "rank": RANKS, "loader": []}
 KINDS = ("start", "training", "training", "snapshot")  # what to aim at, in turn
 
 
@@ -47,10 +60,11 @@ def write_images(root: Path, count: int = 7) -> None:
                 Image.fromarray(image.astype(np.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
 
 
-def start(application: str, *argv: object) -> subprocess.Popen:
-    """The training command in a process of its own."""
+def start(application: str, *argv: object, victim: str) -> subprocess.Popen:
+    """The training command in a process of its own, or in two below mpiexec."""
+    under = [mpiexec(), "-n", "2"] if victim == "rank" else []
     return subprocess.Popen(
-        [sys.executable, "-m", f"medi2i.{application}.train", *map(str, argv)],
+        [*under, sys.executable, "-m", f"medi2i.{application}.train", *map(str, argv)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,8 +77,34 @@ def run_of(out: Path) -> Path | None:
     return found[0] if found else None
 
 
-def kill(process: subprocess.Popen, out: Path, chance: random.Random, kind: str) -> str | None:
+def kill_loader(process: subprocess.Popen, out: Path, chance: random.Random) -> str | None:
+    """Kill a process that loads images, at a random moment; what was hit, None if the training ended before.
+
+    Raises RuntimeError where the training did not end with a snapshot and a message that names the cause.
+    """
+    before, lines, victims, trains = progress(out), logged(out), [], chance.random() < 0.7
+    while (len(victims) < 2 or trains and logged(out) == lines) and process.poll() is None:
+        victims = interpreters(process.pid, "multiprocessing.spawn")
+        time.sleep(0.001)
+    end = time.monotonic() + chance.uniform(0, 0.5 if trains else 2)
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.001)
+    if process.poll() is not None or not kill_process(chance.choice(victims)):
+        process.communicate()
+        return None
+    _, error = process.communicate()
+    if process.returncode == 0:
+        return None  # all images had been loaded
+    told = "a process that loads images died (SIGKILL)" in error and "Traceback" not in error
+    if process.returncode != 1 or not told or "The training up to here is in" not in error:
+        raise RuntimeError(f"status {process.returncode}, newest snapshot {before} -> {progress(out)}: {error[-2000:]}")
+    return "the training" if progress(out) > before else "the start"
+
+
+def kill(process: subprocess.Popen, out: Path, chance: random.Random, kind: str, victim: str) -> str | None:
     """Wait for a moment of ``kind``, kill, and say what was hit. None if the training ended before."""
+    if victim == "loader":
+        return kill_loader(process, out, chance)
     before, old = progress(out), half_written(out)
     moments: dict[str, Callable[[], bool]] = {
         "start": lambda: True,
@@ -81,8 +121,10 @@ def kill(process: subprocess.Popen, out: Path, chance: random.Random, kind: str)
         if process.poll() is not None:
             return None
         time.sleep(0.0005)
-    process.kill()
-    process.wait()
+    ranks = interpreters(process.pid, "medi2i") if victim == "rank" else [process.pid]
+    if not ranks or not kill_process(chance.choice(ranks)):
+        process.kill()  # before there was a rank
+    process.communicate()
     if half_written(out) - old:
         return "a snapshot half written"
     return "the training" if progress(out) > before else "the start"
@@ -105,6 +147,12 @@ def progress(out: Path) -> int:
     return max((int(name.rpartition("_")[2]) for name in names), default=0)
 
 
+def logged(out: Path) -> int:
+    """Bytes of the log of the run in ``out``; 0 without one."""
+    run = run_of(out)
+    return (run / "log.jsonl").stat().st_size if run is not None and (run / "log.jsonl").is_file() else 0
+
+
 def results(run: Path | None) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """What has to be equal: all arrays of all npz files but the snapshots', and the log without its times."""
     if run is None:
@@ -122,15 +170,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--application", choices=tuple(OWN), default="pix2pix")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--victim", choices=("training", "rank", "loader"), default="training", help="what is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     args = parser.parse_args(argv)
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_images(folder / "data")
-        options = ["-R", folder / "data", "-e", args.epochs, *COMMON, *OWN[args.application]]
+        options = ["-R", folder / "data", "-e", args.epochs, *COMMON, *OWN[args.application], *VICTIMS[args.victim]]
         began = time.monotonic()
-        alone = start(args.application, *options, "-o", folder / "alone")
+        alone = start(args.application, *options, "-o", folder / "alone", victim=args.victim)
         _, error = alone.communicate()
         if alone.returncode:
             print(error, file=sys.stderr)
@@ -141,10 +190,11 @@ def main(argv: list[str] | None = None) -> int:
         hits: list[str] = []
         while True:
             run = run_of(folder / "killed")
-            process = start(args.application, *(["--resume", run] if run else [*options, "-o", folder / "killed"]))
+            again = ["--resume", run, *AGAIN[args.victim]] if run else [*options, "-o", folder / "killed"]
+            process = start(args.application, *again, victim=args.victim)
             if len(hits) == args.kills:
                 break
-            hit = kill(process, folder / "killed", chance, KINDS[len(hits) % len(KINDS)])
+            hit = kill(process, folder / "killed", chance, KINDS[len(hits) % len(KINDS)], args.victim)
             if hit is None:
                 print(f"the training was over after {len(hits)} kills; --epochs {2 * args.epochs} gives more time")
                 return 1
