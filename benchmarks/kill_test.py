@@ -82,7 +82,8 @@ def kill_loader(process: subprocess.Popen, out: Path, chance: random.Random) -> 
 
     Raises RuntimeError where the training did not end with a snapshot and a message that names the cause.
     """
-    before, lines, victims, trains = progress(out), logged(out), [], chance.random() < 0.7
+    before, lines, trains = progress(out), logged(out), chance.random() < 0.7
+    victims: list[int] = []
     while (len(victims) < 2 or trains and logged(out) == lines) and process.poll() is None:
         victims = interpreters(process.pid, "multiprocessing.spawn")
         time.sleep(0.001)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from medi2i.common.errors import Unreadable
-from medi2i.common.limits import check_bytes, check_file, check_pixels, check_regular, in_words
+from medi2i.common.limits import check_bytes, check_file, check_pixels, check_regular, in_words, max_pixels
 from medi2i.common.npz_files import array_header
 from medi2i.datasets.pictures import other_format
 
@@ -106,6 +106,9 @@ def read_table(path: Path) -> np.ndarray:
     check_file(path)
     encoding = decoder_of(path)
     _check_lines(path)
+    if path.stat().st_size // 2 > max_pixels():  # a value and what separates it
+        for _ in _rows(path, encoding):
+            pass  # counted, which is quick, before any is parsed
     rows = _rows(path, encoding)
     first = next(rows, None)
     if first is None:
@@ -147,6 +150,6 @@ def _rows(path: Path, encoding: str) -> Iterator[str]:
                     "holds several tables, with empty lines or comments between them; a file holds "
                     "one image here, so save each as a file of its own",
                 )
-            columns, count = columns or len(text.split()), count + 1
+            columns, count = columns or sum(1 for _ in re.finditer(r"\S+", text)), count + 1
             check_pixels(path, count, columns)
             yield text

@@ -87,10 +87,6 @@ class Alone:
         """``loss`` (Variable or array of one element), averaged over the ranks where there are several."""
         return loss
 
-    def dealt(self, values: Sequence) -> Any:
-        """The element of the first rank's list ``values`` that belongs to this rank."""
-        return values[0]
-
     def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
         """On the first rank: (rank, name, array) of all that the others ``send``, rank by rank."""
         return iter(())
@@ -146,9 +142,6 @@ class Ranks(Alone):
         array = chainer.as_array(loss)
         total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
         return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
-
-    def dealt(self, values: Sequence) -> Any:
-        return self.mpi.scatter(values)
 
     def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
         for rank in range(1, self.count):

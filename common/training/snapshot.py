@@ -289,18 +289,12 @@ def split(arrays: Mapping[str, np.ndarray], source: str | Path) -> tuple[Part, l
 def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, Arrays, Arrays | None, int]:
     """(path, arrays that all ranks share, own arrays of this rank or None, number of ranks that wrote them).
 
-    found: on the first rank (path, arrays) of a snapshot, None elsewhere.
+    found: on the first rank (path, arrays) of a snapshot, None elsewhere. Every rank reads the file, and of it only
+    what it asks for.
     """
-    head = shares = None
-    if ranks.first:
-        path, arrays = found
-        common, own = split(arrays, path)
-        together = ranks.count > 1
-        head = path, dict(common) if together else common, 1 + len(own)
-        shares = [None, *(dict(one) for one in own[: ranks.count - 1])]
-        shares += [None] * (ranks.count - len(shares))
-    path, common, before = ranks.agreed(head)
-    return path, common, ranks.dealt(shares), before
+    path = ranks.agreed(None if found is None else found[0])
+    common, own = split(StoredArrays(path) if found is None else found[1], path)
+    return path, common, own[ranks.rank - 1] if 0 < ranks.rank <= len(own) else None, 1 + len(own)
 
 
 def take_up(ranks: Alone, updater: chainer.training.Updater, own: dict[str, np.ndarray] | None, seed: int) -> None:
