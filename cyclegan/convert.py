@@ -9,7 +9,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import run
 from medi2i.common.inference.analysis import load_analysis
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
@@ -63,8 +63,6 @@ def plan_of(options: UnpairedConversionOptions, model: Model, images: Catalogue)
         numbers=GREY_LEVELS if model.as_released else Clip(),
     )
     analysed = options.output_analysis or (model.as_released and trained.output_analysis)
-    if analysed and identity:
-        raise UserError("--output_analysis: the identity has no networks to analyse with")
     return make_plan(
         options,
         model,

@@ -1,16 +1,14 @@
 """``--output_analysis``: what each loss term of CycleGAN says about one converted image, place by place."""
 
-import contextlib
 import dataclasses
 import logging
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from medi2i.common.compat import F, chainer
+from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
 from medi2i.common.inference.generator import Model
@@ -21,6 +19,7 @@ from medi2i.common.networks.from_options import discriminator_spec
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options.conversion import UnpairedConversionOptions
+from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
@@ -68,11 +67,11 @@ class Analysis:
             terms["gradient"] = gradient_map(source, result)
             terms["air"] = air_map(source, result, self.air_threshold)
             if self.features is not None:
-                terms["perceptual"] = self._perceptual(source, result)
+                terms["perceptual"] = self._perceptual(self.features, source, result)
         if self.discriminator is not None:
-            terms |= self._judgement(y, "discriminator")
+            terms |= self._judgement(self.discriminator, y, "discriminator")
             if x.shape == y.shape:
-                terms |= self._judgement(x, "discriminator_input")
+                terms |= self._judgement(self.discriminator, x, "discriminator_input")
         terms["total_variation"] = variation_map(result, self.tv_tau)
         return Maps(pictures, {name: np.ascontiguousarray(values, np.float32) for name, values in terms.items()})
 
@@ -91,23 +90,29 @@ class Analysis:
     def _middle(self, y: np.ndarray) -> np.ndarray:
         return np.split(y[0], self.slices)[self.slices // 2]
 
-    def _perceptual(self, source: np.ndarray, result: np.ndarray) -> np.ndarray:
+    def _perceptual(self, features: PerceptualFeatures, source: np.ndarray, result: np.ndarray) -> np.ndarray:
         """Squared difference of features, mean over them (and over grey channels), at the layer's resolution."""
-        colour = len(source) == 3
-        total = 0.0
-        for a, b in [(source, result)] if colour else zip(source[:, None], result[:, None], strict=True):
-            fa, fb = (self._features(v if colour else np.repeat(v, 3, axis=0)) for v in (a, b))
-            total = total + ((fa - fb) ** 2).mean(0)
-        return total / (1 if colour else len(source))
+        pairs = [(source, result)]
+        if len(source) != 3:
+            pairs = [
+                (a[None].repeat(3, axis=0), b[None].repeat(3, axis=0)) for a, b in zip(source, result, strict=True)
+            ]
+        found = [(self._run(features, a[None]) - self._run(features, b[None])) ** 2 for a, b in pairs]
+        return np.stack([one.mean(0) for one in found]).mean(0)
 
-    def _features(self, image: np.ndarray) -> np.ndarray:
-        with _test_mode(self.device):
-            return _numpy(self.features(self.device.send(np.ascontiguousarray(image[np.newaxis]))))[0]
+    def _run(self, link: Callable[[Array], chainer.Variable], image: np.ndarray) -> np.ndarray:
+        """What a link says of (1, C, H, W); (C', h, w)."""
+        with (
+            chainer.using_config("train", False),
+            chainer.using_config("enable_backprop", False),
+            chainer.using_device(self.device),
+        ):
+            found = link(self.device.send(np.ascontiguousarray(image)))
+            return chainer.get_device("@numpy").send(F.cast(found, np.float32).array)[0]
 
-    def _judgement(self, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    def _judgement(self, discriminator: Discriminator, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """What the discriminator says of (1, C, H, W), and how much that weighs where it weights its own decision."""
-        with _test_mode(self.device):
-            judged = _numpy(self.discriminator(self.device.send(np.ascontiguousarray(image))))[0]
+        judged = self._run(discriminator, image)
         if len(judged) == 1:
             return {name: judged[0]}
         return {name: judged[0], name + "_weight": np.tanh(judged[1]) + 1}  # as in training: cyclegan/updater.py
@@ -154,20 +159,6 @@ def _panel(name: str, values: np.ndarray) -> Panel:
     return Panel(title, values, "magma", 0, max(float(values.max()), 1e-6))
 
 
-@contextlib.contextmanager
-def _test_mode(device: chainer.backend.Device) -> Iterator[None]:
-    with (
-        chainer.using_config("train", False),
-        chainer.using_config("enable_backprop", False),
-        chainer.using_device(device),
-    ):
-        yield
-
-
-def _numpy(variable: chainer.Variable) -> np.ndarray:
-    return chainer.get_device("@numpy").send(F.cast(variable, np.float32).array)
-
-
 def load_analysis(
     model: Model,
     options: UnpairedConversionOptions,
@@ -179,7 +170,10 @@ def load_analysis(
     network_for(generator) -> callable for images of any size, as for the conversion itself.
     """
     trained, forth = model.trained, model.generator
-    folder, number = forth.files[0].parent, re.search(r"(\d*)\.npz$", forth.files[0].name)[1]
+    if forth is None or not isinstance(trained, UnpairedOptions):
+        raise UserError("--output_analysis: the identity has no networks to analyse with")
+    folder, stem = forth.files[0].parent, forth.files[0].stem
+    number = stem[len(stem.rstrip("0123456789")) :]
     there, other = ("y", "enc_y") if model.direction == "xy" else ("x", "enc_x")
     channels = trained.out_ch if model.direction == "xy" else trained.ch
 

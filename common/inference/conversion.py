@@ -45,7 +45,7 @@ from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
 from medi2i.common.training.ending import SignalWatch
-from medi2i.datasets.catalogue import Catalogue
+from medi2i.datasets.catalogue import Catalogue, Source
 from medi2i.datasets.locks import locked
 
 
@@ -214,7 +214,8 @@ class Conversion:
         Raises UserError if it is nothing.
         """
         options, shard = self.plan.options, None if self.crew.together else self.crew.shard
-        whole, unfinished = self.report, []
+        whole: Report | None = self.report
+        unfinished: list[int] = []
         if isinstance(self.report, shards.ShardReport):
             whole, unfinished = self.report.merge(self.sampled)
         path = (whole or self.report).path
@@ -253,7 +254,9 @@ def _pending(
     plan: Plan, results: Results, maps: DeviationMaps | None, own: dict[int, set[int]], unfinished: set[str]
 ) -> dict[int, set[int]]:
     """{index of volume: set of indices of slices} of ``own`` to be converted. Raises UserError for files in the way."""
-    options, claimed, pending, in_the_way = plan.options, {}, {}, []
+    options, in_the_way = plan.options, []
+    claimed: dict[Path, Source] = {}
+    pending: dict[int, set[int]] = {}
     sources = {os.path.realpath(path) for source in plan.images.sources for path in source.paths}
     for number, volume in enumerate(plan.images.volumes):
         for index, source in enumerate(volume.sources):

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from medi2i.common.inference.values import BLOCK, block_means
 from medi2i.common.resources import bands
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.writing import write_npy
@@ -24,7 +25,6 @@ from medi2i.datasets.writing import write_npy
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
 NEIGHBOURHOOD = 8.0  # pixels (sd) over which the local correlation is taken
 FLOOR = 0.05  # variance of edges (in units of their mean square) below which there is nothing to compare
-BLOCK = 4  # the local correlation is computed on means over squares of so many pixels, to be quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +101,10 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(ab / norm)
 
 
-def compare(x: np.ndarray, y: np.ndarray) -> Structure:
-    """Compare the edges of an input and an output, both (H, W) in [-1, 1] of their own domains. Returns Structure."""
-    if x.shape != y.shape or x.ndim != 2 or min(x.shape) < 2:
-        raise ValueError(f"images of shapes {x.shape} and {y.shape}; two (H, W) of the same size are needed")
-    return compare_edges(edges(x), edges(y))
-
-
-def compare_edges(before: np.ndarray, after: np.ndarray) -> Structure:
-    """``compare``, given the ``edges`` of input and output (H, W), which become those of the Structure."""
+def compare(before: np.ndarray, after: np.ndarray) -> Structure:
+    """Compare the ``edges`` (H, W) of an input and an output, which become those of the Structure."""
+    if before.shape != after.shape or before.ndim != 2 or min(before.shape) < 2:
+        raise ValueError(f"images of shapes {before.shape} and {after.shape}; two (H, W) of the same size are needed")
     change = max(1 - correlation(before, after), 0.0)
     edges_in, edges_out = float(before.mean()), float(after.mean())
     _divide_by_rms(before)
@@ -159,16 +154,14 @@ def _block_means(v: np.ndarray) -> np.ndarray:
     height, width = v.shape
     if height % BLOCK or width % BLOCK:
         v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
-    # NumPy adds slices far more quickly than it takes the mean of four neighbours.
-    rows = sum(v[i::BLOCK] for i in range(BLOCK))
-    return sum(rows[:, i::BLOCK] for i in range(BLOCK)) / np.float32(BLOCK**2)
+    return block_means(v, BLOCK)
 
 
 def summary(changes: Mapping[str, float]) -> dict[str, float | str]:
     """Mean and largest edge change of many images: a dict for a report. ``changes``: name -> ``Structure.change``."""
     if not changes:
         return {}
-    worst = max(sorted(changes), key=changes.get)
+    worst = max(sorted(changes), key=lambda name: changes[name])
     return {
         "images": len(changes),
         "mean_edge_change": round(math.fsum(changes.values()) / len(changes), 4),

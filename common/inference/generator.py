@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngin
 from medi2i.common.inference.graph_engines import Examples
 from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.networks.from_options import fitting_of, fixed_size
-from medi2i.common.networks.receptive import generator_reach, global_layers
+from medi2i.common.networks.receptive import Fitting, generator_reach, global_layers
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.options.reading import ARGS
@@ -70,13 +71,14 @@ class Model:
         return 1 if self.generator is None else self.trained.stack
 
 
-def load_model(options: ConversionOptions, given: dict[str, object], application: type[TrainingOptions]) -> Model:
+def load_model(options: ConversionOptions, given: dict[str, Any], application: type[TrainingOptions]) -> Model:
     """The Model that the options of a conversion name.
 
     ``given``: training options on the command line, checked against the args file. ``application``: the class of
     options it must have been trained with. Raises UserError.
     """
-    weights, argfile, epoch = options.model_gen, options.argfile, options.epoch
+    weights, argfile = options.model_gen, options.argfile
+    epoch: int | str | None = options.epoch
     if weights == IDENTITY:
         if epoch is not None:
             raise UserError(f"--epoch: {epoch} of which training? The identity has no weights")
@@ -108,7 +110,7 @@ def _check_application(trained: TrainingOptions, application: type[TrainingOptio
         )
 
 
-def _check_given(given: dict[str, object], trained: TrainingOptions, source: Path | str) -> None:
+def _check_given(given: dict[str, Any], trained: TrainingOptions, source: Path | str) -> None:
     """Options of the network on the command line must be those of the args file."""
     if not given:
         return
@@ -164,18 +166,21 @@ class AnySize:
     def __init__(
         self, generator: Generator | None, engine: Engine, tile: int | None = None, overlap: int | None = None
     ) -> None:
-        self.generator, self.engine, self.at_once, self.overlap = generator, engine, engine.at_once, overlap
-        self.one_size = generator is None or fixed_size(generator.options) is not None
+        self.engine, self.at_once, self.overlap = engine, engine.at_once, overlap
+        self.fit: Fitting | None = None
+        self._tile: tuple[int, int] | None = None
         self._tiles: dict[tuple[int, int], tuple[int, int] | None] = {}
         self._lock = threading.Lock()
-        self._tile: tuple[int, int] | None = None
-        if self.one_size:
-            if tile is not None and generator is not None:
+        if generator is None:
+            return
+        if fixed_size(generator.options) is not None:
+            if tile is not None:
                 raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
             return
         self.fit, self.least = fitting_of(generator.options), smallest_size(generator.options)
+        self.specs, self.bytes_of_pixel = (generator.encoder.spec, generator.decoder.spec), bytes_of_pixel(generator)
         if tile is not None:
-            margin, smallest = self._margin_and_smallest()
+            margin, smallest = self._margin_and_smallest(self.fit)
             self._tile = self.fit.above(tile), margin
             if self._tile[0] < smallest:
                 raise UserError(
@@ -184,29 +189,30 @@ class AnySize:
                 )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        if self.one_size:
+        fit = self.fit
+        if fit is None:
             return self.engine.run(x)
-        tile, fit = self._tile or self._tile_for(x.shape[2:]), self.fit
+        tile = self._tile or self._tile_for(x.shape[2], x.shape[3], fit)
         if tile is None:
             return tiling.run_whole(self.engine.run, x, fit.multiple, self.least, fit.rest)
         return tiling.run_tiled(self.engine.run, x, *tile, fit.multiple, BLEND, self.least, fit.rest)
 
-    def _tile_for(self, size: tuple[int, int]) -> tuple[int, int] | None:
+    def _tile_for(self, height: int, width: int, fit: Fitting) -> tuple[int, int] | None:
         """(side of the tiles, margin), None for the whole image."""
         with self._lock:
-            if size not in self._tiles:
-                self._tiles[size] = self._choose(*size)
-            return self._tiles[size]
+            if (height, width) not in self._tiles:
+                self._tiles[height, width] = self._choose(height, width, fit)
+            return self._tiles[height, width]
 
-    def _choose(self, height: int, width: int) -> tuple[int, int] | None:
+    def _choose(self, height: int, width: int, fit: Fitting) -> tuple[int, int] | None:
         device = getattr(self.engine, "device", None)
         free = resources.available_memory() if device is None or device.xp is np else None
-        pixel = bytes_of_pixel(self.generator) * self.at_once
+        pixel = self.bytes_of_pixel * self.at_once
         if free is None or height * width * pixel <= ENOUGH * free:
             return None
-        margin, least = self._margin_and_smallest()
+        margin, least = self._margin_and_smallest(fit)
         side = next((side for side in TILES if least <= side and side * side * pixel <= ENOUGH / 2 * free), least)
-        side = self.fit.above(side)
+        side = fit.above(side)
         if side >= max(height, width):
             return None
         log.warning(
@@ -219,12 +225,11 @@ class AnySize:
         )
         return side, margin
 
-    def _margin_and_smallest(self) -> tuple[int, int]:
+    def _margin_and_smallest(self, fit: Fitting) -> tuple[int, int]:
         """Pixels that are thrown away at the edges of tiles, and the side of the smallest tile."""
-        specs = self.generator.encoder.spec, self.generator.decoder.spec
-        radius = generator_reach(*specs).radius
+        radius = generator_reach(*self.specs).radius
         margin = radius if self.overlap is None else self.overlap
-        if whole_image := dict.fromkeys(layer for spec in specs for layer in global_layers(spec)):
+        if whole_image := dict.fromkeys(layer for spec in self.specs for layer in global_layers(spec)):
             log.warning(
                 "--tile: %s looks at the whole image; tiles will differ from it, by how much depends on the image",
                 " and ".join(whole_image),
@@ -235,7 +240,7 @@ class AnySize:
                 radius,
                 margin,
             )
-        return margin, tiling.smallest_tile(margin, self.fit.multiple, BLEND, self.fit.rest)
+        return margin, tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
 
 
 def smallest_size(options: TrainingOptions) -> int:

@@ -1,5 +1,6 @@
 """The images of a conversion as jobs of the pipeline: each slice into the network, and its result into files."""
 
+import functools
 import logging
 import re
 import sys
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference import edges, pipeline
-from medi2i.common.inference.analysis import Analysis, Maps
+from medi2i.common.inference.analysis import Analysis
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
@@ -84,67 +85,75 @@ class Jobs:
             ) from error
 
     def _jobs(self) -> Iterator[pipeline.Job]:
-        plan, batch = self.plan, self.plan.options.batch_size
-        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.at_once + 1) * batch
-        limit = limit if plan.stack > 1 else 0  # a slice that is in one stack only is asked for once
         for number, wanted in sorted(self.pending.items()):
-            volume = plan.images.volumes[number]
+            volume = self.plan.images.volumes[number]
             self.results.begin(volume)
-            if self.maps is not None and self.results.is_dicom(volume):
+            if self.maps is not None:
                 self.maps.begin(volume)
             for warning in volume.series.warnings if volume.series is not None else ():
                 log.warning("%s ...: %s", volume.sources[0].label, warning)
-            cache = SliceCache(
-                lambda index, volume=volume: load_slice(volume.sources[index], plan.preparation),
-                limit,
-                lambda index, volume=volume: bytes_of(volume.sources[index], plan.preparation),
-            )
-            yield from pipeline.jobs(
-                cache,
-                len(volume.sources),
-                plan.stack,
-                plan.combine,
-                wanted,
-                lambda index, y, slices, volume=volume: self._ready(volume, index, y, slices),
-                lambda index, error, volume=volume: self._failed(volume.sources[index], error),
-            )
+            yield from self._jobs_of(volume, wanted)
+
+    def _jobs_of(self, volume: Volume, wanted: set[int]) -> Iterator[pipeline.Job]:
+        plan, batch, sources = self.plan, self.plan.options.batch_size, volume.sources
+        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.at_once + 1) * batch
+        cache = SliceCache(
+            lambda index: load_slice(sources[index], plan.preparation),
+            limit if plan.stack > 1 else 0,  # a slice that is in one stack only is asked for once
+            lambda index: bytes_of(sources[index], plan.preparation),
+        )
+        return pipeline.jobs(
+            cache,
+            len(sources),
+            plan.stack,
+            plan.combine,
+            wanted,
+            functools.partial(self._ready, volume),
+            lambda index, error: self._failed(sources[index], error),
+        )
 
     def _ready(self, volume: Volume, index: int, y: np.ndarray, slices: dict[int, Slice]) -> Callable[[], None]:
         """In the one thread where the analysis may run its networks: what a writing thread shall do."""
         self._warn(volume, volume.sources[index], slices[index])
-        maps = None
-        if self.networks.analysis is not None:
+        write_analysis = None
+        if (analysis := self.networks.analysis) is not None:
             members = pipeline.middle_stack(index, len(volume.sources), self.plan.stack)
-            maps = self.networks.analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
-        return lambda: self._write(volume, index, y, slices, maps)
+            maps = analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
+            write_analysis = functools.partial(analysis.write, maps=maps)
+        return lambda: self._write(volume, index, y, slices, write_analysis)
 
     def _warn(self, volume: Volume, source: Source, middle: Slice) -> None:
         """Warn of what the pixels of a slice told, once for each volume; that of its header is told before."""
         for image in middle.images:
             for note in image.warnings:
                 kind = id(volume), re.sub(r"[0-9]+", "#", note)
-                if note not in source.ref.warnings and kind not in self._told:
+                if source.ref is not None and note not in source.ref.warnings and kind not in self._told:
                     self._told.add(kind)
                     log.warning("%s: %s", source.label, note)
 
     def _write(
-        self, volume: Volume, index: int, y: np.ndarray, slices: dict[int, Slice], analysed: Maps | None
+        self,
+        volume: Volume,
+        index: int,
+        y: np.ndarray,
+        slices: dict[int, Slice],
+        write_analysis: Callable[[Path], None] | None,
     ) -> None:
         """In a writing thread: maps first, so that a result that is there has all that belongs to it."""
         options, samples = self.plan.options, self.networks.samples
         source, middle = volume.sources[index], slices[index]
         y, deviation = (y, None) if samples is None else samples.split(y)
         self.report.begin(source.label)
-        details = {}
+        details: dict[str, object] = {}
         try:
             _refuse_no_number(y, deviation)
             if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > 1:
                 details["structure"] = self._compare(source, middle, y)
             self._release(middle)
-            if analysed is not None:
-                self.networks.analysis.write(self._beside("analysis", source), analysed)
+            if write_analysis is not None:
+                write_analysis(self._beside("analysis", source))
             inputs = [one for _, one in sorted(slices.items())]
-            if deviation is not None:
+            if deviation is not None and self.maps is not None:
                 details["deviation"] = self.maps.write(volume, source, deviation, middle, inputs)
             details.update(self.results.write(volume, source, y, middle, inputs))
         except UserError as error:  # an image that cannot be held by its kind of file; the disk's errors end the run
@@ -158,12 +167,12 @@ class Jobs:
         self.left.discard(source.label)
         self._bar.update()
 
-    def _compare(self, source: Source, middle: Slice, y: np.ndarray) -> dict[str, object]:
+    def _compare(self, source: Source, middle: Slice, y: np.ndarray) -> dict[str, float | list[int]]:
         maps = self.plan.options.structure == "maps"
         before = edges.edges(grey(middle.unit))
         if not maps:
             self._release(middle)
-        found = edges.compare_edges(before, edges.edges(grey(y)))
+        found = edges.compare(before, edges.edges(grey(y)))
         if maps:
             edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
         return found.numbers()
@@ -171,7 +180,7 @@ class Jobs:
     def _release(self, middle: Slice) -> None:
         """An image that no other stack needs is not kept for the network that it has been in."""
         if self.plan.stack == 1:
-            middle.unit = None
+            middle.unit = np.empty(0, np.float32)
 
     def _beside(self, folder: str, source: Source) -> Path:
         """Path without suffix for extra files on a result, in a folder of their own."""

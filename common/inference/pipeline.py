@@ -51,14 +51,13 @@ def run(
     batch_size: int,
     workers: int,
     at_once: int = 1,
-    progress: Callable[[int], None] = lambda count: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run all ``jobs`` through ``network`` ((N, C, H, W) -> (N, C', H, W)), ``batch_size`` of equal shape at a time.
 
     at_once: so many batches are in the network together, each in a thread of its own; 1 is the caller's thread. The
     first batch is alone there in any case: a network may have something to decide by it.
-    ``progress`` is told how many jobs were dealt with. Once ``stop()`` is true, what is in the network and what is
+    Once ``stop()`` is true, what is in the network and what is
     being written is finished, the rest is left out. What the network cannot do with a batch it tries with each of its
     images. Any other error ends the run: what is being written is finished, nothing new is begun, and the error is
     raised.
@@ -110,13 +109,15 @@ def run(
         if not batch:
             return
         x = batch[0][1][np.newaxis] if len(batch) == 1 else np.stack([x for _, x in batch])
-        alone = networks is None or not begun
-        running.append(
-            ([job for job, _ in batch], _done(_results(network, x)) if alone else networks.submit(_results, network, x))
-        )
-        begun = True
+        in_order = [job for job, _ in batch]
         batch.clear()
-        collect(0 if alone else at_once)  # one more than run, so that no thread waits for this one
+        if networks is None or not begun:
+            begun = True
+            running.append((in_order, _done(_results(network, x))))
+            collect(0)
+        else:
+            running.append((in_order, networks.submit(_results, network, x)))
+            collect(at_once)  # one more than run, so that no thread waits for this one
 
     def collect(left: int) -> None:
         while len(running) > left:
@@ -124,9 +125,7 @@ def run(
             for job, y in zip(jobs, results.result(), strict=True):
                 if isinstance(y, NoResult):
                     job.skipped(y)
-                    y = None
-                write(job.collect(y), job.size)
-            progress(len(jobs))
+                write(job.collect(None if isinstance(y, NoResult) else y), job.size)
 
     try:
         for job, future in ahead():
@@ -140,7 +139,6 @@ def run(
                 collect(0)  # in order
                 job.skipped(error)
                 write(job.collect(None), job.size)
-                progress(1)
                 continue
             if batch and batch[0][1].shape != x.shape:
                 flush()

@@ -73,11 +73,11 @@ class Format:
 
     def names(self, source: Source) -> tuple[str, ...]:
         """The files of a result, below the output folder: tuple of text with / between folders."""
-        kind = self.kind_for(source) if not self.classes else None
         stem = name_without_suffix(source.name, source.kind)
         frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
         if self.classes:
             return f"{stem}{frame}.npy", f"{stem}{frame}.png"
+        kind = self.kind_for(source)
         suffix = source.name[len(stem) :] if kind == source.kind else SUFFIXES[kind][0]
         numbers = [""] if self.images == 1 else [f"_{i + 1}" for i in range(self.images)]
         return tuple(f"{stem}{frame}{number}{suffix}" for number in numbers)
@@ -207,7 +207,8 @@ def clips_of(
     values stay, but where the result is a picture and the input is none, or has more bits.
     """
     if model.generator is not None:
-        return tuple(_given(name, hu, options, model.trained) for name, hu in zip(names, in_hu, strict=True))
+        clip_in, clip_out = (_given(name, hu, options, model.trained) for name, hu in zip(names, in_hu, strict=True))
+        return clip_in, clip_out
     kind_in, kind_out = kinds
     numbers = kind_out in (None, kind_in, "dcm", "tif", *PLAIN_NUMBERS) or kind_out == "png" and kind_in in PICTURES
     clip = _given(names[0], True, options) or (Clip() if numbers else None)
@@ -256,11 +257,11 @@ def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> str | N
     """
     in_hu = any(volume.series is not None and volume.series.modality == "CT" for volume in images.volumes)
     change = model.trained.mean_change if model.generator is not None else None
-    if not mean_change.worth_telling(change, 2.0 if clip is None else clip.width):
+    if change is None or not mean_change.worth_telling(change, 2.0 if clip is None else clip.width):
         return None
-    change = change if model.direction == "xy" else -change
+    words = mean_change.words(change if model.direction == "xy" else -change, in_hu)
     return (
-        f"this model {mean_change.words(change, in_hu)}, as its training images differed by so much: right for "
+        f"this model {words}, as its training images differed by so much: right for "
         "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
     )
 

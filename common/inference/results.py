@@ -16,6 +16,7 @@ from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import ROUNDING, Encoding
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_file
+from medi2i.datasets.dicom.series import Series
 from medi2i.datasets.kinds import PLAIN_NUMBERS
 from medi2i.datasets.preparing import Placement
 from medi2i.datasets.scaling import Clip
@@ -44,30 +45,30 @@ class Results:
 
     def begin(self, volume: Volume) -> None:
         """Get ready for the slices of a volume: a DICOM series gets its new UID from its first slice."""
-        if self.is_dicom(volume):
-            self._series[id(volume)] = self.derived(volume)
+        if (series := self.dicom_series(volume)) is not None:
+            self._series[id(volume)] = self.derived(series)
 
-    def is_dicom(self, volume: Volume) -> bool:
-        """Whether the results of a volume are DICOM."""
-        return volume.series is not None and self.form.is_dicom(volume.sources[0])
+    def dicom_series(self, volume: Volume) -> Series | None:
+        """The series of a volume whose results are DICOM, too."""
+        return volume.series if self.form.is_dicom(volume.sources[0]) else None
 
     def derived(
         self,
-        volume: Volume,
+        series: Series,
         prefix: str = "",
         more: Mapping[str, object] | None = None,
         encoding: Encoding | None = None,
         contrast: str | None = None,
     ) -> list[DerivedSeries]:
-        """The DerivedSeries of a DICOM volume, one for each image of a result.
+        """The DerivedSeries of a series, one for each image of a result.
 
         prefix: of the description. more: what else decides the pixels. encoding, contrast: as DerivedSeries has them.
         """
-        plan, first = self.plan, volume.series.slices[0]
+        plan, first = self.plan, series.slices[0]
         header = open_file(first.path, VOLUME_MODALITIES, None).parsed.dataset
-        clip, source = self.form.clip_for("dcm", None), " ".join(filter(None, (prefix, volume.series.description)))
+        clip, source = self.form.clip_for("dcm", None), " ".join(filter(None, (prefix, series.description)))
         # Several volumes of one UID (two sizes, two echoes) must not become one.
-        part = [first.sop_uid, first.frame, first.position] if self._uids[volume.series.uid] > 1 else None
+        part = [first.sop_uid, first.frame, first.position] if self._uids[series.uid] > 1 else None
         made = [
             DerivedSeries(
                 header,
@@ -76,15 +77,15 @@ class Results:
                 description=_described(source, plan.description, plan.model, number),
                 options={**plan.settings, "output": number, "part": part, **(more or {})},
                 modality=plan.options.modality,
-                value_range=(clip.lower, clip.upper) if clip.scales else None,
+                value_range=None if clip.lower is None or clip.upper is None else (clip.lower, clip.upper),
                 encoding=encoding,
                 contrast=contrast,
             )
             for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])
         ]
-        for series in made:
-            while (first.study_uid, series.number) in self._numbers:  # of what there is in the study
-                series.number = (series.number + 1) % 2**31
+        for one in made:
+            while (first.study_uid, one.number) in self._numbers:  # of what there is in the study
+                one.number = (one.number + 1) % 2**31
         return made
 
     def write(
@@ -150,12 +151,13 @@ class Results:
         middle: Slice,
         inputs: Sequence[Slice],
     ) -> tuple[dict[str, object], dict[str, object]]:
-        image, mask, around, placement = middle.images[0], middle.mask, middle.values, middle.placement
+        image, mask, placement = middle.images[0], middle.mask, middle.placement
+        around: np.ndarray | float = middle.values
         same_modality = self.plan.options.modality in (None, image.modality)
         if not same_modality and not placement.whole:
             # Values of another modality around the crop would be lies: nothing is known there.
             outside = placement.back(np.zeros((1, placement.height, placement.width)), 1.0)[0] > 0
-            mask, around = outside if mask is None else mask | outside, clip.lower
+            mask, around = outside if mask is None else mask | outside, clip.lower or 0.0
         sources = [image for one in inputs for image in one.images]
         details: dict[str, object] = {}
         written = []

@@ -112,7 +112,8 @@ class ShardReport(Report):
 
         samples: what was sampled for deviation maps, in words.
         """
-        files, read, unfinished = {}, [], []
+        files: Entries = {}
+        read, unfinished = [], []
         for number in range(1, self.shard.count + 1):
             path, labels = self.path.with_name(f"{number}.json"), Shard(number, self.shard.count).labels(self.images)
             report = _read(path)

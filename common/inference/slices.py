@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,10 +60,10 @@ class Slice:
 
     ``clip`` made ``unit`` of values, and ``beyond`` (as ``unit``, in the unit of values) is what it took off them, None
     for nothing. ``mask`` (H, W) is True on padding, None without any; ``bits`` as in ``medi2i.datasets.reading.Image``;
-    ``images`` are the DICOM images read, one of each column. ``unit`` may be set to None once nothing needs it.
+    ``images`` are the DICOM images read, one of each column. ``unit`` may be emptied once nothing needs it.
     """
 
-    unit: np.ndarray | None
+    unit: np.ndarray
     values: np.ndarray
     mask: np.ndarray | None
     bits: int | None
@@ -73,7 +74,7 @@ class Slice:
     scale: int = 1
 
     @property
-    def geometry(self) -> dict[str, tuple[float, ...] | None]:
+    def geometry(self) -> dict[str, Any]:
         """{} where the result lies on the source's grid, else its "spacing" and "position" in mm (None: not known).
 
         Both grids cover the same area (``datasets.grid``). Raises UserError where the source has no PixelSpacing.

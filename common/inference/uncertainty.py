@@ -96,7 +96,10 @@ class Samples:
 
     def split(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """One slice (C', H, W) of ``run``'s answer -> (result, deviation or None)."""
-        return np.split(y, 2) if self.deviation else (y, None)
+        if not self.deviation:
+            return y, None
+        result, deviation = np.split(y, 2)
+        return result, deviation
 
     @property
     def text(self) -> str:
@@ -112,7 +115,7 @@ class Samples:
         for image in x:
             self.seed(zlib.crc32(image.tobytes()) ^ (0x9E3779B9 * (number + 1) & 0xFFFFFFFF))
             with sampled_dropout():
-                found.append(self._probabilities(self.dropping(image[np.newaxis])))
+                found.append(self._probabilities((self.dropping or self.network)(image[np.newaxis])))
         return np.concatenate(found)
 
     def _probabilities(self, y: np.ndarray) -> np.ndarray:
@@ -124,13 +127,10 @@ class Samples:
 
 def moments(samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation with n - 1) of float32 arrays of one shape, one at a time (Welford, 1962)."""
-    mean = squares = None
-    count = 0
-    for sample in samples:
-        count += 1
-        if mean is None:
-            mean, squares = sample.astype(np.float32), np.zeros(sample.shape, np.float32)
-            continue
+    samples, count = iter(samples), 1
+    mean = next(samples).astype(np.float32)
+    squares = np.zeros_like(mean)
+    for count, sample in enumerate(samples, 2):
         difference = sample - mean
         mean += difference / np.float32(count)
         squares += difference * (sample - mean)
@@ -210,10 +210,13 @@ class DeviationMaps:
 
     def begin(self, volume: Volume) -> None:
         """Get ready for the slices of a volume, after ``Results.begin``."""
+        series = self.results.dicom_series(volume)
+        if series is None:
+            return
         clip = self.results.form.clip_for("dcm", None)
         encoding = Encoding(step_for(clip), 0.0, 16, signed=False)
         self._series[id(volume)] = self.results.derived(
-            volume,
+            series,
             f"Standard deviation ({self.samples.text}):",
             {"map": "standard deviation"},
             encoding=encoding,
@@ -228,9 +231,11 @@ class DeviationMaps:
         middle, inputs: as for ``Results.write``. Raises UserError, OSError.
         """
         form = self.results.form
-        kind = None if form.classes else form.kind_for(source)
-        clip = None if form.classes else form.clip_for(kind, form.bits_for(kind, source, middle.bits))
-        values = unit if clip is None or not clip.scales else unit * np.float32((clip.upper - clip.lower) / 2)
+        kind, clip = "npy", Clip()
+        if not form.classes:
+            kind = form.kind_for(source)
+            clip = form.clip_for(kind, form.bits_for(kind, source, middle.bits))
+        values = unit * np.float32(clip.width / 2) if clip.scales else unit
         values = np.maximum(middle.placement.back(values, 0.0), 0)
         paths = self.paths(source)
         if kind == "dcm":
@@ -257,7 +262,7 @@ def step_for(clip: Clip) -> float:
 
     Samples within a width w deviate by less than 0.54 w (half of eight at each end; four: 0.58 w).
     """
-    width = clip.upper - clip.lower if clip.scales else 65535.0
+    width = clip.width if clip.scales else 65535.0
     least = 0.6 * width / 65535
     power = 10.0 ** np.floor(np.log10(least))
     return float(next(f"{step * power:.6g}" for step in (*STEPS, 10.0) if step * power >= least))
