@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
@@ -256,21 +255,8 @@ def within(height: float, lowest: float, highest: float, released: bool = False)
     return lowest < height < highest if released else lowest <= height <= highest
 
 
-class Placed(Protocol):
-    """A ``Source``, or what has one's place."""
-
-    @property
-    def stem(self) -> str: ...
-
-    @property
-    def group(self) -> int: ...
-
-    @property
-    def place(self) -> int: ...
-
-
-def stacks(images: Sequence[Placed], size: int) -> list[tuple[int, ...]]:
-    """Windows of ``size`` neighbours: a list of tuples of positions in ``images`` (each with ``group`` and ``place``).
+def stacks(images: Sequence[Source], size: int) -> list[tuple[int, ...]]:
+    """Windows of ``size`` neighbours: a list of tuples of positions in ``images``.
 
     Windows never cross from one group to another. Groups smaller than ``size`` give none, with a warning.
     """

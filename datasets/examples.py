@@ -14,28 +14,36 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets.augment import STILL, Augmentation, Draw
 from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.catalogue import Placed, stacks
+from medi2i.datasets.catalogue import Source, stacks
 
 # Separate streams of one seed.
 _ORDER, _EXAMPLE = 0, 1
 
 
-Image = TypeVar("Image", bound=Placed)
+Image = TypeVar("Image")
 
 
 class ImageDataset(Generic[Image]):
     """Examples made of ``stack`` neighbouring ``images`` (or pairs of them), cut to ``size`` (H, W).
 
-    cache: what the images are read through. Raises UserError where no series has so many images.
+    cache: what the images are read through. named: what each is called by and the neighbour of, the image itself or the
+    first of a pair. Raises UserError where no series has so many images.
     """
 
     WORKERS: ClassVar[int] = 1  # data sets that have worker processes of their own and share one cache
 
     def __init__(
-        self, images: Sequence[Image], cache: ImageCache, stack: int, size: tuple[int, int], augmentation: Augmentation
+        self,
+        images: Sequence[Image],
+        named: Sequence[Source],
+        cache: ImageCache,
+        stack: int,
+        size: tuple[int, int],
+        augmentation: Augmentation,
     ):
-        self.images, self.cache, self.stack, self.size, self.augmentation = images, cache, stack, size, augmentation
-        self.windows = stacks(images, stack)
+        self.images, self.named, self.cache = images, named, cache
+        self.stack, self.size, self.augmentation = stack, size, augmentation
+        self.windows = stacks(named, stack)
         if not self.windows:
             raise UserError(f"--stack: {stack} neighbours are needed and no series has so many images")
 
@@ -59,7 +67,7 @@ class ImageDataset(Generic[Image]):
 
     def name(self, index: int) -> str:
         """What example ``index`` is called: its middle slice's file, below the root, without suffix."""
-        return self.members(index)[self.stack // 2].stem
+        return self.named[self.windows[index][self.stack // 2]].stem
 
     def share_cache(self, processes: int | None = None) -> None:
         """Keep the budget of the cache together with worker processes: half of it is theirs, in equal shares.

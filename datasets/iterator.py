@@ -60,7 +60,7 @@ class ImageIterator(chainer.dataset.Iterator):
             raise ValueError("one epoch cannot be dealt to several ranks: batches would differ in size")
         self.order = Order(len(dataset), seed, shuffle, augment)
         self.per_epoch = len(dataset) * crops
-        self._repeat = repeat
+        self.repeat = repeat
         self._rank, self._ranks = rank, ranks
         self._workers = workers
         self._processes = processes and workers > 0
@@ -69,11 +69,6 @@ class ImageIterator(chainer.dataset.Iterator):
         self.loading = 0.0  # seconds that workers spent on the examples given so far
         self._ahead: collections.deque[concurrent.futures.Future] = collections.deque()
         self.reset()
-
-    @property
-    def repeat(self) -> bool:
-        """Whether it goes on after an epoch."""
-        return self._repeat
 
     @property
     def examples_per_update(self) -> int:
@@ -114,9 +109,9 @@ class ImageIterator(chainer.dataset.Iterator):
 
     def __next__(self) -> list:
         n = self.per_epoch
-        if not self._repeat and self._drawn >= n:
+        if not self.repeat and self._drawn >= n:
             raise StopIteration
-        count = self.batch_size if self._repeat else min(self.batch_size, n - self._drawn)
+        count = self.batch_size if self.repeat else min(self.batch_size, n - self._drawn)
         self.idle.begins_waiting()
         batch = self._take(count)
         self.idle.ends_waiting()
@@ -179,7 +174,7 @@ class ImageIterator(chainer.dataset.Iterator):
             self._pool = self._make_pool()
         for own in range(len(self._ahead), wanted):
             number = self._number(drawn, own)
-            if not self._repeat and number >= self.per_epoch:
+            if not self.repeat and number >= self.per_epoch:
                 break
             self._ahead.append(self._pool.submit(load_timed, self._load, self.order.example(number)))
 

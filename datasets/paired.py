@@ -40,7 +40,7 @@ class PairedDataset(ImageDataset[Pair]):
         size: tuple[int, int],
         augmentation: Augmentation,
     ):
-        super().__init__(pairs, domain_in.cache, stack, size, augmentation)
+        super().__init__(pairs, [pair.inputs[0] for pair in pairs], domain_in.cache, stack, size, augmentation)
         self.domain_in, self.domain_out = domain_in, domain_out
 
     @property

@@ -23,21 +23,6 @@ class Pair:
     inputs: tuple[Source, ...]
     outputs: tuple[Source, ...]
 
-    @property
-    def stem(self) -> str:
-        """The first input's: its name below the root, without suffix."""
-        return self.inputs[0].stem
-
-    @property
-    def group(self) -> int:
-        """Neighbours in a stack share it."""
-        return self.inputs[0].group
-
-    @property
-    def place(self) -> int:
-        """Order within the group."""
-        return self.inputs[0].place
-
 
 @dataclasses.dataclass(frozen=True)
 class _Row:

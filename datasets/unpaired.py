@@ -43,7 +43,7 @@ class UnpairedDataset(ImageDataset[Source]):
     def __init__(
         self, sources: list[Source], domain: Domain, *, stack: int, size: tuple[int, int], augmentation: Augmentation
     ):
-        super().__init__(sources, domain.cache, stack, size, augmentation)
+        super().__init__(sources, sources, domain.cache, stack, size, augmentation)
         self.domain = domain
 
     @property

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
@@ -193,3 +194,13 @@ def test_list_is_looked_for_here_then_in_the_root(tmp_path, monkeypatch):
     assert locate_list("b.txt", "root") == Path("b.txt")
     with pytest.raises(UserError, match="c.txt"):
         locate_list("c.txt", "root")
+
+
+def test_two_rows_that_begin_with_one_file_are_refused_whatever_its_kind(tmp_path, ct):
+    for name in "abc":
+        ct(np.zeros((5, 7), np.uint16)).save_as(tmp_path / name, enforce_file_format=True)
+        np.save(tmp_path / f"{name}.npy", np.zeros((5, 7)))
+    for suffix in ("", ".npy"):
+        (tmp_path / "list.txt").write_text(f"a{suffix}\tb{suffix}\na{suffix}\tc{suffix}\n")
+        with pytest.raises(UserError, match=f"a{suffix} and .*a{suffix} would both be written as a{suffix}"):
+            find_inputs([tmp_path], list_file="list.txt", columns=(0, 1))

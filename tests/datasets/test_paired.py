@@ -166,7 +166,7 @@ def test_stacks_are_neighbours_and_never_cross_folders(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         dataset = build(tmp_path, stack=2)
     assert "the series of p3/s9 has 1 image(s), fewer than the stack of 2" in caplog.text
-    names = [[pair.stem for pair in dataset.members(i)] for i in range(len(dataset))]
+    names = [[pair.inputs[0].stem for pair in dataset.members(i)] for i in range(len(dataset))]
     assert names == [["p1/s1", "p1/s2"], ["p1/s2", "p1/s3"], ["p2/s5", "p2/s6"]]
     np.testing.assert_array_equal(dataset[1][0], np.concatenate([unit(grey(2)), unit(grey(0))]))
     assert (dataset.name(1), dataset.in_channels) == ("p1/s3", 2)
