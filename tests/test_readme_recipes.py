@@ -15,7 +15,7 @@ from medi2i.common.options import load_args
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived_header import MR_STORAGE
+from medi2i.datasets.dicom.derived_header import STORAGE
 from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, make_phantom, register, split_pairs
 
@@ -118,7 +118,7 @@ def as_mr(path, target):
     """A slice that says it is MR, with values of its own."""
     d = pydicom.dcmread(path)
     hu = d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept)
-    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = MR_STORAGE
+    d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID = STORAGE["MR"]
     d.Modality = "MR"
     d.SeriesInstanceUID += ".1"
     d.SOPInstanceUID += ".1"

@@ -33,10 +33,7 @@ from medi2i.datasets.dicom.header_checks import (
 )
 from medi2i.datasets.dicom.reading import DicomImage
 
-CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
-PT_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
-STORAGE = {"CT": CT_STORAGE, "MR": MR_STORAGE, "PT": PT_STORAGE}
+STORAGE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
 
 Encodings = str | list[str] | None
 """Of text, as pydicom calls them; None for its default."""

@@ -6,7 +6,7 @@ separates images at one place where it is no label of single slices (an Acquisit
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -68,6 +68,10 @@ def clusters(values: np.ndarray) -> list[np.ndarray]:
     return sorted(found, key=lambda rows: rows[0])
 
 
+Rows = list[int]
+"""Members of a part, ascending; parts are in the order of their first rows."""
+
+
 # --- images at one place --------------------------------------------------------------------------------------------
 
 
@@ -77,17 +81,17 @@ def _separate(members: list[SliceRef]) -> list[tuple[list[SliceRef], list[str]]]
     places = Series(members).places()
     if places is None or len(places) == 1:
         return [(members, [])]
-    labels = _telling(members, places) if len(set(places)) < len(places) else _interleaved(members, places)
-    if labels is not None:
-        return [found for part in _parts(labels) for found in _separate([members[row] for row in part])]
-    if len(set(places)) == len(places):
+    once = len(set(places)) == len(places)
+    parts = _interleaved(members) if once else _telling(members, places)
+    if parts:
+        return [found for part in parts for found in _separate([members[row] for row in part])]
+    if once:
         return [(members, [])]
-    labels, what = _by_order(members, places)
-    parts = [[members[row] for row in part] for part in _parts(labels)]
+    parts, what = _by_order(members, places)
     if len(parts) == 1:
         return [(members, [_repeats(members, places)])]
     note = f"several images at one position, nothing in the headers tells them apart: separated in the order of {what}"
-    return [(part, [note]) for part in parts]
+    return [([members[row] for row in part], [note]) for part in parts]
 
 
 def _sorted(members: list[SliceRef]) -> list[SliceRef]:
@@ -100,28 +104,19 @@ def _sorted(members: list[SliceRef]) -> list[SliceRef]:
     return [members[row] for row in sorted(range(len(members)), key=keys.__getitem__)]
 
 
-def _parts(labels: Sequence[int]) -> list[list[int]]:
-    """Rows of each label, in the order of their first rows."""
-    parts = defaultdict(list)
-    for row, label in enumerate(labels):
-        parts[label].append(row)
-    return list(parts.values())
-
-
 def _covers(covered: int, places: int) -> bool:
     """Whether so many of the places are nearly all."""
     return 4 * (places - covered) <= places
 
 
-def _telling(members: list[SliceRef], places: Sequence[int]) -> list[int] | None:
-    """Labels by the first trait that tells images at one place apart; None where there is none.
+def _telling(members: list[SliceRef], places: Sequence[int]) -> list[Rows]:
+    """Parts by the first trait that tells images at one place apart; none where there is none.
 
     Every value of such a trait covers nearly all places. Some may cover a part (an arterial phase of the liver, the
     last volume of a series that was stopped) if most images belong to values that cover all.
     """
     count = len(set(places))
-    for labels, keyword in _traits(members):
-        parts = _parts(labels)
+    for parts, keyword in _traits(members):
         if len(parts) < 2:
             continue
         covered = [len({places[row] for row in part}) for part in parts]
@@ -130,32 +125,40 @@ def _telling(members: list[SliceRef], places: Sequence[int]) -> list[int] | None
         fewest = 3 if keyword in MEANING else max(3, count / 4)
         enough = all(full or n >= fewest for full, n in zip(whole, covered, strict=True))
         if all(whole) or (enough and 2 * images >= len(members)):
-            return labels
-    return None
+            return parts
+    return []
 
 
-def _traits(members: list[SliceRef]) -> Iterator[tuple[list[int], str]]:
-    """(labels of the members, keyword) for each thing that may tell them apart, most telling first."""
-    yield _labels([item.study_uid for item in members]), ""
-    yield _labels([item.frame_of_reference for item in members]), ""
+def _traits(members: list[SliceRef]) -> Iterator[tuple[list[Rows], str]]:
+    """(parts of the members, keyword) for each thing that may tell them apart, most telling first."""
+    yield _alike([item.study_uid for item in members]), ""
+    yield _alike([item.frame_of_reference for item in members]), ""
     yield _beside(members), ""
-    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
-        yield _labels([item.traits[index] for item in members], keyword in MEASURED), keyword
-    for key in (lambda item: item.path if item.frames > 1 else item.path.parent, lambda item: item.path.parent):
-        yield _labels([str(key(item)) for item in members]), ""
+    for keyword, values in _values(members):
+        yield _alike(values, keyword in MEASURED), keyword
+    yield _alike([item.path if item.frames > 1 else item.path.parent for item in members]), ""
+    yield _alike([item.path.parent for item in members]), ""
 
 
-def _labels(values: Sequence[str], measured: bool = False) -> list[int]:
-    """A number for each value; measured values that differ by rounding have the same."""
-    known = {value: number for number, value in enumerate(dict.fromkeys(values))}
+def _values(members: list[SliceRef]) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """(keyword, the value of each of the members) for each of ``TRAITS``, where they are known."""
+    return zip((keyword for _, keyword in TRAITS), zip(*(item.traits for item in members), strict=True), strict=False)
+
+
+def _alike(values: Sequence[Hashable], measured: bool = False) -> list[Rows]:
+    """Rows of each value; measured values that differ by rounding are one."""
+    known: dict[Hashable, Hashable] = {value: value for value in values}
     if measured and len(known) > 1:
-        numbers = {value: number for value in known if (number := _number(value)) is not None}
-        rows = list(numbers)
+        numbers = {value: number for value in known if (number := _number(str(value))) is not None}
+        told = list(numbers)
         # asinh is a logarithm that takes zero: a gap of the tolerance times the value is 1
-        scaled = np.arcsinh(np.array([[numbers[value] / 1e-6] for value in rows])) / MEASURED_TOLERANCE
+        scaled = np.arcsinh(np.array([[number / 1e-6] for number in numbers.values()])) / MEASURED_TOLERANCE
         for cluster in clusters(scaled):
-            known.update({rows[row]: known[rows[cluster[0]]] for row in cluster})
-    return [known[value] for value in values]
+            known.update({told[row]: told[cluster[0]] for row in cluster})
+    parts = defaultdict(list)
+    for row, value in enumerate(values):
+        parts[known[value]].append(row)
+    return list(parts.values())
 
 
 def _number(value: str) -> float | None:
@@ -166,37 +169,33 @@ def _number(value: str) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _beside(members: list[SliceRef]) -> list[int]:
-    """Labels by where the first pixel lies within its plane: stations of a table, or both sides of a body."""
+def _beside(members: list[SliceRef]) -> list[Rows]:
+    """Parts by where the first pixel lies within its plane: stations of a table, or both sides of a body."""
     axes = np.array(members[0].orientation).reshape(2, 3)
     origins = np.array([item.position for item in members]) @ axes.T
-    labels = [0] * len(members)
-    for number, rows in enumerate(clusters(2 * origins / min(members[0].spacing or (1.0,)))):
-        for row in rows:
-            labels[row] = number
-    return labels
+    return [rows.tolist() for rows in clusters(2 * origins / min(members[0].spacing or (1.0,)))]
 
 
-def _interleaved(members: list[SliceRef], places: Sequence[int]) -> list[int] | None:
-    """Labels of stacks that lie between each other, each with even steps; None where the members are one stack.
+def _interleaved(members: list[SliceRef]) -> list[Rows]:
+    """Stacks that lie between each other, each with even steps; none where the members are one stack.
 
     Steps of the whole that are even make one stack of them, unless the images mean different things (echoes, kernels).
     """
     heights = np.array(Series(members).heights())
     if len(members) < 6:
-        return None
+        return []
     whole = _even(heights)
-    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
+    for keyword, values in _values(members):
         if whole and keyword not in MEANING:
             continue
-        labels = _labels([item.traits[index] for item in members], keyword in MEASURED)
-        stacks = [heights[part] for part in _parts(labels)]
+        parts = _alike(values, keyword in MEASURED)
+        stacks = [heights[part] for part in parts]
         if len(stacks) < 2 or not all(len(stack) >= 3 and _even(stack) for stack in stacks):
             continue
         shared = min(stack[-1] for stack in stacks) - max(stack[0] for stack in stacks)
         if 2 * shared >= max(stack[-1] - stack[0] for stack in stacks):
-            return labels
-    return None
+            return parts
+    return []
 
 
 def _even(heights: np.ndarray) -> bool:
@@ -205,50 +204,45 @@ def _even(heights: np.ndarray) -> bool:
     return bool(np.all(np.abs(steps - distance) <= max(0.01, 0.02 * distance)))
 
 
-def _by_order(members: list[SliceRef], places: Sequence[int]) -> tuple[list[int], str]:
-    """Labels of images that only their order tells apart, and what the order is; all 0 where places are repeated here
-    and there, which makes no second volume."""
-    count, orders = len(set(places)), _orders(members)
-    for what, keys in orders:
-        labels = _runs(sorted(range(len(members)), key=keys.__getitem__), places)
-        sizes = Counter(labels)
-        if len(sizes) > 1 and all(_covers(size, count) for size in sizes.values()):
-            return labels, what
-    seen: Counter = Counter()
-    layers = []
-    for place in places:
-        layers.append(seen[place])
-        seen[place] += 1
-    sizes = Counter(layers)
-    last = sum(_covers(size, count) for size in sizes.values()) - 1
-    if last < 1:
-        return [0] * len(members), ""
+def _by_order(members: list[SliceRef], places: Sequence[int]) -> tuple[list[Rows], str]:
+    """Parts of images that only their order tells apart, and what the order is; a single part where places are
+    repeated here and there, which makes no second volume. The members are sorted by their places."""
+    count = len(set(places))
+    for what, keys in _orders(members):
+        parts = _runs(sorted(range(len(members)), key=keys.__getitem__), places)
+        if len(parts) > 1 and all(_covers(len(part), count) for part in parts):
+            return parts, what
+    _, first, place = np.unique(places, return_index=True, return_inverse=True)
+    layers = np.arange(len(places)) - first[place]  # 0 for the first image at a place, 1 for the next
+    sizes = np.bincount(layers)
+    last = max(sum(_covers(size, count) for size in sizes) - 1, 0)
     # A layer of a few images only repeats some of the last whole one.
-    return [layer if layer <= last or 4 * sizes[layer] >= count else last for layer in layers], "instance number"
+    kept = np.where((layers <= last) | ((4 * sizes[layers] >= count) & (last > 0)), layers, last)
+    return _alike(kept.tolist()), "instance number"
 
 
-def _orders(members: list[SliceRef]) -> list[tuple[str, list]]:
-    orders = []
-    for index, (_, keyword) in enumerate(TRAITS if members[0].traits else ()):
-        if keyword in TIMES:
-            times = [_number(item.traits[index]) for item in members]
-            if None not in times and len(set(times)) > 1:
-                orders.append((keyword, times))
-    if None not in {item.instance for item in members}:
-        orders.append(("instance number", [item.instance for item in members]))
-    return [*orders, ("name", [(natural(str(item.path)), item.frame) for item in members])]
+def _orders(members: list[SliceRef]) -> Iterator[tuple[str, list]]:
+    for keyword, values in _values(members):
+        times = [_number(value) for value in values] if keyword in TIMES else [None]
+        if None not in times and len(set(times)) > 1:
+            yield keyword, times
+    instances = [item.instance for item in members]
+    if None not in instances:
+        yield "instance number", instances
+    yield "name", [(natural(str(item.path)), item.frame) for item in members]
 
 
-def _runs(order: Iterable[int], places: Sequence[int]) -> list[int]:
-    """Labels of rows met in ``order``: a new one whenever a place comes again."""
-    labels, number = [0] * len(places), 0
+def _runs(order: Iterable[int], places: Sequence[int]) -> list[Rows]:
+    """Rows met in ``order``: a new part whenever a place comes again."""
+    parts: list[Rows] = [[]]
     seen: set[int] = set()
     for row in order:
         if places[row] in seen:
-            seen, number = set(), number + 1
+            parts.append([])
+            seen = set()
         seen.add(places[row])
-        labels[row] = number
-    return labels
+        parts[-1].append(row)
+    return sorted(sorted(part) for part in parts)
 
 
 def _repeats(members: list[SliceRef], places: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ class DicomImage:
 
     ``stored`` are the integers of the file, ``header`` the data set without pixels, ``slope``/``intercept`` what
     leads from stored to hu, ``where`` the place in the patient, ``lossy`` whether the pixels ever lost something to
-    compression.
+    compression, ``compression_ratio`` the size of the raw pixels over their size in the file (None: not compressed).
     """
 
     path: Path
@@ -36,17 +36,11 @@ class DicomImage:
     where: SliceRef
     lossy: bool
     warnings: tuple[str, ...]
-    encoded_bytes: int = 0
-    raw_bytes: int = 0
+    compression_ratio: float | None
 
     @property
     def modality(self) -> str:
         return self.where.modality
-
-    @property
-    def compression_ratio(self) -> float | None:
-        """Size of the raw pixels over their size in the file; None where they are not compressed."""
-        return self.raw_bytes / self.encoded_bytes if 0 < self.encoded_bytes < self.raw_bytes else None
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -157,6 +151,7 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
             notes.append(f"RescaleType {rescale.kind}: values are not HU")
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         notes.append("MONOCHROME1: shown inverted, values kept")
+    encoded, raw = opened.pixels.encoded_bytes, stored.nbytes * layout.frames
     return DicomImage(
         path=path,
         frame=frame,
@@ -169,8 +164,7 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
         where=where,
         lossy=header_checks.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
-        encoded_bytes=opened.pixels.encoded_bytes,
-        raw_bytes=stored.nbytes * layout.frames,
+        compression_ratio=raw / encoded if 0 < encoded < raw else None,
     )
 
 
