@@ -54,7 +54,7 @@ def clusters(values: np.ndarray) -> list[np.ndarray]:
 
     Returns arrays of row numbers, ascending, in the order of their first rows.
     """
-    found, pending = [], [np.arange(len(values))]
+    found, pending = [], [np.arange(len(values))] if len(values) else []
     while pending:
         rows = pending.pop()
         for column in values[rows].T if len(rows) > 1 else ():

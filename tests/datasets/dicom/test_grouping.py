@@ -122,6 +122,13 @@ def test_digits_of_spacing_and_an_other_spacing():
     assert sizes([make(i, 3.0 * i, spacing=((0.488, 0.49)[i % 2],) * 2) for i in range(8)]) == [4, 4]
 
 
+@pytest.mark.parametrize("keyword", ["EchoTime", "KVP", "FlipAngle"])
+def test_measured_values_of_which_none_is_a_number_tell_images_apart_all_the_same(keyword):
+    slices = volumes(2, 6, lambda v, i, k: {keyword: ("80\\\\140", "100\\\\140")[v]})
+    assert [[s.instance // 6 for s in series.slices] for series in group(slices)] == [[0] * 6, [1] * 6]
+    assert len(clusters(np.zeros((0, 1)))) == 0
+
+
 def test_echo_times_that_differ_by_rounding_are_one_echo():
     assert sizes([make(i, 3.0 * i, {"EchoTime": 10 + 1e-4 * (i % 3)}) for i in range(8)]) == [8]
     assert sizes(volumes(2, 6, lambda v, i, k: {"EchoTime": 5 * (v + 1) + 1e-4 * (i % 3)})) == [6, 6]
