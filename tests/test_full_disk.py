@@ -71,6 +71,19 @@ def record(path):
     folder._save()
 
 
+def exported(path):
+    stubs = {
+        "load_generator": lambda *_, **__: types.SimpleNamespace(encoder=None, decoder=None),
+        "metadata_of": lambda generator: {},
+        "export": lambda *_: b"x" * 2 * LIMIT,
+        "check": lambda *_: 0.0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stub in stubs.items():
+            patch.setattr(export_onnx, name, stub)
+        export_onnx.command(["run", "-o", str(path), "--force"])
+
+
 ARRAY = np.arange(400.0, dtype=np.float32).reshape(20, 20)
 WRITERS = {
     "args": lambda path: save_args(PairedOptions(), path),
@@ -87,7 +100,7 @@ WRITERS = {
     "evaluation.json": lambda path: table.write_json(path, {"x": "y" * LIMIT}),
     "worst.png": lambda path: comparison(path, "title", {"a": ARRAY}, ARRAY, Window("full", 0, 400), "HU"),
     ".made-by.json": record,
-    "out.onnx": lambda path: export_onnx.write(path, b"x" * 2 * LIMIT),
+    "out.onnx": exported,
     "sinogram.png": lambda path: make_sinograms.save(path, np.random.default_rng(0).random((40, 40)), 1.0),
     "sinogram.npy": lambda path: make_sinograms.save(path, ARRAY, 1.0),
     "shapes.jpg": lambda path: make_shapes.save(path, np.random.default_rng(0).random((3, 40, 40))),
