@@ -15,11 +15,10 @@ from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.check import check
+from medi2i.common.training.costs import check, profile_of
 from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
-from medi2i.common.training.profile import profile_of
 from medi2i.common.training.setup import (
     check_sizes,
     load_initial,

@@ -10,8 +10,8 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
+from medi2i.common.training.costs import OFF, NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.profile import OFF, NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
 
@@ -87,7 +87,7 @@ class CycleganUpdater(AdversarialUpdater):
         device: chainer.backend.Device | None = None,
         features: Any = None,
         ranks: Alone = ALONE,
-        profile: Profile | NoProfile = OFF,
+        profile: NoProfile = OFF,
     ) -> None:
         check_terms(options)
         super().__init__(iterators, optimizers, networks, options, random, device, ranks, profile)

@@ -9,8 +9,8 @@ from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
+from medi2i.common.training.costs import OFF, NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.profile import OFF, NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
 from medi2i.pix2pix import net
 
@@ -52,7 +52,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
-        profile: Profile | NoProfile = OFF,
+        profile: NoProfile = OFF,
     ) -> None:
         check_terms(options)
         super().__init__(iterator, optimizers, networks, options, random, device, ranks, profile)

@@ -315,7 +315,7 @@ def take_common(given: dict[str, Any]) -> None:
 
 
 def _title(group: type) -> str:
-    return group.__doc__.strip().splitlines()[0].rstrip(".")
+    return (group.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _group_title(cls: type, name: str) -> str:

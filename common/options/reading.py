@@ -31,7 +31,7 @@ def parse(cls: type[T], argv: Sequence[str] | None, prog: str | None = None, des
     Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
     """
     given = given_values(cls, argv, prog, description)
-    base = None
+    base: Any = None
     if given.get("argfile"):
         base = load_args(given["argfile"])
         if not isinstance(base, cls):

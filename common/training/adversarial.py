@@ -15,10 +15,10 @@ from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options.reading import AnyOptions
-from medi2i.common.training import profile as phases
+from medi2i.common.training import costs
+from medi2i.common.training.costs import NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
-from medi2i.common.training.profile import NoProfile, Profile
 from medi2i.common.training.randomness import RandomState
 from medi2i.datasets.augment import Uncut
 
@@ -87,7 +87,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
         ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
-        profile: Profile of medi2i.common.training.profile, which is told of each phase.
+        profile: Profile of medi2i.common.training.costs, which is told of each phase.
     """
 
     weighted: Callable
@@ -101,7 +101,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
-        profile: Profile | NoProfile = phases.OFF,
+        profile: NoProfile = costs.OFF,
     ) -> None:
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device, auto_new_epoch=False)
         self.networks = networks
@@ -127,14 +127,14 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         """
         self._drawn = []
         check = chainer.config.type_check and not self._checked
-        with self.profile(phases.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
+        with self.profile(costs.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
             super().update()
         self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name: str = "main") -> Any:
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
-        with self.profile(phases.WAITING):
+        with self.profile(costs.WAITING):
             try:
                 examples = self.get_iterator(name).next()
             except (UserError, OSError, MemoryError) as error:
@@ -143,7 +143,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 self.failure = error
                 raise
             self._drawn.append(name)
-        with self.profile(phases.TRANSFER):
+        with self.profile(costs.TRANSFER):
             return self.converter(examples, self.input_device)
 
     def with_noise(self, x: Array, sigma: float) -> Array:
@@ -170,7 +170,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         links = [optimizer.target for optimizer in optimizers]
         for link in links:
             link.cleargrads()
-        with self.profile(phases.BACKWARD):
+        with self.profile(costs.BACKWARD):
             if self.loss_scales is None:
                 total.backward()
             else:
@@ -178,7 +178,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 total.backward(loss_scale=scale.value)
                 if not scale.accept(links, self.ranks.everywhere):
                     return
-        with self.profile(phases.UPDATE):
+        with self.profile(costs.UPDATE):
             for optimizer in optimizers:
                 if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
                     optimizer.update(loss=self.ranks.mean(total))

@@ -1,6 +1,7 @@
 """From options to what a training needs, where both applications do the same; in the order in which they do it."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def _find_data(options: AnyOptions, run: str) -> None:
         )
 
 
-def lasting(options: T) -> T:
+def lasting(options: AnyOptions) -> AnyOptions:
     """``options`` as they are saved in the run folder, without what concerned the one command."""
     momentary = {field.name: default_of(field) for field in dataclasses.fields(options) if field.metadata["momentary"]}
     return dataclasses.replace(options, **momentary)
@@ -285,7 +286,7 @@ def load_optimizers(files: Mapping[str, Path], optimizers: Mapping[str, chainer.
             raise UserError(f"--load_optimizer: {path} is missing; leave the option out to start with fresh optimizers")
         try:
             arrays = read_npz(path, weights_of([optimizers[name]]))
-            reader = Reader(arrays, check=lambda name, array, path=path: refuse_not_finite({name: array}, path))
+            reader = Reader(arrays, check=functools.partial(refuse_not_finite, source=path))
             with missing_states_allowed([optimizers[name]]):
                 optimizers[name].serialize(reader)
             serialize_float32_copies(reader["float32"], optimizers[name])

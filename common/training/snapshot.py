@@ -7,6 +7,7 @@ What each rank of a distributed training has of its own (random state, history p
 are. ``ranks`` says how many there were.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -62,7 +63,7 @@ class Reader(chainer.serializer.Deserializer):
     """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there.
 
     ``unread()`` tells what was never asked for. Of a ``StoredArrays`` only what fits is unpacked.
-    check: called with name and array before an array is given back.
+    check: called with {name: array} before an array is given back.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Reader(chainer.serializer.Deserializer):
         arrays: Mapping[str, np.ndarray],
         path: str = "",
         read: set[str] | None = None,
-        check: Callable[[str, Any], None] = lambda name, array: None,
+        check: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None,
     ) -> None:
         self.arrays = arrays
         self.path = path
@@ -86,7 +87,7 @@ class Reader(chainer.serializer.Deserializer):
 
     def __call__(self, key: str, value: Any) -> Any:
         name = self.path + key.lstrip("/")
-        self.read.update((name, _NONE + name))
+        self.read |= {name, _NONE + name}
         if _NONE + name in self.arrays:
             return None
         is_array = isinstance(value, chainer.get_array_types())
@@ -98,7 +99,7 @@ class Reader(chainer.serializer.Deserializer):
             if not fits:
                 raise ValueError(f"{name} is {there.dtype} in the file")
         stored = self.arrays[name]
-        self.check(name, stored)
+        self.check({name: stored})
         if value is None:
             return stored
         if is_array:
@@ -118,7 +119,7 @@ def serialize_json(serializer: chainer.AbstractSerializer, key: str, value: Any)
     return parse_json(np.asarray(serializer(key, None), np.uint8).tobytes(), constant=float)
 
 
-def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> None:
     """Write ``arrays``, a dict or pairs (name, array) one after the other, as an npz: a temporary file, fsync, rename.
 
     A kill leaves the old file or the new.
@@ -172,11 +173,9 @@ def restore(
     partial: the trainer has fewer extensions than the one that was saved.
     """
 
-    def check(name: str, array) -> None:
-        refuse_not_finite({name: array}, source, right="without this file, --resume takes the snapshot before it")
-
     if _number(arrays, _FORMAT_NAME, -1) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
+    check = functools.partial(refuse_not_finite, source=source, right=f"without this file, {_BEFORE}")
     reader = Reader(arrays, read={_FORMAT_NAME}, check=check)
     try:
         trainer.serialize(reader)
@@ -190,7 +189,7 @@ def restore(
         ) from None
 
 
-def _number(arrays: Mapping[str, np.ndarray], name: str, default):
+def _number(arrays: Arrays, name: str, default: int) -> int:
     """The whole number called ``name``; ``default`` where there is none."""
     if name not in arrays or declared_in(arrays, name).shape != () or declared_in(arrays, name).dtype.kind not in "iu":
         return default
@@ -237,10 +236,11 @@ class SnapshotStore:
 
 def iteration_of(path: str | Path) -> int:
     """The iteration in a snapshot's name."""
-    return int(_NAME.fullmatch(Path(path).name).group(1))
+    return int(Path(path).stem.removeprefix("snapshot_"))
 
 
 _COUNT = "ranks"
+_BEFORE = "--resume takes the snapshot before it"
 _OWN = re.compile(r"((?:none:)?)rank:(\d{1,6})/(.+)")
 
 
@@ -280,8 +280,7 @@ def split(arrays: Mapping[str, np.ndarray], source: str | Path) -> tuple[Part, l
             common[name] = name
     if sorted(own) != list(range(1, len(own) + 1)) or count != len(own) + 1:
         raise UserError(
-            f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; "
-            "without this file, --resume takes the snapshot before it"
+            f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; without this file, {_BEFORE}"
         )
     return Part(arrays, common), [Part(arrays, own[rank]) for rank in sorted(own)]
 
@@ -297,7 +296,7 @@ def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, A
     return path, common, own[ranks.rank - 1] if 0 < ranks.rank <= len(own) else None, 1 + len(own)
 
 
-def take_up(ranks: Alone, updater: chainer.training.Updater, own: dict[str, np.ndarray] | None, seed: int) -> None:
+def take_up(ranks: Alone, updater: chainer.training.Updater, own: Arrays | None, seed: int) -> None:
     """Give ``updater``, which has just been restored as the first rank's, what is this rank's own.
 
     own: None where no rank of this number wrote the snapshot: its random state begins anew, with empty pools.

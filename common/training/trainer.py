@@ -10,7 +10,7 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyOptions
-from medi2i.common.training import profile
+from medi2i.common.training import costs
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
 from medi2i.common.training.distributed import ALONE, Alone
@@ -109,7 +109,9 @@ class Training:
 
     def extend(self, extension: chainer.training.Extension, **kwargs: Any) -> None:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
-        self.trainer.extend(profile.Timed(extension, self.profile) if self.options.profile else extension, **kwargs)
+        self.trainer.extend(
+            costs.Timed(extension, self.profile) if self.profile is not costs.OFF else extension, **kwargs
+        )
 
     def follow(self, average: WeightAverage | None, reestimation: Reestimation | None) -> None:
         """Add a ``WeightAverage`` and a ``Reestimation`` (None: none), which also runs before weights are saved."""
@@ -160,7 +162,7 @@ class Training:
             together = f" on {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             print(f"training in {self.run_folder.path}{together}", flush=True)
         began, self._first = time.monotonic(), self.updater.iteration + 1
-        if self.options.profile:
+        if isinstance(self.profile, costs.Profile):
             self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         try:
@@ -226,7 +228,7 @@ class Training:
             raise UserError(f"{ending.reason}; {last}. A lower learning rate or another seed may help")
         # The weights of an epoch that is not over carry its number; finishing it writes them again.
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1
-        with self.profile(profile.SNAPSHOTS):
+        with self.profile(costs.SNAPSHOTS):
             self.weights.save(epoch)
         print(
             f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
@@ -238,17 +240,14 @@ class Training:
         for name in sorted(updater._iterators):
             idle = updater.get_iterator(name).idle
             print(f"waited for images ({name}) {idle.fraction:.2%} of the time")
-        if self.options.profile:
-            self._tell_profile()
+        if isinstance(self.profile, costs.Profile):
+            self.profile.stop()
+            loading = sum(iterator.loading for iterator in updater._iterators.values())
+            print(costs.in_words(self.profile, self.options.workers, loading))
+            costs.write_rows(self.run_folder.path / "profile.csv", self.profile, self._first, updater.iteration)
         if not ending.complete(updater):
             print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
         return ending.status
-
-    def _tell_profile(self) -> None:
-        self.profile.stop()
-        loading = sum(iterator.loading for iterator in self.updater._iterators.values())
-        print(profile.words(self.profile, self.options.workers, loading))
-        profile.write_rows(self.run_folder.path / "profile.csv", self.profile, self._first, self.updater.iteration)
 
 
 class Snapshots(chainer.training.Extension):
@@ -259,7 +258,7 @@ class Snapshots(chainer.training.Extension):
     """
 
     priority = -1000
-    phase = profile.SNAPSHOTS
+    phase = costs.SNAPSHOTS
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.options import PairedOptions
-from medi2i.common.training import profile
-from medi2i.common.training.profile import BACKWARD, FORWARD, REST, WAITING, Profile, Timed, words, write_rows
+from medi2i.common.training import costs
+from medi2i.common.training.costs import BACKWARD, FORWARD, REST, WAITING, Profile, Timed, in_words, write_rows
 
 
 class Clock:
@@ -75,14 +75,14 @@ def test_the_device_is_waited_for_before_each_look(clock):
 
 
 def test_on_the_cpu_nothing_is_waited_for():
-    assert profile.profile_of(PairedOptions(profile=True), None)._synchronise is None
-    assert profile.profile_of(PairedOptions(), None) is profile.OFF
-    assert profile.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy"))._synchronise is None
+    assert costs.profile_of(PairedOptions(profile=True), None)._synchronise is None
+    assert costs.profile_of(PairedOptions(), None) is costs.OFF
+    assert costs.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy"))._synchronise is None
 
 
 def test_unasked_nothing_looks_at_the_clock(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: pytest.fail("looked at the clock"))
-    with profile.OFF(FORWARD), profile.OFF(BACKWARD):
+    with costs.OFF(FORWARD), costs.OFF(BACKWARD):
         pass
 
 
@@ -93,7 +93,7 @@ def test_words(clock):
         spend(clock, timed, phase, seconds)
     clock.now += 5.5
     timed.stop()
-    said = words(timed, 2, 40.0)
+    said = in_words(timed, 2, 40.0)
     assert said == (
         "Of 200 s, 65 % backward, 30 % forward, 3 % the rest, 2 % waiting for images; 2 --workers loaded "
         "for 40 s meanwhile, and the loader kept 4.0 s waiting: more --workers would not help."
@@ -115,7 +115,7 @@ def test_advice(clock, waiting, workers, advice):
     spend(clock, timed, WAITING, waiting)
     clock.now += 100 - waiting
     timed.stop()
-    assert words(timed, workers, 1.0).endswith(advice)
+    assert in_words(timed, workers, 1.0).endswith(advice)
 
 
 def test_rows_of_each_session(clock, tmp_path):
