@@ -6,63 +6,39 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.pictures import Panel, chosen_samples, draw_grid, plane, range_text, window_of
+from medi2i.common.options import UnpairedOptions
+from medi2i.common.training.pictures import Panel, Pictures, draw_grid, plane, range_text, window_of
 from medi2i.common.training.validation import apply
 from medi2i.cyclegan import net
-from medi2i.datasets.scaling import Clip
 from medi2i.datasets.unpaired import UnpairedDataset
 
 TITLES = ["x → y\n(y → x)", "x → y → x\n(y → x → y)", "x → z → x\n(y → z → y)"]
 
 
-class UnpairedPictures(chainer.training.Extension):
-    """Draws ``<folder>/<name>_<iteration>.png``: some images of both domains, unaugmented.
+class UnpairedPictures(Pictures):
+    """Some images of both domains as the networks see them now.
 
-    datasets, clips, counts, windows, modalities (as in DICOM): of domain x and y. A data set may be None; so may a
-    window (low, high) in HU, for the clip.
-    An image is shown in the window of the domain it is in, a translated one in that of the domain it went to.
-    seed: None for always the same, evenly spread images; a number for random ones (new ones in each picture).
+    datasets: of domain x and y, each of which may be None. images: those of the training, whose clips and modalities
+    count. An image is shown in the window of the domain it is in, a translated one in that of the domain it went to.
     """
-
-    phase = "pictures"
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: Path,
         name: str,
         datasets: Sequence[UnpairedDataset | None],
-        clips: Sequence[Clip],
+        images: Sequence[UnpairedDataset],
         networks: net.Networks,
         device: chainer.backend.Device,
-        counts: Sequence[int],
-        windows: Sequence,
-        modalities: Sequence[str] = ("", ""),
-        colour: bool = False,
-        seed: int | None = None,
+        options: UnpairedOptions,
     ) -> None:
-        self.folder = Path(folder)
-        self.name = name
-        self.datasets = datasets
-        self.clips = clips
+        super().__init__(folder, name, datasets, (options.nvis_A, options.nvis_B), device, options)
+        self.clips = [dataset.clip for dataset in images]
+        self.modalities = [dataset.images[0].modality for dataset in images]
         self.networks = networks
-        self.device = device
-        self.counts = counts
-        self.windows = (windows[0], windows[1] if windows[1] is not None else windows[0])
-        self.modalities = modalities
-        self.colour = colour
-        self.seed = seed
+        self.colour = options.stack == 1
 
-    def __call__(self, trainer: chainer.training.Trainer) -> None:
-        iteration = trainer.updater.iteration
-        chosen = [
-            [] if dataset is None else chosen_samples(len(dataset), count, self.seed, iteration)
-            for dataset, count in zip(self.datasets, self.counts, strict=True)
-        ]
-        if any(chosen):
-            self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
-
-    def draw(self, chosen: Sequence[Sequence[int]], path: str | Path) -> None:
-        """Write the picture of the images with indices ``chosen[0]`` of x and ``chosen[1]`` of y."""
+    def draw(self, chosen: Sequence[Sequence[int]], path: Path) -> None:
         n = self.networks
         paths = (
             (n.translate, lambda x: n.translate_back(n.translate(x)), lambda x: n.dec_x(n.enc_x(x))),

@@ -15,7 +15,7 @@ from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.costs import check, profile_of
+from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
@@ -29,7 +29,6 @@ from medi2i.common.training.setup import (
     prepare,
     reestimation_of,
     training_options,
-    validation_batch,
 )
 from medi2i.common.training.trainer import Training
 from medi2i.cyclegan import net
@@ -77,38 +76,23 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
         "main": make_iterator(images[0], options, ranks, options.seed),
         "second": make_iterator(images[1], options, ranks, options.seed + 1),
     }
-    updater = CycleganUpdater(
-        iterators,
-        optimizers,
-        networks,
-        options,
-        random,
-        device,
-        features,
-        ranks,
-        profile_of(options, device),
-    )
-    measure = CycleMeasure(val_a, val_b, shown, device, validation_batch(options), ranks) if val_a or val_b else None
+    updater = CycleganUpdater(iterators, optimizers, networks, options, random, device, features, ranks)
+    measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
-        check(
-            {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b},
-            updater,
-            links,
-            measure,
-            options,
-        )
-        updater.finalize()
-        return 0
+        read = {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b}
+        return check(read, updater, measure)
 
     # trainer
     folder = open_run(options, resumed, ["cyclegan/train.py", *argv], ranks)
-    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict(), ranks)
+    training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions
     training.follow(average, reestimation_of(shown.translate_both, images, shown, options, device, training.ending))
     if measure is not None:
         training.validate(measure, options.best_metric, larger=False)
-    draw_pictures(training, options, {"val": [val_a, val_b], "train": images}, images, shown, device)
+    for name, datasets in (("val", [val_a, val_b]), ("train", images)):
+        if folder is not None:
+            training.draw(UnpairedPictures(folder.vis, name, datasets, images, shown, device, options))
 
     # run
     status = training.run()
@@ -149,37 +133,6 @@ def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device
     features = PerceptualFeatures.load(options.perceptual_weights, options.perceptual_layer)
     features.to_device(device)
     return features
-
-
-def draw_pictures(
-    training: Training,
-    options: UnpairedOptions,
-    datasets: Mapping[str, Sequence[UnpairedDataset | None]],
-    images: Sequence[UnpairedDataset],
-    networks: net.Networks,
-    device: chainer.backend.Device,
-) -> None:
-    """Have pictures of ``datasets`` (dict name -> UnpairedDatasets A and B) drawn while training, in its folder.
-
-    images: the UnpairedDatasets A and B of the training, whose clips and modalities are shown.
-    """
-    for name, both in datasets.items():
-        if training.ranks.first:
-            training.draw(
-                UnpairedPictures(
-                    training.run_folder.vis,
-                    name,
-                    both,
-                    [dataset.clip for dataset in images],
-                    networks,
-                    device,
-                    (options.nvis_A, options.nvis_B),
-                    (options.vis_window, options.vis_windowB),
-                    [dataset.images[0].modality for dataset in images],
-                    options.stack == 1,
-                    options.seed if options.vis_random else None,
-                )
-            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
-from medi2i.common.training.costs import OFF, NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
@@ -65,7 +64,7 @@ class CycleganUpdater(AdversarialUpdater):
             "dis_z". With one encoder for both domains there is no "enc_y".
         networks: object with links of these names.
         options: UnpairedOptions. Raises UserError where a term does not fit the channels.
-        random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
 
@@ -87,10 +86,9 @@ class CycleganUpdater(AdversarialUpdater):
         device: chainer.backend.Device | None = None,
         features: Any = None,
         ranks: Alone = ALONE,
-        profile: NoProfile = OFF,
     ) -> None:
         check_terms(options)
-        super().__init__(iterators, optimizers, networks, options, random, device, ranks, profile)
+        super().__init__(iterators, optimizers, networks, options, random, device, ranks)
         self.features = features
         for name, weight in (("y", options.lambda_dis_y), ("x", options.lambda_dis_x)):
             if weight > 0:

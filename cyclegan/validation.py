@@ -13,7 +13,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, apply, batches, measured
+from medi2i.common.training.validation import ErrorSum, apply, batches, measured, validation_batch
 from medi2i.cyclegan import net
 from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
 
@@ -38,7 +38,7 @@ class CycleMeasure:
         dataset_y: UnpairedDataset | None,
         networks: net.Networks,
         device: chainer.backend.Device,
-        batch_size: int,
+        options: UnpairedOptions,
         ranks: Alone = ALONE,
     ) -> None:
         self.sides = {
@@ -50,7 +50,7 @@ class CycleMeasure:
             if dataset is not None
         }
         self.device = device
-        self.batch_size = batch_size
+        self.batch_size = validation_batch(options)
         self.ranks = ranks
 
     @property

@@ -7,15 +7,14 @@ python pix2pix/train.py --resume result/20260101_120000
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import run
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.costs import check, profile_of
+from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Alone, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
@@ -29,7 +28,6 @@ from medi2i.common.training.setup import (
     prepare,
     reestimation_of,
     training_options,
-    validation_batch,
 )
 from medi2i.common.training.trainer import Training
 from medi2i.datasets import paired
@@ -73,42 +71,29 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
         options = begin_at_mean(networks, options, pairs, resumed, ranks)
     loaded = {} if resumed is not None else load_weights(networks, options)
     shown, average = place(networks, options, device, ranks, {"x": pairs.size})
-    links = networks.as_dict()
 
     # optimizers
-    optimizers, controls = make_optimizers(links, options, loaded, ranks)
+    optimizers, controls = make_optimizers(networks.as_dict(), options, loaded, ranks)
 
     # updater
-    updater = Pix2pixUpdater(
-        make_iterator(pairs, options, ranks, options.seed),
-        optimizers,
-        networks,
-        options,
-        random,
-        device,
-        ranks,
-        profile_of(options, device),
-    )
-    measure = (
-        None
-        if val is None
-        else PairedMeasure(val, shown.translate, device, validation_batch(options), options.class_num, ranks)
-    )
+    iterator = make_iterator(pairs, options, ranks, options.seed)
+    updater = Pix2pixUpdater(iterator, optimizers, networks, options, random, device, ranks)
+    measure = None if val is None else PairedMeasure(val, shown.translate, device, options, ranks)
     if options.check:
-        check({"training": pairs, "validation": val}, updater, links, measure, options)
-        updater.finalize()
-        return 0
+        return check({"training": pairs, "validation": val}, updater, measure)
 
     # trainer
     folder = open_run(options, resumed, ["pix2pix/train.py", *argv], ranks)
-    training = Training(updater, links, controls, options, folder, SHOWN, shown.as_dict(), ranks)
+    training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions
     training.follow(average, reestimation_of(shown.translate, [pairs], shown, options, device, training.ending))
     if measure is not None:
         metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
         training.validate(measure, metric, larger=metric == "Dice")
-    draw_pictures(training, options, {"val": val, "train": pairs}, shown.translate, device)
+    for name, dataset in (("val", val), ("train", pairs)):
+        if dataset is not None and folder is not None:
+            training.draw(PairedPictures(folder.vis, name, dataset, shown.translate, device, options))
 
     # run
     status = training.run()
@@ -138,34 +123,6 @@ def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Pa
     if options.model_dis is not None:
         loaded |= load_initial(options.model_dis, {"dis": networks.dis}, ["dis"])
     return loaded
-
-
-def draw_pictures(
-    training: Training,
-    options: PairedOptions,
-    datasets: Mapping[str, PairedDataset | None],
-    translate: Callable[[Array], chainer.Variable],
-    device: chainer.backend.Device,
-) -> None:
-    """Have pictures of ``datasets`` (dict name -> PairedDataset or None) drawn while training, in its folder."""
-    colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
-    for name, dataset in datasets.items():
-        if dataset is not None and training.ranks.first:
-            training.draw(
-                PairedPictures(
-                    training.run_folder.vis,
-                    name,
-                    dataset,
-                    translate,
-                    device,
-                    options.nvis,
-                    options.vis_window,
-                    options.vis_windowB,
-                    options.class_num,
-                    colour,
-                    options.seed if options.vis_random else None,
-                )
-            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
-from medi2i.common.training.costs import OFF, NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.randomness import RandomState
 from medi2i.pix2pix import net
@@ -34,7 +33,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         optimizers: dict with "enc_x", "dec_y" and, for an adversarial loss, "dis".
         networks: object with ``enc_x``, ``dec_y`` and ``dis`` (None without adversarial loss).
         options: PairedOptions. Raises UserError where a term does not fit the images.
-        random, device, ranks, profile: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
 
     Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
     ``loss_SSIM`` (1 - SSIM), ``loss_MSSSIM``, ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``,
@@ -52,10 +51,9 @@ class Pix2pixUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
-        profile: NoProfile = OFF,
     ) -> None:
         check_terms(options)
-        super().__init__(iterator, optimizers, networks, options, random, device, ranks, profile)
+        super().__init__(iterator, optimizers, networks, options, random, device, ranks)
         if options.lambda_dis > 0:
             self.pools["xy"] = HistoryPool(50 * options.batch_size, random)
 

@@ -13,7 +13,7 @@ from medi2i.common.compat import Array, chainer
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches, measured
+from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches, measured, validation_batch
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.pairs import FOLDERS
 
@@ -25,7 +25,7 @@ class PairedMeasure:
     """Measures ``translate`` (links; (N, C, H, W) -> Variable, in [-1, 1]) on all pairs of ``dataset``.
 
     Called, it gives {"RMSE", "MAE"} in HU (or the images' unit), and where input and output have equal channels the
-    same of doing nothing as ``RMSE_identity``, ``MAE_identity``. With ``class_num`` > 0: {"Dice", "accuracy"}.
+    same of doing nothing as ``RMSE_identity``, ``MAE_identity``. With ``--class_num``: {"Dice", "accuracy"}.
     Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
     process, so the figures are its figures.
     """
@@ -35,15 +35,14 @@ class PairedMeasure:
         dataset: PairedDataset,
         translate: Callable[[Array], chainer.Variable],
         device: chainer.backend.Device,
-        batch_size: int,
-        class_num: int = 0,
+        options: PairedOptions,
         ranks: Alone = ALONE,
     ) -> None:
         self.dataset = dataset
         self.translate = translate
         self.device = device
-        self.batch_size = batch_size
-        self.class_num = class_num
+        self.batch_size = validation_batch(options)
+        self.class_num = options.class_num
         self.ranks = ranks
 
     @property

@@ -16,7 +16,6 @@ from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import costs
-from medi2i.common.training.costs import NoProfile
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.randomness import RandomState
@@ -87,7 +86,6 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
         ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
-        profile: Profile of medi2i.common.training.costs, which is told of each phase.
     """
 
     weighted: Callable
@@ -101,7 +99,6 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Alone = ALONE,
-        profile: NoProfile = costs.OFF,
     ) -> None:
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device, auto_new_epoch=False)
         self.networks = networks
@@ -109,7 +106,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.random = random
         self.ranks = ranks
         self.least_squares = self.weighted if options.dis_reg_weighting > 0 else losses.least_squares
-        self.profile = profile
+        self.profile = costs.profile_of(options, device)
         self.pools: dict[str, HistoryPool] = {}
         # What kept images from being loaded: nothing of that update was done.
         self.failure: Exception | None = None

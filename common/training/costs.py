@@ -38,11 +38,9 @@ _NOTHING = contextlib.nullcontext()
 def check(
     datasets: Mapping[str, Any],
     updater: chainer.training.updaters.StandardUpdater,
-    networks: Mapping[str, chainer.Link],
     measure: Measure | None,
-    options: AnyOptions,
-) -> None:
-    """Rehearse and print a report. Nothing is written.
+) -> int:
+    """Rehearse and print a report. Nothing is written. Returns the status of the process.
 
     datasets: dict name -> data set (or None), all images of which are read. updater: AdversarialUpdater.
     measure(indices): validates these images of the data set "validation"; None without one.
@@ -54,7 +52,8 @@ def check(
             f"{name:<12} {len(dataset)} examples read in {_timed(functools.partial(read_all, dataset)):.1f} s, "
             f"{dataset.size[0]}×{dataset.size[1]} pixels (height × width)"
         )
-    for name, link in networks.items():
+    options = updater.options
+    for name, link in updater.networks.as_dict().items():
         print(f"{name:<12} {sum(p.size for p in link.params() if p.array is not None):,} weights")
 
     gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
@@ -80,6 +79,8 @@ def check(
     print(f"{'expected':<12} {duration(seconds)} for {iterations:,.0f} updates, {per_epoch:g} in an epoch")
     memory = (_peak() + _pool_growth(updater, gpu)) / MIB
     print(f"{'memory':<12} {memory:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
+    updater.finalize()
+    return 0
 
 
 def read_all(dataset: PairedDataset | UnpairedDataset) -> None:

@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import one_line
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training.log import read_log
 from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
@@ -164,6 +165,47 @@ def chosen_samples(length: int, count: int, seed: int | None, iteration: int) ->
     if seed is None:
         return [i * length // count for i in range(count)]
     return sorted(int(i) for i in np.random.default_rng([seed, iteration]).permutation(length)[:count])
+
+
+class Pictures(chainer.training.Extension):
+    """Draws ``<folder>/<name>_<iteration>.png``: images of each of ``datasets`` (None: there is none), unaugmented.
+
+    counts: how many of each. With ``--vis_random`` they are others in each picture, else always the same, evenly
+    spread ones. ``windows``: (low, high) in HU for domain A and for B; None: the clip.
+    """
+
+    phase = "pictures"
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        datasets: Sequence,
+        counts: Sequence[int],
+        device: chainer.backend.Device,
+        options: AnyOptions,
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.datasets = datasets
+        self.counts = counts
+        self.device = device
+        self.options: Any = options  # which of both classes, the application knows
+        self.windows = options.vis_window, options.vis_windowB or options.vis_window
+
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
+        iteration = trainer.updater.iteration
+        seed = self.options.seed if self.options.vis_random else None
+        chosen = [
+            [] if dataset is None else chosen_samples(len(dataset), count, seed, iteration)
+            for dataset, count in zip(self.datasets, self.counts, strict=True)
+        ]
+        if any(chosen):
+            self.draw(chosen, self.folder / f"{self.name}_{iteration:07d}.png")
+
+    def draw(self, chosen: Sequence[Sequence[int]], path: Path) -> None:
+        """Write the picture of the images with these indices of each data set."""
+        raise NotImplementedError
 
 
 MAX_POINTS = 2000  # more would not be seen

@@ -208,11 +208,6 @@ def make_iterator(
     )
 
 
-def validation_batch(options: AnyOptions) -> int:
-    """How many images are validated at once: whole images need more memory than crops."""
-    return 1 if options.random_translate < 0 else options.batch_size
-
-
 def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[str], ranks: Alone) -> RunFolder | None:
     """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first."""
     if not ranks.first:

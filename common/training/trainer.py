@@ -9,7 +9,6 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import costs
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
@@ -28,30 +27,24 @@ GPU_CHECK_INTERVAL = 20  # iterations between two looks at the losses on a GPU, 
 class Training:
     """A Chainer trainer in a run folder, with log, plots, progress, weights, snapshots and all ways to end.
 
-    updater: with optimizers named as ``networks``.
-    networks: dict name -> link, as they are trained. saved: the same as they are saved, where these are others
-    (averaged weights).
+    updater: with optimizers named as its networks.
     controls: dict name -> RateControl, the optimizers' learning rates.
-    options: PairedOptions or UnpairedOptions.
     run: RunFolder; None on other ranks than the first, which write nothing.
     shown: names of log entries for the progress bar.
-    ranks: medi2i.common.training.distributed.Alone or Ranks, those of ``updater``.
+    saved: object with the networks as they are saved: those of ``updater``, or with averaged weights.
     """
 
     def __init__(
         self,
         updater: AdversarialUpdater,
-        networks: dict[str, chainer.Link],
         controls: Mapping[str, RateControl],
-        options: AnyOptions,
         run: RunFolder | None,
         shown: Sequence[str],
-        saved: dict[str, chainer.Link] | None = None,
-        ranks: Alone = ALONE,
+        saved: Any,
     ) -> None:
         self.updater = updater
-        self.options = options
-        self.ranks = ranks
+        self.options = options = updater.options
+        self.ranks = ranks = updater.ranks
         iterations = getattr(options, "iteration", None)
         self.ending = Ending(options.epoch if options.minutes is None else None, iterations)
         self.signals = SignalWatch(speaks=ranks.first)
@@ -69,7 +62,7 @@ class Training:
         if options.max_hours is not None:
             self.extend(TimeLimit(self.ending, options.max_hours))
         if run is not None:
-            self._keep_records(run, networks, controls, shown, saved or networks)
+            self._keep_records(run, controls, shown, saved)
         self.extend(
             Snapshots(
                 None if run is None else self.store,
@@ -84,21 +77,20 @@ class Training:
     def _keep_records(
         self,
         run: RunFolder,
-        networks: dict[str, chainer.Link],
         controls: Mapping[str, RateControl],
         shown: Sequence[str],
-        saved: dict[str, chainer.Link],
+        saved: Any,
     ) -> None:
         options, updater = self.options, self.updater
         self.run_folder = run
-        self.weights = WeightStore(run.path, saved, updater.get_all_optimizers())
+        self.weights = WeightStore(run.path, saved.as_dict(), updater.get_all_optimizers())
         self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
         self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
         self.extend(self.save_weights)
         self.extend(self.log)
         if options.parameter_statistics:
-            self.extend(ParameterStatistics(networks, run.path / "parameters.csv"))
+            self.extend(ParameterStatistics(updater.networks.as_dict(), run.path / "parameters.csv"))
         if options.tensorboard:
             self.extend(EventFiles(self.log, run.path / "tensorboard"))
         self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training.ending import Ending
 
 
@@ -117,6 +118,11 @@ def measured(entry: Mapping[str, Any], *names: str) -> list[float] | None:
     values = [entry.get(f"validation/{name}") for name in names]
     numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
     return numbers if len(numbers) == len(names) else None
+
+
+def validation_batch(options: AnyOptions) -> int:
+    """How many images are validated at once: whole images need more memory than crops."""
+    return 1 if options.random_translate < 0 else options.batch_size
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from medi2i.common.choices import Norm
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.norms import BatchNormalization
+from medi2i.common.options import PairedOptions
 from medi2i.common.training import snapshot
 from medi2i.common.training.adversarial import HistoryPool, LossScale
 from medi2i.common.training.distributed import ALONE, Ranks, joined, share_batches
@@ -151,7 +152,9 @@ class _Slices:
 @pytest.mark.parametrize("count,batch", [(1, 1), (5, 2), (7, 1), (7, 3)])
 def test_validation_gives_the_very_figures_of_one_process(count, batch):
     def measure(ranks):
-        return PairedMeasure(_Slices(count), lambda x: 0.9 * x, chainer.get_device("@numpy"), batch, ranks=ranks)()
+        return PairedMeasure(
+            _Slices(count), lambda x: 0.9 * x, chainer.get_device("@numpy"), PairedOptions(batch_size=batch), ranks
+        )()
 
     alone = measure(ALONE)
     pairs = _Slices(count).pairs.astype(np.float64)
