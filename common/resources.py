@@ -123,21 +123,21 @@ def available_memory() -> int | None:
 
 
 def _of_machine() -> int | None:
-    return _entry("/proc/meminfo", "MemAvailable:")
+    return _entry(Path("/proc/meminfo"), "MemAvailable:", 1024)
 
 
 def _of_limit() -> int | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    used = _entry("/proc/self/status", "VmSize:")
+    used = _entry(Path("/proc/self/status"), "VmSize:", 1024)
     return None if limit == resource.RLIM_INFINITY or used is None else max(limit - used, 0)
 
 
-def _entry(path: str, name: str) -> int | None:
-    """Kilobytes of a line ``name`` as bytes."""
+def _entry(path: Path, name: str, unit: int = 1) -> int | None:
+    """The number of the line ``name``, times ``unit`` bytes."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(path).read_text().splitlines():
+        for line in path.read_text().splitlines():
             if line.startswith(name):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1]) * unit
     return None
 
 
@@ -152,22 +152,12 @@ def _of_groups() -> Iterator[int | None]:
             names = (
                 ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
             )
-            own = root / path.lstrip("/")
-            for folder in (own, *own.parents):  # in a container the path is of its outside, and only root is there
-                if folder == root or root in folder.parents:
-                    yield _left(folder, *names)
+            for folder in _folders(root, path):
+                yield _left(folder, *names)
 
 
 def _left(folder: Path, limit: str, usage: str) -> int | None:
     with contextlib.suppress(OSError, ValueError):
-        files = _entry_of_statistics(folder / "memory.stat")  # the cache of files gives way
+        files = _entry(folder / "memory.stat", "inactive_file ") or 0  # the cache of files gives way
         return max(int((folder / limit).read_text()) - int((folder / usage).read_text()) + files, 0)
     return None
-
-
-def _entry_of_statistics(path: Path) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return next(
-            (int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("inactive_file ")), 0
-        )
-    return 0

@@ -62,14 +62,12 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     networks = net.build(options)
     if not options.check:  # which reads all images, and tells of all that it cannot read
         options = begin_at_shift(networks, options, images, resumed, ranks)
-    links = networks.as_dict()
-    loaded = {} if resumed is not None else load_weights(links, options)
+    loaded = {} if resumed is not None else load_weights(networks.as_dict(), options)
     features = perceptual_features(options, device)
     shown, average = place(networks, options, device, ranks, {"x": images[0].size, "y": images[1].size})
 
     # optimizers
-    trained = {name: link for name, link in links.items() if not (name == "enc_y" and options.single_encoder)}
-    optimizers, controls = make_optimizers(trained, options, loaded, ranks)
+    optimizers, controls = make_optimizers(networks.as_dict(), options, loaded, ranks)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
     iterators = {

@@ -82,11 +82,11 @@ class CycleMeasure:
         """(errors of the cycle, Appearance of the images, Appearance of their translations)."""
 
         def measure(batch: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
-            images = [dataset.load(indices[i], None) for i in batch]
+            images = np.stack([dataset.load(indices[i], None) for i in batch])
             translated = apply(there, images, self.device)
             error = ErrorSum()
             error.add(dataset.clip.from_unit(apply(back, translated, self.device)), dataset.clip.from_unit(images))
-            return error, Appearance(np.stack(images)), Appearance(translated)
+            return error, Appearance(images), Appearance(translated)
 
         totals, *others = self.ranks.spread(measure, batches(len(indices), self.batch_size))
         for parts in others:

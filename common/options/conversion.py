@@ -4,7 +4,6 @@ What the network is stands in the ``args`` file beside its weights. Training opt
 lines written for the released codes run; those that would make another network are refused.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from medi2i.common import choices
 from medi2i.common.errors import UserError
 from medi2i.common.options import shared
-from medi2i.common.options.machinery import Checked, build_parser, fold, option, redefault, take_common
+from medi2i.common.options.machinery import Checked, add_option, build_parser, fold, option, redefault, take_common
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.datasets import kinds
@@ -262,7 +261,7 @@ def parse_conversion(
     own = {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls.TRAINING):
         if field.name not in own and field.metadata["flags"] is not None:
-            _add_hidden(parser, field)
+            add_option(parser, field, hidden=True)
     given = vars(parser.parse_args(argv))
     take_common(given)
     run = given.pop("run")
@@ -274,15 +273,3 @@ def parse_conversion(
         given["model_gen"] = run
     training = {name: value for name, value in given.items() if name not in own}
     return cls(**{name: value for name, value in given.items() if name in own}), training
-
-
-def _add_hidden(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
-    rule = field.metadata
-    names = ["--" + field.name, *rule["flags"]]
-    if rule["type"] is bool:
-        parser.add_argument(*names, dest=field.name, action="store_true", help=argparse.SUPPRESS)
-        parser.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
-    else:
-        parser.add_argument(*names, dest=field.name, nargs=rule["nargs"], help=argparse.SUPPRESS)
-    if rule["old"] is not None:
-        rule["old"].add_to(parser)

@@ -41,7 +41,7 @@ class BaseAndWidth:
     default_base: int
     default_width: int
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
         """Add both spellings to an argparse parser, out of sight in its help."""
         parser.add_argument(self.base_flag, "--" + self.base, dest=self.base, help=argparse.SUPPRESS)
         parser.add_argument(self.width_flag, "--" + self.width, dest=self.width, help=argparse.SUPPRESS)
@@ -288,14 +288,11 @@ def build_parser(
     groups = {title: parser.add_argument_group(title) for title in titles}
     for field in dataclasses.fields(cls):
         if field.metadata["flags"] is not None:
-            _add_option(groups[_group_title(cls, field.name)], field)
+            add_option(groups[_group_title(cls, field.name)], field)
     if cls.PRESETS:
         groups[_group_title(cls, "preset")].add_argument(
             "--list_presets", action=_ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
         )
-    for field in dataclasses.fields(cls):
-        if field.metadata["old"] is not None:
-            field.metadata["old"].add_to(parser)
     parser.add_argument(
         "--max-pixels",
         "--max_pixels",
@@ -323,7 +320,8 @@ def _group_title(cls: type, name: str) -> str:
     return next(_title(base) for base in reversed(cls.__mro__) if name in base.__dict__.get("__annotations__", {}))
 
 
-def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field) -> None:
+def add_option(group: argparse._ActionsContainer, field: dataclasses.Field, hidden: bool = False) -> None:
+    """Add the option of ``field`` to a parser, or a group of one; ``hidden``: ``--help`` does not show it."""
     rule = field.metadata
     names = [
         *(f for f in rule["flags"] if not f.startswith("--")),
@@ -331,14 +329,17 @@ def _add_option(group: argparse._ArgumentGroup, field: dataclasses.Field) -> Non
         *(f for f in rule["flags"] if f.startswith("--")),
     ]
     text = rule["help"].replace("%", "%%")
-    if rule["type"] is bool:
-        group.add_argument(*names, dest=field.name, action="store_true", help=f"{text} [{_shown(field)}]")
-        group.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
-        return
     if rule["choices"] is not None:
         text += ": " + (rule["choices_text"] or ", ".join(str(c) or "''" for c in rule["choices"]))
+    text = argparse.SUPPRESS if hidden else f"{text} [{_shown(field)}]"
+    if rule["old"] is not None:
+        rule["old"].add_to(group)
+    if rule["type"] is bool:
+        group.add_argument(*names, dest=field.name, action="store_true", help=text)
+        group.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+        return
     metavar = rule["metavar"] or {int: "N", float: "X", str: "TEXT"}.get(rule["type"], "VALUE")
-    group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=f"{text} [{_shown(field)}]")
+    group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=text)
 
 
 def _shown(field: dataclasses.Field) -> str:

@@ -211,6 +211,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             pool.serialize(serializer["pool:" + name])
 
 
+@dataclasses.dataclass(eq=False)
 class HistoryPool:
     """The last images in random order, up to ``size`` of them, on the device on which they were made: the discriminator
     also sees what the generator made some time ago (Shrivastava et al., 2017).
@@ -220,10 +221,9 @@ class HistoryPool:
         random: :class:`medi2i.common.training.randomness.RandomState`.
     """
 
-    def __init__(self, size: int, random: RandomState) -> None:
-        self.size = size
-        self.random = random
-        self.images: list[Array] = []
+    size: int
+    random: RandomState
+    images: list[Array] = dataclasses.field(default_factory=list, init=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -278,9 +278,10 @@ class PinnedConverter(chainer.dataset.Converter):
     def __init__(
         self, pinned: Callable | None = None, event: Callable | None = None, stream: Callable | None = None
     ) -> None:
+        cuda = chainer.backends.cuda
         self._pinned = pinned or _pinned
-        self._event = event or _event
-        self._stream = stream or _stream
+        self._event = event or (lambda: cuda.cupy.cuda.Event(disable_timing=True))
+        self._stream = stream or (lambda: cuda.cupy.cuda.get_current_stream())
         self._buffers: dict[tuple[int, Any], tuple[np.ndarray, Any]] = {}
         self._turn = 0
 
@@ -331,15 +332,3 @@ def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     import cupyx
 
     return cupyx.empty_pinned(shape, dtype)
-
-
-def _event() -> Any:
-    import cupy
-
-    return cupy.cuda.Event(disable_timing=True)
-
-
-def _stream() -> Any:
-    import cupy
-
-    return cupy.cuda.get_current_stream()

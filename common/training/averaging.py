@@ -109,6 +109,7 @@ _CROPS = 2  # a stream of random numbers of its own, beside those of medi2i.data
 _BATCH_NORMS = (L.BatchNormalization, L.BatchRenormalization)
 
 
+@dataclasses.dataclass(eq=False)
 class Reestimation(chainer.training.Extension):
     """Sets running means and variances of batch normalisations to those of ``crops``, at the end of each epoch and of
     the training, before the networks are validated, drawn and saved.
@@ -126,18 +127,15 @@ class Reestimation(chainer.training.Extension):
     phase = "statistics of normalisation"
     priority = chainer.training.PRIORITY_WRITER + 100  # before validation, after weights are averaged
 
-    def __init__(
-        self, forward: Callable, crops: Callable[[], list[np.ndarray]], device: chainer.backend.Device, ending: Ending
-    ) -> None:
-        self.forward = forward
-        self.crops = crops
-        self.device = device
-        self.ending = ending
-        self._arrays: list[np.ndarray] | None = None
-        self._done: int | None = None
+    forward: Callable
+    crops: Callable[[], list[np.ndarray]]
+    device: chainer.backend.Device
+    ending: Ending
+    _arrays: list[np.ndarray] | None = dataclasses.field(default=None, init=False)
+    _done: int | None = dataclasses.field(default=None, init=False)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if trainer.updater.is_new_epoch or self.ending.complete(trainer.updater):
+        if self.ending.epoch_over(trainer.updater):
             self.run(trainer.updater.iteration)
 
     def run(self, iteration: int) -> None:

@@ -228,38 +228,19 @@ def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> No
     return Profile(synchronise=chainer.backends.cuda.Stream.null.synchronize)
 
 
-class Timed(chainer.training.Extension):
+class Timed:
     """``extension`` as one phase of ``profile``; for the trainer and its snapshots it is the extension itself."""
 
     def __init__(self, extension: chainer.training.Extension, profile: NoProfile) -> None:
         self.extension = extension
         self.profile = profile
-        self.phase = getattr(extension, "phase", LOG)
-        self.trigger, self.priority, self.name = extension.trigger, extension.priority, extension.name
-
-    @property
-    def default_name(self) -> str:
-        return self.extension.default_name
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        with self.profile(self.phase):
+        with self.profile(getattr(self.extension, "phase", LOG)):
             self.extension(trainer)
 
-    def initialize(self, trainer: chainer.training.Trainer) -> None:
-        """Called by the trainer before the first iteration."""
-        self.extension.initialize(trainer)
-
-    def finalize(self) -> None:
-        """Called by the trainer when training ends."""
-        self.extension.finalize()
-
-    def on_error(self, trainer: chainer.training.Trainer, exc: Exception, tb: Any) -> None:
-        """Called by the trainer when training fails."""
-        self.extension.on_error(trainer, exc, tb)
-
-    def serialize(self, serializer: chainer.AbstractSerializer) -> None:
-        """As the extension's: a run can be resumed with and without a profile."""
-        self.extension.serialize(serializer)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.extension, name)
 
 
 def in_words(profile: Profile, workers: int, loading: float) -> str:

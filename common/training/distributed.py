@@ -6,6 +6,7 @@ ChainerMN replaces it by the mean over the ranks; with ``--sync_bn`` they also n
 """
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import operator
@@ -27,6 +28,7 @@ from medi2i.common.resources import launched
 _batch_normalization = chainer.functions.normalization.batch_normalization
 
 
+@dataclasses.dataclass(eq=False)
 class SharedBatches:
     """Called as (link, x): what the batch normalisation ``link`` gives in training for x (N, C, H, W) of this rank.
 
@@ -35,8 +37,7 @@ class SharedBatches:
     ranks: medi2i.common.training.distributed.Ranks, all of which must call it in the same order.
     """
 
-    def __init__(self, ranks: "Ranks") -> None:
-        self.ranks = ranks
+    ranks: "Ranks"
 
     def __call__(self, link: chainer.Link, x: Array) -> chainer.Variable:
         multi_node = compat.chainermn.functions.batch_normalization

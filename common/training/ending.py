@@ -1,5 +1,6 @@
 """When a training ends and with which words and status: epochs done, patience, time, bad losses, signals."""
 
+import dataclasses
 import math
 import signal
 import sys
@@ -15,6 +16,7 @@ from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.snapshot import serialize_json
 
 
+@dataclasses.dataclass(eq=False)
 class Ending:
     """Stop trigger of the trainer. Extensions call ``stop``; the first reason counts.
 
@@ -23,13 +25,12 @@ class Ending:
     training ends it), ``status`` (of the process), ``bad`` (the weights are not worth keeping).
     """
 
-    def __init__(self, epochs: int | None, iterations: int | None = None) -> None:
-        self.epochs = epochs
-        self.iterations = iterations
-        self.time_over = False
-        self.reason: str | None = None
-        self.status = 0
-        self.bad = False
+    epochs: int | None
+    iterations: int | None = None
+    time_over: bool = dataclasses.field(default=False, init=False)
+    reason: str | None = dataclasses.field(default=None, init=False)
+    status: int = dataclasses.field(default=0, init=False)
+    bad: bool = dataclasses.field(default=False, init=False)
 
     def stop(self, reason: str, status: int = 0, bad: bool = False) -> None:
         """End the training after this iteration."""
@@ -54,10 +55,15 @@ class Ending:
             return True
         return self.time_over if self.epochs is None else updater.epoch >= self.epochs
 
+    def epoch_over(self, updater: chainer.training.Updater) -> bool:
+        """Whether an epoch is done, or the training is, within one."""
+        return updater.is_new_epoch or self.complete(updater)
+
     def __call__(self, trainer: chainer.training.Trainer) -> bool:
         return self.reason is not None or self.complete(trainer.updater)
 
 
+@dataclasses.dataclass(eq=False)
 class LossGuard(chainer.training.Extension):
     """Ends the training when a reported loss is NaN or infinite, or beyond ``limit`` (0: no limit).
 
@@ -66,9 +72,8 @@ class LossGuard(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_EDITOR
 
-    def __init__(self, ending: Ending, limit: float) -> None:
-        self.ending = ending
-        self.limit = limit
+    ending: Ending
+    limit: float
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in scalars(trainer.observation).items():
@@ -78,13 +83,13 @@ class LossGuard(chainer.training.Extension):
             self.ending.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
 
 
+@dataclasses.dataclass(eq=False)
 class TimeLimit(chainer.training.Extension):
     """Ends the training once this process has trained for ``hours``."""
 
-    def __init__(self, ending: Ending, hours: float) -> None:
-        self.ending = ending
-        self.hours = hours
-        self.start = time.monotonic()
+    ending: Ending
+    hours: float
+    start: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: the clock starts with the training."""
@@ -95,6 +100,7 @@ class TimeLimit(chainer.training.Extension):
             self.ending.stop(f"--max_hours {self.hours:g} are over")
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingTime(chainer.training.Extension):
     """Completes the training after ``minutes`` of it, all sessions of the run together.
 
@@ -104,10 +110,9 @@ class TrainingTime(chainer.training.Extension):
 
     priority = 1000
 
-    def __init__(self, ending: Ending, minutes: float, ranks: Alone = ALONE) -> None:
-        self.ending = ending
-        self.minutes = minutes
-        self.ranks = ranks
+    ending: Ending
+    minutes: float
+    ranks: Alone = ALONE
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: a run that is resumed may have had its time."""
@@ -117,6 +122,7 @@ class TrainingTime(chainer.training.Extension):
         self.ending.time_over = self.ranks.agreed(trainer.elapsed_time >= 60 * self.minutes)
 
 
+@dataclasses.dataclass(eq=False)
 class Best(chainer.training.Extension):
     """Keeps the weights of the epoch whose ``metric`` is best, and ends the training after ``patience`` epochs without
     a better one (None: never). Looks at the end of each epoch, and of a training that is complete within one.
@@ -128,22 +134,14 @@ class Best(chainer.training.Extension):
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    def __init__(
-        self,
-        ending: Ending,
-        metric: str,
-        larger: bool,
-        patience: int | None,
-        keep: Callable[[int, str, float, int | None], None],
-    ) -> None:
-        self.ending = ending
-        self.metric = metric
-        self.larger = larger
-        self.patience = patience
-        self.keep = keep
-        self.epoch: int | None = None
-        self.value: float | None = None
-        self.unfinished: tuple[int, float] | None = None
+    ending: Ending
+    metric: str
+    larger: bool
+    patience: int | None
+    keep: Callable[[int, str, float, int | None], None]
+    epoch: int | None = dataclasses.field(default=None, init=False)
+    value: float | None = dataclasses.field(default=None, init=False)
+    unfinished: tuple[int, float] | None = dataclasses.field(default=None, init=False)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         if not trainer.updater.is_new_epoch:

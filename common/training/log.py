@@ -3,6 +3,7 @@ log.csv); from that the progress on the terminal and, on request, event files fo
 """
 
 import csv
+import dataclasses
 import json
 import sys
 import time
@@ -98,12 +99,12 @@ class Log(chainer.training.Extension):
         self._sums = {name: (total, count) for name, (total, count) in sums.items()}
 
 
+@dataclasses.dataclass(eq=False)
 class Table:
     """log.csv: a row is appended for each entry; a column that is new has the whole file written again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.columns: list[str] = []
+    path: Path
+    columns: list[str] = dataclasses.field(default_factory=list, init=False)
 
     def append(self, entry: dict[str, Any], all_entries: Callable[[], list[dict[str, Any]]]) -> None:
         """Add ``entry`` (a dict); ``all_entries()`` gives all rows, this one included."""
@@ -227,15 +228,15 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
 
 
+@dataclasses.dataclass(eq=False)
 class EventFiles(chainer.training.Extension):
     """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``folder``."""
 
     priority = chainer.training.PRIORITY_READER - 10  # after the log
 
-    def __init__(self, log: Log, folder: str | Path) -> None:
-        self.log = log
-        self.folder = folder
-        self._writer: Any = None  # tensorboardX's, which need not be installed
+    log: Log
+    folder: str | Path
+    _writer: Any = dataclasses.field(default=None, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: hides what a resumed run writes again."""

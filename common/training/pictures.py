@@ -211,16 +211,16 @@ class Pictures(chainer.training.Extension):
 MAX_POINTS = 2000  # more would not be seen
 
 
+@dataclasses.dataclass(eq=False)
 class Plots(chainer.training.Extension):
     """Draws ``<folder>/<group>.png`` from the log, at most every ``seconds`` and at the end of the training."""
 
     priority = chainer.training.PRIORITY_READER - 50  # after the log has written its line
 
-    def __init__(self, log_path: str | Path, folder: str | Path, seconds: float = 60) -> None:
-        self.log_path = Path(log_path)
-        self.folder = Path(folder)
-        self.seconds = seconds
-        self._drawn = 0.0
+    log_path: Path
+    folder: Path
+    seconds: float = 60
+    _drawn: float = dataclasses.field(default=0.0, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration."""

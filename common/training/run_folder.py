@@ -99,23 +99,17 @@ def _renamed(temporary: Path, wanted: Path) -> Path:
     raise UserError(f"{wanted}: a thousand runs of this second exist already; choose another --out")
 
 
+@dataclasses.dataclass(eq=False)
 class WeightStore:
     """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object.
 
     ``prepare()`` is called before networks are saved.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        networks: dict[str, chainer.Link],
-        optimizers: Mapping[str, chainer.Optimizer],
-        prepare: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.folder = Path(folder)
-        self.networks = networks
-        self.optimizers = optimizers
-        self.prepare = prepare
+    folder: Path
+    networks: dict[str, chainer.Link]
+    optimizers: Mapping[str, chainer.Optimizer]
+    prepare: Callable[[], None] = dataclasses.field(default=lambda: None)
 
     def save(self, epoch: int) -> None:
         """Write all networks and the state of all optimizers under the number ``epoch``."""
@@ -143,16 +137,16 @@ class WeightStore:
         return [*self.networks, *("opt_" + name for name in self.optimizers)]
 
 
+@dataclasses.dataclass(eq=False)
 class SaveWeights(chainer.training.Extension):
     """Saves the weights every ``interval`` epochs (never for interval <= 0)."""
 
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    def __init__(self, store: WeightStore, interval: int, ending: Ending) -> None:
-        self.store = store
-        self.interval = interval
-        self.ending = ending
+    store: WeightStore
+    interval: int
+    ending: Ending
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater

@@ -162,7 +162,10 @@ def place(
 
 
 def make_optimizers(
-    links: Mapping, options: AnyOptions, loaded: Mapping[str, Path] | None = None, ranks: Alone = ALONE
+    links: dict[str, chainer.Link],
+    options: AnyOptions,
+    loaded: Mapping[str, Path] | None = None,
+    ranks: Alone = ALONE,
 ) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
     """(optimizers, controls): dicts name -> optimizer and name -> RateControl for the dict ``links`` name -> network.
 
@@ -171,6 +174,8 @@ def make_optimizers(
     ranks: those that take each step together.
     """
     generator_rate, discriminator_rate = options.rates
+    names = {id(link): name for name, link in reversed(links.items())}  # one encoder under two names is trained once
+    links = {name: link for name, link in links.items() if names[id(link)] == name}
     optimizers = {
         name: make_optimizer(
             options.optimizer,

@@ -7,6 +7,7 @@ What each rank of a distributed training has of its own (random state, history p
 are. ``ranks`` says how many there were.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -34,12 +35,12 @@ _COPIES = 16  # of the weights: float32 beside float16, up to four states of an 
 _NAME = re.compile(r"snapshot_(\d+)\.npz")
 
 
+@dataclasses.dataclass(eq=False)
 class Writer(chainer.serializer.Serializer):
     """A Chainer serializer that fills the dict ``arrays`` (name -> NumPy array) and never pickles."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], path: str = "") -> None:
-        self.arrays = arrays
-        self.path = path
+    arrays: dict[str, np.ndarray]
+    path: str = ""
 
     def __getitem__(self, key: str) -> "Writer":
         return Writer(self.arrays, f"{self.path}{key.strip('/')}/")
@@ -196,13 +197,13 @@ def _number(arrays: Arrays, name: str, default: int) -> int:
     return int(arrays[name])
 
 
+@dataclasses.dataclass(eq=False)
 class SnapshotStore:
     """The snapshots of one run: ``snapshot_<iteration>.npz`` in ``folder``, the ``keep`` newest of them."""
 
-    def __init__(self, folder: str | Path, keep: int = 2, warn: Callable[[str], None] = print) -> None:
-        self.folder = Path(folder)
-        self.keep = keep
-        self.warn = warn
+    folder: Path
+    keep: int = 2
+    warn: Callable[[str], None] = print
 
     def files(self) -> list[Path]:
         """Paths of all snapshots, oldest first."""

@@ -1,5 +1,6 @@
 """The trainer that both applications assemble: Chainer's, with everything a training of days needs."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -242,6 +243,7 @@ class Training:
         return ending.status
 
 
+@dataclasses.dataclass(eq=False)
 class Snapshots(chainer.training.Extension):
     """Writes snapshots: every ``interval`` iterations, every ``minutes``, and when the training ends or is told to.
 
@@ -252,22 +254,13 @@ class Snapshots(chainer.training.Extension):
     priority = -1000
     phase = costs.SNAPSHOTS
 
-    def __init__(
-        self,
-        store: SnapshotStore | None,
-        ending: Ending,
-        signals: SignalWatch,
-        interval: int,
-        minutes: float,
-        ranks: Alone = ALONE,
-    ) -> None:
-        self.store = store
-        self.ending = ending
-        self.signals = signals
-        self.interval = interval
-        self.minutes = minutes
-        self.ranks = ranks
-        self._last = time.monotonic()
+    store: SnapshotStore | None
+    ending: Ending
+    signals: SignalWatch
+    interval: int
+    minutes: float
+    ranks: Alone = ALONE
+    _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration of this process."""

@@ -1,6 +1,7 @@
 """Validation over a whole data set at the end of each epoch, in HU (or whatever unit the images have)."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -23,10 +24,11 @@ class Measure(Protocol):
         """The measures over the images ``indices``, by default all."""
 
 
+@dataclasses.dataclass(eq=False)
 class Validation(chainer.training.Extension):
     """Reports ``measure()``, a dict name -> number, as ``validation/<name>`` at the end of each epoch.
 
-    ``ending`` (of medi2i.common.training.ending; may be None): also when the training is complete within an epoch.
+    ``ending``: also when the training is complete within an epoch.
 
     Networks run in test mode: statistics of normalisations are used and not changed, nothing random is drawn.
     """
@@ -34,13 +36,11 @@ class Validation(chainer.training.Extension):
     priority = chainer.training.PRIORITY_WRITER
     phase = "validation"
 
-    def __init__(self, measure: Measure, ending: Ending | None = None) -> None:
-        self.measure = measure
-        self.ending = ending
+    measure: Measure
+    ending: Ending
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        complete = self.ending is not None and self.ending.complete(trainer.updater)
-        if trainer.updater.is_new_epoch or complete:
+        if self.ending.epoch_over(trainer.updater):
             with inference_mode():
                 values = self.measure()
             chainer.report({f"validation/{name}": value for name, value in values.items()})
