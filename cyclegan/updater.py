@@ -1,7 +1,7 @@
 """One update of CycleGAN (Zhu et al., 2017, and the additions of Kaji and Kida, 2019)."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from medi2i.common import losses
@@ -9,7 +9,7 @@ from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
-from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
@@ -145,81 +145,63 @@ class CycleganUpdater(AdversarialUpdater):
 
     def generator_terms(self, images: Translated) -> list[Term]:
         """All terms of encoders and decoders, in the released order."""
+        s, n = self.options, self.networks
+        x_y, y_x = images.x_y, images.y_x
         return [
-            *self._latent_terms(images),
-            *self._cycle_terms(images),
-            *self._adversarial_terms(images),
-            *self._own_domain_terms(images),
-            *self._likeness_terms(images),
-            *self._smoothness_terms(images),
+            *terms_of(
+                ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_x[-1])),
+                ("enc_y/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_y[-1])),
+                # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
+                ("enc_x/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_x), 1.0)),
+                ("enc_y/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_y), 0.0)),
+            ),
+            Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x)),
+            Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y)),
+            Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(x_y)), images.x)),
+            Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(y_x)), images.y)),
+            *terms_of(
+                ("dec_y/loss_adv", s.lambda_dis_y, lambda: self.judged(n.dis_y, x_y, 1.0)),
+                ("dec_x/loss_adv", s.lambda_dis_x, lambda: self.judged(n.dis_x, y_x, 1.0)),
+                ("dec_x/loss_idem", s.lambda_idempotence, lambda: losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x)))),
+                ("dec_y/loss_idem", s.lambda_idempotence, lambda: losses.mean_absolute(x_y, n.dec_y(n.enc_x(x_y)))),
+                ("dec_x/loss_dom", s.lambda_domain, lambda: losses.mean_absolute(images.x, n.dec_x(n.enc_y(images.x)))),
+                ("dec_y/loss_dom", s.lambda_domain, lambda: losses.mean_absolute(images.y, n.dec_y(n.enc_x(images.y)))),
+            ),
+            *self._likeness_terms(images.x, x_y, images.y, images.plain_y_x),
+            *terms_of(("dec_y/loss_tv", s.lambda_tv, lambda: self._variation(x_y))),
         ]
 
-    def _latent_terms(self, images: Translated) -> Iterator[Term]:
-        s, dis_z = self.options, self.networks.dis_z
-        if s.lambda_reg > 0:
-            yield Term("enc_x/loss_reg", s.lambda_reg, losses.mean_square(images.features_x[-1]))
-            yield Term("enc_y/loss_reg", s.lambda_reg, losses.mean_square(images.features_y[-1]))
-        if s.lambda_dis_z > 0:
-            # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
-            z_x, z_y = deepest_map(images.features_x), deepest_map(images.features_y)
-            yield Term("enc_x/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_x), 1.0))
-            yield Term("enc_y/loss_adv", s.lambda_dis_z, self.cost_of(_judged(dis_z, z_y), 0.0))
-
-    def _cycle_terms(self, images: Translated) -> Iterator[Term]:
-        s, n = self.options, self.networks
-        yield Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x))
-        yield Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y))
-        yield Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(images.x_y)), images.x))
-        yield Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(images.y_x)), images.y))
-
-    def _adversarial_terms(self, images: Translated) -> Iterator[Term]:
-        s, n = self.options, self.networks
-        if s.lambda_dis_y > 0:
-            yield Term("dec_y/loss_adv", s.lambda_dis_y, self.cost_of(_judged(n.dis_y, images.x_y), 1.0))
-        if s.lambda_dis_x > 0:
-            yield Term("dec_x/loss_adv", s.lambda_dis_x, self.cost_of(_judged(n.dis_x, images.y_x), 1.0))
-
-    def _own_domain_terms(self, images: Translated) -> Iterator[Term]:
-        s, n, x_y, y_x = self.options, self.networks, images.x_y, images.y_x
-        if s.lambda_idempotence > 0:
-            yield Term("dec_x/loss_idem", s.lambda_idempotence, losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x))))
-            yield Term("dec_y/loss_idem", s.lambda_idempotence, losses.mean_absolute(x_y, n.dec_y(n.enc_x(x_y))))
-        if s.lambda_domain > 0:
-            yield Term("dec_x/loss_dom", s.lambda_domain, losses.mean_absolute(images.x, n.dec_x(n.enc_y(images.x))))
-            yield Term("dec_y/loss_dom", s.lambda_domain, losses.mean_absolute(images.y, n.dec_y(n.enc_x(images.y))))
-
-    def _likeness_terms(self, images: Translated) -> Iterator[Term]:
+    def _likeness_terms(self, x: Array, x_y: Any, y: Array, y_x: Any) -> list[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
-        s = self.options
-        pairs = (
-            ("enc_x", "dec_y", images.x, images.x_y, s.lambda_identity_x, s.lambda_gc_x),
-            ("enc_y", "dec_x", images.y, images.plain_y_x, s.lambda_identity_y, s.lambda_gc_y),
-        )
+        s, alike = self.options, losses.gradient_consistency
         colour = s.ch == 3 and s.stack == 1
-        for encoder, _, image, translated, weight, _ in pairs:
-            if weight > 0:
-                distance = losses.perceptual(self.features, image, translated, colour)
-                yield Term(f"{encoder}/loss_id", 1e3 * weight, 1e-3 * distance)
-        for _, decoder, image, translated, _, _ in pairs:
-            if s.lambda_air > 0:
-                mismatch = losses.air_mismatch(image, translated, s.air_threshold)
-                yield Term(f"{decoder}/loss_air", s.lambda_air, mismatch)
-        for _, decoder, image, translated, _, _ in pairs:
-            if s.lambda_grad > 0:
-                yield Term(f"{decoder}/loss_grad", s.lambda_grad, losses.gradient_difference(image, translated))
-        if s.lambda_grad_y > 0:
-            yield Term("dec_x/loss_grad_y", s.lambda_grad_y, losses.gradient_difference(images.y, images.plain_y_x))
-        for _, decoder, image, translated, _, weight in pairs:
-            if weight > 0:
-                yield Term(f"{decoder}/loss_gc", weight, losses.gradient_consistency(image, translated))
 
-    def _smoothness_terms(self, images: Translated) -> Iterator[Term]:
-        s = self.options
-        if s.lambda_tv > 0:
-            variation = losses.total_variation(images.x_y, s.tv_method, s.tv_tau)
-            if s.stack > 1 and s.imgtype in _SLICE_KINDS:
-                variation = variation + losses.channel_variation(images.x_y)
-            yield Term("dec_y/loss_tv", s.lambda_tv, variation)
+        def seen(image: Array, translated: Any) -> chainer.Variable:
+            return 1e-3 * losses.perceptual(self.features, image, translated, colour)
+
+        return terms_of(
+            ("enc_x/loss_id", 1e3 * s.lambda_identity_x, lambda: seen(x, x_y)),
+            ("enc_y/loss_id", 1e3 * s.lambda_identity_y, lambda: seen(y, y_x)),
+            ("dec_y/loss_air", s.lambda_air, lambda: losses.air_mismatch(x, x_y, s.air_threshold)),
+            ("dec_x/loss_air", s.lambda_air, lambda: losses.air_mismatch(y, y_x, s.air_threshold)),
+            ("dec_y/loss_grad", s.lambda_grad, lambda: losses.gradient_difference(x, x_y)),
+            ("dec_x/loss_grad", s.lambda_grad, lambda: losses.gradient_difference(y, y_x)),
+            ("dec_x/loss_grad_y", s.lambda_grad_y, lambda: losses.gradient_difference(y, y_x)),
+            ("dec_y/loss_gc", s.lambda_gc_x, lambda: alike(x, x_y)),
+            ("dec_x/loss_gc", s.lambda_gc_y, lambda: alike(y, y_x)),
+        )
+
+    def _variation(self, image: chainer.Variable) -> chainer.Variable:
+        """Total variation, between the slices of a stack, too."""
+        variation = losses.total_variation(image, self.options.tv_method, self.options.tv_tau)
+        slices = self.options.stack > 1 and self.options.imgtype in _SLICE_KINDS
+        return variation + losses.channel_variation(image) if slices else variation
+
+    def judged(self, dis: chainer.Chain, images: ArrayOrVariable, target: float) -> chainer.Variable:
+        """What the answer of ``dis``, whose weights learn nothing here, costs a generator that wants ``target``."""
+        with constant_weights(dis):
+            answer = dis(images)
+        return self.cost_of(answer, target)
 
     def cost_of(self, answer: chainer.Variable, target: float) -> chainer.Variable:
         """What a discriminator's answer costs a generator that wants ``target`` (0 or 1, exactly)."""
@@ -243,12 +225,6 @@ class CycleganUpdater(AdversarialUpdater):
         if s.dis_reg_weighting > 0:
             regularisation = losses.weight_magnitude(d_real) + losses.weight_magnitude(d_fake)
         return [*terms, Term(f"{name}/loss_reg", s.dis_reg_weighting, regularisation)]
-
-
-def _judged(dis: chainer.Chain, images: ArrayOrVariable) -> chainer.Variable:
-    """What a discriminator answers to a generator, which learns nothing about its weights."""
-    with constant_weights(dis):
-        return dis(images)
 
 
 def deepest_map(features: list) -> chainer.Variable:

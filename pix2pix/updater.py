@@ -8,7 +8,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
-from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term
+from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
 from medi2i.common.training.distributed import ALONE, Alone
 from medi2i.common.training.randomness import RandomState
 from medi2i.pix2pix import net
@@ -90,7 +90,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         weight = losses.channel_weight(s.class_weight, self.random.xp)
         if s.class_num > 0:
             y, t = losses.unfold_stack(y, s.stack), losses.unfold_stack(t, s.stack)
-        candidates = (
+        return terms_of(
             ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(latent)),
             ("dec_y/loss_CE", s.lambda_rec_ce, lambda: losses.focal_cross_entropy(y, t, s.focal_gamma, weight)),
             ("dec_y/loss_dice", s.lambda_dice, lambda: losses.dice(y, t, weight)),
@@ -100,7 +100,6 @@ class Pix2pixUpdater(AdversarialUpdater):
             ("dec_y/loss_MSSSIM", s.lambda_msssim, lambda: losses.multiscale_dissimilarity(y, t)),
             ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),
         )
-        return [Term(name, weighting, value()) for name, weighting, value in candidates if weighting > 0]
 
     def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""

@@ -75,6 +75,11 @@ class Term:
     value: object
 
 
+def terms_of(*candidates: tuple[str, float, Callable[[], object]]) -> list[Term]:
+    """Terms of (name, weight, function that gives the value): those that have a weight, in this order."""
+    return [Term(name, weight, value()) for name, weight, value in candidates if weight > 0]
+
+
 class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
     """Base of both updaters. ``weighted``: least squares of a discriminator that weights its answer by place.
 

@@ -77,8 +77,13 @@ def check(
         epochs = 60 * options.minutes / (per_epoch * update + validation)
         seconds, iterations = 60 * options.minutes, epochs * per_epoch
     print(f"{'expected':<12} {duration(seconds)} for {iterations:,.0f} updates, {per_epoch:g} in an epoch")
-    memory = (_peak() + _pool_growth(updater, gpu)) / MIB
-    print(f"{'memory':<12} {memory:,.0f} MiB" + (_gpu_memory(updater) if gpu else ""))
+    growth = sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in updater.pools.values() if len(pool))
+    memory = f"{(_peak() + (0 if gpu else growth)) / MIB:,.0f} MiB"
+    if gpu:
+        with chainer.using_device(updater.device):
+            taken = updater.device.xp.get_default_memory_pool().total_bytes()
+        memory += f"; GPU {(taken + growth) / MIB:,.0f} MiB"
+    print(f"{'memory':<12} {memory}")
     updater.finalize()
     return 0
 
@@ -125,21 +130,6 @@ def _peak() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _pool_growth(updater: chainer.training.updaters.StandardUpdater, gpu: bool) -> int:
-    """Bytes by which the history pools will still grow on the CPU."""
-    pools = [] if gpu else [pool for pool in updater.pools.values() if len(pool)]
-    return sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in pools)
-
-
-def _gpu_memory(updater: chainer.training.updaters.StandardUpdater) -> str:
-    import cupy
-
-    with chainer.using_device(updater.device):
-        taken = cupy.get_default_memory_pool().total_bytes()
-    growth = sum((pool.size - len(pool)) * pool.images[0].nbytes for pool in updater.pools.values() if len(pool))
-    return f"; GPU {(taken + growth) / MIB:,.0f} MiB"
 
 
 class NoProfile:

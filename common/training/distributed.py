@@ -99,7 +99,11 @@ class Alone:
         """Raises UserError where the communicator cannot work on ``device``."""
 
     def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Make sure that all weights are there, to be the same on all ranks; see ``initialise`` below."""
+        """Run networks once on zeros where a layer learns its size from its first input: weights must be there to be
+        sent to other ranks. Nothing that is saved changes but those.
+
+        links: dict name -> network on its device. sizes: dict "x" (and "y") -> (height, width) of that domain's images.
+        """
 
     def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
         """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
@@ -162,7 +166,22 @@ class Ranks(Alone):
             )
 
     def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
-        initialise(links, sizes)
+        if all(param.is_initialized for link in links.values() for param in link.params()):
+            return
+
+        def zeros(link: chainer.Link, domain: str) -> Array:
+            return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=np.float32)
+
+        with chainer.using_config("train", False), chainer.no_backprop_mode():
+            latent = {}
+            for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
+                if encoder in links:
+                    features = links[encoder](zeros(links[encoder], encoder[-1]))
+                    links[decoder](features)
+                    latent["dis_z"] = features[-2 if links[encoder].spec.latent_dim > 0 else -1].array
+            for name, link in links.items():
+                if name.startswith("dis"):
+                    link(latent[name] if name in latent else zeros(link, name.removeprefix("dis_")))
 
     def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
         self._start_together([optimizer.target for optimizer in optimizers.values()])
@@ -288,27 +307,3 @@ def share_batches(links: Mapping[str, chainer.Link], ranks: Alone) -> None:
     if isinstance(ranks, Ranks) and ranks.count > 1:
         for part in parts:
             part.shared = SharedBatches(ranks)
-
-
-def initialise(links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Run networks once on zeros where a layer learns its size from its first input: weights must be there to be sent.
-
-    links: dict name -> network on its device. sizes: dict "x" (and "y") -> (height, width) of that domain's images.
-    Nothing that is saved changes but those weights.
-    """
-    if all(param.is_initialized for link in links.values() for param in link.params()):
-        return
-
-    def zeros(link: chainer.Link, domain: str) -> Array:
-        return link.xp.zeros((1, link.spec.in_ch, *sizes.get(domain, sizes["x"])), dtype=np.float32)
-
-    with chainer.using_config("train", False), chainer.no_backprop_mode():
-        latent = {}
-        for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
-            if encoder in links:
-                features = links[encoder](zeros(links[encoder], encoder[-1]))
-                links[decoder](features)
-                latent["dis_z"] = features[-2 if links[encoder].spec.latent_dim > 0 else -1].array
-        for name, link in links.items():
-            if name.startswith("dis"):
-                link(latent[name] if name in latent else zeros(link, name.removeprefix("dis_")))

@@ -48,7 +48,7 @@ class Log(chainer.training.Extension):
         self.interval = interval
         self.rates = rates
         self.warn = warn
-        self.ending = ending
+        self.ending = ending or Ending(None)
         self.lines = 0
         self.entry: dict[str, Any] | None = None
         self._sums: dict[str, tuple[Any, int]] = {}
@@ -71,8 +71,7 @@ class Log(chainer.training.Extension):
             self._sums[name] = (total + (float(value) if _on_host(value) else value), count + 1)
         updater = trainer.updater
         self.entry = None
-        complete = self.ending is not None and self.ending.complete(updater)
-        if updater.iteration % self.interval == 0 or updater.is_new_epoch or complete:
+        if updater.iteration % self.interval == 0 or self.ending.epoch_over(updater):
             self.entry = {
                 "epoch": updater.epoch,
                 "iteration": updater.iteration,

@@ -6,8 +6,9 @@ here besides.
 """
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,7 @@ def timed_factor(fraction: float, restarts: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (fraction * restarts % 1.0))) if fraction < 1.0 else 0.0
 
 
+@dataclasses.dataclass(eq=False)
 class LearningRateSchedule(chainer.training.Extension):
     """Trainer extension that sets the rate of several optimizers before training and after each iteration.
 
@@ -226,24 +228,16 @@ class LearningRateSchedule(chainer.training.Extension):
         ranks: of medi2i.common.training.distributed; the first one's clock counts.
     """
 
+    controls: Collection[RateControl]
+    epochs: int
+    lr_drop: int
+    minutes: float | None = None
+    ranks: Alone = ALONE
+
     trigger = 1, "iteration"
     # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
     priority = chainer.training.PRIORITY_READER
     name = "learning_rate_schedule"
-
-    def __init__(
-        self,
-        controls: Iterable[RateControl],
-        epochs: int,
-        lr_drop: int,
-        minutes: float | None = None,
-        ranks: Alone = ALONE,
-    ) -> None:
-        self.controls = list(controls)
-        self.epochs = epochs
-        self.lr_drop = lr_drop
-        self.minutes = minutes
-        self.ranks = ranks
 
     def factor(self, updater: chainer.training.Updater) -> float:
         """The factor on the full rate for the next update."""

@@ -10,10 +10,11 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
+from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import costs
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import Alone
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
@@ -69,8 +70,7 @@ class Training:
                 None if run is None else self.store,
                 self.ending,
                 self.signals,
-                options.snapshot_interval,
-                options.snapshot_minutes,
+                options,
                 ranks,
             )
         )
@@ -245,7 +245,7 @@ class Training:
 
 @dataclasses.dataclass(eq=False)
 class Snapshots(chainer.training.Extension):
-    """Writes snapshots: every ``interval`` iterations, every ``minutes``, and when the training ends or is told to.
+    """Writes snapshots: by ``--snapshot_interval``, ``--snapshot_minutes`` and when the training ends or shall.
 
     It comes last in an iteration: what it stores is the state from which the next iteration starts. Where there are
     several ``ranks``, it is here that they agree on whether the training ends, and the first one's clock counts.
@@ -257,9 +257,8 @@ class Snapshots(chainer.training.Extension):
     store: SnapshotStore | None
     ending: Ending
     signals: SignalWatch
-    interval: int
-    minutes: float
-    ranks: Alone = ALONE
+    options: AnyOptions
+    ranks: Alone
     _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
@@ -284,8 +283,9 @@ class Snapshots(chainer.training.Extension):
         self._last = time.monotonic()
 
     def _due(self, trainer: chainer.training.Trainer) -> bool:
-        by_count = self.interval > 0 and trainer.updater.iteration % self.interval == 0
-        by_time = self.minutes > 0 and time.monotonic() - self._last >= self.minutes * 60
+        interval, minutes = self.options.snapshot_interval, self.options.snapshot_minutes
+        by_count = interval > 0 and trainer.updater.iteration % interval == 0
+        by_time = minutes > 0 and time.monotonic() - self._last >= minutes * 60
         return by_count or by_time or self.ending(trainer)
 
 
