@@ -181,20 +181,16 @@ def evaluation_command(
             return None
         words += ["-i", root, "-t", Path(root).with_name(truths)]
     words += ["-c", f"pix2pix={converted}"]
+    low, high = getattr(options, options.clip_names[1]) or (-1, 1)
     if options.scale > 1:
         words += ["--scale", options.scale]
-    if not options.class_num and mean_change.worth_telling(options.mean_change, _width_of_output(options)):
+    if not options.class_num and mean_change.worth_telling(options.mean_change, high - low):
         words += ["--bias", f"{-options.mean_change:.4g}"]
     if options.class_num:
         words += ["-cn", options.class_num]
     elif tuned_on is not None:
         words += [*CLASSICAL, "--val_pairs", tuned_on]
     return shlex.join(map(str, [*words, "-o", out]))
-
-
-def _width_of_output(options: PairedOptions) -> float:
-    low, high = getattr(options, options.clip_names[1]) or (-1, 1)
-    return high - low
 
 
 def _columns(columns: Sequence[int]) -> list:

@@ -1,7 +1,6 @@
 """What a training costs: ``--check`` says so before, by a rehearsal; ``--profile`` afterwards, where the time went."""
 
 import contextlib
-import csv
 import functools
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyOptions
-from medi2i.common.training.log import duration
+from medi2i.common.training.log import duration, earlier_rows
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.outputs import csv_text, write_text
 from medi2i.datasets.paired import PairedDataset
@@ -267,13 +266,8 @@ def write_rows(path: str | Path, profile: Profile, first: int, last: int) -> Non
 
     Rows of iterations that are run again after a resume are left out.
     """
-    path = Path(path)
-    earlier = []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            earlier = [row for row in csv.DictReader(file) if int(row["last_iteration"]) < first]
-    rows = [*earlier, *profile.rows(first, last)]
-    write_text(path, csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
+    rows = [*earlier_rows(Path(path), "last_iteration", first - 1), *profile.rows(first, last)]
+    write_text(Path(path), csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
 
 
 def _share(part: float, total: float) -> float:

@@ -120,6 +120,14 @@ class Table:
         write_text(self.path, csv_text(rows) if self.columns else "")
 
 
+def earlier_rows(path: Path, column: str, last: int) -> list[dict[str, str]]:
+    """The whole rows of a CSV file up to ``last`` in ``column``: a resumed run writes the others again. No file: []."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values() and int(row[column]) <= last]
+
+
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The entries of a log.jsonl, a list of dicts; a half-written last line ends it. No file: an empty list."""
     path = Path(path)
@@ -282,11 +290,7 @@ class ParameterStatistics(chainer.training.Extension):
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: drop rows that a resumed run writes again."""
-        rows = []
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        rows = [row for row in rows if int(row["iteration"]) <= trainer.updater.iteration]
+        rows = earlier_rows(self.path, "iteration", trainer.updater.iteration)
         write_text(self.path, csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:

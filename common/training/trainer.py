@@ -158,21 +158,14 @@ class Training:
         if isinstance(self.profile, costs.Profile):
             self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
-        try:
-            with self.signals, np.errstate(over="ignore", invalid="ignore"):
-                self._loop()
-            return self._finish(time.monotonic() - began)
-        finally:
-            if self.ranks.first:
-                self.run_folder.close()
-
-    def _loop(self) -> None:
-        try:
-            self.trainer.run(show_loop_exception_msg=False)
-        except Exception as error:
-            if error is self.updater.failure:
-                self._rescue(error)
-            raise
+        with self.signals, np.errstate(over="ignore", invalid="ignore"):
+            try:
+                self.trainer.run(show_loop_exception_msg=False)
+            except Exception as error:
+                if error is self.updater.failure:
+                    self._rescue(error)
+                raise
+        return self._finish(time.monotonic() - began)
 
     def _resume(self) -> None:
         ranks = self.ranks
