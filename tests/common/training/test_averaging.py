@@ -14,6 +14,7 @@ from medi2i.common.kernels.averaging import PIECE, step_towards
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training.averaging import Reestimation, WeightAverage, decay_at, has_batch_statistics
+from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.snapshot import Reader, Writer
 from medi2i.common.training.validation import inference_mode
@@ -212,7 +213,7 @@ def test_a_shared_encoder_has_the_statistics_of_both_domains():
 
 
 def test_once_an_iteration_at_the_end_of_epochs_and_of_the_training():
-    runs, ending = [], types.SimpleNamespace(complete=lambda updater: updater.iteration == 9)
+    runs, ending = [], Ending(None, 9)
     reestimation = Reestimation(lambda x: runs.append(len(x)), lambda: [crops(3)], CPU, ending)
     for iteration, new in ((4, False), (5, True), (8, False), (9, False)):
         updater = types.SimpleNamespace(iteration=iteration, is_new_epoch=new)
