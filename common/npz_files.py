@@ -95,17 +95,13 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 def declared_arrays(path: Path | str) -> dict[str, Declared]:
     """Name → what is declared of each array. Reads headers only. Raises BrokenFile, OSError, Unreadable."""
-    return _opened(path, lambda archive: {name: _declared(archive, info) for name, info in _members(archive).items()})
+    return StoredArrays(path).declared
 
 
 def read_arrays_of(path: Path | str, names: Container[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays, or those called ``names``, every checksum verified. Raises BrokenFile, OSError, Unreadable."""
-
-    def read(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
-        members = _members(archive)
-        return {name: _read(archive, members[name]) for name in members if names is None or name in names}
-
-    return _opened(path, read)
+    stored = StoredArrays(path)
+    return {name: stored[name] for name in stored if names is None or name in names}
 
 
 class StoredArrays(Mapping[str, np.ndarray]):
@@ -173,15 +169,6 @@ def _run_through(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     with archive.open(info) as member:
         while member.read(_BLOCK):
             pass
-
-
-def _opened(path: Path | str, use: Callable[[zipfile.ZipFile], _T]) -> _T:
-    def inside() -> _T:
-        with zipfile.ZipFile(path) as archive:
-            return use(archive)
-
-    check_regular(path)
-    return _guarded(path, inside)
 
 
 def _guarded(path: Path | str, use: Callable[[], _T]) -> _T:
