@@ -215,7 +215,7 @@ def test_critics_learn_at_every_update_whatever_learning_freq_d_says(wgan):
 def test_the_latent_terms_see_the_features_before_the_noise_of_the_decoders():
     updater = updater_of(options_of(noise_z=5.0, lambda_reg=1))
     made = updater.translate(images(1, 7, 2), images(1, 8, 2))
-    reg, _ = updater._latent_terms(made)
+    reg = updater.generator_terms(made)[0]
     plain = updater.networks.enc_x(images(1, 7, 2))[-1]
     assert float(reg.value.array) == pytest.approx(float((plain.array**2).mean()), rel=1e-5)
 
