@@ -363,11 +363,8 @@ def check_kind(kind: str, path: Path | None = None) -> None:
 
 
 def _only_kind(folder: Path, files: list[Path]) -> str:
-    counts: collections.Counter[str] = collections.Counter()
-    for file in files:
-        kind = kind_of(file) or ("dcm" if has_dicom_mark(file) else None)
-        if kind:
-            counts[kind] += 1
+    kinds = (kind_of(file) or ("dcm" if has_dicom_mark(file) else None) for file in files)
+    counts = collections.Counter(kind for kind in kinds if kind)
     if any(kind not in ("txt", "csv") for kind in counts):  # notes and tables lie beside images
         del counts["txt"], counts["csv"]
     if not counts:

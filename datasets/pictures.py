@@ -109,7 +109,7 @@ def _check_scans(path: Path) -> None:
 
 
 def read_picture(path: Path, kind: str, labels: bool, page: int = 0) -> tuple[np.ndarray, int | None]:
-    """(H, W) or (3, H, W) values, and their bits as in ``images.Image``. ``page``: of a TIFF file."""
+    """(H, W) or (3, H, W) values, and their bits as in ``reading.Image``. ``page``: of a TIFF file."""
     with opened(path, kind) as image:
         if page:
             image.seek(page)

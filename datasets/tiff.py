@@ -157,7 +157,7 @@ def _unpacked(data: bytes, compression: int, most: int) -> int:
 
 
 def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
-    """(H, W) or (C, H, W) values, and their bits as in ``images.Image``; a transparent channel is dropped."""
+    """(H, W) or (C, H, W) values, and their bits as in ``reading.Image``; a transparent channel is dropped."""
     with opened(path) as (page, number):
         if page.compression in _PILLOW_TIFFS:
             return read_picture(path, "tif", labels, number)
