@@ -9,7 +9,7 @@ import numpy as np
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels import chunked_convolution
 from medi2i.common.kernels.cpu import convolution
-from medi2i.common.kernels.cpu.layout import plain_float32
+from medi2i.common.kernels.cpu.arrays import plain_float32
 from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.geometry import Geometry
 from medi2i.common.kernels.replacing import Replacement, forward_by, no_graph

@@ -14,8 +14,17 @@ import numpy as np
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels import loss_nodes, normalisation_nodes, reference
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
-from medi2i.common.kernels.cpu import adam, arithmetic, normalisation, onednn
-from medi2i.common.kernels.cpu.layout import channels_last, plain_float32, plain_images
+from medi2i.common.kernels.cpu import adam, normalisation, onednn
+from medi2i.common.kernels.cpu.arrays import (
+    add,
+    can_add,
+    can_concatenate,
+    channels_last,
+    concatenate,
+    plain_float32,
+    plain_images,
+    sum_of_pixels,
+)
 from medi2i.common.kernels.cpu.resize import resize, resize_backward
 from medi2i.common.kernels.replacing import Replaced, Replacement, forward_by, quick_apply
 
@@ -198,17 +207,17 @@ def _unpooling_backward(node: Any, gy: Array) -> Array | None:
 def _sum(node: Any, x: Array) -> Array | None:
     if node.axis != IMAGES or node.keepdims or not plain_images(x) or channels_last(x) is not x:
         return None
-    return arithmetic.sum_of_pixels(x)  # the gradient of a bias
+    return sum_of_pixels(x)  # the gradient of a bias
 
 
 def _add(node: Any, a: Array, b: Array) -> Array | None:
-    return arithmetic.add(a, b) if plain_float32(a, b) and arithmetic.can_add(a, b) else None
+    return add(a, b) if plain_float32(a, b) and can_add(a, b) else None
 
 
 def _concatenation(node: Any, *inputs: Array) -> Array | None:
-    if node.axis != 1 or not plain_images(*inputs) or not arithmetic.can_concatenate(inputs):
+    if node.axis != 1 or not plain_images(*inputs) or not can_concatenate(inputs):
         return None
-    return arithmetic.concatenate(inputs)
+    return concatenate(inputs)
 
 
 def _adam(update: Callable, original: Callable) -> Callable:

@@ -40,21 +40,18 @@ class Replaced:
     """What is replaced at the moment."""
 
     def __init__(self) -> None:
-        self._replacements: tuple[Replacement, ...] = ()
         self._originals: list[tuple[type, str, Any]] = []
 
     def replace(self, replacements: Iterable[Replacement]) -> None:
         """Put all in place, after what was replaced before has been put back."""
         self.put_back()
-        self._replacements = tuple(replacements)
-        for owner, name, make in self._replacements:
+        for owner, name, make in replacements:
             original = vars(owner)[name]
             setattr(owner, name, make(original))
             self._originals.append((owner, name, original))
 
     def put_back(self) -> None:
         """The originals again, everywhere."""
-        self._replacements = ()
         while self._originals:
             owner, name, original = self._originals.pop()
             setattr(owner, name, original)
@@ -62,11 +59,14 @@ class Replaced:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """What is replaced now is so again after the block, whatever happens in it."""
-        before = self._replacements
+        before = [(owner, name, original, vars(owner)[name]) for owner, name, original in self._originals]
         try:
             yield
         finally:
-            self.replace(before)
+            self.put_back()
+            for owner, name, original, replacement in before:
+                setattr(owner, name, replacement)
+                self._originals.append((owner, name, original))
 
 
 Variable = chainer.Variable

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medi2i.common.kernels.cpu import onednn
-from medi2i.common.kernels.cpu.layout import PLANS
+from medi2i.common.kernels.cpu.arrays import PLANS
 
 PIECE = 1 << 15
 SMALLEST = 1 << 13  # below, NumPy is as quick

@@ -1,6 +1,6 @@
 """Convolution and its two gradients on the CPU by oneDNN, for float32 arrays.
 
-Images have their channels last in memory (see ``layout``). That was the quickest for nearly every layer tried, so it is
+Images have their channels last in memory (see ``arrays``). That was the quickest for nearly every layer tried, so it is
 a rule and not measured at run time: the same training gives the same numbers. Only weights change their layout, to the
 one oneDNN asks for; next to the images they are small.
 
@@ -16,8 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from medi2i.common.kernels.cpu import onednn
-from medi2i.common.kernels.cpu.arithmetic import matmul, sum_of_pixels
-from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
+from medi2i.common.kernels.cpu.arrays import PLANS, channels_last, empty_images, matmul, sum_of_pixels
 from medi2i.common.kernels.geometry import Geometry
 
 NARROW, WIDE, TAPS = 2, 16, 9

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from medi2i.common.kernels.cpu import onednn
-from medi2i.common.kernels.cpu.layout import PLANS, channels_last, dense, empty_images, plain_images
+from medi2i.common.kernels.cpu.arrays import PLANS, channels_last, dense, empty_images, plain_images
 
 SUMS, SHORT = 1024, 32  # sums for the statistics of an image, at most; pixels in each, at least
 

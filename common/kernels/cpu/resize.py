@@ -10,8 +10,7 @@ import functools
 import numpy as np
 
 from medi2i.common.kernels.cpu import onednn
-from medi2i.common.kernels.cpu.arithmetic import product
-from medi2i.common.kernels.cpu.layout import PLANS, channels_last, empty_images
+from medi2i.common.kernels.cpu.arrays import PLANS, channels_last, empty_images, product
 
 ROWS = 32
 

@@ -8,7 +8,8 @@ import pytest
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine
 from medi2i.common.kernels.cpu import adam as cpu_adam
-from medi2i.common.kernels.cpu import arithmetic, convolution, onednn
+from medi2i.common.kernels.cpu import arrays as cpu_arrays
+from medi2i.common.kernels.cpu import convolution, onednn
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -176,11 +177,11 @@ def test_pointwise_and_sizes(name, arrange):
 
 @needs_onednn
 def test_large_images_are_joined_by_several_threads(monkeypatch):
-    monkeypatch.setattr(arithmetic, "SMALLEST", 50)
+    monkeypatch.setattr(cpu_arrays, "SMALLEST", 50)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     a, b, c = (last(random(2, channels, 7, 5)) for channels in (3, 3, 4))
-    assert arithmetic.can_concatenate((a, b)) and not arithmetic.can_concatenate((np.ascontiguousarray(a), b))
-    joined = arithmetic.concatenate((a, c, b))
+    assert cpu_arrays.can_concatenate((a, b)) and not cpu_arrays.can_concatenate((np.ascontiguousarray(a), b))
+    joined = cpu_arrays.concatenate((a, c, b))
     np.testing.assert_array_equal(joined, np.concatenate((a, c, b), axis=1))
     assert joined.strides == last(joined).strides
     assert_equal_to_chainer(lambda x, y: F.concat([x, y], axis=1), a, c)
@@ -189,21 +190,21 @@ def test_large_images_are_joined_by_several_threads(monkeypatch):
 @needs_onednn
 @pytest.mark.parametrize("arrange", [last, np.ascontiguousarray, lambda x: x[0, 0]])
 def test_sums_of_two_large_arrays(arrange, monkeypatch):
-    monkeypatch.setattr(arithmetic, "SMALLEST_SUM", 30)
+    monkeypatch.setattr(cpu_arrays, "SMALLEST_SUM", 30)
     a, b = (arrange(random(2, 3, 7, 5, seed=seed)) for seed in (0, 1))
     assert took_onednn(lambda x, y: x + y, a, b)
     assert_equal_to_chainer(lambda x, y: x + y, a, b)
-    total = arithmetic.add(a, b)
+    total = cpu_arrays.add(a, b)
     np.testing.assert_array_equal(total, a + b)
     assert total.strides == a.strides
 
 
 @needs_onednn
 def test_sums_of_arrays_that_lie_differently_are_numpys(monkeypatch):
-    monkeypatch.setattr(arithmetic, "SMALLEST_SUM", 30)
+    monkeypatch.setattr(cpu_arrays, "SMALLEST_SUM", 30)
     a = random(2, 3, 7, 5)
     for b in (last(a), a[:, :, :, :1], a[:, :1]):
-        assert not arithmetic.can_add(a, b)
+        assert not cpu_arrays.can_add(a, b)
         with cpu_engine.using("onednn"):
             np.testing.assert_array_equal(
                 (chainer.Variable(a) + chainer.Variable(b)).array
@@ -212,14 +213,14 @@ def test_sums_of_arrays_that_lie_differently_are_numpys(monkeypatch):
                 a + b,
             )
     holes = random(4, 3, 7, 5)[::2]
-    assert not arithmetic.can_add(holes, holes)
+    assert not cpu_arrays.can_add(holes, holes)
 
 
 @needs_onednn
 def test_products_are_numpys():
     a, b = random(5, 70), random(70, 33)
     for left, right in ((a, b), (np.asfortranarray(a), b), (a, np.asfortranarray(b))):
-        np.testing.assert_allclose(arithmetic.matmul(left, right), a @ b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(cpu_arrays.matmul(left, right), a @ b, rtol=1e-5, atol=1e-5)
 
 
 def gradients_of_convolution(case, twice):
@@ -287,8 +288,8 @@ def test_no_function_node_is_made_for_the_gradients_of_a_convolution(monkeypatch
 
 @needs_onednn
 def test_images_of_different_sizes_are_numpys_to_refuse(monkeypatch):
-    monkeypatch.setattr(arithmetic, "SMALLEST", 10)
-    assert not arithmetic.can_concatenate((last(random(2, 3, 4, 9)), last(random(1, 3, 8, 9))))
+    monkeypatch.setattr(cpu_arrays, "SMALLEST", 10)
+    assert not cpu_arrays.can_concatenate((last(random(2, 3, 4, 9)), last(random(1, 3, 8, 9))))
     with cpu_engine.using("onednn"), chainer.using_config("type_check", False), pytest.raises(ValueError):
         F.concat([last(random(2, 3, 4, 9)), last(random(1, 3, 8, 9))])
 
@@ -382,7 +383,7 @@ def test_adam(engine, decay, monkeypatch):
 @needs_onednn
 def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
     monkeypatch.setattr(cpu_adam, "SMALLEST", 10)
-    monkeypatch.setattr(arithmetic, "SMALLEST_SUM", 10)
+    monkeypatch.setattr(cpu_arrays, "SMALLEST_SUM", 10)
     links, ran = [], []
     run, call = onednn.Primitive.run, onednn.Library._call
 
@@ -403,12 +404,12 @@ def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
         with cpu_engine.using("onednn"):
             link.W.grad = random(5, 7)
             optimizer.update()
-            arithmetic._addition.cache_clear()
+            cpu_arrays._addition.cache_clear()
             total = link.W + link.W
         np.testing.assert_array_equal(total.array, 2 * link.W.array)
         assert len(ran) == 3 + 1
     cpu_adam._plans.cache_clear()
-    arithmetic._addition.cache_clear()
+    cpu_arrays._addition.cache_clear()
     np.testing.assert_allclose(links[0].W.array, links[1].W.array, rtol=1e-6)
     np.testing.assert_array_equal(links[1].W.array, links[2].W.array)
 

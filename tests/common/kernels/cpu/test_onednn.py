@@ -9,7 +9,7 @@ from medi2i.common import device
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.kernels.cpu import convolution, layout, onednn
+from medi2i.common.kernels.cpu import arrays, convolution, onednn
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -104,14 +104,14 @@ def test_a_status_is_an_error():
 @needs_onednn
 def test_channels_last_copies_only_what_is_not():
     x = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
-    y = layout.channels_last(x)
-    assert layout.channels_last(y) is y and y.strides == (240, 4, 60, 12)
+    y = arrays.channels_last(x)
+    assert arrays.channels_last(y) is y and y.strides == (240, 4, 60, 12)
     np.testing.assert_array_equal(y, x)
     part = y[:, 1:]
-    np.testing.assert_array_equal(layout.channels_last(part), part)
-    assert layout.channels_last(part).strides == (160, 4, 40, 8)
+    np.testing.assert_array_equal(arrays.channels_last(part), part)
+    assert arrays.channels_last(part).strides == (160, 4, 40, 8)
     one = np.zeros((1, 1, 4, 5), np.float32)
-    assert layout.channels_last(one) is one
+    assert arrays.channels_last(one) is one
 
 
 def test_libgomp_gets_its_settings_and_the_environment_is_left_as_it_was(monkeypatch):
