@@ -58,14 +58,15 @@ def data(tmp_path_factory):
 
 def kill_the_loader(monkeypatch):
     """The fifth example is not loaded: the process that should do it is killed."""
-    submit, count = ImageIterator._submit, itertools.count()
-    monkeypatch.setattr(
-        ImageIterator,
-        "_submit",
-        lambda self, example: (
-            self._pool.submit(signal.raise_signal, signal.SIGKILL) if next(count) == 4 else submit(self, example)
-        ),
-    )
+    make, count = ImageIterator._make_pool, itertools.count()
+
+    def mortal(self):
+        pool = make(self)
+        submit = pool.submit
+        pool.submit = lambda *work: submit(signal.raise_signal, signal.SIGKILL) if next(count) == 4 else submit(*work)
+        return pool
+
+    monkeypatch.setattr(ImageIterator, "_make_pool", mortal)
 
 
 def lose_a_file(monkeypatch):
