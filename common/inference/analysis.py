@@ -11,7 +11,7 @@ import numpy as np
 from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
-from medi2i.common.inference.generator import Model
+from medi2i.common.inference.generator import Model, Translate
 from medi2i.common.networks.checkpoint import Generator, fill_frozen, load_generator
 from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import load_link
@@ -24,7 +24,6 @@ from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
 
-Run = Callable[[np.ndarray], np.ndarray]
 T = TypeVar("T")
 
 
@@ -44,8 +43,8 @@ class Analysis:
     features: links (None: left out) on ``device``. slices: of a stack; maps are of the middle one.
     """
 
-    forth: Run
-    back: Run | None
+    forth: Translate
+    back: Translate | None
     discriminator: Discriminator | None
     features: PerceptualFeatures | None
     device: chainer.backend.Device
@@ -162,7 +161,7 @@ def _panel(name: str, values: np.ndarray) -> Panel:
 def load_analysis(
     model: Model,
     options: UnpairedConversionOptions,
-    network_for: Callable[[Generator], Run],
+    network_for: Callable[[Generator], Translate],
     device: chainer.backend.Device,
 ) -> Analysis:
     """The Analysis of what ``model`` converts; what has no weights is left out, with a warning.

@@ -137,11 +137,10 @@ def open_networks(plan: Plan) -> Networks:
 def _hold_folder(plan: Plan, crew: Crew) -> contextlib.AbstractContextManager:
     """Context that holds the output folder, together with other shards of this conversion. Raises UserError."""
     out, shard = Path(plan.options.out), crew.shard
-    refuse_input_folders(out, plan.images)
     about = [plan.model.description, plan.settings, shard and shard.count]
     work = json.dumps(about, sort_keys=True, default=str)
     part = None if shard is None else f"{shard.number}of{shard.count}"
-    check_folder(out)
+    _check_folder(out, plan.images)
     return locked(out, "converting", part, work)
 
 
@@ -225,9 +224,7 @@ class Conversion:
         tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix)
         if shard is not None:
             _tell_shards(shard.count, whole, unfinished)
-        outcome.refuse_failed(path)
-        if options.strict:
-            outcome.refuse_skipped(path)
+        outcome.refuse_incomplete(path, options.strict)
         return whole is not None
 
 
@@ -285,15 +282,10 @@ def _pending(
     return pending
 
 
-def refuse_input_folders(out: Path, images: Catalogue) -> None:
-    """UserError if the folder ``out`` is one in which images to convert lie."""
-    folders = {os.path.realpath(source.paths[0].parent) for source in images.sources}
-    if os.path.realpath(out) in folders:
+def _check_folder(out: Path, images: Catalogue) -> None:
+    """UserError if images to convert lie in the output folder, it cannot be made, or nothing can be written into it."""
+    if os.path.realpath(out) in {os.path.realpath(source.path.parent) for source in images.sources}:
         raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
-
-
-def check_folder(out: Path) -> None:
-    """UserError if the output folder cannot be made, or nothing can be written into it."""
     place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not place.is_dir():
         raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")

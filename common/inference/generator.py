@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ MIRRORED = 3  # pixels, by the 7x7 convolutions
 
 ConversionOptions = PairedConversionOptions | UnpairedConversionOptions
 TrainingOptions = PairedOptions | UnpairedOptions
+Translate = Callable[[np.ndarray], np.ndarray]
+"""(N, C, H, W) -> (N, C', H, W), both in [-1, 1], of any height and width."""
 
 
 @dataclasses.dataclass(frozen=True)

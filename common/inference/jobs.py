@@ -14,6 +14,7 @@ from tqdm import tqdm
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.inference import edges, pipeline
 from medi2i.common.inference.analysis import Analysis
+from medi2i.common.inference.generator import Translate
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
@@ -25,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Networks(NamedTuple):
-    """What a conversion runs: (N, C, H, W) -> (N, C', H, W) in [-1, 1], by so many threads ``at_once``.
+    """What a conversion runs, and how many threads ``at_once``.
 
     samples: what that is made by where the network answers several times. analysis: what analyses results.
     """
 
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Translate
     at_once: int
     samples: Samples | None
     analysis: Analysis | None

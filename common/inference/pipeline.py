@@ -10,7 +10,6 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,9 +18,6 @@ from medi2i.common.inference.slices import Slice, SliceCache
 
 ROOM = 3 << 28
 """Bytes of images that may be under way together; one that is larger goes alone."""
-
-
-T = TypeVar("T")
 
 
 class NoResult(UserError):
@@ -113,8 +109,7 @@ def run(
         batch.clear()
         if networks is None or not begun:
             begun = True
-            running.append((in_order, _done(_results(network, x))))
-            collect(0)
+            collected(in_order, _results(network, x))
         else:
             running.append((in_order, networks.submit(_results, network, x)))
             collect(at_once)  # one more than run, so that no thread waits for this one
@@ -122,10 +117,13 @@ def run(
     def collect(left: int) -> None:
         while len(running) > left:
             jobs, results = running.popleft()
-            for job, y in zip(jobs, results.result(), strict=True):
-                if isinstance(y, NoResult):
-                    job.skipped(y)
-                write(job.collect(None if isinstance(y, NoResult) else y), job.size)
+            collected(jobs, results.result())
+
+    def collected(jobs: list[Job], results: list[np.ndarray | NoResult]) -> None:
+        for job, y in zip(jobs, results, strict=True):
+            if isinstance(y, NoResult):
+                job.skipped(y)
+            write(job.collect(None if isinstance(y, NoResult) else y), job.size)
 
     try:
         for job, future in ahead():
@@ -173,12 +171,6 @@ def _results(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> list
                 "smaller one, needs less"
             )
         ]
-
-
-def _done(result: T) -> Future[T]:
-    future: Future[T] = Future()
-    future.set_result(result)
-    return future
 
 
 class Combine(enum.Enum):

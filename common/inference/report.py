@@ -263,14 +263,14 @@ class Outcome:
         others = f" (nor could the other {len(skipped) - 1} files be converted)" if len(skipped) > 1 else ""
         raise UserError(f"{name}: {reason}{others}")
 
-    def refuse_failed(self, report: Path) -> None:
-        """UserError if there is an image that the network has no result for."""
+    def refuse_incomplete(self, report: Path, strict: bool) -> None:
+        """UserError if there is an image that the network has no result for, or, ``strict``, if anything was skipped.
+
+        report: the file that lists it.
+        """
         if self.failed:
             raise UserError(f"{self.failed} image(s) without a result, listed in {report}")
-
-    def refuse_skipped(self, report: Path) -> None:
-        """UserError (``--strict``) if anything was skipped, naming the file ``report`` that lists it."""
-        if self.skipped:
+        if strict and self.skipped:
             raise UserError(f"--strict: {len(self.skipped)} file(s) skipped, listed in {report}")
 
 

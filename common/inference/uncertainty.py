@@ -19,7 +19,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.generator import ConversionOptions, Model
+from medi2i.common.inference.generator import ConversionOptions, Model, Translate
 from medi2i.common.inference.results import Results, counted, softmax
 from medi2i.common.inference.slices import Slice
 from medi2i.common.inference.values import DEVIATIONS, deviation
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 SQUARE = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 OBLONG = tuple((turns, flip) for turns in (0, 2) for flip in (False, True))
 _TINY = 1e-12
-
-Run = Callable[[np.ndarray], np.ndarray]
 
 
 def symmetries(height: int, width: int) -> tuple[tuple[int, bool], ...]:
@@ -66,12 +64,12 @@ class Samples:
     the channels.
     """
 
-    network: Run
+    network: Translate
     kind: str
     deviation: bool
     stack: int = 1
     classes: int = 0
-    dropping: Run | None = None
+    dropping: Translate | None = None
     count: int = 0
     seed: Callable[[int], None] = np.random.seed
 
@@ -145,8 +143,8 @@ def sampled(options: ConversionOptions) -> bool:
 def samples_of(
     options: ConversionOptions,
     model: Model,
-    network: Run,
-    dropping: Callable[[], Run],
+    network: Translate,
+    dropping: Callable[[], Translate],
     device: chainer.backend.Device,
     *,
     stack: int,

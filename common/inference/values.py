@@ -140,7 +140,24 @@ def _means(changes: Mapping[str, Found]) -> dict[str, float]:
 
 def lines(found: Mapping[str, Found]) -> Iterator[str]:
     """What ``summary`` found in words, a line each; none where nothing was changed."""
-    yield from _value_lines(found.get("values", {}))
+    counts = found.get("values", {})
+    for key, what in (
+        ("kept", "kept: the result there is the input plus the change at the end of the clip"),
+        ("cut", "cut off at its ends"),
+    ):
+        if key in counts:
+            one = counts[key]
+            yield (
+                f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
+                f"the network's clip (input from {one['lowest']:.6g} to {one['highest']:.6g}) {what}"
+            )
+    if "clipped" in counts:
+        yield f"{counted(counts['clipped'], 'value')} beyond what the files hold, clipped to their ends"
+    if "rounded" in counts:
+        yield (
+            f"{counted(counts['rounded'], 'value')} rounded to the steps of the files, by "
+            f"{counts['rounded_by']:.3g} at most"
+        )
     means = dict(found.get("mean_change", {}))
     if means:
         unit = " HU" if means.keys() & {name for name, _ in TISSUES} else ""
@@ -149,26 +166,6 @@ def lines(found: Mapping[str, Found]) -> Iterator[str]:
         total = means.pop("all")
         parts = ", ".join(f"{name} {change:+.4g}" for name, change in means.items())
         yield f"mean change: {total:+.4g}{unit}" + (f" ({parts})" if parts else "")
-
-
-def _value_lines(found: Found) -> Iterator[str]:
-    for key, what in (
-        ("kept", "kept: the result there is the input plus the change at the end of the clip"),
-        ("cut", "cut off at its ends"),
-    ):
-        if key in found:
-            one = found[key]
-            yield (
-                f"{counted(one['below'] + one['above'], 'value')} of {counted(one['images'], 'image')} outside of "
-                f"the network's clip (input from {one['lowest']:.6g} to {one['highest']:.6g}) {what}"
-            )
-    if "clipped" in found:
-        yield f"{counted(found['clipped'], 'value')} beyond what the files hold, clipped to their ends"
-    if "rounded" in found:
-        yield (
-            f"{counted(found['rounded'], 'value')} rounded to the steps of the files, by "
-            f"{found['rounded_by']:.3g} at most"
-        )
 
 
 def beyond_clip(array: np.ndarray, mask: np.ndarray | None, clip: Clip) -> np.ndarray | None:
