@@ -23,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import NotWritable
 from medi2i.datasets.dicom.header_checks import (
+    LOSSY_METHODS,
     PARSE_ERRORS,
     empty_like,
     functional_group,
@@ -85,14 +86,6 @@ _ACROSS_MODALITIES = _tags("""
     SliceLocation PixelSpacing BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio
     LossyImageCompressionMethod""")
 _SCANNER = "InstitutionName StationName ManufacturerModelName DeviceSerialNumber SoftwareVersions".split()
-_LOSSY_METHODS = {
-    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
-    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
-    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
-    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
-    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
-    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
-}
 
 
 def uid_from(*entropy: object) -> str:
@@ -271,7 +264,7 @@ def mark_lossy(header: Dataset, image: DicomImage | None) -> None:
     header.LossyImageCompression = "00" if image is None else "01"
     if image is None:
         return
-    method, ratio = _LOSSY_METHODS.get(str(syntax_uid(image.header))), image.compression_ratio
+    method, ratio = LOSSY_METHODS.get(str(syntax_uid(image.header))), image.compression_ratio
     if not text(header, "LossyImageCompressionRatio") and ratio is not None:
         header.LossyImageCompressionRatio = f"{ratio:.3g}"
     if not text(header, "LossyImageCompressionMethod") and method is not None:

@@ -1,4 +1,4 @@
-"""The values of one DICOM header, checked, and every reason why its file cannot be used as a CT or MR image.
+"""The values of one DICOM header, checked, and every reason why they make a file no CT or MR image that can be used.
 
 Nothing here guesses: what cannot be trusted is refused with a reason that a person can act on. Values in a header come
 from outside, so every one is checked before use.
@@ -50,17 +50,16 @@ PARSE_ERRORS = (
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DIRECTORY = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-LOSSY_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2.4.50",
-        "1.2.840.10008.1.2.4.51",
-        "1.2.840.10008.1.2.4.81",
-        "1.2.840.10008.1.2.4.91",
-        "1.2.840.10008.1.2.4.93",
-        "1.2.840.10008.1.2.4.203",
-    }
-)
-"""JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000 and HTJ2K without the lossless promise."""
+LOSSY_METHODS = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+"""LossyImageCompressionMethod of the syntaxes that may lose something: JPEG baseline and extended, JPEG-LS
+near-lossless, JPEG 2000 and HTJ2K without the lossless promise."""
 
 # pydicom warns about each odd value of a header (there are many in real files), and writes the value down, which may be
 # one of a patient; what matters is reported by our own checks.
@@ -84,9 +83,8 @@ def text(dataset: Dataset, keyword: str) -> str:
         value = dataset.get(keyword)
     except PARSE_ERRORS:
         return ""
-    if value is None:
-        return ""
-    parts = [value] if isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__") else list(value)
+    single = isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__")
+    parts = [] if value is None else [value] if single else list(value)
     return " ".join("\\".join(str(part).strip() for part in parts).splitlines()).strip("\0 ")
 
 
@@ -94,8 +92,6 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     """Exactly ``count`` finite numbers, or None where they are absent, fewer, more, or not numbers."""
     try:
         value = dataset.get(keyword)
-        if value is None or value == "":
-            return None
         parts = [value] if isinstance(value, int | float | str) else list(value)
         values = tuple(float(part) for part in parts)
     except PARSE_ERRORS:
@@ -144,7 +140,7 @@ def has_overlay(dataset: Dataset) -> bool:
 
 def is_lossy(dataset: Dataset) -> bool:
     """True if the pixels were compressed with loss at any time (PS3.3 C.7.6.1.1.5), or are now."""
-    return text(dataset, "LossyImageCompression") == "01" or str(syntax_uid(dataset)) in LOSSY_SYNTAXES
+    return text(dataset, "LossyImageCompression") == "01" or str(syntax_uid(dataset)) in LOSSY_METHODS
 
 
 def empty_like(source: Dataset) -> Dataset:
@@ -167,8 +163,7 @@ def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...
     modality = text(dataset, "Modality")
     if modality not in modalities:
         raise Unreadable(path, f"modality {modality or 'missing'} ({name}); looking for {', '.join(modalities)}")
-    has_pixels = any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
-    if not has_pixels:
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         cut = "; the file is cut off or holds no image" if "Rows" in dataset else ""
         raise Unreadable(path, f"no PixelData ({name}{cut})")
     if "PixelData" not in dataset:
@@ -242,8 +237,8 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int 
         raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
     high = stored - 1 if high is None else high
     layout = Layout(rows, columns, frames, allocated, stored, high, sign == 1, syntax)
-    limit = None if max_pixels is None else BYTES_PER_PIXEL * max_pixels
-    check_bytes(path, layout.frame_bytes * frames, f"{frames} frame(s) of {rows}×{columns} pixels", limit)
+    what, limit = f"{frames} frame(s) of {rows}×{columns} pixels", max_pixels and BYTES_PER_PIXEL * max_pixels
+    check_bytes(path, layout.frame_bytes * frames, what, limit)
     return layout
 
 

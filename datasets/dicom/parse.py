@@ -81,8 +81,7 @@ class Parsed:
 
     def available(self, start: int) -> int:
         """Bytes that there are from ``start`` on."""
-        size = self.path.stat().st_size if self.unpacked is None else self.unpacked.size()
-        return max(0, size - start)
+        return max(0, (self.path.stat().st_size if self.unpacked is None else self.unpacked.size()) - start)
 
 
 def parse_file(path: Path | str, max_pixels: int | None = None) -> Parsed:

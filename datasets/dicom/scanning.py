@@ -62,8 +62,10 @@ class Scan:
 
     def summary(self) -> str:
         """One line: how much was found, how much skipped."""
-        slices = sum(len(s.slices) for s in self.series)
-        return f"{len(self.series)} series, {slices} slices, {len(self.skipped)} file(s) skipped"
+        return (
+            f"{len(self.series)} series, {sum(len(s.slices) for s in self.series)} slices, "
+            f"{len(self.skipped)} file(s) skipped"
+        )
 
 
 def scan(

@@ -145,8 +145,8 @@ class Series:
     def places(self) -> list[int] | None:
         """A number for each slice, from 0 at the low end of the normal: slices at one place have the same."""
         heights = self.heights()
-        if heights is None or len(heights) == 1:
-            return None if heights is None else [0]
+        if heights is None:
+            return None
         order = np.argsort(heights, kind="stable")
         places = np.empty(len(order), int)
         places[order] = _places(heights[order], min((self.spacing or (0.1,)) + (1.0,)) / 10)
@@ -188,7 +188,7 @@ class Series:
             return None
         step = normal * (first.thickness or 1.0)
         if len(self.slices) > 1:
-            step = (np.array(last.position) - np.array(first.position)) / max(1, *(self.places() or ()))
+            step = (np.array(last.position) - np.array(first.position)) / max([1, *(self.places() or [])])
         rows, columns = np.reshape(first.orientation, (2, 3))
         matrix = np.eye(4)
         matrix[:3] = np.column_stack([rows * spacing[1], columns * spacing[0], step, first.position])
@@ -314,14 +314,10 @@ class FrameHeaders:
             thickness=thickness[0] if thickness else None,
             orientation=orientation,
             position=position,
-            syntax=value(_syntax_name, frame, ""),
+            syntax=value(syntax_uid, frame, "").name,
             warnings=tuple(notes),
             traits=tuple(value(text, frame, macro, keyword) for macro, keyword in TRAITS),
         )
-
-
-def _syntax_name(dataset: Dataset) -> str:
-    return syntax_uid(dataset).name
 
 
 def _unit_axes(orientation: tuple[float, ...]) -> tuple[float, ...] | None:
