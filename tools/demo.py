@@ -24,7 +24,7 @@ import numpy as np
 from medi2i.common.errors import UserError, run
 from medi2i.common.json_files import read_json
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.options.presets import PAIRED
+from medi2i.common.options.paired import PairedOptions
 from medi2i.datasets import dicom, lists
 from medi2i.datasets.locks import is_lock, locked
 from medi2i.datasets.outputs import write_text
@@ -151,7 +151,7 @@ def show(options: DemoOptions, folder: StepFolders) -> None:
     started = time.monotonic()
     seed = ["--seed", options.seed]
 
-    ct = options.ct
+    ct: str | Path | None = options.ct
     if ct is None:
         with folder.step("ct") as path:
             step(
@@ -174,8 +174,8 @@ def show(options: DemoOptions, folder: StepFolders) -> None:
         part = {phase: pairs.with_name(f"{pairs.stem}_{phase}.txt") for phase in ("train", "val", "test")}
 
     count = len(lists.read_list(part["train"]))
-    settings = PAIRED[PRESET].values
-    per_epoch = count * settings["crops_per_image"] / settings["batch_size"]
+    settings = parse(PairedOptions, ["--preset", PRESET])
+    per_epoch = count * settings.crops_per_image / settings.batch_size
     epochs = max(1, round(options.updates / per_epoch))
     with folder.step("run") as runs:
         step(
@@ -195,7 +195,7 @@ def show(options: DemoOptions, folder: StepFolders) -> None:
                 PRESET,
                 "-e",
                 epochs,
-                *small_crop(data, part["train"], settings["crop_width"]),
+                *small_crop(data, part["train"], settings.crop_width),
                 *seed,
             ],
         )

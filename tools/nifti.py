@@ -103,7 +103,7 @@ def to_dicom(path: Path, folder: Path, modality: str, force: bool, person: str) 
     if modality == "CT":
         notes += check_hu(path, volume.values)
     encoding = encoding_of(volume.values, modality, volume.scaling)
-    digest = sha256(volume.values).hexdigest()
+    digest = sha256(volume.values.data).hexdigest()
     series = NewSeries(
         modality=modality,
         affine=volume.affine,

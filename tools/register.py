@@ -25,7 +25,7 @@ from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
 from medi2i.datasets.locks import locked
-from medi2i.datasets.outputs import whole_file
+from medi2i.datasets.outputs import check_target, whole_file
 from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.reading import read_image
 from medi2i.tools.making import registration
@@ -49,7 +49,7 @@ class RegisterOptions(Checked):
         help="what comes to the middle: the body's centre, what is there in the template, or what is there already",
     )
     template: str | None = option(None, metavar="FOLDER", help="series for --to template; its grid is the default")
-    size: list | None = option(
+    size: list[int] | None = option(
         None,
         "-s",
         nargs="+",
@@ -77,7 +77,7 @@ class RegisterOptions(Checked):
         metavar="X",
         help="so many times as many pixels a mm, in place of --spacing",
     )
-    translate: list | None = option(
+    translate: list[float] | None = option(
         None,
         "-tr",
         nargs="*",
@@ -97,11 +97,11 @@ class RegisterOptions(Checked):
     seed: int = option(
         0, type=int, low=0, high=2**32 - 1, help="of --random_translate: the same seed and series, the same shift"
     )
-    slice_range: list | None = option(
+    slice_range: list[float] | None = option(
         None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between these positions"
     )
     mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air")
-    mask_img: list | None = option(
+    mask_img: list[str] | None = option(
         None,
         nargs="*",
         metavar="FILE",
@@ -122,11 +122,11 @@ class RegisterOptions(Checked):
         type=bool,
         help="remove what tells of the patient (PS3.15 Annex E, basic profile)",
     )
-    modality: list = option(["CT", "MR"], nargs="+", metavar="NAME", help="modalities to take")
+    modality: list[str] = option(["CT", "MR"], nargs="+", metavar="NAME", help="modalities to take")
     force: bool = option(False, type=bool, help="overwrite files that are there (inputs never are)")
 
 
-def command(argv):
+def command(argv: list[str]) -> None:
     options = parse(RegisterOptions, argv, prog="register", description=__doc__.splitlines()[0])
     if options.size is not None and len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
@@ -138,22 +138,26 @@ def command(argv):
     if (options.template is not None) != (options.to == TEMPLATE):
         raise UserError("--template: goes with --to template, and --to template with it")
     deidentifier = Deidentifier() if options.deidentify else None
-    template = read_template(options) if options.template else None
+    template = read_template(options)
     found = dicom.scan(options.root, modalities=tuple(options.modality))
     for skipped in found.skipped:
         print(f"warning: skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     with locked(Path(options.out), "writing"):
-        taken = set()
+        taken: set[str] = set()
         for series in found.require_series():
             register(series, template, options, deidentifier, taken)
 
 
-def register(series, template, options, deidentifier, taken):
+def register(
+    series: dicom.Series,
+    template: dicom.Series | None,
+    options: RegisterOptions,
+    deidentifier: Deidentifier | None,
+    taken: set[str],
+) -> None:
     """Write one series. Raises UserError."""
     slices = chosen_slices(series, options.slice_range)
-    if series.spacing is None:
-        raise UserError(f"{slices[0].path}: has no PixelSpacing; nothing can be placed in mm")
-    source = Grid.of(series.shape, series.spacing)
+    source = Grid.of(series.shape, spacing_of(series)[1:])
     centre, told = where(series, slices, template, options)
     target, moved = shifted(target_grid(source, centre, template, options), series, options)
     header = dicom.read(first_readable(series), modalities=(series.modality,)).header
@@ -177,21 +181,28 @@ def register(series, template, options, deidentifier, taken):
     )
     air = np.float32(AIR_HU if options.padding is None else options.padding)
     clipped = padded = 0
-    for item in slices:
-        image = dicom.read(item.path, item.frame, modalities=(series.modality,))
-        values, padding = sample(masked(image, options, air), source, target, image.mask, ORDERS[options.interpolation])
-        if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
-            values, padding = np.where(padding, air, values), None  # beside the image there is air
-        position = new_position(item.position, item.orientation, source, target)
-        out = Path(options.out) / name_of(name_below(item.path, Path(options.root)), "dcm", item, taken)
-        write = dict(mask=padding, force=options.force)
-        if target != source:
-            write |= dict(spacing=target.spacing, position=position)
-        if deidentifier is None:
-            report = derived.write(out, image, values, **write)
-        else:
-            report = write_deidentified(derived, out, image, values, deidentifier, description, write)
-        clipped, padded = clipped + report.clipped, padded + report.padded
+    with tempfile.TemporaryDirectory() as private:  # nothing that names the patient ever has a name in --out
+        for item in slices:
+            image = dicom.read(item.path, item.frame, modalities=(series.modality,))
+            shown = masked(image, options, air)
+            values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
+            padding: np.ndarray | None = beside
+            if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
+                values, padding = np.where(beside, air, values), None  # beside the image there is air
+            position = new_position(item.position, item.orientation, source, target)
+            out = Path(options.out) / name_of(name_below(item.path, Path(options.root)), "dcm", item, taken)
+            report = derived.write(
+                out if deidentifier is None else Path(private) / "image.dcm",
+                image,
+                values,
+                mask=padding,
+                spacing=None if target == source else target.spacing,
+                position=None if target == source else position,
+                force=options.force or deidentifier is not None,
+            )
+            if deidentifier is not None:
+                write_deidentified(report.path, out, image, deidentifier, description, options.force)
+            clipped, padded = clipped + report.clipped, padded + report.padded
     name = series.description if deidentifier is None else "series"
     print(
         f"{name or 'series'}: {len(slices)} slices, {target.size[1]}×{target.size[0]} pixels of "
@@ -201,13 +212,14 @@ def register(series, template, options, deidentifier, taken):
     )
 
 
-def chosen_slices(series, limits):
+def chosen_slices(series: dicom.Series, limits: list[float] | None) -> list[dicom.SliceRef]:
     """The slices between the positions (mm) of --slice_range. Raises UserError where there is none."""
     if limits is None:
         return series.slices
-    chosen = [item for item in series.slices if item.height is not None and limits[0] <= item.height <= limits[1]]
+    placed = [(item.height, item) for item in series.slices if item.height is not None]
+    chosen = [item for height, item in placed if limits[0] <= height <= limits[1]]
     if not chosen:
-        heights = [item.height for item in series.slices if item.height is not None]
+        heights = [height for height, _ in placed]
         there = f"they lie between {min(heights):g} and {max(heights):g}" if heights else "none has a position"
         raise UserError(
             f"--slice_range: no slice of {series.slices[0].path.parent} between {limits[0]:g} and "
@@ -216,20 +228,22 @@ def chosen_slices(series, limits):
     return chosen
 
 
-def where(series, slices, template, options):
+def where(
+    series: dicom.Series, slices: list[dicom.SliceRef], template: dicom.Series | None, options: RegisterOptions
+) -> tuple[tuple[float, float], str]:
     """The centre (v, u) of the new images in mm from that of the old ones, and how it was found, in words."""
     if options.to == NONE:
         return (0.0, 0.0), "not moved"
     volume = np.stack([dicom.read(item.path, item.frame, modalities=(series.modality,)).hu for item in slices])
-    if options.to == BODY:
-        v, u = registration.body_centre(volume, np.array(series.spacing), series.modality, options.threshold)
+    if template is None:
+        v, u = registration.body_centre(volume, spacing_of(series)[1:], series.modality, options.threshold)
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
     require_parallel(series, template)
     found = registration.translation(
         dicom.read_volume(template),
-        (distance_of(template), *template.spacing),
+        spacing_of(template),
         volume,
-        (distance_of(series), *series.spacing),
+        spacing_of(series),
         series.modality,
     )
     z, v, u = found.shift
@@ -245,20 +259,23 @@ def where(series, slices, template, options):
     )
 
 
-def target_grid(source, centre, template, options) -> Grid:
+def target_grid(
+    source: Grid, centre: tuple[float, float], template: dicom.Series | None, options: RegisterOptions
+) -> Grid:
     """The grid of the new images: as asked for, else the template's, else the source's field."""
-    like = source if template is None else Grid.of(template.shape, template.spacing)
-    spacing = like.spacing if options.spacing is None else (options.spacing, options.spacing)
+    like = source if template is None else Grid.of(template.shape, spacing_of(template)[1:])
+    row, column = like.spacing if options.spacing is None else (options.spacing, options.spacing)
     if options.scale is not None:
-        spacing = tuple(mm / options.scale for mm in spacing)
+        row, column = row / options.scale, column / options.scale
+    height, width = (
+        max(1, round(n * old / new)) for n, old, new in zip(like.size, like.spacing, (row, column), strict=True)
+    )
     if options.size is not None:
-        size = (options.size[0], options.size[-1])
-    else:
-        size = tuple(max(1, round(n * old / new)) for n, old, new in zip(like.size, like.spacing, spacing, strict=True))
-    return Grid(centre, spacing, size)
+        height, width = options.size[0], options.size[-1]
+    return Grid(centre, (row, column), (height, width))
 
 
-def shifted(grid, series, options):
+def shifted(grid: Grid, series: dicom.Series, options: RegisterOptions) -> tuple[Grid, str]:
     """The grid moved so that everything in it is by --translate and --random_translate, and that in words."""
     right, down = options.translate or (0.0, 0.0)
     if options.random_translate:
@@ -272,7 +289,7 @@ def shifted(grid, series, options):
     return Grid(centre, grid.spacing, grid.size), f"; then {right:+.2f} mm to the right and {down:+.2f} mm down"
 
 
-def masked(image, options, air):
+def masked(image: dicom.DicomImage, options: RegisterOptions, air: np.float32) -> np.ndarray:
     """The pixels (H, W), with air outside the body or where the mask is 0, as asked for."""
     if options.mask_img:
         inside = read_image(options.mask_img[0]).array.any(axis=0)
@@ -294,8 +311,10 @@ def masked(image, options, air):
     return np.where(body_mask(image.hu, threshold), image.hu, air)
 
 
-def read_template(options):
-    """The one series in the template's folder. Raises UserError."""
+def read_template(options: RegisterOptions) -> dicom.Series | None:
+    """The one series in the template's folder, if there is one. Raises UserError."""
+    if options.template is None:
+        return None
     series = dicom.scan(options.template, modalities=tuple(options.modality)).require_series()
     if len(series) > 1:
         raise UserError(f"--template: {options.template} holds {len(series)} series; give the folder of one")
@@ -304,12 +323,11 @@ def read_template(options):
     return series[0]
 
 
-def require_parallel(series, template):
+def require_parallel(series: dicom.Series, template: dicom.Series) -> None:
     """Raises UserError where the planes of both differ: a shift could not bring one onto the other."""
-    axes = [one.orientation for one in (series, template)]
-    if None in axes:
+    if series.orientation is None or template.orientation is None:
         return
-    first, second = (np.array(one).reshape(2, 3) for one in axes)
+    first, second = (np.array(one.orientation).reshape(2, 3) for one in (series, template))
     if np.any((first * second).sum(axis=1) < PARALLEL):
         raise UserError(
             f"{series.slices[0].path.parent}: lies in another plane than the template "
@@ -317,29 +335,32 @@ def require_parallel(series, template):
         )
 
 
-def distance_of(series) -> float:
-    """mm between slices; of a single slice, or where it is not known, its thickness or 1."""
-    return series.slice_distance or series.slices[0].thickness or 1.0
+def spacing_of(series: dicom.Series) -> registration.Spacing:
+    """mm between slices, down and right; of a single slice, or where it is not known, the thickness or 1.
+
+    Raises UserError where pixels have no size.
+    """
+    if series.spacing is None:
+        raise UserError(f"{series.slices[0].path}: has no PixelSpacing; nothing can be placed in mm")
+    return (series.slice_distance or series.slices[0].thickness or 1.0, *series.spacing)
 
 
-def write_deidentified(derived, out, image, values, deidentifier, description, write):
-    """As DerivedSeries.write, but nothing that names the patient ever has the name `out`."""
-    with tempfile.TemporaryDirectory() as private:
-        report = derived.write(Path(private) / "image.dcm", image, values, **{**write, "force": False})
-        dataset = pydicom.dcmread(report.path)
+def write_deidentified(
+    made: Path, out: Path, image: dicom.DicomImage, deidentifier: Deidentifier, description: str, force: bool
+) -> None:
+    """The derived image in the file `made` as `out`, with nothing in it that names the patient."""
+    dataset = pydicom.dcmread(made)
     statement = str(dataset.DerivationDescription)
     try:
         deidentifier(dataset, DerivationDescription=statement, SeriesDescription=description)
     except UserError as error:
         raise UserError(f"{image.path}: {error}") from None
-    if out.exists() and out.resolve() == image.path.resolve():
-        raise UserError(f"{out}: is an input; an output never takes its place")
-    with whole_file(out, write["force"]) as temporary:
+    check_target(out, [image.path], force)
+    with whole_file(out, force) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
-    return report
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     return run(command, argv)
 
 

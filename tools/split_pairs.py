@@ -159,7 +159,7 @@ def blocks(rows: list[Row], parts: dict[str, float]) -> dict[str, list[Row]]:
     """Cut the list in the order of the parts. Realisations of one image stay together."""
     names = list(dict.fromkeys(row.image for row in rows))
     counts = shares_of(len(names), parts)
-    place = {}
+    place: dict[str, str] = {}
     for part, count in counts.items():
         place.update(dict.fromkeys(names[len(place) : len(place) + count], part))
     return {part: [row for row in rows if place[row.image] == part] for part in parts}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -196,8 +197,12 @@ def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], ma
 # --- many files at once ---------------------------------------------------------------------------------------------
 
 
+Item = TypeVar("Item", bound=os.PathLike[str])
+"""A file, or what is to be done with one."""
+
+
 def run_parallel(
-    task: Callable[[Path], object], paths: Sequence[Path], *, workers: int | None = None, progress: str | None = None
+    task: Callable[[Item], object], paths: Sequence[Item], *, workers: int | None = None, progress: str | None = None
 ) -> list:
     """[task(path) for path in paths], in worker processes as soon as more than a few seconds of work are left.
 
@@ -221,6 +226,6 @@ def run_parallel(
     return [_again(task, path) if isinstance(results[n], Died) else results[n] for n, path in enumerate(paths)]
 
 
-def _again(task: Callable[[Path], object], path: Path) -> object:
+def _again(task: Callable[[Item], object], path: Item) -> object:
     ((_, result),) = map_in_processes(task, [path], 1)
-    return Skipped(path, "the decoder crashed on this file", crashed=True) if isinstance(result, Died) else result
+    return Skipped(Path(path), "the decoder crashed on this file", crashed=True) if isinstance(result, Died) else result

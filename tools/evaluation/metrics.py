@@ -209,8 +209,8 @@ def full_window(slices: Sequence[Slice], unit: str) -> Window:
     """CT: -1024…2000 HU; pictures: what their bits hold; other numbers: the range of the truth."""
     loaded = [load(one.truth) for one in slices]
     bits = {one.bits for one in loaded}
-    if unit == "HU" or len(bits) == 1 and bits != {None}:
-        clip = scaling.default_clip(slices[0].truth.kind, loaded[0].bits)
-        return Window(FULL.name, clip.lower, clip.upper)
-    lower, upper = min(float(one.array.min()) for one in loaded), max(float(one.array.max()) for one in loaded)
+    known = unit == "HU" or len(bits) == 1 and bits != {None}
+    clip = scaling.default_clip(slices[0].truth.kind, loaded[0].bits) if known else scaling.Clip()
+    lower = min(float(one.array.min()) for one in loaded) if clip.lower is None else clip.lower
+    upper = max(float(one.array.max()) for one in loaded) if clip.upper is None else clip.upper
     return Window(FULL.name, lower, upper if upper > lower else lower + 1)

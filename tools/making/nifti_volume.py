@@ -31,6 +31,7 @@ _COMPLEX, _COLOUR = (32, 1792, 2048), (128, 2304)
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the low bits of xyzt_units; not said: mm, as all take it
 _LIKELY = (1e-3, 50.0)  # mm of a voxel's edge
 _LONGEST_EXTENSIONS = 64 << 20
+Stream = BinaryIO | gzip.GzipFile
 _EXACT = 1 << 24  # whole numbers up to here are float32
 
 
@@ -194,7 +195,7 @@ def _read_voxels(path: Path) -> tuple[_Header, np.ndarray]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[Stream]:
     """The content of a file, unpacked where it is gzip by its first bytes. UserError where it is not there."""
     try:
         check_regular(path)
@@ -215,14 +216,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 raise Unreadable(path, f"cannot be read as NIfTI (damaged compressed data: {error})") from None
 
 
-def _exactly(path: Path, stream: BinaryIO, count: int) -> bytes:
+def _exactly(path: Path, stream: Stream, count: int) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise Unreadable(path, "is cut off: its header declares more voxels than there are")
     return data
 
 
-def _more(stream: BinaryIO) -> bool:
+def _more(stream: Stream) -> bool:
     """Whether something but zeros follows; reading on also compares the checksum of compressed data."""
     try:
         return bool(stream.read(1 << 16).strip(b"\0"))
@@ -232,7 +233,7 @@ def _more(stream: BinaryIO) -> bool:
         raise
 
 
-def _header(path: Path, stream: BinaryIO) -> tuple[_Header, int]:
+def _header(path: Path, stream: Stream) -> tuple[_Header, int]:
     """And how many bytes were read so far."""
     size = stream.read(4)
     versions = {

@@ -70,10 +70,10 @@ class Canvas:
         columns = slice(*np.searchsorted(self.x[0], (-half_width, half_width)))
         part = object.__new__(Canvas)
         part.z, part.pixel = self.z, self.pixel
-        part.x, part.y, part.hu, part.fine, part.coarse, *others = (
+        part.x, part.y, part.hu, part.fine, part.coarse, *rest = (
             array[rows, columns] for array in (self.x, self.y, self.hu, self.fine, self.coarse, *others)
         )
-        return part, *others
+        return part, *rest
 
     def share(self, distance: np.ndarray) -> np.ndarray:
         """How much of each pixel lies inside: 0 … 1."""
@@ -125,7 +125,7 @@ def tree(
 
     Radii follow Murray's law (r0³ = r1³ + r2³), lengths are in proportion to radii.
     """
-    tubes = []
+    tubes: list[Tube] = []
     waiting = [(root, direction / np.linalg.norm(direction), radius, 0)]
     while waiting and len(tubes) < MOST_TUBES:
         start, heading, thick, depth = waiting.pop(0)

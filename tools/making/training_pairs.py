@@ -53,6 +53,10 @@ class Task:
     repeat: int
     series: tuple[DerivedSeries, DerivedSeries] | None
 
+    def __fspath__(self) -> str:
+        """Its file, as far as anybody else is concerned."""
+        return str(self.source.path)
+
 
 @dataclass(frozen=True)
 class Done:
