@@ -144,7 +144,7 @@ def sample(
 
 def new_position(
     position: Sequence[float] | None, orientation: Sequence[float] | None, source: Grid, target: Grid
-) -> tuple[float, ...] | None:
+) -> tuple[float, float, float] | None:
     """ImagePositionPatient (PS3.3 C.7.6.2.1.1) of an image on the target grid, from that of its source.
 
     `orientation`: ImageOrientationPatient, the direction of rows and then that of columns. None where one is not known.
@@ -153,12 +153,12 @@ def new_position(
         return None
     row, column = target.first_pixel(source)
     along_row, along_column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
-    moved = (
+    x, y, z = (
         np.array(position, dtype=float)
         + along_row * column * source.spacing[1]
         + along_column * row * source.spacing[0]
     )
-    return tuple(float(value) for value in moved)
+    return float(x), float(y), float(z)
 
 
 def _snapped(indices: np.ndarray) -> np.ndarray:
