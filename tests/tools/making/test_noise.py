@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.transform import radon
 
-from medi2i.tools.making import noise, projection
+from medi2i.tools.making import noise
 from medi2i.tools.making.noise import MU_WATER, Dose, dose_noise, generator_for
 
 SPACING, RADIUS = 1.6, 90.0
@@ -73,8 +73,8 @@ def test_line_integrals_of_water_are_its_thickness():
 def test_projection_agrees_with_scikit_image():
     image = np.zeros((65, 65), np.float32)
     image[20:38, 24:50] = np.random.default_rng(0).random((18, 26))
-    theta = projection.angles(7)
-    ours = projection.project(image, theta, 1.0)
+    theta = noise.angles(7)
+    ours = noise.project(image, theta, 1.0)
     theirs = radon(image[::-1], np.rad2deg(theta), circle=False)
     for index in range(7):
         place = np.arange(ours.shape[1]) - (ours.shape[1] - 1) / 2
@@ -88,9 +88,9 @@ def test_projection_agrees_with_scikit_image():
 def test_filtered_back_projection_returns_the_image(window):
     hu, distance = water_cylinder()
     mu = MU_WATER * (1 + hu / 1000)
-    theta = projection.angles(120)
-    filtered = projection.ramp_filter(projection.project(mu, theta, SPACING), SPACING, window)
-    image = projection.back_project(filtered, theta, hu.shape)
+    theta = noise.angles(120)
+    filtered = noise.ramp_filter(noise.project(mu, theta, SPACING), SPACING, window)
+    image = noise.back_project(filtered, theta, hu.shape)
     np.testing.assert_allclose(image[distance < RADIUS - 12].mean(), MU_WATER, rtol=2e-3)
     assert np.abs(image[distance > RADIUS + 8]).mean() < 0.02 * MU_WATER
 
@@ -98,20 +98,18 @@ def test_filtered_back_projection_returns_the_image(window):
 def test_back_projection_puts_a_point_where_it_was():
     image = np.zeros((61, 84), np.float32)
     image[17, 61] = 1
-    theta = projection.angles(90)
-    back = projection.back_project(
-        projection.ramp_filter(projection.project(image, theta, 2.0), 2.0, "ramp"), theta, image.shape
-    )
+    theta = noise.angles(90)
+    back = noise.back_project(noise.ramp_filter(noise.project(image, theta, 2.0), 2.0, "ramp"), theta, image.shape)
     assert np.unravel_index(back.argmax(), back.shape) == (17, 61)
 
 
 def test_fan_rays_and_back():
     hu, _ = water_cylinder()
     rays = noise.line_integrals(hu, SPACING, 90, MU_WATER)
-    back = projection.fan_to_parallel(projection.parallel_to_fan(rays, 570.0, SPACING), rays.shape, 570.0, SPACING)
+    back = noise.fan_to_parallel(noise.parallel_to_fan(rays, 570.0, SPACING), rays.shape, 570.0, SPACING)
     assert np.abs(back - rays).mean() < 5e-3 * rays.max()
     with pytest.raises(ValueError, match="inside the image"):
-        projection.parallel_to_fan(rays, 50.0, SPACING)
+        noise.parallel_to_fan(rays, 50.0, SPACING)
 
 
 # --- dose -----------------------------------------------------------------------------------------------------------
@@ -151,7 +149,7 @@ def test_variance_is_what_the_formula_says(cylinder_noise):
     rays = noise.line_integrals(hu, SPACING, 120, MU_WATER)
     impulse = np.zeros((1, rays.shape[1]), np.float32)
     impulse[0, rays.shape[1] // 2] = 1
-    kernel = projection.ramp_filter(impulse, SPACING, "hann")[0].astype(np.float64)
+    kernel = noise.ramp_filter(impulse, SPACING, "hann")[0].astype(np.float64)
     shifted = np.roll(kernel, 1)
     power = (2 * (kernel**2).sum() + (kernel * shifted).sum()) / 3  # mean over the place between two bins
     at_centre = np.exp(rays[:, rays.shape[1] // 2 - 1 : rays.shape[1] // 2 + 2]).mean() / 1e5
