@@ -86,7 +86,7 @@ def kill_loader(process: subprocess.Popen, out: Path, chance: random.Random) -> 
     victims: list[int] = []
     while (len(victims) < 2 or trains and logged(out) == lines) and process.poll() is None:
         victims = interpreters(process.pid, "multiprocessing.spawn")
-        time.sleep(0.001)
+        time.sleep(0.02)
     end = time.monotonic() + chance.uniform(0, 0.5 if trains else 2)
     while time.monotonic() < end and process.poll() is None:
         time.sleep(0.001)

@@ -11,6 +11,7 @@ mpi4py is imported in processes only that an MPI launcher has started as one of 
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from medi2i.common.device import gpu_count
-from medi2i.common.errors import UserError, one_line
+from medi2i.common.errors import Terminated, UserError, one_line
 from medi2i.common.inference.generator import ConversionOptions
 from medi2i.common.inference.report import COMPLETE, Entries, Report, read_journal, read_report, state_of, summary_of
 from medi2i.common.resources import Launched, launched
@@ -239,7 +240,11 @@ class MpiCrew(Crew):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # The others would wait for ever for a process that ends here and now.
-        if kind is not None and not issubclass(kind, SystemExit | UserError):
+        if isinstance(error, KeyboardInterrupt):
+            number = error.number if isinstance(error, Terminated) else signal.SIGINT
+            print(f"process {self.shard}: ended by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+            self.comm.Abort(128 + number)
+        elif kind is not None and not issubclass(kind, SystemExit | UserError):
             traceback.print_exception(kind, error, trace)
             sys.stderr.flush()
             self.comm.Abort(1)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medi2i.common.errors import UserError
+from medi2i.common.errors import Terminated, UserError
 from medi2i.common.inference import shards
 from medi2i.common.inference.report import find_report
 from medi2i.common.options.conversion import PairedConversionOptions
@@ -118,6 +118,14 @@ def test_an_unexpected_error_aborts_instead_of_leaving_the_others_waiting(capsys
     with pytest.raises(SystemExit), shards.MpiCrew(comm := Threads.several(1)[0]):
         raise SystemExit(1)
     assert comm.aborted is None
+
+
+@pytest.mark.parametrize("error,status,name", [(KeyboardInterrupt(), 130, "SIGINT"), (Terminated(15), 143, "SIGTERM")])
+def test_a_process_that_is_ended_ends_the_others_with_one_line(capsys, error, status, name):
+    comm = Threads.several(1)[0]
+    with pytest.raises(KeyboardInterrupt), shards.MpiCrew(comm):
+        raise error
+    assert comm.aborted == status and capsys.readouterr().err == f"process 1/1: ended by {name}\n"
 
 
 def test_a_plain_process_and_a_shard_import_no_mpi(tmp_path, files):
