@@ -10,10 +10,11 @@ import measure
 import numpy as np
 import subjects
 
+from medi2i.common.choices import PRECISIONS
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
-from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, installed, quiet_onnxruntime
+from medi2i.common.inference.graph_engines import ENGINES, installed, quiet_onnxruntime
 from medi2i.common.kernels import cpu_engine
 from medi2i.common.kernels.cpu.threads import threads
 

@@ -1,7 +1,7 @@
 """What runs a generator: Chainer, a graph engine checked against it, or nothing; and which, ``--engine --precision``.
 
 An engine takes and gives NumPy arrays; which library computes is its own matter. Another one is a class with the
-members of :class:`Engine`, and one entry in ``graph_engines.ENGINES``.
+members of :class:`Engine`, an entry in ``graph_engines.ENGINES`` and its name in ``medi2i.common.choices``.
 """
 
 import logging
@@ -10,15 +10,16 @@ from typing import Protocol
 
 import numpy as np
 
+from medi2i.common.choices import ENGINES, PRECISIONS
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.graph_engines import ENGINES, PRECISIONS, Examples, installed
+from medi2i.common.inference import graph_engines
+from medi2i.common.inference.graph_engines import Examples, installed
 from medi2i.common.inference.tiling import Frame, framed_upsampling
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)  # how far the engine differs is told in every conversion
 
-NAMES = ("auto", "chainer", *ENGINES)
 _ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Runtime")}
 # Largest and mean difference in [-1, 1], where a 12-bit CT has steps of 5e-4. Libraries round differently: by some 1e-6
 # on average; a network that was hardly trained blows that up to 3e-4 here and there (Chainer's own code does, too).
@@ -107,14 +108,14 @@ def choose(
 
     Raises UserError for a combination that does not exist here.
     """
-    if name not in NAMES or precision not in PRECISIONS:
+    if name not in ENGINES or precision not in PRECISIONS:
         raise ValueError(
-            f"engine {name!r}, precision {precision!r}: they can be {', '.join(NAMES)} and {', '.join(PRECISIONS)}"
+            f"engine {name!r}, precision {precision!r}: they can be {', '.join(ENGINES)} and {', '.join(PRECISIONS)}"
         )
     plain = ChainerEngine(encoder, decoder, device)
     on_gpu = device.xp is not np
     if name == "chainer" or on_gpu:
-        if name in ENGINES:
+        if name in graph_engines.ENGINES:
             raise UserError(f"--engine {name}: it runs on the CPU; -g -1, or --engine auto")
         if precision != "fp32":
             raise UserError(
@@ -134,7 +135,7 @@ def choose(
         candidates = [only]
     if not candidates:
         return plain
-    graph = ENGINES[candidates[0]](encoder, decoder, plain, precision, examples, images)
+    graph = graph_engines.ENGINES[candidates[0]](encoder, decoder, plain, precision, examples, images)
     if precision != "fp32":
         return CheckedEngine(graph, plain, None, unit, unit_name)
     return CheckedEngine(graph, plain, TOLERANCE, unit, unit_name, piece)

@@ -34,7 +34,6 @@ from medi2i.datasets.outputs import naming
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads
 EXAMPLES = 8  # images that give features their ranges
-PRECISIONS = ("fp32", "bf16", "int8")
 LARGE = 1 << 28  # bytes of the features of the widest level, of which a network holds several
 OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad alloc", "out of memory", "cannot allocate")
 

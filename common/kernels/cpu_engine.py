@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medi2i.common.choices import CPU_ENGINES
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels import loss_nodes, normalisation_nodes, reference
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
@@ -238,8 +239,6 @@ def _adam(update: Callable, original: Callable) -> Callable:
     return update_core_cpu
 
 
-ENGINES = ("auto", "onednn", "numpy", "chainer")
-
 _replaced = Replaced()
 
 
@@ -253,8 +252,8 @@ def enable(engine: str = "auto") -> str:
     Returns: what is in use now, for the log: "oneDNN 3.2.0", "NumPy" or "Chainer". Raises ValueError for
     another ``engine``, and OnednnError where "onednn" is asked for and is not there.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"CPU engine {engine!r} is unknown; it can be {', '.join(ENGINES)}")
+    if engine not in CPU_ENGINES:
+        raise ValueError(f"CPU engine {engine!r} is unknown; it can be {', '.join(CPU_ENGINES)}")
     disable()
     if engine == "chainer":
         return "Chainer"
