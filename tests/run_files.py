@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from medi2i.common.compat import chainer
 
@@ -18,7 +18,7 @@ def saved_arrays(run, epoch, names):
     """All arrays of the files ``names`` saved for ``epoch``: {"enc_x/name": bytes}."""
     found = {}
     for name in names:
-        with numpy.load(Path(run) / f"{name}{epoch}.npz", allow_pickle=False) as file:
+        with np.load(Path(run) / f"{name}{epoch}.npz", allow_pickle=False) as file:
             found.update({f"{name}/{key}": file[key].tobytes() for key in file.files})
     return found
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pydicom
 import pytest
 
@@ -30,12 +30,12 @@ def pixels_of(path):
     if path.suffix != ".dcm":
         return read_image(path).array
     header = pydicom.dcmread(path)
-    return (header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept))[numpy.newaxis]
+    return (header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept))[np.newaxis]
 
 
 def test_parity_convert(convert_case, tmp_path):
     convert = cyclegan_convert if convert_case.name.startswith("unpaired") else pix2pix_convert
-    with numpy.load(convert_case / "io.npz") as file:
+    with np.load(convert_case / "io.npz") as file:
         expected = file["pixels"]
     weights = next(path for name in ("enc_*.npz", "gen*.npz") for path in convert_case.glob(name))
     assert (
@@ -59,5 +59,5 @@ def test_parity_convert(convert_case, tmp_path):
     )
     for name, wanted in zip(json.loads((convert_case / "names.json").read_text())["order"], expected, strict=True):
         found = pixels_of(tmp_path / "out" / name)
-        wanted = numpy.broadcast_to(wanted, found.shape)
+        wanted = np.broadcast_to(wanted, found.shape)
         assert abs(found - wanted).max() <= ROUNDED.get(name[-3:], 0.01), name

@@ -1,6 +1,6 @@
 """The released weights give the released outputs: encoder, decoder and discriminator, in test mode."""
 
-import numpy
+import numpy as np
 import pytest
 from run_files import translation
 
@@ -27,7 +27,7 @@ def names_in(file, link):
 
     A released file of a pretrained encoder that is trained on holds all of the published network.
     """
-    with numpy.load(file, allow_pickle=False) as released:
+    with np.load(file, allow_pickle=False) as released:
         names = released.files
     base = getattr(link, "base", None)
     return sorted(
@@ -38,7 +38,7 @@ def names_in(file, link):
 
 
 def test_parity_forward(forward_case, cpu_engine):
-    golden = numpy.load(forward_case / "io.npz", allow_pickle=False)
+    golden = np.load(forward_case / "io.npz", allow_pickle=False)
     generator = load_generator(forward_case / "enc_x.npz")  # with base.npz, where the file lacks frozen layers
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         features = generator.encoder(golden["x"])

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
@@ -108,13 +108,13 @@ def check_weights(link, stored, norm, largest_step, what):
         if kind == "unused" or rounding_noise(name, stored):
             continue
         compared += 1
-        difference = numpy.abs(array - stored[name])
-        scale = numpy.abs(stored[name]).max()
+        difference = np.abs(array - stored[name])
+        scale = np.abs(stored[name]).max()
         if kind == "statistic":
             assert difference.max() <= 1e-3 * scale + largest_step, f"{what}/{name}"
             continue
         assert difference.max() <= largest_step, f"{what}/{name}"
-        same = numpy.mean(difference <= SAME_WITHIN * scale)
+        same = np.mean(difference <= SAME_WITHIN * scale)
         assert same >= SAME_PART, f"{what}/{name}: {same:.1%} of the elements within {SAME_WITHIN} of {scale:.3g}"
     return compared
 
@@ -126,7 +126,7 @@ def test_parity_step(step_case):
     links = trained_links(networks, options)
     for name, link in links.items():
         chainer.serializers.load_npz(str(step_case / f"{name}_before.npz"), link)
-    with numpy.load(step_case / "io.npz") as file:
+    with np.load(step_case / "io.npz") as file:
         io = dict(file)
     expected = json.loads((step_case / "losses.json").read_text())
     assert len(expected) == len(io["x"]) > 0
@@ -145,7 +145,7 @@ def test_parity_step(step_case):
 
     for name, link in links.items():
         dis = name.startswith("dis")
-        with numpy.load(step_case / f"{name}_after.npz") as file:
+        with np.load(step_case / f"{name}_after.npz") as file:
             stored = dict(file)
         largest_step = 2 * options.rates[dis] * len(expected)
         norm = options.dis_norm if dis else options.gen_norm

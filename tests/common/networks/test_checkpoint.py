@@ -6,7 +6,7 @@ import os
 import tracemalloc
 import zipfile
 
-import numpy
+import numpy as np
 import pytest
 from run_files import join_generator, translation
 
@@ -19,7 +19,7 @@ from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
 
-RNG = numpy.random.default_rng(6)
+RNG = np.random.default_rng(6)
 
 
 def paired(**given):
@@ -29,7 +29,7 @@ def paired(**given):
 
 
 def image(height=8, width=12, ch=1):
-    return RNG.uniform(-1, 1, (2, ch, height, width)).astype(numpy.float32)
+    return RNG.uniform(-1, 1, (2, ch, height, width)).astype(np.float32)
 
 
 def translated(networks, x):
@@ -55,16 +55,16 @@ def test_saved_names_are_the_released_ones(run):
     assert sorted(p.name for p in folder.glob("*.npz")) == sorted(
         f"{name}{epoch}.npz" for name in ("enc_x", "dec_y", "dis") for epoch in (5, 10)
     )
-    with numpy.load(folder / "enc_x5.npz") as file:
+    with np.load(folder / "enc_x5.npz") as file:
         assert {"c0/c1/c/W", "c0/n1/avg_mean", "r1/norm0/gamma", "s0/c1/c/b"} <= set(file.files)
-        numpy.testing.assert_array_equal(file["d1/c1/c/W"], networks[5].enc_x.d1.c1.c.W.array)
+        np.testing.assert_array_equal(file["d1/c1/c/W"], networks[5].enc_x.d1.c1.c.W.array)
 
 
 def test_chainers_own_loader_reads_our_files(run):
     folder, networks = run
     again = pix2pix_net.build(paired())
     chainer.serializers.load_npz(folder / "dec_y10.npz", again.dec_y)
-    numpy.testing.assert_array_equal(again.dec_y.ul.c1.c.W.array, networks[10].dec_y.ul.c1.c.W.array)
+    np.testing.assert_array_equal(again.dec_y.ul.c1.c.W.array, networks[10].dec_y.ul.c1.c.W.array)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_loading_needs_no_options(run, which, epoch):
     folder, networks = run
     generator = load_generator(**which(folder))
     x = image()
-    numpy.testing.assert_allclose(translation(generator, x), translated(networks[epoch], x), atol=1e-6)
+    np.testing.assert_allclose(translation(generator, x), translated(networks[epoch], x), atol=1e-6)
     assert generator.direction == "xy"
     assert [f.name for f in generator.files] == [f"enc_x{epoch}.npz", f"dec_y{epoch}.npz"]
     assert generator.sha256 == digest(generator.files) and len(generator.sha256) == 64
@@ -97,7 +97,7 @@ def test_the_best_epoch_is_the_one_named(run):
         load_generator(folder, epoch="best")
     (folder / "best.json").write_text(json.dumps({"epoch": 5, "metric": "rmse", "value": 3.0}))
     x = image()
-    numpy.testing.assert_allclose(
+    np.testing.assert_allclose(
         translation(load_generator(folder, epoch="best"), x), translated(networks[5], x), atol=1e-6
     )
     (folder / "best.json").write_text("{")
@@ -142,7 +142,7 @@ def test_both_directions_of_cyclegan(tmp_path):
         load_generator(tmp_path, direction="yx"),
     ):
         assert generator.direction == "yx"
-        numpy.testing.assert_allclose(translation(generator, y), expected, atol=1e-6)
+        np.testing.assert_allclose(translation(generator, y), expected, atol=1e-6)
     assert translation(load_generator(tmp_path), image()).shape == (2, 3, 8, 12)
 
 
@@ -150,9 +150,9 @@ def test_a_shared_encoder_is_written_under_both_names(tmp_path):
     options = UnpairedOptions(gen_chs=[3], dis_chs=[2], gen_nblock=0, single_encoder=True)
     options.ch = options.out_ch = 1
     save_networks(tmp_path, cyclegan_net.build(options).as_dict(), 1)
-    with numpy.load(tmp_path / "enc_x1.npz") as x, numpy.load(tmp_path / "enc_y1.npz") as y:
+    with np.load(tmp_path / "enc_x1.npz") as x, np.load(tmp_path / "enc_y1.npz") as y:
         assert x.files == y.files
-        numpy.testing.assert_array_equal(x["c0/c1/c/W"], y["c0/c1/c/W"])
+        np.testing.assert_array_equal(x["c0/c1/c/W"], y["c0/c1/c/W"])
 
 
 def test_a_generator_of_one_file(run):
@@ -167,10 +167,10 @@ def test_a_generator_of_one_file(run):
     expected = translated(networks[5], x)
     for file in ("gen_7.npz", "gen_g20.npz"):
         generator = load_generator(folder / file)
-        numpy.testing.assert_allclose(translation(generator, x), expected, atol=1e-6)
+        np.testing.assert_allclose(translation(generator, x), expected, atol=1e-6)
         assert generator.files == (folder / file,)
     assert load_generator(folder).files == (folder / "gen_g20.npz",)
-    write_arrays(folder / "gen_8.npz", {**flat, "zz/W": numpy.zeros(3, "f")})
+    write_arrays(folder / "gen_8.npz", {**flat, "zz/W": np.zeros(3, "f")})
     with pytest.raises(UserError, match="gen_8.npz: zz/W belongs neither"):
         load_generator(folder / "gen_8.npz")
 
@@ -180,19 +180,19 @@ def test_a_generator_of_one_file(run):
     [
         (lambda a: a.pop("d1/c1/c/W"), "d1/c1/c/W is not in the file; the network has it 4x3x3x3"),
         (
-            lambda a: a.update({"d9/c1/c/W": numpy.zeros((2, 3), "f")}),
+            lambda a: a.update({"d9/c1/c/W": np.zeros((2, 3), "f")}),
             "d9/c1/c/W 2x3 is in the file; the network has no",
         ),
         (
-            lambda a: a.update({"c0/c1/c/W": numpy.zeros((3, 2, 7, 7), "f")}),
+            lambda a: a.update({"c0/c1/c/W": np.zeros((3, 2, 7, 7), "f")}),
             "c0/c1/c/W is 3x2x7x7 in the file, 3x1x7x7 in the network",
         ),
         (
-            lambda a: a.update({"c0/c1/c/b": numpy.array(["a", "b", "c"])}),
+            lambda a: a.update({"c0/c1/c/b": np.array(["a", "b", "c"])}),
             "c0/c1/c/b is 3 <U1 in the file, 3 in the net",
         ),
         (
-            lambda a: a.update({"c0/n1/N": numpy.float32(1.5)}),
+            lambda a: a.update({"c0/n1/N": np.float32(1.5)}),
             "c0/n1/N is a number in the file, a number int64 in the net",
         ),
     ],
@@ -203,11 +203,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(run, change, message):
     change(arrays)
     write_arrays(folder / "enc_x6.npz", arrays)
     link = pix2pix_net.build(paired()).enc_x
-    before = {name: numpy.copy(array) for name, array in arrays_of(link).items()}
+    before = {name: np.copy(array) for name, array in arrays_of(link).items()}
     with pytest.raises(UserError, match=f"enc_x6.npz: does not fit Encoder.*{message}"):
         load_link(folder / "enc_x6.npz", link)
     for name, array in arrays_of(link).items():
-        numpy.testing.assert_array_equal(array, before[name])
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_a_misfit_names_a_few_and_counts_the_rest(run):
@@ -236,8 +236,8 @@ def test_nothing_is_unpickled(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    numpy.savez(tmp_path / "enc_x1.npz", W=numpy.array([Trap()], dtype=object), b=numpy.zeros(1))
-    numpy.save(tmp_path / "bare.npy", numpy.array([Trap()], dtype=object))
+    np.savez(tmp_path / "enc_x1.npz", W=np.array([Trap()], dtype=object), b=np.zeros(1))
+    np.save(tmp_path / "bare.npy", np.array([Trap()], dtype=object))
     os.rename(tmp_path / "bare.npy", tmp_path / "enc_x2.npz")
     for name in ("enc_x1.npz", "enc_x2.npz"):
         with pytest.raises(UserError, match="not a readable npz"):
@@ -311,13 +311,13 @@ def test_fp16_weights_run_in_fp32(tmp_path):
     networks = pix2pix_net.build(options)
     save_args(options, tmp_path / "args")
     save_networks(tmp_path, networks.as_dict(), 1)
-    with numpy.load(tmp_path / "enc_x1.npz") as file:
-        assert file["c0/c1/c/W"].dtype == numpy.float16
+    with np.load(tmp_path / "enc_x1.npz") as file:
+        assert file["c0/c1/c/W"].dtype == np.float16
     generator = load_generator(tmp_path)
-    assert generator.encoder.c0.c1.c.W.dtype == numpy.float32
+    assert generator.encoder.c0.c1.c.W.dtype == np.float32
     x = image()
     wide = translation(generator, x)
-    assert wide.dtype == numpy.float32 and abs(wide - translated(networks, x)).max() < 2e-2
+    assert wide.dtype == np.float32 and abs(wide - translated(networks, x)).max() < 2e-2
 
 
 def test_what_the_network_does_not_have_is_refused_without_being_unpacked(tmp_path):
@@ -328,7 +328,7 @@ def test_what_the_network_does_not_have_is_refused_without_being_unpacked(tmp_pa
         zipfile.ZipFile(tmp_path / "enc_x1.npz", "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("more.npy", "w") as member,
     ):
-        numpy.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 25,)})
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 25,)})
         for _ in range(128):
             member.write(bytes(1 << 20))
     tracemalloc.start()

@@ -1,6 +1,6 @@
 """fp16 and mixed16 give what fp32 gives, within 1e-2 of its scale, on the CPU: every block, and whole networks."""
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.choices import DTYPES as DTYPE_NAMES
@@ -49,7 +49,7 @@ def built_alike(build, dtype):
         wide = build()
     with using_dtype(dtype):
         narrow = build()
-    rng = numpy.random.default_rng(8)
+    rng = np.random.default_rng(8)
     for a, b in zip(wide.params(), narrow.params(), strict=True):
         if a.array.ndim < 2:
             a.array[...] += (0.2 * rng.standard_normal(a.shape)).astype(a.dtype)
@@ -65,13 +65,13 @@ def built_alike(build, dtype):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_half_precision_stays_near_fp32(name, dtype, train):
     build, shape = BLOCKS[name]
-    x = numpy.random.default_rng(2).standard_normal(shape).astype(numpy.float32)
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     wide, narrow = built_alike(build, dtype)
     with chainer.using_config("train", train):
-        expected, found = wide(x), narrow(x.astype(numpy.float16))
+        expected, found = wide(x), narrow(x.astype(np.float16))
     if isinstance(expected, list):
         expected, found = expected[-1], found[-1]
-    assert found.dtype == numpy.float16 and expected.dtype == numpy.float32
+    assert found.dtype == np.float16 and expected.dtype == np.float32
     assert abs(found.array - expected.array).max() <= 1e-2 * abs(expected.array).max()
 
 
@@ -80,11 +80,11 @@ def test_whole_networks_take_and_give_fp32(dtype):
     options = PairedOptions(gen_chs=[4, 8], dis_chs=[4, 8], gen_nblock=3, dtype=dtype, gen_attention=True)
     options.ch, options.out_ch = 1, 2
     networks = net.build(options)
-    x = numpy.random.default_rng(2).uniform(-1, 1, (1, 1, 10, 14)).astype(numpy.float32)
-    assert networks.enc_x.c0.c1.c.W.dtype == numpy.float16
+    x = np.random.default_rng(2).uniform(-1, 1, (1, 1, 10, 14)).astype(np.float32)
+    assert networks.enc_x.c0.c1.c.W.dtype == np.float16
     y = networks.translate(x)
-    judged = networks.dis(numpy.concatenate([x, y.array], axis=1))
-    assert y.dtype == judged.dtype == numpy.float32
+    judged = networks.dis(np.concatenate([x, y.array], axis=1))
+    assert y.dtype == judged.dtype == np.float32
     reference = net.build(PairedOptions(**{**vars(options), "dtype": "fp32"}))
     for name, link in reference.as_dict().items():
         for a, b in zip(link.params(), networks.as_dict()[name].params(), strict=True):

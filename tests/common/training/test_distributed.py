@@ -1,4 +1,4 @@
-"""Several ranks: the rules, with threads that stand for processes. Real ones are in test_two_processes.py."""
+"""Several ranks: the rules, with threads that stand for processes. Real ones are in test_distributed_processes.py."""
 
 import queue
 import subprocess

@@ -1,4 +1,4 @@
-"""What test_two_processes.py starts under mpiexec: checks that need two processes, and trainings that it can look into.
+"""What test_distributed_processes.py starts under mpiexec: checks that need two processes, trainings to look into.
 
 mpiexec -n 2 python two_ranks.py check <data of pix2pix> <data of cyclegan> <folder>
 mpiexec -n 2 python two_ranks.py train <folder> [--fail] <options of pix2pix>     # writes <folder>/pid<rank>

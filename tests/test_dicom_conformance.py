@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/dicom_conformance.py"
-HEAD = Path(__file__).resolve().parents[3] / "shared/data/ct-head"
+SCRIPT = Path(__file__).parents[1] / "benchmarks/dicom_conformance.py"
+HEAD = Path(__file__).resolve().parents[2] / "shared/data/ct-head"
 SYNTAXES = ["big-endian", "deflated", "jpeg-lossless", "jpeg-ls", "jpeg-2000"]
 
 

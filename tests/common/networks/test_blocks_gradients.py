@@ -1,6 +1,6 @@
 """Gradients of every kind of block against finite differences, in double precision."""
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind
@@ -23,14 +23,14 @@ STYLES = {
 
 @pytest.fixture(autouse=True)
 def same_numbers():
-    numpy.random.seed(4)
+    np.random.seed(4)
 
 
 def check(build, shape, double=False, prepare=None, eps=1e-5, tolerance=1e-4):
     """Gradients of the input and of every parameter; of these gradients too with ``double``."""
-    with chainer.using_config("dtype", numpy.float64):
+    with chainer.using_config("dtype", np.float64):
         link = build()
-    rng = numpy.random.default_rng(3)
+    rng = np.random.default_rng(3)
     x = rng.standard_normal(shape)
     params = [p for p in link.params() if p.array is not None]
     for p in params:  # zeros and ones, as biases and scales start, hide mistakes
@@ -38,7 +38,7 @@ def check(build, shape, double=False, prepare=None, eps=1e-5, tolerance=1e-4):
     if prepare is not None:
         prepare(link)
     y = link(x)
-    near = dict(rtol=tolerance, atol=tolerance / 100, eps=eps, dtype=numpy.float64)
+    near = dict(rtol=tolerance, atol=tolerance / 100, eps=eps, dtype=np.float64)
     gradient_check.check_backward(link, x, rng.standard_normal(y.shape), params, **near)
     if double:
         gradient_check.check_double_backward(
@@ -103,7 +103,7 @@ def converge(attention):
     attention.gamma.W.array[...] = 0.7
     with chainer.using_config("train", True):
         for _ in range(500):
-            attention(numpy.zeros((1, 8, 4, 6)))
+            attention(np.zeros((1, 8, 4, 6)))
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_second_order_gradients_as_the_gradient_penalty_needs(norm):
 
 
 def test_second_order_gradients_of_the_norm_links_alone():
-    with chainer.using_config("dtype", numpy.float64):
+    with chainer.using_config("dtype", np.float64):
         norm = normalization(Norm.INSTANCE, 2)
-    x = chainer.Variable(numpy.random.default_rng(1).standard_normal((1, 2, 3, 5)))
+    x = chainer.Variable(np.random.default_rng(1).standard_normal((1, 2, 3, 5)))
     (first,) = chainer.grad([F.sum(norm(x) ** 3)], [x], enable_double_backprop=True)
     (second,) = chainer.grad([F.sum(first**2)], [x])
     assert second.shape == x.shape and abs(second.array).max() > 0

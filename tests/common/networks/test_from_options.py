@@ -1,6 +1,6 @@
 """From options to networks: every combination that should work does, and the others are refused in words."""
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind, Sampling, Second, Unet
@@ -34,7 +34,7 @@ def unpaired(ch=1, out_ch=1, **given):
 
 
 def zeros(*shape):
-    return numpy.zeros(shape, numpy.float32)
+    return np.zeros(shape, np.float32)
 
 
 def choices_of(name):
@@ -143,7 +143,7 @@ def test_the_layers_of_a_latent_vector_have_their_names_and_an_activation(activa
     layer = networks.enc_x.latent_fc.l0
     layer.W.array[...] = 0
     layer.b.array[...] = (-3, 2)
-    numpy.testing.assert_array_equal(networks.enc_x(zeros(1, 1, 4, 6))[-1].array, [expected])
+    np.testing.assert_array_equal(networks.enc_x(zeros(1, 1, 4, 6))[-1].array, [expected])
 
 
 @pytest.mark.parametrize("unet, skipdim", [("add", 4), ("concat", 4), ("conv", 3)])
@@ -151,12 +151,12 @@ def test_one_level_with_a_latent_vector_joins_the_deepest_feature(unet, skipdim)
     """The released list of features counts the latent vector; the skip itself is not heard."""
     options = dict(latent_dim=2, unet=unet, skipdim=skipdim, crop_height=4, crop_width=6, gen_chs=[3], gen_norm="none")
     decoder = pix2pix_net.build(paired(**options)).dec_y
-    rng = numpy.random.default_rng(2)
+    rng = np.random.default_rng(2)
     skip, deepest, latent = (rng.standard_normal(shape).astype("f") for shape in ((1, 3, 4, 6), (1, 3, 4, 6), (1, 2)))
     plain, other_skip, other_deepest = (
         decoder([a, b, latent]).array for a, b in ((skip, deepest), (skip + 1, deepest), (skip, deepest + 1))
     )
-    numpy.testing.assert_array_equal(plain, other_skip)
+    np.testing.assert_array_equal(plain, other_skip)
     assert abs(plain - other_deepest).max() > 1e-3
 
 
@@ -165,7 +165,7 @@ def test_a_latent_vector_where_the_released_code_does_not_run_joins_the_skips(gi
     networks = pix2pix_net.build(
         paired(**{"latent_dim": 2, "crop_height": 4, "crop_width": 6, "gen_norm": "none", **given})
     )
-    features = networks.enc_x(numpy.random.default_rng(2).standard_normal((1, 1, 4, 6)).astype("f"))
+    features = networks.enc_x(np.random.default_rng(2).standard_normal((1, 1, 4, 6)).astype("f"))
     other = [features[0] + 1, *features[1:]]
     assert abs(networks.dec_y(features).array - networks.dec_y(other).array).max() > 1e-3
 
@@ -233,7 +233,7 @@ def test_noise_on_the_last_feature_while_training_only():
     networks = pix2pix_net.build(paired(noise_z=0.5, gen_norm="none"))
     features = networks.enc_x(zeros(1, 1, 8, 8))
     with chainer.using_config("train", False):
-        numpy.testing.assert_array_equal(networks.dec_y(features).array, networks.dec_y(features).array)
+        np.testing.assert_array_equal(networks.dec_y(features).array, networks.dec_y(features).array)
     with chainer.using_config("train", True):
         assert abs(networks.dec_y(features).array - networks.dec_y(features).array).max() > 0
 
@@ -244,13 +244,13 @@ def test_a_feature_decoded_twice_carries_both_draws_of_noise(latent):
     networks = pix2pix_net.build(paired(noise_z=0.5, latent_dim=latent, crop_height=16, crop_width=16, gen_chs=[64]))
     features = networks.enc_x(zeros(1, 1, 16, 16))
     before = [feature.array.copy() for feature in features]
-    numpy.random.seed(0)
+    np.random.seed(0)
     draws = []
     for _ in range(2):
         networks.dec_y(features)
         draws.append(features[-1].array - before[-1])
     for feature, array in zip(features[:-1], before[:-1], strict=True):
-        numpy.testing.assert_array_equal(feature.array, array)
+        np.testing.assert_array_equal(feature.array, array)
     assert draws[0].std() == pytest.approx(0.5, rel=0.3) and (draws[1] - draws[0]).std() == pytest.approx(0.5, rel=0.3)
     assert draws[1].std() > 1.1 * draws[0].std()
 
@@ -378,19 +378,19 @@ def test_an_image_that_the_levels_use_up_is_refused():
 def test_residual_output_is_added_to_the_input(unet, latent):
     """Silent layers leave the image as it is; else their scaled output is what differs from the plain network."""
     given = dict(unet=unet, latent_dim=latent, crop_height=6, crop_width=10, gen_out_activation="none")
-    numpy.random.seed(0)
+    np.random.seed(0)
     plain = pix2pix_net.build(paired(2, 2, **given))
-    numpy.random.seed(0)
+    np.random.seed(0)
     residual = pix2pix_net.build(paired(2, 2, gen_residual=0.25, **given))
-    x = numpy.random.RandomState(1).uniform(-1, 1, (1, 2, 6, 10)).astype(numpy.float32)
+    x = np.random.RandomState(1).uniform(-1, 1, (1, 2, 6, 10)).astype(np.float32)
     plain.translate(x), residual.translate(x)  # the latent layer of the encoder learns its size
     for source, target in zip(plain.as_dict().values(), residual.as_dict().values(), strict=True):
         target.copyparams(source)
-    numpy.testing.assert_allclose(residual.translate(x).array, x + 0.25 * plain.translate(x).array, atol=1e-6)
+    np.testing.assert_allclose(residual.translate(x).array, x + 0.25 * plain.translate(x).array, atol=1e-6)
     assert all(isinstance(feature, chainer.Variable) for feature in residual.enc_x(x))
     for parameter in residual.dec_y.ul.params():
         parameter.array[...] = 0
-    numpy.testing.assert_array_equal(residual.translate(x).array, x)
+    np.testing.assert_array_equal(residual.translate(x).array, x)
 
 
 def test_residual_output_needs_as_many_channels():

@@ -1,6 +1,6 @@
 """The figures of --summary against counts by hand, real arrays and real gradients."""
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.compat import F, chainer
@@ -42,7 +42,7 @@ def positive(link):
 
 def extent(gradient):
     """Rows and columns from the first to the last that is not zero."""
-    return tuple(int(numpy.ptp(numpy.nonzero(gradient.any(axis=axis))[0])) + 1 for axis in (1, 0))
+    return tuple(int(np.ptp(np.nonzero(gradient.any(axis=axis))[0])) + 1 for axis in (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def extent(gradient):
 )
 def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     options = linear(**given)
-    with chainer.using_config("dtype", numpy.float64):
+    with chainer.using_config("dtype", np.float64):
         encoder, decoder = positive(Encoder(encoder_spec(options, 1))), positive(Decoder(decoder_spec(options, 1)))
     found = []
     for row in range(44, 48):
-        x = chainer.Variable(numpy.ones((1, 1, 88, 88)))
+        x = chainer.Variable(np.ones((1, 1, 88, 88)))
         decoder(encoder(x))[0, 0, row, row].backward()
         found.append(extent(x.grad[0, 0]))
     assert all(rows == columns for rows, columns in found)
@@ -81,9 +81,9 @@ def test_receptive_field_of_the_generator_is_where_gradients_come_from(given):
     [{}, {"dis_ksize": 3}, {"dis_chs": [2, 2, 2]}, {"dis_down": "avgpool", "dis_sample": "none-7"}, {"spconv": True}],
 )
 def test_receptive_field_of_the_discriminator_is_where_gradients_come_from(given):
-    with chainer.using_config("dtype", numpy.float64):
+    with chainer.using_config("dtype", np.float64):
         discriminator = positive(Discriminator(discriminator_spec(linear(**given), 1)))
-    x = chainer.Variable(numpy.ones((1, 1, 120, 120)))
+    x = chainer.Variable(np.ones((1, 1, 120, 120)))
     judged = discriminator(x)
     judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2].backward()
     field = discriminator_field(discriminator.spec)
@@ -111,7 +111,7 @@ def test_what_sees_the_whole_image_is_named():
     ],
 )
 def test_multiply_adds_by_hand(build, shape, expected):
-    link, x = build(), numpy.zeros(shape, numpy.float32)
+    link, x = build(), np.zeros(shape, np.float32)
     real = link(x).shape
     with shapes_only(), CostHook() as hook:
         assert link(x).shape == real
@@ -119,7 +119,7 @@ def test_multiply_adds_by_hand(build, shape, expected):
 
 
 def test_multiply_adds_of_matrix_products():
-    a, b = numpy.zeros((2, 7, 3), "f"), numpy.zeros((2, 7, 5), "f")
+    a, b = np.zeros((2, 7, 3), "f"), np.zeros((2, 7, 5), "f")
     with CostHook() as hook:
         F.matmul(a, b, transa=True)
     assert hook.multiply_adds == 2 * 3 * 7 * 5
@@ -127,7 +127,7 @@ def test_multiply_adds_of_matrix_products():
 
 def test_kept_bytes_of_a_known_graph():
     link = chainer.links.Convolution2D(2, 3, 1)
-    x = chainer.Variable(numpy.zeros((1, 2, 4, 5), "f"))
+    x = chainer.Variable(np.zeros((1, 2, 4, 5), "f"))
     y = F.relu(link(x))
     # The convolution keeps its input, ReLU its output; weights are not counted.
     assert kept_bytes([y], [link]) == 4 * (2 * 20 + 3 * 20)
@@ -135,22 +135,22 @@ def test_kept_bytes_of_a_known_graph():
 
 def test_shapes_only_ends_with_the_block():
     link = chainer.links.Linear(2, 2)
-    x = numpy.ones((1, 2), "f")
+    x = np.ones((1, 2), "f")
     before = link(x).array
     with shapes_only():
         assert not link(x).array.any()
-    numpy.testing.assert_array_equal(link(x).array, before)
+    np.testing.assert_array_equal(link(x).array, before)
 
 
 def test_measuring_leaves_the_network_and_the_random_state_alone():
     options = options_of(gen_dropout=0.5, dis_wgan=True, gen_chs=[2, 8], gen_attention=True)
     encoder, discriminator = Encoder(encoder_spec(options, 1)), Discriminator(discriminator_spec(options, 1))
-    state = numpy.random.get_state()[1].copy()
+    state = np.random.get_state()[1].copy()
     u, mean = encoder.a.phi.u.copy(), encoder.c0.n1.avg_mean.copy()
-    x = numpy.ones((1, 1, 8, 12), "f")
+    x = np.ones((1, 1, 8, 12), "f")
     part, _ = measure("enc_x", encoder, x)
     measure("dis", discriminator, x)
-    assert (numpy.random.get_state()[1] == state).all()
+    assert (np.random.get_state()[1] == state).all()
     assert (encoder.a.phi.u == u).all() and (encoder.c0.n1.avg_mean == mean).all() and encoder.c0.n1.N == 0
     assert discriminator.fc1.l0.W.array is None
     assert [row.name for row in part.rows] == ["c0", "d1", "s0", "s1", "r0", "a"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import numpy
+import numpy as np
 import pytest
 from run_files import translation
 
@@ -43,9 +43,9 @@ def features(kind, levels):
 def whole_file(path, kind, rename=lambda name: name):
     """A file of all five levels and of fully connected layers, as the published ones are; returns the arrays."""
     arrays = arrays_of(features(kind, 5))
-    rng = numpy.random.default_rng(1)
-    arrays = {name: 0.1 * rng.random(a.shape).astype(numpy.float32) if a.ndim else a for name, a in arrays.items()}
-    write_arrays(path, {**{rename(name): a for name, a in arrays.items()}, "fc6/W": numpy.zeros((3, 3), "f")})
+    rng = np.random.default_rng(1)
+    arrays = {name: 0.1 * rng.random(a.shape).astype(np.float32) if a.ndim else a for name, a in arrays.items()}
+    write_arrays(path, {**{rename(name): a for name, a in arrays.items()}, "fc6/W": np.zeros((3, 3), "f")})
     return arrays
 
 
@@ -55,18 +55,18 @@ def test_a_whole_network_fills_the_first_levels(tmp_path, kind):
     link = features(kind, 3)
     load_pretrained(link, tmp_path / "weights.npz", "--gen_pretrained_weights")
     for name, found in arrays_of(link).items():
-        numpy.testing.assert_array_equal(found, arrays[name])
+        np.testing.assert_array_equal(found, arrays[name])
 
 
 def test_names_of_chainercv_are_understood(tmp_path):
     arrays = whole_file(tmp_path / "w.npz", Pretrained.VGG16, lambda name: name.replace("/", "/conv/"))
     link = features(Pretrained.VGG16, 2)
     load_pretrained(link, tmp_path / "w.npz", "--gen_pretrained_weights")
-    numpy.testing.assert_array_equal(link.conv2_2.W.array, arrays["conv2_2/W"])
+    np.testing.assert_array_equal(link.conv2_2.W.array, arrays["conv2_2/W"])
 
 
 def test_vgg_has_as_many_weights_as_published():
-    with chainer.using_config("dtype", numpy.float16):
+    with chainer.using_config("dtype", np.float16):
         link = pretrained_features(PretrainedSpec(Pretrained.VGG16, VGG16_WIDTHS, frozen=True))
     assert sum(p.size for p in link.params()) == 14714688  # the convolutions of its configuration D
 
@@ -81,12 +81,12 @@ def test_resnet_is_chainers_own(tmp_path):
     begin = ("conv1/", "bn1/", "res2/")
     write_arrays(tmp_path / "theirs.npz", {name: a for name, a in arrays_of(theirs).items() if name.startswith(begin)})
     load_pretrained(link, tmp_path / "theirs.npz", "--x")
-    x = numpy.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(numpy.float32)
+    x = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         first = F.max_pooling_2d(F.relu(theirs.bn1(theirs.conv1(x))), 3, 2)
         expected, found = theirs.res2(first), link(x)
     assert [level.shape[2] for level in found] == [8, 4]
-    numpy.testing.assert_allclose(found[1].array, expected.array, rtol=1e-5)
+    np.testing.assert_allclose(found[1].array, expected.array, rtol=1e-5)
 
 
 def varint(n):
@@ -115,14 +115,14 @@ def caffe_layer(name, blobs, old):
 
 def test_vgg_as_it_was_published(tmp_path):
     arrays = arrays_of(features(Pretrained.VGG16, 5))
-    content = message(1, b"VGG") + caffe_layer("fc6", [numpy.zeros((4, 200)), numpy.zeros(4)], old=True)
+    content = message(1, b"VGG") + caffe_layer("fc6", [np.zeros((4, 200)), np.zeros(4)], old=True)
     for name in sorted({name.partition("/")[0] for name in arrays}):
         content += caffe_layer(name, [arrays[name + "/W"], arrays[name + "/b"]], old=True)
     (tmp_path / "vgg.caffemodel").write_bytes(content)
     link = features(Pretrained.VGG16, 4)
     load_pretrained(link, tmp_path / "vgg.caffemodel", "--gen_pretrained_weights")
     for name, found in arrays_of(link).items():
-        numpy.testing.assert_array_equal(found, arrays[name])
+        np.testing.assert_array_equal(found, arrays[name])
     (tmp_path / "cut.caffemodel").write_bytes(content[:-7])
     with pytest.raises(UserError, match="cut.caffemodel: not a readable npz or caffemodel file .it is cut short"):
         load_pretrained(link, tmp_path / "cut.caffemodel", "--gen_pretrained_weights")
@@ -130,7 +130,7 @@ def test_vgg_as_it_was_published(tmp_path):
 
 def test_resnet_as_it_was_published(tmp_path):
     whole_file(tmp_path / "w.npz", Pretrained.RESNET50)
-    with numpy.load(tmp_path / "w.npz") as file:
+    with np.load(tmp_path / "w.npz") as file:
         arrays = {name: file[name] for name in file.files}
     content = b""
     for name in arrays:
@@ -146,7 +146,7 @@ def test_resnet_as_it_was_published(tmp_path):
             tail = f"{stage[3:]}{letter}_branch{('2a', '2b', '2c', '1')[int(conv[4:]) - 1]}"
             names = ("res" + tail, "bn" + tail, "scale" + tail)
         bias = [arrays[place + "/b"]] if place + "/b" in arrays else []
-        sums = [2 * arrays[norm + "/avg_mean"], 2 * arrays[norm + "/avg_var"], numpy.array([2.0])]
+        sums = [2 * arrays[norm + "/avg_mean"], 2 * arrays[norm + "/avg_var"], np.array([2.0])]
         content += caffe_layer(names[0], [arrays[name], *bias], old=False)
         content += caffe_layer(names[1], sums, old=False)
         content += caffe_layer(names[2], [arrays[norm + "/gamma"], arrays[norm + "/beta"]], old=False)
@@ -154,7 +154,7 @@ def test_resnet_as_it_was_published(tmp_path):
     link = features(Pretrained.RESNET50, 5)
     load_pretrained(link, tmp_path / "resnet.caffemodel", "--gen_pretrained_weights")
     for name, found in arrays_of(link).items():
-        numpy.testing.assert_allclose(found, arrays[name], rtol=1e-6)
+        np.testing.assert_allclose(found, arrays[name], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -173,19 +173,19 @@ def test_resnet_as_it_was_published(tmp_path):
 )
 def test_files_that_are_not_the_weights_are_refused(tmp_path, path, text):
     (tmp_path / "text.npz").write_text("no")
-    numpy.savez(tmp_path / "pickle.npz", **{"conv1_1/W": numpy.array([{}], dtype=object)})
+    np.savez(tmp_path / "pickle.npz", **{"conv1_1/W": np.array([{}], dtype=object)})
     good = arrays_of(features(Pretrained.VGG16, 1))
     write_arrays(tmp_path / "other.npz", {"conv1_1/W": good["conv1_1/W"], "conv1_1/b": good["conv1_1/b"]})
-    write_arrays(tmp_path / "wide.npz", {**good, "conv1_1/W": numpy.zeros((64, 3, 3, 3), "f")})
+    write_arrays(tmp_path / "wide.npz", {**good, "conv1_1/W": np.zeros((64, 3, 3, 3), "f")})
     with pytest.raises(UserError, match=text):
         load_pretrained(features(Pretrained.VGG16, 1), path and tmp_path / path, "--gen_pretrained_weights")
 
 
 def test_grey_is_repeated_and_other_channels_refused():
-    grey = chainer.Variable(numpy.arange(6, dtype="f").reshape(1, 1, 2, 3))
+    grey = chainer.Variable(np.arange(6, dtype="f").reshape(1, 1, 2, 3))
     assert (three_channels(grey).array == grey.array).all() and three_channels(grey).shape == (1, 3, 2, 3)
     with pytest.raises(UserError, match="9 channels.*1 .grey. or 3 .colour."):
-        three_channels(chainer.Variable(numpy.zeros((1, 9, 2, 2), "f")))
+        three_channels(chainer.Variable(np.zeros((1, 9, 2, 2), "f")))
 
 
 @pytest.mark.parametrize("kind, levels", [("vgg", 3), ("resnet", 2), ("resnet", 5), ("vgg", 5)])
@@ -203,7 +203,7 @@ def test_generators_with_a_pretrained_encoder(tmp_path, thin, kind, levels, unet
     options.ch = options.out_ch = 1
     networks = pix2pix_net.build(options)
     assert networks.enc_x.spec.chs == THIN[Pretrained(kind)][:levels]
-    assert networks.translate(numpy.zeros((1, 1, 32, 64), "f")).shape == (1, 1, 32, 64)
+    assert networks.translate(np.zeros((1, 1, 32, 64), "f")).shape == (1, 1, 32, 64)
     options.gen_pretrained_weights = None
     with pytest.raises(UserError, match="--gen_pretrained_weights"):
         pix2pix_net.build(options)
@@ -220,8 +220,8 @@ def test_a_pretrained_discriminator(tmp_path, thin):
     )
     options.ch = options.out_ch = 1
     networks = cyclegan_net.build(options)
-    assert networks.dis_x(numpy.zeros((1, 1, 16, 24), "f")).shape == (1, 1, 10, 14)
-    numpy.testing.assert_array_equal(networks.dis_y.base.conv2_2.W.array, arrays["conv2_2/W"])
+    assert networks.dis_x(np.zeros((1, 1, 16, 24), "f")).shape == (1, 1, 10, 14)
+    np.testing.assert_array_equal(networks.dis_y.base.conv2_2.W.array, arrays["conv2_2/W"])
 
 
 def test_frozen_layers_keep_their_statistics():
@@ -229,7 +229,7 @@ def test_frozen_layers_keep_their_statistics():
         link = pretrained_features(PretrainedSpec(Pretrained.RESNET50, (3, 4), frozen))
         before = link.bn1.avg_mean.copy()
         with chainer.using_config("train", True):
-            link(numpy.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f"))
+            link(np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f"))
         assert (link.bn1.avg_mean == before).all() == frozen
 
 
@@ -239,14 +239,14 @@ def test_a_released_file_of_a_trained_base_holds_the_whole_published_network(tmp
     encoder, again = Encoder(encoder_spec(options, 1)), Encoder(encoder_spec(options, 1))
     whole = {f"base/{name}": array for name, array in arrays_of(features(Pretrained(kind), 5)).items()}
     end = "fc6" if kind == "resnet" else "fc8"
-    arrays = {**whole, **arrays_of(encoder), f"base/{end}/W": numpy.zeros((2, 2), "f"), f"base/{end}/b": numpy.zeros(2)}
+    arrays = {**whole, **arrays_of(encoder), f"base/{end}/W": np.zeros((2, 2), "f"), f"base/{end}/b": np.zeros(2)}
     write_arrays(tmp_path / "enc_x1.npz", arrays)
     load_link(tmp_path / "enc_x1.npz", again)
     for name, array in arrays_of(encoder).items():
-        numpy.testing.assert_array_equal(arrays_of(again)[name], array)
+        np.testing.assert_array_equal(arrays_of(again)[name], array)
     assert any(name.startswith("base/") for name in arrays_of(encoder))
     with pytest.raises(UserError, match="base/other/W 2 is in the file"):
-        write_arrays(tmp_path / "enc_x1.npz", {**arrays, "base/other/W": numpy.zeros(2, "f")})
+        write_arrays(tmp_path / "enc_x1.npz", {**arrays, "base/other/W": np.zeros(2, "f")})
         load_link(tmp_path / "enc_x1.npz", again)
 
 
@@ -272,16 +272,16 @@ def frozen_run(folder, **given):
 
 def test_frozen_layers_are_in_no_file_of_the_network_but_once_in_the_folder(tmp_path, thin):
     networks, arrays = frozen_run(tmp_path)
-    with numpy.load(tmp_path / "enc_x2.npz") as file:
+    with np.load(tmp_path / "enc_x2.npz") as file:
         assert file.files and not any(name.startswith("base") for name in file.files)
-    with numpy.load(tmp_path / "base.npz") as file:
+    with np.load(tmp_path / "base.npz") as file:
         assert sorted(file.files) == sorted(f"conv{i}_{j}/{p}" for i in (1, 2) for j in (1, 2) for p in "Wb")
     (tmp_path / "vgg.npz").unlink()  # the folder has all that it needs
     generator = load_generator(tmp_path)
-    x = numpy.random.default_rng(1).uniform(-1, 1, (1, 1, 8, 6)).astype("f")
+    x = np.random.default_rng(1).uniform(-1, 1, (1, 1, 8, 6)).astype("f")
     with chainer.using_config("train", False):
-        numpy.testing.assert_array_equal(translation(generator, x), networks.translate(x).array)
-    numpy.testing.assert_array_equal(generator.encoder.base.conv2_1.W.array, arrays["conv2_1/W"])
+        np.testing.assert_array_equal(translation(generator, x), networks.translate(x).array)
+    np.testing.assert_array_equal(generator.encoder.base.conv2_1.W.array, arrays["conv2_1/W"])
 
 
 def test_frozen_layers_come_from_where_the_options_say(tmp_path, thin):
@@ -289,11 +289,11 @@ def test_frozen_layers_come_from_where_the_options_say(tmp_path, thin):
     _, arrays = frozen_run(tmp_path)
     (tmp_path / "base.npz").unlink()
     found = load_generator(tmp_path).encoder.base.conv1_2.W.array
-    numpy.testing.assert_array_equal(found, arrays["conv1_2/W"])
+    np.testing.assert_array_equal(found, arrays["conv1_2/W"])
     other = {**arrays, "conv1_2/W": arrays["conv1_2/W"] + 1}
     write_arrays(tmp_path / "other.npz", other)
     found = load_generator(tmp_path, pretrained=tmp_path / "other.npz").encoder.base.conv1_2.W.array
-    numpy.testing.assert_array_equal(found, other["conv1_2/W"])
+    np.testing.assert_array_equal(found, other["conv1_2/W"])
     (tmp_path / "vgg.npz").unlink()
     with pytest.raises(UserError, match="--gen_pretrained_weights: .*vgg.npz: no such file"):
         load_generator(tmp_path)
@@ -305,7 +305,7 @@ def test_a_file_that_holds_frozen_layers_all_the_same_fills_them(tmp_path, thin)
     base = {f"base/{name}": array for name, array in arrays_of(encoder.base).items()}
     write_arrays(tmp_path / "enc_x1.npz", {**arrays_of(encoder), **base})
     load_link(tmp_path / "enc_x1.npz", again)
-    numpy.testing.assert_array_equal(again.base.conv2_1.W.array, encoder.base.conv2_1.W.array)
+    np.testing.assert_array_equal(again.base.conv2_1.W.array, encoder.base.conv2_1.W.array)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_gradient_passes_through_frozen_layers_but_for_released_args(thin, giv
     """There, what lies before (the cycle's first decoder) learns nothing from what they say."""
     options = UnpairedOptions(gen_chs=[1, 1], gen_pretrained_encoder="vgg", gen_nblock=0, unet="conv", **given)
     encoder = Encoder(encoder_spec(options, 1))
-    x = chainer.Variable(numpy.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype("f"))
+    x = chainer.Variable(np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype("f"))
     sum(chainer.functions.sum(feature) for feature in encoder(x)).backward()
     assert (x.grad is not None and bool(x.grad.any())) == passes
     assert encoder.s1.c1.c.W.grad.any()

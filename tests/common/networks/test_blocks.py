@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-import numpy
+import numpy as np
 import pytest
 
 from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding
@@ -29,11 +29,11 @@ from medi2i.common.networks.spec import ConvStyle
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)
 MIRRORED = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.REFLECT)
-RNG = numpy.random.default_rng(5)
+RNG = np.random.default_rng(5)
 
 
 def image(*shape):
-    return RNG.standard_normal(shape).astype(numpy.float32)
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 def cbr(sample, in_ch=1, out_ch=1, ksize=3, norm=Norm.NONE, activation=Activation.NONE, style=PLAIN, dropout=0.0):
@@ -49,9 +49,9 @@ def make_identity(conv):
 
 
 def test_reflect_pad_mirrors_without_repeating_the_border():
-    x = numpy.arange(15, dtype=numpy.float32).reshape(1, 1, 3, 5)
-    expected = numpy.pad(x, ((0, 0), (0, 0), (2, 1), (2, 1)), mode="reflect")
-    numpy.testing.assert_array_equal(reflect_pad(chainer.Variable(x), 2, 1).array, expected)
+    x = np.arange(15, dtype=np.float32).reshape(1, 1, 3, 5)
+    expected = np.pad(x, ((0, 0), (0, 0), (2, 1), (2, 1)), mode="reflect")
+    np.testing.assert_array_equal(reflect_pad(chainer.Variable(x), 2, 1).array, expected)
 
 
 def test_reflect_pad_refuses_images_too_small_to_mirror():
@@ -60,7 +60,7 @@ def test_reflect_pad_refuses_images_too_small_to_mirror():
 
 
 def test_padding_is_zero_unless_asked():
-    x = numpy.ones((1, 1, 5, 7), numpy.float32)
+    x = np.ones((1, 1, 5, 7), np.float32)
     for style, corner, edge in ((PLAIN, 16, 28), (MIRRORED, 49, 49)):
         block = cbr("none-7", style=style)
         block.c1.c.W.array[...] = 1
@@ -80,28 +80,28 @@ def test_padding_is_zero_unless_asked():
     ],
 )
 def test_identity_kernel_shows_the_sampling(sample, expected):
-    x = numpy.arange(1, 17, dtype=numpy.float32).reshape(1, 1, 4, 4)
+    x = np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)
     block = cbr(sample)
     make_identity(block.c1)
-    numpy.testing.assert_array_equal(block(x).array[0, 0], expected)
+    np.testing.assert_array_equal(block(x).array[0, 0], expected)
 
 
 def test_unpool_repeats_each_pixel():
     x = image(1, 1, 3, 2)
     block = cbr("unpool")
     make_identity(block.c1)
-    numpy.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
+    np.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
 
 
 def test_resize_keeps_the_corners_and_is_linear_between():
-    x = numpy.array([[0, 3], [6, 9]], dtype=numpy.float32).reshape(1, 1, 2, 2)
-    expected = numpy.add.outer(numpy.arange(4) * 2.0, numpy.arange(4) * 1.0)
-    numpy.testing.assert_allclose(double_bilinear(chainer.Variable(x)).array[0, 0], expected, atol=1e-6)
+    x = np.array([[0, 3], [6, 9]], dtype=np.float32).reshape(1, 1, 2, 2)
+    expected = np.add.outer(np.arange(4) * 2.0, np.arange(4) * 1.0)
+    np.testing.assert_allclose(double_bilinear(chainer.Variable(x)).array[0, 0], expected, atol=1e-6)
 
 
 def test_pixel_shuffle_takes_channels_row_by_row_for_one_output_channel():
-    x = numpy.array([1, 2, 3, 4], dtype=numpy.float32).reshape(1, 4, 1, 1)
-    numpy.testing.assert_array_equal(depth_to_space(chainer.Variable(x)).array[0, 0], [[1, 2], [3, 4]])
+    x = np.array([1, 2, 3, 4], dtype=np.float32).reshape(1, 4, 1, 1)
+    np.testing.assert_array_equal(depth_to_space(chainer.Variable(x)).array[0, 0], [[1, 2], [3, 4]])
 
 
 def test_transposed_3x3_appends_a_mirrored_row_and_column():
@@ -111,25 +111,25 @@ def test_transposed_3x3_appends_a_mirrored_row_and_column():
     block.c1.c.W.array[0, 0, 1, 1] = 1
     y = block(x).array[0, 0]
     assert y.shape == (6, 8)
-    numpy.testing.assert_array_equal(y[::2, ::2], x[0, 0])
+    np.testing.assert_array_equal(y[::2, ::2], x[0, 0])
     # The last odd row is that before the last even one, which the transposed convolution left empty.
-    numpy.testing.assert_array_equal(y[5], y[3])
-    numpy.testing.assert_array_equal(y[:, 7], y[:, 5])
+    np.testing.assert_array_equal(y[5], y[3])
+    np.testing.assert_array_equal(y[:, 7], y[:, 5])
 
 
 def test_the_appended_row_and_column_pass_no_gradient():
     """As ``F.pad`` has it: the row they came from gets its own gradient only."""
     x = chainer.Variable(image(1, 1, 2, 3))
     y = append_mirrored(x)
-    numpy.testing.assert_array_equal(y.array, numpy.pad(x.array, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="reflect"))
+    np.testing.assert_array_equal(y.array, np.pad(x.array, ((0, 0), (0, 0), (0, 1), (0, 1)), mode="reflect"))
     y.grad = gradient = image(1, 1, 3, 4)
     y.backward()
-    numpy.testing.assert_array_equal(x.grad, gradient[:, :, :2, :3])
+    np.testing.assert_array_equal(x.grad, gradient[:, :, :2, :3])
 
 
 def test_a_single_row_is_appended_to_itself():
-    x = chainer.Variable(numpy.float32([[[[5, 6, 7]]]]))
-    numpy.testing.assert_array_equal(append_mirrored(x).array[0, 0], [[5, 6, 7, 6], [5, 6, 7, 6]])
+    x = chainer.Variable(np.float32([[[[5, 6, 7]]]]))
+    np.testing.assert_array_equal(append_mirrored(x).array[0, 0], [[5, 6, 7, 6], [5, 6, 7, 6]])
 
 
 def test_even_transposed_kernel_doubles_without_an_appended_row():
@@ -152,18 +152,18 @@ def test_the_shortcut_is_added_after_the_activation_and_before_upsampling():
         make_identity(conv)
     block.skip.depthwise.W.array[...] = 1
     block.skip.pointwise.W.array[...] = -2
-    expected = numpy.maximum(x, 0) - 2 * x
-    numpy.testing.assert_array_equal(block(x).array, expected.repeat(2, axis=2).repeat(2, axis=3))
+    expected = np.maximum(x, 0) - 2 * x
+    np.testing.assert_array_equal(block(x).array, expected.repeat(2, axis=2).repeat(2, axis=3))
 
 
 def test_the_second_convolution_follows_activation_and_pooling():
-    x = -numpy.ones((1, 1, 4, 4), numpy.float32)
+    x = -np.ones((1, 1, 4, 4), np.float32)
     x[0, 0, 0, 0] = 8
     block = cbr("avgpool_conv", activation=Activation.RELU)
     for conv in (block.c1, block.c2):
         make_identity(conv)
     # relu first: (8 + 0 + 0 + 0) / 4; pooling first would give (8 - 3) / 4.
-    numpy.testing.assert_array_equal(block(x).array[0, 0], [[2, 0], [0, 0]])
+    np.testing.assert_array_equal(block(x).array[0, 0], [[2, 0], [0, 0]])
 
 
 def test_deconv_res_is_twice_the_size_with_its_shortcut():
@@ -172,33 +172,33 @@ def test_deconv_res_is_twice_the_size_with_its_shortcut():
     block.c1.c.W.array[...] = 0
     block.skip.depthwise.W.array[...] = 1
     block.skip.pointwise.W.array[...] = 1
-    numpy.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
+    np.testing.assert_array_equal(block(x).array, x.repeat(2, axis=2).repeat(2, axis=3))
 
 
 def test_dropout_acts_while_training_only():
     block = cbr("none", dropout=0.5)
     make_identity(block.c1)
-    x = numpy.ones((1, 1, 31, 33), numpy.float32)
+    x = np.ones((1, 1, 31, 33), np.float32)
     with chainer.using_config("train", False):
-        numpy.testing.assert_array_equal(block(x).array, x)
+        np.testing.assert_array_equal(block(x).array, x)
     with chainer.using_config("train", True):
-        assert set(numpy.unique(block(x).array)) == {0.0, 2.0}
+        assert set(np.unique(block(x).array)) == {0.0, 2.0}
 
 
 def test_resblock_with_zero_weights_is_the_identity():
     block = ResBlock(3, Norm.NONE, Activation.RELU, PLAIN)
     block.c1.c.W.array[...] = 0
     x = image(2, 3, 5, 7)
-    numpy.testing.assert_array_equal(block(x).array, x)
+    np.testing.assert_array_equal(block(x).array, x)
 
 
 def test_equalised_convolution_scales_its_input():
     style = ConvStyle(equalised=True, separable=False, squeeze=False, padding=Padding.ZERO)
     conv = Convolution(8, 2, 3, 1, 1, style, transposed=False)
     conv.c.W.array[...] = 1
-    x = numpy.ones((1, 8, 5, 5), numpy.float32)
+    x = np.ones((1, 8, 5, 5), np.float32)
     y = conv(x)
-    assert y.dtype == numpy.float32
+    assert y.dtype == np.float32
     assert y.array[0, 0, 2, 2] == pytest.approx(8 * 9 * math.sqrt(2 / 8) / 3, rel=1e-6)
 
 
@@ -216,33 +216,33 @@ def test_separable_convolution_is_depthwise_then_pointwise():
     conv.depthwise.W.array[0] = 1
     conv.depthwise.W.array[1] = 10
     conv.pointwise.W.array[...] = 1
-    assert conv(numpy.ones((1, 2, 3, 3), numpy.float32)).array[0, 0, 1, 1] == 99
+    assert conv(np.ones((1, 2, 3, 3), np.float32)).array[0, 0, 1, 1] == 99
     assert conv.depthwise.b is None
 
 
 def test_equalised_separable_convolution_scales_its_input_once():
     """sqrt(2 / channels) / ksize before the depthwise convolution, nothing between it and the pointwise one."""
-    numpy.random.seed(3)
+    np.random.seed(3)
     conv = Convolution(8, 50, 3, 1, 1, ConvStyle(True, True, False, Padding.ZERO))
     assert conv.depthwise.W.array.std() == pytest.approx(1, rel=0.2)
     assert conv.pointwise.W.array.std() == pytest.approx(1, rel=0.1)
     conv.depthwise.W.array[...] = 1
     conv.pointwise.W.array[...] = 1
-    y = conv(numpy.ones((1, 8, 3, 3), numpy.float32)).array
-    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * 9 * math.sqrt(2 / 8) / 3, rtol=1e-6)
+    y = conv(np.ones((1, 8, 3, 3), np.float32)).array
+    np.testing.assert_allclose(y[0, :, 1, 1], 8 * 9 * math.sqrt(2 / 8) / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sample, ksize", [("down_res", 3), ("unpool_res", 1)])
 def test_the_shortcut_of_an_equalised_block_is_equalised(sample, ksize):
-    numpy.random.seed(3)
+    np.random.seed(3)
     block = cbr(sample, 8, 40, style=ConvStyle(True, False, True, Padding.ZERO))
     assert block.skip.pointwise.W.array.std() == pytest.approx(1, rel=0.2)
     assert block.skip.scale == math.sqrt(2 / 8) / ksize
     assert block.c1.squeezed and block.c2.squeezed and not block.skip.squeezed
     for weights in (block.skip.depthwise.W, block.skip.pointwise.W):
         weights.array[...] = 1
-    y = block.skip(numpy.ones((1, 8, 5, 5), numpy.float32)).array
-    numpy.testing.assert_allclose(y[0, :, 1, 1], 8 * ksize**2 * math.sqrt(2 / 8) / ksize, rtol=1e-6)
+    y = block.skip(np.ones((1, 8, 5, 5), np.float32)).array
+    np.testing.assert_allclose(y[0, :, 1, 1], 8 * ksize**2 * math.sqrt(2 / 8) / ksize, rtol=1e-6)
 
 
 def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
@@ -251,14 +251,14 @@ def test_separable_deconvolution_is_two_deconvolutions_and_a_mirrored_border():
     x = image(1, 2, 2, 3)
     conv.depthwise.W.array[...] = 0
     conv.depthwise.W.array[:, :, 1, 1] = 1  # each pixel goes to an even row and column
-    conv.pointwise.W.array[...] = numpy.float32([[1, 2, 0], [0, 10, -1]]).reshape(2, 3, 1, 1)
+    conv.pointwise.W.array[...] = np.float32([[1, 2, 0], [0, 10, -1]]).reshape(2, 3, 1, 1)
     conv.pointwise.b.array[...] = (0, 0, 7)
-    placed = numpy.zeros((1, 2, 4, 6), numpy.float32)
+    placed = np.zeros((1, 2, 4, 6), np.float32)
     placed[:, :, ::2, ::2] = x
     placed[:, :, 3] = placed[:, :, 1]
     placed[:, :, :, 5] = placed[:, :, :, 3]
     a, b = placed[0]
-    numpy.testing.assert_allclose(conv(x).array[0], [a, 2 * a + 10 * b, 7 - b], atol=1e-6)
+    np.testing.assert_allclose(conv(x).array[0], [a, 2 * a + 10 * b, 7 - b], atol=1e-6)
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -270,10 +270,10 @@ def test_squeeze_excitation_follows_every_convolution_but_transposed_ones(separa
     if not squeezed:
         return
     conv.se.l1.W.array[...] = 0
-    conv.se.l2.b.array[...] = numpy.linspace(-2, 2, channels)
-    x, weight = image(1, 2, 3, 5), 1 / (1 + numpy.exp(-numpy.linspace(-2, 2, channels)))
+    conv.se.l2.b.array[...] = np.linspace(-2, 2, channels)
+    x, weight = image(1, 2, 3, 5), 1 / (1 + np.exp(-np.linspace(-2, 2, channels)))
     plain = (conv.pointwise(conv.depthwise(x)) if separable else conv.c(x)).array
-    numpy.testing.assert_allclose(conv(x).array, plain * weight[None, :, None, None], rtol=1e-5)
+    np.testing.assert_allclose(conv(x).array, plain * weight[None, :, None, None], rtol=1e-5)
 
 
 def test_only_none_7_alone_is_seven_wide():
@@ -292,10 +292,10 @@ def test_a_shortcut_of_another_size_is_refused_in_words():
 def test_squeeze_excitation_scales_each_channel_by_its_weight():
     block = SqueezeExcitation(32)
     block.l1.W.array[...] = 0
-    block.l2.b.array[...] = numpy.linspace(-2, 2, 32)
+    block.l2.b.array[...] = np.linspace(-2, 2, 32)
     x = image(2, 32, 3, 5)
-    weight = 1 / (1 + numpy.exp(-block.l2.b.array))
-    numpy.testing.assert_allclose(block(x).array, x * weight[None, :, None, None], rtol=1e-5)
+    weight = 1 / (1 + np.exp(-block.l2.b.array))
+    np.testing.assert_allclose(block(x).array, x * weight[None, :, None, None], rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels, squeezed", [(15, False), (16, True)])
@@ -311,22 +311,22 @@ def test_instance_normalisation_is_per_sample_and_channel_always(train):
     with chainer.using_config("train", train):
         y = norm(x).array
     mean, var = x.mean(axis=(2, 3), keepdims=True), x.var(axis=(2, 3), keepdims=True)
-    numpy.testing.assert_allclose(y, (x - mean) / numpy.sqrt(var + 2e-5), atol=1e-5)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 2e-5), atol=1e-5)
     assert not norm.avg_mean.any() and norm.N == 0
 
 
 @pytest.mark.parametrize("kind", [Norm.GROUP, Norm.LAYER])
 def test_group_and_layer_normalise_over_all_channels(kind):
-    x = 3 * image(2, 3, 5, 7) + numpy.arange(3, dtype=numpy.float32)[None, :, None, None]
+    x = 3 * image(2, 3, 5, 7) + np.arange(3, dtype=np.float32)[None, :, None, None]
     norm = normalization(kind, 3)
     norm.beta.array[...] = 1
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
-    numpy.testing.assert_allclose(norm(x).array, (x - mean) / numpy.sqrt(var + 1e-5) + 1, atol=1e-5)
+    np.testing.assert_allclose(norm(x).array, (x - mean) / np.sqrt(var + 1e-5) + 1, atol=1e-5)
 
 
 def test_feature_normalisation_gives_each_pixel_mean_square_one():
     y = normalization(Norm.FEATURE, 5)(7 * image(2, 5, 3, 4)).array
-    numpy.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -346,12 +346,12 @@ def test_rbatch_equals_batch_normalisation_at_test_time():
         norm.avg_mean[...] = [0.5, -1, 2]
         norm.avg_var[...] = [0.25, 4, 1]
     with chainer.using_config("train", False):
-        numpy.testing.assert_allclose(renorm(x).array, batch(x).array, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(renorm(x).array, batch(x).array, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_does_nothing_at_first_and_keeps_the_shape():
     x = image(2, 16, 5, 7)
-    numpy.testing.assert_array_equal(Attention(16)(x).array, x)
+    np.testing.assert_array_equal(Attention(16)(x).array, x)
 
 
 def test_attention_is_the_weighted_mean_over_pooled_positions():
@@ -366,14 +366,14 @@ def test_attention_is_the_weighted_mean_over_pooled_positions():
     pixels = x[0].reshape(8, 24)
     pooled = [(w @ pixels).reshape(-1, 2, 2, 3, 2).max(axis=(2, 4)).reshape(-1, 6) for w in (phi, g)]
     for i in range(24):
-        score = numpy.exp((theta @ pixels[:, i]) @ pooled[0])
+        score = np.exp((theta @ pixels[:, i]) @ pooled[0])
         attended = pooled[1] @ (score / score.sum())
-        numpy.testing.assert_allclose(found[:, i], pixels[:, i] + 0.5 * (out @ attended), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[:, i], pixels[:, i] + 0.5 * (out @ attended), rtol=1e-4, atol=1e-5)
 
 
 def test_spectral_convolutions_start_with_variance_one_over_inputs():
     """LeCun et al., 1998: so the released weights began."""
-    numpy.random.seed(3)
+    np.random.seed(3)
     assert SpectralConvolution(40, 60).W.array.std() == pytest.approx(math.sqrt(1 / 40), rel=0.03)
 
 
@@ -382,11 +382,11 @@ def test_spectral_norm_converges_to_one_and_moves_u_only_while_training():
     u = conv.u.copy()
     with chainer.using_config("train", False):
         conv.normalized_weight()
-    numpy.testing.assert_array_equal(conv.u, u)
+    np.testing.assert_array_equal(conv.u, u)
     with chainer.using_config("train", True):
         for _ in range(200):
             weight = conv.normalized_weight().array
-    assert numpy.linalg.norm(weight.reshape(9, 6), ord=2) == pytest.approx(1, rel=1e-4)
+    assert np.linalg.norm(weight.reshape(9, 6), ord=2) == pytest.approx(1, rel=1e-4)
 
 
 def test_fully_connected_waits_for_its_input_size():
