@@ -29,7 +29,7 @@ def command(argv: Sequence[str] | None) -> int:
     return run_conversion(options, given, UnpairedOptions, images_of, plan_of).status
 
 
-def images_of(options: UnpairedConversionOptions, model: Model) -> Catalogue:
+def images_of(options: UnpairedConversionOptions, model: Model[UnpairedOptions]) -> Catalogue:
     """The images that ``model`` is to convert. Raises UserError."""
     return find_inputs(
         options.root,
@@ -44,7 +44,7 @@ def images_of(options: UnpairedConversionOptions, model: Model) -> Catalogue:
     )
 
 
-def plan_of(options: UnpairedConversionOptions, model: Model, images: Catalogue) -> Plan:
+def plan_of(options: UnpairedConversionOptions, model: Model[UnpairedOptions], images: Catalogue) -> Plan:
     """The Plan of a conversion of ``images`` by ``model``. Raises UserError."""
     trained, forward, identity = model.trained, model.direction == "xy", model.generator is None
     found, kind = images.sources[0].kind, options.imgtype_out or _kinds(model)[1]
@@ -77,7 +77,7 @@ def plan_of(options: UnpairedConversionOptions, model: Model, images: Catalogue)
     )
 
 
-def _kinds(model: Model) -> tuple[str, str | None]:
+def _kinds(model: Model[UnpairedOptions]) -> tuple[str, str | None]:
     """(kind of the inputs, of the results or None for the inputs' own) as in training."""
     kind_a, kind_b = model.trained.imgtype, model.trained.imgtype_b or model.trained.imgtype
     kind_in, kind_out = (kind_a, kind_b) if model.direction == "xy" else (kind_b, kind_a)

@@ -36,7 +36,7 @@ def command(argv: Sequence[str] | None) -> int:
     return done.status
 
 
-def images_of(options: PairedConversionOptions, model: Model) -> Catalogue:
+def images_of(options: PairedConversionOptions, model: Model[PairedOptions]) -> Catalogue:
     """The images that ``model`` is to convert. Raises UserError."""
     if model.direction == "yx":
         raise UserError(f"{model.name}: pix2pix translates one way only; enc_x…npz is its generator")
@@ -52,7 +52,7 @@ def images_of(options: PairedConversionOptions, model: Model) -> Catalogue:
     )
 
 
-def plan_of(options: PairedConversionOptions, model: Model, images: Catalogue) -> Plan:
+def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], images: Catalogue) -> Plan:
     """The Plan of a conversion of ``images`` by ``model``. Raises UserError."""
     trained, identity = model.trained, model.generator is None
     kind = options.imgtype_out or trained.imgtype_out

@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -35,19 +35,20 @@ MIRRORED = 3  # pixels, by the 7x7 convolutions
 
 ConversionOptions = PairedConversionOptions | UnpairedConversionOptions
 TrainingOptions = PairedOptions | UnpairedOptions
+Trained = TypeVar("Trained", bound=TrainingOptions)
 Translate = Callable[[np.ndarray], np.ndarray]
 """(N, C, H, W) -> (N, C', H, W), both in [-1, 1], of any height and width."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Generic[Trained]):
     """The network of a conversion; ``generator`` None is the identity.
 
     trained: the options it was trained with, of the file ``args`` (None: beside the weights). direction: "xy" or "yx".
     """
 
     generator: Generator | None
-    trained: TrainingOptions
+    trained: Trained
     name: str
     sha256: str
     direction: str
@@ -74,7 +75,7 @@ class Model:
         return 1 if self.generator is None else self.trained.stack
 
 
-def load_model(options: ConversionOptions, given: dict[str, Any], application: type[TrainingOptions]) -> Model:
+def load_model(options: ConversionOptions, given: dict[str, Any], application: type[Trained]) -> Model[Trained]:
     """The Model that the options of a conversion name.
 
     ``given``: training options on the command line, checked against the args file. ``application``: the class of
@@ -85,8 +86,7 @@ def load_model(options: ConversionOptions, given: dict[str, Any], application: t
     if weights == IDENTITY:
         if epoch is not None:
             raise UserError(f"--epoch: {epoch} of which training? The identity has no weights")
-        trained = load_args(argfile) if argfile else application(**given)
-        _check_application(trained, application, argfile)
+        trained = _checked(load_args(argfile) if argfile else application(**given), application, argfile)
         return Model(None, trained, IDENTITY, "", "xy")
     if weights is None and argfile is None:
         raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
@@ -98,19 +98,19 @@ def load_model(options: ConversionOptions, given: dict[str, Any], application: t
             f"--epoch: {epoch} is given together with the file --model_gen {weights}; one of them says which weights"
         )
     generator = load_generator(weights, argfile, epoch or "last", pretrained=given.get("gen_pretrained_weights"))
-    trained = generator.options
-    _check_application(trained, application, argfile or weights)
+    trained = _checked(generator.options, application, argfile or weights)
     _check_given(given, trained, argfile or generator.files[0].parent / "args")
     name = "+".join(file.name for file in generator.files)
     return Model(generator, trained, name, generator.sha256, generator.direction, argfile)
 
 
-def _check_application(trained: TrainingOptions, application: type[TrainingOptions], source: Path | str | None) -> None:
+def _checked(trained: TrainingOptions, application: type[Trained], source: Path | str | None) -> Trained:
     if not isinstance(trained, application):
         other = trained.APPLICATION
         raise UserError(
             f"{source}: was trained by {other}, not {application.APPLICATION}; {other}/convert.py would be right"
         )
+    return trained
 
 
 def _check_given(given: dict[str, Any], trained: TrainingOptions, source: Path | str) -> None:

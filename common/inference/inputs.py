@@ -32,8 +32,8 @@ def find_inputs(
     pattern: str | None = None,
     list_file: str | None = None,
     columns: Sequence[int] = (0,),
-    exclude: Path | None = None,
-    slice_range: tuple[float, float] | None = None,
+    exclude: Path | str | None = None,
+    slice_range: Sequence[float] | None = None,
     released: bool = False,
 ) -> Catalogue:
     """Find the images below ``roots`` (files or folders), or those that a list names; no two of the same name.
@@ -66,7 +66,7 @@ def find_inputs(
             volume.sources = [
                 source
                 for source in volume.sources
-                if source.height is None or within(source.height, *slice_range, released)
+                if source.height is None or within(source.height, slice_range[0], slice_range[1], released)
             ]
         found.volumes = [volume for volume in found.volumes if volume.sources]
     if not found.volumes:
@@ -143,7 +143,7 @@ def _kind_of_file(path: Path, kind: str) -> str:
     return kind
 
 
-def _nothing_left(roots: list[Path], skipped: list[Skipped], slice_range: tuple[float, float] | None) -> UserError:
+def _nothing_left(roots: list[Path], skipped: list[Skipped], slice_range: Sequence[float] | None) -> UserError:
     where = ", ".join(str(root) for root in roots)
     if slice_range is not None and not skipped:
         return UserError("--slice_range: no slice of {} lies between {:g} and {:g} mm".format(where, *slice_range))
