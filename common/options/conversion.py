@@ -244,7 +244,6 @@ class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOpti
     RELEASED: ClassVar = UnpairedOptions.RELEASED
 
 
-AnyConversionOptions = PairedConversionOptions | UnpairedConversionOptions
 C = TypeVar("C", PairedConversionOptions, UnpairedConversionOptions)
 
 
