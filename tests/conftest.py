@@ -1,6 +1,7 @@
 """Options of the test run, and what tests of several folders need."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from cuda_harness import on_cpu
 from medi2i.common.kernels.gpu import sources
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
+# A shell that starts the suite in the background has it ignore SIGINT, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 SHARED_PARITY = (_SHARED / "parity", _SHARED / "parity-more")
