@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("common", "datasets", "pix2pix", "cyclegan", "tools")
+FOLDERS = ("common", "datasets", "pix2pix", "cyclegan", "reconstruction", "tools")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,22 @@
 #!/usr/bin/env python
-"""Make random images and their sinograms, to learn reconstruction from (AUTOMAP).
+"""Make sinograms: pairs to learn reconstruction from (AUTOMAP), or scans of a CT or a phantom to reconstruct.
 
   python tools/make_sinograms.py -o data/sinograms --size 128 --num 1000
+  python tools/make_sinograms.py -o scan --of ct --ct data/ct --views 60 --photons 1e5
+  python tools/make_sinograms.py -o scan --of ellipses --num 32 --size 128 --views 30 --noise 0.025
 
-trainA and testA hold sinograms, trainB and testB the images they are of; train.txt and test.txt list the pairs.
-The Radon transform is scikit-image's: `size` angles from 0 to 180 degrees, each with `size` rays, one pixel apart, so
-that a sinogram has the size of its image. Rows are rays, columns angles.
+Scans (--of ct, ellipses, shepp-logan) are what reconstruction/reconstruct.py takes: an npy file (views, bins) of line
+integrals for each image, geometry.json, and sources.json, which names the CT's slices; of phantoms the folder truth
+holds the images, in HU (-1000 is 0 and 0 is 1). They are measured on a grid three times as fine.
+
+Pairs (--of shapes): trainA and testA hold sinograms, trainB and testB the images they are of; train.txt and test.txt
+list the pairs. The Radon transform is scikit-image's: `size` angles from 0 to 180 degrees, each with `size` rays, one
+pixel apart, so that a sinogram has the size of its image. Rows are rays, columns angles.
 """
 
+import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +24,20 @@ import numpy as np
 from PIL import Image
 from skimage.transform import radon
 
-from medi2i.common.errors import run
+from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.datasets.outputs import whole_file
+from medi2i.datasets import dicom
+from medi2i.datasets.outputs import whole_file, write_text
+from medi2i.reconstruction import geometry as geometries
+from medi2i.reconstruction.reconstruct import GEOMETRY, SOURCES
+from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan
 from medi2i.tools.making import shapes
 
 PNG_TOP = 65535
+SHAPES, CT, ELLIPSES, SHEPP_LOGAN = "shapes", "ct", "ellipses", "shepp-logan"
+FINENESS = 3
+PHANTOM_MM = 200.0  # the width of a phantom
+TRUTH = "truth"
 
 
 @dataclass
@@ -32,7 +48,7 @@ class SinogramOptions(Checked):
     size: int = option(
         128, "-s", "-z", type=int, low=16, high=4096, metavar="PX", help="width and height of image and sinogram"
     )
-    num: int = option(1000, "-n", type=int, low=1, help="training images")
+    num: int = option(1000, "-n", type=int, low=1, help="training images; of ellipses, all images")
     num_test: int = option(100, type=int, low=0, help="test images")
     shapes: int = option(4, type=int, low=1, high=1000, help="most shapes in an image")
     imgtype: str = option(
@@ -42,10 +58,41 @@ class SinogramOptions(Checked):
         help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled",
     )
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
+    of: str = option(
+        SHAPES,
+        choices=[SHAPES, CT, ELLIPSES, SHEPP_LOGAN],
+        help="shapes: pairs for AUTOMAP; else scans for reconstruct.py: of a CT (--ct), of random ellipses, of the "
+        "Shepp-Logan phantom",
+    )
+    ct: str | None = option(None, metavar="FOLDER", help="DICOM series to scan, found by their content")
+    views: int = option(60, type=int, low=1, high=16384, help="of a scan")
+    turn: float | None = option(
+        None, type=float, low=0.1, high=3600, metavar="DEG", help="that the views cover [parallel 180, fans 360]"
+    )
+    beam: str = option(
+        geometries.PARALLEL, choices=geometries.BEAMS, help="parallel, or a fan onto an arc or a flat detector"
+    )
+    source_distance: float = option(
+        570.0, type=float, low=1, high=1e5, metavar="MM", help="of a fan's source from the axis"
+    )
+    photons: float | None = option(
+        None, type=float, low=1, high=1e12, metavar="N", help="a ray in air; counts are then random"
+    )
+    electronic: float = option(
+        0.0, type=float, low=0, high=1e6, metavar="N", help="standard deviation of the readout, in photons"
+    )
+    noise: float = option(
+        0.0, type=float, low=0, high=10, metavar="X", help="of the line integrals, as a part of their mean"
+    )
 
 
 def command(argv: list[str]) -> None:
     options = parse(SinogramOptions, argv, prog="make_sinograms", description=__doc__.splitlines()[0])
+    if (options.ct is not None) != (options.of == CT):
+        raise UserError("--ct: goes with --of ct, and --of ct with it")
+    if options.of != SHAPES:
+        with shapes.new_folder(options.out) as out:
+            return scan(options, out)
     shapes.write_pairs(
         options,
         lambda generator: sinogram_and_image(generator, options.size, options.shapes),
@@ -55,6 +102,59 @@ def command(argv: list[str]) -> None:
         f"{options.out}: {options.num} training and {options.num_test} test pairs of {options.size}×{options.size} "
         "pixels (trainA trainB testA testB; train.txt test.txt)"
     )
+
+
+def scan(options: SinogramOptions, out: Path) -> None:
+    """Sinograms, their geometry, and what they are of, into ``out``. Raises UserError."""
+    scanner, sources = None, {}
+    for number, (hu, spacing, source) in enumerate(images(options), 1):
+        name = f"{number:05d}"
+        if scanner is None:
+            size = hu.shape if source else (options.size, options.size)
+            geometry = geometries.regular(
+                size,
+                spacing,
+                options.views,
+                beam=options.beam,
+                source_distance=0.0 if options.beam == geometries.PARALLEL else options.source_distance,
+                turn=options.turn,
+            )
+            scanner = Scanner(geometry, FINENESS, options.photons, options.electronic, options.noise)
+        generator = np.random.default_rng([options.seed, number])
+        save(out / f"{name}.npy", scanner.measure(geometry.to_attenuation(hu), generator), 1.0)
+        if source:
+            sources[name] = source
+        else:
+            parts = hu.reshape(options.size, FINENESS, options.size, FINENESS).mean((1, 3))
+            (out / TRUTH).mkdir(exist_ok=True)
+            save(out / TRUTH / f"{name}.npy", parts, 1.0)
+    geometries.save(out / GEOMETRY, geometry)
+    if sources:
+        write_text(out / SOURCES, json.dumps(sources, indent=1) + "\n")
+    views, bins = geometry.sinogram_shape
+    print(f"{out}: {number} sinograms of {views} views and {bins} bins; {GEOMETRY} says where the rays ran")
+
+
+def images(options: SinogramOptions) -> Iterator[tuple[np.ndarray, tuple[float, float], tuple[str, int] | None]]:
+    """Images in HU, mm between their pixels, and where a CT's lies (file, frame). Phantoms are FINENESS times as fine.
+
+    Raises UserError for a CT whose slices are not of one size and spacing.
+    """
+    if options.ct is None:
+        pixel = PHANTOM_MM / options.size
+        fine = options.size * FINENESS
+        for number in range(1 if options.of == SHEPP_LOGAN else options.num):
+            generator = np.random.default_rng([options.seed, number, 1])
+            image = shepp_logan(fine) if options.of == SHEPP_LOGAN else ellipses(generator, fine)
+            yield 1000 * image - 1000, (pixel, pixel), None
+        return
+    found = dicom.scan(options.ct, modalities=("CT",)).require_series()
+    spacing = found[0].spacing
+    if spacing is None or any((series.shape, series.spacing) != (found[0].shape, spacing) for series in found):
+        raise UserError(f"--ct: {options.ct}: one size and pixel spacing for all slices would be right; series differ")
+    for item in (item for series in found for item in series.slices):
+        hu = dicom.read(item.path, item.frame).hu
+        yield np.maximum(hu, -1000), spacing, (str(item.path.resolve()), item.frame)
 
 
 def sinogram_and_image(generator: np.random.Generator, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Random geometric shapes: the toy images of the tutorials. Arrays are (H, W); coverage is 0…1, smooth at edges."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -99,6 +100,16 @@ class _SetOptions(Protocol):
     seed: int
 
 
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[Path]:
+    """The folder, made and held. UserError where it is there and not empty: images of two sets would mix."""
+    out = Path(path)
+    with locked(out, "writing"):
+        if any(not is_lock(one) for one in out.iterdir()):
+            raise UserError(f"--out: {out} is not empty; give a new folder")
+        yield out
+
+
 def write_pairs(
     options: _SetOptions,
     make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
@@ -106,13 +117,8 @@ def write_pairs(
 ) -> None:
     """Fill a new folder: trainA and testA with the first images that `make` gives, trainB and testB with the second
     under equal names, lists of them in train.txt and test.txt. `save(path, image, A or B)` writes one.
-
-    UserError where the folder is there and not empty: images of two sets would mix.
     """
-    out = Path(options.out)
-    with locked(out, "writing"):
-        if any(not is_lock(one) for one in out.iterdir()):
-            raise UserError(f"--out: {out} is not empty; give a new folder")
+    with new_folder(options.out) as out:
         for phase, count in (("train", options.num), ("test", options.num_test)):
             for domain in "AB":
                 (out / f"{phase}{domain}").mkdir()

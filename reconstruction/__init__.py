@@ -1,0 +1,1 @@
+"""Reconstruction from projections: physics and networks together (Kaji and Kida 2019, section 5)."""
