@@ -148,9 +148,13 @@ def denoiser_of(run_folder: str) -> Denoiser:
     """The network of a run of pix2pix, HU to HU; values outside of its clip are left as they are. Raises UserError."""
     generator = load_generator(run_folder)
     trained = generator.options
-    if not isinstance(trained, PairedOptions) or trained.stack > 1 or trained.class_num or trained.scale > 1:
+    if not isinstance(trained, PairedOptions) or (trained.ch, trained.out_ch, trained.scale) != (1, 1, 1):
         raise UserError(
             f"--prior: {run_folder}: a pix2pix that makes one image in HU of one of the same size would be right"
+        )
+    if trained.class_num:
+        raise UserError(
+            f"--prior: {run_folder}: was trained to tell classes; one that makes images in HU would be right"
         )
     clip_in, clip_out = (Clip(*clip) if (clip := getattr(trained, name)) else PAIRED_HU for name in trained.clip_names)
     if clip_in.lower is None or clip_in.upper is None or not clip_out.scales:

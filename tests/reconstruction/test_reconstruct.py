@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from medi2i.common.networks.files import save_networks
+from medi2i.common.options import PairedOptions, save_args
 from medi2i.datasets import dicom
+from medi2i.pix2pix import net
 from medi2i.reconstruction import reconstruct
 from medi2i.tools import make_phantom, make_sinograms
 
@@ -86,3 +89,44 @@ def test_wrong_inputs_are_one_line(scan, tmp_path, arguments, words, capsys):
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def prior(tmp_path):
+    """make(**options) -> run folder of a pix2pix with random weights."""
+
+    def make(**options):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        plain = dict(
+            gen_chs=[4, 8], gen_nblock=1, gen_norm="none", gen_out_activation="none", lambda_dis=0, ch=1, out_ch=1
+        )
+        chosen = PairedOptions(**plain | options)
+        save_args(chosen, folder / "args")
+        save_networks(folder, net.build(chosen).as_dict(), 1)
+        return folder
+
+    return make
+
+
+def test_a_network_of_ours_as_prior(scan, prior, tmp_path):
+    run_folder = prior(clipA=[-1000, 500], clipB=[-1000, 500], gen_residual=0.02)
+    denoise = reconstruct.denoiser_of(str(run_folder))
+    hu = np.random.default_rng(0).uniform(-1200, 900, (33, 41)).astype(np.float32)  # of no size that it likes
+    found = denoise(hu)
+    outside = (hu < -1000) | (hu > 500)
+    assert np.array_equal(found[outside], hu[outside]) and found.shape == hu.shape
+    assert 0 < np.abs(found - hu)[~outside].max() < 750  # 0.02 of [-1, 1] times what the layers say
+    arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--method", "pnp", "--prior", run_folder
+    assert run(reconstruct.main, *arguments, "--photons", 1e5, "--pull", 0.001, "--iterations", 10) == 0
+    (series,) = dicom.scan(tmp_path / "out").series
+    (truth,) = dicom.scan(scan / "ct").series
+    off = dicom.read_volume(series) - np.maximum(dicom.read_volume(truth), -1000)
+    assert np.sqrt(np.mean(off**2)) < 160
+
+
+@pytest.mark.parametrize("options", [dict(class_num=3, out_ch=3), dict(clipA=None, imgtype="npy", ch=3, out_ch=3)])
+def test_priors_of_another_kind(prior, scan, tmp_path, options, capsys):
+    arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--method", "pnp", "--prior", prior(**options)
+    assert run(reconstruct.main, *arguments) == 1
+    assert "--prior: " in capsys.readouterr().err and not (tmp_path / "out").exists()
