@@ -113,7 +113,7 @@ def _is_command() -> bool:
     script = Path(sys.argv[0]) if sys.argv else Path()
     if str(script) == "-m":  # the module is being looked for
         return "-m" in words[:-1] and words[words.index("-m") + 1].startswith("medi2i.")
-    folders = [place / folder for folder in ("pix2pix", "cyclegan", "tools")]
+    folders = [place / folder for folder in ("pix2pix", "cyclegan", "reconstruction", "tools")]
     return script.name.startswith("medi2i-") or script.resolve().parent in folders
 
 

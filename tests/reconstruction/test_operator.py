@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from chainer import gradient_check
 
+from medi2i.common.compat import gradient_check
 from medi2i.reconstruction import operator as module
 from medi2i.reconstruction.geometry import Geometry, regular
 from medi2i.reconstruction.nodes import back_project, project
