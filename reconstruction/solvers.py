@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.reconstruction.operator import Operator
+from medi2i.reconstruction.operator import Operator, power_norm
 
 Watch = Callable[[int, np.ndarray], bool | None]
 """Called with the number of iterations done and the image in 1/mm; True ends the iteration."""
@@ -74,13 +74,12 @@ def problem_of(operator: Operator, sinogram: np.ndarray, photons: float | None =
     problem = Problem(operator, np.asarray(sinogram, np.float32), weights, 1.0)
     unit = np.float32(1 / (problem.water * problem.pixel))
     problem.sinogram = problem.sinogram * unit
-    rng = np.random.default_rng(0)
-    vector, value = rng.random(geometry.shape, dtype=np.float32) + 0.5, 0.0
-    for _ in range(15):
-        rays = problem.project(vector / np.linalg.norm(vector))
-        vector = problem.back(rays if weights is None else rays * weights)
-        value = float(np.linalg.norm(vector))
-    problem.norm = 1.01 * value**0.5
+
+    def there_and_back(image: np.ndarray) -> np.ndarray:
+        rays = problem.project(image)
+        return problem.back(rays if weights is None else rays * weights)
+
+    problem.norm = 1.01 * power_norm(there_and_back, geometry.shape, 15) ** 0.5
     return problem
 
 

@@ -15,8 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-MU_WATER = 0.0193
-"""Attenuation of water in 1/mm at 70 keV, the effective energy of a 120 kV scan (NIST XCOM)."""
+from medi2i.reconstruction.geometry import MU_WATER
 
 POISSON, UNBIASED, GAUSSIAN, DOSE = "poisson", "poisson-unbiased", "gaussian", "dose"
 MODELS = (POISSON, UNBIASED, GAUSSIAN, DOSE)
