@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medi2i.datasets.outputs import write_text
+from medi2i.common.outputs import write_text
 
 MARK = "quality.work"
 RECORD = "step.json"

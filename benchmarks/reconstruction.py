@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.outputs import write_text
 from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
-from medi2i.datasets.outputs import write_text
 from medi2i.reconstruction import solvers
 from medi2i.reconstruction.fbp import fbp
 from medi2i.reconstruction.geometry import Geometry, regular

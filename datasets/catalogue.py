@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import Unreadable, UserError
+from medi2i.common.outputs import without_ours
 from medi2i.datasets import dicom
 from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
-from medi2i.datasets.outputs import without_ours
 from medi2i.datasets.reading import Header, read_header
 
 log = logging.getLogger(__name__)

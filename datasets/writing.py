@@ -8,9 +8,9 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.common.errors import UserError
+from medi2i.common.outputs import whole_file
 from medi2i.common.resources import bands
 from medi2i.datasets.kinds import PLAIN_NUMBERS, kind_of
-from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.pictures import FORMATS
 
 WRITTEN = ("jpg", "png", "bmp", "tif", *PLAIN_NUMBERS)

@@ -14,7 +14,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import read_json
-from medi2i.datasets.outputs import write_text
+from medi2i.common.outputs import write_text
 
 PARALLEL, ARC, FLAT = "parallel", "arc", "flat"
 BEAMS = (PARALLEL, ARC, FLAT)

@@ -27,10 +27,10 @@ from medi2i.common.inference.generator import AnySize, engine_of
 from medi2i.common.json_files import read_json
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
+from medi2i.common.outputs import whole_file, write_text
 from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import DerivedSeries
-from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.datasets.scaling import PAIRED_HU, Clip
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import solvers

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from ct_files import ct, ct_file  # noqa: F401 fixtures
 from cuda_harness import on_cpu
 
 from medi2i.common.kernels.gpu import sources

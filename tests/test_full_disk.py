@@ -14,12 +14,12 @@ from medi2i.common.compat import chainer
 from medi2i.common.inference.report import Report
 from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import PairedOptions, save_args
+from medi2i.common.outputs import append_text, csv_text, write_text
 from medi2i.common.training.costs import write_rows
 from medi2i.common.training.log import Log, ParameterStatistics, Table
 from medi2i.common.training.pictures import save_figure
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.snapshot import write_npz
-from medi2i.datasets.outputs import append_text, csv_text, write_text
 from medi2i.datasets.writing import write_image
 from medi2i.tools import export_onnx, make_shapes, make_sinograms, split_pairs
 from medi2i.tools.demo import StepFolders

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from medi2i.common.inference.jobs import Jobs
+from medi2i.common.locks import FolderLock
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.run_folder import RunFolder
-from medi2i.datasets.locks import FolderLock
 from medi2i.pix2pix import convert, train
 from medi2i.tools import (
     demo,

@@ -23,11 +23,11 @@ import numpy as np
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.json_files import read_json
+from medi2i.common.locks import is_lock, locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.options.paired import PairedOptions
+from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom, lists
-from medi2i.datasets.locks import is_lock, locked
-from medi2i.datasets.outputs import write_text
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 

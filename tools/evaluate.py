@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets import kinds
-from medi2i.datasets.locks import locked
 from medi2i.tools.evaluation import classical, files, measure, metrics, picture, table
 from medi2i.tools.evaluation.files import Listing, Matching, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate

@@ -20,7 +20,7 @@ from medi2i.common.inference.graph_engines import quiet_onnxruntime
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.networks.checkpoint import Generator, load_generator
 from medi2i.common.networks.from_options import fitting_of, fixed_size
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.outputs import whole_file
 
 
 def command(argv: list[str]) -> int:

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import Encoding, encode
-from medi2i.datasets.locks import locked
 from medi2i.tools.making.phantom import Phantom, phantom
 from medi2i.tools.making.synthetic_series import NewSeries
 

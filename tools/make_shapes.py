@@ -19,8 +19,8 @@ from PIL import Image
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
+from medi2i.common.outputs import whole_file
 from medi2i.datasets.kinds import kind_named
-from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.writing import save_picture
 from medi2i.tools.making import shapes
 from medi2i.tools.making.shapes import ELLIPSE, RECTANGLE

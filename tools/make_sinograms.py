@@ -26,8 +26,8 @@ from skimage.transform import radon
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
+from medi2i.common.outputs import whole_file, write_text
 from medi2i.datasets import dicom
-from medi2i.datasets.outputs import whole_file, write_text
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction.reconstruct import GEOMETRY, SOURCES
 from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan

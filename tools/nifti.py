@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import decimal
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, encode
 from medi2i.datasets.kinds import next_steps
-from medi2i.datasets.locks import locked
 from medi2i.tools.making import identity, nifti_volume
 from medi2i.tools.making.synthetic_series import NewSeries
 

@@ -19,13 +19,13 @@ import numpy as np
 import pydicom
 
 from medi2i.common.errors import UserError, run
+from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
+from medi2i.common.outputs import check_target, whole_file
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
-from medi2i.datasets.locks import locked
-from medi2i.datasets.outputs import check_target, whole_file
 from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.reading import read_image
 from medi2i.tools.making import registration

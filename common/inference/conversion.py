@@ -42,11 +42,11 @@ from medi2i.common.inference.report import (
 from medi2i.common.inference.results import Results
 from medi2i.common.inference.shards import Crew, sharing
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
+from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
 from medi2i.common.training.ending import SignalWatch
 from medi2i.datasets.catalogue import Catalogue, Source
-from medi2i.datasets.locks import locked
 
 
 class Done(NamedTuple):

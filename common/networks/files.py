@@ -11,7 +11,7 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.npz_files import BrokenFile, Declared, Part, StoredArrays, declared_in, refuse_not_finite
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
 _BASE = "base/"  # before the names of pretrained layers

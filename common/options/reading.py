@@ -15,8 +15,8 @@ from medi2i.common.options.machinery import Checked, build_parser, default_of, f
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.presets import preset_values
 from medi2i.common.options.unpaired import UnpairedOptions
+from medi2i.common.outputs import write_text
 from medi2i.common.version import VERSION
-from medi2i.datasets.outputs import write_text
 
 ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
 APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}

@@ -11,9 +11,9 @@ from typing import Any
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyOptions
+from medi2i.common.outputs import csv_text, write_text
 from medi2i.common.training.log import duration, earlier_rows
 from medi2i.common.training.validation import Measure, batches
-from medi2i.datasets.outputs import csv_text, write_text
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset
 

@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 from medi2i.common.compat import chainer
 from medi2i.common.errors import one_line
 from medi2i.common.options.reading import AnyOptions
+from medi2i.common.outputs import whole_file
 from medi2i.common.training.log import read_log
-from medi2i.datasets.outputs import whole_file
 from medi2i.datasets.scaling import Clip
 
 DPI = 100

@@ -19,13 +19,13 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
+from medi2i.common.locks import FolderLock
 from medi2i.common.networks.files import save_networks
 from medi2i.common.options.reading import AnyOptions, save_args
+from medi2i.common.outputs import append_text, clear_unfinished, write_text
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import serialize_float32_copies
 from medi2i.common.training.snapshot import Writer, write_npz
-from medi2i.datasets.locks import FolderLock
-from medi2i.datasets.outputs import append_text, clear_unfinished, write_text
 
 _now = time.time
 FOLDERS = ("plots", "vis", "snapshots")

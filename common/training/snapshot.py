@@ -24,8 +24,8 @@ from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
 from medi2i.common.limits import check_bytes, max_bytes
 from medi2i.common.npz_files import BrokenFile, Part, StoredArrays, declared_in, refuse_not_finite
+from medi2i.common.outputs import whole_file
 from medi2i.common.training.distributed import Alone
-from medi2i.datasets.outputs import whole_file
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 FORMAT = 1

@@ -13,6 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError
+from medi2i.common.outputs import check_target, whole_file
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom import derived_header
 from medi2i.datasets.dicom.derived_header import put, uid_from
@@ -33,7 +34,6 @@ from medi2i.datasets.dicom.encoding import (
 from medi2i.datasets.dicom.header_checks import is_valid_uid, text, whole
 from medi2i.datasets.dicom.pixels import padding_range
 from medi2i.datasets.dicom.reading import DicomImage, read
-from medi2i.datasets.outputs import check_target, whole_file
 
 
 @dataclass(frozen=True)

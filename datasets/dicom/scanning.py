@@ -17,13 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError
+from medi2i.common.outputs import UNFINISHED, without_ours
+from medi2i.common.processes import Died, map_in_processes
 from medi2i.common.resources import available_cores
 from medi2i.datasets.dicom.grouping import group, natural
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, short
 from medi2i.datasets.dicom.reading import iter_frames, open_file, read
 from medi2i.datasets.dicom.series import Series, SliceRef
-from medi2i.datasets.outputs import UNFINISHED, without_ours
-from medi2i.datasets.processes import Died, map_in_processes
 
 PARALLEL_FROM_SECONDS = 3.0
 """Worker processes cost a second to start: use them when more than this is left to do."""

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from medi2i.common.errors import UserError, run
-from medi2i.datasets.locks import locked
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.locks import locked
+from medi2i.common.outputs import whole_file
 
 
 @pytest.mark.parametrize(

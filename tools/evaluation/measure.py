@@ -9,8 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError
+from medi2i.common.outputs import naming
 from medi2i.datasets.grid import enlarge, enlarge_mask
-from medi2i.datasets.outputs import naming
 from medi2i.tools.evaluation import metrics
 from medi2i.tools.evaluation.files import Slice, load
 from medi2i.tools.evaluation.metrics import Window

@@ -15,8 +15,8 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import find_report, read_report
+from medi2i.common.outputs import write_text
 from medi2i.common.version import VERSION
-from medi2i.datasets.outputs import write_text
 from medi2i.tools.evaluation import measure, metrics, picture, table
 from medi2i.tools.evaluation.files import load
 from medi2i.tools.evaluation.measure import Evaluation

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.outputs import whole_file
 from medi2i.tools.evaluation.metrics import Window
 
 DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one outlier

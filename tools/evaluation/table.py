@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import counted
-from medi2i.datasets.outputs import csv_text, whole_file, write_text
+from medi2i.common.outputs import csv_text, whole_file, write_text
 from medi2i.tools.evaluation import measure, metrics, physics
 from medi2i.tools.evaluation.measure import ALL, Evaluation, Record, Summary
 from medi2i.tools.evaluation.metrics import Window

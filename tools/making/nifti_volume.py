@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.limits import check_bytes, check_pixels, check_regular, in_words
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.outputs import whole_file
 
 SUFFIXES = (".nii", ".nii.gz")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

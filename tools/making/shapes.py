@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.locks import is_lock, locked
-from medi2i.datasets.outputs import write_text
+from medi2i.common.locks import is_lock, locked
+from medi2i.common.outputs import write_text
 
 SUPERSAMPLING = 4  # sub-pixels per pixel and direction, so that edges are smooth
 RECTANGLE, ELLIPSE, TRIANGLE = "rectangle", "ellipse", "triangle"

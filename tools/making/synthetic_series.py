@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
+from medi2i.common.outputs import whole_file
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.derived_header import STORAGE, as_file, put, uid_from
 from medi2i.datasets.dicom.encoding import Encoded, Encoding, decimal, put_pixels
-from medi2i.datasets.outputs import whole_file
 
 DATE = "20190101"
 """Of every series made here. Fixed, so that the same input makes the same files on any day."""

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medi2i.common import outputs
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom, outputs
-from medi2i.datasets.outputs import whole_file
+from medi2i.common.outputs import whole_file
+from medi2i.datasets import dicom
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and signals as POSIX has them")
 
@@ -56,7 +57,7 @@ def test_a_later_run_removes_what_a_kill_left(tmp_path):
     code = f"""
         import os, signal
         from pathlib import Path
-        from medi2i.datasets.outputs import whole_file
+        from medi2i.common.outputs import whole_file
         with whole_file(Path({str(tmp_path / "a")!r}), force=False) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -20,7 +20,7 @@ from typing import Any
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.json_files import read_json
-from medi2i.datasets.outputs import naming, runs, take_name, unfinished, write_text
+from medi2i.common.outputs import naming, runs, take_name, unfinished, write_text
 
 if sys.platform != "win32":
     import fcntl

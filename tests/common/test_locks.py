@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
+from medi2i.common import locks
 from medi2i.common.errors import UserError
-from medi2i.datasets import locks
-from medi2i.datasets.locks import WHOLE, FolderLock, is_lock, locked
+from medi2i.common.locks import WHOLE, FolderLock, is_lock, locked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes as Linux tells of them")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 def killed(folder, code="import os, signal; os.kill(os.getpid(), signal.SIGKILL)", **how):
     """A process that takes the lock and ends by ``code``. Its number."""
     given = ", ".join(f"{name}={value!r}" for name, value in how.items())
-    program = "from medi2i.datasets.locks import FolderLock\n"
+    program = "from medi2i.common.locks import FolderLock\n"
     program += f"lock = FolderLock({str(folder)!r}, 'converting', {given})\n"
     process = subprocess.Popen([sys.executable, "-c", program + code])
     process.wait()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medi2i.common.processes import Died, map_in_processes
 from medi2i.datasets.dicom import scanning
-from medi2i.datasets.processes import Died, map_in_processes
 
 TASKS = """
     import os, signal, sys
@@ -120,7 +120,7 @@ def test_workers_end_when_the_caller_is_killed(tasks, tmp_path):
     script = f"""
         import sys; sys.path.insert(0, {str(tmp_path)!r})
         import tasks_of_a_test
-        from medi2i.datasets.processes import map_in_processes
+        from medi2i.common.processes import map_in_processes
         for index, _ in map_in_processes(tasks_of_a_test.double, range(10**9), 2):
             if index == 5:
                 print("on the way", flush=True)

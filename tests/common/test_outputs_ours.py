@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from medi2i.datasets import catalogue, dicom, outputs
+from medi2i.common import outputs
+from medi2i.datasets import catalogue, dicom
 from medi2i.pix2pix import convert
 
 

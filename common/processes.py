@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from medi2i.datasets.processes import serve; serve()"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from medi2i.common.processes import serve; serve()"
 
 
 @dataclass(frozen=True)
