@@ -45,9 +45,10 @@ quality: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check -q .
 	$(VENV)/bin/ruff format --check -q .
-	$(VENV)/bin/lint-imports --no-cache --no-logo
 	@mkdir -p $(TREE)
-	@ln -sfn $(patsubst %/__init__.py,../../../%,$(wildcard */__init__.py)) $(TREE)
+	@ln -sfn $(patsubst %/__init__.py,../../../%,$(filter-out api/%,$(wildcard */__init__.py))) \
+	  $(addprefix ../../../,$(wildcard api/*.py)) $(TREE)
+	PYTHONPATH=build/tree $(VENV)/bin/lint-imports --no-cache --no-logo
 	$(VENV)/bin/mypy
 
 clean:

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from medi2i.command import BY_NAME
+
 ROOT = Path(__file__).parents[2]
-COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # A module of each command's imports sends the signal, as a hand would that comes at that moment.
 INTERRUPT = """
 import os, signal, sys
@@ -29,16 +29,19 @@ def interrupted(folder, *words):
     )
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_ctrl_c_during_imports_ends_a_command_without_a_word(tmp_path, command):
-    done = interrupted(tmp_path, "-m", COMMANDS[command].partition(":")[0], "--version")
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+@pytest.mark.parametrize("front", [True, False])
+def test_ctrl_c_during_imports_ends_a_command_without_a_word(tmp_path, name, front):
+    words = ["medi2i", *name.split()] if front else [f"medi2i.{BY_NAME[name].module}"]
+    done = interrupted(tmp_path, "-m", *words)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_so_it_is_for_a_script_and_an_installed_command(tmp_path):
     (tmp_path / "medi2i-nifti").write_text("from medi2i.tools.nifti import main\nmain()\n")
-    for script in (ROOT / "tools/nifti.py", tmp_path / "medi2i-nifti"):
-        done = interrupted(tmp_path, script, "--version")
+    (tmp_path / "medi2i").write_text("from medi2i.command import main\nmain()\n")
+    for words in ([ROOT / "tools/nifti.py"], [tmp_path / "medi2i-nifti"], [tmp_path / "medi2i", "nifti"]):
+        done = interrupted(tmp_path, *words)
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
