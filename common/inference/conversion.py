@@ -1,15 +1,12 @@
 """Converting images: what both convert.py do once the command line is read, until all is told."""
 
 import contextlib
-import functools
 import json
-import operator
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from signal import Signals
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +37,7 @@ from medi2i.common.inference.report import (
     tell,
 )
 from medi2i.common.inference.results import Results
-from medi2i.common.inference.shards import Crew, sharing
+from medi2i.common.inference.shards import Shard, sharing
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import Generator
@@ -70,46 +67,35 @@ def run_conversion(
     """
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
-    crew, options = sharing(options)
-
-    def planned() -> Plan:
-        model = load_model(options, given, application)
-        return plan_of(options, model, images_of(options, model))
-
-    with crew:
-        plan = crew.agree(planned)
-        return convert(plan, crew.agree(lambda: open_networks(plan)), crew)
+    shard, options = sharing(options)
+    model = load_model(options, given, application)
+    plan = plan_of(options, model, images_of(options, model))
+    return convert(plan, open_networks(plan), shard)
 
 
-def convert(plan: Plan, networks: Networks, crew: Crew) -> Done:
-    """Run a conversion and tell how it went on stderr. Raises UserError."""
+def convert(plan: Plan, networks: Networks, shard: Shard | None) -> Done:
+    """Run a conversion, or its ``shard``, and tell how it went on stderr. Raises UserError."""
     started = time.perf_counter()
+    speaks = shard is None or not shard.quiet
     with (
-        SignalWatch(crew.leads, "finishing the images under way, then the report") as watch,
-        contextlib.ExitStack() as held,
+        SignalWatch(speaks, "finishing the images under way, then the report") as watch,
+        _hold_folder(plan, shard),
     ):
-        crew.agree(lambda: held.enter_context(_hold_folder(plan, crew)))
-        work = crew.agree(lambda: Conversion(plan, networks, crew))
-        crew.agree(work.begin)
-        if crew.leads and plan.known:
+        work = Conversion(plan, networks, shard)
+        work.begin()
+        if speaks and plan.known:
             print(plan.known, file=sys.stderr)
-        outcome = functools.reduce(operator.add, crew.gather(crew.agree(lambda: work.run(watch), at_once=True)))
-        left, received = sum(crew.gather(len(work.jobs.left))), [one for one in crew.gather(watch.received) if one]
-        if left and received:
-            return Done(plan, _interrupted(outcome, left, received[0], work.report.path, crew), False)
-        seconds = time.perf_counter() - started
-        complete = crew.agree(lambda: work.close(outcome, seconds) if crew.leads else False)
-    return Done(plan, 0, complete)
-
-
-def _interrupted(outcome: Outcome, left: int, number: Signals, report: Path, crew: Crew) -> int:
-    if crew.leads:
-        print(
-            f"{number.name}: {outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} "
-            f"skipped, {left} left out, as {report} says; --resume converts the rest",
-            file=sys.stderr,
-        )
-    return 128 + number
+        outcome = work.run(watch)
+        left = len(work.jobs.left)
+        if left and watch.received:
+            print(
+                f"{watch.received.name}: {outcome.written} written, {outcome.there} there already, "
+                f"{len(outcome.skipped)} skipped, {left} left out, as {work.report.path} says; --resume converts "
+                "the rest",
+                file=sys.stderr,
+            )
+            return Done(plan, 128 + watch.received, False)
+        return Done(plan, 0, work.close(outcome, time.perf_counter() - started))
 
 
 def open_networks(plan: Plan) -> Networks:
@@ -134,9 +120,9 @@ def open_networks(plan: Plan) -> Networks:
     )
 
 
-def _hold_folder(plan: Plan, crew: Crew) -> contextlib.AbstractContextManager:
+def _hold_folder(plan: Plan, shard: Shard | None) -> contextlib.AbstractContextManager:
     """Context that holds the output folder, together with other shards of this conversion. Raises UserError."""
-    out, shard = Path(plan.options.out), crew.shard
+    out = Path(plan.options.out)
     about = [plan.model.description, plan.settings, shard and shard.count]
     work = json.dumps(about, sort_keys=True, default=str)
     part = None if shard is None else f"{shard.number}of{shard.count}"
@@ -147,17 +133,17 @@ def _hold_folder(plan: Plan, crew: Crew) -> contextlib.AbstractContextManager:
 class Conversion:
     """The share of a conversion that is this process's. Raises UserError for files in the way."""
 
-    def __init__(self, plan: Plan, networks: Networks, crew: Crew) -> None:
+    def __init__(self, plan: Plan, networks: Networks, shard: Shard | None) -> None:
         options, images, samples, self.out = plan.options, plan.images, networks.samples, Path(plan.options.out)
-        self.plan, self.crew = plan, crew
+        self.plan, self.shard = plan, shard
         self.sampled = None if samples is None else samples.text
         place = place_for(self.out, plan.form.is_dicom(images.sources[0]))
         about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
         self.report = Report(place, *about)
         self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
-        if crew.shard is not None:
-            self.own = crew.shard.own_slices(images)
-            self.report = shards.ShardReport(self.out, crew.shard, self.report, images)
+        if shard is not None:
+            self.own = shard.own_slices(images)
+            self.report = shards.ShardReport(self.out, shard, self.report, images)
         elif not (options.resume or options.force):
             shards.refuse_begun(self.out)
         self.results = Results(plan)
@@ -170,7 +156,7 @@ class Conversion:
         """What killed processes were writing, if this one goes on where they were."""
         if not self.plan.options.resume:
             return set()
-        return self.report.unfinished() | (shards.unfinished(self.out) if self.crew.shard is None else set())
+        return self.report.unfinished() | (shards.unfinished(self.out) if self.shard is None else set())
 
     def begin(self) -> None:
         """Make the folder and a report, with what an earlier run did."""
@@ -180,7 +166,7 @@ class Conversion:
         elif options.resume:
             report.resume()
             report.take_over(report.files | shards.begun(self.out, report))
-        if self.crew.shard is None or self.crew.shard.number == 1:
+        if self.shard is None or self.shard.number == 1:
             for item in images.skipped:
                 report.put(item.name, SKIPPED, reason=item.reason)
         for number, indices in self.own.items():
@@ -188,16 +174,16 @@ class Conversion:
                 if source.label not in self.jobs.left and source.label not in report.files:
                     report.put(source.label, THERE, results=self.results.named(source))
         report.write()
-        if self.crew.shard is None:
+        if self.shard is None:
             shards.remove(self.out)
 
     def run(self, watch: SignalWatch) -> Outcome:
         """Convert until ``watch`` says otherwise. Raises UserError, and what the operating system says of files."""
         state, report = "interrupted", self.report
         try:
-            self.jobs.run(lambda: watch.received is not None, quiet=not self.crew.leads)
+            self.jobs.run(lambda: watch.received is not None, quiet=self.shard is not None and self.shard.quiet)
             if not self.jobs.left or watch.received is None:
-                state = state_of(report.files) if self.crew.shard is None else COMPLETE
+                state = state_of(report.files) if self.shard is None else COMPLETE
         finally:
             failed = sys.exc_info()[0] is not None
             try:
@@ -208,11 +194,8 @@ class Conversion:
         return Outcome(self.jobs.written, self.there, self.jobs.failed, report.files)
 
     def close(self, outcome: Outcome, seconds: float) -> bool:
-        """Tell what came out, of all processes that the crew brings together; whether that is the whole conversion.
-
-        Raises UserError if it is nothing.
-        """
-        options, shard = self.plan.options, None if self.crew.together else self.crew.shard
+        """Tell what came out; whether that is the whole conversion. Raises UserError if it is nothing."""
+        options, shard = self.plan.options, self.shard
         whole: Report | None = self.report
         unfinished: list[int] = []
         if isinstance(self.report, shards.ShardReport):

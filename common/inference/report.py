@@ -240,15 +240,6 @@ class Outcome:
     failed: int = 0
     files: Entries = dataclasses.field(default_factory=dict)
 
-    def __add__(self, other: "Outcome") -> "Outcome":
-        """Both together."""
-        return Outcome(
-            self.written + other.written,
-            self.there + other.there,
-            self.failed + other.failed,
-            self.files | other.files,
-        )
-
     @property
     def skipped(self) -> dict[str, str]:
         """name -> reason of what was skipped."""
