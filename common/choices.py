@@ -115,6 +115,8 @@ class Sampling:
 
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
+HALF = "half"
+"""Of ``--gen_sample``: the generator's levels work at half of the resolution."""
 SAMPLINGS = {s.name: s for s in (Sampling(kind, second) for kind in SampleKind for second in Second)}
 
 

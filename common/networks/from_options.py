@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from medi2i.common.choices import (
+    HALF,
     KEEP,
     SAMPLINGS,
     Activation,
@@ -64,7 +65,7 @@ def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
         in_ch=in_ch,
         chs=generator_channels(options),
         ksize=options.gen_ksize,
-        first=sampling("gen_sample", options.gen_sample),
+        first=_outermost(options)[0],
         down=sampling("gen_down", options.gen_down),
         norm=Norm(options.gen_norm),
         activation=Activation(options.gen_activation),
@@ -89,7 +90,7 @@ def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
         out_ch=out_ch,
         chs=chs,
         ksize=options.gen_ksize,
-        last=sampling("gen_sample", options.gen_sample),
+        last=_outermost(options)[1],
         up=sampling("gen_up", options.gen_up),
         full=DOUBLE if pretrained is not None and pretrained.kind is Pretrained.RESNET50 else KEEP,
         norm=Norm(options.gen_norm),
@@ -145,6 +146,15 @@ def sampling(option: str, name: str) -> Sampling:
     if name not in SAMPLINGS:
         raise UserError(f"--{option}: {name!r} is unknown; it can be {', '.join(SAMPLINGS)}")
     return SAMPLINGS[name]
+
+
+def _outermost(options: AnyOptions) -> tuple[Sampling, Sampling]:
+    """(first, last) layer of the generator. With HALF the first halves the size by its stride and the last doubles it
+    by pixel shuffle (Shi et al., arXiv 1609.05158): all between them work at half of the resolution."""
+    if options.gen_sample == HALF:
+        return Sampling(SampleKind.DOWN, Second.NONE), Sampling(SampleKind.PIXEL_SHUFFLE, Second.NONE)
+    both = sampling("gen_sample", options.gen_sample)
+    return both, both
 
 
 def channels(given: Sequence[int] | None, base: int, levels: int) -> tuple[int, ...]:

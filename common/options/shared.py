@@ -8,6 +8,7 @@ from medi2i.common.choices import (
     DOUBLING,
     DTYPES,
     GPU_ENGINES,
+    HALF,
     HALVING,
     OPTIMIZERS,
     SAMPLINGS,
@@ -289,7 +290,12 @@ class GeneratorOptions(Checked):
     gen_nblock: int = option(9, "-gnb", type=int, low=0, high=1000, network=True, help="number of residual blocks")
     gen_ksize: int = option(3, "-gk", type=int, low=1, high=255, network=True, help="kernel size of the levels")
     gen_sample: str = option(
-        "none-7", "-gs", choices=SAMPLE, choices_text=SAMPLE_TEXT, network=True, help="first and last layer"
+        "none-7",
+        "-gs",
+        choices=(*SAMPLE, HALF),
+        choices_text=f"{HALF}, {SAMPLE_TEXT}",
+        network=True,
+        help="first and last layer; half: all between them work at half of the resolution, at a quarter of the cost",
     )
     gen_down: str = option(
         "down",

@@ -30,6 +30,7 @@ CASES = [
     {"gen_ksize": 5, "unet": "none", "gen_chs": [4, 8]},
     {"gen_ksize": 2, "gen_up": "deconv", "unet": "none"},
     {"gen_sample": "pixsh", "unet": "none"},
+    {"gen_sample": "half", "gen_chs": [4, 8]},
     {"gen_attention": True},
     {"gen_norm": "instance", "gen_attention": True, "unet": "none"},
     {"gen_fc": 2, "crop_height": 8, "crop_width": 12},

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind, Sampling, Second, Unet
+from medi2i.common.choices import (
+    HALF,
+    SAMPLINGS,
+    Activation,
+    Norm,
+    Padding,
+    Pretrained,
+    SampleKind,
+    Sampling,
+    Second,
+    Unet,
+)
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.discriminator import Discriminator
@@ -56,7 +67,8 @@ def test_options_and_typed_choices_are_the_same(name, typed):
 
 
 def test_sampling_options_are_the_same():
-    assert set(choices_of("gen_sample")) == set(SAMPLINGS)
+    assert set(choices_of("gen_down")) == set(SAMPLINGS)
+    assert set(choices_of("gen_sample")) == {*SAMPLINGS, HALF}
     assert SAMPLINGS["maxpool_res"] == Sampling(SampleKind.MAXPOOL, Second.RESIDUAL)
     assert len(SAMPLINGS) == 27
 
@@ -74,6 +86,15 @@ def test_generators_of_every_kind_of_level(sample, up):
 def test_generators_of_every_kind_of_upsampling(up):
     down = "avgpool" if SAMPLINGS[up].doubles else "none"
     assert pix2pix_net.build(paired(gen_down=down, gen_up=up)).translate(zeros(1, 1, 6, 10)).shape == (1, 1, 6, 10)
+
+
+@pytest.mark.parametrize("unet", choices_of("unet"))
+def test_levels_at_half_of_the_resolution(unet):
+    networks = pix2pix_net.build(paired(2, 3, gen_sample=HALF, unet=unet, gen_chs=[4, 8]))
+    features = networks.enc_x(zeros(1, 2, 16, 24))
+    assert features[0].shape[2:] == ((4, 6) if unet == "none" else (8, 12)) and features[-1].shape == (1, 8, 4, 6)
+    assert networks.dec_y(features).shape == (1, 3, 16, 24)
+    assert size_multiple(paired(gen_sample=HALF, unet=unet)) == 4
 
 
 @pytest.mark.parametrize("unet", choices_of("unet"))
