@@ -247,7 +247,7 @@ def tell(left_out: dict[str, list[str]]) -> None:
 def write(evaluation: Evaluation, options: EvaluateOptions, tuned: dict[str, classical.Tuned], judged: str) -> None:
     """Print the tables and write everything that was asked for."""
     out = Path(options.out)
-    nothing = [row.name for row in evaluation.rows if row.name not in (*evaluation.folders, *tuned)]
+    nothing = [row.name for row in evaluation.nothing]
     said = [one for baselines in (nothing, list(tuned)) if baselines for one in table.verdicts(evaluation, baselines)]
     print_tables(evaluation, said)
     pictures = write_pictures(out, evaluation, judged)
@@ -297,7 +297,7 @@ def print_tables(evaluation: Evaluation, said: list[table.Verdict]) -> None:
     """The tables over all slices, and those of each series where there are several."""
     unit = evaluation.unit
     print(table.lead(evaluation) + (f"; RMSE, MAE and bias in {unit}" if unit else ""))
-    for remark in table.remarks(evaluation):
+    for remark in [*(f"{row.name}: {row.note}" for row in evaluation.nothing), *table.remarks(evaluation)]:
         print(remark)
     for caption, lines in table.overall(evaluation):
         print("\n" + table.aligned(lines))

@@ -217,6 +217,12 @@ class Evaluation:
         return next(iter(self.records[0].values))
 
     @property
+    def nothing(self) -> list[Row]:
+        """The rows of doing nothing: the input as it is, and minus its known bias."""
+        first = self.rows[0]
+        return [row for row in self.rows if row.name not in self.folders and (row is first or row.shift is not None)]
+
+    @property
     def series(self) -> list[str]:
         """Their names, in order."""
         return list(dict.fromkeys(one.series for one in self.slices))

@@ -1,17 +1,14 @@
 """The report of an evaluation: one HTML file with everything in it."""
 
 import datetime
-import html
-import itertools
-import json
 import math
 import platform
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import find_report, read_report
@@ -30,7 +27,7 @@ MEGABYTE = 10**6
 def write_page(
     path: Path, evaluation: Evaluation, title: str, judged: str, verdicts: Sequence[table.Verdict], budget_mb: float
 ) -> Packed:
-    """Write the page; `judged`: the row that it opens with and sorts by.
+    """Write the page; `judged`: the row that it shows beside the first one, and sorts by.
 
     The images take at most `budget_mb` megabytes, the worst slices (by the first metric of the judged row) first.
     """
@@ -52,42 +49,68 @@ def write_page(
         "unit": evaluation.unit,
         "metrics": list(evaluation.records[0].values),
         "labels": {name: table.label(name) for name in evaluation.records[0].values},
-        "judged": judged,
         "worst_first": order,
         "windows": [{"name": window.name, "lower": window.lower, "upper": window.upper} for window in windows],
         "images": [*(row.name for row in evaluation.rows), TRUTH] if packed.entries else [],
         "derived": {row.name: vars(row.shift) for row in evaluation.rows if row.shift is not None},
-        "shown": [judged, TRUTH],
+        "shown": [evaluation.rows[0].name if evaluation.rows[0].name != judged else TRUTH, judged],
         "offset": scale.offset,
         "step": scale.step,
         "difference_range": picture.difference_range(middle.images[judged] - middle.truth),
         "slices": slices_data(evaluation, packed),
     }
     parts = {
-        "title": html.escape(title),
-        "lead": html.escape(table.lead(evaluation)),
-        "verdicts": "\n".join(
-            f'<p class="verdict{" worse" if one.worse else ""}">{html.escape(one.text)}</p>' for one in verdicts
-        ),
-        "windows": html.escape("; ".join(table.remarks(evaluation))),
-        "tables": "\n".join(f'<div class="wide">{html_table(*one)}</div>' for one in tables(evaluation)),
-        "plots": "\n".join(f"<figure>{svg}</figure>" for svg in plots(evaluation)),
-        "slices": slice_table(evaluation, order),
-        "provenance": "\n".join(definitions(*one) for one in provenance(evaluation).items()),
-        "data": json_text(data),
-        "images": "\n".join(
-            f'<script type="text/plain" id="image-{number}">{blob}</script>' for number, blob in enumerate(packed.blobs)
-        ),
-        "style": asset("page.css"),
-        "script": asset("viewer.js"),
+        "title": title,
+        "lead": table.lead(evaluation),
+        "verdicts": verdicts,
+        "figures": figures(evaluation, judged),
+        "nothing": [(row.name, row.note) for row in evaluation.nothing],
+        "classes": bool(evaluation.pooled),
+        "remarks": "; ".join(table.remarks(evaluation)),
+        "tables": tables(evaluation),
+        "plots": plots(evaluation),
+        "slices": slice_lines(evaluation, order),
+        "slices_caption": table.heading(evaluation.first_metric, evaluation.unit),
+        "order": order,
+        "provenance": provenance(evaluation),
+        "data": data,
+        "blobs": packed.blobs,
     }
-    before, *pieces = asset("page.html").split("{{")
-    out = [before]
-    for piece in pieces:  # filled in one pass: what is filled in may hold braces itself
-        name, _, after = piece.partition("}}")
-        out += [parts[name], after]
-    write_text(path, "".join(out))
+    templates = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
+    write_text(path, templates.get_template("page.html").render(parts))
     return packed
+
+
+def figures(evaluation: Evaluation, judged: str) -> list[dict]:
+    """Three numbers on the row `judged`: {name, value, beside: (row, value) of the first row and of the truth}.
+
+    Error, similarity, and noise (bias where none was measured); of classes Dice, IoU and the lowest class of all.
+    """
+    names = list(evaluation.records[0].values)
+    measured = (evaluation.physics or {"rows": {}})["rows"]
+    noise = {row: number(one["noise"]) for row, one in measured.items() if "noise" in one}
+    similar = [name for name in names if name.startswith("ssim")][-1:]
+    chosen = ["dice mean", "iou mean"] if evaluation.pooled else [names[0], *similar, *(["bias"] * (not noise))]
+    found = {
+        table.heading(name, evaluation.unit): {
+            row.name: number(evaluation.summary[row.name, measure.ALL, name].mean) for row in evaluation.rows
+        }
+        for name in chosen
+        if name in names
+    }
+    if noise:
+        found["Noise" + (evaluation.unit and f" / {evaluation.unit}")] = noise
+    if evaluation.pooled:
+        known = [(value, i) for i, value in enumerate(evaluation.pooled[judged]["dice"]) if not math.isnan(value)]
+        lowest = min(known, default=(math.nan, 0))[1]
+        found[f"Dice of class {lowest + 1}, the lowest"] = {
+            row: number(one["dice"][lowest]) for row, one in evaluation.pooled.items()
+        }
+    beside = {evaluation.rows[0].name, TRUTH} - {judged, *list(evaluation.folders)}
+    return [
+        {"name": name, "value": own[judged], "beside": [pair for pair in own.items() if pair[0] in beside]}
+        for name, own in found.items()
+    ]
 
 
 def scale_of(truth: np.ndarray, window: Window) -> Scale:
@@ -109,7 +132,13 @@ def slices_data(evaluation: Evaluation, packed: Packed) -> list[dict]:
     for record in evaluation.records:
         values[record.slice][record.row] = {name: number(value) for name, value in record.values.items()}
     return [
-        {"key": one.key, "series": one.series, "values": values[one.key], "images": packed.entries.get(index)}
+        {
+            "key": one.key,
+            "series": one.series,
+            "values": values[one.key],
+            "images": packed.entries.get(index),
+            "spacing": one.truth.spacing,
+        }
         for index, one in enumerate(evaluation.slices)
     ]
 
@@ -120,49 +149,19 @@ def tables(evaluation: Evaluation) -> list[tuple[str, table.Lines]]:
     return table.overall(evaluation) + [(f"series {name}", table.blocks(evaluation, name)[0]) for name in series]
 
 
-def slice_table(evaluation: Evaluation, order: Iterable[int]) -> str:
+def slice_lines(evaluation: Evaluation, order: Iterable[int]) -> table.Lines:
     """The first metric of every row, a line each slice."""
-    metric = evaluation.first_metric
-    values = [evaluation.of(row.name, metric) for row in evaluation.rows]
+    values = [evaluation.of(row.name, evaluation.first_metric) for row in evaluation.rows]
     lines = [["slice", "series", *(row.name for row in evaluation.rows)]]
     for index in order:
         one = evaluation.slices[index]
         lines.append([one.key, one.series, *(number(own[index]) for own in values)])
-    caption = table.label(metric) + (evaluation.unit and f" / {evaluation.unit}")
-    return html_table(caption, lines, [f" data-slice={index}" for index in order])
-
-
-def html_table(caption: str, lines: table.Lines, marks: Iterable[str] = itertools.repeat("")) -> str:
-    """The first line is the head of the table; `marks`: attributes of the others."""
-    head, *body = lines
-    shown = caption and f"<caption>{html.escape(caption)}</caption>"
-    rows = "".join(f"<tr{mark}>{_cells('td', line)}</tr>" for line, mark in zip(body, marks, strict=False))
-    return f"<table>{shown}<thead><tr>{_cells('th', head)}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _cells(tag: str, line: Iterable[str]) -> str:
-    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
-
-
-def definitions(title: str, entries: dict[str, str]) -> str:
-    """A headed list of names and texts."""
-    listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in entries.items())
-    return f"<h3>{html.escape(title)}</h3><dl>{listed}</dl>"
+    return lines
 
 
 def number(value: float) -> str:
     """Four digits; what is not a number is a dash."""
     return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.4g}"
-
-
-def json_text(content: dict) -> str:
-    """JSON that may stand in a script element: nothing in it can be taken for markup."""
-    return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
-
-
-def asset(name: str) -> str:
-    """A text file that lies beside this module."""
-    return resources.files("medi2i.tools.evaluation").joinpath(name).read_text(encoding="utf-8")
 
 
 def plots(evaluation: Evaluation) -> list[str]:
@@ -174,7 +173,7 @@ def plots(evaluation: Evaluation) -> list[str]:
         picture.line_plot(
             curves,
             "slice, in the order of the series",
-            table.label(metric) + (f" / {unit}" if unit else ""),
+            table.heading(metric, unit),
             f"{table.label(metric)} by slice",
             markers=len(numbers) <= 60,
             log=_spread([values for _, values in curves.values()]),

@@ -17,6 +17,7 @@ DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one ou
 PANEL = 3.2  # inches
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a name of a file may hold dollar signs
 def comparison(
     path: Path,
     title: str,
@@ -75,7 +76,13 @@ def line_plot(
 ) -> str:
     """SVG of `curves`: name → (x values, y values)."""
     with matplotlib.rc_context(
-        {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "medi2i"}
+        {
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "svg.hashsalt": "medi2i",
+            "text.parse_math": False,
+        }
     ):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         FigureCanvasSVG(figure)

@@ -37,7 +37,7 @@ def blocks(evaluation: Evaluation, series: str = ALL) -> list[Lines]:
         chosen = [name for name in names if name.partition(" ")[0] in block]
         if not chosen:
             continue
-        head = ["", *(_heading(name, evaluation.unit) for name in chosen)]
+        head = ["", *(heading(name, evaluation.unit) for name in chosen)]
         head.insert(2, f"95 % interval of {label(chosen[0])}")
         tables.append([head])
         for row in evaluation.rows:
@@ -219,7 +219,8 @@ def _number(value: float, digits: int) -> str:
     return str(value) if math.isinf(value) else "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _heading(name: str, unit: str) -> str:
+def heading(name: str, unit: str) -> str:
+    """`psnr soft` as people write it, with its unit."""
     metric = name.partition(" ")[0]
     told = "dB" if metric == "psnr" else unit if metric in ("rmse", "mae", "bias") else ""
     return label(name) + (f" / {told}" if told else "")

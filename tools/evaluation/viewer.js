@@ -9,6 +9,7 @@
   const state = {
     mode: "swipe", first: report.shown[0], second: report.shown[1], place: 0, split: 0.5, showSecond: false,
     lower: 0, upper: 1, range: report.difference_range, order: [], drawn: 0,
+    circle: null, around: {x: 0.5, y: 0.5, r: 0.06},  // centre in parts of width and height, radius in parts of the width
   };
   let timer = null;
 
@@ -55,7 +56,7 @@
   function paint(canvas, height, width, colour) {
     canvas.width = width;
     canvas.height = height;
-    canvas.parentElement.style.maxWidth = `calc(85vh * ${width / height})`;
+    canvas.parentElement.style.maxWidth = `calc(72vh * ${width / height})`;
     const context = canvas.getContext("2d"), image = context.createImageData(width, height);
     for (let i = 0; i < height * width; i++) {
       const [r, g, b] = colour(i);
@@ -96,9 +97,9 @@
       flicker: state.showSecond ? state.second : state.first, difference: `${state.first} − ${state.second}`,
     };
     $("shown").textContent = names[state.mode];
-    const values = slice.values[state.first] || {};
+    const told = state.second in slice.values ? state.second : state.first, values = slice.values[told] || {};
     $("caption").textContent = `${slice.key} (${slice.series}), ${state.place + 1} of ${state.order.length}`
-      + (factor > 1 ? `, shown at 1/${factor} of its size` : "") + " · " + state.first + ": "
+      + (factor > 1 ? `, shown at 1/${factor} of its size` : "") + " · " + told + ": "
       + report.metrics.filter((name) => name in values).map((name) => `${report.labels[name]} ${values[name]}`).join(", ");
     $("place").value = state.place;
     $("lower-upper").textContent = `${+state.lower.toFixed(4)} … ${+state.upper.toFixed(4)} ${report.unit}`;
@@ -106,6 +107,56 @@
     document.querySelectorAll("[data-slice]").forEach((line) =>
       line.classList.toggle("current", +line.dataset.slice === index));
     $("viewer").dataset.ready = ticket;
+    if (state.circle) measure();
+  }
+
+  // ---- a circle measured in all images ----
+  function inside(height, width) {  // the pixels whose centres lie within the circle
+    const {x, y, r} = state.circle, pixels = [];
+    const middle = [y * height, x * width], radius = r * width;
+    const first = (centre) => Math.max(0, Math.floor(centre - radius)), last = (centre) => Math.ceil(centre + radius);
+    for (let row = first(middle[0]); row < Math.min(height, last(middle[0])); row++) {
+      for (let column = first(middle[1]); column < Math.min(width, last(middle[1])); column++) {
+        if (Math.hypot(row + 0.5 - middle[0], column + 0.5 - middle[1]) <= radius) pixels.push(row * width + column);
+      }
+    }
+    return pixels;
+  }
+  function line(cells, tag = "td") {
+    const row = document.createElement("tr");
+    for (const text of cells) row.append(Object.assign(document.createElement(tag), {textContent: text}));
+    return row;
+  }
+  async function measure() {
+    $("measured").hidden = !state.circle;
+    document.querySelector(".screens").classList.toggle("measuring", Boolean(state.circle));
+    $("region").setAttribute("aria-pressed", Boolean(state.circle));
+    document.querySelectorAll(".circle").forEach((one) => {
+      one.hidden = !state.circle;
+      if (!state.circle) return;
+      const {x, y, r} = state.circle;
+      Object.assign(one.style, {left: `${100 * x}%`, top: `${100 * y}%`, width: `${200 * r}%`});
+    });
+    if (!state.circle) return;
+    $("radius").value = state.circle.r;
+    const index = state.order[state.place], {height, width, factor} = report.slices[index].images;
+    const pixels = inside(height, width);
+    const ticket = state.measured = (state.measured || 0) + 1;
+    const images = await Promise.all(report.images.map((row) => load(index, row)));
+    if (ticket !== state.measured) return;
+    const unit = report.unit && ` / ${report.unit}`, count = pixels.length, spacing = report.slices[index].spacing;
+    const lines = images.map((channels, number) => {
+      const average = pixels.reduce((sum, i) => sum + mean(channels, i), 0) / count;
+      const squares = pixels.reduce((sum, i) => sum + (mean(channels, i) - average) ** 2, 0);
+      return line([report.images[number], count ? average.toFixed(2) : "–",
+        count > 1 && factor === 1 ? Math.sqrt(squares / (count - 1)).toFixed(2) : "–"]);
+    });
+    $("means").replaceChildren(line(["in the circle", `mean${unit}`, `standard deviation${unit}`], "th"), ...lines);
+    const across = spacing && (2 * state.circle.r * width * factor * spacing[1]).toFixed(1);
+    $("circle-size").textContent = `${count} pixels` + (spacing ? `, ${across} mm across` : "")
+      + `, centre in row ${Math.floor(state.circle.y * height * factor)}, column ${Math.floor(state.circle.x * width * factor)}`
+      + (factor > 1 ? "; no standard deviation: this slice is shown reduced, which averages noise away" : "");
+    $("measured").dataset.ready = ticket;
   }
 
   // ---- controls ----
@@ -169,21 +220,36 @@
     if (event.key === "ArrowRight") go(state.place + 1);
   });
   const point = (event) => {
-    const box = $("canvas").getBoundingClientRect();
+    const box = event.target.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
-  $("canvas").onpointermove = (event) => {
+  $("region").onclick = () => {
+    if (state.circle) state.around = state.circle;
+    state.circle = state.circle ? null : state.around;
+    measure();
+  };
+  $("radius").oninput = () => { state.circle = {...state.circle, r: +$("radius").value}; measure(); };
+  function moved(event) {
     const [right, down] = point(event);
-    if (state.mode === "swipe" && (event.buttons || event.pointerType === "touch")) { state.split = right; draw(); }
+    if (state.circle && event.buttons) {  // a drag sizes the circle that a press has placed
+      const radius = Math.hypot(right - state.circle.x, (down - state.circle.y) * current.height / current.width);
+      if (radius > 0.005) { state.circle = {...state.circle, r: Math.min(radius, 0.5)}; measure(); }
+    } else if (state.mode === "swipe" && !state.circle && (event.buttons || event.pointerType === "touch")) {
+      state.split = right;
+      draw();
+    }
     if (!current) return;
     const x = Math.floor(right * current.width), y = Math.floor(down * current.height), i = y * current.width + x;
     if (x < 0 || y < 0 || x >= current.width || y >= current.height) return;
     $("pixel").textContent = `row ${y}, column ${x}: ${state.first} ${+mean(current.first, i).toFixed(3)}, `
       + `${state.second} ${+mean(current.second, i).toFixed(3)} ${report.unit}`;
-  };
-  $("canvas").onpointerdown = (event) => {
-    if (state.mode === "swipe") { state.split = point(event)[0]; draw(); }
-  };
+  }
+  function pressed(event) {
+    const [x, y] = point(event);
+    if (state.circle) { state.circle = {...state.circle, x, y}; measure(); }
+    else if (state.mode === "swipe") { state.split = x; draw(); }
+  }
+  for (const id of ["canvas", "canvas-2"]) Object.assign($(id), {onpointermove: moved, onpointerdown: pressed});
 
   paint($("bar"), 1, 201, (i) => diverging(i / 100 - 1));
   $("bar").parentElement.style.maxWidth = "";

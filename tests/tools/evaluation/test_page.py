@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def evaluation(
 ):
     """`count` slices; every metric of every row on slice i is i, so the last is the worst."""
     files = [Truth(number, load or images) for number in range(count)]
-    slices = [Slice(key.format(number), series, file, {rows[0]: file}) for number, file in enumerate(files)]
+    slices = [Slice(key.replace("{}", str(number)), series, file, {rows[0]: file}) for number, file in enumerate(files)]
     return Evaluation(
         rows=[row(name, load or images) for name in rows],
         slices=slices,
@@ -65,7 +66,7 @@ def row(name, load):
         array = load(one.truth.number)[source]
         return shift(array) if shift else array
 
-    return Row(name, "", image, shift)
+    return Row(name, "doing nothing" if name == "identity" else "", image, shift)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
       told.full = pixel(3, 10);
       await after(() => { $("first").value = "identity - 100"; $("first").onchange(); });
       told.derived = pixel(3, 10);
-      await after(() => { $("first").value = "identity"; $("first").onchange(); });
+      await after(() => { $("first").value = "truth"; $("first").onchange(); });
       await after(() => document.querySelector('[data-mode="flicker"]').click());
       told.flicker = [$("shown").textContent];
       await until(() => $("shown").textContent !== told.flicker[0]);
@@ -167,15 +168,86 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
     at = 10 * 31 - 400  # the truth where row 10 begins
     assert result["first"].startswith("s2 (head), 1 of 3") and "RMSE 2" in result["first"]
     assert result["size"] == [31, 24]
-    assert result["left"] == grey(at + 3 + 2) and result["right"] == grey(at + 28)  # mine and the truth
-    assert result["difference"] == [round(255 + (c - 255) * 2 / 50) for c in (178, 24, 43)] and result["bar"] is False
-    assert result["side"] == [grey(at + 3 + 2), grey(at + 3), False]
-    assert result["window"] == "-1024 … 2000 HU" and result["full"] == grey(at + 5, -1024, 2000)
+    assert result["left"] == grey(at + 103) and result["right"] == grey(at + 28 + 2)  # the input and mine
+    assert result["difference"] == [178, 24, 43] and result["bar"] is False
+    assert result["side"] == [grey(at + 103), grey(at + 3 + 2), False]
+    assert result["window"] == "-1024 … 2000 HU" and result["full"] == grey(at + 103, -1024, 2000)
     assert result["derived"] == grey(at + 3, -1024, 2000)
-    assert result["flicker"] == ["identity", "truth"]
+    assert result["flicker"] == ["truth", "mine"]
     assert result["second"].startswith("s1 (head), 2 of 3")
     assert result["series"].startswith("s0 (head), 1 of 3") and result["clicked"].startswith("s1 (head), 2 of 3")
     assert result["fetched"] == 0
+
+
+@needs_browser
+def test_a_circle_is_measured_in_all_images(tmp_path):
+    path = tmp_path / "report.html"
+    write(path, evaluation(3), 1)
+    result = in_browser(
+        path,
+        """
+      const measured = () => Number($("measured").dataset.ready || 0);
+      const told = {before: $("measured").hidden};
+      const measuring = async (act) => { const before = measured(); act(); await until(() => measured() > before); };
+      const rows = () => [...$("means").rows].slice(1).map((row) => [...row.cells].map((cell) => cell.textContent));
+      const box = $("canvas").getBoundingClientRect();
+      const at = (x, y, buttons = 1) => ({
+        clientX: box.left + x / 31 * box.width, clientY: box.top + y / 24 * box.height, target: $("canvas"), buttons});
+      await measuring(() => $("region").click());
+      await measuring(() => $("canvas").onpointerdown(at(10.5, 8.5)));
+      await measuring(() => $("canvas").onpointermove(at(11.6, 8.5)));  // the pixel and its four neighbours
+      told.five = rows();
+      told.size = $("circle-size").textContent;
+      await measuring(() => $("next").click());
+      told.next = rows()[2];
+      $("canvas").onpointermove(at(20, 8.5, 0));  // no button is pressed
+      await after(() => document.querySelector('[data-mode="side"]').click());
+      told.circles = [...document.querySelectorAll(".circle")].map((one) => one.hidden);
+      $("region").click();
+      told.after = [$("measured").hidden, ...[...document.querySelectorAll(".circle")].map((one) => one.hidden)];
+      return told;
+    """,
+    )
+    assert "error" not in result, result
+    middle = 8 * 31 + 10 - 400
+    deviation = f"{math.sqrt((2 * 31**2 + 2) / 4):.2f}"  # of -31, -1, 0, 1 and 31 around the middle
+    shown = {"identity": middle + 100, "identity - 100": middle, "mine": middle + 2, "truth": middle}
+    assert result["before"] is True
+    assert result["five"] == [[name, f"{mean:.2f}", deviation] for name, mean in shown.items()]
+    assert result["size"] == "5 pixels, 2.2 mm across, centre in row 8, column 10"
+    assert result["next"] == ["mine", f"{middle + 50:.2f}", deviation]  # the next slice, the same circle
+    assert result["circles"] == [False, False] and result["after"] == [True, True, True]
+
+
+@needs_browser
+def test_a_reduced_slice_has_no_standard_deviation(tmp_path):
+    generator = np.random.default_rng(0)
+    noisy = {name: generator.uniform(0, 1000, (64, 96)).astype(np.float32) for name in ("mine", "truth")}
+    one = write(tmp_path / "one.html", evaluation(1, ("mine",), lambda _: noisy), 1).size
+    write(tmp_path / "report.html", evaluation(4, ("mine",), lambda _: noisy), 2.2 * one / 1e6)
+    result = in_browser(
+        tmp_path / "report.html",
+        """
+      await after(() => { $("place").value = 3; $("place").oninput(); });
+      $("region").click();
+      await until(() => $("measured").dataset.ready);
+      return [$("means").rows[1].cells[2].textContent, $("circle-size").textContent];
+    """,
+    )
+    assert result[0] == "–" and "no standard deviation: this slice is shown reduced" in result[1]
+
+
+def test_the_page_opens_with_numbers_and_images_before_any_table(tmp_path):
+    write(tmp_path / "report.html", evaluation(2, names=("rmse", "ssim full", "ssim soft", "bias")), 1)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    places = [text.index(one) for one in ("Not a medical device", "RMSE / HU", 'id="canvas"', ">Tables<", "<table>")]
+    assert places == sorted(places)
+    assert re.findall("<dt>(.*?)</dt><dd><strong>(.*?)</strong> <span>(.*?)</span>", text) == [
+        ("RMSE / HU", "1", "identity 1"),
+        ("SSIM soft", "1", "identity 1"),
+        ("Bias / HU", "1", "identity 1"),
+    ]
+    assert text.index("<strong>identity</strong>: doing nothing") < text.index('id="canvas"')
 
 
 @needs_browser
@@ -214,7 +286,8 @@ def test_fits_on_a_phone(tmp_path):
         document.getElementById("result").textContent = JSON.stringify({
           width: root.clientWidth, scroll: root.scrollWidth,
           canvas: box(page.getElementById("canvas")).width,
-          table: page.querySelector(".wide").scrollWidth > page.querySelector(".wide").clientWidth,
+          height: box(page.getElementById("canvas").parentElement).height,
+          table: [...page.querySelectorAll(".wide")].some((one) => one.scrollWidth > one.clientWidth),
           buttons: Math.min(...[...page.querySelectorAll("button")].map((one) => box(one).height)),
           right: Math.max(...[...page.querySelectorAll("button, select, input, h1, p")].map((one) => box(one).right))});
       };
@@ -236,6 +309,7 @@ def test_fits_on_a_phone(tmp_path):
     assert found, "the page did not draw"
     result = json.loads(html.unescape(found.group(1)))
     assert result["scroll"] <= result["width"] >= 345, result
+    assert result["height"] == pytest.approx(result["canvas"] * SIZE[0] / SIZE[1], abs=1)
     assert 300 <= result["canvas"] <= 375 and result["right"] <= result["width"] and result["table"] is True
     assert result["buttons"] >= 36
 
@@ -255,14 +329,14 @@ def test_worst_slices_keep_their_size_where_not_all_fit(tmp_path):
 
 
 def test_names_from_files_cannot_become_markup(tmp_path):
-    evil = "</script><script>alert(1)</script><b>"
+    evil = "</script><script>alert(1)</script><b>{{ 7 * 7 }}{% raw %}$\\frac$"
     zeros = np.zeros(SIZE, dtype=np.float32)
     report = evaluation(
         1, (evil,), lambda _: {evil: zeros, "truth": zeros}, key=evil, series=evil, left_out={evil: [evil]}
     )
     write(tmp_path / "report.html", report, 1, title=evil, judged=evil)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "alert(1)</script>" not in text and "<b>" not in text
+    assert "alert(1)</script>" not in text and "<b>" not in text and "{{ 7 * 7 }}{% raw %}$\\frac$" in text
     data = re.search(r'id="report">(.*?)</script>', text, re.S).group(1)
     assert json.loads(data)["slices"][0]["key"] == evil
 
@@ -273,7 +347,9 @@ def test_page_needs_no_other_file(tmp_path):
     plots = re.findall("<svg.*?</svg>", text, re.S)  # name their own parts, and the standards they follow
     assert plots and all(re.findall(r'(?:href="|url\()(?!#)', plot) == [] for plot in plots)
     assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", re.sub("<svg.*?</svg>", "", text, flags=re.S))
-    assert "{{" not in text and 'content="width=device-width' in text and "default-src 'none'" in text
+    assert (
+        "{{" not in text and "{%" not in text and 'content="width=device-width' in text and "default-src 'none'" in text
+    )
 
 
 def test_numbers_that_are_none():
