@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter, uniform_filter
 from skimage.feature import canny
 
+from medi2i.datasets.noise_level import detrend
 from medi2i.tools.evaluation.metrics import Window
 
 TRUTH = "truth"
@@ -69,14 +70,6 @@ def uniform_regions(
         if all(abs(region.row - other.row) >= SIDE or abs(region.column - other.column) >= SIDE for other in chosen):
             chosen.append(region)
     return chosen
-
-
-def detrend(patch: np.ndarray) -> np.ndarray:
-    """The patch (H, W) minus the plane that fits it best: shading is not noise."""
-    patch = np.asarray(patch, dtype=np.float64)
-    rows, columns = (axis - axis.mean() for axis in np.indices(patch.shape, dtype=np.float64))
-    plane = rows * (rows * patch).sum() / (rows**2).sum() + columns * (columns * patch).sum() / (columns**2).sum()
-    return patch - patch.mean() - plane
 
 
 def power_spectrum(patches: Sequence[np.ndarray], spacing: tuple[float, float]) -> np.ndarray:

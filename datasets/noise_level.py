@@ -1,0 +1,162 @@
+"""How much noise CT images have, and of which texture, measured in the images themselves.
+
+Standard deviations are taken in small squares of soft tissue, the most uniform of each slice. The smoothed slice
+decides which these are, its fine structure what they measure: where noise happens to be low is then not preferred, as
+it would be by a choice after the standard deviation itself. The level of a series is the median of its squares (that of
+Christianson et al., AJR 2015, is the mode): what vessels and edges do in some of them does not count.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from medi2i.datasets.dicom.reading import read
+from medi2i.datasets.dicom.series import Series
+
+SIDE = 16  # pixels of a square: some hundred independent values, and small enough to fit between vessels
+STRIDE = 8
+SMOOTHING = 2.0  # pixels (sd): what is left of white noise is a seventh
+SHARE = 0.15  # of the squares of a slice; on eight series, the next ones have more anatomy in them
+FEWEST = 12  # squares of a slice, where there are so many
+TISSUE = (-150.0, 150.0)  # HU, of a square's mean: fat to muscle; air is cut off at -1024 by many scanners
+SURROUNDINGS = (-300.0, 400.0)  # HU, of all in it, smoothed: no air, no bone
+NOT_AIR = -950.0  # HU; where there is no soft tissue, all above counts
+SLICES = 12  # of a series, evenly spaced
+_ring_of = np.rint(np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :]) * SIDE).astype(int)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """level: standard deviation in HU. squares: that it was measured in.
+
+    frequencies, power: radial spectrum, 1/pixel and HU² pixel²; its first two lose some to the planes.
+    neighbours: correlation of pixels one below the other, and side by side; about 0 for white noise.
+    between_slices: correlation of the noise of neighbouring slices, None where none were given.
+    """
+
+    level: float
+    squares: int
+    frequencies: np.ndarray
+    power: np.ndarray
+    neighbours: tuple[float, float]
+    between_slices: float | None
+
+    @property
+    def mean_frequency(self) -> float:
+        """Of the noise power in 1/pixel: 0.35 for white noise, less for smoother noise. nan without noise."""
+        weights = self.power * self.frequencies  # rings grow with their radius
+        return float((weights * self.frequencies).sum() / weights.sum()) if weights.sum() > 0 else float("nan")
+
+    @property
+    def white(self) -> bool:
+        """Whether neighbouring pixels are independent."""
+        return max(map(abs, self.neighbours)) < 0.1
+
+    @property
+    def text(self) -> str:
+        """In words, as "8.2 HU, correlated (mean frequency 0.25 / pixel)"."""
+        texture = "white" if self.white else f"correlated (mean frequency {self.mean_frequency:.2f} / pixel)"
+        return f"{self.level:.1f} HU" + (f", {texture}" if self.level > 0 else "")
+
+
+class NoiseMeter:
+    """Add some slices of a series, then ask."""
+
+    def __init__(self) -> None:
+        self._variances: dict[bool, list[np.ndarray]] = {True: [], False: []}  # in soft tissue or not
+        self._power = np.zeros((SIDE, SIDE))
+        self._pairs = np.zeros((3, SIDE, SIDE))  # power of slices, of those after them, and what they have in common
+        self._sums = np.zeros(3)  # squares of pixels, products with those below and beside them
+
+    def add(self, hu: np.ndarray, mask: np.ndarray | None = None, after: np.ndarray | None = None) -> float | None:
+        """Add a slice (H, W) in HU; ``mask``: True on padding; ``after``: the next slice, for what both share.
+
+        Returns the level of this slice, None where nothing can be measured in it.
+        """
+        if min(hu.shape) < SIDE:
+            return None
+        chosen, tissue = _uniform_squares(hu, mask)
+        if not len(chosen):
+            return None
+        squares = detrend(_squares(hu).reshape(-1, SIDE, SIDE)[chosen])
+        variances = (squares**2).sum(axis=(1, 2)) / (SIDE * SIDE - 3)
+        self._variances[tissue].append(variances)
+        transformed = np.fft.fft2(squares)
+        self._power += (np.abs(transformed) ** 2).sum(axis=0)
+        down, right = squares[:, 1:] * squares[:, :-1], squares[:, :, 1:] * squares[:, :, :-1]
+        self._sums += [float((squares**2).mean()), float(down.mean()), float(right.mean())]
+        if after is not None:
+            other = np.fft.fft2(detrend(_squares(after).reshape(-1, SIDE, SIDE)[chosen]))
+            power = np.abs(transformed) ** 2, np.abs(other) ** 2, (transformed * other.conj()).real
+            self._pairs += [one.sum(axis=0) for one in power]
+        return float(np.sqrt(np.median(variances)))
+
+    def result(self) -> Noise | None:
+        """The Noise of all slices together; None where nothing could be measured."""
+        found = self._variances[True] or self._variances[False]
+        if not found:
+            return None
+        variances = np.concatenate(found)
+        rings = np.arange(1, SIDE // 2 + 1)
+        power = np.array([self._power[_ring_of == ring].mean() for ring in rings])
+        power *= np.median(variances) / max(float(self._power.sum() / SIDE**2), 1e-12)
+        squares, down, right = self._sums
+        return Noise(
+            level=float(np.sqrt(np.median(variances))),
+            squares=len(variances),
+            frequencies=rings / SIDE,
+            power=power,
+            neighbours=(float(down / squares), float(right / squares)) if squares > 0 else (0.0, 0.0),
+            between_slices=self._between(rings, power),
+        )
+
+    def _between(self, rings: np.ndarray, power: np.ndarray) -> float | None:
+        """Above the mean frequency: both slices have their anatomy in common, which lies below it."""
+        weights = power * rings
+        fine = self._pairs[:, (weights * rings).sum() / max(weights.sum(), 1e-12) <= _ring_of].sum(axis=1)
+        return float(fine[2] / np.sqrt(fine[0] * fine[1])) if fine[0] * fine[1] > 0 else None
+
+
+def noise_of(series: Series, slices: int = SLICES) -> Noise | None:
+    """The Noise of a CT series, from evenly spaced slices and the neighbours of these; None where nothing can be
+    measured. Raises Unreadable."""
+    meter, files = NoiseMeter(), series.slices
+    places = series.places() or list(range(len(files)))
+    for index in np.unique(np.linspace(0, len(files) - 1, min(slices, len(files))).round().astype(int)):
+        image = read(files[index].path, files[index].frame)
+        beside = index + 1 < len(files) and places[index + 1] - places[index] == 1
+        after = read(files[index + 1].path, files[index + 1].frame).hu if beside else None
+        meter.add(image.hu, image.mask, after)
+    return meter.result()
+
+
+def detrend(patches: np.ndarray) -> np.ndarray:
+    """Patches (..., H, W) minus the planes that fit them best: shading is not noise. float64."""
+    patches = np.asarray(patches, dtype=np.float64)
+    rows, columns = (axis - axis.mean() for axis in np.indices(patches.shape[-2:], dtype=np.float64))
+    result = patches - patches.mean(axis=(-2, -1), keepdims=True)
+    for axis in (rows, columns):
+        result -= axis * ((axis * result).sum(axis=(-2, -1), keepdims=True) / (axis**2).sum())
+    return result
+
+
+def _squares(image: np.ndarray) -> np.ndarray:
+    """View (rows, columns, SIDE, SIDE) of all squares of an image (H, W)."""
+    return np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))[::STRIDE, ::STRIDE]
+
+
+def _uniform_squares(hu: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Numbers of the squares to measure in, and whether they are of soft tissue."""
+    smooth = _squares(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING)).reshape(-1, SIDE, SIDE)
+    mean, least, most = smooth.mean(axis=(1, 2)), smooth.min(axis=(1, 2)), smooth.max(axis=(1, 2))
+    values = _squares(hu).reshape(-1, SIDE, SIDE)
+    free = values.max(axis=(1, 2)) > values.min(axis=(1, 2))  # what was filled in has no noise
+    free |= not free.any()  # all of it: an image without any
+    if mask is not None and mask.any():
+        free &= ~_squares(mask).reshape(-1, SIDE, SIDE).any(axis=(1, 2))
+    soft = (mean > TISSUE[0]) & (mean < TISSUE[1]) & (least > SURROUNDINGS[0]) & (most < SURROUNDINGS[1])
+    tissue = int(np.count_nonzero(free & soft)) >= FEWEST
+    there = np.flatnonzero(free & (soft if tissue else least > NOT_AIR))
+    structure = (detrend(smooth[there]) ** 2).mean(axis=(1, 2))
+    return there[np.argsort(structure, kind="stable")[: max(FEWEST, round(SHARE * len(there)))]], tissue
