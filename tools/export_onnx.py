@@ -2,8 +2,8 @@
 
     medi2i-export-onnx result/20260101_120000 -o generator.onnx
 
-The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network divides, and is in test mode. It is
-run once by ONNX Runtime and compared with Chainer before it is written.
+The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network divides, and is in test mode. Before it
+is written, the checker of the format goes through it, and ONNX Runtime runs it once and is compared with Chainer.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, run
@@ -70,7 +71,11 @@ def metadata_of(generator: Generator) -> dict[str, str]:
 
 
 def check(content: bytes, generator: Generator) -> float:
-    """Largest difference between ONNX Runtime and Chainer on an image of noise. Raises UserError if it is too large."""
+    """Largest difference between ONNX Runtime and Chainer on an image of noise.
+
+    Raises UserError if it is too large, onnx.checker.ValidationError if the graph is not as the format says.
+    """
+    onnx.checker.check_model(content, full_check=True)
     session = quiet_onnxruntime().InferenceSession(content, providers=["CPUExecutionProvider"])
     fit = fitting_of(generator.options)
     height, width = fixed_size(generator.options) or (

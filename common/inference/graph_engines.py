@@ -24,7 +24,6 @@ import numpy as np
 from medi2i.common.choices import SampleKind, Sampling
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.common.inference.tiling import Frame, pad_to_multiple
 from medi2i.common.kernels.cpu.threads import threads
@@ -142,8 +141,6 @@ class OnnxRuntimeEngine(GraphEngine):
             raise UserError(
                 "--precision bf16: ONNX Runtime computes in fp32 or int8 on this CPU; --engine openvino could do it"
             )
-        if precision == "int8":
-            require_onnx()
         self._graph = functools.partial(_onnx_graph, encoder, decoder, precision, examples)
         self._pixel = 4 * max(channels / 4**level for level, channels in enumerate(encoder.spec.chs))
         self._lock = threading.Lock()
@@ -164,10 +161,13 @@ class OnnxRuntimeEngine(GraphEngine):
         with self._lock:
             if frugal not in self._sessions:
                 self._sessions[frugal] = self._session(frugal)
-        return self._sessions[frugal].run(None, {INPUT: x})[0]
+        session = self._sessions[frugal]
+        return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 def _onnx_graph(encoder: chainer.Chain, decoder: chainer.Chain, precision: str, examples: Examples | None) -> bytes:
+    from medi2i.common.inference.onnx_graph import export  # onnx takes time to import
+
     content = export(encoder, decoder)
     if precision == "int8":
         return quantised(content, [] if examples is None else examples())
@@ -199,7 +199,8 @@ class OpenVinoEngine(GraphEngine):
             "INFERENCE_NUM_THREADS": threads(),
             "NUM_STREAMS": self.at_once,
         }
-        self._model = core.compile_model(core.read_model(export(encoder, decoder)), "CPU", settings)
+        graph = core.read_model(_onnx_graph(encoder, decoder, precision, None))
+        self._model = core.compile_model(graph, "CPU", settings)
         self._own = threading.local()
 
     def run_one(self, x: np.ndarray) -> np.ndarray:
@@ -242,12 +243,6 @@ def examples_of(inputs: Catalogue, preparation: Preparation, stack: int, fit: Fi
     return found
 
 
-def require_onnx() -> None:
-    """Raises UserError where ONNX Runtime's tools lack the package they need."""
-    if importlib.util.find_spec("onnx") is None:
-        raise UserError("--precision int8: it needs the package onnx; pip install 'medi2i[int8]', or --precision fp32")
-
-
 def quantised(content: bytes, images: list[np.ndarray]) -> bytes:
     """``content`` of an ONNX file of ``onnx_graph.export`` -> that of the 8-bit graph, by ONNX Runtime's own tools.
 
@@ -264,9 +259,10 @@ def quantised(content: bytes, images: list[np.ndarray]) -> bytes:
             self.left = list(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return {INPUT: self.left.pop()} if self.left else None
+            return {graph.input[0].name: self.left.pop()} if self.left else None
 
-    names = [node.name for node in onnx.load_model_from_string(content).graph.node if node.op_type == "Conv"]
+    graph = onnx.load_model_from_string(content).graph
+    names = [node.name for node in graph.node if node.op_type == "Conv"]
     with tempfile.TemporaryDirectory() as place:
         plain, small = Path(place) / "float32.onnx", Path(place) / "int8.onnx"
         with naming(plain):

@@ -1,19 +1,22 @@
 """The ONNX graph of a generator, built from its links: any batch and image size, batch normalisation folded.
 
 The exporter follows the plans of encoder and decoder with the names of values in the graph; ``BLOCKS`` says how each
-kind of block is written.
+kind of block is written. The package ``onnx`` takes a tenth of a second to import: whoever may do without imports this
+module where a graph is made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from onnx import helper
 
 from medi2i.common.choices import Activation, SampleKind, Second, Unet
 from medi2i.common.compat import L, chainer
-from medi2i.common.inference import onnx_format as onnx
+from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
 from medi2i.common.networks.convolutions import Convolution
 from medi2i.common.networks.generator import Decoder, Encoder
@@ -29,7 +32,8 @@ from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
 from medi2i.common.version import VERSION
 
 INPUT, OUTPUT = "image", "translation"
-_ACTIVATIONS: dict[Activation, tuple[str, dict[str, onnx.Value]]] = {
+IR_VERSION, OPSET = 8, 17
+_ACTIVATIONS: dict[Activation, tuple[str, dict[str, Any]]] = {
     Activation.RELU: ("Relu", {}),
     Activation.LEAKY_RELU: ("LeakyRelu", {"alpha": LEAKY_SLOPE}),
     Activation.TANH: ("Tanh", {}),
@@ -39,25 +43,27 @@ _ACTIVATIONS: dict[Activation, tuple[str, dict[str, onnx.Value]]] = {
 Affine = tuple[np.ndarray, np.ndarray]  # scale and shift of each output channel
 
 
-@dataclass
+@dataclass(frozen=True)
 class Graph:
-    """Nodes and constants so far. Names are numbered."""
+    """Adds nodes and constants to ``proto``. Names are numbered."""
 
-    nodes: list[bytes] = field(default_factory=list)
-    constants: list[bytes] = field(default_factory=list)
+    proto: onnx.GraphProto
 
-    def add(self, operation: str, *inputs: str, **attributes: onnx.Value) -> str:
-        """Add one node with one output, whose name is returned."""
-        name = f"{operation.lower()}_{len(self.nodes)}"
-        self.nodes.append(onnx.node(operation, inputs, [name], attributes))
+    def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        """Add one node with one output, whose name is returned. An input "" is left out."""
+        name = f"{operation.lower()}_{len(self.proto.node)}"
+        self.proto.node.append(helper.make_node(operation, inputs, [name], name, **attributes))
         return name
 
     def constant(self, values: npt.ArrayLike) -> str:
         """Add an array, float32 unless it holds integers; its name."""
         array = np.asarray(values)
-        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(onnx.tensor(name, array))
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32, copy=False)
+        name = f"constant_{len(self.proto.initializer)}"
+        # Filled in place: appending what numpy_helper makes would hold a large array once more.
+        tensor = self.proto.initializer.add(name=name, dims=array.shape)
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.raw_data = array.tobytes()
         return name
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
@@ -186,7 +192,7 @@ def _res_block(graph: Graph, block: ResBlock, x: str) -> str:
 
 
 def _fully_connected(graph: Graph, block: FullyConnected, x: str) -> str:
-    weights, bias = graph.constant(_array(block.l0.W)), graph.constant(_array(block.l0.b))
+    weights, bias = (graph.constant(_sent(parameter)) for parameter in (block.l0.W, block.l0.b))
     h = graph.add("Gemm", graph.add("Flatten", x, axis=1), weights, bias, transB=1)
     return graph.activation(block.activation_kind, h)
 
@@ -275,30 +281,46 @@ def export(encoder: Encoder, decoder: Decoder, metadata: Mapping[str, str] | Non
     """The generator as the content of an ONNX file: ``image`` (N, C, H, W) in [-1, 1] → ``translation``, test mode.
 
     encoder, decoder: on any device, of any dtype (the graph is float32). metadata: texts, kept in the file.
+    Raises UserError where the weights are more than such a file holds.
     """
-    graph, spec, residual = Graph(), encoder.spec, decoder.spec.residual
+    weights = 4 * sum(p.size for link in (encoder, decoder) for p in link.params() if p.array is not None)
+    if weights >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise UserError(
+            f"an ONNX file holds less than {onnx.checker.MAXIMUM_PROTOBUF / 2**30:.1f} GiB and this network has "
+            f"{weights / 2**30:.1f} GiB of weights; --engine chainer converts with it"
+        )
+    model = helper.make_model(
+        onnx.GraphProto(name="generator"),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="medi2i",
+        producer_version=VERSION,
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    graph, spec, residual = Graph(model.graph), encoder.spec, decoder.spec.residual
     with chainer.using_config("train", False), chainer.using_config("enable_backprop", False):
         features = encoder.plan.follow(_Exporter(graph, encoder), INPUT)
         y = decoder.plan.follow(_Exporter(graph, decoder), features)
     if residual:
         y = graph.add("Add", INPUT, graph.add("Mul", y, graph.constant(float(residual))))
-    graph.nodes.append(onnx.node("Identity", [y], [OUTPUT], {}))
+    graph.proto.node.append(helper.make_node("Identity", [y], [OUTPUT], OUTPUT))
     size = spec.size if spec.size is not None and (spec.fc_layers or spec.latent_dim > 0) else ("height", "width")
-    return onnx.model(
-        graph.nodes,
-        graph.constants,
-        [onnx.value(INPUT, ("batch", spec.in_ch, *size))],
-        [onnx.value(OUTPUT, ("batch", decoder.spec.out_ch, *size))],
-        "generator",
-        "medi2i",
-        VERSION,
-        metadata or {},
-    )
+    for values, name, channels in (
+        (graph.proto.input, INPUT, spec.in_ch),
+        (graph.proto.output, OUTPUT, decoder.spec.out_ch),
+    ):
+        values.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", channels, *size)))
+    return model.SerializeToString()
+
+
+def _sent(x: Any) -> np.ndarray:
+    """A parameter or persistent value as NumPy."""
+    return chainer.get_device("@numpy").send(getattr(x, "array", x))
 
 
 def _array(x: Any) -> np.ndarray:
     """A parameter or persistent value as float64 NumPy: folding rounds once, at the end."""
-    return chainer.get_device("@numpy").send(getattr(x, "array", x)).astype(np.float64)
+    return _sent(x).astype(np.float64)
 
 
 def _one(pair: int | tuple[int, int]) -> int:

@@ -111,16 +111,8 @@ def test_openvino_has_no_int8():
         picked("openvino", "int8")
 
 
-def test_int8_says_what_it_lacks(monkeypatch):
-    needs("onnxruntime")
-    monkeypatch.setattr(graph_engines.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--precision int8: it needs the package onnx; pip install 'medi2i\\[int8\\]'"):
-        graph_engines.require_onnx()
-
-
 def test_int8_is_near_and_its_deviation_is_told(caplog):
     needs("onnxruntime")
-    pytest.importorskip("onnx")
     encoder, decoder, _ = links(gen_residual=0.1, gen_norm="none", gen_out_activation="none", unet="concat")
     engine = choose(encoder, decoder, CPU, "auto", "int8", 750, "HU", lambda: [image(32, 32, seed) for seed in (3, 4)])
     x = image(24, 40)
@@ -230,7 +222,6 @@ def test_nothing_is_converted_unchecked():
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_large_images_have_a_session_of_their_own_and_the_same_result(monkeypatch, precision):
     needs("onnxruntime")
-    pytest.importorskip("onnx")
     encoder, decoder, _ = links()
     engine = graph_engines.OnnxRuntimeEngine(encoder, decoder, None, precision, lambda: [image(32, 32)])
     expected = engine.run(image(40, 48))

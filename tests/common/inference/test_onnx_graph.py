@@ -1,11 +1,12 @@
 """The exported graph against Chainer: every kind of block, any batch and size, statistics that are not 0 and 1."""
 
 import numpy as np
+import onnx
 import pytest
 
 from medi2i.common.choices import SAMPLINGS, Activation, Norm, Pretrained, Unet
 from medi2i.common.compat import chainer
-from medi2i.common.inference import onnx_format
+from medi2i.common.errors import UserError
 from medi2i.common.inference.onnx_graph import INPUT, OUTPUT, export
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec, fixed_size
 from medi2i.common.networks.generator import Decoder, Encoder
@@ -99,7 +100,6 @@ def test_pretrained_encoders(kind, channels, monkeypatch):
 
 
 def test_a_valid_file_with_its_metadata(tmp_path):
-    onnx = pytest.importorskip("onnx")
     path = tmp_path / "generator.onnx"
     path.write_bytes(export(*generator(PairedOptions(gen_chs=[4, 8], gen_nblock=1)), {"sha256": "abc", "name": "é"}))
     model = onnx.load(path)
@@ -115,8 +115,8 @@ def test_a_valid_file_with_its_metadata(tmp_path):
     assert "BatchNormalization" not in operations and "Conv" in operations
 
 
-def test_numbers_of_a_protocol_buffer():
-    """Examples of the protocol buffer encoding guide: 150 is 96 01, -1 takes ten bytes."""
-    assert onnx_format._varint(150) == bytes([0x96, 0x01])
-    assert onnx_format._varint(-1) == b"\xff" * 9 + b"\x01"
-    assert onnx_format._bytes(2, "testing") == b"\x12\x07testing"
+def test_weights_that_no_onnx_file_holds_are_refused(monkeypatch):
+    links = generator(PairedOptions(gen_chs=[4, 8], gen_nblock=1), 1, 1)
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 4 * sum(p.size for link in links for p in link.params()))
+    with pytest.raises(UserError, match="an ONNX file holds .* GiB .*; --engine chainer"):
+        export(*links)
