@@ -26,11 +26,11 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.__main__ import as_json, as_text
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import encode
 from medi2i.tools.make_phantom import series_of
 from medi2i.tools.making.phantom import phantom
+from medi2i.tools.scan import as_json, as_text
 
 WHEEL = """
     693_J2KI.dcm CT_small.dcm J2K_pixelrep_mismatch.dcm MR_small.dcm MR_small_RLE.dcm MR_small_bigendian.dcm

@@ -217,7 +217,7 @@ def convert(
 
 
 def scan(where: Path | str, *more: object, **command: Any) -> Command:
-    return Command("medi2i.datasets.dicom", (where, *more), **command)
+    return Command("medi2i.tools.scan", (where, *more), **command)
 
 
 def train_check(ground: Ground, kind: str, build: Make, *more: object, **command: Any) -> Command:

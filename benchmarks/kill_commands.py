@@ -39,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 SCAN = """
 import sys
 from medi2i.datasets.dicom import scanning
-from medi2i.datasets.dicom.__main__ import main
+from medi2i.tools.scan import main
 scanning.PARALLEL_FROM_SECONDS = 0
 sys.exit(main(sys.argv[1:]))
 """

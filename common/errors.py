@@ -38,14 +38,25 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
+NAMES: dict[str, str] = {}
+"""For what messages call a command (``tools/nifti.py``) what the user calls it (``medi2i nifti``); none in a script."""
+
+
+def named(text: str) -> str:
+    """``text`` with commands (``python tools/nifti.py``, or without python) as the user of this process calls them."""
+    for command, name in NAMES.items():
+        text = re.sub(rf"(?<![\w./-])(python )?{re.escape(command)}(?![\w/])", name, text)
+    return text
+
+
 class _Printable:
-    """A text stream that writes names and header values of files as they look, whoever prints them."""
+    """A text stream that writes names and header values of files as they look, whoever prints them, and ``NAMES``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(printable(text))
+        return self._stream.write(printable(named(text)))
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -25,7 +25,7 @@ from medi2i.datasets.unpaired import HU_KINDS
 
 def command(argv: Sequence[str] | None) -> int:
     """``cyclegan/convert.py`` with the arguments ``argv``; returns the status."""
-    options, given = parse_conversion(UnpairedConversionOptions, argv, "medi2i-cyclegan-convert", __doc__)
+    options, given = parse_conversion(UnpairedConversionOptions, argv, __doc__)
     return run_conversion(options, given, UnpairedOptions, images_of, plan_of).status
 
 

@@ -43,7 +43,7 @@ SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_a
 
 def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
-    options, resumed = training_options(UnpairedOptions, argv, __doc__.splitlines()[0])
+    options, resumed = training_options(UnpairedOptions, argv, __doc__)
     with joined(options.communicator) as ranks:
         return train(options, resumed, argv, ranks)
 

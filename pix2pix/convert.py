@@ -23,7 +23,7 @@ from medi2i.pix2pix.validation import evaluation_command
 
 def command(argv: Sequence[str] | None) -> int:
     """``pix2pix/convert.py`` with the arguments ``argv``; returns the status."""
-    options, given = parse_conversion(PairedConversionOptions, argv, "medi2i-pix2pix-convert", __doc__)
+    options, given = parse_conversion(PairedConversionOptions, argv, __doc__)
     done = run_conversion(options, given, PairedOptions, images_of, plan_of)
     plan = done.plan
     comparable = not plan.form.cropped or plan.images.sources[0].kind == "dcm"  # of the truth's size, in its unit

@@ -50,7 +50,7 @@ SHOWN = (
 
 def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
-    options, resumed = training_options(PairedOptions, argv, __doc__.splitlines()[0])
+    options, resumed = training_options(PairedOptions, argv, __doc__)
     with joined(options.communicator) as ranks:
         return train(options, resumed, argv, ranks)
 

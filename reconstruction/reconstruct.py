@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 class ReconstructionOptions(Checked):
     """What to reconstruct, and how"""
 
-    root: str = option("sinograms", "-i", "-R", metavar="FOLDER", help="folder with sinograms (npy), or one file")
+    root: str = option(
+        "sinograms", "-i", "-R", metavar="FOLDER", help="folder with sinograms (npy), or one file", bare=True
+    )
     out: str = option("reconstructed", "-o", "--outdir", metavar="FOLDER", help="new folder for the images")
     method: str = option(
         TV,
@@ -87,7 +89,7 @@ class ReconstructionOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(ReconstructionOptions, argv, prog="reconstruct", description=__doc__.splitlines()[0])
+    options = parse(ReconstructionOptions, argv, __doc__)
     if (options.prior is not None) != (options.method == PNP):
         raise UserError("--prior: goes with --method pnp, and --method pnp with it")
     if options.strength is not None and options.method != TV:

@@ -136,7 +136,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def command(argv: list[str]) -> None:
-    options = parse(DemoOptions, argv, prog="demo", description=__doc__.splitlines()[0])
+    options = parse(DemoOptions, argv, __doc__)
     if options.ct is not None and not Path(options.ct).exists():
         raise UserError(f"--ct: {options.ct}: no such folder; it should hold a CT as DICOM")
     if options.ct is not None and Path(options.out).resolve() in (Path(options.ct) / "x").resolve().parents:

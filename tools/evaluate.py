@@ -103,7 +103,7 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
 
 
 def command(argv: list[str]) -> int:
-    options = parse(EvaluateOptions, argv, prog="evaluate", description=__doc__.splitlines()[0])
+    options = parse(EvaluateOptions, argv, __doc__)
     inputs, truth = inputs_and_truth(options)
     folders = converted_folders(options)
     kind = options.imgtype or (truth.first.kind if options.classes else None)

@@ -1,14 +1,14 @@
 """Write a trained generator as an ONNX file, for ONNX Runtime, OpenVINO and whatever else reads it.
 
-    medi2i-export-onnx result/20260101_120000 -o generator.onnx
+    python tools/export_onnx.py result/20260101_120000 -o generator.onnx
 
 The graph takes images (N, C, H, W) in [-1, 1], any N, H and W that the network divides, and is in test mode. Before it
 is written, the checker of the format goes through it, and ONNX Runtime runs it once and is compared with Chainer.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,33 @@ from medi2i.common.inference.graph_engines import quiet_onnxruntime
 from medi2i.common.inference.onnx_graph import INPUT, export
 from medi2i.common.networks.checkpoint import Generator, load_generator
 from medi2i.common.networks.from_options import fitting_of, fixed_size
+from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import whole_file
+
+
+@dataclass
+class ExportOptions(Checked):
+    """What to export"""
+
+    model: str = option(
+        "result",
+        "-m",
+        bare=True,
+        metavar="RUN",
+        help="a run folder (of several the newest), or a file enc_x50.npz (enc_y50.npz for the other direction), "
+        "or gen_50.npz",
+    )
+    out: str = option("generator.onnx", "-o", metavar="FILE", help="the ONNX file")
+    argfile: str | None = option(
+        None, "-a", metavar="FILE", help="args file of the training; default: beside the weights"
+    )
+    epoch: str = option("last", "-e", help="last, best or a number, where RUN is a folder")
+    force: bool = option(False, type=bool, help="overwrite FILE")
 
 
 def command(argv: list[str]) -> int:
     """One export. Raises UserError."""
-    parser = argparse.ArgumentParser(prog="medi2i-export-onnx", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "model",
-        metavar="RUN",
-        help="a run folder, or a file enc_x50.npz (enc_y50.npz for the other direction), or gen_50.npz",
-    )
-    parser.add_argument("--out", "-o", required=True, metavar="FILE", help="the ONNX file")
-    parser.add_argument(
-        "--argfile", "-a", metavar="FILE", help="args file of the training; default: beside the weights"
-    )
-    parser.add_argument("--epoch", "-e", default="last", help="last, best or a number, where RUN is a folder")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    options = parser.parse_args(argv)
+    options = parse(ExportOptions, argv, __doc__)
     out = Path(options.out)
     if out.exists() and not options.force:
         raise UserError(f"--out: {out} exists; --force would overwrite it")

@@ -30,7 +30,7 @@ from medi2i.tools.making.training_pairs import LARGEST_HU, Pair, PairMaker, make
 class LowresOptions(Checked):
     """What to make"""
 
-    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively", bare=True)
     out: str = option("data/lowres", "-o", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
     scale: int = option(
         2, "-s", type=int, low=2, high=64, help="pixels become so many times as large, in both directions"
@@ -133,7 +133,7 @@ def geometry(
 
 
 def command(argv: list[str]) -> None:
-    options = parse(LowresOptions, argv, prog="make_lowres", description=__doc__.splitlines()[0])
+    options = parse(LowresOptions, argv, __doc__)
     count, told = make_pairs(LowresPairs(options), progress="lowering the resolution")
     print(
         f"{Path(options.out)}: {counted(count, 'pair')} in trainA (1/{options.scale} of the resolution) and trainB "

@@ -30,7 +30,7 @@ from medi2i.tools.making.training_pairs import LARGEST_HU, Pair, PairMaker, make
 class NoiseOptions(Checked):
     """What to add"""
 
-    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively")
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively", bare=True)
     out: str = option("data/ldct", "-o", "--outdir", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
     model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model")
     counts: float = option(
@@ -143,7 +143,7 @@ class NoisyPairs(PairMaker):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(NoiseOptions, argv, prog="make_noisy", description=__doc__.splitlines()[0])
+    options = parse(NoiseOptions, argv, __doc__)
     count, told = make_pairs(NoisyPairs(options, uses_gpu(options)), progress="adding noise")
     print(f"{Path(options.out)}: {counted(count, 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt")
     if options.model == noise.POISSON:

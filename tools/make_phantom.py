@@ -44,7 +44,7 @@ class PhantomOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(PhantomOptions, argv, prog="make_phantom", description=__doc__.splitlines()[0])
+    options = parse(PhantomOptions, argv, __doc__)
     if len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     shape = (options.size[0], options.size[-1])

@@ -58,7 +58,7 @@ class ShapesOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(ShapesOptions, argv, prog="make_shapes", description=__doc__.splitlines()[0])
+    options = parse(ShapesOptions, argv, __doc__)
     if len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     if options.make == "labels" and options.imgtype == "jpg":

@@ -87,7 +87,7 @@ class SinogramOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(SinogramOptions, argv, prog="make_sinograms", description=__doc__.splitlines()[0])
+    options = parse(SinogramOptions, argv, __doc__)
     if (options.ct is not None) != (options.of == CT):
         raise UserError("--ct: goes with --of ct, and --of ct with it")
     if options.of != SHAPES:

@@ -35,7 +35,7 @@ class NiftiOptions(Checked):
     """What to convert"""
 
     root: str = option(
-        "data", "-i", "-R", metavar="PATH", help="NIfTI file, folder of NIfTI files, or folder with DICOM"
+        "data", "-i", "-R", metavar="PATH", help="NIfTI file, folder of NIfTI files, or folder with DICOM", bare=True
     )
     out: str = option(
         "converted", "-o", metavar="PATH", help="folder for DICOM, .nii or .nii.gz (or a folder) for NIfTI"
@@ -46,9 +46,7 @@ class NiftiOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    if argv and not argv[0].startswith("-"):
-        argv = ["--root", *argv]
-    options = parse(NiftiOptions, argv, prog="nifti", description=__doc__.splitlines()[0])
+    options = parse(NiftiOptions, argv, __doc__)
     root, out = Path(options.root), Path(options.out)
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")

@@ -41,7 +41,7 @@ POOR = 0.5  # correlation after registration below which to warn
 class RegisterOptions(Checked):
     """What to do with a series"""
 
-    root: str = option("data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content")
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content", bare=True)
     out: str = option("registered", "-o", "--outdir", metavar="FOLDER", help="folder for the new series, as the root's")
     to: str = option(
         BODY,
@@ -127,7 +127,7 @@ class RegisterOptions(Checked):
 
 
 def command(argv: list[str]) -> None:
-    options = parse(RegisterOptions, argv, prog="register", description=__doc__.splitlines()[0])
+    options = parse(RegisterOptions, argv, __doc__)
     if options.size is not None and len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     if options.scale is not None and options.spacing is not None:

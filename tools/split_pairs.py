@@ -36,7 +36,12 @@ class SplitOptions(Checked):
     """What to split"""
 
     list: str = option(
-        "data/ldct/pairs.txt", "-i", "-f", metavar="FILE", help="list of pairs; paths are relative to its folder"
+        "data/ldct/pairs.txt",
+        "-i",
+        "-f",
+        metavar="FILE",
+        help="list of pairs; paths are relative to its folder",
+        bare=True,
     )
     root: str = option(None, "-R", metavar="FOLDER", help="folder the paths are relative to; default: the list's")
     out: str = option(
@@ -68,9 +73,7 @@ class Row:
 
 
 def command(argv: list[str]) -> None:
-    if argv and not argv[0].startswith("-"):
-        argv = ["--list", *argv]
-    options = parse(SplitOptions, argv, prog="split_pairs", description=__doc__.splitlines()[0])
+    options = parse(SplitOptions, argv, __doc__)
     shares = {"train": options.ratio, "val": 1 - options.ratio - options.test, "test": options.test}
     if shares["val"] < -1e-9:
         raise UserError(f"--ratio {options.ratio:g} and --test {options.test:g} are more than 1 together")

@@ -7,12 +7,22 @@ lines written for the released codes run; those that would make another network 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from medi2i.common import choices
 from medi2i.common.errors import UserError
 from medi2i.common.options import shared
-from medi2i.common.options.machinery import Checked, add_option, build_parser, fold, option, redefault, take_common
+from medi2i.common.options.machinery import (
+    Checked,
+    Parser,
+    add_option,
+    build_parser,
+    fold,
+    option,
+    redefault,
+    take_common,
+)
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.datasets import kinds
@@ -26,9 +36,11 @@ class NetworkFiles(Checked):
         None,
         "--load_models",
         "-m",
-        metavar="FILE",
+        metavar="RUN",
         help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
         "folder (see --epoch), or 'identity'",
+        first=True,
+        bare=True,
     )
     argfile: str = option(None, "-a", metavar="FILE", help="args file of the training; default: beside the weights")
     epoch: int = option(
@@ -37,6 +49,7 @@ class NetworkFiles(Checked):
         type=int,
         low=1,
         help="take the weights of this epoch; default: the last, of pix2pix the best by validation where there is one",
+        first=True,
     )
     gpu: int = redefault(shared.FileOptions, "gpu", None)
     cpu_engine: str = option(
@@ -79,8 +92,10 @@ class NetworkFiles(Checked):
 class InputOptions(Checked):
     """Images."""
 
-    root: list = option(["data"], "-R", "-i", nargs="+", metavar="PATH", help="folders or files to convert")
-    val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root")
+    root: list = option(
+        ["data"], "-R", "-i", nargs="+", metavar="FOLDER", help="folders or files to convert", first=True, bare=True
+    )
+    val: str = option(None, metavar="FILE", help="convert the files in this list, relative to the root", first=True)
     from_col: list = option(
         None, "-c1", type=int, nargs="+", low=0, help="columns of the list that are inputs; default: as in training"
     )
@@ -126,7 +141,9 @@ class InputOptions(Checked):
 class OutputOptions(Checked):
     """Output."""
 
-    out: str = option("result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders")
+    out: str = option(
+        "result", "-o", metavar="DIR", help="folder for the converted images; it gets the root's folders", first=True
+    )
     imgtype_out: str = option(
         None,
         choices=kinds.CHOICES,
@@ -144,9 +161,14 @@ class OutputOptions(Checked):
         None,
         choices=("CT", "MR", "PT"),
         help="modality of the DICOM images that are written, where another than the input's (CT for MR to CT)",
+        first=True,
     )
-    resume: bool = option(False, type=bool, help="leave out what an earlier, interrupted conversion has written")
-    force: bool = option(False, type=bool, help="overwrite converted images that are there (inputs never are)")
+    resume: bool = option(
+        False, type=bool, help="leave out what an earlier, interrupted conversion has written", first=True
+    )
+    force: bool = option(
+        False, type=bool, help="overwrite converted images that are there (inputs never are)", first=True
+    )
     strict: bool = option(False, type=bool, help="end with a status other than 0 if any file was skipped")
     shards: str = option(
         None,
@@ -188,6 +210,7 @@ class UncertaintyOptions(Checked):
         type=bool,
         help="the result is the mean over all flips and turns of the image: "
         "better, 8 times as slow (images that are not square: 4)",
+        first=True,
     )
 
 
@@ -247,28 +270,34 @@ class UnpairedConversionOptions(NetworkFiles, InputOptions, DomainConversionOpti
 C = TypeVar("C", PairedConversionOptions, UnpairedConversionOptions)
 
 
-def parse_conversion(
-    cls: type[C], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None
-) -> tuple[C, dict[str, Any]]:
-    """A command line of convert.py -> (options of class ``cls``, dict of the training options that were given).
+def conversion_parser(cls: type[C], about: str | None = None) -> Parser:
+    """The parser of convert.py: the options of class ``cls``, and out of sight those of its training.
 
-    A run folder may stand alone, without ``-m``. Raises UserError for a value that is not allowed.
+    Words that follow no option are the run folder, unless ``-m`` names one, and then what is to be converted.
     """
-    parser = build_parser(cls, prog, description)
-    parser.usage = "%(prog)s [RUN] [options]"
-    parser.add_argument("run", nargs="?", default=None, metavar="RUN", help="a run folder")
+    parser = build_parser(cls, about)
     own = {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls.TRAINING):
         if field.name not in own and field.metadata["flags"] is not None:
             add_option(parser, field, hidden=True)
-    given = vars(parser.parse_args(argv))
+    return parser
+
+
+def parse_conversion(cls: type[C], argv: Sequence[str] | None, about: str | None = None) -> tuple[C, dict[str, Any]]:
+    """A command line of convert.py -> (options of class ``cls``, dict of the training options that were given).
+
+    about: the docstring of the command. Raises UserError for a value that is not allowed.
+    """
+    given = vars(conversion_parser(cls, about).parse_args(argv))
     take_common(given)
-    run = given.pop("run")
     fold(cls, given)
     fold(cls.TRAINING, given)
-    if run is not None:
-        if given.get("model_gen") is not None:
-            raise UserError(f"--model_gen: {given['model_gen']} and the run folder {run} are both given; one is enough")
-        given["model_gen"] = run
+    own = {field.name for field in dataclasses.fields(cls)}
     training = {name: value for name, value in given.items() if name not in own}
-    return cls(**{name: value for name, value in given.items() if name in own}), training
+    options = cls(**{name: value for name, value in given.items() if name in own})
+    for place in options.root:
+        if (Path(place) / "args").is_file():
+            raise UserError(
+                f"--root: {place} is a run folder, where images to convert should be; the run comes first, or after -m"
+            )
+    return options, training

@@ -11,6 +11,7 @@ import itertools
 import logging
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, NoReturn
@@ -84,6 +85,8 @@ def option(
     changeable: bool = False,
     momentary: bool = False,
     instead_of: tuple[str, ...] = (),
+    first: bool = False,
+    bare: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -99,6 +102,8 @@ def option(
     changeable: a resumed run stays the same training with another value: where it runs, how far, what it shows.
     momentary: concerns the one command and not the run; it is not saved.
     instead_of: the options in whose place this one counts; a preset's value for it gives way where one is given.
+    first: ``--help`` shows it; what is not first is left to ``--help-all``. Where none of a class is, all are shown.
+    bare: words of the command line that follow no option are values of this one.
     """
     lowest, highest = BOUNDS.get(type, (None, None))
     metadata = dict(
@@ -119,6 +124,8 @@ def option(
         changeable=changeable,
         momentary=momentary,
         instead_of=instead_of,
+        first=first,
+        bare=bare,
     )
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -212,17 +219,36 @@ def _short(value: object) -> str:
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text"}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, with errors in this project's one line and numbers like -1e-3 taken as values.
 
     Old command lines abbreviate: ``abbreviated`` are the options of which a beginning will do, as in argparse.
+    ``rules``: what the fields say of the options, in the order of the page of help. ``later``: the options that
+    ``--help`` leaves out, with their texts.
     """
 
     abbreviated: tuple[str, ...] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+        self.rules: dict[str, Mapping[str, Any]] = {}
+        self.later: dict[argparse.Action, str] = {}
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; what is left over is given to the options that take bare words, or refused."""
+        values, left = self.parse_known_args(args, namespace)
+        for word in left:
+            if word.startswith("-"):
+                self.error(self._no_option(word.partition("=")[0]))
+        for name, rule in self.rules.items():
+            if left and rule["bare"] and not hasattr(values, name):
+                one = rule["nargs"] is None
+                setattr(values, name, left[0] if one else left)
+                left = left[1:] if one else []
+        if left:
+            self.error(f"{left[0]}: nothing is expected here that follows no option")
+        return values
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, with abbreviations of old options written out and only the first of several GPUs."""
@@ -238,9 +264,35 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"{name} is short for {' and for '.join(sorted(meant))}; which one is meant?")
         return meant[0] + equals + value if meant else arg
 
+    def put_off(self, action: argparse.Action) -> None:
+        """Leave an option to ``--help-all``."""
+        self.later[action], action.help = str(action.help), argparse.SUPPRESS
+
+    def reveal(self) -> list[argparse.Action]:
+        """Show what was left to ``--help-all``. Returns all options."""
+        for action, text in self.later.items():
+            action.help = text
+        return self._actions
+
+    def _no_option(self, name: str) -> str:
+        shown = (action for action in self._actions if action.help != argparse.SUPPRESS or action in self.later)
+        known = [text for action in shown for text in action.option_strings if text.startswith("--")]
+        close = difflib.get_close_matches("--" + name.lstrip("-"), known, 1)
+        return f"{name}: no such option" + (f"; did you mean {close[0]}?" if close else "")
+
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+
+class _HelpAll(argparse.Action):
+    """``--help-all``: what ``--help`` shows, and the options that it leaves out."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *parsed: object) -> None:
+        if isinstance(parser, Parser):
+            parser.reveal()
+        parser.print_help()
+        parser.exit()
 
 
 class _ListPresets(argparse.Action):
@@ -272,28 +324,40 @@ def first_gpu(args: Sequence[str]) -> list[str]:
     return left
 
 
-def build_parser(
-    cls: type[Checked], prog: str | None = None, description: str | None = None
-) -> argparse.ArgumentParser:
-    """An argparse parser for the options dataclass ``cls``; options not given are absent from its result."""
-    parser = _Parser(
-        prog=prog,
-        description=description,
+def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
+    """An argparse parser for the options dataclass ``cls``; options not given are absent from its result.
+
+    about: the docstring of the command; its first line, and those that are command lines, are shown.
+    """
+    first, *more = (about or "").splitlines() or [""]
+    examples = [line.strip() for line in more if line.strip().startswith("python ")]
+    parser = Parser(
+        description=textwrap.fill(first, 78),
+        epilog="\n  ".join(["Examples:", *examples]) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        usage="%(prog)s [options]",
+        add_help=False,
     )
     bases = [base for base in cls.__mro__ if issubclass(base, Checked) and base is not Checked]
     titles = dict.fromkeys(_title(base) for base in [*bases[1:], cls])
-    groups = {title: parser.add_argument_group(title) for title in titles}
-    for field in dataclasses.fields(cls):
-        if field.metadata["flags"] is not None:
-            add_option(groups[_group_title(cls, field.name)], field)
+    groups = {title: parser.add_argument_group(title) for title in [*titles, "Help and limits"]}
+    fields = [field for field in dataclasses.fields(cls) if field.metadata["flags"] is not None]
+    some_first = any(field.metadata["first"] for field in fields)
+    for field in sorted(fields, key=lambda field: list(titles).index(_group_title(cls, field.name))):
+        action = add_option(groups[_group_title(cls, field.name)], field)
+        if some_first and not field.metadata["first"]:
+            parser.put_off(action)
+        parser.rules[field.name] = field.metadata
+    words = [f"[{rule['metavar']}]" for rule in parser.rules.values() if rule["bare"]]
+    parser.usage = " ".join(["%(prog)s", *words, "[options]"])
     if cls.PRESETS:
         groups[_group_title(cls, "preset")].add_argument(
             "--list_presets", action=_ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
         )
-    parser.add_argument(
+    last = groups["Help and limits"]
+    last.add_argument("-h", "--help", action="help", help="show this and end")
+    pixels = last.add_argument(
         "--max-pixels",
         "--max_pixels",
         metavar="N",
@@ -301,7 +365,11 @@ def build_parser(
         f"may unpack to more than {limits.BYTES_PER_PIXEL} bytes for each [{limits.MAX_PIXELS}]",
     )
     parser.abbreviated = cls.RELEASED
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    debug = last.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if some_first:
+        parser.put_off(pixels)
+        parser.put_off(debug)
+        last.add_argument("--help-all", nargs=0, action=_HelpAll, help=f"show {len(parser.later)} more options and end")
     return parser
 
 
@@ -320,8 +388,8 @@ def _group_title(cls: type, name: str) -> str:
     return next(_title(base) for base in reversed(cls.__mro__) if name in base.__dict__.get("__annotations__", {}))
 
 
-def add_option(group: argparse._ActionsContainer, field: dataclasses.Field, hidden: bool = False) -> None:
-    """Add the option of ``field`` to a parser, or a group of one; ``hidden``: ``--help`` does not show it."""
+def add_option(group: argparse._ActionsContainer, field: dataclasses.Field, hidden: bool = False) -> argparse.Action:
+    """Add the option of ``field`` to a parser, or a group of one; ``hidden``: no page of help shows it."""
     rule = field.metadata
     names = [
         *(f for f in rule["flags"] if not f.startswith("--")),
@@ -335,11 +403,10 @@ def add_option(group: argparse._ActionsContainer, field: dataclasses.Field, hidd
     if rule["old"] is not None:
         rule["old"].add_to(group)
     if rule["type"] is bool:
-        group.add_argument(*names, dest=field.name, action="store_true", help=text)
         group.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
-        return
+        return group.add_argument(*names, dest=field.name, action="store_true", help=text)
     metavar = rule["metavar"] or {int: "N", float: "X", str: "TEXT"}.get(rule["type"], "VALUE")
-    group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=text)
+    return group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=text)
 
 
 def _shown(field: dataclasses.Field) -> str:

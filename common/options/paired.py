@@ -16,6 +16,7 @@ class PairedFileOptions(shared.FileOptions):
         None,
         choices=tuple(presets.PAIRED),
         help="named set of options for a purpose; other options on the command line win",
+        first=True,
     )
 
 
@@ -29,14 +30,19 @@ class PairOptions(Checked):
         metavar="FILE",
         changeable=True,
         help="list of pairs, tab-separated, relative to the root; __train__: the folders trainA and trainB",
+        first=True,
     )
     val: str = option(
-        "__test__", metavar="FILE", changeable=True, help="list of pairs to validate with; __test__: testA and testB"
+        "__test__",
+        metavar="FILE",
+        changeable=True,
+        help="list of pairs to validate with; __test__: testA and testB",
+        first=True,
     )
     from_col: list = option([0], "-c1", type=int, nargs="+", low=0, help="input columns of the lists")
     to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
-    btoa: bool = option(False, type=bool, network=True, help="translate from B to A")
+    btoa: bool = option(False, type=bool, network=True, help="translate from B to A", first=True)
     imgtype_out: str = option(
         None,
         choices=kinds.CHOICES,
@@ -51,9 +57,17 @@ class PairOptions(Checked):
         network=True,
         help="super-resolution: output images have so many times the rows and "
         "columns of the input images, which are enlarged by bicubic interpolation first",
+        first=True,
     )
     class_num: int = option(
-        0, "-cn", type=int, low=0, high=65536, network=True, help="output images hold classes 0 to this minus 1"
+        0,
+        "-cn",
+        type=int,
+        low=0,
+        high=65536,
+        network=True,
+        help="output images hold classes 0 to this minus 1",
+        first=True,
     )
     class_weight: list = option(None, type=float, nargs="+", low=0, help="weight of each class in the losses")
 

@@ -25,12 +25,13 @@ AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
 T = TypeVar("T", bound=Checked)
 
 
-def parse(cls: type[T], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None) -> T:
+def parse(cls: type[T], argv: Sequence[str] | None, about: str | None = None) -> T:
     """The options of a command line: given there, else in its preset, else in the file of ``-a``, else the default.
 
-    Raises UserError for a value that is not allowed; argparse ends the process with status 2 for an unknown option.
+    about: the docstring of the command, for its ``--help``. Raises UserError for a value that is not allowed; argparse
+    ends the process with status 2 for an unknown option.
     """
-    given = given_values(cls, argv, prog, description)
+    given = given_values(cls, argv, about)
     base: Any = None
     if given.get("argfile"):
         base = load_args(given["argfile"])
@@ -43,11 +44,9 @@ def parse(cls: type[T], argv: Sequence[str] | None, prog: str | None = None, des
     return cls(**given) if base is None else dataclasses.replace(base, **given)
 
 
-def given_values(
-    cls: type[Checked], argv: Sequence[str] | None, prog: str | None = None, description: str | None = None
-) -> dict[str, Any]:
+def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | None = None) -> dict[str, Any]:
     """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
-    given = vars(build_parser(cls, prog, description).parse_args(argv))
+    given = vars(build_parser(cls, about).parse_args(argv))
     take_common(given)
     fold(cls, given)
     return given

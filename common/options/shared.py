@@ -56,8 +56,10 @@ class FileOptions(Checked):
     """Files and devices."""
 
     argfile: str = option(None, "-a", metavar="FILE", momentary=True, help="take options from this args file first")
-    root: str = option("data", "-R", "-i", metavar="DIR", changeable=True, help="folder with the images")
-    out: str = option("result", "-o", metavar="DIR", help="each run makes its own folder in here")
+    root: str = option(
+        "data", "-R", "-i", metavar="FOLDER", changeable=True, help="folder with the images", first=True, bare=True
+    )
+    out: str = option("result", "-o", metavar="DIR", help="each run makes its own folder in here", first=True)
     gpu: int = option(
         None,
         "-g",
@@ -65,6 +67,7 @@ class FileOptions(Checked):
         type=int,
         changeable=True,
         help="number of the GPU, -1 for the CPU; default: the first GPU if there is one, else the CPU",
+        first=True,
     )
     cpu_engine: str = option(
         "auto",
@@ -114,8 +117,12 @@ class ImageOptions(Checked):
         spelled=kinds.kind_named,
         help="kind of the images; auto: what is found",
     )
-    crop_width: int = option(None, "-cw", type=int, low=1, high=65536, help="width of the training crop in pixels")
-    crop_height: int = option(None, "-ch", type=int, low=1, high=65536, help="height of the training crop in pixels")
+    crop_width: int = option(
+        None, "-cw", type=int, low=1, high=65536, help="width of the training crop in pixels", first=True
+    )
+    crop_height: int = option(
+        None, "-ch", type=int, low=1, high=65536, help="height of the training crop in pixels", first=True
+    )
     grey: bool = option(False, type=bool, network=True, help="read colour images as grey; DICOM always is")
     clipA: list = option(
         None,
@@ -125,6 +132,7 @@ class ImageOptions(Checked):
         metavar=("LOW", "HIGH"),
         old=OLD_CLIP_A,
         help="values (HU) of domain A that become -1 and 1; default by kind of image",
+        first=True,
     )
     clipB: list = option(
         None,
@@ -134,6 +142,7 @@ class ImageOptions(Checked):
         metavar=("LOW", "HIGH"),
         old=OLD_CLIP_B,
         help="values (HU) of domain B that become -1 and 1; default by kind of image",
+        first=True,
     )
     stack: int = option(
         1,
@@ -144,6 +153,7 @@ class ImageOptions(Checked):
         high=512,
         network=True,
         help="neighbouring slices that become channels",
+        first=True,
     )
     ch: int = derived("input channels", type=int, low=1, high=4096)
     out_ch: int = derived("output channels", type=int, low=1, high=4096)
@@ -189,8 +199,10 @@ class AugmentationOptions(Checked):
 class TrainingOptions(Checked):
     """Training."""
 
-    batch_size: int = option(1, "-b", type=int, low=1, high=65536, help="images per update")
-    epoch: int = option(400, "-e", type=int, low=1, changeable=True, help="how many epochs, each of all images")
+    batch_size: int = option(1, "-b", type=int, low=1, high=65536, help="images per update", first=True)
+    epoch: int = option(
+        400, "-e", type=int, low=1, changeable=True, help="how many epochs, each of all images", first=True
+    )
     crops_per_image: int = option(
         1,
         type=int,
@@ -207,6 +219,7 @@ class TrainingOptions(Checked):
         changeable=True,
         instead_of=("epoch", "iteration"),
         help="train for so many minutes in place of --epoch; the learning rate follows the time",
+        first=True,
     )
     learning_rate: float = option(
         None,
@@ -454,6 +467,7 @@ class RunOptions(Checked):
         momentary=True,
         help="go on with the training in this run folder exactly where its "
         "newest snapshot is; needs no other option, but -e can extend it",
+        first=True,
     )
     snapshot_minutes: float = option(
         5,
@@ -481,6 +495,7 @@ class RunOptions(Checked):
         momentary=True,
         help="read all data, build everything, do one update, say how long the "
         "training would take, and make no run folder",
+        first=True,
     )
     communicator: str = option(
         None,

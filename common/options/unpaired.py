@@ -18,6 +18,7 @@ class UnpairedFileOptions(shared.FileOptions):
         None,
         choices=tuple(presets.UNPAIRED),
         help="named set of options for a purpose; other options on the command line win",
+        first=True,
     )
 
 
@@ -32,10 +33,20 @@ class DomainOptions(Checked):
         help="kind of the images of domain B, where another",
     )
     slice_range: list = option(
-        None, "-sr", type=float, nargs=2, metavar=("LOW", "HIGH"), help="only slices between these positions in mm"
+        None,
+        "-sr",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="only slices between these positions in mm",
+        first=True,
     )
-    forceSpacing: float = option(-1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is")
-    clip_body: bool = option(False, type=bool, help="CT: what lies outside of the body (table, sheets) becomes air")
+    forceSpacing: float = option(
+        -1, "-fs", type=float, help="resample to this pixel size in mm; -1: as it is", first=True
+    )
+    clip_body: bool = option(
+        False, type=bool, help="CT: what lies outside of the body (table, sheets) becomes air", first=True
+    )
 
 
 @dataclass

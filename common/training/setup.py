@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", PairedOptions, UnpairedOptions)
 
 
-def training_options(cls: type[T], argv: Sequence[str] | None, description: str) -> tuple[T, str | None]:
+def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None) -> tuple[T, str | None]:
     """Options of a training: (options, run folder to resume or None).
 
-    With ``--resume RUN`` the options are those in RUN's ``args``, with the changes that leave it the same training.
-    Raises UserError for any other change.
+    about: the docstring of the command. With ``--resume RUN`` the options are those in RUN's ``args``, with the changes
+    that leave it the same training. Raises UserError for any other change.
     """
-    options = parse(cls, argv, description=description)
+    options = parse(cls, argv, about)
     if options.tensorboard:
         summary_writer()  # now, not when the data are read
     if options.resume is None:

@@ -1,6 +1,8 @@
 """The command medi2i: its words, its page of help, its old names."""
 
 import ast
+import contextlib
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,9 +13,17 @@ import pytest
 
 import medi2i
 from medi2i import command
+from medi2i.common import errors
+from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.common.version import VERSION
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def called_as_installed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/medi2i"])
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/medi2i" if name == "medi2i" else f"/bin/{name}")
 
 
 def answer(*words):
@@ -66,15 +76,102 @@ def test_a_command_gets_what_follows_its_name(monkeypatch):
 
 
 def test_every_command_has_its_module_and_every_old_name_its_command(monkeypatch):
-    assert [c.module for c in command.BY_NAME.values() if find_spec(f"medi2i.{c.module}") is None] == []
+    assert [c.name for c in command.BY_NAME.values() if c.module and find_spec(f"medi2i.{c.module}") is None] == []
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    old = {f"medi2i-{c.old}": c for c in command.BY_NAME.values() if c.old}
     assert {name: place for name, place in scripts.items() if name != "medi2i"} == dict.fromkeys(
-        old, "medi2i.command:alias"
+        command.BY_OLD_NAME, "medi2i.command:alias"
     )
     run = []
     monkeypatch.setattr(command, "run", lambda found, argv: run.append(found) or 0)
-    for name in old:
+    for name in command.BY_OLD_NAME:
         monkeypatch.setattr(sys, "argv", [f"/usr/bin/{name}"])
         command.alias()
-    assert run == list(old.values())
+    assert run == list(command.BY_OLD_NAME.values())
+
+
+def said(capsys, *words):
+    """What a command prints: (stdout, stderr)."""
+    with contextlib.suppress(SystemExit):
+        command.main(words)
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", command.BY_NAME)
+def test_every_command_shows_its_help_by_its_name(name, capsys):
+    shown = said(capsys, *name.split(), "--help")
+    assert shown.out.startswith(f"usage: medi2i {name} [") and shown.err == ""
+    assert f"medi2i {name} " in shown.out.partition("Examples:")[2] and "python " not in shown.out
+
+
+def test_help_of_a_training_loads_no_chainer():
+    code = "import sys, medi2i.command as c\ntry: c.main(['train', 'pix2pix', '--help-all'])\n"
+    code += "except SystemExit: print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--lambda_tv" in done.stdout and "chainer" not in ast.literal_eval(done.stdout.splitlines()[-1])
+
+
+def test_an_option_that_is_mistyped(capsys):
+    assert (
+        said(capsys, "noise", "--sede", "1").err == "error: --sede: no such option; did you mean --seed? (see --help)\n"
+    )
+
+
+def test_messages_name_commands_as_the_user_does(capsys, tmp_path):
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mha").write_bytes(b"no")
+    told = said(capsys, "train", "pix2pix", f"{tmp_path}", "-g", "-1").err
+    assert "of which medi2i nifti makes DICOM" in told
+    assert errors.NAMES == {} and sys.argv == ["/usr/bin/medi2i"]
+
+
+@pytest.mark.parametrize(
+    ("program", "environment", "shown"),
+    [
+        ("/usr/bin/medi2i", {}, "medi2i"),
+        ("/usr/bin/medi2i-make-noisy", {}, "medi2i"),
+        (".venv/bin/medi2i", {}, ".venv/bin/medi2i"),
+        ("/x/.venv/bin/medi2i", {"UV_RUN_RECURSION_DEPTH": "1"}, "uv run medi2i"),
+        ("/x/medi2i/__main__.py", {}, f"{sys.orig_argv[0]} -m medi2i"),
+    ],
+)
+def test_how_the_user_calls_it_is_how_messages_do(program, environment, shown, monkeypatch):
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", [program])
+    assert command.called() == shown
+
+
+def test_the_application_of_a_conversion_is_that_of_the_run(tmp_path):
+    for name, options in (("one", PairedOptions()), ("two", UnpairedOptions())):
+        (tmp_path / name).mkdir()
+        save_args(options, tmp_path / name / "args")
+        for file in ("enc_x3.npz", "dec_y3.npz"):
+            (tmp_path / name / file).touch()
+    assert command.application_of(["-o", "out", f"{tmp_path}/two", "folder"]) == "cyclegan"
+    assert command.application_of(["-m", f"{tmp_path}/one/enc_x3.npz"]) == "pix2pix"
+    assert command.application_of(["-m", "enc_x3.npz", "-a", f"{tmp_path}/two/args"]) == "cyclegan"
+    assert command.application_of(["-m", "identity", "-R", f"{tmp_path}"]) in ("pix2pix", "cyclegan")
+
+
+@pytest.mark.parametrize("shell", command.SHELLS)
+def test_completion_is_a_script_of_the_shell(shell, capsys):
+    if not Path("/bin", shell).exists():
+        pytest.skip(f"{shell} is not installed")
+    script = said(capsys, "completion", shell).out
+    assert "--lambda_tv" in script and "superres_gan" in script
+    subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_completion_of_bash_offers_what_fits(capsys):
+    script = said(capsys, "completion", "bash").out
+    ask = "COMP_WORDS=(medi2i noise --ph); COMP_CWORD=2; _shtab_medi2i; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash"], input=script + "\n" + ask, text=True, capture_output=True, check=True)
+    assert done.stdout.split() == ["--photons"]
+
+
+@pytest.mark.parametrize("words", [(), ("fish",), ("bash", "zsh")])
+def test_completion_of_another_shell_is_refused(words, capsys):
+    assert command.main(["completion", *words]) == 1
+    assert "of which shell? bash or zsh" in capsys.readouterr().err

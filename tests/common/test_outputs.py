@@ -146,7 +146,7 @@ def test_names_that_are_no_utf8_and_a_terminal_of_ascii(ct_file, tmp_path, name)
     written = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix not in (".json", ".txt")]
     assert len(written) == {"make_noisy": 2, "convert": 1}[name]
     report = subprocess.run(
-        [sys.executable, "-m", "medi2i.datasets.dicom", tmp_path / "in"], capture_output=True, text=True, env=strict
+        [sys.executable, "-m", "medi2i.tools.scan", tmp_path / "in"], capture_output=True, text=True, env=strict
     )
     assert report.returncode == 0 and "skipped " in report.stdout and "r\\udcf6ntgen\\udcff" in report.stdout
 

@@ -1,5 +1,7 @@
 """The command line of convert.py: a run folder, released spellings, what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from medi2i.common.errors import UserError
@@ -9,6 +11,21 @@ from medi2i.common.options.conversion import PairedConversionOptions, UnpairedCo
 def test_a_run_folder_may_stand_alone_and_several_roots_be_given():
     options, training = parse_conversion(PairedConversionOptions, ["RUN", "-R", "a", "b", "-o", "out"])
     assert (options.model_gen, options.root, options.out, training) == ("RUN", ["a", "b"], "out", {})
+
+
+def test_what_is_to_be_converted_needs_no_option_either():
+    for words in (["RUN", "a", "b", "-o", "out"], ["-o", "out", "RUN", "a", "b"], ["a", "b", "-o", "out", "-m", "RUN"]):
+        options, _ = parse_conversion(PairedConversionOptions, words)
+        assert (options.model_gen, options.root, options.out) == ("RUN", ["a", "b"], "out")
+
+
+@pytest.mark.parametrize("words", [["data", "RUN"], ["RUN", "-m", "RUN/enc_x5.npz"], ["-R", "data", "RUN"]])
+def test_a_run_where_images_should_be_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("RUN").mkdir()
+    Path("RUN/args").write_text("{}")
+    with pytest.raises(UserError, match="--root: RUN is a run folder, where images to convert should be"):
+        parse_conversion(PairedConversionOptions, words)
 
 
 def test_training_options_are_taken_aside():
@@ -33,7 +50,6 @@ def test_an_old_line_with_abbreviations_and_a_list_of_gpus():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["RUN", "-m", "enc_x5.npz"], "one is enough"),
         (["RUN", "--structure", "all"], "none, numbers, maps"),
         (["RUN", "-b", "0"], "--batch_size"),
         (["RUN", "--modality", "US"], "CT, MR, PT"),
@@ -53,7 +69,7 @@ def test_an_unknown_option_ends_with_status_2(capsys):
 
 def test_help_shows_every_option_once_and_hides_those_of_training(capsys):
     with pytest.raises(SystemExit):
-        parse_conversion(UnpairedConversionOptions, ["-h"], "medi2i-cyclegan-convert")
+        parse_conversion(UnpairedConversionOptions, ["--help-all"], "Convert.")
     text = capsys.readouterr().out
     for name in ("--model_gen", "--tile", "--forceSpacing", "--output_analysis", "--resume", "RUN"):
         assert name in text

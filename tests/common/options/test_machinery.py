@@ -7,10 +7,12 @@ import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.common.options import (
+    Checked,
     PairedOptions,
     UnpairedOptions,
     build_parser,
     load_args,
+    option,
     options_from_dict,
     parse,
     save_args,
@@ -83,7 +85,7 @@ def test_every_option_parses_its_own_default_and_help_shows_it(cls, capsys):
         argv += ["--" + field.name] + [str(v) for v in (value if isinstance(value, list) else [value])]
     assert parse(cls, argv) == cls()
     with pytest.raises(SystemExit) as end:
-        parse(cls, ["--help"])
+        parse(cls, ["--help-all"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(cls):
@@ -230,7 +232,56 @@ def test_unknown_option_is_one_line_and_status_2(capsys):
     with pytest.raises(SystemExit) as end:
         parse(PairedOptions, ["--no_such_thing"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines() == ["error: unrecognized arguments: --no_such_thing (see --help)"]
+    assert capsys.readouterr().err.splitlines() == ["error: --no_such_thing: no such option (see --help)"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--epochs", "5"], "--epochs: no such option; did you mean --epoch?"),
+        (["--batch-size=5"], "--batch-size: no such option; did you mean --batch_size?"),
+        (["data", "more"], "more: nothing is expected here that follows no option"),
+        (["-i", "data", "more"], "more: nothing is expected here that follows no option"),
+    ],
+)
+@pytest.mark.parametrize("cls", BOTH)
+def test_what_is_mistyped_is_told_with_what_was_meant(cls, words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(cls, words)
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {said} (see --help)\n"
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_words_that_follow_no_option_are_the_folder_of_the_images(cls):
+    assert (
+        parse(cls, ["data/ldct", "-e", "3"]) == parse(cls, ["-e", "3", "data/ldct"]) == cls(root="data/ldct", epoch=3)
+    )
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_help_is_short_and_names_what_a_beginner_needs(cls, capsys):
+    with pytest.raises(SystemExit):
+        parse(cls, ["--help"])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 70
+    for name in ("--root", "--out", "--gpu", "--preset", "--epoch", "--resume", "--check", "--help-all"):
+        assert f" {name} " in text
+    assert "--lambda_tv" not in text and "Generator:" not in text
+
+
+def test_help_of_a_class_that_marks_none_shows_all(capsys):
+    @dataclasses.dataclass
+    class Few(Checked):
+        """What to do"""
+
+        one: str = option("a", "-o", help="the first")
+        two: int = option(2, type=int, help="the second")
+
+    with pytest.raises(SystemExit):
+        parse(Few, ["-h"], "About it.\n\n  python tools/few.py -o b\n\nMore.\n")
+    text = capsys.readouterr().out
+    assert "--two" in text and "--help-all" not in text
+    assert "About it." in text and "python tools/few.py -o b" in text and "More." not in text
 
 
 @pytest.mark.parametrize("cls", BOTH)

@@ -11,7 +11,8 @@ import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom import __main__, scanning
+from medi2i.datasets.dicom import scanning
+from medi2i.tools import scan as scan_command
 
 STORED = np.arange(35, dtype=np.uint16).reshape(5, 7)
 
@@ -177,16 +178,16 @@ def test_any_number_of_processes_finds_the_same(ct_file, tmp_path, monkeypatch):
 def test_report(ct_file, tmp_path, capsys):
     write_series(ct_file, "s", (1, 2))
     (tmp_path / "note").write_text("x")
-    assert __main__.main([str(tmp_path)]) == 0
+    assert scan_command.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "CT #3 test: 7×5×2, 0.75×0.5 mm, 2 mm apart, -1023…-988 HU, Explicit VR Little Endian" in out
     assert "1 series, 2 slices, 1 file(s) skipped" in out
-    assert __main__.main([str(tmp_path), "--strict"]) == 1
+    assert scan_command.main([str(tmp_path), "--strict"]) == 1
     capsys.readouterr()
-    assert __main__.main([str(tmp_path), "--json"]) == 0
+    assert scan_command.main([str(tmp_path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["series"][0]["spacing_mm"] == [0.5, 0.75] and report["skipped"][0]["path"].endswith("note")
-    assert __main__.main([str(tmp_path / "nothing")]) == 1
+    assert scan_command.main([str(tmp_path / "nothing")]) == 1
     assert "no such file" in capsys.readouterr().err
 
 
@@ -194,8 +195,8 @@ def test_a_decoder_that_crashed_gives_status_1(ct_file, tmp_path, monkeypatch, c
     write_series(ct_file, ".", range(1, 4))
     gone = dicom.Skipped(tmp_path / "x", "the decoder crashed on this file", crashed=True)
     scan = scanning.scan
-    monkeypatch.setattr(__main__, "scan", lambda *a, **k: (found := scan(*a, **k), found.skipped.append(gone))[0])
-    assert __main__.main([str(tmp_path)]) == 1
+    monkeypatch.setattr(scan_command, "scan", lambda *a, **k: (found := scan(*a, **k), found.skipped.append(gone))[0])
+    assert scan_command.main([str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert "3 slices, 1 file(s) skipped" in shown.out and f"skipped {tmp_path / 'x'}: the decoder crashed" in shown.out
     assert shown.err.splitlines()[-1] == "error: the decoder crashed on 1 file, left out (see above)"
@@ -229,7 +230,7 @@ def test_nothing_that_a_terminal_obeys_is_printed(ct_file, tmp_path, capsys, key
     data[keyword] = pydicom.DataElement(keyword, "LT", ESCAPES + "\r\nCT")
     data.SpecificCharacterSet = "ISO_IR 192"
     data.save_as(path)
-    assert plain.exists() and __main__.main([str(tmp_path)]) == 0
+    assert plain.exists() and scan_command.main([str(tmp_path)]) == 0
     shown = capsys.readouterr()
     text = shown.out + shown.err
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text) and "\\x1b" in text

@@ -1,18 +1,41 @@
-"""``python -m medi2i.datasets.dicom FOLDER [--json] [--strict]``
+#!/usr/bin/env python
+"""Report the CT and MR series in files and folders, and every file that is left out, with the reason.
 
-reports every series (size, spacing, HU range, transfer syntax) and every file that was skipped, with the reason.
+  python tools/scan.py data
+  python tools/scan.py data --json --strict
+
+A series is told with its size, spacing, range of HU and transfer syntaxes.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 from medi2i.common.errors import counted, printable, run
-from medi2i.common.limits import MAX_PIXELS
+from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.scanning import Scan, scan
+
+
+@dataclass
+class ScanOptions(Checked):
+    """What to report"""
+
+    places: list[str] = option(
+        ["data"], "-i", "-R", nargs="+", bare=True, metavar="FOLDER", help="folders, searched recursively, or files"
+    )
+    json: bool = option(False, type=bool, help="print JSON")
+    strict: bool = option(
+        False,
+        type=bool,
+        help="status 1 if any file was skipped or any series has a warning (1 in any case if a decoder crashed)",
+    )
+    modality: list[str] = option(list(VOLUME_MODALITIES), nargs="+", metavar="NAME", help="modalities to look for")
+    headers: bool = option(
+        False, type=bool, help="do not decode pixels: faster, no HU range, damaged pixels stay unseen"
+    )
+    workers: int | None = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
 
 
 def as_json(found: Scan) -> dict:
@@ -63,44 +86,16 @@ def _lines(found: Scan) -> Iterator[str]:
     yield found.summary()
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="medi2i.datasets.dicom", description="Report the CT and MR series in files and folders."
-    )
-    parser.add_argument(
-        "places", nargs="+", type=Path, metavar="FOLDER", help="folder or file; folders are searched recursively"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="status 1 if any file was skipped or any series has a warning (1 in any case if a decoder crashed)",
-    )
-    parser.add_argument(
-        "--modality", nargs="+", default=list(VOLUME_MODALITIES), help="what to look for (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--headers", action="store_true", help="do not decode pixels: faster, no HU range, damaged pixels stay unseen"
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, help="largest Rows × Columns to accept (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def command(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def command(argv: list[str]) -> int:
+    options = parse(ScanOptions, argv, __doc__)
     found = scan(
-        args.places,
-        modalities=tuple(args.modality),
-        decode=not args.headers,
-        max_pixels=args.max_pixels,
-        workers=args.workers,
+        options.places,
+        modalities=tuple(options.modality),
+        decode=not options.headers,
+        workers=options.workers,
         progress=True,
     )
-    if args.json:
+    if options.json:
         print(json.dumps(as_json(found), indent=1))
     else:
         print("\n".join(as_text(found)))
@@ -109,7 +104,7 @@ def command(argv: list[str] | None = None) -> int:
     if crashed:
         print(f"error: the decoder crashed on {counted(crashed, 'file')}, left out (see above)", file=sys.stderr)
     warned = any(series.warnings for series in found.series)
-    return int(bool(crashed) or (args.strict and bool(found.skipped or warned)))
+    return int(bool(crashed) or (options.strict and bool(found.skipped or warned)))
 
 
 def main(argv: list[str] | None = None) -> int:
