@@ -13,7 +13,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, apply, batches, measured, validation_batch
+from medi2i.common.training.validation import apply, batches, error_sums, measured, rmse_and_mae, validation_batch
 from medi2i.cyclegan import net
 from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
 
@@ -25,7 +25,7 @@ class CycleMeasure:
 
     A data set may be None. Called, it gives ``cycle_RMSE_x``, ``cycle_MAE_x`` (HU, or the unit of that domain's
     images), the same for y, and ``cycle_RMSE``, ``cycle_MAE``: the mean of both domains. With both domains of as many
-    channels also ``values_y``, how far the grey values of x → y lie from those of y (``Appearance.distance``, in the
+    channels also ``values_y``, how far the grey values of x → y lie from those of y (``distances``, in the
     unit of y), ``texture_y``, the same of differences between neighbours, both of doing nothing as ``…_identity``, and
     the same for x.
     Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
@@ -64,68 +64,56 @@ class CycleMeasure:
         for name, (dataset, there, back) in self.sides.items():
             chosen = [i for i in (range(len(dataset)) if indices is None else indices) if i < len(dataset)]
             error, own[name], made[name] = self._measured(dataset, there, back, chosen)
-            result[f"cycle_RMSE_{name}"], result[f"cycle_MAE_{name}"] = error.rmse, error.mae
+            result[f"cycle_RMSE_{name}"], result[f"cycle_MAE_{name}"] = rmse_and_mae(error)
         for kind in ("cycle_RMSE", "cycle_MAE"):
             result[kind] = sum(result[f"{kind}_{name}"] for name in self.sides) / len(self.sides)
         for source, target in (("x", "y"), ("y", "x")):
-            if len(own) == 2 and own["x"].channels == own["y"].channels:
+            if len(own) == 2 and own["x"].shape == own["y"].shape:
                 half = self.sides[target][0].clip.width / 2
                 for suffix, images in (("", made[source]), ("_identity", own[source])):
-                    values, texture = images.distance(own[target])
+                    values, texture = distances(images, own[target])
                     result[f"values_{target}{suffix}"] = values * half
                     result[f"texture_{target}{suffix}"] = texture * half
         return result
 
     def _measured(
         self, dataset: UnpairedDataset, there: Callable, back: Callable, indices: Sequence[int]
-    ) -> tuple[ErrorSum, "Appearance", "Appearance"]:
-        """(errors of the cycle, Appearance of the images, Appearance of their translations)."""
+    ) -> list[np.ndarray]:
+        """[``error_sums`` of the cycle, ``appearance`` of the images, ``appearance`` of their translations]."""
 
-        def measure(batch: Sequence[int]) -> tuple[ErrorSum, "Appearance", "Appearance"]:
+        def measure(batch: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             images = np.stack([dataset.load(indices[i], None) for i in batch])
             translated = apply(there, images, self.device)
-            error = ErrorSum()
-            error.add(dataset.clip.from_unit(apply(back, translated, self.device)), dataset.clip.from_unit(images))
-            return error, Appearance(images), Appearance(translated)
+            again = dataset.clip.from_unit(apply(back, translated, self.device))
+            return error_sums(again, dataset.clip.from_unit(images)), appearance(images), appearance(translated)
 
-        totals, *others = self.ranks.spread(measure, batches(len(indices), self.batch_size))
-        for parts in others:
-            for total, part in zip(totals, parts, strict=True):
-                total.merge(part)
-        return totals
+        found = self.ranks.spread(measure, batches(len(indices), self.batch_size))
+        return [np.sum(parts, axis=0) for parts in zip(*found, strict=True)]
 
 
-class Appearance:
+def appearance(images: np.ndarray) -> np.ndarray:
     """How often each grey value and each absolute difference of neighbours (to the right, down) occurs in images
-    (N, C, H, W) in [-1, 1], channel by channel; values beyond count as the ends.
+    (N, C, H, W) in [-1, 1], channel by channel: int (2, C, BINS); values beyond count as the ends. Those of several
+    batches are added up.
     """
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.channels = images.shape[1]
-        differences = [abs(np.diff(images, axis=axis)) - 1 for axis in (2, 3)]
-        self.counts = [
-            [
-                sum((_histogram(part[:, channel]) for part in parts), np.zeros(BINS, np.int64))
-                for channel in range(self.channels)
-            ]
-            for parts in ((images,), differences)
+    right, down = (abs(np.diff(images, axis=axis)) - 1 for axis in (3, 2))
+    return np.array(
+        [
+            [sum(_histogram(part[:, channel]) for part in parts) for channel in range(images.shape[1])]
+            for parts in ((images,), (right, down))
         ]
+    )
 
-    def merge(self, other: "Appearance") -> None:
-        """Count what ``other``, an Appearance, has counted, too."""
-        for own, more in zip(self.counts, other.counts, strict=True):
-            for channel in range(self.channels):
-                own[channel] = own[channel] + more[channel]
 
-    def distance(self, other: "Appearance") -> tuple[float, float]:
-        """(of the values, of the differences): mean distance of equal quantiles, which is the Wasserstein distance of
-        two distributions on a line, averaged over the channels; in [-1, 1] units.
-        """
-        values, texture = (
-            float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
-            for both in zip(self.counts, other.counts, strict=True)
-        )
-        return values, texture
+def distances(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """(of the values, of the differences), by ``appearance``: mean distance of equal quantiles, which is the
+    Wasserstein distance of two distributions on a line, averaged over the channels; in [-1, 1] units.
+    """
+    values, texture = (
+        float(np.mean([_distance(a, b) for a, b in zip(*both, strict=True)]))
+        for both in zip(counts, others, strict=True)
+    )
+    return values, texture
 
 
 def _distance(counts: np.ndarray, others: np.ndarray) -> float:

@@ -13,7 +13,16 @@ from medi2i.common.compat import Array, chainer
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import ALONE, Alone
-from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches, measured, validation_batch
+from medi2i.common.training.validation import (
+    apply,
+    batches,
+    dice_and_accuracy,
+    error_sums,
+    measured,
+    overlap_counts,
+    rmse_and_mae,
+    validation_batch,
+)
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.pairs import FOLDERS
 
@@ -55,33 +64,28 @@ class PairedMeasure:
         indices = list(range(len(self.dataset)) if indices is None else indices)
         parts = [[indices[i] for i in batch] for batch in batches(len(indices), self.batch_size)]
         if self.class_num > 0:
-            total = OverlapSum(self.class_num)
-            for part in self.ranks.spread(self._overlap, parts):
-                total.merge(part)
-            return {"Dice": total.dice, "accuracy": total.accuracy}
-        own, nothing = ErrorSum(), ErrorSum()
-        for part in self.ranks.spread(self._errors, parts):
-            own.merge(part[0])
-            nothing.merge(part[1])
-        result = {"RMSE": own.rmse, "MAE": own.mae}
-        if nothing.count:
-            result.update(RMSE_identity=nothing.rmse, MAE_identity=nothing.mae)
+            return dict(zip(("Dice", "accuracy"), dice_and_accuracy(self._summed(self._overlap, parts)), strict=True))
+        own, nothing = self._summed(self._errors, parts)
+        result = dict(zip(("RMSE", "MAE"), rmse_and_mae(own), strict=True))
+        if nothing.any():
+            result.update(zip(("RMSE_identity", "MAE_identity"), rmse_and_mae(nothing), strict=True))
         return result
 
-    def _errors(self, indices: Sequence[int]) -> tuple[ErrorSum, ErrorSum]:
-        inputs, truths, outputs = self._batch(indices)
-        own, nothing = ErrorSum(), ErrorSum()
-        truth = self.dataset.clip_out.from_unit(truths)
-        own.add(self.dataset.clip_out.from_unit(outputs), truth)
-        if inputs.shape == truths.shape:
-            nothing.add(self.dataset.clip_in.from_unit(inputs), truth)
-        return own, nothing
+    def _summed(self, measure: Callable[[Sequence[int]], np.ndarray], parts: Sequence[Sequence[int]]) -> np.ndarray:
+        return np.sum(self.ranks.spread(measure, parts), axis=0)
 
-    def _overlap(self, indices: Sequence[int]) -> OverlapSum:
+    def _errors(self, indices: Sequence[int]) -> np.ndarray:
+        """(2, 3): ``error_sums`` of the outputs, and of the inputs where these can be compared with the truth."""
+        inputs, truths, outputs = self._batch(indices)
+        truth = self.dataset.clip_out.from_unit(truths)
+        own, nothing = error_sums(self.dataset.clip_out.from_unit(outputs), truth), np.zeros(3)
+        if inputs.shape == truths.shape:
+            nothing = error_sums(self.dataset.clip_in.from_unit(inputs), truth)
+        return np.stack([own, nothing])
+
+    def _overlap(self, indices: Sequence[int]) -> np.ndarray:
         _, truths, outputs = self._batch(indices)
-        overlap = OverlapSum(self.class_num)
-        overlap.add(labels_of(outputs, self.class_num), labels_of(truths, self.class_num))
-        return overlap
+        return overlap_counts(labels_of(outputs, self.class_num), labels_of(truths, self.class_num), self.class_num)
 
     def _batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pairs = [self.dataset.load(i, None) for i in indices]

@@ -88,8 +88,8 @@ class Alone:
         """``loss`` (Variable or array of one element), averaged over the ranks where there are several."""
         return loss
 
-    def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
-        """On the first rank: (rank, name, array) of all that the others ``send``, rank by rank."""
+    def incoming(self) -> Iterator[tuple[str, np.ndarray]]:
+        """On the first rank: (name, array) of all that the others ``send``, rank by rank."""
         return iter(())
 
     def send(self, arrays: dict[str, np.ndarray]) -> None:
@@ -148,15 +148,14 @@ class Ranks(Alone):
         total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
         return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
 
-    def incoming(self) -> Iterator[tuple[int, str, np.ndarray]]:
+    def incoming(self) -> Iterator[tuple[str, np.ndarray]]:
         for rank in range(1, self.count):
             while (pair := self.mpi.recv(source=rank)) is not None:
-                yield rank, *pair
+                yield pair
 
     def send(self, arrays: dict[str, np.ndarray]) -> None:
-        for pair in arrays.items():
+        for pair in (*arrays.items(), None):
             self.mpi.send(pair, dest=0)
-        self.mpi.send(None, dest=0)
 
     def fits(self, device: chainer.backend.Device) -> None:
         if self.name != "naive" and device.xp is np:

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +23,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
 from medi2i.common.limits import check_bytes, max_bytes
-from medi2i.common.npz_files import BrokenFile, Part, StoredArrays, declared_in, refuse_not_finite
+from medi2i.common.npz_files import BrokenFile, StoredArrays, declared_in, refuse_not_finite
 from medi2i.common.outputs import whole_file
 from medi2i.common.training.distributed import Alone
 
@@ -33,6 +33,9 @@ _FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
 _COPIES = 16  # of the weights: float32 beside float16, up to four states of an optimizer, the average
 _NAME = re.compile(r"snapshot_(\d+)\.npz")
+_COUNT = "ranks"
+_OWN = re.compile(r"(?:none:)?rank:(\d{1,6})/")
+_BEFORE = "--resume takes the snapshot before it"
 
 
 @dataclasses.dataclass(eq=False)
@@ -177,7 +180,8 @@ def restore(
     if _number(arrays, _FORMAT_NAME, -1) != FORMAT:
         raise UserError(f"{source}: a snapshot of another version of medi2i; resume with the version that wrote it")
     check = functools.partial(refuse_not_finite, source=source, right=f"without this file, {_BEFORE}")
-    reader = Reader(arrays, read={_FORMAT_NAME}, check=check)
+    of_ranks = {name for name in arrays if _OWN.match(name)}
+    reader = Reader(arrays, read={_FORMAT_NAME, _COUNT, *of_ranks}, check=check)
     try:
         trainer.serialize(reader)
         if reader.unread() and not partial:
@@ -240,72 +244,47 @@ def iteration_of(path: str | Path) -> int:
     return int(Path(path).stem.removeprefix("snapshot_"))
 
 
-_COUNT = "ranks"
-_BEFORE = "--resume takes the snapshot before it"
-_OWN = re.compile(r"((?:none:)?)rank:(\d{1,6})/(.+)")
-
-
 def collected(ranks: Alone, updater: chainer.training.Updater) -> Iterable[tuple[str, np.ndarray]]:
     """Pairs (name, array) of all ranks for the snapshot that the first one writes.
 
     The others hand theirs over meanwhile, array by array, so that the first never has to hold them all; they get ().
     """
+    if ranks.count == 1:
+        return ()
     if ranks.first:
-        return _pairs(ranks) if ranks.count > 1 else ()
+        return itertools.chain([(_COUNT, np.asarray(ranks.count))], ranks.incoming())
     arrays: dict[str, np.ndarray] = {}
-    updater.serialize_own(Writer(arrays))
+    updater.serialize_own(Writer(arrays, f"rank:{ranks.rank}/"))
     ranks.send(arrays)
     return ()
 
 
-def _pairs(ranks: Alone) -> Iterator[tuple[str, np.ndarray]]:
-    yield _COUNT, np.asarray(ranks.count)
-    for rank, name, array in ranks.incoming():
-        mark = "none:" if name.startswith("none:") else ""
-        yield f"{mark}rank:{rank}/{name.removeprefix(mark)}", array
+def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, StoredArrays, int]:
+    """(path, arrays, number of ranks that wrote them) of a snapshot, on every rank.
 
-
-def split(arrays: Mapping[str, np.ndarray], source: str | Path) -> tuple[Part, list[Part]]:
-    """(``arrays`` without what ranks have of their own, [the own of rank 1, of rank 2, …]), nothing unpacked yet.
-
-    Raises UserError, naming ``source``, where the ranks are not those that it says.
-    """
-    count = _number(arrays, _COUNT, 1)
-    common: dict[str, str] = {}
-    own: dict[int, dict[str, str]] = {}
-    for name in arrays:
-        match = _OWN.fullmatch(name)
-        if match is not None:
-            own.setdefault(int(match[2]), {})[match[1] + match[3]] = name
-        elif name != _COUNT:
-            common[name] = name
-    if sorted(own) != list(range(1, len(own) + 1)) or count != len(own) + 1:
-        raise UserError(
-            f"{source}: it says {count} ranks and has what is their own of {1 + len(own)}; without this file, {_BEFORE}"
-        )
-    return Part(arrays, common), [Part(arrays, own[rank]) for rank in sorted(own)]
-
-
-def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, Arrays, Arrays | None, int]:
-    """(path, arrays that all ranks share, own arrays of this rank or None, number of ranks that wrote them).
-
-    found: on the first rank (path, arrays) of a snapshot, None elsewhere. Every rank reads the file, and of it only
-    what it asks for.
+    found: on the first rank (path, arrays), None elsewhere. Every rank reads the file, and of it only what it asks for.
+    Raises UserError, naming the file, where the ranks are not those that it says.
     """
     path = ranks.agreed(None if found is None else found[0])
-    common, own = split(StoredArrays(path) if found is None else found[1], path)
-    return path, common, own[ranks.rank - 1] if 0 < ranks.rank <= len(own) else None, 1 + len(own)
+    arrays = StoredArrays(path) if found is None else found[1]
+    count, own = _number(arrays, _COUNT, 1), {int(match[1]) for name in arrays if (match := _OWN.match(name))}
+    if own != set(range(1, count)):
+        raise UserError(
+            f"{path}: it says {count} ranks and has what is their own of {1 + len(own)}; without this file, {_BEFORE}"
+        )
+    return path, arrays, count
 
 
-def take_up(ranks: Alone, updater: chainer.training.Updater, own: Arrays | None, seed: int) -> None:
+def take_up(ranks: Alone, updater: chainer.training.Updater, arrays: Arrays, count: int, seed: int) -> None:
     """Give ``updater``, which has just been restored as the first rank's, what is this rank's own.
 
-    own: None where no rank of this number wrote the snapshot: its random state begins anew, with empty pools.
+    count: of the ranks that wrote ``arrays``. Where it was not among them its random state begins anew, with empty
+    pools.
     """
     if ranks.first:
         return
-    if own is not None:
-        updater.serialize_own(Reader(own))
+    if ranks.rank < count:
+        updater.serialize_own(Reader(arrays, f"rank:{ranks.rank}/"))
         return
     updater.random.restart(seed, ranks.rank, updater.iteration)
     for pool in updater.pools.values():

@@ -171,9 +171,9 @@ class Training:
         ranks = self.ranks
         found = self.store.newest(weights_of(self.updater.get_all_optimizers().values())) if ranks.first else None
         if ranks.agreed(found is not None):
-            path, arrays, own, before = deal(ranks, found)
+            path, arrays, before = deal(ranks, found)
             restore(self.trainer, arrays, path, partial=not ranks.first)
-            take_up(ranks, self.updater, own, self.options.seed)
+            take_up(ranks, self.updater, arrays, before, self.options.seed)
             print(f"resumed from {path}: epoch {self.updater.epoch}, iteration {self.updater.iteration}", flush=True)
             if before != ranks.count:
                 print(

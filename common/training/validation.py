@@ -46,71 +46,36 @@ class Validation(chainer.training.Extension):
             chainer.report({f"validation/{name}": value for name, value in values.items()})
 
 
-class ErrorSum:
-    """RMSE and MAE over all pixels of any number of images, summed in float64."""
-
-    def __init__(self) -> None:
-        self.squares = self.absolutes = 0.0
-        self.count = 0
-
-    def add(self, image: np.ndarray, truth: np.ndarray) -> None:
-        """Add two arrays of equal shape, in HU."""
-        if image.shape != truth.shape:
-            raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
-        difference = np.subtract(image, truth, dtype=np.float64)
-        self.squares += float(np.sum(difference**2))
-        self.absolutes += float(np.sum(np.abs(difference)))
-        self.count += difference.size
-
-    def merge(self, other: "ErrorSum") -> None:
-        """Add what ``other``, an ErrorSum, has summed."""
-        self.squares += other.squares
-        self.absolutes += other.absolutes
-        self.count += other.count
-
-    @property
-    def rmse(self) -> float:
-        """Root of the mean squared difference; NaN when nothing was added."""
-        return (self.squares / self.count) ** 0.5 if self.count else float("nan")
-
-    @property
-    def mae(self) -> float:
-        """Mean absolute difference; NaN when nothing was added."""
-        return self.absolutes / self.count if self.count else float("nan")
+def error_sums(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What ``rmse_and_mae`` is made of, for two arrays of equal shape, in HU: sums of squares and of absolute values of
+    the difference, and the pixels; float64 (3,). Those of several images are added up."""
+    if image.shape != truth.shape:
+        raise ValueError(f"an image of {image.shape} cannot be compared with one of {truth.shape}")
+    difference = np.subtract(image, truth, dtype=np.float64)
+    return np.array([np.sum(difference**2), np.sum(np.abs(difference)), difference.size])
 
 
-class OverlapSum:
-    """Dice of each class and accuracy over all pixels of any number of label images."""
+def rmse_and_mae(sums: np.ndarray) -> tuple[float, float]:
+    """Root of the mean squared and mean absolute difference, by ``error_sums``; NaN where nothing was summed."""
+    squares, absolutes, count = sums.tolist()
+    return ((squares / count) ** 0.5, absolutes / count) if count else (math.nan, math.nan)
 
-    def __init__(self, classes: int) -> None:
-        self.both = np.zeros(classes, np.int64)
-        self.predicted = np.zeros(classes, np.int64)
-        self.true = np.zeros(classes, np.int64)
 
-    def add(self, labels: np.ndarray, truth: np.ndarray) -> None:
-        """Add two arrays of labels 0 … classes - 1, of equal shape."""
-        classes = len(self.both)
-        self.predicted += np.bincount(labels.ravel(), minlength=classes)
-        self.true += np.bincount(truth.ravel(), minlength=classes)
-        self.both += np.bincount(labels[labels == truth], minlength=classes)
+def overlap_counts(labels: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """What ``dice_and_accuracy`` is made of, for two arrays of labels 0 … classes - 1, of equal shape: how many pixels
+    of each class are right, are said to be, and are; int (3, classes). Those of several images are added up."""
+    parts = labels[labels == truth], labels.ravel(), truth.ravel()
+    return np.stack([np.bincount(part, minlength=classes) for part in parts])
 
-    def merge(self, other: "OverlapSum") -> None:
-        """Add what ``other``, an OverlapSum, has counted."""
-        self.both += other.both
-        self.predicted += other.predicted
-        self.true += other.true
 
-    @property
-    def dice(self) -> float:
-        """Mean over the classes that occur in either of 2 |A and B| / (|A| + |B|)."""
-        total = self.predicted + self.true
-        there = total > 0
-        return float(np.mean(2.0 * self.both[there] / total[there])) if there.any() else float("nan")
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of pixels with the right label."""
-        return float(self.both.sum() / self.true.sum()) if self.true.any() else float("nan")
+def dice_and_accuracy(counts: np.ndarray) -> tuple[float, float]:
+    """By ``overlap_counts``: the mean over the classes that occur in either of 2 |A and B| / (|A| + |B|), and the
+    fraction of pixels with the right label."""
+    both, predicted, true = counts
+    total = predicted + true
+    there = total > 0
+    dice = float(np.mean(2.0 * both[there] / total[there])) if there.any() else math.nan
+    return dice, float(both.sum() / true.sum()) if true.any() else math.nan
 
 
 def measured(entry: Mapping[str, Any], *names: str) -> list[float] | None:

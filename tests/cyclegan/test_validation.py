@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.options import UnpairedOptions
-from medi2i.cyclegan.validation import BINS, Appearance, beside_identity, tell_end
+from medi2i.cyclegan.validation import BINS, appearance, beside_identity, distances, tell_end
 from medi2i.datasets.scaling import Clip
 
 BIN = 2 / BINS
@@ -17,13 +17,13 @@ def grey(seed, channels=1):
 
 
 def test_a_shift_moves_the_values_by_as_much_and_leaves_the_texture():
-    values, texture = Appearance(grey(0) + np.float32(0.25)).distance(Appearance(grey(0)))
+    values, texture = distances(appearance(grey(0) + np.float32(0.25)), appearance(grey(0)))
     assert values == pytest.approx(0.25, abs=BIN) and texture == pytest.approx(0, abs=BIN)
 
 
 def test_a_stretch_is_the_mean_distance_of_sorted_values():
     image, other = grey(1), grey(1) * 1.5
-    values, texture = Appearance(other).distance(Appearance(image))
+    values, texture = distances(appearance(other), appearance(image))
     assert values == pytest.approx(abs(np.sort(other.ravel()) - np.sort(image.ravel())).mean(), abs=BIN)
     steps = np.concatenate([abs(np.diff(image, axis=axis)).ravel() for axis in (2, 3)])
     assert texture == pytest.approx(0.5 * steps.mean(), abs=BIN)
@@ -32,16 +32,15 @@ def test_a_stretch_is_the_mean_distance_of_sorted_values():
 def test_channels_are_compared_each_with_its_own_and_averaged():
     image = grey(2, 2)
     moved = image + np.float32([0, 0.5])[None, :, None, None]
-    assert Appearance(moved).distance(Appearance(image))[0] == pytest.approx(0.25, abs=BIN)
-    assert Appearance(image[:, ::-1]).distance(Appearance(image))[0] > 0
+    assert distances(appearance(moved), appearance(image))[0] == pytest.approx(0.25, abs=BIN)
+    assert distances(appearance(image[:, ::-1]), appearance(image))[0] > 0
 
 
 def test_parts_count_together_and_values_beyond_the_clip_as_its_ends():
-    parts = Appearance(grey(3)[:1])
-    parts.merge(Appearance(grey(3)[1:]))
-    assert parts.distance(Appearance(grey(3))) == (0, 0)
+    parts = appearance(grey(3)[:1]) + appearance(grey(3)[1:])
+    assert distances(parts, appearance(grey(3))) == (0, 0)
     far, ends = np.float32([[[[-9, 9]]]]), np.float32([[[[-1, 1]]]])
-    assert Appearance(far).distance(Appearance(ends))[0] == 0
+    assert distances(appearance(far), appearance(ends))[0] == 0
 
 
 def domain(modality="CT"):

@@ -11,7 +11,14 @@ from medi2i.common.errors import UserError
 from medi2i.common.training.costs import read_all
 from medi2i.common.training.log import Progress, describe, duration
 from medi2i.common.training.trainer import bad_parameter
-from medi2i.common.training.validation import ErrorSum, OverlapSum, apply, batches
+from medi2i.common.training.validation import (
+    apply,
+    batches,
+    dice_and_accuracy,
+    error_sums,
+    overlap_counts,
+    rmse_and_mae,
+)
 
 
 class Broken:
@@ -85,21 +92,21 @@ def test_durations(seconds, text):
 
 
 def test_errors_are_summed_over_all_pixels_of_all_images():
-    error = ErrorSum()
-    assert np.isnan(error.rmse)
-    error.add(np.full((1, 2, 3), 5, np.float32), np.zeros((1, 2, 3), np.float32))
-    error.add(np.full((1, 6, 1), -1, np.float32), np.zeros((1, 6, 1), np.float32))
-    assert error.mae == 3 and error.rmse == 13**0.5
+    assert np.isnan(rmse_and_mae(np.zeros(3))).all()
+    sums = error_sums(np.full((1, 2, 3), 5, np.float32), np.zeros((1, 2, 3), np.float32))
+    sums += error_sums(np.full((1, 6, 1), -1, np.float32), np.zeros((1, 6, 1), np.float32))
+    assert rmse_and_mae(sums) == (13**0.5, 3)
     with pytest.raises(ValueError, match="cannot be compared"):
-        error.add(np.zeros((2, 3)), np.zeros((3, 2)))
+        error_sums(np.zeros((2, 3)), np.zeros((3, 2)))
 
 
 def test_overlap_of_classes():
-    overlap = OverlapSum(4)
-    overlap.add(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]))
-    overlap.add(np.array([[1, 2, 2]]), np.array([[1, 1, 1]]))
+    assert np.isnan(dice_and_accuracy(np.zeros((3, 4), int))).all()
+    counts = overlap_counts(np.array([[0, 0, 1]]), np.array([[0, 1, 1]]), 4)
+    counts += overlap_counts(np.array([[1, 2, 2]]), np.array([[1, 1, 1]]), 4)
+    dice, accuracy = dice_and_accuracy(counts)
     # class 0: 2·1/(2+1), class 1: 2·2/(2+5), class 2: 0; class 3 does not occur
-    assert overlap.dice == pytest.approx((2 / 3 + 4 / 7 + 0) / 3) and overlap.accuracy == 0.5
+    assert dice == pytest.approx((2 / 3 + 4 / 7 + 0) / 3) and accuracy == 0.5
     assert batches(7, 3) == [range(0, 3), range(3, 6), range(6, 7)]
 
 
