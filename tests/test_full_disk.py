@@ -16,7 +16,7 @@ from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.common.outputs import append_text, csv_text, write_text
 from medi2i.common.training.costs import write_rows
-from medi2i.common.training.log import Log, ParameterStatistics, Table
+from medi2i.common.training.log import Log, ParameterStatistics
 from medi2i.common.training.pictures import save_figure
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.snapshot import write_npz
@@ -85,14 +85,17 @@ def exported(path):
 
 
 ARRAY = np.arange(400.0, dtype=np.float32).reshape(20, 20)
+LONG = types.SimpleNamespace(by_length=lambda: [("x" * LIMIT, 1, 1)], times={})
 WRITERS = {
     "args": lambda path: save_args(PairedOptions(), path),
     "enc_x1.npz": lambda path: write_arrays(path, {"W": ARRAY}),
     "snapshot.npz": lambda path: write_npz(path, {"W": ARRAY}),
     "plot.png": lambda path: save_figure(figure(), path),
-    "profile.csv": lambda path: write_rows(path, types.SimpleNamespace(rows=lambda *_: [{"phase": "x" * LIMIT}]), 1, 2),
+    "profile.csv": lambda path: write_rows(
+        path, types.SimpleNamespace(by_length=lambda: [("x" * LIMIT, 1, 1)], times={}), 1, 2
+    ),
     "log.jsonl": log_line,
-    "log.csv": lambda path: Table(path).append({"a" * LIMIT: 1}, lambda: [{"a" * LIMIT: 1}]),
+    "log.csv": lambda path: Log(path.parent, 1)._tabulate([{"a" * LIMIT: 1}]),
     "parameters.csv": parameters,
     "conversion.json": lambda path: Report(path.parent, {}, {}, []).write(),
     "best.json": lambda path: write_text(path, "x" * 2 * LIMIT),

@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyOptions
-from medi2i.common.outputs import csv_text, write_text
-from medi2i.common.training.log import duration, earlier_rows
+from medi2i.common.training.log import duration, rewrite_rows
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset
@@ -30,8 +29,6 @@ COLUMNS = ("first_iteration", "last_iteration", "phase", "seconds", "share", "ti
 SMALLEST_SHARE = 0.005
 # Below this share of waiting, an infinitely quick loader would make the training hardly any quicker.
 WORTH_WORKERS = 0.05
-
-_NOTHING = contextlib.nullcontext()
 
 
 def check(
@@ -131,18 +128,11 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class NoProfile:
-    """What stands in for a Profile where nobody asked for one: it does not even look at the clock."""
-
-    def __call__(self, phase: str) -> contextlib.AbstractContextManager[None]:
-        """A context that does nothing."""
-        return _NOTHING
+OFF = contextlib.nullcontext
+"""What stands in for a Profile where nobody asked for one: OFF(phase) does not even look at the clock."""
 
 
-OFF = NoProfile()
-
-
-class Profile(NoProfile):
+class Profile:
     """Seconds and number of times of each phase. Phases nest, and the inner one alone gets the time: they add up.
 
     clock: function without arguments, in seconds. synchronise: the same, called before each look at the clock; it
@@ -158,12 +148,10 @@ class Profile(NoProfile):
         self._synchronise = synchronise
         self._phases = [REST]
         self._since: float | None = None
-        self._started = False
 
     def start(self) -> None:
         """The time begins; before it, nothing counts."""
-        self._started = True
-        self._look()
+        self._since = self._now()
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -182,33 +170,29 @@ class Profile(NoProfile):
         self._look()
         return sum(self.seconds.values())
 
-    def _look(self) -> None:
-        if not self._started:
-            return
+    def _now(self) -> float:
         if self._synchronise is not None:
             self._synchronise()
-        now = self._clock()
+        return self._clock()
+
+    def _look(self) -> None:
         if self._since is not None:
-            phase = self._phases[-1]
+            now, phase = self._now(), self._phases[-1]
             self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
-        self._since = now
+            self._since = now
 
-    def rows(self, first: int, last: int) -> list[dict[str, Any]]:
-        """Dicts with ``COLUMNS``, the longest phase first, of the iterations ``first`` to ``last``."""
+    def by_length(self) -> Iterator[tuple[str, float, float]]:
+        """(phase, its seconds, its share of all), the longest first."""
         total = sum(self.seconds.values())
-        return [
-            dict(
-                zip(
-                    COLUMNS,
-                    (first, last, phase, round(seconds, 3), round(_share(seconds, total), 4), self.times.get(phase, 1)),
-                    strict=True,
-                )
-            )
-            for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])
-        ]
+        for phase, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
+            yield phase, seconds, _share(seconds, total)
 
 
-def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> NoProfile:
+Phases: TypeAlias = Callable[[str], contextlib.AbstractContextManager]
+"""A Profile, or OFF."""
+
+
+def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> Phases:
     """The Profile of a training on ``device`` (of ``chainer.get_device``, or None); ``OFF`` without ``--profile``."""
     if not options.profile:
         return OFF
@@ -220,7 +204,7 @@ def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> No
 class Timed:
     """``extension`` as one phase of ``profile``; for the trainer and its snapshots it is the extension itself."""
 
-    def __init__(self, extension: chainer.training.Extension, profile: NoProfile) -> None:
+    def __init__(self, extension: chainer.training.Extension, profile: Profile) -> None:
         self.extension = extension
         self.profile = profile
 
@@ -238,10 +222,9 @@ def in_words(profile: Profile, workers: int, loading: float) -> str:
     workers: ``--workers``. loading: seconds that they spent on the images that were used, together.
     """
     total = sum(profile.seconds.values())
-    shares = [
-        (phase, _share(seconds, total)) for phase, seconds in sorted(profile.seconds.items(), key=lambda item: -item[1])
-    ]
-    parts = ", ".join(f"{100 * share:.0f} % {phase}" for phase, share in shares if share >= SMALLEST_SHARE)
+    parts = ", ".join(
+        f"{100 * share:.0f} % {phase}" for phase, _, share in profile.by_length() if share >= SMALLEST_SHARE
+    )
     waited = profile.seconds.get(WAITING, 0.0)
     if workers == 0:
         found = f"loading in the main thread took {_seconds(waited)}"
@@ -266,8 +249,11 @@ def write_rows(path: str | Path, profile: Profile, first: int, last: int) -> Non
 
     Rows of iterations that are run again after a resume are left out.
     """
-    rows = [*earlier_rows(Path(path), "last_iteration", first - 1), *profile.rows(first, last)]
-    write_text(Path(path), csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
+    rows = [
+        (first, last, phase, round(seconds, 3), round(share, 4), profile.times.get(phase, 1))
+        for phase, seconds, share in profile.by_length()
+    ]
+    rewrite_rows(Path(path), COLUMNS, "last_iteration", first - 1, rows)
 
 
 def _share(part: float, total: float) -> float:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ class Log(chainer.training.Extension):
         ending: Ending | None = None,
     ) -> None:
         self.path = Path(folder) / "log.jsonl"
-        self.table = Table(Path(folder) / "log.csv")
+        self.table = Path(folder) / "log.csv"
         self.interval = interval
         self.rates = rates
         self.warn = warn
         self.ending = ending or Ending(None)
         self.lines = 0
         self.entry: dict[str, Any] | None = None
+        self._columns: list[str] = []
         self._sums: dict[str, tuple[Any, int]] = {}
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
@@ -61,7 +62,7 @@ class Log(chainer.training.Extension):
         entries = entries[: self.lines]
         self.lines = len(entries)
         write_text(self.path, "".join(_line(entry) for entry in entries))
-        self.table.rewrite(entries)
+        self._tabulate(entries)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in trainer.observation.items():
@@ -89,7 +90,17 @@ class Log(chainer.training.Extension):
     def _append(self, entry: dict[str, Any]) -> None:
         append_text(self.path, _line(entry), lasting=True)  # the snapshot that counts this line may be written next
         self.lines += 1
-        self.table.append(entry, lambda: read_log(self.path))
+        if set(entry) <= set(self._columns):
+            append_text(self.table, csv_text([[entry.get(name, "") for name in self._columns]]))
+        else:
+            self._tabulate(read_log(self.path))
+
+    def _tabulate(self, entries: list[dict[str, Any]]) -> None:
+        """Write the table anew: for what a resumed run has to write again, and where there is a new column."""
+        names = {name for entry in entries for name in entry}
+        self._columns = [*FIRST, *sorted(names - set(FIRST))] if names else []
+        rows = [self._columns, *([entry.get(name, "") for name in self._columns] for entry in entries)]
+        write_text(self.table, csv_text(rows) if names else "")
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the number of lines and the sums since the last of them."""
@@ -98,34 +109,20 @@ class Log(chainer.training.Extension):
         self._sums = {name: (total, count) for name, (total, count) in sums.items()}
 
 
-@dataclasses.dataclass(eq=False)
-class Table:
-    """log.csv: a row is appended for each entry; a column that is new has the whole file written again."""
-
-    path: Path
-    columns: list[str] = dataclasses.field(default_factory=list, init=False)
-
-    def append(self, entry: dict[str, Any], all_entries: Callable[[], list[dict[str, Any]]]) -> None:
-        """Add ``entry`` (a dict); ``all_entries()`` gives all rows, this one included."""
-        if set(entry) - set(self.columns):
-            self.rewrite(all_entries())
-            return
-        append_text(self.path, csv_text([[entry.get(name, "") for name in self.columns]]))
-
-    def rewrite(self, entries: list[dict[str, Any]]) -> None:
-        """Write the table of ``entries`` anew."""
-        names = {name for entry in entries for name in entry}
-        self.columns = [*FIRST, *sorted(names - set(FIRST))] if names else []
-        rows = [self.columns, *([entry.get(name, "") for name in self.columns] for entry in entries)]
-        write_text(self.path, csv_text(rows) if self.columns else "")
-
-
-def earlier_rows(path: Path, column: str, last: int) -> list[dict[str, str]]:
-    """The whole rows of a CSV file up to ``last`` in ``column``: a resumed run writes the others again. No file: []."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and int(row[column]) <= last]
+def rewrite_rows(
+    path: Path, columns: Sequence[str], counted: str, last: int, more: Iterable[Sequence[object]] = ()
+) -> None:
+    """Write a CSV file anew: its whole rows up to ``last`` in the column ``counted``, which a resumed run does not make
+    again, and ``more``."""
+    rows: list[list[str]] = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                [row[name] for name in columns]
+                for row in csv.DictReader(file)
+                if None not in row.values() and int(row[counted]) <= last
+            ]
+    write_text(path, csv_text([columns, *rows, *more]))
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -290,8 +287,7 @@ class ParameterStatistics(chainer.training.Extension):
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: drop rows that a resumed run writes again."""
-        rows = earlier_rows(self.path, "iteration", trainer.updater.iteration)
-        write_text(self.path, csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]))
+        rewrite_rows(self.path, COLUMNS, "iteration", trainer.updater.iteration)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater

@@ -103,7 +103,7 @@ class Training:
     def extend(self, extension: chainer.training.Extension, **kwargs: Any) -> None:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
         self.trainer.extend(
-            costs.Timed(extension, self.profile) if self.profile is not costs.OFF else extension, **kwargs
+            costs.Timed(extension, self.profile) if isinstance(self.profile, costs.Profile) else extension, **kwargs
         )
 
     def follow(self, average: WeightAverage | None, reestimation: Reestimation | None) -> None:
