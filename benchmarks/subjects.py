@@ -6,7 +6,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.options import PairedOptions, UnpairedOptions
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net as cyclegan_net
@@ -40,7 +40,7 @@ def images(batch: int, size: int, seed: int) -> list[np.ndarray]:
 
 
 def pix2pix(
-    size: int, batch: int, device: chainer.backend.Device = CPU, dtype: str = "fp32", ranks: Alone = ALONE
+    size: int, batch: int, device: chainer.backend.Device = CPU, dtype: str = "fp32", ranks: Ranks = ALONE
 ) -> tuple[pix2pix_net.Networks, pix2pix_updater.Pix2pixUpdater]:
     """(networks, updater) as ``-gc 32 64 128 -l1 1.0 -l2 0 -ldis 0.1 -ltv 1e-4`` makes them, of one of ``ranks``."""
     options = PairedOptions(
@@ -70,7 +70,7 @@ def pix2pix(
 
 
 def cyclegan(
-    size: int, batch: int, device: chainer.backend.Device = CPU, dtype: str = "fp32", ranks: Alone = ALONE
+    size: int, batch: int, device: chainer.backend.Device = CPU, dtype: str = "fp32", ranks: Ranks = ALONE
 ) -> tuple[cyclegan_net.Networks, cyclegan_updater.CycleganUpdater]:
     """(networks, updater) of CycleGAN with its own defaults and these channels, of one of ``ranks``."""
     options = UnpairedOptions(gen_chs=CHANNELS, batch_size=batch, dtype=dtype)

@@ -16,7 +16,7 @@ from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.costs import check
-from medi2i.common.training.distributed import Alone, joined
+from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
 from medi2i.common.training.setup import (
@@ -48,7 +48,7 @@ def command(argv: Sequence[str]) -> int:
         return train(options, resumed, argv, ranks)
 
 
-def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ranks: Alone) -> int:
+def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> int:
     """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
     device, random = prepare(options, ranks)
 
@@ -104,7 +104,7 @@ def begin_at_shift(
     options: UnpairedOptions,
     images: Sequence[UnpairedDataset],
     resumed: str | None,
-    ranks: Alone,
+    ranks: Ranks,
 ) -> UnpairedOptions:
     """Let residual generators begin at the shift between the domains. Returns the options with ``mean_change``."""
     shift = domain_shift(images[0], images[1]) if options.gen_residual else None

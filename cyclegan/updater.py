@@ -10,7 +10,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
 
@@ -85,7 +85,7 @@ class CycleganUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         features: Any = None,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_terms(options)
         super().__init__(iterators, optimizers, networks, options, random, device, ranks)

@@ -12,7 +12,7 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.validation import apply, batches, error_sums, measured, rmse_and_mae, validation_batch
 from medi2i.cyclegan import net
 from medi2i.datasets.unpaired import FOLDERS, UnpairedDataset
@@ -39,7 +39,7 @@ class CycleMeasure:
         networks: net.Networks,
         device: chainer.backend.Device,
         options: UnpairedOptions,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.sides = {
             name: (dataset, there, back)

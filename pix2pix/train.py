@@ -15,7 +15,7 @@ from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.costs import check
-from medi2i.common.training.distributed import Alone, joined
+from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
 from medi2i.common.training.setup import (
@@ -55,7 +55,7 @@ def command(argv: Sequence[str]) -> int:
         return train(options, resumed, argv, ranks)
 
 
-def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], ranks: Alone) -> int:
+def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> int:
     """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
     device, random = prepare(options, ranks)
 
@@ -103,7 +103,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
 
 
 def begin_at_mean(
-    networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None, ranks: Alone
+    networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None, ranks: Ranks
 ) -> PairedOptions:
     """Let a residual generator begin at the mean of what it is to add. Returns the options with ``mean_change``."""
     if options.gen_residual:

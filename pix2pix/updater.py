@@ -9,7 +9,7 @@ from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.randomness import RandomState
 from medi2i.pix2pix import net
 
@@ -50,7 +50,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         options: PairedOptions,
         random: RandomState,
         device: chainer.backend.Device | None = None,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_terms(options)
         super().__init__(iterator, optimizers, networks, options, random, device, ranks)

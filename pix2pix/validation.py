@@ -12,7 +12,7 @@ import numpy as np
 from medi2i.common.compat import Array, chainer
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.validation import (
     apply,
     batches,
@@ -45,7 +45,7 @@ class PairedMeasure:
         translate: Callable[[Array], chainer.Variable],
         device: chainer.backend.Device,
         options: PairedOptions,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.dataset = dataset
         self.translate = translate

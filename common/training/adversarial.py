@@ -16,7 +16,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import costs
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.randomness import RandomState
 from medi2i.datasets.augment import Uncut
@@ -90,7 +90,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         options: of the training. The loss terms and their weights are read from it.
         random: RandomState of this run; saved and restored with the updater.
         device: Chainer device, its name or number, or None for where the networks are.
-        ranks: :class:`medi2i.common.training.distributed.Alone` or Ranks, whose optimizers these are.
+        ranks: of medi2i.common.training.distributed, whose optimizers these are.
     """
 
     weighted: Callable
@@ -103,7 +103,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         options: AnyOptions,
         random: RandomState,
         device: chainer.backend.Device | None = None,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(iterator, dict(optimizers), converter=PinnedConverter(), device=device, auto_new_epoch=False)
         self.networks = networks

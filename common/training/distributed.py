@@ -6,7 +6,6 @@ ChainerMN replaces it by the mean over the ranks; with ``--sync_bn`` they also n
 """
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import operator
@@ -14,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,77 +26,73 @@ from medi2i.common.errors import UserError, one_line
 from medi2i.common.resources import launched
 
 _batch_normalization = chainer.functions.normalization.batch_normalization
+_NO_MPI = types.SimpleNamespace(bcast=lambda value: value, allgather=lambda value: [value])
+_SINGLE = types.SimpleNamespace(rank=0, size=1, intra_rank=0, mpi_comm=_NO_MPI)
 
 
-@dataclasses.dataclass(eq=False)
-class SharedBatches:
-    """Called as (link, x): what the batch normalisation ``link`` gives in training for x (N, C, H, W) of this rank.
+class Ranks:
+    """One of the ranks of a training: all of it where there is no communicator.
 
-    Mean and variance are those of the whole batch, over all ranks, and so are their gradients (ChainerMN's multi-node
-    batch normalisation). The running variance is corrected by the number of pixels of one rank.
-    ranks: medi2i.common.training.distributed.Ranks, all of which must call it in the same order.
+    ``communicator``: of ChainerMN; ``name``: what ``--communicator`` says. ``rank`` of ``count`` ranks, ``local``: its
+    number on this machine; ``first``: whether it writes files and speaks. What a method gives is the same on all ranks
+    unless it says otherwise; all of them must call it, in the same order.
     """
 
-    ranks: "Ranks"
+    def __init__(self, communicator: Any = None, name: str | None = None) -> None:
+        self.communicator = communicator
+        self.name = name
+        group: Any = _SINGLE if communicator is None else communicator
+        self.mpi = group.mpi_comm
+        self.rank, self.count, self.local = group.rank, group.size, group.intra_rank
+        self.first = self.rank == 0
 
-    def __call__(self, link: chainer.Link, x: Array) -> chainer.Variable:
-        multi_node = compat.chainermn.functions.batch_normalization
-        communicator = self.ranks.communicator
-        backend = multi_node.get_communication_backend(communicator)
-        shape, dtype = link.avg_mean.shape, link.avg_mean.dtype
-        gamma = link.xp.ones(shape, dtype) if link.gamma is None else link.gamma
-        beta = link.xp.zeros(shape, dtype) if link.beta is None else link.beta
-        function = _batch_normalization.BatchNormalization(
-            link.eps,
-            link.avg_mean,
-            link.avg_var,
-            link.decay,
-            impl_selector=multi_node.MultiNodeBNImplSelector(communicator, backend),
-        )
-        (y,) = function.apply((x, gamma, beta))
-        if not chainer.config.in_recomputing:
-            link.avg_mean[...] = function.running_mean
-            link.avg_var[...] = function.running_var
-        return y
-
-
-class Alone:
-    """The only process of a training: what ranks have to agree on, it decides.
-
-    ``rank`` of ``count`` ranks, ``local``: its number on this machine; ``first``: whether it writes files and speaks.
-    """
-
-    rank, count, local, first = 0, 1, 0, True
+    def __deepcopy__(self, memo: dict) -> "Ranks":
+        return self  # a copied network belongs to the same training
 
     def agreed(self, value: Any) -> Any:
-        """The first rank's ``value``, on all ranks. As everything here, all ranks must call it, in the same order."""
-        return value
+        """The first rank's ``value``."""
+        return self.mpi.bcast(value)
 
     def everywhere(self, condition: Any) -> bool:
         """Whether ``condition`` holds on every rank."""
-        return bool(condition)
+        return all(self.mpi.allgather(bool(condition)))
 
     def earliest(self, value: Any) -> Any:
         """The value of the lowest rank on which it is not None; None where there is no such rank."""
-        return value
+        return next((found for found in self.mpi.allgather(value) if found is not None), None)
 
     def spread(self, function: Callable, items: Sequence) -> list:
         """[function(item) for item in items], each computed by one rank and known to all, in the order of ``items``."""
-        return [function(item) for item in items]
+        own = [(i, function(item)) for i, item in enumerate(items) if i % self.count == self.rank]
+        together = itertools.chain.from_iterable(self.mpi.allgather(own))
+        return [value for _, value in sorted(together, key=operator.itemgetter(0))]
 
     def mean(self, loss: ArrayOrVariable) -> ArrayOrVariable:
         """``loss`` (Variable or array of one element), averaged over the ranks where there are several."""
-        return loss
+        if self.communicator is None:
+            return loss
+        array = chainer.as_array(loss)
+        total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
+        return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
 
     def incoming(self) -> Iterator[tuple[str, np.ndarray]]:
         """On the first rank: (name, array) of all that the others ``send``, rank by rank."""
-        return iter(())
+        for rank in range(1, self.count):
+            while (pair := self.mpi.recv(source=rank)) is not None:
+                yield pair
 
     def send(self, arrays: dict[str, np.ndarray]) -> None:
         """Hand the dict ``arrays`` over to the first rank, which is in ``incoming``."""
+        for pair in (*arrays.items(), None):
+            self.mpi.send(pair, dest=0)
 
     def fits(self, device: chainer.backend.Device) -> None:
         """Raises UserError where the communicator cannot work on ``device``."""
+        if self.name not in (None, "naive") and device.xp is np:
+            raise UserError(
+                f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
+                "--communicator naive would do"
+            )
 
     def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
         """Run networks once on zeros where a layer learns its size from its first input: weights must be there to be
@@ -104,68 +100,8 @@ class Alone:
 
         links: dict name -> network on its device. sizes: dict "x" (and "y") -> (height, width) of that domain's images.
         """
-
-    def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
-        """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
-        return optimizers
-
-    def share_statistics(self, links: Iterable[chainer.Link]) -> None:
-        """Replace the running statistics of local batch normalisations by their mean over the ranks."""
-
-
-ALONE = Alone()
-
-
-class Ranks(Alone):
-    """One of the ranks of a training. ``communicator``: of ChainerMN; ``name``: what ``--communicator`` says."""
-
-    def __init__(self, communicator: Any, name: str) -> None:
-        self.communicator = communicator
-        self.name = name
-        self.mpi = communicator.mpi_comm
-        self.rank, self.count, self.local = communicator.rank, communicator.size, communicator.intra_rank
-        self.first = self.rank == 0
-
-    def __deepcopy__(self, memo: dict) -> "Ranks":
-        return self  # a copied network belongs to the same training
-
-    def agreed(self, value: Any) -> Any:
-        return self.mpi.bcast(value)
-
-    def everywhere(self, condition: Any) -> bool:
-        return all(self.mpi.allgather(bool(condition)))
-
-    def earliest(self, value: Any) -> Any:
-        return next((found for found in self.mpi.allgather(value) if found is not None), None)
-
-    def spread(self, function: Callable, items: Sequence) -> list:
-        own = [(i, function(item)) for i, item in enumerate(items) if i % self.count == self.rank]
-        together = itertools.chain.from_iterable(self.mpi.allgather(own))
-        return [value for _, value in sorted(together, key=operator.itemgetter(0))]
-
-    def mean(self, loss: ArrayOrVariable) -> ArrayOrVariable:
-        array = chainer.as_array(loss)
-        total = sum(self.mpi.allgather(float(array)))  # added in the same order everywhere: the same bits
-        return chainer.backend.get_array_module(array).asarray(total / self.count, dtype=np.float64)
-
-    def incoming(self) -> Iterator[tuple[str, np.ndarray]]:
-        for rank in range(1, self.count):
-            while (pair := self.mpi.recv(source=rank)) is not None:
-                yield pair
-
-    def send(self, arrays: dict[str, np.ndarray]) -> None:
-        for pair in (*arrays.items(), None):
-            self.mpi.send(pair, dest=0)
-
-    def fits(self, device: chainer.backend.Device) -> None:
-        if self.name != "naive" and device.xp is np:
-            raise UserError(
-                f"--communicator {self.name}: it is for GPUs and this rank computes on the CPU; "
-                "--communicator naive would do"
-            )
-
-    def initialise(self, links: Mapping[str, chainer.Link], sizes: Mapping[str, tuple[int, int]]) -> None:
-        if all(param.is_initialized for link in links.values() for param in link.params()):
+        known = all(param.is_initialized for link in links.values() for param in link.params())
+        if known or self.communicator is None:
             return
 
         def zeros(link: chainer.Link, domain: str) -> Array:
@@ -183,7 +119,13 @@ class Ranks(Alone):
                     link(latent[name] if name in latent else zeros(link, name.removeprefix("dis_")))
 
     def wrapped(self, optimizers: Mapping[str, chainer.Optimizer]) -> Mapping[str, chainer.Optimizer]:
-        self._start_together([optimizer.target for optimizer in optimizers.values()])
+        """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
+        if self.communicator is None:
+            return optimizers
+        arrays = [array for optimizer in optimizers.values() for array in _arrays(optimizer.target)]
+        values = self.agreed([chainer.backends.cuda.to_cpu(array) for array in arrays] if self.first else None)
+        for array, value in zip(arrays, values, strict=True):
+            array[...] = chainer.backend.get_array_module(array).asarray(value)
         wrapped = {
             name: compat.chainermn.create_multi_node_optimizer(optimizer, self.communicator, zero_fill=False)
             for name, optimizer in optimizers.items()
@@ -194,13 +136,10 @@ class Ranks(Alone):
             optimizer.is_changed(optimizer.target)
         return wrapped
 
-    def _start_together(self, links: Iterable[chainer.Link]) -> None:
-        arrays = [array for link in links for array in _arrays(link)]
-        values = self.agreed([chainer.backends.cuda.to_cpu(array) for array in arrays] if self.first else None)
-        for array, value in zip(arrays, values, strict=True):
-            array[...] = chainer.backend.get_array_module(array).asarray(value)
-
     def share_statistics(self, links: Iterable[chainer.Link]) -> None:
+        """Replace the running statistics of local batch normalisations by their mean over the ranks."""
+        if self.communicator is None:
+            return
         parts = {
             id(part): part
             for link in links
@@ -217,6 +156,33 @@ class Ranks(Alone):
         for array, value in zip(arrays, np.split(packed, ends[:-1]), strict=True):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
 
+    def normalised(self, link: chainer.Link, x: Array) -> chainer.Variable:
+        """What the batch normalisation ``link`` gives in training for x (N, C, H, W) of this rank.
+
+        Mean and variance are those of the whole batch, over all ranks, and so are their gradients (ChainerMN's
+        multi-node batch normalisation). The running variance is corrected by the number of pixels of one rank.
+        """
+        multi_node = compat.chainermn.functions.batch_normalization
+        backend = multi_node.get_communication_backend(self.communicator)
+        shape, dtype = link.avg_mean.shape, link.avg_mean.dtype
+        gamma = link.xp.ones(shape, dtype) if link.gamma is None else link.gamma
+        beta = link.xp.zeros(shape, dtype) if link.beta is None else link.beta
+        function = _batch_normalization.BatchNormalization(
+            link.eps,
+            link.avg_mean,
+            link.avg_var,
+            link.decay,
+            impl_selector=multi_node.MultiNodeBNImplSelector(self.communicator, backend),
+        )
+        (y,) = function.apply((x, gamma, beta))
+        if not chainer.config.in_recomputing:
+            link.avg_mean[...] = function.running_mean
+            link.avg_var[...] = function.running_var
+        return y
+
+
+ALONE = Ranks()
+
 
 def _arrays(link: chainer.Link) -> Iterator[Array]:
     """Every weight and saved array of a link, in an order that all ranks have."""
@@ -230,7 +196,7 @@ def _arrays(link: chainer.Link) -> Iterator[Array]:
 
 
 @contextlib.contextmanager
-def joined(name: str | None) -> Iterator[Alone]:
+def joined(name: str | None) -> Iterator[Ranks]:
     """The ranks of ``--communicator`` ``name`` (None: ``ALONE``) for a block.
 
     Where there are several, what the block raises ends all of them at once, with one line that names the rank; others
@@ -292,7 +258,7 @@ def _abort(ranks: Ranks, error: BaseException) -> None:
     ranks.mpi.Abort(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def share_batches(links: Mapping[str, chainer.Link], ranks: Alone) -> None:
+def share_batches(links: Mapping[str, chainer.Link], ranks: Ranks) -> None:
     """``--sync_bn``: batch normalisations of ``links`` (dict name -> network) take statistics over all ranks.
 
     Raises UserError where there is none.
@@ -303,6 +269,6 @@ def share_batches(links: Mapping[str, chainer.Link], ranks: Alone) -> None:
             "--sync_bn: these networks have no batch normalisation; --gen_norm or --dis_norm batch or "
             "batch_aff would be one"
         )
-    if isinstance(ranks, Ranks) and ranks.count > 1:
+    if ranks.count > 1:
         for part in parts:
-            part.shared = SharedBatches(ranks)
+            part.shared = ranks.normalised

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.snapshot import serialize_json
 
 
@@ -37,7 +37,7 @@ class Ending:
         if self.reason is None:
             self.reason, self.status, self.bad = reason, status, bad
 
-    def agree(self, ranks: Alone) -> None:
+    def agree(self, ranks: Ranks) -> None:
         """Take over the reason of the lowest rank that has one, so that all end after the same iteration.
 
         ranks: of medi2i.common.training.distributed, each of which calls this.
@@ -112,7 +112,7 @@ class TrainingTime(chainer.training.Extension):
 
     ending: Ending
     minutes: float
-    ranks: Alone = ALONE
+    ranks: Ranks = ALONE
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: a run that is resumed may have had its time."""

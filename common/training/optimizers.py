@@ -16,7 +16,7 @@ import numpy as np
 from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.options.shared import TrainingOptions
-from medi2i.common.training.distributed import ALONE, Alone
+from medi2i.common.training.distributed import ALONE, Ranks
 
 
 class EveRule(chainer.optimizers.adam.AdamRule):
@@ -232,7 +232,7 @@ class LearningRateSchedule(chainer.training.Extension):
     epochs: int
     lr_drop: int
     minutes: float | None = None
-    ranks: Alone = ALONE
+    ranks: Ranks = ALONE
 
     trigger = 1, "iteration"
     # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.

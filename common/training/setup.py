@@ -19,7 +19,7 @@ from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, par
 from medi2i.common.options.machinery import default_of
 from medi2i.common.options.reading import AnyOptions, given_values
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
-from medi2i.common.training.distributed import ALONE, Alone, share_batches
+from medi2i.common.training.distributed import ALONE, Ranks, share_batches
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.log import summary_writer
 from medi2i.common.training.optimizers import (
@@ -105,7 +105,7 @@ def lasting(options: AnyOptions) -> AnyOptions:
     return dataclasses.replace(options, **momentary)
 
 
-def prepare(options: AnyOptions, ranks: Alone) -> tuple[chainer.backend.Device, RandomState]:
+def prepare(options: AnyOptions, ranks: Ranks) -> tuple[chainer.backend.Device, RandomState]:
     """(Chainer device, RandomState) of this rank's training: device and engines are in use, global states seeded."""
     device = choose_device(options.gpu, options.tf32, ranks.local)
     ranks.fits(device)
@@ -139,7 +139,7 @@ def place(
     networks: Any,
     options: AnyOptions,
     device: chainer.backend.Device,
-    ranks: Alone,
+    ranks: Ranks,
     sizes: Mapping[str, tuple[int, int]],
 ) -> tuple[Any, WeightAverage | None]:
     """Bring ``networks`` (a dataclass of links) to ``device``, with weights everywhere. Prints the ``--summary``.
@@ -165,7 +165,7 @@ def make_optimizers(
     links: dict[str, chainer.Link],
     options: AnyOptions,
     loaded: Mapping[str, Path] | None = None,
-    ranks: Alone = ALONE,
+    ranks: Ranks = ALONE,
 ) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
     """(optimizers, controls): dicts name -> optimizer and name -> RateControl for the dict ``links`` name -> network.
 
@@ -198,7 +198,7 @@ def make_optimizers(
 
 
 def make_iterator(
-    dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Alone, seed: int
+    dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Ranks, seed: int
 ) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
     return ImageIterator(
@@ -213,7 +213,7 @@ def make_iterator(
     )
 
 
-def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[str], ranks: Alone) -> RunFolder | None:
+def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[str], ranks: Ranks) -> RunFolder | None:
     """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first."""
     if not ranks.first:
         return None

@@ -25,7 +25,7 @@ from medi2i.common.json_files import parse_json
 from medi2i.common.limits import check_bytes, max_bytes
 from medi2i.common.npz_files import BrokenFile, StoredArrays, declared_in, refuse_not_finite
 from medi2i.common.outputs import whole_file
-from medi2i.common.training.distributed import Alone
+from medi2i.common.training.distributed import Ranks
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 FORMAT = 1
@@ -244,7 +244,7 @@ def iteration_of(path: str | Path) -> int:
     return int(Path(path).stem.removeprefix("snapshot_"))
 
 
-def collected(ranks: Alone, updater: chainer.training.Updater) -> Iterable[tuple[str, np.ndarray]]:
+def collected(ranks: Ranks, updater: chainer.training.Updater) -> Iterable[tuple[str, np.ndarray]]:
     """Pairs (name, array) of all ranks for the snapshot that the first one writes.
 
     The others hand theirs over meanwhile, array by array, so that the first never has to hold them all; they get ().
@@ -259,7 +259,7 @@ def collected(ranks: Alone, updater: chainer.training.Updater) -> Iterable[tuple
     return ()
 
 
-def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, StoredArrays, int]:
+def deal(ranks: Ranks, found: tuple[Path, StoredArrays] | None) -> tuple[Path, StoredArrays, int]:
     """(path, arrays, number of ranks that wrote them) of a snapshot, on every rank.
 
     found: on the first rank (path, arrays), None elsewhere. Every rank reads the file, and of it only what it asks for.
@@ -275,7 +275,7 @@ def deal(ranks: Alone, found: tuple[Path, StoredArrays] | None) -> tuple[Path, S
     return path, arrays, count
 
 
-def take_up(ranks: Alone, updater: chainer.training.Updater, arrays: Arrays, count: int, seed: int) -> None:
+def take_up(ranks: Ranks, updater: chainer.training.Updater, arrays: Arrays, count: int, seed: int) -> None:
     """Give ``updater``, which has just been restored as the first rank's, what is this rank's own.
 
     count: of the ranks that wrote ``arrays``. Where it was not among them its random state begins anew, with empty

@@ -14,7 +14,7 @@ from medi2i.common.options.reading import AnyOptions
 from medi2i.common.training import costs
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
-from medi2i.common.training.distributed import Alone
+from medi2i.common.training.distributed import Ranks
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
@@ -251,7 +251,7 @@ class Snapshots(chainer.training.Extension):
     ending: Ending
     signals: SignalWatch
     options: AnyOptions
-    ranks: Alone
+    ranks: Ranks
     _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
