@@ -24,30 +24,30 @@ def cpu_quota(root: Path = Path("/")) -> int | None:
     https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max),
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us of version 1).
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return None
-    found = []
-    for line in lines:
-        _, controllers, group = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            for folder in _folders(root / "sys/fs/cgroup", group):
-                found.append(_share(*_words(folder / "cpu.max")))
-        elif "cpu" in controllers.split(","):
-            for mounted in dict.fromkeys((controllers, "cpu")):
-                for folder in _folders(root / "sys/fs/cgroup" / mounted, group):
-                    found.append(_share(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")))
+    found = [
+        _share(*_words(folder / "cpu.max"))
+        if unified
+        else _share(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us"))
+        for folder, unified in _groups("cpu", root)
+    ]
     limits = [share for share in found if share is not None]
     return math.ceil(min(limits) - 1e-6) if limits else None
 
 
-def _folders(mounted: Path, group: str) -> Iterator[Path]:
-    """The folder of a group and of those it lies in. Within a container only the last of them may be there."""
-    path = Path(group.lstrip("/"))
-    for part in (path, *path.parents):
-        if ".." not in part.parts:
-            yield mounted / part
+def _groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether it is of version 2) of this process's control groups for ``controller``, and of those that they
+    lie in. Within a container only the last of them may be there.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = [*line.split(":", 2), "", ""][:3]
+            if controllers and controller not in controllers.split(","):
+                continue
+            path = Path(group.lstrip("/"))
+            for mounted in dict.fromkeys((controllers, controller)) if controllers else ("",):
+                for part in (path, *path.parents):
+                    if ".." not in part.parts:
+                        yield root / "sys/fs/cgroup" / mounted / part, not controllers
 
 
 def _words(path: Path) -> list[str]:
@@ -99,7 +99,6 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-GROUPS = Path("/sys/fs/cgroup")
 BAND = 1 << 18  # pixels: an image of 512² is one band, and some float64 copies of a band are few megabytes
 
 
@@ -118,12 +117,11 @@ def available_memory() -> int | None:
 
     The least of them; None where the system tells nothing of it.
     """
-    found = [_of_machine(), *_of_groups(), _of_limit()]
+    found = [_entry(Path("/proc/meminfo"), "MemAvailable:", 1024), _of_limit()]
+    for folder, unified in _groups("memory"):
+        names = ("memory.max", "memory.current") if unified else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        found.append(_left(folder, *names))
     return min((one for one in found if one is not None), default=None)
-
-
-def _of_machine() -> int | None:
-    return _entry(Path("/proc/meminfo"), "MemAvailable:", 1024)
 
 
 def _of_limit() -> int | None:
@@ -141,22 +139,8 @@ def _entry(path: Path, name: str, unit: int = 1) -> int | None:
     return None
 
 
-def _of_groups() -> Iterator[int | None]:
-    """What is left in each group (version 2: memory.max; version 1: memory.limit_in_bytes), up to the root."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            root = GROUPS / "memory" if controllers else GROUPS
-            names = (
-                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-            )
-            for folder in _folders(root, path):
-                yield _left(folder, *names)
-
-
 def _left(folder: Path, limit: str, usage: str) -> int | None:
+    """Bytes that are left in a group; None where it has no limit, or none that is told."""
     with contextlib.suppress(OSError, ValueError):
         files = _entry(folder / "memory.stat", "inactive_file ") or 0  # the cache of files gives way
         return max(int((folder / limit).read_text()) - int((folder / usage).read_text()) + files, 0)

@@ -22,9 +22,7 @@ def test_the_machine_says_how_much_is_free():
     assert 1e7 < resources.available_memory() < 1e14
 
 
-def test_a_group_counts_with_what_holds_it_and_the_cache_of_files_gives_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "GROUPS", tmp_path)
-    monkeypatch.setattr(resources, "_of_machine", lambda: None)
+def test_a_group_counts_with_what_holds_it_and_the_cache_of_files_gives_way(tmp_path):
     for name, limit, used, cache in (("", "max", 9, 0), ("inner", "5000000", 3000000, 500000)):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
