@@ -21,7 +21,6 @@ import subjects
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, gpu_count, use_gpu_engine
 from medi2i.common.inference.engines import ChainerEngine
-from medi2i.common.training.setup import workspace
 
 CASES = (("pix2pix", 256, 8), ("pix2pix", 512, 4), ("cyclegan", 256, 8), ("cyclegan", 512, 4), ("convert", 512, 1))
 OURS, CONTIGUOUS, LAST = "medi2i", "PyTorch", "PyTorch channels last"
@@ -32,7 +31,6 @@ def ours(what: str, size: int, batch: int, numbers: str) -> tuple[Callable[[], o
     """(a function that makes one update or conversion, a function that waits for the device)."""
     device = choose_device(0, tf32=numbers != "fp32")
     device.use()
-    workspace(device)
     use_gpu_engine("auto", tf32=numbers != "fp32")
     dtype = "mixed16" if numbers == "mixed" else "fp32"
     if what == "convert":

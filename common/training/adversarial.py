@@ -26,19 +26,19 @@ _SMALLEST = 1.0 / 65536.0
 DEPTH = 2  # buffers for each place in a batch: one is copied from while the other is filled
 
 
+@dataclasses.dataclass(eq=False)
 class LossScale:
     """A factor on the loss that keeps small float16 gradients from vanishing (Micikevicius et al., 2018).
 
     Gradients that are not finite make it half as large and the update is left out; after ``interval`` updates without
     one it is doubled. Looking at the gradients waits for the device, so float32 training does without.
 
-    Args: initial: first factor; interval: updates between two doublings.
+    Args: value: first factor; interval: updates between two doublings.
     """
 
-    def __init__(self, initial: float = 1024.0, interval: int = 1000) -> None:
-        self.value = float(initial)
-        self.interval = interval
-        self.good = 0
+    value: float = 1024.0
+    interval: int = 1000
+    good: int = dataclasses.field(default=0, init=False)
 
     def accept(self, links: Iterable[chainer.Link], everywhere: Callable[[Any], bool] = bool) -> bool:
         """Whether all gradients of ``links`` are finite; adapts the factor for the next update.

@@ -144,32 +144,26 @@ class Best(chainer.training.Extension):
     unfinished: tuple[int, float] | None = dataclasses.field(default=None, init=False)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if not trainer.updater.is_new_epoch:
-            if self.ending.complete(trainer.updater):
-                self._judge_unfinished_epoch(trainer)
+        updater = trainer.updater
+        if not self.ending.epoch_over(updater):
             return
-        epoch = trainer.updater.epoch
         value = scalar(trainer.observation[self.metric])
-        if self._better(value):
-            before, self.epoch, self.value = self.epoch, epoch, value
-            self.keep(epoch, self.metric, value, before)
-        elif self.patience is not None and epoch - (self.epoch or 0) >= self.patience:
+        better = math.isfinite(value) and (
+            self.value is None or (value > self.value if self.larger else value < self.value)
+        )
+        if not updater.is_new_epoch:
+            # Not remembered: a run that is resumed and extended finishes this epoch, and its weights are made again.
+            if better:
+                self.unfinished = updater.epoch + 1, value
+                self.keep(updater.epoch + 1, self.metric, value, None)
+        elif better:
+            before, self.epoch, self.value = self.epoch, updater.epoch, value
+            self.keep(updater.epoch, self.metric, value, before)
+        elif self.patience is not None and updater.epoch - (self.epoch or 0) >= self.patience:
             self.ending.stop(
                 f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
                 f"for --patience {self.patience} epochs"
             )
-
-    def _better(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        return self.value is None or (value > self.value if self.larger else value < self.value)
-
-    def _judge_unfinished_epoch(self, trainer: chainer.training.Trainer) -> None:
-        # Not remembered: a run that is resumed and extended finishes this epoch, and its weights are made again.
-        value = scalar(trainer.observation[self.metric])
-        if self._better(value):
-            self.unfinished = trainer.updater.epoch + 1, value
-            self.keep(trainer.updater.epoch + 1, self.metric, value, None)
 
     @property
     def latest(self) -> tuple[int, float] | None:

@@ -69,7 +69,8 @@ class Log(chainer.training.Extension):
             if isinstance(value, chainer.Variable):
                 value = value.array
             total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + (float(value) if _on_host(value) else value), count + 1)
+            on_gpu = isinstance(value, chainer.backends.cuda.ndarray)
+            self._sums[name] = (total + (value if on_gpu else float(value)), count + 1)
         updater = trainer.updater
         self.entry = None
         if updater.iteration % self.interval == 0 or self.ending.epoch_over(updater):
@@ -81,19 +82,16 @@ class Log(chainer.training.Extension):
                 **self.rates(),
             }
             self._sums = {}
-            self._append(self.entry)
+            append_text(self.path, _line(self.entry), lasting=True)  # the snapshot that counts it may be written next
+            self.lines += 1
+            if set(self.entry) <= set(self._columns):
+                append_text(self.table, csv_text([[self.entry.get(name, "") for name in self._columns]]))
+            else:
+                self._tabulate(read_log(self.path))
 
     def _means(self) -> dict[str, float]:
         totals = scalars({name: total for name, (total, _) in self._sums.items()})
         return {name: totals[name] / count for name, (_, count) in sorted(self._sums.items())}
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        append_text(self.path, _line(entry), lasting=True)  # the snapshot that counts this line may be written next
-        self.lines += 1
-        if set(entry) <= set(self._columns):
-            append_text(self.table, csv_text([[entry.get(name, "") for name in self._columns]]))
-        else:
-            self._tabulate(read_log(self.path))
 
     def _tabulate(self, entries: list[dict[str, Any]]) -> None:
         """Write the table anew: for what a resumed run has to write again, and where there is a new column."""
@@ -145,10 +143,6 @@ def _line(entry: dict[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     # Strict JSON has no NaN: a reader in another language would choke on the one line that matters.
     return value if value == value and value not in (float("inf"), float("-inf")) else str(value)
-
-
-def _on_host(value: Any) -> bool:
-    return not isinstance(value, chainer.backends.cuda.ndarray)
 
 
 SECONDS = 5  # between two lines where there is no terminal

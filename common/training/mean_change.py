@@ -72,7 +72,11 @@ def of_pairs(dataset: PairedDataset) -> float | None:
     Pixels count whose truth lies inside of the clip by ``MARGIN`` of its width; padding never does. None where inputs
     and outputs are not of one unit (two modalities, classes, other channels) or no pixel counts. Raises Unreadable.
     """
-    if dataset.domain_out.class_num or not _one_unit(dataset.domain_in, dataset.domain_out, *_modalities(dataset)):
+    modalities = (
+        _modality([pair.inputs[0] for pair in dataset.images]),
+        _modality([pair.outputs[0] for pair in dataset.images]),
+    )
+    if dataset.domain_out.class_num or not _one_unit(dataset.domain_in, dataset.domain_out, *modalities):
         return None
     total, count = 0.0, 0
     for index in np.linspace(0, len(dataset) - 1, min(EXAMPLES, len(dataset))).round().astype(int):
@@ -121,13 +125,6 @@ def _one_unit(domain_a: Domain, domain_b: Domain, modality_a: str | None, modali
     if domain_a.channels != domain_b.channels or modality_a != modality_b:
         return False
     return bool(modality_a) or domain_a.clip == domain_b.clip  # grey levels of 8 and of 16 bits are two units
-
-
-def _modalities(dataset: PairedDataset) -> tuple[str | None, str | None]:
-    return (
-        _modality([pair.inputs[0] for pair in dataset.images]),
-        _modality([pair.outputs[0] for pair in dataset.images]),
-    )
 
 
 def _modality(sources: Iterable[Source]) -> str | None:

@@ -90,11 +90,8 @@ class Eve(chainer.optimizers.Adam):
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         super().serialize(serializer)
         for name in ("d_tilde", "f"):
-            setattr(self, name, serializer(name, _host(getattr(self, name))))
-
-
-def _host(value: Array) -> np.ndarray:
-    return np.array(chainer.backends.cuda.to_cpu(value), dtype=np.float64)
+            value = np.array(chainer.backends.cuda.to_cpu(getattr(self, name)), dtype=np.float64)
+            setattr(self, name, serializer(name, value))
 
 
 OWN = {"Eve": Eve}

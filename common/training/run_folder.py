@@ -81,8 +81,8 @@ class RunFolder:
         path = self.path / "best.json"
         if epoch is None:
             path.unlink(missing_ok=True)
-            return
-        write_text(path, json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n")
+        else:
+            write_text(path, json.dumps({"epoch": epoch, "metric": metric, "value": value}) + "\n")
 
     def close(self) -> None:
         """Give the lock back."""
@@ -100,16 +100,32 @@ def _renamed(temporary: Path, wanted: Path) -> Path:
 
 
 @dataclasses.dataclass(eq=False)
-class WeightStore:
+class WeightStore(chainer.training.Extension):
     """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object.
 
-    ``prepare()`` is called before networks are saved.
+    As an extension it saves them every ``interval`` epochs (never for interval <= 0), unless ``ending`` says that they
+    are bad. ``prepare()`` is called before networks are saved.
     """
+
+    name = "SaveWeights"  # in snapshots, since there are any
+    priority = chainer.training.PRIORITY_EDITOR
+    phase = "snapshots"
 
     folder: Path
     networks: dict[str, chainer.Link]
     optimizers: Mapping[str, chainer.Optimizer]
+    interval: int
+    ending: Ending
     prepare: Callable[[], None] = dataclasses.field(default=lambda: None)
+
+    def __call__(self, trainer: chainer.training.Trainer) -> None:
+        updater = trainer.updater
+        if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
+            self.save(updater.epoch)
+
+    def regular(self, epoch: int) -> bool:
+        """Whether the weights of ``epoch`` are kept whether or not they are the best."""
+        return self.interval > 0 and epoch % self.interval == 0
 
     def save(self, epoch: int) -> None:
         """Write all networks and the state of all optimizers under the number ``epoch``."""
@@ -135,24 +151,3 @@ class WeightStore:
 
     def _names(self) -> list[str]:
         return [*self.networks, *("opt_" + name for name in self.optimizers)]
-
-
-@dataclasses.dataclass(eq=False)
-class SaveWeights(chainer.training.Extension):
-    """Saves the weights every ``interval`` epochs (never for interval <= 0)."""
-
-    priority = chainer.training.PRIORITY_EDITOR
-    phase = "snapshots"
-
-    store: WeightStore
-    interval: int
-    ending: Ending
-
-    def __call__(self, trainer: chainer.training.Trainer) -> None:
-        updater = trainer.updater
-        if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
-            self.store.save(updater.epoch)
-
-    def regular(self, epoch: int) -> bool:
-        """Whether the weights of ``epoch`` are kept whether or not they are the best."""
-        return self.interval > 0 and epoch % self.interval == 0

@@ -111,21 +111,14 @@ def prepare(options: AnyOptions, ranks: Ranks) -> tuple[chainer.backend.Device, 
     ranks.fits(device)
     device.use()
     use_cpu_engine(options.cpu_engine)
-    workspace(device, use_gpu_engine(options.gpu_engine, options.tf32))
+    convolutions = use_gpu_engine(options.gpu_engine, options.tf32)
+    if device.xp.__name__ == "cupy":
+        # cuDNN may use more than its 8 MiB to choose fast algorithms.
+        chainer.cuda.set_max_workspace_size(WORKSPACE)
+        print(f"convolutions on the GPU: {convolutions}")
     random = RandomState(options.seed, device.xp, ranks.rank)
     random.seed_global()
     return device, random
-
-
-def workspace(device: chainer.backend.Device, convolutions: str | None = None) -> None:
-    """Let cuDNN use more than its 8 MiB to choose fast algorithms, and say what ``convolutions`` run on.
-
-    Nothing on the CPU.
-    """
-    if device.xp.__name__ == "cupy":
-        chainer.cuda.set_max_workspace_size(WORKSPACE)
-        if convolutions is not None:
-            print(f"convolutions on the GPU: {convolutions}")
 
 
 def check_sizes(options: AnyOptions, datasets: Sequence) -> None:

@@ -19,7 +19,7 @@ from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, 
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
 from medi2i.common.training.pictures import Plots
-from medi2i.common.training.run_folder import RunFolder, SaveWeights, WeightStore
+from medi2i.common.training.run_folder import RunFolder, WeightStore
 from medi2i.common.training.snapshot import SnapshotStore, collected, deal, restore, take_up, weights_of
 from medi2i.common.training.validation import Measure, Validation
 
@@ -84,11 +84,12 @@ class Training:
     ) -> None:
         options, updater = self.options, self.updater
         self.run_folder = run
-        self.weights = WeightStore(run.path, saved.as_dict(), updater.get_all_optimizers())
-        self.save_weights = SaveWeights(self.weights, options.snapinterval, self.ending)
+        self.weights = WeightStore(
+            run.path, saved.as_dict(), updater.get_all_optimizers(), options.snapinterval, self.ending
+        )
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
         self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
-        self.extend(self.save_weights)
+        self.extend(self.weights)
         self.extend(self.log)
         if options.parameter_statistics:
             self.extend(ParameterStatistics(updater.networks.as_dict(), run.path / "parameters.csv"))
@@ -131,10 +132,10 @@ class Training:
         self.extend(pictures, trigger=(1, "epoch") if often is None else (often, "iteration"))
 
     def _keep(self, epoch: int, metric: str, value: float, previous: int | None) -> None:
-        if not self.save_weights.regular(epoch):
+        if not self.weights.regular(epoch):
             self.weights.save(epoch)
         self.run_folder.write_best(epoch, metric, value)
-        if previous is not None and not self.save_weights.regular(previous):
+        if previous is not None and not self.weights.regular(previous):
             self.weights.remove(previous)
 
     def run(self) -> int:

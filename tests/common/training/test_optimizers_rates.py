@@ -110,7 +110,7 @@ def with_gradient(*values):
 
 
 def test_loss_scale_halves_at_infinity_and_doubles_after_good_updates():
-    scale = LossScale(initial=8, interval=2)
+    scale = LossScale(8.0, interval=2)
     assert not scale.accept([with_gradient(1.0), with_gradient(0.0, np.inf)])
     assert scale.value == 4
     assert not scale.accept([with_gradient(np.nan)])
@@ -130,14 +130,14 @@ def test_the_gradients_of_all_links_cost_one_look(monkeypatch):
 
     stack = np.stack
     monkeypatch.setattr(np, "stack", lambda arrays: types.SimpleNamespace(all=lambda: Answer(stack(arrays).all())))
-    scale = LossScale(initial=8, interval=2)
+    scale = LossScale(8.0, interval=2)
     assert scale.accept([with_gradient(1.0, 2.0), with_gradient(3.0)])
     assert not scale.accept([with_gradient(1.0, 2.0), with_gradient(np.inf)])
     assert looks == [1, 0]
 
 
 def test_loss_scale_is_saved(tmp_path):
-    scale = LossScale(initial=8, interval=2)
+    scale = LossScale(8.0, interval=2)
     scale.accept([with_gradient(1.0)])
     chainer.serializers.save_npz(str(tmp_path / "scale.npz"), scale)
     other = LossScale(interval=2)
