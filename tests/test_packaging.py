@@ -91,6 +91,14 @@ def test_every_module_imports_from_the_wheel(installed, tmp_path):
     assert result.stdout.split() == [version]
 
 
+def test_lock_names_no_other_index_than_pypi():
+    """A mirror that was in use when the lock was made is nobody else's."""
+    lock = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    assert set(re.findall(r'registry = "([^"]*)"', lock)) == {"https://pypi.org/simple"}
+    files = re.findall(r'url = "([^"]*)"', lock)
+    assert files and [url for url in files if not url.startswith("https://files.pythonhosted.org/packages/")] == []
+
+
 def test_commands_answer(installed, tmp_path):
     home, _ = installed
     text = (ROOT / "pyproject.toml").read_text()
