@@ -33,10 +33,10 @@ from medi2i.common.networks.files import load_link, save_link
 from medi2i.common.networks.from_options import encoder_spec
 from medi2i.common.networks.generator import Encoder
 from medi2i.common.options.paired import PairedOptions
+from medi2i.datasets import nifti_volume
 from medi2i.datasets.catalogue import describe
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.writing import write_image
-from medi2i.tools.making import nifti_volume
 
 WORDS = (0, 1, 2, 3, 7, 8, 16, 255, 4096, 0x7FFF, 0x8000, 0xFFFF, 10**6, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 NUMBERS = (

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from medi2i.datasets.grid import crop_for
 from medi2i.datasets.pairs import FOLDERS, Pair, find_pairs
 from medi2i.datasets.preparing import Domain, choose_channels, one_hot
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
+from medi2i.datasets.unpacking import unpacked
 
 if TYPE_CHECKING:
     from medi2i.common.options import PairedOptions
@@ -102,7 +102,7 @@ def build(
     sets; by default all of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before
     validation is built, so that it gets the clips and the crop of training. Raises UserError.
     """
-    name, root = {"train": options.train, "val": options.val}[phase], Path(options.root)
+    name, root = {"train": options.train, "val": options.val}[phase], unpacked(options.root)
     if options.class_num and len(options.from_col if options.btoa else options.to_col) > 1:
         raise UserError("--class_num: classes come from one column; --to_col should name one")
     if options.class_num == 1:
@@ -155,7 +155,7 @@ def build(
 def build_validation(options: "PairedOptions", **how: Any) -> PairedDataset | None:
     """The data set for "val", as ``build`` has it; None where ``--val`` is left at its default and there are no folders
     testA and testB."""
-    root, folders = Path(options.root), FOLDERS.get(options.val, ())
+    root, folders = unpacked(options.root), FOLDERS.get(options.val, ())
     if folders and not any((root / folder).is_dir() for folder in folders):
         log.warning("%s: neither %s nor %s: there will be no validation", root, *folders)
         return None

@@ -25,6 +25,7 @@ from medi2i.datasets.examples import ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.preparing import Domain, choose_channels
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip
+from medi2i.datasets.unpacking import unpacked
 
 if TYPE_CHECKING:
     from medi2i.common.options import UnpairedOptions
@@ -88,7 +89,7 @@ def build(
     process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before validation is built. Raises
     UserError.
     """
-    folder = Path(options.root) / FOLDERS[domain, phase]
+    folder = unpacked(options.root) / FOLDERS[domain, phase]
     kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
     sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None)
     spacing = options.forceSpacing if options.forceSpacing > 0 else None
@@ -130,7 +131,7 @@ def build(
 
 def build_validation(options: "UnpairedOptions", domain: str, **how: Any) -> UnpairedDataset | None:
     """The data set for "val", as ``build`` has it; None where there is no folder testA (testB)."""
-    folder = Path(options.root) / FOLDERS[domain, "val"]
+    folder = unpacked(options.root) / FOLDERS[domain, "val"]
     if not folder.is_dir():
         log.warning("%s: no such folder: there will be no validation of domain %s", folder, domain)
         return None

@@ -19,8 +19,8 @@ from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import Encoding, encode
+from medi2i.datasets.dicom.synthetic_series import NewSeries
 from medi2i.tools.making.phantom import Phantom, phantom
-from medi2i.tools.making.synthetic_series import NewSeries
 
 ENCODING = Encoding(1, -1024, 12, signed=False)
 """As scanners store HU: 12 bits, -1024…3071."""

@@ -12,7 +12,7 @@ are those of the new pixels in the series' own frame of reference, never the tem
 
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
 from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.reading import read_image
+from medi2i.datasets.unpacking import unpacked
 from medi2i.tools.making import registration
 from medi2i.tools.making.deidentify import Deidentifier
 from medi2i.tools.making.training_pairs import first_readable, name_of
@@ -128,6 +129,7 @@ class RegisterOptions(Checked):
 
 def command(argv: list[str]) -> None:
     options = parse(RegisterOptions, argv, __doc__)
+    options = replace(options, root=str(unpacked(options.root)))
     if options.size is not None and len(options.size) > 2:
         raise UserError(f"--size: {len(options.size)} values; give the width, or height and width")
     if options.scale is not None and options.spacing is not None:

@@ -16,6 +16,7 @@ from medi2i.common.errors import counted, printable, run
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.scanning import Scan, scan
+from medi2i.datasets.unpacking import unpacked
 
 
 @dataclass
@@ -89,7 +90,7 @@ def _lines(found: Scan) -> Iterator[str]:
 def command(argv: list[str]) -> int:
     options = parse(ScanOptions, argv, __doc__)
     found = scan(
-        options.places,
+        [unpacked(place) for place in options.places],
         modalities=tuple(options.modality),
         decode=not options.headers,
         workers=options.workers,

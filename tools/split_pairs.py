@@ -22,10 +22,9 @@ from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import whole_file
-from medi2i.datasets import catalogue, lists
+from medi2i.datasets import catalogue, identity, lists
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file
-from medi2i.tools.making import identity
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
 _PLURAL = {PATIENT: "patients", SERIES: "series", FOLDER: "folders", IMAGE: "images"}

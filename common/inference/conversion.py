@@ -44,6 +44,7 @@ from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
 from medi2i.common.training.ending import SignalWatch
 from medi2i.datasets.catalogue import Catalogue, Source
+from medi2i.datasets.unpacking import write_back
 
 
 class Done(NamedTuple):
@@ -70,7 +71,11 @@ def run_conversion(
     shard, options = sharing(options)
     model = load_model(options, given, application)
     plan = plan_of(options, model, images_of(options, model))
-    return convert(plan, open_networks(plan), shard)
+    done = convert(plan, open_networks(plan), shard)
+    if done.complete and plan.form.is_dicom(plan.images.sources[0]) and len(options.root) == 1:
+        same = getattr(plan.model.trained, "scale", 1) == 1
+        write_back(options.root[0], Path(options.out), same, options.force or options.resume)
+    return done
 
 
 def convert(plan: Plan, networks: Networks, shard: Shard | None) -> Done:

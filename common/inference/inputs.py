@@ -22,6 +22,7 @@ from medi2i.datasets.catalogue import (
 )
 from medi2i.datasets.kinds import kind_of, next_steps
 from medi2i.datasets.lists import locate_list, read_list
+from medi2i.datasets.unpacking import unpacked
 
 
 def find_inputs(
@@ -48,7 +49,7 @@ def find_inputs(
     places = [Path(root) for root in roots]
     others: list[Entry] = []
     if list_file is not None:
-        kind, entries = _from_list(places, kind, list_file, columns)
+        kind, entries = _from_list([unpacked(place) for place in places], kind, list_file, columns)
     else:
         kind, entries, others = _from_roots(places, kind, preferred, pattern)
     if exclude is not None:
@@ -85,6 +86,7 @@ def _from_roots(
     for root in roots:
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; --root takes the images to convert")
+        name, root = os.path.basename(os.path.abspath(root)), unpacked(root)
         if root.is_dir():
             try:
                 found, files = find_files(root, kind, pattern)
@@ -92,7 +94,7 @@ def _from_roots(
                 if kind != "auto" or preferred == "auto":
                     raise
                 found, files = find_files(root, preferred, pattern)
-            prefix = PurePosixPath(os.path.basename(os.path.abspath(root)) if len(roots) > 1 else "")
+            prefix = PurePosixPath(name if len(roots) > 1 else "")
             entries += [((file,), str(prefix / name_below(file, root))) for file in files]
             if found == "dcm":  # what has no suffix at all is among the files, and told of when it is no DICOM
                 others += [

@@ -35,6 +35,7 @@ from medi2i.datasets import pairs
 from medi2i.datasets.examples import examples_for
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
 
 def _find_data(options: AnyOptions, run: str) -> None:
     """Raises UserError where the data of ``run`` are no longer where they were."""
-    root, listed = Path(options.root), getattr(options, "train", "__train__")
+    root, listed = unpacked(options.root), getattr(options, "train", "__train__")
     if listed in pairs.FOLDERS:
         there = [root / folder for folder in pairs.FOLDERS[listed]]
         missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom
+from medi2i.datasets import dicom, nifti_volume
 from medi2i.tools import nifti as tool
-from medi2i.tools.making import nifti_volume
 
 AFFINES = {
     "RAS": np.diag([0.8, 0.9, 2.0, 1]),

@@ -10,9 +10,8 @@ import pydicom
 import pytest
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets import dicom
+from medi2i.datasets import dicom, nifti_volume
 from medi2i.tools import nifti as tool
-from medi2i.tools.making import nifti_volume
 
 AFFINE = np.diag([-0.5, -0.75, 2.0, 1.0])
 SHAPE = (5, 4, 3)

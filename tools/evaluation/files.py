@@ -12,6 +12,7 @@ from medi2i.datasets.catalogue import Entry, Source, Volume, find_files, list_im
 from medi2i.datasets.kinds import kind_of, name_without_suffix
 from medi2i.datasets.lists import locate_list, read_list
 from medi2i.datasets.reading import read_image
+from medi2i.datasets.unpacking import unpacked
 
 NO_IMAGES = (".json", ".html", ".md")  # reports that lie beside converted images; DICOM may have any other name
 
@@ -50,7 +51,7 @@ class Listing:
 
 def list_folder(folder: Path | str, kind: str | None = None) -> Listing:
     """All images of one kind below `folder`; without `kind`, of the only kind that is there. Raises UserError."""
-    folder = Path(folder)
+    folder = unpacked(folder)
     kind, paths = find_files(folder, kind or "auto")
     chosen = [path for path in paths if path.suffix.lower() not in NO_IMAGES]
     return _listed(folder, [((path,), name_below(path, folder)) for path in chosen], kind)
@@ -63,7 +64,8 @@ def list_pairs(
 
     Raises UserError for a list that lacks a column, and for files that are not there.
     """
-    root, list_file = Path(root), locate_list(list_file, root)
+    root = unpacked(root)
+    list_file = locate_list(list_file, root)
     rows = read_list(list_file)
     for row in rows:
         if len(row.columns) <= max(from_col, to_col):

@@ -24,6 +24,7 @@ from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.scanning import run_parallel
 from medi2i.datasets.kinds import kind_of, name_without_suffix
 from medi2i.datasets.reading import Image, read_image
+from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.writing import write_image
 from medi2i.tools.making import noise
 
@@ -172,7 +173,7 @@ class PairMaker(ABC):
 def make_pairs(maker: PairMaker, progress: str) -> tuple[int, list[str]]:
     """Find the images, write their pairs and list them in OUT/pairs.txt. Returns how many there are, and lines on what
     reached the end of its range and which files were not used. UserError where no image could be used."""
-    root, out = Path(maker.options.root), Path(maker.options.out)
+    root, out = unpacked(maker.options.root), Path(maker.options.out)
     with locked(out, "writing"):
         check_folders(root, out, maker.options.force)
         tasks, skipped = find_tasks(root, maker)
@@ -195,7 +196,7 @@ def make_pairs(maker: PairMaker, progress: str) -> tuple[int, list[str]]:
     if unused:
         lines += [f"{counted(len(unused), 'file')} skipped:", *(f"  {one}" for one in unused[:10])]
     if len(unused) > 10:
-        lines.append("  … python -m medi2i.datasets.dicom lists them all")
+        lines.append("  … python tools/scan.py lists them all")
     return len(good), lines
 
 
