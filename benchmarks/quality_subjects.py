@@ -61,8 +61,8 @@ DATA = {
         Data(
             "dose25",
             "make_noisy",
-            ("--model", "dose", "--dose", 0.25),
-            "a quarter of the dose simulated in the projections: correlated noise with streaks",
+            ("--model", "dose", "--dose", 0.25, "--photons", "1e5"),
+            "a quarter of the dose, of 10⁵ photons a ray, simulated in the projections: correlated noise with streaks",
             "noisy input",
             None,
             (*FILTERS, SPECTRAL),

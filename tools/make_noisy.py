@@ -11,6 +11,7 @@ found by its content in nested folders, as a download from TCIA has it; what is 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -21,9 +22,23 @@ from medi2i.datasets import dicom, kinds
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
 from medi2i.datasets.dicom.header_checks import text
+from medi2i.datasets.noise_level import noise_of
 from medi2i.datasets.reading import Image
 from medi2i.tools.making import noise
 from medi2i.tools.making.training_pairs import LARGEST_HU, Pair, PairMaker, make_pairs
+
+AUTO = "auto"
+LOOKED_AT = 3  # slices of a series, for its photons
+
+
+def photons_in_words(text: str) -> str:
+    """What ``--photons`` says: AUTO, or a number of at least 1. Raises UserError."""
+    try:
+        if text == AUTO or 1 <= float(text) < float("inf"):
+            return text
+    except ValueError:
+        pass
+    raise UserError(f"--photons: {text!r}; it is a number of at least 1, or {AUTO}")
 
 
 @dataclass
@@ -38,7 +53,12 @@ class NoiseOptions(Checked):
     )
     sd: float = option(20.0, "-s", type=float, low=0, help="gaussian: standard deviation, HU in CT")
     dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose")
-    photons: float = option(1e5, type=float, low=1, help="dose: photons a ray at full dose")
+    photons: str = option(
+        AUTO,
+        spelled=photons_in_words,
+        metavar="N",
+        help="dose: photons a ray at full dose; auto: as many as make the noise that the series has",
+    )
     electronic: float = option(10.0, type=float, low=0, help="dose: electronic noise, standard deviation in photons")
     views: int | None = option(
         None, type=int, low=8, high=100000, help="dose: views over half a turn; default: 0.75 per pixel of width"
@@ -75,6 +95,30 @@ class NoisyPairs(PairMaker):
         super().__init__(options)
         self.repeats, self.on_gpu = options.repeat, on_gpu
         self.workers = 1 if on_gpu else options.workers
+        self.photons: dict[str, float] = {}
+        """Of a series, by its UID."""
+        self.told: list[str] = []
+
+    def look_at(self, series: dicom.Series) -> None:
+        """Find the photons of a series for ``dose``; where its noise cannot be measured, Dose has a number."""
+        if self.options.model != noise.DOSE or self.options.photons != AUTO or series.modality != "CT":
+            return
+        name, middle = series.description or series.uid, len(series.slices) // 2
+        try:
+            found = noise_of(series)
+            images = [dicom.read(one.path, one.frame) for one in series.slices[middle : middle + LOOKED_AT]]
+            usable = [(image.hu, self.spacing(image)) for image in images]
+        except dicom.Unreadable:
+            return  # each image tells its own
+        rng = noise.generator_for(self.options.seed, 0, series.uid)
+        level = 0.0 if found is None else found.level
+        try:
+            photons = noise.photons_for(usable, level, self.dose(noise.Dose.photons), rng, self.xp)
+        except ValueError as error:
+            self.told.append(f"{name}: {error}: {noise.Dose.photons:g} photons a ray")
+            return
+        self.photons[series.uid] = photons
+        self.told.append(f"{name}: {photons:.3g} photons a ray make the {level:.1f} HU of noise that it has")
 
     def series(self, header: Dataset, repeat: int) -> DerivedSeries:
         """Its description says what was done; all that decides the noise enters the UIDs."""
@@ -85,10 +129,8 @@ class NoisyPairs(PairMaker):
             noise.GAUSSIAN: (f"Gaussian noise sd={options.sd:g}", {"sd": options.sd}),
             noise.DOSE: (
                 f"Simulated dose {options.dose:g}",
-                {
-                    name: getattr(options, name)
-                    for name in ("dose", "photons", "electronic", "views", "kernel", "bowtie", "fan")
-                },
+                {name: getattr(options, name) for name in ("dose", "electronic", "views", "kernel", "bowtie", "fan")}
+                | {"photons": self.photons_of(header)},
             ),
         }[options.model]
         within = options.model in (noise.POISSON, noise.UNBIASED)
@@ -126,32 +168,52 @@ class NoisyPairs(PairMaker):
 
     def dose_noise(self, image: dicom.DicomImage, rng: np.random.Generator) -> np.ndarray:
         """Noise in HU. Raises Unreadable where the image does not say how large its pixels are."""
+        spacing, dose = self.spacing(image), self.dose(self.photons_of(image.header))
+        try:
+            return noise.dose_noise(image.hu, spacing, dose, rng, self.xp)
+        except ValueError as error:
+            raise UserError(f"--fan: {error}") from error
+
+    def photons_of(self, header: Dataset) -> float:
+        """A ray at full dose, in images of this series."""
+        if self.options.photons != AUTO:
+            return float(self.options.photons)
+        return self.photons.get(text(header, "SeriesInstanceUID"), noise.Dose.photons)
+
+    def dose(self, photons: float) -> noise.Dose:
+        o = self.options
+        return noise.Dose(o.dose, photons, o.electronic, o.views, o.kernel, o.bowtie, o.fan)
+
+    @property
+    def xp(self) -> ModuleType:
+        """What computes arrays: CuPy or NumPy."""
+        if self.on_gpu:
+            import cupy as xp
+
+            return xp
+        return np
+
+    @staticmethod
+    def spacing(image: dicom.DicomImage) -> float:
+        """Of its square pixels, mm. Raises Unreadable where the image does not say how large they are."""
         if image.modality != "CT":
             raise dicom.Unreadable(image.path, "dose noise needs HU, so a CT image")
         if image.spacing is None or abs(image.spacing[0] - image.spacing[1]) > 1e-3 * image.spacing[0]:
             raise dicom.Unreadable(image.path, "dose noise needs square pixels of a known PixelSpacing")
-        o = self.options
-        dose = noise.Dose(o.dose, o.photons, o.electronic, o.views, o.kernel, o.bowtie, o.fan)
-        if self.on_gpu:
-            import cupy as xp
-        else:
-            xp = np
-        try:
-            return noise.dose_noise(image.hu, image.spacing[0], dose, rng, xp)
-        except ValueError as error:
-            raise UserError(f"--fan: {error}") from error
+        return image.spacing[0]
 
 
 def command(argv: list[str]) -> None:
     options = parse(NoiseOptions, argv, __doc__)
-    count, told = make_pairs(NoisyPairs(options, uses_gpu(options)), progress="adding noise")
+    maker = NoisyPairs(options, uses_gpu(options))
+    count, told = make_pairs(maker, progress="adding noise")
     print(f"{Path(options.out)}: {counted(count, 'pair')} in trainA (noisy) and trainB (clean), listed in pairs.txt")
     if options.model == noise.POISSON:
         print(
             f"the released noise model raises the mean by n = {options.counts:g} stored values "
             f"(sd {options.counts**0.5:.3g}); poisson-unbiased keeps it"
         )
-    for line in told:
+    for line in [*maker.told, *told]:
         print(line)
 
 

@@ -1,6 +1,7 @@
 """make_phantom -> make_noisy -> split_pairs: layout, names, seeds, refusals, valid DICOM."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -121,6 +122,25 @@ def test_models(made, tmp_path, options, mean, deviation):
     assert added.mean() == pytest.approx(mean, abs=1)
     if deviation:
         assert added.std() == pytest.approx(deviation, rel=0.03)
+
+
+def test_dose_is_that_of_the_series_itself(tmp_path, capsys):
+    """A phantom with 30 HU of noise gets as much by the full dose; the flux is told."""
+    make_phantom.main(["-o", str(tmp_path / "clean"), "--size", "256", "256", "--slices", "2", "--series", "1"])
+    noisy(tmp_path / "clean", tmp_path / "own", "-m", "gaussian", "--sd", "30")
+    (x,), (t,) = (volumes(tmp_path / "own" / part).values() for part in ("trainA", "trainB"))
+    capsys.readouterr()
+    assert noisy(tmp_path / "own/trainA", tmp_path / "o", "-m", "dose", "--dose", "1", "--views", "90", "-g", "-1") == 0
+    level = float(re.search(r"photons a ray make the ([0-9.]+) HU of noise that it has", capsys.readouterr().out)[1])
+    assert level == pytest.approx(30, rel=0.15)
+    (again,) = volumes(tmp_path / "o" / "trainA").values()
+    assert (again - x)[np.abs(t) < 150].std() == pytest.approx(30, rel=0.25)  # stronger in the middle than all over
+
+
+@pytest.mark.parametrize("photons", ["none", "0", "inf", "-1"])
+def test_photons_that_are_none_are_refused(made, tmp_path, capsys, photons):
+    assert noisy(made, tmp_path / "o", "-m", "dose", f"--photons={photons}") == 1
+    assert f"--photons: '{photons}'; it is a number of at least 1, or auto" in capsys.readouterr().err
 
 
 def test_same_image_same_noise_in_any_order_by_any_number_of_workers(made, tmp_path, monkeypatch):

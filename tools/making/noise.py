@@ -10,14 +10,18 @@ of Computerized Tomographic Imaging, chapter 3 (equations 3.61 for the ramp filt
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 
+from medi2i.datasets.noise_level import NoiseMeter
 from medi2i.reconstruction.geometry import MU_WATER
 
 POISSON, UNBIASED, GAUSSIAN, DOSE = "poisson", "poisson-unbiased", "gaussian", "dose"
+TRIES = 5  # of the search for a flux
+PHOTONS = (1e2, 1e9)  # a ray; beyond, no scan is like it
 MODELS = (POISSON, UNBIASED, GAUSSIAN, DOSE)
 
 
@@ -70,6 +74,34 @@ class Dose:
 
     def views_for(self, shape: tuple[int, int]) -> int:
         return self.views or max(180, round(0.75 * max(shape)))
+
+
+def photons_for(
+    images: Sequence[tuple[np.ndarray, float]], level: float, dose: Dose, rng: np.random.Generator, xp: ModuleType = np
+) -> float:
+    """The photons a ray with which the noise of a scan of full dose has the standard deviation ``level`` (HU, as
+    NoiseMeter measures it) in CT images, each (HU (H, W), spacing in mm): that of the series itself, as a rule.
+
+    ``dose``: all but its ``fraction`` and ``photons``, which is where the search begins. The variance of the simulated
+    noise is that by which it raises the one that is measured in the images. ValueError where nothing can be measured.
+    """
+    photons = dose.photons
+    for _ in range(TRIES):
+        full = replace(dose, fraction=1.0, photons=photons)
+        before, after = NoiseMeter(), NoiseMeter()
+        for hu, spacing in images:
+            before.add(hu)
+            after.add(hu + dose_noise(hu, spacing, full, rng, xp))
+        found = before.result(), after.result()
+        if found[0] is None or found[1] is None or level <= 0:
+            raise ValueError("no noise that could be measured")
+        variance = found[1].level ** 2 - found[0].level ** 2
+        # Where the noise that is there hides what was added, a quarter of it is as little as can be told.
+        ratio = max(variance, (found[0].level / 4) ** 2) / level**2
+        photons = float(np.clip(photons * ratio, *PHOTONS))
+        if abs(ratio - 1) < 0.05:
+            break
+    return photons
 
 
 def dose_noise(hu: np.ndarray, spacing: float, dose: Dose, rng: np.random.Generator, xp: ModuleType = np) -> np.ndarray:

@@ -99,6 +99,9 @@ class PairMaker(ABC):
         self.options = options
         self.workers = options.workers
 
+    def look_at(self, series: dicom.Series) -> None:  # noqa: B027 - most tools have nothing to find
+        """Called with each DICOM series before any of its images, in the process that writes none."""
+
     @abstractmethod
     def series(self, header: Dataset, repeat: int) -> DerivedSeries:
         """What a source series becomes."""
@@ -228,6 +231,7 @@ def find_tasks(root: Path, maker: PairMaker) -> tuple[list[Task], list[Skipped]]
         series: list[tuple[DerivedSeries, DerivedSeries] | None] = [None] * maker.repeats
         if volume.series is not None:
             header = dicom.read(first_readable(volume.series), modalities=modalities).header
+            maker.look_at(volume.series)
             clean = DerivedSeries(header, model_name=maker.name, description=maker.clean)
             series = [(maker.series(header, repeat), clean) for repeat in range(maker.repeats)]
         for source in volume.sources:

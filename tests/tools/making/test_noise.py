@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from skimage.transform import radon
 
+from medi2i.datasets.noise_level import NoiseMeter
 from medi2i.tools.making import noise
 from medi2i.tools.making.noise import MU_WATER, Dose, dose_noise, generator_for
 
@@ -168,6 +169,24 @@ def test_noise_is_correlated_and_its_spectrum_falls_at_zero(cylinder_noise):
     assert low < 0.35 * middle and high < 0.35 * middle
     neighbours = (part[:, :, 1:] * part[:, :, :-1]).mean() / part.var()
     assert neighbours > 0.2
+
+
+@pytest.mark.parametrize("level", [6.0, 25.0])
+def test_photons_make_the_noise_that_the_images_have(level):
+    hu, _ = water_cylinder()
+    rng = generator_for(5, 0, b"own")
+    images = [((hu + level * rng.standard_normal(hu.shape)).astype(np.float32), SPACING) for _ in range(2)]
+    found = noise.photons_for(images, level, Dose(0.25, electronic=0.0, views=120), generator_for(0, 0, b"search"))
+    meter = NoiseMeter()
+    for k in range(3):
+        meter.add(hu + dose_noise(hu, SPACING, Dose(1.0, found, 0.0, views=120), generator_for(1, k, b"other")))
+    assert meter.result().level == pytest.approx(level, rel=0.15)  # of a few squares, and other ones each time
+
+
+def test_photons_of_images_without_noise_are_not_known():
+    hu, _ = water_cylinder()
+    with pytest.raises(ValueError, match="no noise that could be measured"):
+        noise.photons_for([(hu, SPACING)], 0.0, Dose(views=60), generator_for(0, 0))
 
 
 def test_bone_makes_noise_and_bowtie_evens_it_out():
