@@ -133,3 +133,8 @@ def _back_projected(geometry: Geometry, filtered: np.ndarray) -> np.ndarray:
         share = padded[view].take(below) + (place - below) * steps[view].take(below)
         image += share if scale is None else share * scale
     return image
+
+
+def first_image(geometry: Geometry, sinogram: np.ndarray) -> np.ndarray:
+    """What a network begins with, in training and after: (views, bins) -> (H, W) float32, water = 1, never below 0."""
+    return np.maximum(fbp(geometry, sinogram) / geometry.mu_water, 0).astype(np.float32)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Reconstruct images from sinograms: filtered back-projection, SIRT, total variation, or a trained denoiser as prior.
+"""Reconstruct images from sinograms: by filtered back-projection, iteratively with a prior, or by a trained network.
 
   python tools/make_sinograms.py --ct ct -o sinograms --views 60 --photons 1e5
   python reconstruction/reconstruct.py -i sinograms -o tv --method tv --photons 1e5
   python reconstruction/reconstruct.py -i sinograms -o pnp --method pnp --prior run --photons 1e5
+  python reconstruction/reconstruct.py -i sinograms -o dip --method dip --resume
 
 A sinogram is an npy file (views, bins) or (slices, views, bins) of line integrals, -log(I/I0); geometry.json beside it
 says where the rays ran. Where sources.json names the DICOM images that the sinograms were made of, results are DICOM in
@@ -15,31 +16,42 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError, one_line, run
+from medi2i.common.errors import UserError, run
 from medi2i.common.inference.generator import AnySize, engine_of
 from medi2i.common.json_files import read_json
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
+from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
 from medi2i.common.outputs import whole_file, write_text
+from medi2i.common.training.ending import SignalWatch
+from medi2i.common.training.validation import inference_mode
 from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.scaling import PAIRED_HU, Clip
 from medi2i.reconstruction import geometry as geometries
-from medi2i.reconstruction import solvers
-from medi2i.reconstruction.fbp import WINDOWS, fbp
+from medi2i.reconstruction import net, solvers
+from medi2i.reconstruction.dip import DeepImagePrior
+from medi2i.reconstruction.dip import Prior as DipOptions
+from medi2i.reconstruction.fbp import WINDOWS, fbp, first_image
 from medi2i.reconstruction.operator import Operator
+from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sources_of
 
-FBP, SIRT, TV, PNP = METHODS = ("fbp", "sirt", "tv", "pnp")
-GEOMETRY, SOURCES, REPORT = "geometry.json", "sources.json", "reconstruction.json"
+FBP, SIRT, TV, PNP, ADVERSARIAL, DIP, LEARNED = METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "dip", "learned")
+TRAINED = {PNP: "a denoiser of pix2pix", ADVERSARIAL: "a critic", LEARNED: "a primal-dual network"}
+ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 3000}
+REPORT = "reconstruction.json"
+PLACES = ("root", "out", "geometry", "force", "resume")  # options that decide no value
 Denoiser = Callable[[np.ndarray], np.ndarray]
+Told = dict[str, float | int]
+Stop = solvers.Watch | None
 log = logging.getLogger(__name__)
 
 
@@ -55,8 +67,9 @@ class ReconstructionOptions(Checked):
         TV,
         "-m",
         choices=METHODS,
-        help="fbp: filtered back-projection; sirt: least squares, stopped early; tv: with total variation; "
-        "pnp: with a trained denoiser (--prior)",
+        help="fbp: filtered back-projection; sirt: least squares, stopped early; tv: with total variation; with "
+        "--prior pnp: with a trained denoiser, adversarial: with a critic beside total variation, learned: by a "
+        "primal-dual network; dip: deep image prior, by a network fitted to this one scan",
     )
     geometry: str | None = option(
         None, "-g", metavar="FILE", help=f"where the rays ran [{GEOMETRY} beside the sinograms]"
@@ -75,75 +88,191 @@ class ReconstructionOptions(Checked):
         low=0,
         high=1e6,
         metavar="X",
-        help="of total variation, water = 1 and lengths in pixels [with --photons: the one that leaves the noise in "
-        "the rays, else 0.2]",
+        help="of total variation, water = 1 and lengths in pixels [tv: with --photons the one that leaves the noise in "
+        "the rays, else 0.2; adversarial 0.2; dip, where it is of means, 1e-4]",
     )
-    iterations: int | None = option(None, type=int, low=1, high=100000, metavar="N", help="[sirt 100, tv 300, pnp 20]")
+    weight: float | None = option(
+        None,
+        type=float,
+        low=0,
+        high=1e6,
+        metavar="X",
+        help="adversarial: of the critic [with --photons what holds against the noise, else 1]",
+    )
+    iterations: int | None = option(
+        None,
+        type=int,
+        low=1,
+        high=100000,
+        metavar="N",
+        help=f"[{', '.join(f'{method} {count}' for method, count in ITERATIONS.items())}]",
+    )
     window: str = option("hann", choices=WINDOWS, help="of the filter; fbp, and what the others start from")
     cutoff: float = option(1.0, type=float, low=0.01, high=1, metavar="X", help="where the filter ends [1]")
-    prior: str | None = option(None, metavar="RUN", help="pnp: run folder of a denoiser (pix2pix, HU to HU)")
+    prior: str | None = option(
+        None,
+        metavar="RUN",
+        help="run folder: pnp: of a denoiser (pix2pix, HU to HU); adversarial, learned: of reconstruction/train.py",
+    )
     pull: float = option(
         0.01, type=float, low=1e-9, high=1e6, metavar="X", help="pnp: how much the denoiser's answer counts"
     )
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="dip: of the network's first weights and its input")
     force: bool = option(False, type=bool, help="overwrite files that are there")
+    resume: bool = option(False, type=bool, help="leave results that are there, and go on with a dip that was ended")
 
 
+<<<<<<< HEAD
 def command(argv: list[str]) -> None:
     options = parse(ReconstructionOptions, argv, __doc__)
     if (options.prior is not None) != (options.method == PNP):
         raise UserError("--prior: goes with --method pnp, and --method pnp with it")
     if options.strength is not None and options.method != TV:
+=======
+def command(argv: list[str]) -> int:
+    options = parse(ReconstructionOptions, argv, prog="reconstruct", description=__doc__.splitlines()[0])
+    if (options.prior is not None) != (options.method in TRAINED):
+        wanted = TRAINED.get(options.method)
+        raise UserError(f"--prior: --method {options.method} " + (f"needs {wanted}" if wanted else "takes none"))
+    if options.strength is not None and options.method not in (TV, ADVERSARIAL, DIP):
+>>>>>>> 81c43ba (Reconstruction learns: learned primal-dual, a critic as regulariser beside total variation, the deep image prior)
         raise UserError(f"--strength: is of total variation, and --method is {options.method}")
-    if options.iterations is not None and options.method == FBP:
-        raise UserError("--iterations: filtered back-projection has none")
+    if options.iterations is not None and options.method not in ITERATIONS:
+        raise UserError(f"--iterations: --method {options.method} has none of its own")
+    if options.weight is not None and options.method != ADVERSARIAL:
+        raise UserError(f"--weight: is of the critic, and --method is {options.method}")
     root = Path(options.root)
     files = find_sinograms(root)
     folder = root if root.is_dir() else root.parent
     geometry = geometries.load(Path(options.geometry) if options.geometry else folder / GEOMETRY)
-    operator = Operator(geometry)
-    denoise = None if options.prior is None else denoiser_of(options.prior)
+    method = Method(Operator(geometry), options)
     writer = Writer(Path(options.out), folder, geometry, options)
-    for number, (name, sinogram) in enumerate(sinograms(files, geometry), 1):
-        started = time.perf_counter()
-        image, told = reconstruct(operator, sinogram, options, denoise)
-        seconds = time.perf_counter() - started
-        writer.write(name, geometry.to_hu(image), told | {"seconds": round(seconds, 3)})
-        log.info("%d: %s, rays off by %.3g (%.1f s)", number, name, told["residual"], seconds)
+    with SignalWatch(plan="ending with what is done; --resume goes on") as watch:
+        for number, (name, sinogram) in enumerate(sinograms(files, geometry), 1):
+            if watch.received:
+                break
+            if options.resume and writer.path(name).exists():
+                continue
+            started = time.perf_counter()
+            image, told = method(sinogram, lambda *_: watch.received is not None, writer.state(name))
+            if watch.received and options.method == DIP:
+                break
+            seconds = time.perf_counter() - started
+            writer.write(name, geometry.to_hu(image), told | {"seconds": round(seconds, 3)})
+            log.info("%d: %s, rays off by %.3g (%.1f s)", number, name, told["residual"], seconds)
     writer.close()
     print(f"{options.out}: {writer.count} images by {options.method}; {REPORT} tells how")
+    return 128 + watch.received if watch.received else 0
 
 
-def reconstruct(
-    operator: Operator,
-    sinogram: np.ndarray,
-    options: ReconstructionOptions,
-    denoise: Denoiser | None = None,
-    watch: solvers.Watch | None = None,
-) -> tuple[np.ndarray, dict[str, float | int]]:
-    """One image (H, W) in 1/mm from a sinogram (views, bins), and what is to be told of it. Raises UserError.
+class Method:
+    """What the options say how to reconstruct. Raises UserError for a prior that does not fit."""
 
-    denoise: the prior of pnp.
-    """
-    problem = solvers.problem_of(operator, sinogram, options.photons)
-    told: dict[str, float | int] = {}
-    if options.method == SIRT:
-        told["iterations"] = options.iterations or 100
-        image = solvers.sirt(problem, options.iterations or 100, watch=watch)
-    else:
-        image = fbp(operator.geometry, sinogram, options.window, options.cutoff)
-    if options.method == TV:
-        iterations = told["iterations"] = options.iterations or 300
-        if options.strength is not None or options.photons is None:
-            strength = 0.2 if options.strength is None else options.strength
+    def __init__(self, operator: Operator, options: ReconstructionOptions) -> None:
+        self.operator, self.options = operator, options
+        self.iterations = options.iterations or ITERATIONS.get(options.method, 0)
+        geometry = operator.geometry
+        if options.prior is None:
+            return
+        if options.method == PNP:
+            self.denoise = denoiser_of(options.prior)
+        elif options.method == ADVERSARIAL:
+            self.networks, trained = net.load(options.prior, CRITIC)
+            if not np.allclose(trained.spacing, geometry.spacing, rtol=0.05):
+                raise UserError(
+                    f"--prior: {options.prior}: was trained on pixels of {_mm(trained)} mm, and these are of "
+                    f"{_mm(geometry)}"
+                )
         else:
-            strength = solvers.strength_for(problem, solvers.expected_residual(sinogram, options.photons), image)
+            self.networks, trained = net.load(options.prior, PRIMAL_DUAL)
+            if trained != geometry:
+                raise UserError(
+                    f"--prior: {options.prior}: was trained for {_words(trained)}; this scan is of {_words(geometry)}, "
+                    "and the same, and the same angles, would be right"
+                )
+
+    def __call__(
+        self, sinogram: np.ndarray, stop: solvers.Watch | None = None, state: Path | None = None
+    ) -> tuple[np.ndarray, dict[str, float | int]]:
+        """One image (H, W) in 1/mm from a sinogram (views, bins), and what is to be told of it. Raises UserError.
+
+        stop: asked at each iteration, True ends it. state: where a dip is kept that is ended so.
+        """
+        options = self.options
+        problem = solvers.problem_of(self.operator, sinogram, options.photons)
+        told: dict[str, float | int] = {"iterations": self.iterations} if self.iterations else {}
+        if options.method == SIRT:
+            image = solvers.sirt(problem, self.iterations, watch=stop)
+        else:
+            start = fbp(self.operator.geometry, sinogram, options.window, options.cutoff)
+            image = getattr(self, f"_{options.method}")(problem, sinogram, start, told, stop, state)
+        told["residual"] = problem.residual(image)
+        return image, told
+
+    def _fbp(self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, *_: object) -> np.ndarray:
+        return start
+
+    def _tv(
+        self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, told: Told, stop: Stop, *_: object
+    ) -> np.ndarray:
+        strength, photons = self.options.strength, self.options.photons
+        if strength is None:
+            strength = (
+                0.2
+                if photons is None
+                else solvers.strength_for(problem, solvers.expected_residual(sinogram, photons), start)
+            )
         told["strength"] = strength
-        image = solvers.total_variation(problem, strength, iterations, image, watch)
-    elif options.method == PNP and denoise is not None:
-        told["iterations"] = options.iterations or 20
-        image = solvers.plug_and_play(problem, denoise, options.iterations or 20, options.pull, image, watch)
-    told["residual"] = problem.residual(image)
-    return image, told
+        return solvers.total_variation(problem, strength, self.iterations, start, stop)
+
+    def _pnp(
+        self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, told: Told, stop: Stop, *_: object
+    ) -> np.ndarray:
+        return solvers.plug_and_play(problem, self.denoise, self.iterations, self.options.pull, start, stop)
+
+    def _adversarial(
+        self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, told: Told, stop: Stop, *_: object
+    ) -> np.ndarray:
+        weight, photons = self.options.weight, self.options.photons
+        if weight is None:
+            weight = 1.0 if photons is None else solvers.noise_in_image(problem, photons)
+        strength = 0.2 if self.options.strength is None else self.options.strength
+        told |= {"strength": strength, "weight": weight}
+        return solvers.total_variation(
+            problem, strength, self.iterations, start, stop, prior=lambda x: weight * self.networks.slope(x)
+        )
+
+    def _dip(
+        self,
+        problem: solvers.Problem,
+        sinogram: np.ndarray,
+        start: np.ndarray,
+        told: Told,
+        stop: Stop,
+        state: Path | None,
+    ) -> np.ndarray:
+        strength = DipOptions.strength if self.options.strength is None else self.options.strength
+        prior = DipOptions(steps=self.iterations, strength=strength, seed=self.options.seed)
+        fit = DeepImagePrior(problem, start, prior, state)
+        image = fit.run(stop)
+        told |= {"strength": strength, "iterations": fit.step, "best": fit.best_step}
+        return image
+
+    def _learned(self, problem: solvers.Problem, sinogram: np.ndarray, *_: object) -> np.ndarray:
+        geometry = self.operator.geometry
+        start = first_image(geometry, sinogram)[None, None]
+        with inference_mode():
+            image = self.networks.reconstruct(sinogram[None, None], start).array[0, 0]
+        return image * np.float32(geometry.mu_water)
+
+
+def _mm(geometry: geometries.Geometry) -> str:
+    return " x ".join(f"{size:.3g}" for size in geometry.spacing)
+
+
+def _words(geometry: geometries.Geometry) -> str:
+    views, bins = geometry.sinogram_shape
+    return f"{geometry.shape[0]} x {geometry.shape[1]} pixels of {_mm(geometry)} mm and {views} views of {bins} bins"
 
 
 def denoiser_of(run_folder: str) -> Denoiser:
@@ -171,37 +300,6 @@ def denoiser_of(run_folder: str) -> Denoiser:
     return denoise
 
 
-def find_sinograms(root: Path) -> list[Path]:
-    """The npy files of a folder, by name, or the one that is given. Raises UserError."""
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise UserError(f"--root: {root}: no such file or folder")
-    if not (files := sorted(root.glob("*.npy"))):
-        raise UserError(f"--root: {root}: holds no sinogram, which would be an npy file (views, bins)")
-    return files
-
-
-def sinograms(files: list[Path], geometry: geometries.Geometry) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and sinogram (views, bins) of every image; of a file of several, each by its number. Raises UserError."""
-    for path in files:
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as npy: {one_line(error)}") from None
-        views, bins = geometry.sinogram_shape
-        if array.ndim not in (2, 3) or array.shape[-2:] != (views, bins) or array.dtype.kind not in "fiu":
-            raise UserError(
-                f"{path}: holds {' x '.join(map(str, array.shape))} values of type {array.dtype}; the geometry has "
-                f"{views} views x {bins} bins, and (slices, views, bins) or (views, bins) numbers would be right"
-            )
-        if array.ndim == 2:
-            yield path.stem, np.asarray(array, np.float32)
-        else:
-            for number, one in enumerate(array, 1):
-                yield f"{path.stem}_{number:04d}", np.asarray(one, np.float32)
-
-
 class Writer:
     """Images into ``out``: derived DICOM where ``SOURCES`` in ``folder`` names an image's source, else npy; and REPORT.
 
@@ -210,31 +308,37 @@ class Writer:
 
     def __init__(self, out: Path, folder: Path, geometry: geometries.Geometry, options: ReconstructionOptions) -> None:
         self.out, self.geometry, self.options = out, geometry, options
-        sources = folder / SOURCES
-        self._sources = (
-            read_json(sources, "names of sinograms, each with [file, frame], would be right")
-            if sources.is_file()
-            else {}
-        )
+        self._sources = sources_of(folder)
         self._series: dict[str, DerivedSeries] = {}
-        self._told: dict[str, dict[str, float | int]] = {}
+        self._told: dict[str, Told] = {}
+        if options.resume and (self.out / REPORT).is_file():
+            self._told = read_json(self.out / REPORT, "the report of an earlier run would be right")["images"]
 
     @property
     def count(self) -> int:
         """Images written."""
         return len(self._told)
 
+    def path(self, name: str) -> Path:
+        """The file of an image."""
+        return self.out / f"{name}.{'dcm' if name in self._sources else 'npy'}"
+
+    def state(self, name: str) -> Path:
+        """Where a fit that was ended is kept."""
+        return self.out / f".{name}.dip.npz"
+
     def write(self, name: str, hu: np.ndarray, told: dict[str, float | int]) -> None:
         """One image (H, W) in HU and what is told of it."""
+        path = self.path(name)
         if name in self._sources:
-            path, frame = self._sources[name]
-            source = dicom.read(Path(path), frame)
-            self._series_of(source).write(self.out / f"{name}.dcm", source, hu, force=self.options.force)
+            file, frame = self._sources[name]
+            source = dicom.read(Path(file), frame)
+            self._series_of(source).write(path, source, hu, force=self.options.force)
         else:
-            path = self.out / f"{name}.npy"
-            with whole_file(path, force=self.options.force) as temporary, open(temporary, "wb") as file:
-                np.save(file, hu.astype(np.float32), allow_pickle=False)
+            with whole_file(path, force=self.options.force) as temporary, open(temporary, "wb") as opened:
+                np.save(opened, hu.astype(np.float32), allow_pickle=False)
         self._told[name] = told
+        self.state(name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write the report: options, geometry, and each image's iterations, strength, residual and seconds."""
@@ -249,7 +353,9 @@ class Writer:
     def _series_of(self, source: dicom.DicomImage) -> DerivedSeries:
         uid = str(source.header.get("SeriesInstanceUID", ""))
         if uid not in self._series:
-            decides = {k: v for k, v in asdict(self.options).items() if k not in ("root", "out", "force", "geometry")}
+            decides = {
+                k: v for k, v in asdict(self.options).items() if k not in ("root", "out", "force", "resume", "geometry")
+            }
             self._series[uid] = DerivedSeries(
                 source.header,
                 model_name=f"medi2i reconstruct {self.options.method}",

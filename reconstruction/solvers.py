@@ -112,11 +112,13 @@ def total_variation(
     start: np.ndarray | None = None,
     watch: Watch | None = None,
     ratio: float = 20.0,
+    prior: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """argmin ½·Σ w (A x - y)² + strength·Σ|∇x|, x ≥ 0, by the primal-dual hybrid gradient method.
+    """argmin ½·Σ w (A x - y)² + strength·Σ|∇x| + E(x), x ≥ 0, by the primal-dual hybrid gradient method.
 
     Chambolle and Pock, J. Math. Imaging Vis. 40, 2011, algorithm 1, with isotropic total variation and A scaled to norm
-    1; ``ratio`` is that of the primal step to the dual one.
+    1; ``ratio`` is that of the primal step to the dual one. prior: the gradient of a smooth E, an image with water = 1
+    -> the same; its step is that of Condat (J. Optim. Theory Appl. 158, 2013).
     """
     norm = np.float32(problem.norm)
     measured = problem.sinogram / norm
@@ -138,6 +140,8 @@ def total_variation(
         down[1:] += slope[0, :-1]
         down[:, :-1] -= slope[1, :, :-1]
         down[:, 1:] += slope[1, :, :-1]
+        if prior is not None:
+            down += prior(image) / norm**2
         new = np.maximum(image - tau * down, 0)
         ahead = 2 * new - image
         image = new
@@ -198,6 +202,18 @@ def _start(problem: Problem, start: np.ndarray | None) -> np.ndarray:
     if start is None:
         return np.zeros(problem.operator.geometry.shape, np.float32)
     return np.maximum(start / problem.water, 0).astype(np.float32)
+
+
+def noise_in_image(problem: Problem, photons: float) -> float:
+    """How large the gradient of ½·Σ w (A x - y)² is at the true image: ‖Aᵀ W n‖, n the noise of the rays.
+
+    What a regulariser of slope 1 has to hold against (Lunz et al., NeurIPS 2018, section 2.3). From one draw of noise.
+    """
+    deviation = problem.water * problem.pixel * photons**0.5
+    through = np.exp(-np.clip(problem.sinogram * problem.water * problem.pixel, 0, 50) / 2)
+    noise = np.random.default_rng(0).standard_normal(through.shape) / np.maximum(through * deviation, 1e-12)
+    weights = np.float32(1) if problem.weights is None else problem.weights
+    return float(np.linalg.norm(problem.back((weights * noise).astype(np.float32))))
 
 
 def expected_residual(sinogram: np.ndarray, photons: float) -> float:

@@ -29,7 +29,7 @@ from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import whole_file, write_text
 from medi2i.datasets import dicom
 from medi2i.reconstruction import geometry as geometries
-from medi2i.reconstruction.reconstruct import GEOMETRY, SOURCES
+from medi2i.reconstruction.scans import GEOMETRY, SOURCES, TRUTH
 from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan
 from medi2i.tools.making import shapes
 
@@ -37,7 +37,6 @@ PNG_TOP = 65535
 SHAPES, CT, ELLIPSES, SHEPP_LOGAN = "shapes", "ct", "ellipses", "shepp-logan"
 FINENESS = 3
 PHANTOM_MM = 200.0  # the width of a phantom
-TRUTH = "truth"
 
 
 @dataclass

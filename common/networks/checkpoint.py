@@ -22,14 +22,15 @@ from medi2i.common.npz_files import Part, StoredArrays
 from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
+ALONE = "net", "critic"  # of reconstruction
 BEST = "best.json"
 _DATED = re.compile(r"(\d{8}_\d{6})(?:_(\d{1,3}))?")
-_NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|gen_?\w*?)(?P<epoch>\d*)\.npz")
+_NUMBERED = re.compile(r"(?P<name>(?:enc|dec|dis)_[xyz]|dis|net|critic|gen_?\w*?)(?P<epoch>\d*)\.npz")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of a training: its ``args`` and the epochs whose whole generator is there.
+    """A folder of a training: its ``args`` and the epochs whose whole network is there.
 
     ``best``: the epoch that ``best.json`` names, None without that file.
     """
@@ -92,7 +93,8 @@ def _run(folder: Path, args: Path) -> Run | None:
     whole = [
         epoch
         for epoch, names in found.items()
-        if any(set(pair) <= names for pair in DIRECTIONS.values()) or any(n.startswith("gen") for n in names)
+        if any(set(pair) <= names for pair in DIRECTIONS.values())
+        or any(n in ALONE or n.startswith("gen") for n in names)
     ]
     if not whole:
         return None

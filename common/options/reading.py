@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import read_json
+from medi2i.common.options.learned import LearnedOptions
 from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, take_common
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.presets import preset_values
@@ -19,9 +20,12 @@ from medi2i.common.outputs import write_text
 from medi2i.common.version import VERSION
 
 ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
-APPLICATIONS = {cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions)}
+APPLICATIONS: dict[str, type["AnyTraining"]] = {
+    cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions, LearnedOptions)
+}
 
-AnyOptions: TypeAlias = PairedOptions | UnpairedOptions
+AnyOptions: TypeAlias = PairedOptions | UnpairedOptions  # of what translates images
+AnyTraining: TypeAlias = AnyOptions | LearnedOptions
 T = TypeVar("T", bound=Checked)
 
 
@@ -52,13 +56,13 @@ def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | No
     return given
 
 
-def options_to_dict(options: AnyOptions) -> dict[str, Any]:
+def options_to_dict(options: AnyTraining) -> dict[str, Any]:
     """All options as a dict that JSON can hold, with the application and the version that wrote it."""
     values = {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
-    return {**values, "released": CONTINUED if options.released else None}
+    return {**values, "released": CONTINUED if getattr(options, "released", None) else None}
 
 
-def options_from_dict(values: Any, source: str = "args") -> AnyOptions:
+def options_from_dict(values: Any, source: str = "args") -> AnyTraining:
     """Options from the content of an ``args`` file. Names that are not known are passed over. Raises UserError."""
     if not isinstance(values, dict):
         raise UserError(f"{source}: not an args file; it must hold one JSON object of options")
@@ -67,7 +71,7 @@ def options_from_dict(values: Any, source: str = "args") -> AnyOptions:
         application = "cyclegan" if "lambda_A" in values else "pix2pix"
     if not isinstance(application, str) or application not in APPLICATIONS:
         raise UserError(f"{source}: application {application!r} is unknown; it can be {', '.join(APPLICATIONS)}")
-    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs")):
+    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs", "learns")):
         raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
     cls = APPLICATIONS[application]
     released = None if "medi2i_version" in values else ARGS  # ours say who wrote them
@@ -80,7 +84,7 @@ def options_from_dict(values: Any, source: str = "args") -> AnyOptions:
         raise UserError(f"{source}: {error}") from None
 
 
-def _renamed(cls: type[AnyOptions], values: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(cls: type[AnyTraining], values: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a released ``args`` file with the names used here."""
     values = dict(values)
     for field in dataclasses.fields(cls):
@@ -99,6 +103,14 @@ def _renamed(cls: type[AnyOptions], values: Mapping[str, Any]) -> dict[str, Any]
 
 def load_args(path: str | Path) -> AnyOptions:
     """The options saved in the file ``path`` (or in a run folder's ``args``): PairedOptions or UnpairedOptions."""
+    options = load_training(path)
+    if isinstance(options, LearnedOptions):
+        raise UserError(f"{path}: is a run of reconstruction/train.py, which reconstruction/reconstruct.py takes")
+    return options
+
+
+def load_training(path: str | Path) -> AnyTraining:
+    """The same of any training here."""
     path = Path(path)
     if path.is_dir():
         path = path / "args"
@@ -107,6 +119,6 @@ def load_args(path: str | Path) -> AnyOptions:
     return options_from_dict(read_json(path, "it should be the args file that training writes"), str(path))
 
 
-def save_args(options: AnyOptions, path: str | Path) -> None:
+def save_args(options: AnyTraining, path: str | Path) -> None:
     """Write ``options`` as JSON, whole or not at all."""
     write_text(Path(path), json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n")

@@ -14,7 +14,7 @@ from medi2i.common import losses
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
-from medi2i.common.options.reading import AnyOptions
+from medi2i.common.options.reading import AnyTraining
 from medi2i.common.training import costs
 from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
@@ -100,7 +100,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         iterator: Any,
         optimizers: Mapping[str, chainer.Optimizer],
         networks: Any,
-        options: AnyOptions,
+        options: AnyTraining,
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Ranks = ALONE,
@@ -110,7 +110,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.options: Any = options  # which of both classes, the application knows
         self.random = random
         self.ranks = ranks
-        self.least_squares = self.weighted if options.dis_reg_weighting > 0 else losses.least_squares
+        self.least_squares = self.weighted if getattr(options, "dis_reg_weighting", 0) > 0 else losses.least_squares
         self.profile = costs.profile_of(options, device)
         self.pools: dict[str, HistoryPool] = {}
         # What kept images from being loaded: nothing of that update was done.

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.options.reading import AnyOptions
+from medi2i.common.options.reading import AnyTraining
 from medi2i.common.training.log import duration, rewrite_rows
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.paired import PairedDataset
@@ -192,7 +192,7 @@ Phases: TypeAlias = Callable[[str], contextlib.AbstractContextManager]
 """A Profile, or OFF."""
 
 
-def profile_of(options: AnyOptions, device: chainer.backend.Device | None) -> Phases:
+def profile_of(options: AnyTraining, device: chainer.backend.Device | None) -> Phases:
     """The Profile of a training on ``device`` (of ``chainer.get_device``, or None); ``OFF`` without ``--profile``."""
     if not options.profile:
         return OFF

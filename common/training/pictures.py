@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import one_line
-from medi2i.common.options.reading import AnyOptions
+from medi2i.common.options.reading import AnyTraining
 from medi2i.common.outputs import whole_file
 from medi2i.common.training.log import read_log
 from medi2i.datasets.scaling import Clip
@@ -183,7 +183,7 @@ class Pictures(chainer.training.Extension):
         datasets: Sequence,
         counts: Sequence[int],
         device: chainer.backend.Device,
-        options: AnyOptions,
+        options: AnyTraining,
     ) -> None:
         self.folder = folder
         self.name = name

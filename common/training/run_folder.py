@@ -21,7 +21,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.locks import FolderLock
 from medi2i.common.networks.files import save_networks
-from medi2i.common.options.reading import AnyOptions, save_args
+from medi2i.common.options.reading import AnyTraining, save_args
 from medi2i.common.outputs import append_text, clear_unfinished, write_text
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import serialize_float32_copies
@@ -45,7 +45,7 @@ class RunFolder:
         self._lock = FolderLock(self.path, "training")
 
     @classmethod
-    def create(cls, out: str | Path, options: AnyOptions, command_line: Sequence[str]) -> "RunFolder":
+    def create(cls, out: str | Path, options: AnyTraining, command_line: Sequence[str]) -> "RunFolder":
         """A new folder ``<out>/<YYYYmmdd_HHMMSS>`` holding ``args`` and ``command.txt``; it appears complete."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class RunFolder:
         return cls(path, resumed=False)
 
     @classmethod
-    def open(cls, path: str | Path, options: AnyOptions, command_line: Sequence[str]) -> "RunFolder":
+    def open(cls, path: str | Path, options: AnyTraining, command_line: Sequence[str]) -> "RunFolder":
         """The existing folder of a run, whose ``args`` become ``options``."""
         run = cls(path, resumed=True)
         for folder in (run.plots, run.vis, run.snapshots):

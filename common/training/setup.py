@@ -15,9 +15,10 @@ from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.npz_files import refuse_not_finite
-from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, parse
+from medi2i.common.options import PairedOptions, UnpairedOptions, parse
+from medi2i.common.options.learned import LearnedOptions
 from medi2i.common.options.machinery import default_of
-from medi2i.common.options.reading import AnyOptions, given_values
+from medi2i.common.options.reading import AnyOptions, AnyTraining, given_values, load_training
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Ranks, share_batches
 from medi2i.common.training.ending import Ending
@@ -39,7 +40,7 @@ from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)
-T = TypeVar("T", PairedOptions, UnpairedOptions)
+T = TypeVar("T", PairedOptions, UnpairedOptions, LearnedOptions)
 
 
 def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None) -> tuple[T, str | None]:
@@ -61,7 +62,7 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
             f"--resume: {options.resume}: no such folder; it should be the folder of a run, as training "
             "makes and names it"
         )
-    saved = load_args(options.resume)
+    saved = load_training(options.resume)
     if not isinstance(saved, cls):
         raise UserError(f"--resume: {options.resume} is a run of {saved.APPLICATION}, not of {cls.APPLICATION}")
     for name in given:
@@ -77,10 +78,12 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
     return resumed, options.resume
 
 
-def _find_data(options: AnyOptions, run: str) -> None:
+def _find_data(options: AnyTraining, run: str) -> None:
     """Raises UserError where the data of ``run`` are no longer where they were."""
     root, listed = unpacked(options.root), getattr(options, "train", "__train__")
-    if listed in pairs.FOLDERS:
+    if isinstance(options, LearnedOptions):
+        missing, where = None if root.is_dir() else root, "-R FOLDER"
+    elif listed in pairs.FOLDERS:
         there = [root / folder for folder in pairs.FOLDERS[listed]]
         missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)
         where = "-R FOLDER"
@@ -100,13 +103,13 @@ def _find_data(options: AnyOptions, run: str) -> None:
         )
 
 
-def lasting(options: AnyOptions) -> AnyOptions:
+def lasting(options: AnyTraining) -> AnyTraining:
     """``options`` as they are saved in the run folder, without what concerned the one command."""
     momentary = {field.name: default_of(field) for field in dataclasses.fields(options) if field.metadata["momentary"]}
     return dataclasses.replace(options, **momentary)
 
 
-def prepare(options: AnyOptions, ranks: Ranks) -> tuple[chainer.backend.Device, RandomState]:
+def prepare(options: AnyTraining, ranks: Ranks) -> tuple[chainer.backend.Device, RandomState]:
     """(Chainer device, RandomState) of this rank's training: device and engines are in use, global states seeded."""
     device = choose_device(options.gpu, options.tf32, ranks.local)
     ranks.fits(device)
@@ -131,7 +134,7 @@ def check_sizes(options: AnyOptions, datasets: Sequence) -> None:
 
 def place(
     networks: Any,
-    options: AnyOptions,
+    options: AnyTraining,
     device: chainer.backend.Device,
     ranks: Ranks,
     sizes: Mapping[str, tuple[int, int]],
@@ -142,7 +145,7 @@ def place(
     Returns (networks to validate, draw and save, WeightAverage or None): with ``--ema`` those of averaged weights.
     """
     links = networks.as_dict()
-    if options.summary:
+    if options.summary and not isinstance(options, LearnedOptions):
         print(summary_text(links, options, sizes["x"]))
     for link in links.values():
         link.to_device(device)
@@ -157,7 +160,7 @@ def place(
 
 def make_optimizers(
     links: dict[str, chainer.Link],
-    options: AnyOptions,
+    options: AnyTraining,
     loaded: Mapping[str, Path] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Mapping[str, chainer.Optimizer], dict[str, RateControl]]:
@@ -183,7 +186,7 @@ def make_optimizers(
     }
     controls = {name: RateControl(optimizer) for name, optimizer in optimizers.items()}
     for name, link in links.items():
-        if getattr(link.spec, "pretrained", None) is not None:
+        if getattr(getattr(link, "spec", None), "pretrained", None) is not None:
             kind = "dis" if name.startswith("dis") else "gen"
             controls[name].slow_down(link.base, getattr(options, f"{kind}_pretrained_lr_ratio"))
     if options.load_optimizer:
@@ -192,7 +195,7 @@ def make_optimizers(
 
 
 def make_iterator(
-    dataset: PairedDataset | UnpairedDataset, options: AnyOptions, ranks: Ranks, seed: int
+    dataset: Any, options: AnyTraining, ranks: Ranks, seed: int
 ) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
     return ImageIterator(
@@ -207,7 +210,7 @@ def make_iterator(
     )
 
 
-def open_run(options: AnyOptions, resumed: str | None, command_line: Sequence[str], ranks: Ranks) -> RunFolder | None:
+def open_run(options: AnyTraining, resumed: str | None, command_line: Sequence[str], ranks: Ranks) -> RunFolder | None:
     """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first."""
     if not ranks.first:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.options.reading import AnyOptions
+from medi2i.common.options.reading import AnyTraining
 from medi2i.common.training import costs
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
@@ -251,7 +251,7 @@ class Snapshots(chainer.training.Extension):
     store: SnapshotStore | None
     ending: Ending
     signals: SignalWatch
-    options: AnyOptions
+    options: AnyTraining
     ranks: Ranks
     _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
 

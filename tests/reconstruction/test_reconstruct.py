@@ -67,9 +67,9 @@ def test_several_slices_in_one_file(tmp_path):
     [
         (["-i", "nowhere"], "--root: nowhere: no such file or folder"),
         (["-i", "{empty}"], "holds no sinogram, which would be an npy file"),
-        (["-i", "{scan}", "--prior", "run"], "--prior: goes with --method pnp"),
-        (["-i", "{scan}", "--method", "pnp"], "--prior: goes with --method pnp"),
-        (["-i", "{scan}", "--method", "fbp", "--iterations", "3"], "--iterations: filtered back-projection has none"),
+        (["-i", "{scan}", "--prior", "run"], "--prior: --method tv takes none"),
+        (["-i", "{scan}", "--method", "pnp"], "--prior: --method pnp needs a denoiser of pix2pix"),
+        (["-i", "{scan}", "--method", "fbp", "--iterations", "3"], "--iterations: --method fbp has none of its own"),
         (["-i", "{scan}", "--method", "sirt", "--strength", "1"], "--strength: is of total variation"),
         (["-i", "{other}"], "holds 3 x 4 values of type float64; the geometry has 90 views x"),
         (["-i", "{text}"], "cannot be read as npy"),
