@@ -84,6 +84,12 @@ COMMANDS = {
             "from images of two kinds that are no pairs",
             "cyclegan-train",
         ),
+        Command(
+            "train recon",
+            "reconstruction.train",
+            "common.options.learned.LearnedOptions",
+            "what reconstructs, from scans of known images",
+        ),
     ],
     "Use": [
         Command(

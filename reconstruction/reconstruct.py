@@ -122,20 +122,12 @@ class ReconstructionOptions(Checked):
     resume: bool = option(False, type=bool, help="leave results that are there, and go on with a dip that was ended")
 
 
-<<<<<<< HEAD
-def command(argv: list[str]) -> None:
-    options = parse(ReconstructionOptions, argv, __doc__)
-    if (options.prior is not None) != (options.method == PNP):
-        raise UserError("--prior: goes with --method pnp, and --method pnp with it")
-    if options.strength is not None and options.method != TV:
-=======
 def command(argv: list[str]) -> int:
-    options = parse(ReconstructionOptions, argv, prog="reconstruct", description=__doc__.splitlines()[0])
+    options = parse(ReconstructionOptions, argv, __doc__)
     if (options.prior is not None) != (options.method in TRAINED):
         wanted = TRAINED.get(options.method)
         raise UserError(f"--prior: --method {options.method} " + (f"needs {wanted}" if wanted else "takes none"))
     if options.strength is not None and options.method not in (TV, ADVERSARIAL, DIP):
->>>>>>> 81c43ba (Reconstruction learns: learned primal-dual, a critic as regulariser beside total variation, the deep image prior)
         raise UserError(f"--strength: is of total variation, and --method is {options.method}")
     if options.iterations is not None and options.method not in ITERATIONS:
         raise UserError(f"--iterations: --method {options.method} has none of its own")

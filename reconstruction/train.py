@@ -16,7 +16,7 @@ from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.learned import CRITIC, LearnedOptions
 from medi2i.common.training.costs import check
-from medi2i.common.training.distributed import Alone, joined
+from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.pictures import Panel, Pictures, difference, draw_grid, range_text
 from medi2i.common.training.setup import (
     load_initial,
@@ -28,7 +28,7 @@ from medi2i.common.training.setup import (
     training_options,
 )
 from medi2i.common.training.trainer import Training
-from medi2i.common.training.validation import ErrorSum, apply, batches, inference_mode
+from medi2i.common.training.validation import apply, batches, error_sums, inference_mode, rmse_and_mae
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import net
 from medi2i.reconstruction.operator import Operator
@@ -40,12 +40,12 @@ SHOWN = ("net/loss_L2", "critic/loss_real", "critic/loss_fake", "validation/RMSE
 
 def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
-    options, resumed = training_options(LearnedOptions, argv, __doc__.splitlines()[0])
+    options, resumed = training_options(LearnedOptions, argv, __doc__)
     with joined(options.communicator) as ranks:
         return train(options, resumed, argv, ranks)
 
 
-def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ranks: Alone) -> int:
+def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> int:
     """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
     device, random = prepare(options, ranks)
 
@@ -111,7 +111,7 @@ class Measured:
     def __call__(self, indices: Iterable[int] | None = None) -> dict[str, float]:
         """The measures over the scans ``indices``, by default all."""
         indices = list(range(self.count) if indices is None else indices)
-        own, nothing, distance = ErrorSum(), ErrorSum(), 0.0
+        own, nothing, distance = np.zeros(3), np.zeros(3), 0.0
         for part in batches(len(indices), self.batch_size):
             examples = [self.scans.load(indices[i]) for i in part]
             sinograms, starts, truths = (np.stack(arrays) for arrays in zip(*examples, strict=True))
@@ -119,11 +119,11 @@ class Measured:
                 judged = [apply(self.networks.critic, images, self.device) for images in (starts, truths)]
                 distance += float(np.sum(judged[0] - judged[1]))
                 continue
-            own.add(1000 * reconstructed(self.networks, sinograms, starts, self.device), 1000 * truths)
-            nothing.add(1000 * starts, 1000 * truths)
+            own += error_sums(1000 * reconstructed(self.networks, sinograms, starts, self.device), 1000 * truths)
+            nothing += error_sums(1000 * starts, 1000 * truths)
         if self.networks.critic is not None:
             return {"distance": distance / len(indices)}
-        return {"RMSE": own.rmse, "RMSE_fbp": nothing.rmse}
+        return {"RMSE": rmse_and_mae(own)[0], "RMSE_fbp": rmse_and_mae(nothing)[0]}
 
 
 def reconstructed(

@@ -35,9 +35,7 @@ from medi2i.common.training.snapshot import Reader, read_npz, weights_of
 from medi2i.datasets import pairs
 from medi2i.datasets.examples import examples_for
 from medi2i.datasets.iterator import ImageIterator
-from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpacking import unpacked
-from medi2i.datasets.unpaired import UnpairedDataset
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", PairedOptions, UnpairedOptions, LearnedOptions)
@@ -194,9 +192,7 @@ def make_optimizers(
     return ranks.wrapped(optimizers), controls
 
 
-def make_iterator(
-    dataset: Any, options: AnyTraining, ranks: Ranks, seed: int
-) -> ImageIterator:
+def make_iterator(dataset: Any, options: AnyTraining, ranks: Ranks, seed: int) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
     return ImageIterator(
         examples_for(dataset, options.augment_on),

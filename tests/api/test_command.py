@@ -59,7 +59,7 @@ def test_python_m_medi2i_is_the_command():
     ("words", "said"),
     [
         (["nois"], "nois is no command of medi2i; did you mean noise?"),
-        (["train"], "train: which? medi2i train pix2pix or medi2i train cyclegan"),
+        (["train"], "train: which? medi2i train pix2pix or medi2i train cyclegan or medi2i train recon"),
         (["xyz", "-i", "a"], "xyz is no command of medi2i"),
     ],
 )
