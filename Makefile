@@ -3,6 +3,7 @@
 # make lint   style, format, who imports whom, types
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
+# make reconstruction [CT="/path/to/series ..."]   trains what reconstructs and compares it: $(WORK)/reconstruction.md
 # WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ RESULTS = benchmarks/results
 TREE    = build/tree/medi2i
 MINUTES ?= 10
 
-.PHONY: test demo bench quality lint clean
+.PHONY: test demo bench quality reconstruction lint clean
 
 $(READY): setup.py pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -41,6 +42,11 @@ quality: $(READY)
 	$(PIP) install -q --no-build-isolation -e ".[quality]"
 	$(VENV)/bin/python benchmarks/quality.py "$(CT)" --work "$(WORK)" --minutes $(MINUTES) --write "$(or $(WRITE),$(WORK)/quality.md)" \
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ABOUT),--about "$(ABOUT)")
+
+reconstruction: $(READY)
+	@mkdir -p "$(WORK)"
+	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),30) --dip 4 --work "$(WORK)/reconstruction" \
+	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT))
 
 lint: $(READY)
 	$(VENV)/bin/ruff check -q .
