@@ -228,7 +228,8 @@ def to_modality(stored: np.ndarray, rescale: Rescale) -> np.ndarray:
         values = stored[rows].astype(np.float64)
         values *= rescale.slope
         values += rescale.intercept
-        found[rows] = values
+        with np.errstate(over="ignore"):  # whoever reads the file says what is infinite, and why
+            found[rows] = values
     return found
 
 

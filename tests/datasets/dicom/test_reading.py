@@ -142,6 +142,7 @@ def reason_of_frame(path, frame):
         ({"Rows": 0}, "no image size"),
         ({"RescaleSlope": "0"}, "RescaleSlope 0"),
         ({"RescaleSlope": None}, "both must be one finite number"),
+        ({"RescaleSlope": "1e39"}, "RescaleSlope 1e+39 and RescaleIntercept -1024 give infinite values"),
         ({"PixelData": None}, "no PixelData"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "colour"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
@@ -155,6 +156,7 @@ def reason_of_frame(path, frame):
         ({"Rows": 65535, "Columns": 65535}, "--max-pixels"),
     ],
 )
+@pytest.mark.filterwarnings("error:overflow")
 def test_refused_with_a_true_reason(ct_file, changes, expected):
     assert expected in reason(ct_file("a", STORED, **changes))
 
