@@ -13,7 +13,7 @@ from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.pipeline import Combine
-from medi2i.common.inference.plan import Plan, clips_of, make_plan, prepared
+from medi2i.common.inference.plan import Plan, clips_of, for_noise, make_plan, noise_level_of, prepared
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.catalogue import Catalogue
@@ -57,8 +57,16 @@ def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], image
     trained, identity = model.trained, model.generator is None
     kind = options.imgtype_out or trained.imgtype_out
     clip_in, clip_out = clips_of(options, model, trained.clip_names, (images.sources[0].kind, kind))
+    settings: dict[str, object] = {"columns": _columns(options, trained)}
+    if trained.noise_level is not None and not identity:
+        level = options.noise_level or noise_level_of(images)
+        clip_in, clip_out = (for_noise(clip, trained.noise_level, level) for clip in (clip_in, clip_out))
+        settings["noise_level"] = level
+    elif options.noise_level is not None:
+        raise UserError("--noise_level: the network was not trained with --noise_level, so it needs none")
+    if trained.scale > 1:
+        settings["scale"] = trained.scale
     results = len(trained.from_col if trained.btoa else trained.to_col)
-    settings = {"columns": _columns(options, trained), **({"scale": trained.scale} if trained.scale > 1 else {})}
     return make_plan(
         options,
         model,

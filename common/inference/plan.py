@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions, Model, TrainingOptions
 from medi2i.common.inference.pipeline import Combine
@@ -10,10 +12,14 @@ from medi2i.common.inference.slices import Preparation
 from medi2i.common.networks.from_options import fixed_size
 from medi2i.common.training import mean_change
 from medi2i.datasets.catalogue import Catalogue, Source
+from medi2i.datasets.dicom import Unreadable
 from medi2i.datasets.grid import STEP
 from medi2i.datasets.kinds import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
+from medi2i.datasets.noise_level import noise_of
 from medi2i.datasets.scaling import Clip, default_clip
 
+LEAST_NOISE = 0.5  # HU; below, the noise is that of rounding
+MOST_UNLIKE = 1.5  # levels of series that are converted together
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
 
 
@@ -213,6 +219,36 @@ def clips_of(
     numbers = kind_out in (None, kind_in, "dcm", "tif", *PLAIN_NUMBERS) or kind_out == "png" and kind_in in PICTURES
     clip = _given(names[0], True, options) or (Clip() if numbers else None)
     return clip, clip
+
+
+def for_noise(clip: Clip | None, trained_level: float, level: float) -> Clip:
+    """The ``clip`` of a network that was trained with noise of ``trained_level``, for noise of ``level``: in [-1, 1] it
+    is as strong as in training. A network that has seen one level only is told by this how much to take away."""
+    if clip is None or clip.lower is None or clip.upper is None:
+        raise UserError("--noise_level: the network was trained without a clip, which would be scaled")
+    return Clip(clip.lower * level / trained_level, clip.upper * level / trained_level)
+
+
+def noise_level_of(images: Catalogue) -> float:
+    """Standard deviation in HU of the noise that is to be taken away from CT ``images``. Raises UserError."""
+    found = {}
+    for volume in images.volumes:
+        if volume.series is None or volume.series.modality != "CT":
+            raise UserError("--noise_level: of images that are no DICOM CT it cannot be measured, so it must be given")
+        name = volume.series.description or volume.series.uid
+        try:
+            noise = noise_of(volume.series)
+        except Unreadable as error:
+            raise UserError(f"{error.path}: {error.reason}") from None
+        found[name] = 0.0 if noise is None else noise.to_remove
+    low, high = min(found.values()), max(found.values())
+    if low < LEAST_NOISE or high > MOST_UNLIKE * low:
+        told = ", ".join(f"{name}: {level:.1f} HU" for name, level in sorted(found.items(), key=lambda one: one[1])[:5])
+        raise UserError(
+            f"--noise_level: the noise of the series is too low or too different for one level ({told}); "
+            "give a level, or convert each series by itself"
+        )
+    return float(np.sqrt(low * high))
 
 
 def _given(name: str, in_hu: bool, *sources: ConversionOptions | TrainingOptions) -> Clip | None:

@@ -250,7 +250,23 @@ class DomainConversionOptions(Checked):
 
 
 @dataclass
-class PairedConversionOptions(NetworkFiles, InputOptions, OutputOptions, UncertaintyOptions):
+class NoiseLevelOptions(Checked):
+    """Networks for one level of noise."""
+
+    noise_level: float = option(
+        None,
+        type=float,
+        low=0.1,
+        high=10000,
+        metavar="HU",
+        help="standard deviation of the noise that is to be taken away, for networks trained with --noise_level; "
+        "default: measured in the images",
+        first=True,
+    )
+
+
+@dataclass
+class PairedConversionOptions(NetworkFiles, InputOptions, NoiseLevelOptions, OutputOptions, UncertaintyOptions):
     """All options of pix2pix/convert.py."""
 
     APPLICATION: ClassVar[str] = "pix2pix"

@@ -59,6 +59,15 @@ class PairOptions(Checked):
         "columns of the input images, which are enlarged by bicubic interpolation first",
         first=True,
     )
+    noise_level: float = option(
+        None,
+        type=float,
+        low=0.1,
+        high=10000,
+        metavar="HU",
+        help="all training images are so scaled that their noise has this standard deviation; a conversion scales its "
+        "images alike",
+    )
     class_num: int = option(
         0,
         "-cn",

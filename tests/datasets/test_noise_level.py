@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import convolve, correlate1d
+from scipy.ndimage import convolve, correlate1d, gaussian_filter
 
 from medi2i.datasets.noise_level import Noise, NoiseMeter, detrend
 
@@ -106,3 +106,16 @@ def test_soft_tissue_of_one_slice_counts_alone_where_others_have_none():
 def test_where_nothing_can_be_measured_it_is_not():
     assert measured(white(5, 0, (15, 40))) is None
     assert measured(np.full((40, 40), -1000, np.float32)) is None
+
+
+def test_white_noise_is_taken_away_as_a_whole_and_that_of_a_scan_but_for_some_texture():
+    rng, truth = np.random.default_rng(3), np.full((160, 160), 40.0, np.float32)
+    texture = 8 * _unit(gaussian_filter(rng.standard_normal(truth.shape), 0.7))
+    for added, expected in ((0.0, 0.9 * 8), (12.0, 12.0)):
+        meter = NoiseMeter()
+        meter.add((truth + texture + added * rng.standard_normal(truth.shape)).astype(np.float32))
+        assert meter.result().to_remove == pytest.approx(expected, rel=0.15)
+
+
+def _unit(image):
+    return image / image.std()

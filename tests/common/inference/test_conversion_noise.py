@@ -1,0 +1,61 @@
+"""Networks for one level of noise: what they are told of the noise in the images of a conversion."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from medi2i.common.errors import UserError
+from medi2i.common.inference import plan
+from medi2i.datasets.scaling import Clip
+from medi2i.pix2pix import convert
+
+
+def converted(tmp_path, *words):
+    return convert.main([str(word) for word in (*words, "-R", tmp_path / "in", "-o", tmp_path / "out")])
+
+
+def change_of(tmp_path, files):
+    return files.hu_of(tmp_path / "out/IM0") - files.hu_of(tmp_path / "in/IM0")
+
+
+def test_the_clip_grows_with_the_noise():
+    assert plan.for_noise(Clip(-1000, 3000), 20, 5) == Clip(-250, 750)
+    with pytest.raises(UserError, match="without a clip"):
+        plan.for_noise(Clip(), 20, 5)
+
+
+def test_what_is_taken_away_grows_with_the_noise(tmp_path, paired_run, files):
+    files.write_series(tmp_path / "in", 2)
+    assert converted(tmp_path, paired_run(offset=0.1, noise_level=20), "--noise_level", 60) == 0
+    np.testing.assert_allclose(change_of(tmp_path, files), 3 * 0.1 * 1512, atol=0.51)
+    settings = json.loads((tmp_path / "out.report/conversion.json").read_text())["settings"]
+    assert settings["noise_level"] == 60 and settings["clip_in"] == [-3072, 6000]
+
+
+def test_noise_is_measured_where_it_is_not_given(tmp_path, paired_run, files, monkeypatch):
+    files.write_series(tmp_path / "in", 2)
+    monkeypatch.setattr(plan, "noise_of", lambda series: SimpleNamespace(to_remove=40.0))
+    assert converted(tmp_path, paired_run(offset=0.1, noise_level=20)) == 0
+    np.testing.assert_allclose(change_of(tmp_path, files), 2 * 0.1 * 1512, atol=0.51)
+
+
+def test_no_noise_that_can_be_measured_is_refused(tmp_path, paired_run, files, monkeypatch, capsys):
+    files.write_series(tmp_path / "in", 2)
+    monkeypatch.setattr(plan, "noise_of", lambda series: None)
+    assert converted(tmp_path, paired_run(offset=0.1, noise_level=20)) == 1
+    assert "--noise_level: the noise of the series is too low or too different" in capsys.readouterr().err
+
+
+def test_a_network_for_all_levels_is_told_none(tmp_path, paired_run, files, capsys):
+    files.write_series(tmp_path / "in", 2)
+    assert converted(tmp_path, paired_run(offset=0.1), "--noise_level", 10) == 1
+    assert "--noise_level: the network was not trained with --noise_level" in capsys.readouterr().err
+
+
+def test_other_images_than_dicom_need_a_level(tmp_path, paired_run, capsys):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in/a.npy", np.zeros((16, 16), np.float32))
+    assert converted(tmp_path, paired_run(offset=0.1, noise_level=20), "--imgtype", "npy") == 1
+    assert "it cannot be measured, so it must be given" in capsys.readouterr().err
