@@ -1,0 +1,218 @@
+#!/usr/bin/env python
+"""The packaged models: the pairs (noisy, target) that they are trained on, and a run made a model.
+
+  python benchmarks/weights.py pairs /path/to/data -o weights/pairs --seed 0
+  python pix2pix/train.py … -o weights/ct-denoise        # make weights says with which options
+  python benchmarks/weights.py pack weights/ct-denoise/20260101_120000 models/ct-denoise
+
+A target keeps some texture, as a clinical image has it: what is measured against an image with noise of its own is best
+where the noise on top is taken away and that texture is left. So thin slices are averaged, what non-local means would
+take away is given back in part, and pixel sizes, contrast and sharpness vary. On top: white noise, or noise of a lower
+dose through the projections by many kernels, from 3 to 70 HU. Then all is scaled so that this noise has LEVEL: the
+network sees one level only (--noise_level). Whole numbers in .npy, trainA and trainB as train.py reads them.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from skimage.restoration import denoise_nl_means
+
+from medi2i.common.networks.checkpoint import find_run
+from medi2i.common.options import PairedOptions, load_args
+from medi2i.common.outputs import write_text
+from medi2i.datasets import dicom
+from medi2i.tools.making import noise
+
+LEVEL = 20.0  # of the noise in all pairs
+CLIP = (-10240, 20480)  # of the models: -1536 to 3072 HU at the lowest of LEVELS, so that noise in air stays below air
+LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
+TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
+BODY = -300.0  # HU; above is the patient
+# What args says of the machine that trained.
+PLACES = ("root", "out", "train", "val", "model_gen", "argfile", "imgtype", "cache_mb", "started")
+MARGIN = 16  # pixels around the patient
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where a series lies; ``thick``: slices that are averaged, every ``step``; ``own``: standard deviation of its
+    noise then, HU; ``repeats``: pairs made of each image; ``half``: pixels of twice the size."""
+
+    folder: str
+    thick: int
+    step: int
+    own: float
+    repeats: int
+    half: bool = False
+
+
+SERIES = (
+    Series("ct-abdomen-ge", 1, 1, 9.0, 8),
+    Series("ct-chest-philips", 5, 5, 12.0, 4),
+    Series("ct-chest-philips", 3, 4, 13.0, 4, half=True),
+    Series("ct-phantom-philips/soft-5mm", 1, 2, 4.0, 4),
+    Series("ct-phantom-philips/soft-1mm", 1, 5, 3.5, 4),
+    Series("ct-phantom-philips/sharp-1mm", 5, 5, 9.5, 4),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image of a series, (H, W) in HU with pixels of ``spacing`` mm, and the name of its pairs."""
+
+    name: str
+    hu: np.ndarray
+    spacing: float
+    series: Series
+    seed: int
+
+
+def tasks(data: Path, seed: int) -> Iterator[Task]:
+    """One for each image of SERIES below ``data``."""
+    for number, one in enumerate(SERIES):
+        images = [dicom.read(path) for path in sorted((data / one.folder).glob("*.dcm"))]
+        for first in range(0, len(images) - one.thick + 1, one.step):
+            hu = np.mean([image.hu for image in images[first : first + one.thick]], axis=0)
+            spacing = (images[first].spacing or (1.0, 1.0))[0]
+            if one.half:
+                hu, spacing = noise._block_mean(hu, 2), 2 * spacing
+            yield Task(f"{number}_{first:03d}", of_the_body(hu), spacing, one, seed)
+
+
+def of_the_body(hu: np.ndarray) -> np.ndarray:
+    """The rectangle around the patient: there is little to learn in air."""
+    rows, columns = (np.flatnonzero((hu > BODY).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return hu
+    return hu[max(rows[0] - MARGIN, 0) : rows[-1] + MARGIN, max(columns[0] - MARGIN, 0) : columns[-1] + MARGIN]
+
+
+def target(
+    task: Task, smooth: np.ndarray, field: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(image (H, W) in HU with a texture of its own, ``field`` on its grid).
+
+    Often the image is as it is where its noise is low. Else its texture is weaker or stronger, or another kernel's; or
+    its edges are sharper, its contrast higher or its pixels larger: what other scanners and patients may bring.
+    """
+    own, hu = task.series.own, task.hu
+    draw = rng.random()
+    if draw < 0.3:
+        hu = smooth + textured(field, hu, rng.uniform(*TEXTURE), rng)
+    elif own > 10 or draw < 0.7:
+        hu = smooth + rng.uniform(*TEXTURE) / own * (hu - smooth)
+    if rng.random() < 0.3:
+        hu = hu + rng.uniform(0.3, 1.2) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
+    if rng.random() < 0.3:
+        hu = (hu - BODY) * rng.uniform(0.7, 1.8) + BODY + rng.uniform(-50, 50)
+    if rng.random() < 0.4:
+        zoom = rng.uniform(0.5, 1.3) if task.series.half else rng.uniform(0.45, 1.0)
+        soft = 0.35 * max(1 / zoom - 1, 0)
+        hu, field = (ndimage.zoom(ndimage.gaussian_filter(one, soft), zoom, order=3) for one in (hu, field))
+    return hu, field
+
+
+def kernel(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """What a reconstruction kernel makes of the spectrum (rfft2) of noise through the ramp filter: soft to sharp."""
+    radius = 2 * np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])  # 1: Nyquist
+    cut = rng.uniform(0.45, 1.15)
+    window = np.where(radius < cut, 0.5 * (1 + np.cos(np.pi * radius / cut)), 0)
+    return window * (1 + rng.uniform(0, 2.5) * (radius / cut) ** 2 * (rng.random() < 0.4))
+
+
+def through_projections(hu: np.ndarray, spacing: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise (H, W) of a scan by the ramp filter, of a flux drawn so that wide bodies have some starved rays."""
+    width = np.sqrt(np.count_nonzero(hu > BODY)) * spacing
+    expected = 10 ** rng.uniform(1.5, 4.0)  # photons behind the body
+    photons = expected * np.exp(min(0.0193 * width, 9.0))
+    return noise.dose_noise(hu, spacing, noise.Dose(1.0, photons, window="ramp", views=300), rng)
+
+
+def textured(field: np.ndarray, hu: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise (H, W) of ``field`` by a kernel, of a standard deviation of ``level`` HU in the body."""
+    made = np.fft.irfft2(np.fft.rfft2(field) * kernel(field.shape, rng), field.shape)
+    body = hu > BODY
+    return made * (level / made[body if body.any() else ...].std())
+
+
+def make(task: Task, out: Path) -> list[str]:
+    """The pairs of a task. Returns their names."""
+    rng = noise.generator_for(task.seed, 0, task.name)
+    own = task.series.own
+    smooth = denoise_nl_means(task.hu.astype(np.float32), 5, 6, h=0.8 * own, sigma=own, fast_mode=True)
+    field = through_projections(task.hu, task.spacing, rng)
+    names = []
+    for repeat in range(task.series.repeats):
+        # Turned, it is the noise of another scan: a target that has its texture of the field is no part of it.
+        other = np.rot90(field, 2)
+        hu, beside = target(task, smooth, field, rng)
+        level = np.exp(rng.uniform(*np.log(LEVELS)))
+        if repeat % 2:
+            added = level * rng.standard_normal(hu.shape)
+        else:
+            if beside.shape != other.shape:
+                other = ndimage.zoom(other, np.divide(hu.shape, other.shape), order=3)
+            added = textured(other, hu, level, rng)
+        names.append(f"{task.name}_{repeat}.npy")
+        for folder, image in (("trainA", hu + added), ("trainB", hu)):
+            scaled = np.clip(np.rint(image * (LEVEL / level)), *CLIP).astype(np.int16)
+            np.save(out / folder / names[-1], scaled, allow_pickle=False)
+    return names
+
+
+def make_pairs(options: argparse.Namespace) -> None:
+    """All pairs, and pairs.txt."""
+    for folder in ("trainA", "trainB"):
+        (options.out / folder).mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        made = [pool.submit(make, task, options.out) for task in tasks(options.data, options.seed)]
+        names = [name for one in made for name in one.result()]
+    text = "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names)
+    (options.out / "pairs.txt").write_text(text, encoding="utf-8")
+    print(f"{options.out}: {len(names)} pairs")
+
+
+def pack(options: argparse.Namespace) -> None:
+    """The last weights of a run and its args, without the places that they were trained in."""
+    epoch = max(find_run(options.run).epochs)
+    options.model.mkdir(parents=True, exist_ok=True)
+    for old in options.model.glob("*.npz"):
+        old.unlink()
+    for name in ("enc_x", "dec_y"):
+        shutil.copyfile(options.run / f"{name}{epoch}.npz", options.model / f"{name}{epoch}.npz")
+    trained = dataclasses.asdict(load_args(options.run / "args"))
+    plain = dataclasses.asdict(PairedOptions())
+    args = {name: plain[name] if name in PLACES else value for name, value in trained.items()}
+    write_text(
+        options.model / "args", json.dumps({"application": "pix2pix", **args, "noise_level": LEVEL}, indent=1) + "\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    pairs = commands.add_parser("pairs")
+    pairs.add_argument("data", type=Path, help="folder with the series")
+    pairs.add_argument("-o", "--out", type=Path, default=Path("weights/pairs"))
+    pairs.add_argument("--seed", type=int, default=0)
+    pairs.add_argument("-j", "--workers", type=int, default=2)
+    pairs.set_defaults(does=make_pairs)
+    packing = commands.add_parser("pack")
+    packing.add_argument("run", type=Path, help="run folder of a training")
+    packing.add_argument("model", type=Path, help="folder of the model")
+    packing.set_defaults(does=pack)
+    options = parser.parse_args()
+    options.does(options)
+
+
+if __name__ == "__main__":
+    main()
