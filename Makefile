@@ -1,6 +1,7 @@
 # make demo   a CT denoised by a pix2pix trained here (CT=/path/to/series for your own)
 # make test   make lint, then the test suite
 # make lint   style, format, who imports whom, types
+# make wheels   dist/*.whl, which pip install takes as they are
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
 # make reconstruction [CT="/path/to/series ..."]   trains what reconstructs and compares it: $(WORK)/reconstruction.md
@@ -16,15 +17,14 @@ RESULTS = benchmarks/results
 TREE    = build/tree/medi2i
 MINUTES ?= 10
 
-.PHONY: test demo bench quality reconstruction lint clean
+.PHONY: test demo bench quality reconstruction wheels lint clean
 
-$(READY): setup.py pyproject.toml requirements.txt
+$(READY): setup.py pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); medi2i needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.13" >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q --no-compile -r requirements.txt
-	CC=true $(PIP) install -q --no-compile --no-build-isolation "chainer==7.8.1" "chainercv==0.13.1"
-	$(PIP) install -q --no-compile --no-build-isolation -e ".[test]"
+	$(PIP) install -q --no-compile uv
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv sync -q --inexact --extra test
 	touch $@
 
 test: lint
@@ -34,12 +34,12 @@ demo: $(READY)
 	$(VENV)/bin/python -m medi2i.tools.demo --out $(DEMO) $(if $(CT),--ct "$(CT)")
 
 bench: $(READY)
-	$(PIP) install -q --no-build-isolation -e ".[bench]"
+	$(PIP) install -q -e ".[bench]"
 	$(VENV)/bin/python benchmarks/bench.py --out $(RESULTS) --write $(or $(WRITE),$(RESULTS)/speed.md)
 
 quality: $(READY)
 	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }
-	$(PIP) install -q --no-build-isolation -e ".[quality]"
+	$(PIP) install -q -e ".[quality]"
 	$(VENV)/bin/python benchmarks/quality.py "$(CT)" --work "$(WORK)" --minutes $(MINUTES) --write "$(or $(WRITE),$(WORK)/quality.md)" \
 	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ABOUT),--about "$(ABOUT)")
 
@@ -47,6 +47,16 @@ reconstruction: $(READY)
 	@mkdir -p "$(WORK)"
 	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),30) --dip 4 --work "$(WORK)/reconstruction" \
 	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT))
+
+# Chainer and ChainerCV have no wheels and do not build with today's tools. Built here, any pip installs them on any
+# system: ChainerCV's is Python alone, since CC=true leaves its C extension out, but setuptools does not know that.
+wheels:
+	rm -rf build/lib build/bdist*
+	$(PYTHON) -m venv build/wheels
+	build/wheels/bin/pip install -q "setuptools>=77,<81" wheel numpy
+	CC=true build/wheels/bin/pip wheel -q --no-deps --no-build-isolation -w dist . \
+	  $(shell sed -n 's/^ *"\(chainer[a-z]*==.*\)",/\1/p' pyproject.toml)
+	build/wheels/bin/wheel tags --remove --python-tag py3 --abi-tag none --platform-tag any dist/chainercv-*.whl
 
 lint: $(READY)
 	$(VENV)/bin/ruff check -q .
