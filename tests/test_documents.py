@@ -13,7 +13,8 @@ FOLDERS = "api|common|datasets|pix2pix|cyclegan|reconstruction|tools|tests|bench
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    made = [target for target in targets if target.startswith("options/")]  # of the site, which looks at links to them
+    assert [target for target in targets if target not in made and not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The README's lines on super-resolution and on MR to CT run as they stand, on phantoms and with tiny networks."""
+"""The recipes of README and docs/ run as they stand, on phantoms and with tiny networks."""
 
 import os
 import re
@@ -17,27 +17,35 @@ from medi2i.cyclegan import train as cyclegan_train
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_header import STORAGE
 from medi2i.pix2pix import convert, train
-from medi2i.tools import make_lowres, make_phantom, register, split_pairs
+from medi2i.tools import evaluate, make_lowres, make_noisy, make_phantom, register, split_pairs
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {
     "pix2pix/train.py": train,
     "pix2pix/convert.py": convert,
     "cyclegan/train.py": cyclegan_train,
     "cyclegan/convert.py": cyclegan_convert,
+    "tools/evaluate.py": evaluate,
     "tools/make_lowres.py": make_lowres,
+    "tools/make_noisy.py": make_noisy,
     "tools/register.py": register,
     "tools/split_pairs.py": split_pairs,
+}
+WORDS = {
+    "train pix2pix": "pix2pix/train.py",
+    "convert": "pix2pix/convert.py",
+    "noise": "tools/make_noisy.py",
+    "split": "tools/split_pairs.py",
+    "evaluate": "tools/evaluate.py",
 }
 TINY = ["-gc", "2", "4", "-gnb", "1", "-dc", "2", "2", "-cw", "16", "-ch", "16", "-b", "2", "-g", "-1"]
 PLACEHOLDER = "result/20260101_120000"
 
 
-def block(heading, number=0):
-    """The lines of a code block below a heading."""
-    section = re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    (text,) = [part for part in section if part.startswith(heading + "\n")]
-    return re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[number].splitlines()
+def block(page, number=0):
+    """The lines of a code block of a page."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return blocks[number].splitlines()
 
 
 def unrolled(lines):
@@ -58,6 +66,8 @@ def unrolled(lines):
 
 def typed(line, shorter):
     """Run one line; training is made short, and the newest run stands in the place of the one that is named."""
+    for name, script in WORDS.items():
+        line = re.sub(rf"^medi2i {name}\b", f"python {script}", line)
     if not line.startswith("python "):
         subprocess.run(["sh", "-ec", line], check=True)
         return
@@ -75,8 +85,8 @@ def typed(line, shorter):
 
 @pytest.fixture
 def here(tmp_path):
-    if not README.is_file():
-        pytest.skip("the README is not installed")
+    if not (ROOT / "README.md").is_file():
+        pytest.skip("the documentation is not installed")
     before = os.getcwd()
     os.chdir(tmp_path)
     yield tmp_path
@@ -91,9 +101,17 @@ def phantoms(folder, series, slices=2):
     return sorted(folder.iterdir())
 
 
+def test_denoising(here):
+    """The first recipe of the README."""
+    phantoms(here / "ct", 1, slices=8)
+    for line in block("README.md", 1):
+        typed(line.replace("/path/to/ct", "ct"), ["--minutes", "0.005", "--nvis", "0"])
+    assert (here / "evaluation" / "report.html").is_file() and len(list((here / "converted").rglob("*.dcm"))) == 1
+
+
 def test_super_resolution(here):
     phantoms(here / "CT", 1, slices=5)
-    for line in block("Super-resolution"):
+    for line in block("docs/superres.md"):
         typed(line, ["--minutes", "0.005", "--nvis", "0"])
     (run,) = (here / "result").iterdir()
     assert load_args(run).preset == "superres" and any(run.glob("enc_x*.npz"))
@@ -101,7 +119,7 @@ def test_super_resolution(here):
 
 def test_super_resolution_from_the_coarse_grid(here):
     phantoms(here / "CT", 1, slices=5)
-    making, splitting, training = block("Super-resolution")
+    making, splitting, training = block("docs/superres.md")
     typed(making.split("#")[0] + "--keep_small", [])
     typed(splitting, [])
     typed(training + " --scale 2", ["--minutes", "0.005", "--nvis", "0"])
@@ -139,7 +157,7 @@ def test_mr_to_ct(here):
             as_mr(path, here / "new" / "mr" / name / path.name)
         (here / "ct").mkdir(exist_ok=True)
         folder.rename(here / "ct" / name)
-    for line in unrolled(block("MR to CT")):
+    for line in unrolled(block("docs/mr_to_ct.md")):
         typed(line, ["-e", "1", "--nvis", "0"])
     results = sorted((here / "as_ct").rglob("*.dcm"))
     assert len(results) == 2 and {dicom.read(path).modality for path in results} == {"CT"}
@@ -150,6 +168,6 @@ def test_mr_to_ct(here):
     for path in results:
         path.unlink()
     find_report(here / "as_ct").unlink()
-    for line in block("MR to CT", 1):
+    for line in block("docs/mr_to_ct.md", 1):
         typed(line, ["-e", "1", "--nvis_A", "0", "--nvis_B", "0"])
     assert len(list((here / "as_ct").rglob("*.dcm"))) == 6
