@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from medi2i.common.choices import Activation, SampleKind, Second, Unet
-from medi2i.common.compat import L, chainer
+from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
 from medi2i.common.networks.convolutions import Convolution
@@ -28,7 +28,6 @@ from medi2i.common.networks.norms import (
     InstanceNormalization,
     Unchanged,
 )
-from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
 from medi2i.common.version import VERSION
 
 INPUT, OUTPUT = "image", "translation"
@@ -215,24 +214,24 @@ def _attention(graph: Graph, block: Attention, x: str) -> str:
     return add("Add", x, add("Mul", h, graph.constant(_array(block.gamma.W))))
 
 
-def _vgg(graph: Graph, base: VGG16Features, x: str, grey: bool) -> list[str]:
-    levels: list[str] = []
-    for names in base.block_names:
-        x = graph.pool(x) if levels else x
-        for name in names:
-            x = graph.add("Relu", graph.plain(base[name], x, None, grey and name == "conv1_1"))
-        levels.append(x)
-    return levels
-
-
-def _resnet(graph: Graph, base: ResNet50Features, x: str, grey: bool) -> list[str]:
-    levels = [graph.add("Relu", graph.plain(base.conv1, x, base.bn1, grey))]
-    for i, name in enumerate(base.block_names):
-        h = levels[-1] if i else graph.pool(levels[0], ksize=3)
-        for bottleneck in base[name].children():
-            h = _bottleneck(graph, bottleneck, h)
-        levels.append(h)
-    return levels
+def _levels(graph: Graph, base: Any, x: str, grey: bool) -> list[str]:
+    """The levels of ``Features``; ``grey``: the image has one channel."""
+    found = []
+    for i, name in enumerate(base.layer_names):
+        layer = base[name]
+        if isinstance(layer, L.Convolution2D):
+            norm = vars(base).get(name.replace("conv", "bn"))
+            x = graph.plain(layer, x, norm, grey and i == 0)
+        elif isinstance(layer, L.model.vision.resnet.BuildingBlock):
+            for bottleneck in layer.children():
+                x = _bottleneck(graph, bottleneck, x)
+        elif layer is F.relu:
+            x = graph.add("Relu", x)
+        elif name.startswith("pool"):
+            x = graph.pool(x, ksize=layer.keywords["ksize"])
+        if name in base.pick:
+            found.append(x)
+    return found
 
 
 def _bottleneck(graph: Graph, block: chainer.Chain, x: str) -> str:
@@ -250,8 +249,6 @@ BLOCKS: dict[type, Callable[[Graph, Any, str], str]] = {
     FullyConnected: _fully_connected,
     Attention: _attention,
 }
-# Networks trained on ImageNet, of grey images or not: the names of their levels.
-LEVELS: dict[type, Callable[[Graph, Any, str, bool], list[str]]] = {VGG16Features: _vgg, ResNet50Features: _resnet}
 
 
 @dataclass(frozen=True)
@@ -263,9 +260,9 @@ class _Exporter:
 
     def step(self, name: str, value: str) -> Any:
         link = self.network[name]
-        if type(link) in LEVELS:
+        if name == "base":
             grey = isinstance(self.network, Encoder) and self.network.spec.in_ch == 1
-            return LEVELS[type(link)](self.graph, link, value, grey)
+            return _levels(self.graph, link, value, grey)
         return BLOCKS[type(link)](self.graph, link, value)
 
     def shaped(self, value: str, shape: tuple[int, int, int]) -> str:

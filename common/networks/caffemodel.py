@@ -11,16 +11,26 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
-Field = descriptor_pb2.FieldDescriptorProto
-# Name, number, type and whether repeated, as in caffe.proto. ``data`` are packed floats: as bytes, NumPy can read them.
+_INT32, _INT64, _STRING, _BYTES = 5, 3, 9, 12  # of descriptor.proto
+_REPEATED = {"label": 3}
 _FOUR = "num", "channels", "height", "width"
-_FIELDS: dict[str, dict[str, tuple[int, int | str, bool]]] = {
-    "Shape": {"dim": (1, Field.TYPE_INT64, True)},
-    "Blob": {name: (number, Field.TYPE_INT32, False) for number, name in enumerate(_FOUR, 1)}
-    | {"data": (5, Field.TYPE_BYTES, True), "shape": (7, "Shape", False)},
-    "Old": {"name": (4, Field.TYPE_STRING, False), "blobs": (6, "Blob", True)},
-    "New": {"name": (1, Field.TYPE_STRING, False), "blobs": (7, "Blob", True)},
-    "Net": {"old": (2, "Old", True), "new": (100, "New", True)},
+
+
+def _message(name: str, number: int, kind: str) -> dict[str, Any]:
+    return {"name": name, "number": number, "type": 11, "type_name": f".medi2i.caffe.{kind}"}
+
+
+# The fields of caffe.proto that weights need. ``data`` are packed floats: as bytes, NumPy can read them.
+_FIELDS: dict[str, list[dict[str, Any]]] = {
+    "Shape": [{"name": "dim", "number": 1, "type": _INT64} | _REPEATED],
+    "Blob": [
+        *({"name": name, "number": i, "type": _INT32, "default_value": "1"} for i, name in enumerate(_FOUR, 1)),
+        {"name": "data", "number": 5, "type": _BYTES} | _REPEATED,
+        _message("shape", 7, "Shape"),
+    ],
+    "Old": [{"name": "name", "number": 4, "type": _STRING}, _message("blobs", 6, "Blob") | _REPEATED],
+    "New": [{"name": "name", "number": 1, "type": _STRING}, _message("blobs", 7, "Blob") | _REPEATED],
+    "Net": [_message("old", 2, "Old") | _REPEATED, _message("new", 100, "New") | _REPEATED],
 }
 
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3", "1": "4"}
@@ -46,19 +56,11 @@ def read_caffemodel(content: bytes) -> dict[str, list[np.ndarray]]:
 @functools.cache
 def _net() -> type[Message]:
     """The class of what a caffemodel holds, of the fields of caffe.proto that weights need."""
-    file = descriptor_pb2.FileDescriptorProto(name="medi2i/caffe.proto", package="medi2i.caffe")
-    for message, fields in _FIELDS.items():
-        described = file.message_type.add(name=message)
-        for name, (number, kind, repeated) in fields.items():
-            field = described.field.add(name=name, number=number)
-            if kind == Field.TYPE_INT32:
-                field.default_value = "1"
-            field.label = Field.LABEL_REPEATED if repeated else Field.LABEL_OPTIONAL
-            field.type = Field.TYPE_MESSAGE if isinstance(kind, str) else kind
-            if isinstance(kind, str):
-                field.type_name = f".medi2i.caffe.{kind}"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    messages = [{"name": name, "field": [{"label": 1} | field for field in fields]} for name, fields in _FIELDS.items()]
+    pool.Add(
+        descriptor_pb2.FileDescriptorProto(name="medi2i/caffe.proto", package="medi2i.caffe", message_type=messages)
+    )
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("medi2i.caffe.Net"))
 
 

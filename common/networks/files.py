@@ -4,7 +4,7 @@ all, and nothing is ever unpickled."""
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -101,8 +101,21 @@ def load_arrays(arrays: StoredArrays | Part, link: chainer.Link, path: str | Pat
     there = {
         name: declared_in(arrays, name)
         for name in sorted(arrays)
-        if name in expected or base is None or not base.unused.fullmatch(name.removeprefix(_BASE))
+        if name in expected or base is None or not base.published.unused.fullmatch(name.removeprefix(_BASE))
     }
+    if problems := misfits(expected, there):
+        raise UserError(
+            f"{path}: does not fit {type(link).__name__} as args describes it: {problems}. "
+            "Use the args file saved beside these weights"
+        )
+    found = _readable(path, lambda: {name: arrays[name] for name in expected})
+    fill(link, found, expected, path)
+    if with_frozen:
+        chainer.serializers.NpzDeserializer(found, _BASE).load(frozen)
+
+
+def misfits(expected: Mapping[str, np.ndarray | None], there: Mapping[str, Any]) -> str:
+    """How arrays of a file, or what it declares of them, differ from those of a network; "" if they fit."""
     problems = [
         *(
             f"{name} is not in the file; the network has it {_shape(array)}"
@@ -120,18 +133,17 @@ def load_arrays(arrays: StoredArrays | Part, link: chainer.Link, path: str | Pat
             if name in there and not _fits(there[name], array)
         ),
     ]
-    if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(
-            f"{path}: does not fit {type(link).__name__} as args describes it: "
-            f"{'; '.join(problems[:_SHOWN])}{more}. Use the args file saved beside these weights"
-        )
-    found = _readable(path, lambda: {name: arrays[name] for name in expected})
-    refuse_not_finite(found, path, {name: array.dtype for name, array in expected.items() if array is not None})
-    reader = chainer.serializers.NpzDeserializer(found)
-    reader.load(link)
-    if with_frozen:
-        reader["base"].load(frozen)
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
+
+
+def fill(
+    link: chainer.Link, arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray | None], file: str | Path
+) -> None:
+    """Give ``link`` its values from ``arrays``, which fit. Raises UserError, naming ``file``, where one is not finite
+    in the type that it has in ``expected``."""
+    refuse_not_finite(arrays, file, {name: array.dtype for name, array in expected.items() if array is not None})
+    chainer.serializers.NpzDeserializer(arrays).load(link)
 
 
 def _fits(array: Declared | np.ndarray, expected: np.ndarray | None) -> bool:

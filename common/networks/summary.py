@@ -182,7 +182,7 @@ class _LayerHook(chainer.LinkHook):
     def forward_postprocess(self, args: Any) -> None:
         name = self.children.get(id(args.link))
         if name is not None:
-            out = args.out[-1] if isinstance(args.out, list) else args.out
+            out = args.out[-1] if isinstance(args.out, (list, tuple)) else args.out
             self.rows.append(
                 Row(name, describe(args.link), out.shape, count(args.link), self.costs.multiply_adds - self.before)
             )
@@ -207,7 +207,7 @@ def measure(name: str, network: Network, x: Any) -> tuple[Part, Any]:
     with shapes_only(), chainer.using_config("train", True), np.errstate(all="ignore"), costs, layers:
         out = network(x)
     np.random.set_state(state)
-    outputs = out if isinstance(out, list) else [out]
+    outputs = out if isinstance(out, (list, tuple)) else [out]
     parameter_bytes = sum(p.array.nbytes for p in network.params() if p.array is not None)
     return Part(
         name,

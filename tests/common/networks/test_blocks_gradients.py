@@ -7,7 +7,7 @@ from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrain
 from medi2i.common.compat import F, chainer, gradient_check
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
 from medi2i.common.networks.norms import normalization
-from medi2i.common.networks.pretrained import ResNet50Features, VGG16Features
+from medi2i.common.networks.pretrained import pretrained_features
 from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)
@@ -107,15 +107,14 @@ def converge(attention):
 
 
 @pytest.mark.parametrize(
-    "features, kind, widths, size",
-    [(VGG16Features, Pretrained.VGG16, (2, 3), (4, 6)), (ResNet50Features, Pretrained.RESNET50, (2, 4), (8, 8))],
+    "kind, widths, size", [(Pretrained.VGG16, (2, 3), (4, 6)), (Pretrained.RESNET50, (2, 4), (8, 8))]
 )
-def test_gradients_of_pretrained_features(features, kind, widths, size):
+def test_gradients_of_pretrained_features(kind, widths, size):
     class Last(chainer.Chain):
         def __init__(self):
             super().__init__()
             with self.init_scope():
-                self.base = features(PretrainedSpec(kind, widths, frozen=True))
+                self.base = pretrained_features(PretrainedSpec(kind, widths, frozen=True))
 
         def forward(self, x):
             return self.base(x)[-1]

@@ -14,12 +14,12 @@ from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.networks.files import arrays_of, load_link, save_networks, write_arrays
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec
 from medi2i.common.networks.generator import Encoder
+from medi2i.common.networks.imagenet import three_channels
 from medi2i.common.networks.pretrained import (
     RESNET50_WIDTHS,
     VGG16_WIDTHS,
     load_pretrained,
     pretrained_features,
-    three_channels,
 )
 from medi2i.common.networks.spec import PretrainedSpec
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
@@ -162,13 +162,16 @@ def test_resnet_as_it_was_published(tmp_path):
     [
         (
             None,
-            "--gen_pretrained_weights: the file with the ImageNet weights of VGG16Features is not given.*caffemodel",
+            "--gen_pretrained_weights: the file with the ImageNet weights of VGG16 is not given.*caffemodel",
         ),
         ("absent.npz", "--gen_pretrained_weights: .*absent.npz: no such file.*caffemodel"),
         ("text.npz", "text.npz: not a readable npz or caffemodel"),
         ("pickle.npz", "pickle.npz: not a readable npz"),
-        ("other.npz", "it has no conv1_2/"),
-        ("wide.npz", r"conv1_1/W is \(64, 3, 3, 3\) float32; VGG16Features has \(2, 3, 3, 3\)"),
+        (
+            "other.npz",
+            "it is no file for VGG16: conv1_2/W is not in the file; the network has it 2x2x3x3; conv1_2/b is",
+        ),
+        ("wide.npz", "no file for VGG16: conv1_1/W is 64x3x3x3 in the file, 2x3x3x3 in the network"),
     ],
 )
 def test_files_that_are_not_the_weights_are_refused(tmp_path, path, text):
