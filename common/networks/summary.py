@@ -1,7 +1,7 @@
 """``--summary``: layers, output shapes, parameters, multiply-adds, receptive fields and memory of a training step.
 
-What a forward pass costs is counted in one that does not compute: ``shapes_only`` makes convolutions and matrix
-products return zeros of the right shape, so that a network of any size is counted in a second.
+What a forward pass costs is counted in one that does not compute: while ``counting``, convolutions and matrix products
+return zeros of the right shape, so that a network of any size is counted in a second.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,91 +21,80 @@ from medi2i.common.networks.receptive import discriminator_field, generator_reac
 from medi2i.common.options import UnpairedOptions
 
 DEFAULT_SIZE = (256, 256)
-_CONV = F.connection.convolution_2d.Convolution2DFunction
-_DECONV = F.connection.deconvolution_2d.Deconvolution2DFunction
-_LINEAR = F.connection.linear.LinearFunction
-_MATMUL = F.math.matmul.MatMul
+# Of one call: shape of the result, multiply-adds, elements of the matrix that a convolution unfolds into.
+Cost: TypeAlias = tuple[tuple[int, ...], int, int]
 
 
-def _conv_shape(function: Any, x: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
-    size = chainer.utils.conv.get_conv_outsize
-    return (
-        len(x),
-        len(w),
-        size(x.shape[2], w.shape[2], function.sy, function.ph, cover_all=function.cover_all, d=function.dy),
-        size(x.shape[3], w.shape[3], function.sx, function.pw, cover_all=function.cover_all, d=function.dx),
-    )
+@dataclass
+class Costs:
+    """Multiply-adds so far, and bytes of the largest matrix (``workspace``) that a convolution unfolded into."""
+
+    multiply_adds: int = 0
+    workspace: int = 0
 
 
-def _deconv_shape(function: Any, x: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
-    size = chainer.utils.conv.get_deconv_outsize
-    return (
-        len(x),
-        w.shape[1] * function.groups,
-        size(x.shape[2], w.shape[2], function.sy, function.ph, d=function.dy),
-        size(x.shape[3], w.shape[3], function.sx, function.pw, d=function.dx),
-    )
+def _sizes(function: Any, x: np.ndarray, w: np.ndarray, size: Callable[..., int]) -> Iterator[int]:
+    strides, pads, dilations = (function.sy, function.sx), (function.ph, function.pw), (function.dy, function.dx)
+    for n, k, s, p, d in zip(x.shape[2:], w.shape[2:], strides, pads, dilations, strict=True):
+        yield size(n, k, s, p, d=d)
 
 
-def _linear_shape(function: Any, x: np.ndarray, w: np.ndarray) -> tuple[int, ...]:
-    return len(x), len(w)
+def _convolution(function: Any, x: np.ndarray, w: np.ndarray) -> Cost:
+    shape = len(x), len(w), *_sizes(function, x, w, chainer.utils.conv.get_conv_outsize)
+    unfolded = len(x) * math.prod(shape[2:]) * x.shape[1] * math.prod(w.shape[2:])
+    return shape, unfolded * len(w) // function.groups, unfolded
 
 
-def _zeros(shape_of: Callable[..., tuple[int, ...]]) -> Callable[..., tuple[np.ndarray]]:
-    def forward(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
-        self.retain_inputs((0, 1))
-        # What the real one would have worked out and the backward pass reads is not needed: nothing goes back.
-        return (np.zeros(shape_of(self, *inputs[:2]), inputs[0].dtype),)
+def _deconvolution(function: Any, x: np.ndarray, w: np.ndarray) -> Cost:
+    channels = w.shape[1] * function.groups
+    shape = len(x), channels, *_sizes(function, x, w, chainer.utils.conv.get_deconv_outsize)
+    # Each pixel of the image, which is the smaller one, meets the whole kernel.
+    unfolded = len(x) * math.prod(x.shape[2:]) * channels * math.prod(w.shape[2:])
+    return shape, unfolded * x.shape[1] // function.groups, unfolded
 
-    return forward
+
+def _linear(function: Any, x: np.ndarray, w: np.ndarray) -> Cost:
+    return (len(x), len(w)), len(x) * w.size, 0
+
+
+def _product(function: Any, a: np.ndarray, b: np.ndarray) -> Cost:
+    rows = a.shape[-1] if function.transa else a.shape[-2]
+    columns = b.shape[-2] if function.transb else b.shape[-1]
+    return (*a.shape[:-2], rows, columns), rows * b.size, 0
+
+
+COSTS: dict[tuple[type, str], Callable[[Any, np.ndarray, np.ndarray], Cost]] = {
+    (F.connection.convolution_2d.Convolution2DFunction, "forward_cpu"): _convolution,
+    (F.connection.deconvolution_2d.Deconvolution2DFunction, "forward_cpu"): _deconvolution,
+    (F.connection.linear.LinearFunction, "forward"): _linear,
+    (F.math.matmul.MatMul, "forward"): _product,
+}
 
 
 @contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
-    """While the block runs, convolutions and linear layers on the CPU give zeros, at no cost."""
-    replaced = (
-        (_CONV, "forward_cpu", _conv_shape),
-        (_DECONV, "forward_cpu", _deconv_shape),
-        (_LINEAR, "forward", _linear_shape),
-    )
-    before = [cls.__dict__[name] for cls, name, _ in replaced]
-    for cls, name, shape_of in replaced:
-        setattr(cls, name, _zeros(shape_of))
+def counting() -> Iterator[Costs]:
+    """While the block runs, convolutions, linear layers and matrix products on the CPU give zeros and are counted."""
+    costs = Costs()
+
+    def counted(cost_of: Callable[..., Cost]) -> Callable[..., tuple[np.ndarray]]:
+        def forward(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
+            shape, multiply_adds, unfolded = cost_of(self, *inputs[:2])
+            costs.multiply_adds += multiply_adds
+            costs.workspace = max(costs.workspace, unfolded * inputs[0].itemsize)
+            # What the real one would have worked out and the backward pass reads is not needed: nothing goes back.
+            self.retain_inputs((0, 1))
+            return (np.zeros(shape, inputs[0].dtype),)
+
+        return forward
+
+    before = {(cls, name): cls.__dict__[name] for cls, name in COSTS}
+    for (cls, name), cost_of in COSTS.items():
+        setattr(cls, name, counted(cost_of))
     try:
-        yield
+        yield costs
     finally:
-        for (cls, name, _), original in zip(replaced, before, strict=True):
+        for (cls, name), original in before.items():
             setattr(cls, name, original)
-
-
-class CostHook(chainer.FunctionHook):
-    """Adds up the cost of all functions called while it is active: ``with CostHook() as hook``.
-
-    Multiply-adds, and bytes of the largest matrix (``workspace``) that a convolution unfolds into.
-    """
-
-    name = "medi2i.CostHook"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.multiply_adds = self.workspace = 0
-
-    def forward_preprocess(self, function: Any, in_data: Sequence[np.ndarray]) -> None:
-        if isinstance(function, (_CONV, _DECONV)):
-            x, w = in_data[:2]
-            transposed = isinstance(function, _DECONV)
-            out = _deconv_shape(function, x, w) if transposed else _conv_shape(function, x, w)
-            # Each pixel of the smaller image meets the whole kernel, for each output channel of its group.
-            pixels = x.shape[2:] if transposed else out[2:]
-            columns = len(x) * math.prod(pixels) * math.prod(w.shape[2:])
-            self.multiply_adds += columns * x.shape[1] * out[1] // function.groups
-            self.workspace = max(self.workspace, columns * (out[1] if transposed else x.shape[1]) * x.dtype.itemsize)
-        elif isinstance(function, _LINEAR):
-            self.multiply_adds += len(in_data[0]) * in_data[1].size
-        elif isinstance(function, _MATMUL):
-            a, b = in_data
-            rows = a.shape[-1] if function.transa else a.shape[-2]
-            self.multiply_adds += rows * b.size
 
 
 def kept_bytes(outputs: Iterable[chainer.Variable], links: Iterable[chainer.Link]) -> int:
@@ -113,22 +102,13 @@ def kept_bytes(outputs: Iterable[chainer.Variable], links: Iterable[chainer.Link
 
     Besides inputs and outputs that functions retain these are what they remember themselves (masks, pooling places).
     """
-    weights = {id(p.array) for link in links for p in link.params()}
-    seen, total = set(weights), 0
-    functions, pending = set(), [v.creator_node for v in outputs if v.creator_node is not None]
-    while pending:
-        function = pending.pop()
-        if id(function) in functions:
-            continue
-        functions.add(id(function))
-        nodes = [*function.inputs, *(ref() for ref in function.outputs)]
-        arrays = [node.data for node in nodes if node is not None]
-        arrays += [value for value in vars(function).values() if isinstance(value, np.ndarray)]
-        for array in arrays:
-            if array is not None and id(_owner(array)) not in seen:
+    seen = {id(p.array) for link in links for p in link.params()}
+    total = 0
+    for node in chainer.computational_graph.build_computational_graph(list(outputs)).nodes:
+        for array in [node.data] if isinstance(node, chainer.variable.VariableNode) else vars(node).values():
+            if isinstance(array, np.ndarray) and id(_owner(array)) not in seen:
                 seen.add(id(_owner(array)))
                 total += array.nbytes
-        pending += [node.creator_node for node in function.inputs if node.creator_node is not None]
     return total
 
 
@@ -156,36 +136,31 @@ class Part:
 
     name: str
     rows: tuple[Row, ...]
-    parameters: int
-    parameter_bytes: int
     multiply_adds: int
+    parameter_bytes: int
     kept: int
     workspace: int
 
 
-class _LayerHook(chainer.LinkHook):
+class _Layers(chainer.LinkHook):
     """Notes shape and cost of the children of one network as they are called."""
 
-    name = "medi2i.LayerHook"
+    name = "medi2i.Layers"
 
-    def __init__(self, network: Network, costs: CostHook) -> None:
+    def __init__(self, network: Network, costs: Costs) -> None:
         super().__init__()
-        self.children = {id(network[name]): name for name in network.order}
-        self.costs = costs
+        self.network, self.costs = network, costs
         self.rows: list[Row] = []
-        self.before = 0
-
-    def forward_preprocess(self, args: Any) -> None:
-        if id(args.link) in self.children:
-            self.before = self.costs.multiply_adds
 
     def forward_postprocess(self, args: Any) -> None:
-        name = self.children.get(id(args.link))
-        if name is not None:
-            out = args.out[-1] if isinstance(args.out, (list, tuple)) else args.out
-            self.rows.append(
-                Row(name, describe(args.link), out.shape, count(args.link), self.costs.multiply_adds - self.before)
-            )
+        if any(args.link is child for child in self.network.children()):
+            spent = self.costs.multiply_adds - sum(row.multiply_adds for row in self.rows)
+            shape = _several(args.out)[-1].shape
+            self.rows.append(Row(args.link.name, describe(args.link), shape, count(args.link), spent))
+
+
+def _several(out: Any) -> Sequence[chainer.Variable]:
+    return out if isinstance(out, (list, tuple)) else [out]
 
 
 def count(link: chainer.Link) -> int:
@@ -200,24 +175,15 @@ def measure(name: str, network: Network, x: Any) -> tuple[Part, Any]:
     """
     network = copy.deepcopy(network)
     network.to_device("@numpy")
-    costs = CostHook()
-    layers = _LayerHook(network, costs)
     state = np.random.get_state()
     # Zeros all over divide by a spectral norm of zero; the numbers mean nothing here.
-    with shapes_only(), chainer.using_config("train", True), np.errstate(all="ignore"), costs, layers:
+    quiet = np.errstate(all="ignore")
+    with counting() as costs, chainer.using_config("train", True), quiet, _Layers(network, costs) as layers:
         out = network(x)
     np.random.set_state(state)
-    outputs = out if isinstance(out, (list, tuple)) else [out]
-    parameter_bytes = sum(p.array.nbytes for p in network.params() if p.array is not None)
-    return Part(
-        name,
-        tuple(layers.rows),
-        count(network),
-        parameter_bytes,
-        costs.multiply_adds,
-        kept_bytes(outputs, [network]),
-        costs.workspace,
-    ), out
+    weights = sum(p.array.nbytes for p in network.params() if p.array is not None)
+    kept = kept_bytes(_several(out), [network])
+    return Part(name, tuple(layers.rows), costs.multiply_adds, weights, kept, costs.workspace), out
 
 
 def summary_text(networks: Mapping[str, Network], options: AnyOptions, size: tuple[int, int] | None = None) -> str:
@@ -227,35 +193,29 @@ def summary_text(networks: Mapping[str, Network], options: AnyOptions, size: tup
     """
     size = size or fixed_size(options) or crop_size(options) or fitting_of(options).around(DEFAULT_SIZE)[-1]
     batch = options.batch_size
-    parts, fields, whole = {}, [], []
+    parts, costs, fields = {}, [], []
+
+    def images(link: Network) -> np.ndarray:
+        return np.zeros((batch, link.spec.in_ch, *size), np.float32)
+
     for encoder, decoder in (("enc_x", "dec_y"), ("enc_y", "dec_x")):
-        if encoder not in networks:
-            continue
-        enc, dec = networks[encoder], networks[decoder]
-        image = np.zeros((batch, enc.spec.in_ch, *size), np.float32)
-        parts[encoder], features = measure(encoder, enc, image)
-        parts[decoder], _ = measure(decoder, dec, [chainer.Variable(f.array) for f in features])
-        fields.append(f"{encoder} + {decoder}: {_field(generator_reach(enc.spec, dec.spec).field, enc.spec)}")
-        whole.append((encoder, decoder))
-        deepest = features[len(features) - (2 if enc.spec.latent_dim > 0 else 1)].array
+        if encoder in networks:
+            enc, dec = networks[encoder], networks[decoder]
+            parts[encoder], features = measure(encoder, enc, images(enc))
+            deepest = features[len(features) - (2 if enc.spec.latent_dim > 0 else 1)].array
+            parts[decoder], _ = measure(decoder, dec, [chainer.Variable(f.array) for f in features])
+            total = _short(parts[encoder].multiply_adds + parts[decoder].multiply_adds)
+            through = f"{encoder} + {decoder}"
+            costs.append(f"one batch of {batch} through {through} at {size[0]}x{size[1]}: {total} multiply-adds")
+            fields.append(f"{through}: {_field(generator_reach(enc.spec, dec.spec).field, enc.spec)}")
     for name, link in networks.items():
         if name.startswith("dis"):
-            image = deepest if name == "dis_z" else np.zeros((batch, link.spec.in_ch, *size), np.float32)
-            parts[name], _ = measure(name, link, image)
-            fields.append(
-                f"{name}: {_field(discriminator_field(link.spec), link.spec)}"
-                + (" of the deepest feature" if name == "dis_z" else "")
-            )
-    lines = []
-    for part in parts.values():
-        lines += [*_table(part), ""]
-    for encoder, decoder in whole:
-        total = parts[encoder].multiply_adds + parts[decoder].multiply_adds
-        lines.append(
-            f"one batch of {batch} through {encoder} + {decoder} at {size[0]}x{size[1]}: {_short(total)} multiply-adds"
-        )
-    lines += ["receptive field, pixels: " + text for text in fields]
-    return "\n".join([*lines, *_memory(parts, networks, options, size)])
+            parts[name], _ = measure(name, link, deepest if name == "dis_z" else images(link))
+            of = " of the deepest feature" if name == "dis_z" else ""
+            fields.append(f"{name}: {_field(discriminator_field(link.spec), link.spec)}{of}")
+    tables = [line for part in parts.values() for line in (*_table(part), "")]
+    fields = ["receptive field, pixels: " + text for text in fields]
+    return "\n".join([*tables, *costs, *fields, *_memory(parts, networks, options, size)])
 
 
 def _field(pixels: int, spec: Spec) -> str:
@@ -269,7 +229,7 @@ def _table(part: Part) -> Iterator[str]:
         (row.name, row.layer, "x".join(str(n) for n in row.shape), str(row.parameters), _short(row.multiply_adds))
         for row in part.rows
     ]
-    rows.append(("", "total", "", str(part.parameters), _short(part.multiply_adds)))
+    rows.append(("", "total", "", str(sum(row.parameters for row in part.rows)), _short(part.multiply_adds)))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     for name, layer, shape, parameters, cost in rows:
         yield (
