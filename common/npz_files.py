@@ -10,9 +10,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -26,7 +25,6 @@ LONGEST_HEADER = 10_000
 """Bytes of an npy header. NumPy refuses longer ones too, but only once they are in memory."""
 
 _T = TypeVar("_T")
-_BLOCK = 1 << 20
 _MARGIN, _PER_MEMBER = 1 << 20, 1 << 10  # bytes of a zip file beside its packed members, their names and comments
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -93,17 +91,6 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(io.BytesIO(start + file.read(length)))
 
 
-def declared_arrays(path: Path | str) -> dict[str, Declared]:
-    """Name → what is declared of each array. Reads headers only. Raises BrokenFile, OSError, Unreadable."""
-    return StoredArrays(path).declared
-
-
-def read_arrays_of(path: Path | str, names: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays, or those called ``names``, every checksum verified. Raises BrokenFile, OSError, Unreadable."""
-    stored = StoredArrays(path)
-    return {name: stored[name] for name in stored if names is None or name in names}
-
-
 class StoredArrays(Mapping[str, np.ndarray]):
     """The arrays of an npz file by name, each unpacked when it is asked for, and not kept.
 
@@ -134,41 +121,13 @@ class StoredArrays(Mapping[str, np.ndarray]):
 
     def verify(self) -> None:
         """Compare every checksum, a block of memory at a time."""
-        for info in self._infos.values():
-            _guarded(self.path, partial(_run_through, self._archive, info))
-
-
-class Part(Mapping[str, np.ndarray]):
-    """Some of ``arrays`` under other names: ``names`` is a dict name → name there."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], names: dict[str, str]) -> None:
-        self.arrays = arrays
-        self.names = names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[self.names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
+        if bad := _guarded(self.path, self._archive.testzip):
+            raise BrokenFile(self.path, f"Bad CRC-32 for file {bad!r}")
 
 
 def declared_in(arrays: Mapping[str, np.ndarray], name: str) -> Declared | np.ndarray:
     """What has the shape and type of an array, without unpacking it."""
-    if isinstance(arrays, Part):
-        return declared_in(arrays.arrays, arrays.names[name])
     return (arrays.declared if isinstance(arrays, StoredArrays) else arrays)[name]
-
-
-def _run_through(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    with archive.open(info) as member:
-        while member.read(_BLOCK):
-            pass
 
 
 def _guarded(path: Path | str, use: Callable[[], _T]) -> _T:

@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
-_INT32, _INT64, _STRING, _BYTES = 5, 3, 9, 12  # of descriptor.proto
+_INT32, _INT64, _BYTES = 5, 3, 12  # of descriptor.proto
 _REPEATED = {"label": 3}
 _FOUR = "num", "channels", "height", "width"
 
@@ -20,7 +20,8 @@ def _message(name: str, number: int, kind: str) -> dict[str, Any]:
     return {"name": name, "number": number, "type": 11, "type_name": f".medi2i.caffe.{kind}"}
 
 
-# The fields of caffe.proto that weights need. ``data`` are packed floats: as bytes, NumPy can read them.
+# The fields of caffe.proto that weights need. ``data`` are packed floats: as bytes, NumPy can read them. So are names,
+# which in a file from anybody need not be text.
 _FIELDS: dict[str, list[dict[str, Any]]] = {
     "Shape": [{"name": "dim", "number": 1, "type": _INT64} | _REPEATED],
     "Blob": [
@@ -28,15 +29,14 @@ _FIELDS: dict[str, list[dict[str, Any]]] = {
         {"name": "data", "number": 5, "type": _BYTES} | _REPEATED,
         _message("shape", 7, "Shape"),
     ],
-    "Old": [{"name": "name", "number": 4, "type": _STRING}, _message("blobs", 6, "Blob") | _REPEATED],
-    "New": [{"name": "name", "number": 1, "type": _STRING}, _message("blobs", 7, "Blob") | _REPEATED],
+    "Old": [{"name": "name", "number": 4, "type": _BYTES}, _message("blobs", 6, "Blob") | _REPEATED],
+    "New": [{"name": "name", "number": 1, "type": _BYTES}, _message("blobs", 7, "Blob") | _REPEATED],
     "Net": [_message("old", 2, "Old") | _REPEATED, _message("new", 100, "New") | _REPEATED],
 }
 
 _BRANCHES = {"2a": "1", "2b": "2", "2c": "3", "1": "4"}
-_RESNET_LAYER = re.compile(r"(res|bn|scale)(\d)([a-z])_branch(2a|2b|2c|1)")
-_RESNET_FIRST = {"conv1": "conv1", "bn_conv1": "bn1", "scale_conv1": "bn1"}
-_VGG_LAYER = re.compile(r"conv\d_\d|fc\d")
+_RESNET_LAYER = re.compile(r"(?:res|bn|scale)(\d)([a-z])_branch(2a|2b|2c|1)")
+_OTHER_LAYER = re.compile(r"conv\d_\d|fc\d|(bn_|scale_)?conv1")
 
 
 def read_caffemodel(content: bytes) -> dict[str, list[np.ndarray]]:
@@ -46,7 +46,9 @@ def read_caffemodel(content: bytes) -> dict[str, list[np.ndarray]]:
         net.ParseFromString(content)
     except DecodeError:
         raise ValueError("it is cut short, or no such file") from None
-    layers = {layer.name: [_blob(blob) for blob in layer.blobs] for layer in (*net.old, *net.new)}
+    layers = {
+        layer.name.decode(errors="replace"): [_blob(blob) for blob in layer.blobs] for layer in (*net.old, *net.new)
+    }
     layers = {name: blobs for name, blobs in layers.items() if name and blobs}
     if not layers:
         raise ValueError("no layers with weights in it")
@@ -73,16 +75,13 @@ def chainer_arrays(layers: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]
     """The blobs under the names of ``chainer.links.VGG16Layers`` and ``ResNet50Layers``; other layers are left out."""
     arrays = {}
     for name, blobs in layers.items():
-        match = _RESNET_LAYER.fullmatch(name)
-        if match:
-            kind, stage, block, branch = match.groups()
+        kind = next((kind for kind in ("bn", "scale") if name.startswith(kind)), "conv")
+        if match := _RESNET_LAYER.fullmatch(name):
+            stage, block, branch = match.groups()
             place = "a" if block == "a" else f"b{ord(block) - ord('a')}"
-            link = "conv" if kind == "res" else "bn"
-            target, kind = f"res{stage}/{place}/{link}{_BRANCHES[branch]}", {"res": "conv"}.get(kind, kind)
-        elif name in _RESNET_FIRST:
-            target, kind = _RESNET_FIRST[name], name.partition("_")[0].removesuffix("1")
-        elif _VGG_LAYER.fullmatch(name):
-            target, kind = name, "conv"
+            target = f"res{stage}/{place}/{'conv' if kind == 'conv' else 'bn'}{_BRANCHES[branch]}"
+        elif _OTHER_LAYER.fullmatch(name):
+            target = name.replace(f"{kind}_conv", "bn")
         else:
             continue
         arrays.update({f"{target}/{key}": array for key, array in _parameters(kind, blobs).items()})

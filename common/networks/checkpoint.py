@@ -6,7 +6,7 @@ The ``args`` file beside the weights describes the networks; no option is needed
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,6 @@ from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encode
 from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.network import Network, using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
-from medi2i.common.npz_files import Part, StoredArrays
 from medi2i.common.options import load_args
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
@@ -42,18 +41,16 @@ class Run:
 
     def epoch(self, which: int | str) -> int:
         """The number of ``which``: "last", "best" or a number. Raises UserError for one that is not there."""
-        if which == "best":
-            if self.best is None:
-                raise UserError(f"{self.folder}: it has no {BEST}, so no best epoch; the last one is {self.epochs[-1]}")
-            which = self.best
-        elif which == "last":
-            which = self.epochs[-1]
-        if not isinstance(which, int) or which not in self.epochs:
+        named: dict[int | str, int | str | None] = {"best": self.best, "last": self.epochs[-1]}
+        number = named.get(which, which)
+        if number is None:
+            raise UserError(f"{self.folder}: it has no {BEST}, so no best epoch; the last one is {self.epochs[-1]}")
+        if not isinstance(number, int) or number not in self.epochs:
             raise UserError(
-                f"{self.folder}: no weights of epoch {which}; there are those of "
+                f"{self.folder}: no weights of epoch {number}; there are those of "
                 + ", ".join(str(n) for n in self.epochs)
             )
-        return which
+        return number
 
 
 def find_run(path: str | Path) -> Run:
@@ -150,7 +147,6 @@ def load_generator(
         run = find_run(chosen)
         args, folder, direction = run.args if args is None else args, run.folder, direction or "xy"
         number = str(run.epoch(epoch))
-        options = load_args(args)
         files = _files_of(folder, number, direction)
     else:
         file = _beside(Path(chosen), args)
@@ -161,18 +157,16 @@ def load_generator(
             raise UserError(f"{file}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
         folder, direction = file.parent, direction or _direction(match["name"])
         args = folder / "args" if args is None else args
-        options = load_args(args)
         files = (file,) if match["name"].startswith("gen") else _pair_of(folder, match["epoch"], direction)
+    options = load_args(args)
     encoder, decoder = build_generator(options, direction, args)
-    first, second = files[0], files[-1]
-    parts: tuple[StoredArrays | Part, StoredArrays | Part]
+    stored = [stored_arrays(file) for file in files]
+    names: tuple[Mapping[str, str] | None, ...] = None, None
     if len(files) == 1:
-        parts = split_generator(stored_arrays(first), arrays_of(encoder), arrays_of(decoder), first)
-    else:
-        parts = stored_arrays(first), stored_arrays(second)
-    load_arrays(parts[0], encoder, first)
-    load_arrays(parts[1], decoder, second)
-    if encoder.frozen is not None and not any(name.startswith("base/") for name in parts[0]):
+        names = split_generator(stored[0], arrays_of(encoder), arrays_of(decoder), files[0])
+    load_arrays(stored[0], encoder, files[0], names[0])
+    load_arrays(stored[-1], decoder, files[-1], names[1])
+    if encoder.frozen is not None and not any(name.startswith("base/") for name in names[0] or stored[0]):
         fill_frozen(encoder, "enc", folder, pretrained or options.gen_pretrained_weights, bool(pretrained))
     return Generator(encoder, decoder, options, direction, files, digest(files))
 
@@ -225,8 +219,7 @@ def digest(files: Iterable[str | Path]) -> str:
     total = hashlib.sha256()
     for file in files:
         with open(file, "rb") as opened:
-            while block := opened.read(1 << 20):
-                total.update(block)
+            hashlib.file_digest(opened, lambda: total)
     return total.hexdigest()
 
 

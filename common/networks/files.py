@@ -10,7 +10,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.npz_files import BrokenFile, Declared, Part, StoredArrays, declared_in, refuse_not_finite
+from medi2i.common.npz_files import BrokenFile, Declared, StoredArrays, refuse_not_finite
 from medi2i.common.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters
@@ -87,20 +87,24 @@ def load_link(path: str | Path, link: chainer.Link) -> None:
     load_arrays(stored_arrays(path), link, path)
 
 
-def load_arrays(arrays: StoredArrays | Part, link: chainer.Link, path: str | Path) -> None:
+def load_arrays(
+    arrays: StoredArrays, link: chainer.Link, path: str | Path, names: Mapping[str, str] | None = None
+) -> None:
     """Fill ``link`` from ``arrays`` of the file ``path``, unpacked once they are known to fit, and no others.
 
+    names: name of an array of the network → its name in the file; None: all that are there, as they are called.
     Released files hold all layers of a pretrained network that is trained on, or none; what is not used is passed over.
     Raises UserError when they do not fit.
     """
+    names = dict(zip(arrays, arrays, strict=True)) if names is None else names
     expected = arrays_of(link)
     frozen, base = getattr(link, "frozen", None), getattr(link, "base", None)
-    with_frozen = frozen is not None and any(name.startswith(_BASE) for name in arrays)
+    with_frozen = frozen is not None and any(name.startswith(_BASE) for name in names)
     if with_frozen:
         expected |= {_BASE + name: array for name, array in arrays_of(frozen).items()}
     there = {
-        name: declared_in(arrays, name)
-        for name in sorted(arrays)
+        name: arrays.declared[names[name]]
+        for name in sorted(names)
         if name in expected or base is None or not base.published.unused.fullmatch(name.removeprefix(_BASE))
     }
     if problems := misfits(expected, there):
@@ -108,7 +112,7 @@ def load_arrays(arrays: StoredArrays | Part, link: chainer.Link, path: str | Pat
             f"{path}: does not fit {type(link).__name__} as args describes it: {problems}. "
             "Use the args file saved beside these weights"
         )
-    found = _readable(path, lambda: {name: arrays[name] for name in expected})
+    found = _readable(path, lambda: {name: arrays[names[name]] for name in expected})
     fill(link, found, expected, path)
     if with_frozen:
         chainer.serializers.NpzDeserializer(found, _BASE).load(frozen)
@@ -161,8 +165,8 @@ def _shape(array: Declared | np.ndarray | None) -> str:
 
 def split_generator(
     arrays: StoredArrays, encoder_names: Collection[str], decoder_names: Collection[str], path: str | Path
-) -> tuple[Part, Part]:
-    """(encoder's arrays, decoder's arrays) of the file ``path``.
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(encoder's arrays, decoder's arrays) of the file ``path``: name in the network → name in the file.
 
     Either every name starts with a prefix that tells the two apart, or the file is one flat network, whose residual
     blocks are numbered through: the first go to the encoder, the rest, renumbered from 0, to the decoder.
@@ -171,9 +175,10 @@ def split_generator(
     for pair in _PREFIXES:
         if all(name.startswith(pair) for name in arrays):
             first, second = ({n.removeprefix(prefix): n for n in arrays if n.startswith(prefix)} for prefix in pair)
-            return Part(arrays, first), Part(arrays, second)
+            return first, second
     in_encoder = len({m[1] for name in encoder_names if (m := _RES_BLOCK.fullmatch(name))})
-    encoder, decoder = {}, {}
+    encoder: dict[str, str] = {}
+    decoder: dict[str, str] = {}
     for name in arrays:
         match = _RES_BLOCK.fullmatch(name)
         if match and int(match[1]) >= in_encoder:
@@ -184,4 +189,4 @@ def split_generator(
             decoder[name] = name
         else:
             raise UserError(f"{path}: {name} belongs neither to the encoder nor to the decoder that args describes")
-    return Part(arrays, encoder), Part(arrays, decoder)
+    return encoder, decoder

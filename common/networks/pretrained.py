@@ -17,7 +17,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.networks.files import arrays_of, fill, misfits
 from medi2i.common.networks.network import Rows, Step, constant_weights, unchanged
 from medi2i.common.networks.spec import PretrainedSpec
-from medi2i.common.npz_files import declared_arrays, read_arrays_of
+from medi2i.common.npz_files import StoredArrays
 from medi2i.common.options import PairedOptions, UnpairedOptions
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
@@ -157,13 +157,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel  # protobuf takes time to import
 
         return chainer_arrays(read_caffemodel(path.read_bytes()))
-    wanted = [name for name in declared_arrays(path) if not name.startswith("fc")]
-    return {_chainer_name(name): array for name, array in read_arrays_of(path, wanted).items()}
-
-
-def _chainer_name(name: str) -> str:
-    """ChainerCV keeps each convolution of VGG16 one step further down: conv1_1/conv/W."""
-    return re.sub(r"^(conv\d_\d)/conv/", r"\1/", name)
+    stored = StoredArrays(path)
+    # ChainerCV keeps each convolution of VGG16 one step further down: conv1_1/conv/W.
+    names = {name: re.sub(r"^(conv\d_\d)/conv/", r"\1/", name) for name in stored if not name.startswith("fc")}
+    return {ours: stored[name] for name, ours in names.items()}
 
 
 def load_options_weights(

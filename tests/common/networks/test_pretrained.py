@@ -128,6 +128,17 @@ def test_vgg_as_it_was_published(tmp_path):
         load_pretrained(link, tmp_path / "cut.caffemodel", "--gen_pretrained_weights")
 
 
+def test_a_layer_whose_name_is_no_text_is_passed_over(tmp_path):
+    arrays = arrays_of(features(Pretrained.VGG16, 1))
+    content = caffe_layer("conv1_1", [np.zeros((2, 2))], old=False).replace(b"conv1_1", b"c\xff\xfe1_1")
+    for name in ("conv1_1", "conv1_2"):
+        content += caffe_layer(name, [arrays[name + "/W"], arrays[name + "/b"]], old=False)
+    (tmp_path / "vgg.caffemodel").write_bytes(content)
+    link = features(Pretrained.VGG16, 1)
+    load_pretrained(link, tmp_path / "vgg.caffemodel", "--gen_pretrained_weights")
+    np.testing.assert_array_equal(link.conv1_2.W.array, arrays["conv1_2/W"])
+
+
 def test_resnet_as_it_was_published(tmp_path):
     whole_file(tmp_path / "w.npz", Pretrained.RESNET50)
     with np.load(tmp_path / "w.npz") as file:
