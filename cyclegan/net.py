@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.networks.discriminator import Discriminator
-from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, generator_channels
+from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, levels_of
 from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
@@ -60,6 +60,6 @@ def build(options: UnpairedOptions) -> Networks:
         dis_y = Discriminator(discriminator_spec(options, options.out_ch))
         dis_z = None
         if options.lambda_dis_z > 0:
-            dis_z = Discriminator(discriminator_spec(options, generator_channels(options)[-1]))
+            dis_z = Discriminator(discriminator_spec(options, levels_of(options, "gen")[0][-1]))
     load_options_weights(options, encoders=[enc_x] if enc_x is enc_y else [enc_x, enc_y], discriminators=[dis_x, dis_y])
     return Networks(enc_x, enc_y, dec_x, dec_y, dis_x, dis_y, dis_z)

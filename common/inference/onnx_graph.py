@@ -39,7 +39,7 @@ _ACTIVATIONS: dict[Activation, tuple[str, dict[str, Any]]] = {
     Activation.SIGMOID: ("Sigmoid", {}),
     Activation.SOFTMAX: ("Softmax", {"axis": 1}),
 }
-Affine = tuple[np.ndarray, np.ndarray]  # scale and shift of each output channel
+FOLDED = (L.BatchNormalization, L.BatchRenormalization)
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,15 @@ class Graph:
         stride: int = 1,
         pad: int = 0,
         group: int = 1,
-        affine: Affine | None = None,
+        norm: chainer.Link | None = None,
         transposed: bool = False,
     ) -> str:
-        """Conv with weights (out, in / group, kh, kw), or ConvTranspose (in, out / group, kh, kw), ``affine`` in it."""
-        if affine is not None:
-            scale, shift = affine
+        """Conv with weights (out, in / group, kh, kw), or ConvTranspose (in, out / group, kh, kw).
+
+        A batch normalisation ``norm`` goes into the weights; any other is left for ``Graph.norm``.
+        """
+        if isinstance(norm, FOLDED):
+            scale, shift = _affine(norm)
             weights = weights * (scale[None, :, None, None] if transposed else scale[:, None, None, None])
             bias = (0 if bias is None else bias) * scale + shift
         inputs = [x, self.constant(weights)] + ([] if bias is None else [self.constant(bias)])
@@ -121,8 +124,10 @@ class Graph:
             group=group,
         )
 
-    def norm(self, link: chainer.Link, x: str) -> str:
-        """A normalisation that no convolution can take in."""
+    def norm(self, link: chainer.Link | None, x: str) -> str:
+        """A normalisation, unless the convolution before it has taken it in."""
+        if link is None or isinstance(link, (Unchanged, *FOLDED)):
+            return x
         if isinstance(link, InstanceNormalization):
             return self._instance(x, len(link.avg_mean), BATCH_EPS)
         if isinstance(link, FeatureNormalization):
@@ -143,7 +148,6 @@ class Graph:
         """A convolution of any style and the normalisation after it, folded into the weights where it is affine."""
         if link.squeezed:
             raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
-        affine, rest = _folded(norm)
         x = self.mirrored(x, link.pad, link.pad) if link.reflect else x
         scale, stride, pad = link.scale or 1.0, link.stride, link.inner_pad
         if link.separable:
@@ -153,16 +157,16 @@ class Graph:
         else:
             layer = link.c
         weights, bias = _array(layer.W) * scale, _array(layer.b)
-        h = self.conv(x, weights, bias, stride, pad, affine=affine, transposed=link.transposed)
+        h = self.conv(x, weights, bias, stride, pad, norm=norm, transposed=link.transposed)
         if link.transposed and link.ksize == 3:
             h = self.mirrored(h, 0, 1)  # mirroring a row and normalising each channel may change places
-        return self.norm(norm, h) if rest else h
+        return self.norm(norm, h)
 
     def plain(self, link: chainer.Link, x: str, norm: chainer.Link, grey: bool = False) -> str:
         """``L.Convolution2D`` of a published network; ``grey``: its three channels would all see the same image."""
         weights = _array(link.W).sum(axis=1, keepdims=True) if grey else _array(link.W)
         bias = None if link.b is None else _array(link.b)
-        return self.conv(x, weights, bias, _one(link.stride), _one(link.pad), affine=_folded(norm)[0])
+        return self.conv(x, weights, bias, link.stride[0], link.pad[0], norm=norm)
 
 
 def _cbr(graph: Graph, block: CBR, x: str) -> str:
@@ -220,8 +224,7 @@ def _levels(graph: Graph, base: Any, x: str, grey: bool) -> list[str]:
     for i, name in enumerate(base.layer_names):
         layer = base[name]
         if isinstance(layer, L.Convolution2D):
-            norm = vars(base).get(name.replace("conv", "bn"))
-            x = graph.plain(layer, x, norm, grey and i == 0)
+            x = graph.plain(layer, x, vars(base).get(name.replace("conv", "bn")), grey and i == 0)
         elif isinstance(layer, L.model.vision.resnet.BuildingBlock):
             for bottleneck in layer.children():
                 x = _bottleneck(graph, bottleneck, x)
@@ -238,8 +241,8 @@ def _bottleneck(graph: Graph, block: chainer.Chain, x: str) -> str:
     h = graph.add("Relu", graph.plain(block.conv1, x, block.bn1))
     h = graph.add("Relu", graph.plain(block.conv2, h, block.bn2))
     h = graph.plain(block.conv3, h, block.bn3)
-    projected = "conv4" in {child.name for child in block.children()}
-    return graph.add("Relu", graph.add("Add", h, graph.plain(block.conv4, x, block.bn4) if projected else x))
+    shortcut = graph.plain(block.conv4, x, block.bn4) if hasattr(block, "conv4") else x
+    return graph.add("Relu", graph.add("Add", h, shortcut))
 
 
 # How a block is added to a graph: (graph, its link, name of its input) -> name of its output.
@@ -320,20 +323,12 @@ def _array(x: Any) -> np.ndarray:
     return _sent(x).astype(np.float64)
 
 
-def _one(pair: int | tuple[int, int]) -> int:
-    return pair[0] if isinstance(pair, tuple) else int(pair)
-
-
-def _folded(norm: chainer.Link | None) -> tuple[Affine | None, bool]:
-    """((scale, shift) per channel or None, whether a normalisation is left to do)."""
-    if norm is None or isinstance(norm, Unchanged):
-        return None, False
-    if not isinstance(norm, (L.BatchNormalization, L.BatchRenormalization)):
-        return None, True
+def _affine(norm: chainer.Link) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) of each channel by a batch normalisation in test mode."""
     scale = 1 / np.sqrt(_array(norm.avg_var) + norm.eps)
     if getattr(norm, "gamma", None) is not None:
         scale = scale * _array(norm.gamma)
     shift = -_array(norm.avg_mean) * scale
     if getattr(norm, "beta", None) is not None:
         shift = shift + _array(norm.beta)
-    return (scale, shift), False
+    return scale, shift

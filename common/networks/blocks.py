@@ -4,7 +4,8 @@ A function in lower case (``cbr``, ``res_block`` …) gives the Step of the bloc
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,24 +15,21 @@ from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.convolutions import Convolution, shortcut
 from medi2i.common.networks.network import Misfit, Rows, Step, unchanged
-from medi2i.common.networks.norms import activated, activation_of, normalization
+from medi2i.common.networks.norms import ACTIVATIONS, activated, normalization, same
 from medi2i.common.networks.spec import ConvStyle
 
 NORM_EPS = 1e-12
 
 
-@contextlib.contextmanager
-def sampled_dropout() -> Iterator[None]:
+def sampled_dropout() -> contextlib.AbstractContextManager[None]:
     """Context in which networks in test mode drop out as in training; all else stays in test mode. For one thread."""
-    with chainer.using_config("medi2i_sampled_dropout", True):
-        yield
+    return chainer.using_config("medi2i_sampled_dropout", True)
 
 
 def drop_out(x: ArrayOrVariable, ratio: float) -> chainer.Variable:
     """``F.dropout``: while training, and within ``sampled_dropout``."""
-    if not getattr(chainer.config, "medi2i_sampled_dropout", False):
-        return F.dropout(x, ratio=ratio)
-    with chainer.using_config("train", True):
+    sampled = getattr(chainer.config, "medi2i_sampled_dropout", False)
+    with chainer.using_config("train", sampled or chainer.config.train):
         return F.dropout(x, ratio=ratio)
 
 
@@ -50,10 +48,6 @@ def double_bilinear(x: ArrayOrVariable) -> chainer.Variable:
 def double_nearest(x: ArrayOrVariable) -> chainer.Variable:
     """(N, C, H, W) → (N, C, 2H, 2W), each pixel becoming a 2×2 square."""
     return F.unpooling_2d(x, 2, 2, cover_all=False)
-
-
-def _same(x: ArrayOrVariable) -> ArrayOrVariable:
-    return x
 
 
 _POOLINGS: dict[SampleKind, Callable] = {
@@ -95,10 +89,9 @@ class CBR(chainer.Chain):
         ksize, pad = _window(sample, ksize, pad)
         self.in_ch, self.out_ch, self.sample, self.norm, self.dropout = in_ch, out_ch, sample, norm, dropout
         self.activation_kind = activation
-        self.activation = activation_of(activation)
-        self._fits: set[tuple[int, int]] = set()
-        self.pool = _POOLINGS.get(kind, _same)
-        self.upsample = _UPSAMPLINGS.get(kind, _same)
+        self.activation = ACTIVATIONS[activation]
+        self.pool = _POOLINGS.get(kind, same)
+        self.upsample = _UPSAMPLINGS.get(kind, same)
         inner = 4 * out_ch if kind is SampleKind.PIXEL_SHUFFLE else out_ch
         with self.init_scope():
             stride = 2 if kind in (SampleKind.DOWN, SampleKind.DECONV) else 1
@@ -111,34 +104,22 @@ class CBR(chainer.Chain):
                 self.skip = shortcut(in_ch, inner, sample.halves, style)
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
-        if x.shape[2:] not in self._fits:
-            self._check_size(x.shape[2:])
+        _check_size(self.sample, self.c1.ksize, self.c1.pad, x.shape[2:])
         second = self.sample.second
         h = self.c1(x)
         if second is Second.NONE:
             h = self._finish(self.n1, h, self.pool)
         else:
             h = self.pool(activated(self.n1, h, self.activation_kind))
-            h = self._finish(self.n2, self.c2(h), _same)
+            h = self._finish(self.n2, self.c2(h), same)
         if second is Second.RESIDUAL:
             added = self.skip(x)
             h = h + (double_nearest(added) if self.sample.kind is SampleKind.DECONV else added)
         return self.upsample(h)
 
-    def _check_size(self, size: tuple[int, int]) -> None:
-        try:
-            for n in size:
-                through_cbr(self.sample, self.c1.ksize, self.c1.pad, Rows.of(n))
-            self._fits.add(size)
-        except Misfit as error:
-            raise UserError(
-                f"{size[0]}x{size[1]} pixels (height x width) before a layer: {error}; larger images, or "
-                "others by a pixel, or other kernels would be needed"
-            ) from None
-
     def _finish(self, norm: chainer.Link, h: chainer.Variable, pool: Callable) -> chainer.Variable:
         """Normalisation, pooling, dropout and activation; in one function where nothing lies between the two."""
-        if pool is _same and self.dropout == 0:
+        if pool is same and self.dropout == 0:
             return activated(norm, h, self.activation_kind)
         h = pool(norm(h))
         if self.dropout > 0:
@@ -151,6 +132,18 @@ class CBR(chainer.Chain):
             f"CBR {self.in_ch} -> {self.out_ch}, {self.c1.ksize}x{self.c1.ksize}, {self.sample.name}, "
             f"{self.norm.value}, {self.activation_kind.value}"
         )
+
+
+@functools.lru_cache(1024)
+def _check_size(sample: Sampling, ksize: int, pad: int, size: tuple[int, int]) -> None:
+    try:
+        for n in size:
+            through_cbr(sample, ksize, pad, Rows.of(n))
+    except Misfit as error:
+        raise UserError(
+            f"{size[0]}x{size[1]} pixels (height x width) before a layer: {error}; larger images, or "
+            "others by a pixel, or other kernels would be needed"
+        ) from None
 
 
 def _window(sample: Sampling, ksize: int, pad: int) -> tuple[int, int]:
@@ -238,7 +231,7 @@ class FullyConnected(chainer.Chain):
     def __init__(self, in_size: int | None, out_size: int, activation: Activation) -> None:
         super().__init__()
         self.in_size, self.out_size, self.activation_kind = in_size, out_size, activation
-        self.activation = activation_of(activation)
+        self.activation = ACTIVATIONS[activation]
         with self.init_scope():
             self.l0 = L.Linear(in_size, out_size)
 
@@ -268,8 +261,7 @@ class SpectralConvolution(chainer.Link):
         self.in_ch, self.out_ch = in_ch, out_ch
         with self.init_scope():
             self.W = chainer.Parameter(chainer.initializers.LeCunNormal(), (out_ch, in_ch, 1, 1))
-        self.u = np.random.standard_normal((1, out_ch)).astype(self.W.dtype)
-        self.register_persistent("u")
+        self.add_persistent("u", np.random.standard_normal((1, out_ch)).astype(self.W.dtype))
 
     def normalized_weight(self) -> chainer.Variable:
         """W / σ with σ = u W v; u and v count as constants in the gradient."""

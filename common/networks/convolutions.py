@@ -18,18 +18,14 @@ def reflect_pad(x: ArrayOrVariable, before: int, after: int) -> ArrayOrVariable:
     Raises ValueError where the image has too few pixels to mirror.
     """
     for axis in (2, 3):
-        size = x.shape[axis]
+        size, every = x.shape[axis], (slice(None),) * axis
         if max(before, after) >= size:
             raise ValueError(
                 f"an image of {x.shape[2]}x{x.shape[3]} cannot mirror {max(before, after)} pixels; "
                 f"it needs at least {max(before, after) + 1} in each direction"
             )
-
-        def line(i: int, axis: int = axis, x: ArrayOrVariable = x) -> ArrayOrVariable:
-            return x[:, :, i : i + 1] if axis == 2 else x[:, :, :, i : i + 1]
-
-        top = [line(i) for i in range(before, 0, -1)]
-        bottom = [line(size - 2 - i) for i in range(after)]
+        mirrored = range(before, 0, -1), range(size - 2, size - 2 - after, -1)
+        top, bottom = ([x[(*every, slice(i, i + 1))] for i in rows] for rows in mirrored)
         if top or bottom:
             x = F.concat([*top, x, *bottom], axis=axis)
     return x

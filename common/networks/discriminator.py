@@ -62,9 +62,7 @@ class Discriminator(Network):
     spec: DiscriminatorSpec
 
     def __init__(self, spec: DiscriminatorSpec) -> None:
-        plan = DiscriminatorPlan(spec)
-        super().__init__(spec, plan.steps)
-        self.plan = plan
+        super().__init__(DiscriminatorPlan(spec))
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         return cast_out(self.plan.follow(self, cast_in(x, self)))

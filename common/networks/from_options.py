@@ -1,7 +1,6 @@
 """From the options of a run to the specs of its networks, and to the sizes of images that its generator takes."""
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from medi2i.common.choices import (
     HALF,
@@ -51,19 +50,11 @@ def fitting_sizes(options: AnyOptions) -> Fitting | None:
         raise UserError(f"{levels_in_words(options)}: {error}, so no image can be translated") from None
 
 
-def translated_size(options: AnyOptions, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the translation of an image of ``size``. Raises UserError where it cannot be translated."""
-    plans = EncoderPlan(_encoder_spec(options, 1)), DecoderPlan(_decoder_spec(options, 1))
-    try:
-        return translated_rows(*plans, size[0]).size, translated_rows(*plans, size[1]).size
-    except Misfit as error:
-        raise UserError(f"image of {size[0]}x{size[1]} (height x width): {error}") from None
-
-
 def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
+    chs, pretrained = levels_of(options, "gen")
     return EncoderSpec(
         in_ch=in_ch,
-        chs=generator_channels(options),
+        chs=chs,
         ksize=options.gen_ksize,
         first=_outermost(options)[0],
         down=sampling("gen_down", options.gen_down),
@@ -79,13 +70,13 @@ def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
         fc_activation=Activation(options.gen_fc_activation),
         latent_dim=options.latent_dim,
         size=crop_size(options),
-        pretrained=generator_pretrained(options),
-        residual=_residual(options),
+        pretrained=pretrained,
+        residual=getattr(options, "gen_residual", 0.0),
     )
 
 
 def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
-    pretrained, chs, size = generator_pretrained(options), generator_channels(options), crop_size(options)
+    (chs, pretrained), size = levels_of(options, "gen"), crop_size(options)
     return DecoderSpec(
         out_ch=out_ch,
         chs=chs,
@@ -105,18 +96,13 @@ def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
         latent_dim=options.latent_dim,
         fc_activation=Activation(options.gen_fc_activation),
         feature_size=None if size is None else (latent_size(len(chs), size[0]), latent_size(len(chs), size[1])),
-        residual=_residual(options),
+        residual=getattr(options, "gen_residual", 0.0),
     )
 
 
 def discriminator_spec(options: AnyOptions, in_ch: int) -> DiscriminatorSpec:
     """The discriminator of images with ``in_ch`` channels (pix2pix: input and output together)."""
-    kind = Pretrained(getattr(options, "dis_pretrained", ""))
-    chs = channels(options.dis_chs, options.dis_basech, options.dis_ndown)
-    pretrained = None
-    if kind is not Pretrained.NONE:
-        pretrained = _pretrained_spec(kind, len(chs), options, "dis_pretrained")
-        chs = pretrained.widths
+    chs, pretrained = levels_of(options, "dis")
     if options.dis_attention and chs[-1] < 4:
         raise UserError(f"--dis_attention: {chs[-1]} channels at the deepest level of --dis_chs; it needs at least 4")
     return DiscriminatorSpec(
@@ -157,57 +143,41 @@ def _outermost(options: AnyOptions) -> tuple[Sampling, Sampling]:
     return both, both
 
 
-def channels(given: Sequence[int] | None, base: int, levels: int) -> tuple[int, ...]:
-    """Channels of each level: as given, else base, 2·base, 4·base…"""
-    return tuple(given) if given else tuple(base * 2**i for i in range(levels))
+def levels_of(options: AnyOptions, part: Literal["gen", "dis"]) -> tuple[tuple[int, ...], PretrainedSpec | None]:
+    """(channels of each level, pretrained layers or None) of the generator or of the discriminator.
 
-
-def generator_channels(options: AnyOptions) -> tuple[int, ...]:
-    """Channels of the generator's levels; those of a pretrained encoder are its own."""
-    pretrained = generator_pretrained(options)
-    return channels(options.gen_chs, options.gen_basech, options.gen_ndown) if pretrained is None else pretrained.widths
-
-
-def generator_pretrained(options: AnyOptions) -> PretrainedSpec | None:
-    """The pretrained encoder, if asked, up to as many levels as the generator has."""
-    kind = Pretrained(options.gen_pretrained_encoder)
+    Channels are those given, else base, 2·base, 4·base…; pretrained layers have their own, for as many levels.
+    """
+    base, count = getattr(options, f"{part}_basech"), getattr(options, f"{part}_ndown")
+    chs = tuple(getattr(options, f"{part}_chs") or (base * 2**i for i in range(count)))
+    option = {"gen": "gen_pretrained_encoder", "dis": "dis_pretrained"}[part]
+    kind = Pretrained(getattr(options, option, ""))
     if kind is Pretrained.NONE:
-        return None
-    levels = len(options.gen_chs) if options.gen_chs else options.gen_ndown
-    return _pretrained_spec(kind, levels, options, "gen_pretrained_encoder")
-
-
-def _pretrained_spec(kind: Pretrained, levels: int, options: AnyOptions, option: str) -> PretrainedSpec:
+        return chs, None
     widths = WIDTHS[kind]
-    if levels > len(widths):
-        raise UserError(f"--{option} {kind.value}: it has {len(widths)} levels, {levels} are asked for")
-    frozen = getattr(options, f"{option[:3]}_pretrained_lr_ratio") == 0
+    if len(chs) > len(widths):
+        raise UserError(f"--{option} {kind.value}: it has {len(widths)} levels, {len(chs)} are asked for")
+    frozen = getattr(options, f"{part}_pretrained_lr_ratio") == 0
     # A gradient penalty is nothing without the gradient by the image.
-    critic = option == "dis_pretrained" and options.dis_wgan
-    return PretrainedSpec(kind, widths[:levels], frozen, detached=frozen and bool(options.released) and not critic)
+    critic = part == "dis" and options.dis_wgan
+    spec = PretrainedSpec(kind, widths[: len(chs)], frozen, detached=frozen and bool(options.released) and not critic)
+    return spec.widths, spec
 
 
 def crop_size(options: AnyOptions) -> tuple[int, int] | None:
     """(height, width) of the training crop, None where it is not given."""
-    if options.crop_height and options.crop_width:
-        return options.crop_height, options.crop_width
-    return None
-
-
-def _residual(options: AnyOptions) -> float:
-    """The scale of a residual output, 0 where the output stands alone."""
-    residual = getattr(options, "gen_residual", 0.0)
-    if residual and options.ch != options.out_ch:
-        raise UserError(
-            f"--gen_residual: the output has {options.out_ch} channels, the input {options.ch}; one is "
-            "added to the other, so they must be as many"
-        )
-    return residual
+    size = options.crop_height, options.crop_width
+    return size if all(size) else None
 
 
 def _check_generator(options: AnyOptions) -> None:
     """UserError where the options name no network, or one that cannot take any image."""
-    chs = generator_channels(options)
+    if getattr(options, "gen_residual", 0.0) and options.ch != options.out_ch:
+        raise UserError(
+            f"--gen_residual: the output has {options.out_ch} channels, the input {options.ch}; one is "
+            "added to the other, so they must be as many"
+        )
+    chs, _ = levels_of(options, "gen")
     if options.gen_attention and chs[-1] < 8:
         raise UserError(f"--gen_attention: {chs[-1]} channels at the deepest level of --gen_chs; it needs at least 8")
     if (options.gen_fc or options.latent_dim > 0) and crop_size(options) is None:
@@ -252,16 +222,12 @@ def fixed_size(options: AnyOptions) -> tuple[int, int] | None:
 
 def check_size(options: AnyOptions, size: tuple[int, int]) -> None:
     """UserError, with the sizes that would work, unless images of ``size`` (height, width) come back in their size."""
-    fixed = fixed_size(options)
-    if fixed is not None and tuple(size) != tuple(fixed):
-        raise UserError(
-            f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
-            f"exactly {fixed[0]}x{fixed[1]}, the crop of the training"
-        )
+    encoder, decoder = EncoderPlan(_encoder_spec(options, 1)), DecoderPlan(_decoder_spec(options, 1))
+    encoder.check_size(size)
     sizes = fitting_of(options)
     try:
-        fits = translated_size(options, size) == tuple(size)
-    except UserError:
+        fits = all(translated_rows(encoder, decoder, n).size == n for n in size)
+    except Misfit:
         fits = False
     if not fits:
         raise UserError(

@@ -37,8 +37,9 @@ class EncoderPlan:
         height, width = spec.size or (0, 0)
         self.shape, pixels = (spec.in_ch, height, width), spec.in_ch * height * width
         self.automap = numbered("l", [fully_connected(pixels, pixels, spec.fc_activation)] * spec.fc_layers)
-        self.levels: dict[str, Step] = {}
-        if spec.pretrained is None:
+        if spec.pretrained is not None:
+            self.levels = {"base": pretrained_levels(spec.pretrained)}
+        else:
             first = cbr(spec.in_ch, spec.chs[0], 3, PAD, norm, spec.first, activation, 0, plain)
             deeper = [
                 cbr(before, after, spec.ksize, PAD, norm, spec.down, activation, spec.dropout, spec.conv)
@@ -51,10 +52,7 @@ class EncoderPlan:
         self.deepest = numbered("r", [res_block(deepest, norm, activation, spec.conv)] * spec.res_blocks)
         if spec.attention:
             self.deepest["a"] = attention(deepest)
-        self.steps = self.automap | self.levels
-        if spec.pretrained is not None:
-            self.steps["base"] = pretrained_levels(spec.pretrained)
-        self.steps |= self.skips | self.deepest
+        self.steps = self.automap | self.levels | self.skips | self.deepest
         if spec.latent_dim > 0:
             self.steps["latent_fc"] = Step(self._latent_fc, unchanged)
 
@@ -79,17 +77,24 @@ class EncoderPlan:
         return [*skips, h, way.step("latent_fc", h)] if spec.latent_dim > 0 else [*skips, h]
 
     def _follow_levels(self, way: Way, x: Any) -> list[Any]:
-        if self.spec.pretrained is not None:
-            return way.step("base", x)
-        levels = []
+        levels: list[Any] = []
         for name in self.levels:
             x = way.step(name, x)
-            levels.append(x)
+            levels += x if name == "base" else [x]
         return levels
 
     def level_sizes(self, size: int) -> list[int]:
         """Rows of each level for an image of ``size`` rows, shallowest first. Raises Misfit."""
         return [level.size for level in self._follow_levels(RowsWay(self.steps), Rows.of(size))]
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """UserError for an image of a ``size`` (height, width) that the encoder does not take."""
+        spec = self.spec
+        if (spec.fc_layers or spec.latent_dim > 0) and spec.size is not None and tuple(size) != tuple(spec.size):
+            raise UserError(
+                f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
+                f"exactly {spec.size[0]}x{spec.size[1]}, the crop of the training"
+            )
 
 
 class Encoder(Network):
@@ -102,25 +107,15 @@ class Encoder(Network):
     """
 
     spec: EncoderSpec
+    plan: EncoderPlan
 
     def __init__(self, spec: EncoderSpec) -> None:
-        plan = EncoderPlan(spec)
-        super().__init__(spec, plan.steps)
-        self.plan = plan
+        super().__init__(EncoderPlan(spec))
 
     def forward(self, x: ArrayOrVariable) -> list[chainer.Variable]:
-        self.check_size(x.shape[2:])
+        self.plan.check_size(x.shape[2:])
         features = self.plan.follow(self, cast_in(x, self))
         return [chainer.as_variable(x), *features] if self.spec.residual else features
-
-    def check_size(self, size: tuple[int, int]) -> None:
-        """UserError for an image of a ``size`` (height, width) that the encoder does not take."""
-        spec = self.spec
-        if (spec.fc_layers or spec.latent_dim > 0) and spec.size is not None and tuple(size) != tuple(spec.size):
-            raise UserError(
-                f"image of {size[0]}x{size[1]} (height x width): with --gen_fc or --latent_dim it must be "
-                f"exactly {spec.size[0]}x{spec.size[1]}, the crop of the training"
-            )
 
 
 class DecoderPlan:
@@ -183,9 +178,7 @@ class Decoder(Network):
     spec: DecoderSpec
 
     def __init__(self, spec: DecoderSpec) -> None:
-        plan = DecoderPlan(spec)
-        super().__init__(spec, plan.steps)
-        self.plan = plan
+        super().__init__(DecoderPlan(spec))
         if spec.residual:
             # The first output is nearly the input: nothing that is already right has to be unlearned.
             for parameter in self.ul.params():
@@ -194,15 +187,12 @@ class Decoder(Network):
 
     def forward(self, features: list[chainer.Variable]) -> chainer.Variable:
         residual = self.spec.residual
-        self._add_noise(features)
-        y = cast_out(self.plan.follow(self, [cast_in(f, self) for f in (features[1:] if residual else features)]))
-        return features[0] + residual * y if residual else y
-
-    def _add_noise(self, features: list[chainer.Variable]) -> None:
         if self.spec.noise > 0 and chainer.config.train:
             last = chainer.as_variable(features[-1])
             xp = chainer.backend.get_array_module(last)
             features[-1] = last + (self.spec.noise * xp.random.standard_normal(last.shape)).astype(last.dtype)
+        y = cast_out(self.plan.follow(self, [cast_in(f, self) for f in (features[1:] if residual else features)]))
+        return features[0] + residual * y if residual else y
 
     def joined(self, value: chainer.Variable, skip: chainer.Variable, level: int) -> chainer.Variable:
         """See Way."""

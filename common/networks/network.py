@@ -103,6 +103,16 @@ def numbered(prefix: str, steps: Sequence[Step], start: int = 0) -> dict[str, St
     return {f"{prefix}{i}": step for i, step in enumerate(steps, start)}
 
 
+class Plan(Protocol):
+    """The steps of a network of ``spec``, in the order they run, and how they are connected."""
+
+    spec: Any
+    steps: dict[str, Step]
+
+    def follow(self, way: "Way", x: Any) -> Any:
+        """What becomes of ``x`` on ``way``."""
+
+
 class Way(Protocol):
     """What follows a plan with values of its own kind."""
 
@@ -138,7 +148,7 @@ class RowsWay:
 
 
 class Network(chainer.Chain):
-    """A Chain of the ``steps`` of a plan of ``spec``, by name and in the order they run, which ``repr`` shows.
+    """A Chain of the steps of a plan, by name and in the order they run, which ``repr`` shows.
 
     Children are always looked up by name: Chainer's ``copy`` gives the copy children of its own.
     Raises UserError, before anything large is allocated, where it would be too large.
@@ -146,13 +156,12 @@ class Network(chainer.Chain):
 
     spec: Any  # each subclass knows which
 
-    def __init__(self, spec: Spec, steps: Mapping[str, Step]) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.spec = spec
-        self.order = tuple(steps)
-        check_budget(steps.values())
+        self.plan, self.spec = plan, plan.spec
+        check_budget(plan.steps.values())
         with self.init_scope():
-            for name, step in steps.items():
+            for name, step in plan.steps.items():
                 setattr(self, name, step.build())
 
     def step(self, name: str, value: Any) -> Any:
@@ -178,16 +187,16 @@ class Network(chainer.Chain):
                 child.serialize(serializer[child.name])
 
     def __repr__(self) -> str:
-        children = [f"  {name}: {describe(self[name])}" for name in self.order]
+        children = [f"  {name}: {describe(self[name])}" for name in self.plan.steps]
         return "\n".join([f"{type(self).__name__}(", *children, ")"])
 
     __str__ = __repr__
 
 
 def describe(link: chainer.Link) -> str:
-    """One line on a child: its own ``describe``, or what Chainer's ``repr`` says."""
-    own = getattr(link, "describe", None)
-    return own() if own is not None else " ".join(repr(link).split())
+    """One line on a child: its own ``describe``, or what Chainer says."""
+    own = getattr(link, "describe", link.__str__)
+    return " ".join(own().split())
 
 
 @contextlib.contextmanager
@@ -198,13 +207,14 @@ def constant_weights(network: chainer.Link) -> Iterator[chainer.Link]:
     Values, running statistics and all that else is kept in the network are as without the block. The graph may be
     used after it. Parameters that are not initialised yet are left alone: the first call has to make them.
     """
-    held = []
-    for link in network.links():
-        attributes = vars(link)
-        for name, value in list(attributes.items()):
-            if isinstance(value, chainer.Parameter) and value.array is not None:
-                held.append((attributes, name, value))
-                attributes[name] = chainer.Variable(value.array, requires_grad=False)
+    held = [
+        (vars(link), name, value)
+        for link in network.links()
+        for name, value in vars(link).items()
+        if isinstance(value, chainer.Parameter) and value.array is not None
+    ]
+    for attributes, name, value in held:
+        attributes[name] = chainer.Variable(value.array, requires_grad=False)
     try:
         yield network
     finally:

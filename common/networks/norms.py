@@ -1,6 +1,7 @@
 """Normalisations of (N, C, H, W) images, each with the parameter names of the released files, and activations."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,31 +16,20 @@ LEAKY_SLOPE = 0.2
 _SLOPES = {Activation.RELU: 0.0, Activation.LEAKY_RELU: LEAKY_SLOPE, Activation.NONE: 1.0}
 
 
-def _leaky_relu(x: ArrayOrVariable) -> chainer.Variable:
-    return F.leaky_relu(x, slope=LEAKY_SLOPE)
-
-
-def _softmax(x: ArrayOrVariable) -> chainer.Variable:
-    return F.softmax(x, axis=1)
-
-
-def _identity(x: ArrayOrVariable) -> ArrayOrVariable:
+def same(x: ArrayOrVariable) -> ArrayOrVariable:
+    """``x`` itself."""
     return x
 
 
-_FUNCTIONS: dict[Activation, Callable] = {
+# Variable → Variable of the same shape.
+ACTIVATIONS: dict[Activation, Callable] = {
     Activation.RELU: F.relu,
-    Activation.LEAKY_RELU: _leaky_relu,
+    Activation.LEAKY_RELU: partial(F.leaky_relu, slope=LEAKY_SLOPE),
     Activation.TANH: F.tanh,
     Activation.SIGMOID: F.sigmoid,
-    Activation.SOFTMAX: _softmax,
-    Activation.NONE: _identity,
+    Activation.SOFTMAX: partial(F.softmax, axis=1),
+    Activation.NONE: same,
 }
-
-
-def activation_of(kind: Activation) -> Callable:
-    """The function Variable → Variable of the same shape; leaky ReLU has slope 0.2, softmax runs along axis 1."""
-    return _FUNCTIONS[kind]
 
 
 class Unchanged(chainer.Link):
@@ -68,11 +58,10 @@ class InstanceNormalization(chainer.Link):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.avg_mean = np.zeros(channels, dtype=_statistics_dtype())
-        self.avg_var = np.ones(channels, dtype=_statistics_dtype())
-        self.N = 0
-        for name in ("avg_mean", "avg_var", "N"):
-            self.register_persistent(name)
+        dtype = chainer.get_dtype(None, map_mixed16=np.float32)
+        self.add_persistent("avg_mean", np.zeros(channels, dtype))
+        self.add_persistent("avg_var", np.ones(channels, dtype))
+        self.add_persistent("N", 0)
 
     def forward(self, x: ArrayOrVariable, slope: float = 1.0) -> chainer.Variable:
         if is_fused(x):
@@ -130,11 +119,21 @@ def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chain
         return norm(x, _SLOPES[kind], overwrite=True)
     if kind in _SLOPES and isinstance(norm, InstanceNormalization):
         return norm(x, _SLOPES[kind])
-    return activation_of(kind)(norm(x))
+    return ACTIVATIONS[kind](norm(x))
 
 
-def _statistics_dtype() -> np.dtype:
-    return chainer.get_dtype(None, map_mixed16=np.float32)
+_batch = partial(BatchNormalization, decay=BATCH_DECAY, eps=BATCH_EPS)
+# Number of channels → link.
+NORMS: dict[Norm, Callable[[int], chainer.Link]] = {
+    Norm.NONE: lambda channels: Unchanged(),
+    Norm.FEATURE: lambda channels: FeatureNormalization(),
+    Norm.INSTANCE: InstanceNormalization,
+    Norm.GROUP: partial(L.GroupNormalization, 1),
+    Norm.LAYER: partial(L.GroupNormalization, 1),
+    Norm.BATCH: partial(_batch, use_gamma=False, use_beta=False),
+    Norm.BATCH_AFFINE: _batch,
+    Norm.BATCH_RENORM: partial(BatchRenormalization, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False),
+}
 
 
 def normalization(kind: Norm, channels: int) -> chainer.Link:
@@ -145,15 +144,4 @@ def normalization(kind: Norm, channels: int) -> chainer.Link:
     group: one group, so mean and variance over (C, H, W), with scale and shift per channel.
     layer: over (C, H, W) as well. In the released code it fails on images, so there are no files to be equal to.
     """
-    if kind is Norm.NONE:
-        return Unchanged()
-    if kind is Norm.FEATURE:
-        return FeatureNormalization()
-    if kind is Norm.INSTANCE:
-        return InstanceNormalization(channels)
-    if kind in (Norm.GROUP, Norm.LAYER):
-        return L.GroupNormalization(1, channels)
-    if kind is Norm.BATCH_RENORM:
-        return BatchRenormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False)
-    affine = kind is Norm.BATCH_AFFINE
-    return BatchNormalization(channels, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=affine, use_beta=affine)
+    return NORMS[kind](channels)

@@ -39,73 +39,79 @@ class PretrainedSpec:
     detached: bool = False
 
 
-@dataclass(frozen=True)
-class EncoderSpec:
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """What all networks have: levels of ``chs`` channels, made of convolutions with kernels of ``ksize``."""
+
+    chs: tuple[int, ...]
+    ksize: int
+    norm: Norm
+    activation: Activation
+    dropout: float
+    conv: ConvStyle
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSpec(NetworkSpec):
+    """What encoder and discriminator have, which take images (N, in_ch, H, W)."""
+
+    in_ch: int
+    first: Sampling
+    down: Sampling
+    attention: bool
+    pretrained: PretrainedSpec | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSpec(NetworkSpec):
+    """What encoder and decoder of a generator have.
+
+    ``residual`` above 0: the image is the encoder's input plus ``residual`` times what the layers say
+    (residual learning; Zhang et al., arXiv 1608.03981).
+    """
+
+    unet: Unet
+    skip_ch: int
+    res_blocks: int
+    latent_dim: int
+    fc_activation: Activation
+    residual: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(AnalysisSpec, GeneratorSpec):
     """Image (N, in_ch, H, W) → skips and the deepest feature, of chs[-1] channels.
 
     ``size``: that of the images, where fully connected layers fix it. ``residual`` above 0: the image itself comes
     first of all, for the decoder to add its own output to it.
     """
 
-    in_ch: int
-    chs: tuple[int, ...]
-    ksize: int
-    first: Sampling
-    down: Sampling
-    norm: Norm
-    activation: Activation
-    unet: Unet
-    skip_ch: int
-    res_blocks: int
-    dropout: float
-    conv: ConvStyle
-    attention: bool
     fc_layers: int
-    fc_activation: Activation
-    latent_dim: int
     size: tuple[int, int] | None
-    pretrained: PretrainedSpec | None
-    residual: float
 
 
-@dataclass(frozen=True)
-class DecoderSpec:
-    """What an encoder of the same ``chs`` and ``residual`` returned → image (N, out_ch, H, W).
-
-    ``residual`` above 0: the image is the encoder's input plus ``residual`` times what the layers say
-    (residual learning; Zhang et al., arXiv 1608.03981).
-    """
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec(GeneratorSpec):
+    """What an encoder of the same ``chs`` and ``residual`` returned → image (N, out_ch, H, W)."""
 
     out_ch: int
-    chs: tuple[int, ...]
-    ksize: int
     last: Sampling
     up: Sampling
     full: Sampling
-    norm: Norm
-    activation: Activation
     out_activation: Activation
-    unet: Unet
-    skip_ch: int
-    res_blocks: int
-    dropout: float
-    conv: ConvStyle
     noise: float
-    latent_dim: int
-    fc_activation: Activation
     feature_size: tuple[int, int] | None
-    residual: float
 
     @property
     def joined_chs(self) -> tuple[int, ...]:
         """Channels at each level once the skip has joined, shallowest first."""
-        extra = {
-            Unet.NONE: lambda ch: ch,
-            Unet.ADD: lambda ch: ch,
-            Unet.CONCAT: lambda ch: 2 * ch,
-            Unet.CONV: lambda ch: ch + self.skip_ch,
+        factor, extra = {
+            Unet.NONE: (1, 0),
+            Unet.ADD: (1, 0),
+            Unet.CONCAT: (2, 0),
+            Unet.CONV: (1, self.skip_ch),
         }[self.unet]
-        return tuple(extra(ch) for ch in self.chs)
+        return tuple(factor * ch + extra for ch in self.chs)
 
     @property
     def joins_deepest(self) -> bool:
@@ -122,24 +128,13 @@ class DecoderSpec:
         )
 
 
-@dataclass(frozen=True)
-class DiscriminatorSpec:
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorSpec(AnalysisSpec):
     """Image (N, in_ch, H, W) → a map of judgements (N, out_ch, h, w), or (N, 1) with ``wasserstein``.
 
     A ``wasserstein`` discriminator ends in fully connected layers: their size is that of the first image judged,
     or of the weights loaded.
     """
 
-    in_ch: int
     out_ch: int
-    chs: tuple[int, ...]
-    ksize: int
-    first: Sampling
-    down: Sampling
-    norm: Norm
-    activation: Activation
-    dropout: float
-    conv: ConvStyle
-    attention: bool
     wasserstein: bool
-    pretrained: PretrainedSpec | None

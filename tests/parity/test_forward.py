@@ -33,7 +33,7 @@ def names_in(file, link):
     return sorted(
         name
         for name in names
-        if base is None or name in arrays_of(link) or not base.unused.fullmatch(name.removeprefix("base/"))
+        if base is None or name in arrays_of(link) or not base.published.unused.fullmatch(name.removeprefix("base/"))
     )
 
 

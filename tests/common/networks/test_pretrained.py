@@ -130,7 +130,7 @@ def test_vgg_as_it_was_published(tmp_path):
 
 def test_a_layer_whose_name_is_no_text_is_passed_over(tmp_path):
     arrays = arrays_of(features(Pretrained.VGG16, 1))
-    content = caffe_layer("conv1_1", [np.zeros((2, 2))], old=False).replace(b"conv1_1", b"c\xff\xfe1_1")
+    content = caffe_layer("conv1_1", [np.zeros((2, 2))], old=False).replace(b"conv1_1", b"c\xff\xfev1_1")
     for name in ("conv1_1", "conv1_2"):
         content += caffe_layer(name, [arrays[name + "/W"], arrays[name + "/b"]], old=False)
     (tmp_path / "vgg.caffemodel").write_bytes(content)
