@@ -36,6 +36,7 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
 from medi2i.cyclegan.validation import CycleMeasure, tell_end
 from medi2i.datasets import unpaired
+from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.unpaired import UnpairedDataset
 
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
@@ -82,6 +83,9 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
 
     # trainer
     folder = open_run(options, resumed, ["cyclegan/train.py", *argv], ranks)
+    if folder is not None:
+        sets = {"trainA": images[0], "trainB": images[1], "valA": val_a, "valB": val_b}
+        folder.list_files(unpacked(options.root), sets)
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -49,6 +50,10 @@ class ImageDataset(Generic[Image]):
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def files(self) -> list[tuple[Path, ...]]:
+        """The files of each image, or pair of images."""
+        return [source.paths for source in self.named]
 
     def __getitem__(self, index: int) -> Any:
         return self.load(index, None)

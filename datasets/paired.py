@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,11 @@ class PairedDataset(ImageDataset[Pair]):
     ):
         super().__init__(pairs, [pair.inputs[0] for pair in pairs], domain_in.cache, stack, size, augmentation)
         self.domain_in, self.domain_out = domain_in, domain_out
+
+    def files(self) -> list[tuple[Path, ...]]:
+        """Those of the inputs of each pair, then those of its outputs."""
+        sides = ((*pair.inputs, *pair.outputs) for pair in self.images)
+        return [tuple(path for source in sources for path in source.paths) for sources in sides]
 
     @property
     def in_channels(self) -> int:

@@ -32,6 +32,7 @@ from medi2i.common.training.setup import (
 from medi2i.common.training.trainer import Training
 from medi2i.datasets import paired
 from medi2i.datasets.paired import PairedDataset
+from medi2i.datasets.unpacking import unpacked
 from medi2i.pix2pix import net
 from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import Pix2pixUpdater
@@ -84,6 +85,8 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
 
     # trainer
     folder = open_run(options, resumed, ["pix2pix/train.py", *argv], ranks)
+    if folder is not None:
+        folder.list_files(unpacked(options.root), {"train": pairs, "val": val})
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions

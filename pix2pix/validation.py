@@ -114,9 +114,11 @@ def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[st
     for said in (beside_identity(entries), change):
         if said is not None:
             print(said)
-    commands = report_commands(options, run)
+    pair = train.images[0]
+    commands = report_commands(options, run, pair.inputs[0].modality == pair.outputs[0].modality)
     if commands:
-        print("\n  ".join(["for a report beside doing nothing and classical filters:", *commands]), flush=True)
+        filters = " and classical filters" if CLASSICAL[0] in commands[-1] else ""
+        print("\n  ".join([f"for a report beside doing nothing{filters}:", *commands]), flush=True)
 
 
 def beside_identity(entries: list[dict[str, Any]]) -> str | None:
@@ -132,11 +134,11 @@ def beside_identity(entries: list[dict[str, Any]]) -> str | None:
     return f"validation: RMSE {own:.4g}, {relation} doing nothing ({nothing:.4g})"
 
 
-def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
+def report_commands(options: PairedOptions, run: str | Path, one_modality: bool = True) -> list[str]:
     """The two commands that convert the validation images and compare them with all else; [] without validation.
 
     options: PairedOptions; run: the run folder. Strengths of classical filters are chosen on training pairs, which are
-    not measured.
+    not measured; where inputs and outputs are not of one modality no filter makes the one of the other.
     """
     root, folder = Path(options.root), Path(run)
     listed = options.val not in FOLDERS
@@ -150,7 +152,8 @@ def report_commands(options: PairedOptions, run: str | Path) -> list[str]:
         "-o",
         folder / "converted",
     ]
-    tuned_on = options.train if listed and options.train not in FOLDERS and options.stack == 1 else None
+    by_list = listed and options.train not in FOLDERS
+    tuned_on = options.train if by_list and options.stack == 1 and one_modality else None
     judging = evaluation_command(
         options,
         root if listed else inputs,

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
+
 import numpy as np
 
 from medi2i.common.compat import Array, chainer

@@ -124,6 +124,11 @@ def test_shapes_from_lists(shapes):
         "-ldis 1.0 -ltv 1e-3"
     )
     run = train(pix2pix_train, line + " -it jpg", PAIRED + CROP + THIN)
+    # what users of those codes look for in the folder: graphs of the networks, lists of the files
+    for name in ("cg.dot", "cg_dis.dot"):
+        assert (run / name).read_text().startswith("digraph")
+    for phase in ("train", "val"):
+        assert (run / f"files_{phase}.txt").read_text() == Path(f"shapes/shapes_{phase}.txt").read_text()
     assert run.parent == Path("result") and names(run) == {"enc_x1.npz", "dec_y1.npz", "dis1.npz"}
     assert_means(
         run,
@@ -340,3 +345,7 @@ def test_cyclegan_of_stacks_of_resampled_slices(domains):
     assert_means(run, stack=3, ch=3, out_ch=3, forceSpacing=20, clipA=[-500, 200])
     convert(cyclegan_convert, f"-a {run}/args -it dcm -R dicom/testB -o converted/stacks -m {run}/enc_y1.npz")
     assert files("converted/stacks") == files("dicom/testB")
+    listed = {path.name: path.read_text().split() for path in run.glob("files_*.txt")}
+    assert listed["files_trainA.txt"] == sorted(f"trainA/{name}" for name in files("dicom/trainA"))
+    assert set(listed) == {f"files_{phase}{domain}.txt" for phase in ("train", "val") for domain in "AB"}
+    assert {path.name for path in run.glob("*.dot")} == {"cg.dot", "cg_dis_x.dot", "cg_dis_y.dot"}

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
+
 import numpy as np
 
 from medi2i.common.errors import UserError, run

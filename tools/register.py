@@ -15,6 +15,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
+
 import numpy as np
 import pydicom
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
+
 import numpy as np
 
 from medi2i.common.errors import Unreadable, UserError, counted, run

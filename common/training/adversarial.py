@@ -5,6 +5,7 @@ the discriminator, saved state, the history pool, the loss scale of half precisi
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options.reading import AnyTraining
+from medi2i.common.outputs import write_text
 from medi2i.common.training import costs
 from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
@@ -115,6 +117,8 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.pools: dict[str, HistoryPool] = {}
         # What kept images from being loaded: nothing of that update was done.
         self.failure: Exception | None = None
+        self.graphs: Path | None = None  # the folder where the first update of each network leaves its graph
+        self._graphed: set[str] = set()
         self._drawn: list[str] = []
         self._checked = False
         # Half precision only: float32 gradients need no scale, and looking at them waits for the device.
@@ -172,6 +176,10 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         links = [optimizer.target for optimizer in optimizers]
         for link in links:
             link.cleargrads()
+        if self.graphs is not None and names[0] not in self._graphed:
+            self._graphed.add(names[0])
+            graph = chainer.computational_graph.build_computational_graph([total]).dump()
+            write_text(self.graphs / ("cg.dot" if names[0].startswith("enc") else f"cg_{names[0]}.dot"), graph)
         with self.profile(costs.BACKWARD):
             if self.loss_scales is None:
                 total.backward()

@@ -26,6 +26,8 @@ from medi2i.common.outputs import append_text, clear_unfinished, write_text
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import serialize_float32_copies
 from medi2i.common.training.snapshot import Writer, write_npz
+from medi2i.datasets.catalogue import name_below
+from medi2i.datasets.examples import ImageDataset
 
 _now = time.time
 FOLDERS = ("plots", "vis", "snapshots")
@@ -75,6 +77,13 @@ class RunFolder:
         save_args(options, run.path / "args")
         append_text(run.path / "command.txt", shlex.join(command_line) + "\n")
         return run
+
+    def list_files(self, root: Path, datasets: Mapping[str, ImageDataset | None]) -> None:
+        """``files_<name>.txt`` of each data set: its files below ``root``, in the form of the lists of ``--train``."""
+        for name, dataset in datasets.items():
+            if dataset is not None:
+                rows = ("\t".join(name_below(path, root) for path in row) for row in dataset.files())
+                write_text(self.path / f"files_{name}.txt", "".join(f"{row}\n" for row in dict.fromkeys(rows)))
 
     def write_best(self, epoch: int | None, metric: str | None, value: float | None) -> None:
         """``best.json``: which epoch was best, by which metric; removed for epoch None."""

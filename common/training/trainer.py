@@ -84,6 +84,7 @@ class Training:
     ) -> None:
         options, updater = self.options, self.updater
         self.run_folder = run
+        updater.graphs = run.path
         self.weights = WeightStore(
             run.path, saved.as_dict(), updater.get_all_optimizers(), options.snapinterval, self.ending
         )
