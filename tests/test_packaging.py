@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("api", "common", "datasets", "pix2pix", "cyclegan", "reconstruction", "tools")
@@ -97,6 +101,18 @@ def test_lock_names_no_other_index_than_pypi():
     assert set(re.findall(r'registry = "([^"]*)"', lock)) == {"https://pypi.org/simple"}
     files = re.findall(r'url = "([^"]*)"', lock)
     assert files and [url for url in files if not url.startswith("https://files.pythonhosted.org/packages/")] == []
+
+
+def test_lock_is_of_the_dependencies_of_today():
+    """Else ``uv sync --locked`` refuses it, and every other ``uv sync`` writes it anew: run ``uv lock``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    (locked,) = [package["metadata"] for package in packages if package["name"] == project["name"]]
+    wanted = [Requirement(text) for part in project["optional-dependencies"].values() for text in part]
+    wanted += [Requirement(text) for text in project["dependencies"]]
+    assert {(canonicalize_name(one.name), one.specifier) for one in wanted} == {
+        (one["name"], SpecifierSet(one.get("specifier", ""))) for one in locked["requires-dist"]
+    }
 
 
 def test_commands_answer(installed, tmp_path):
