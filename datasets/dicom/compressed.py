@@ -1,11 +1,13 @@
-"""Compressed pixel data: fragments -> frames (PS3.5 A.4), and what a codestream says of itself before it is decoded."""
+"""Compressed pixel data: fragments -> frames (PS3.5 A.4), what a codestream says of itself, and its decoders."""
 
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
+import imagecodecs
+import numpy as np
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
 
 from medi2i.common.errors import Unreadable
 from medi2i.datasets.dicom.header_checks import Layout
@@ -137,7 +139,25 @@ def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream | No
         )
     if found.components != 1:
         raise Unreadable(path, f"the compressed image has {found.components} components, not 1")
+    if encoded.rfind(_FRAME_ENDS) < 0:  # decoders make up what is missing
+        raise Unreadable(path, "the compressed image has no end: it is cut off")
     return found
+
+
+def decode(encoded: bytes, syntax: UID, into: np.ndarray) -> None:
+    """Decode an image that was measured into ``into`` (H, W): nothing is allocated for what a codestream says.
+
+    Raises one of PARSE_ERRORS where it is of another size or type, or damaged.
+    """
+    if syntax in RLETransferSyntaxes:
+        if len(imagecodecs.dicomrle_decode(encoded, into.dtype, out=into.data.cast("B"))) < into.nbytes:
+            raise ValueError("ends before the last pixel")
+    elif syntax in JPEG2000TransferSyntaxes:
+        imagecodecs.jpeg2k_decode(encoded, out=into)
+    elif syntax in JPEGLSTransferSyntaxes:
+        imagecodecs.jpegls_decode(encoded, out=into)
+    else:
+        imagecodecs.jpeg8_decode(encoded, out=into)
 
 
 def _jpeg_2000(encoded: bytes) -> Codestream | None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.pixels import apply_modality_lut
 
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import in_words
 from medi2i.common.resources import bands
-from medi2i.datasets.dicom.compressed import Fragments, frame_fragments, measure
+from medi2i.datasets.dicom.compressed import Fragments, decode, frame_fragments, measure
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, Layout, Rescale, short, text, whole
 from medi2i.datasets.dicom.parse import Parsed, Read
 
@@ -99,31 +98,20 @@ def _native(parsed: Parsed, layout: Layout, read: Read, frame: int) -> Words:
 
 
 def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
-    syntax, size = layout.syntax, layout.rows * layout.columns
+    found = measure(path, encoded, layout)
+    bits, signed = (layout.allocated, False) if found is None else (found.precision, found.signed)
+    if bits > 32:
+        raise Unreadable(path, f"the compressed image has {bits} bits; up to 32 are read")
+    # The decoder writes into an array of the size that the header says: it allocates none for what it finds.
+    size = 1 if bits <= 8 else 2 if bits <= 16 else 4
+    decoded = np.empty((layout.rows, layout.columns), f"{'i' if signed else 'u'}{size}")
     try:
-        decoder = get_decoder(syntax)
-        found = measure(path, encoded, layout)
-        data, _ = decoder.as_buffer(
-            encapsulate([encoded], has_bot=False), index=0, rows=layout.rows, columns=layout.columns,
-            number_of_frames=1, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
-            bits_allocated=layout.allocated, bits_stored=layout.stored, pixel_representation=int(layout.signed),
-        )  # fmt: skip
-    except Unreadable:
-        raise
-    except NotImplementedError as error:
-        raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}") from error
-    except BaseException as error:  # what a decoder in Rust raises is no Exception, and has no module
-        if not isinstance(error, PARSE_ERRORS) and type(error).__name__ != "PanicException":
-            raise
-        raise Unreadable(path, f"pixels cannot be decoded ({syntax.name}: {short(error)})") from error
-    each = len(data) // size
-    if each not in (1, 2, 4) or len(data) != each * size:
-        raise Unreadable(path, f"decodes to {len(data)} bytes for Rows {layout.rows} × Columns {layout.columns}")
-    data = data if isinstance(data, bytearray) else bytearray(data)  # an array that may be written to
-    values = np.frombuffer(data, f"<u{each}").reshape(layout.rows, layout.columns)
-    if found is None or found.signed:
-        return Words(values, 8 * each, found is not None)
-    bits = min(found.precision, 8 * each)
+        decode(encoded, layout.syntax, decoded)
+    except PARSE_ERRORS as error:
+        raise Unreadable(path, f"pixels cannot be decoded ({layout.syntax.name}: {short(error)})") from error
+    values = decoded.view(f"u{size}")
+    if found is None or signed:
+        return Words(values, 8 * size, signed)
     if layout.signed and bits < layout.stored and (values >> (bits - 1)).any():
         raise Unreadable(
             path,

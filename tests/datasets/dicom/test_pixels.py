@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -10,8 +11,13 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -188,6 +194,43 @@ def test_contradictions_of_codestream_and_header_are_refused(jpeg_2000):
         dicom.read(jpeg_2000(BARE.astype("u2"), 12, PixelRepresentation=1))
     positive = (TRUE + 1024).astype("i2")
     np.testing.assert_array_equal(dicom.read(jpeg_2000(positive, 16)).hu, positive)
+
+
+POSITIVE = (TRUE + 1024).astype("u2")
+CODECS = {
+    JPEGLossless: (lambda image: imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=12), 0),
+    JPEGExtended12Bit: (lambda image: imagecodecs.jpeg8_encode(image, level=100, bitspersample=12), 2),
+    JPEGLSLossless: (imagecodecs.jpegls_encode, 0),
+    JPEGLSNearLossless: (lambda image: imagecodecs.jpegls_encode(image, level=3), 3),
+    HTJ2KLossless: (lambda image: imagecodecs.htj2k_encode(image, reversible=True), 0),
+}
+
+
+@pytest.fixture(params=CODECS, ids=lambda syntax: syntax.keyword)
+def packed(request, tmp_path, ct):
+    """(a file with ``POSITIVE`` in 12 bits, how far its values may be off, what makes it again from a codestream)."""
+    encode, off = CODECS[request.param]
+
+    def save(encoded):
+        s = ct(POSITIVE, RescaleIntercept="0", BitsStored=12, HighBit=11)
+        s.file_meta.TransferSyntaxUID = request.param
+        s.PixelData = encapsulate([encoded])
+        s["PixelData"].VR, s["PixelData"].is_undefined_length = "OB", True
+        s.save_as(tmp_path / "in", enforce_file_format=True)
+        return tmp_path / "in"
+
+    return encode(POSITIVE), off, save
+
+
+def test_what_lossless_and_lossy_syntaxes_hold(packed):
+    encoded, off, save = packed
+    assert np.abs(dicom.read(save(encoded)).hu - POSITIVE).max() <= off
+
+
+def test_an_image_without_its_end_is_refused(packed):
+    encoded, _, save = packed
+    with pytest.raises(dicom.Unreadable, match="has no end: it is cut off"):
+        dicom.read(save(encoded[: len(encoded) // 2]))
 
 
 def test_frames_of_a_multi_frame_file_are_treated_alike(tmp_path, ct):
