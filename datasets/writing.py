@@ -38,10 +38,12 @@ def write_image(path: Path | str, array: np.ndarray, kind: str | None = None, *,
         return _write(temporary, path, array, bits, kind)
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    """Write an array as it is, of whatever shape; the file is written whole or not at all, in the place of another."""
-    with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+def write_npy(path: Path, array: np.ndarray, force: bool = True) -> None:
+    """Write an array as it is, of whatever shape; the file is written whole or not at all, in the place of another.
+
+    UserError where there is one, without ``force``."""
+    with whole_file(path, force) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _write(temporary: Path, path: Path, array: np.ndarray, bits: int | None, kind: str) -> int:

@@ -5,6 +5,7 @@ short scans of fans weighted as Parker (Med. Phys. 9, 1982), with the scan's own
 """
 
 import math
+from types import ModuleType
 
 import numpy as np
 
@@ -14,18 +15,20 @@ from medi2i.reconstruction.geometry import ARC, FLAT, PARALLEL, Geometry
 WINDOWS = ("ramp", "hann", "shepp-logan", "cosine")
 
 
-def fbp(geometry: Geometry, sinogram: np.ndarray, window: str = "ramp", cutoff: float = 1.0) -> np.ndarray:
+def fbp(
+    geometry: Geometry, sinogram: np.ndarray, window: str = "ramp", cutoff: float = 1.0, xp: ModuleType = np
+) -> np.ndarray:
     """(views, bins) -> (H, W) float32 in 1/mm.
 
     window: of WINDOWS; all but "ramp" are softer. cutoff: where it ends, as a part of the highest frequency (0…1].
+    xp: NumPy, or CuPy to do it on the GPU and have a CuPy array.
     Raises UserError for a fan whose views do not cover half a turn and the fan's angle; see ``view_weights``.
     """
     gamma = geometry.fan_angles()
     rays = np.asarray(sinogram, np.float64) * view_weights(geometry)
     if geometry.beam != PARALLEL:
         rays *= geometry.source_distance * np.cos(gamma) if geometry.beam == ARC else np.cos(gamma)
-    filtered = _filtered(geometry, rays, window, cutoff)
-    return _back_projected(geometry, filtered)
+    return _back_projected(geometry, _filtered(geometry, xp.asarray(rays), window, cutoff, xp), xp)
 
 
 def view_weights(geometry: Geometry) -> np.ndarray:
@@ -75,7 +78,7 @@ def _parker(beta: np.ndarray, gamma: np.ndarray, excess: float) -> np.ndarray:
     return np.where(beta < 2 * rise, rising, np.where(beta > np.pi - 2 * gamma, falling, 1.0))
 
 
-def _filtered(geometry: Geometry, rays: np.ndarray, window: str, cutoff: float) -> np.ndarray:
+def _filtered(geometry: Geometry, rays: np.ndarray, window: str, cutoff: float, xp: ModuleType) -> np.ndarray:
     if window not in WINDOWS or not 0 < cutoff <= 1:
         raise UserError(f"window {window!r} with cutoff {cutoff:g}: one of {', '.join(WINDOWS)}, and above 0 to 1")
     bins = rays.shape[1]
@@ -101,37 +104,44 @@ def _filtered(geometry: Geometry, rays: np.ndarray, window: str, cutoff: float) 
         "cosine": np.cos(np.pi / 2 * part),
     }[window]
     response *= np.where(part <= 1, shape, 0)
-    return np.fft.irfft(np.fft.rfft(rays, size, axis=1) * response, size, axis=1)[:, :bins].astype(np.float32)
+    spectrum = xp.fft.rfft(rays, size, axis=1) * xp.asarray(response)
+    return xp.fft.irfft(spectrum, size, axis=1)[:, :bins].astype(np.float32)
 
 
-def _back_projected(geometry: Geometry, filtered: np.ndarray) -> np.ndarray:
+def _back_projected(geometry: Geometry, filtered: np.ndarray, xp: ModuleType) -> np.ndarray:
     """Each pixel's share of all views, linear between bins; nothing from beside the detector."""
     (rows, columns), (down, along) = geometry.shape, geometry.spacing
-    y = ((np.arange(rows, dtype=np.float32) - (rows - 1) / 2) * down).astype(np.float32)[:, None]
-    x = ((np.arange(columns, dtype=np.float32) - (columns - 1) / 2) * along).astype(np.float32)[None, :]
-    image = np.zeros(geometry.shape, np.float32)
+    y = ((xp.arange(rows, dtype=np.float32) - (rows - 1) / 2) * down).astype(np.float32)[:, None]
+    x = ((xp.arange(columns, dtype=np.float32) - (columns - 1) / 2) * along).astype(np.float32)[None, :]
+    image = xp.zeros(geometry.shape, np.float32)
     distance = np.float32(geometry.source_distance)
     first = np.float32(geometry.detector()[0])
-    padded = np.pad(filtered, ((0, 0), (1, 2)))
-    steps = np.diff(padded, axis=1)
+    padded = xp.pad(filtered, ((0, 0), (1, 2)))
+    steps = xp.diff(padded, axis=1)
+    seen = geometry.beam == PARALLEL and geometry.radius <= np.abs(geometry.detector()[[0, -1]]).min()
     for view, angle in enumerate(np.radians(geometry.angles)):
         cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
-        across = x * cos + y * sin
+        place = x * cos + y * sin
         scale = None
         if geometry.beam != PARALLEL:
             ahead = distance + x * sin - y * cos  # from the source, along its central ray
             if geometry.beam == FLAT:
                 scale = distance / ahead
-                across = across * scale
-                scale = scale * scale
+                place *= scale
+                scale *= scale
             else:
-                scale = 1 / (ahead * ahead + across * across)
-                across = np.arctan2(across, ahead) * distance
-        place = (across - first) * np.float32(1 / geometry.bin_width) + 1
-        place = np.clip(place, 0, geometry.bins + 1)
+                scale = 1 / (ahead * ahead + place * place)
+                place = xp.arctan2(place, ahead) * distance
+        place -= first
+        place *= np.float32(1 / geometry.bin_width)
+        place += 1
+        if not seen:
+            place = xp.clip(place, 0, geometry.bins + 1)
         below = place.astype(np.int32)
-        share = padded[view].take(below) + (place - below) * steps[view].take(below)
-        image += share if scale is None else share * scale
+        place -= below
+        place *= steps[view].take(below)
+        place += padded[view].take(below)
+        image += place if scale is None else place * scale
     return image
 
 

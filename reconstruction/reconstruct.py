@@ -31,13 +31,14 @@ from medi2i.common.json_files import read_json
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
-from medi2i.common.outputs import whole_file, write_text
+from medi2i.common.outputs import write_text
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.validation import inference_mode
 from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.scaling import PAIRED_HU, Clip
+from medi2i.datasets.writing import write_npy
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import net, solvers
 from medi2i.reconstruction.dip import DeepImagePrior
@@ -329,8 +330,7 @@ class Writer:
             source = dicom.read(Path(file), frame)
             self._series_of(source).write(path, source, hu, force=self.options.force)
         else:
-            with whole_file(path, force=self.options.force) as temporary, open(temporary, "wb") as opened:
-                np.save(opened, hu.astype(np.float32), allow_pickle=False)
+            write_npy(path, hu.astype(np.float32), self.options.force)
         self._told[name] = told
         self.state(name).unlink(missing_ok=True)
 

@@ -23,13 +23,13 @@ from pathlib import Path
 import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
 
 import numpy as np
-from PIL import Image
 from skimage.transform import radon
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.outputs import whole_file, write_text
+from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
+from medi2i.datasets.writing import write_image, write_npy
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction.scans import GEOMETRY, SOURCES, TRUTH
 from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan
@@ -176,12 +176,10 @@ def sinogram(image: np.ndarray) -> np.ndarray:
 
 def save(path: Path, array: np.ndarray, top: float) -> None:
     """npy: float32 as it is; png: 16 bit, `top` becomes 65535."""
-    with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, array.astype(np.float32), allow_pickle=False)
-        else:
-            values = np.rint(np.clip(array / top, 0, 1) * PNG_TOP).astype(np.uint16)
-            Image.fromarray(values).save(file, "png")
+    if path.suffix == ".npy":
+        write_npy(path, array.astype(np.float32))
+    else:
+        write_image(path, array / top * PNG_TOP, bits=16)
 
 
 def main(argv: list[str] | None = None) -> int:
