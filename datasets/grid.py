@@ -124,22 +124,26 @@ def sample(
     `mask`: True on the source's own padding; what touches it is padding too. A coarser grid averages over its pixels
     (a Gaussian of half the excess, as scikit-image's resize) against aliasing.
     """
-    image = np.asarray(image, dtype=np.float32)
-    rows, columns = (_snapped(indices) for indices in target.indices_in(source))
-    blur = [max(0.0, (new / old - 1) / 2) for new, old in zip(target.spacing, source.spacing, strict=True)]
-    if any(blur):
-        image = ndimage.gaussian_filter(image, blur, mode="nearest")
-    places = np.meshgrid(rows, columns, indexing="ij")
-    exact = all(np.array_equal(indices, np.rint(indices)) for indices in (rows, columns))
-    values = ndimage.map_coordinates(image, places, order=0 if exact else order, mode="nearest", output=np.float32)
-    outside = [
-        (indices < -0.5) | (indices > length - 0.5)
-        for indices, length in zip((rows, columns), source.size, strict=True)
-    ]
+    indices = target.indices_in(source)
+    outside = [(at < -0.5) | (at > length - 0.5) for at, length in zip(indices, source.size, strict=True)]
     padding = outside[0][:, None] | outside[1][None, :]
     if mask is not None:
-        padding |= ndimage.map_coordinates(mask.astype(np.float32), places, order=0 if exact else 1, mode="nearest") > 0
-    return values, padding
+        padding |= _interpolated(mask.astype(np.float32), source, target, 1) > EXACT
+    blur = [max(0.0, (new / old - 1) / 2) for new, old in zip(target.spacing, source.spacing, strict=True)]
+    image = np.asarray(image, dtype=np.float32)
+    if any(blur):
+        image = ndimage.gaussian_filter(image, blur, mode="nearest")
+    return _interpolated(image, source, target, order), padding
+
+
+def _interpolated(image: np.ndarray, source: Grid, target: Grid, order: int) -> np.ndarray:
+    """Beyond the ends, the end's value; whole pixels as they are."""
+    first = np.array(target.first_pixel(source))
+    step = np.array(target.spacing) / source.spacing
+    whole = np.rint([first, step])
+    if np.all(np.abs([first, step] - whole) < EXACT):
+        (first, step), order = whole, 0
+    return ndimage.affine_transform(image, step, first, target.size, np.float32, order, mode="nearest")
 
 
 def new_position(
@@ -161,12 +165,6 @@ def new_position(
     return float(x), float(y), float(z)
 
 
-def _snapped(indices: np.ndarray) -> np.ndarray:
-    """Whole numbers where rounding alone makes the difference."""
-    whole = np.rint(indices)
-    return np.where(np.abs(indices - whole) < EXACT, whole, indices)
-
-
 def resampled_size(size: Sequence[int], spacing: Sequence[float], new_spacing: float) -> tuple[int, int]:
     """(H, W) of the grid of ``new_spacing`` mm that covers an image of ``size`` and ``spacing`` (row, column) mm."""
     height, width = (max(1, round(n * mm / new_spacing)) for n, mm in zip(size, spacing, strict=True))
@@ -180,18 +178,14 @@ def resample(array: np.ndarray, spacing: tuple[float, float], new_spacing: float
     whole number of pixels that makes.
     """
     size = resampled_size(array.shape[1:], spacing, new_spacing)
-    if released:
-        return _by_scikit(array, size)
-    return _to_grid(array, spacing, (new_spacing, new_spacing), size)
+    return _by_scikit(array, size) if released else _planes(array, spacing, (new_spacing, new_spacing), size)
 
 
 def resample_back(
     array: np.ndarray, new_spacing: float, spacing: tuple[float, float], size: tuple[int, int], released: bool = False
 ) -> np.ndarray:
     """The way back: (C, h, w) with pixels of ``new_spacing`` mm -> (C, *size) float32 with ``spacing`` mm."""
-    if released:
-        return _by_scikit(array, size)
-    return _to_grid(array, (new_spacing, new_spacing), spacing, size)
+    return _by_scikit(array, size) if released else _planes(array, (new_spacing, new_spacing), spacing, size)
 
 
 def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float, released: bool = False) -> np.ndarray:
@@ -199,10 +193,8 @@ def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float
     size = resampled_size(mask.shape, spacing, new_spacing)
     if released:
         spacing = tuple(new_spacing * m / n for n, m in zip(mask.shape, size, strict=True))
-    rows, columns = (
-        np.clip(np.rint(_centres(n, old, m, new_spacing)), 0, n - 1).astype(int)
-        for n, old, m in zip(mask.shape, spacing, size, strict=True)
-    )
+    places = Grid.of(size, (new_spacing, new_spacing)).indices_in(Grid.of(mask.shape, spacing))
+    rows, columns = (np.clip(np.rint(at), 0, n - 1).astype(int) for at, n in zip(places, mask.shape, strict=True))
     return mask[np.ix_(rows, columns)]
 
 
@@ -213,32 +205,11 @@ def _by_scikit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(planes, dtype=np.float32)
 
 
-def _centres(n: int, spacing: float, new_n: int, new_spacing: float) -> np.ndarray:
-    """Where the pixel centres of the new grid lie, in pixels of the old one."""
-    return (np.arange(new_n) - (new_n - 1) / 2) * (new_spacing / spacing) + (n - 1) / 2
-
-
-def _to_grid(
-    array: np.ndarray, spacing: tuple[float, float], new_spacing: tuple[float, float], size: tuple[int, int]
+def _planes(
+    array: np.ndarray, spacing: Sequence[float], new_spacing: Sequence[float], size: tuple[int, int]
 ) -> np.ndarray:
-    array = np.asarray(array, dtype=np.float32)
-    for axis in (1, 2):
-        step = new_spacing[axis - 1] / spacing[axis - 1]
-        if step > 1:  # a coarser grid: average over a pixel of it first, against aliasing (as scikit-image's resize)
-            array = ndimage.gaussian_filter1d(array, (step - 1) / 2, axis=axis, mode="nearest")
-        centres = _centres(array.shape[axis], spacing[axis - 1], size[axis - 1], new_spacing[axis - 1])
-        array = _interpolate(array, centres, axis)
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _interpolate(array: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation along an axis; beyond the ends, the end's value."""
-    last = array.shape[axis] - 1
-    positions = np.clip(positions, 0, last)
-    below = np.minimum(np.floor(positions).astype(int), max(last - 1, 0))
-    share = np.expand_dims((positions - below).astype(np.float32), tuple(range(1, array.ndim - axis)))
-    low, high = array.take(below, axis), array.take(np.minimum(below + 1, last), axis)
-    return low * (1 - share) + high * share  # exact where a new centre is an old one
+    source, target = Grid.of(array.shape[1:], spacing), Grid.of(size, new_spacing)
+    return np.stack([sample(plane, source, target)[0] for plane in array])
 
 
 BICUBIC, KSPACE = "bicubic", "kspace"
