@@ -188,13 +188,15 @@ class Body:
         c, vessels = c.within(1.05 * self.a.width + 8, self.a.depth + 8, vessels)
         x, y = c.warped(self.a.warp)
         depth, wall = self.below_skin(x, y, z), self.wall(x, y)
-        c.paint(-depth, 35, 4, 4)
-        c.paint(2.0 - depth, -102, 6, 7)
-        c.paint(wall - depth, 54, 7, 9)
-        c.paint(shapes.layer(depth - wall - 7, 1.0), -60, 10, 10)  # fat between the muscles
         inside = self.inside(x, y)
         cavity = inside - depth
-        c.paint(cavity, -98, 6, 6)
+        c.paint(
+            (-depth, 35, 4, 4),
+            (2.0 - depth, -102, 6, 7),
+            (wall - depth, 54, 7, 9),
+            (shapes.layer(depth - wall - 7, 1.0), -60, 10, 10),  # fat between the muscles
+            (cavity, -98, 6, 6),
+        )
         self._back_muscles(c, x, y)
         dome = self.diaphragm(x, y)
         if z < dome.max() + 5:
@@ -206,14 +208,18 @@ class Body:
         top = self.a.depth + 6
         distance = np.hypot(c.x, c.y - top + 620) - 620
         edge = np.abs(c.x) - 188
-        c.paint(np.maximum.reduce([-distance, distance - 26 + 0.0006 * c.x**2, edge]), -920, 4, 0)
-        c.paint(np.maximum(shapes.layer(distance - 1.2, 1.2), edge), -180, 5, 0)
-        c.paint(np.maximum(shapes.layer(distance - 25 + 0.0006 * c.x**2, 1.2), edge), -180, 5, 0)
+        c.paint(
+            (np.maximum.reduce([-distance, distance - 26 + 0.0006 * c.x**2, edge]), -920, 4, 0),
+            (np.maximum(shapes.layer(distance - 1.2, 1.2), edge), -180, 5, 0),
+            (np.maximum(shapes.layer(distance - 25 + 0.0006 * c.x**2, 1.2), edge), -180, 5, 0),
+        )
 
     def _back_muscles(self, c: Canvas, x: np.ndarray, y: np.ndarray) -> None:
         for side in (-1, 1):
-            c.paint(shapes.ellipse(x - side * 32, y - self.spine[1] - 29, 25, 14, side * 14), 55, 8, 12)
-            c.paint(shapes.ellipse(x - side * 30, y - self.spine[1] + 0, 13, 18), 55, 7, 8)
+            c.paint(
+                (shapes.ellipse(x - side * 32, y - self.spine[1] - 29, 25, 14, side * 14), 55, 8, 12),
+                (shapes.ellipse(x - side * 30, y - self.spine[1], 13, 18), 55, 7, 8),
+            )
 
     def _abdomen(self, c: Canvas, x: np.ndarray, y: np.ndarray, outside: np.ndarray) -> None:
         z = c.z
@@ -221,56 +227,62 @@ class Body:
             if abs(z - centre[2]) > axes[2] + 2:
                 continue
             loop = np.maximum(shapes.ellipsoid(x, y, z, centre, axes), outside + 2)
-            c.paint(loop, 40, 6, 3)
-            c.paint(loop + 3, filling if filling > 0 else 18, 10, 14)
-            c.paint(np.maximum(loop + 3, y - centre[1] + 4), -960 if filling < -40 else 18, 8, 8)
+            c.paint(
+                (loop, 40, 6, 3),
+                (loop + 3, filling if filling > 0 else 18, 10, 14),
+                (np.maximum(loop + 3, y - centre[1] + 4), -960 if filling < -40 else 18, 8, 8),
+            )
         liver = np.maximum(shapes.ellipsoid(x, y, z, *self.liver), outside)
         liver = np.maximum(liver, (x - 38 + 0.5 * (y + 40)) * 0.8)
-        c.paint(liver, 58, 5, 3)
+        c.paint((liver, 58, 5, 3))
         for angle in (-0.6, 0.1, 0.8):
             across = np.abs((x + 20) * math.sin(angle) + (y - 12) * math.cos(angle)) + 0.25 * np.abs(z + 38)
-            c.paint(np.maximum(across - 4.5, liver + 12), 46, 4, 2)
+            c.paint((np.maximum(across - 4.5, liver + 12), 46, 4, 2))
         stomach = np.maximum(shapes.ellipsoid(x, y, z, *self.stomach), outside + 1)
-        c.paint(stomach, 42, 5, 3)
-        c.paint(stomach + 4, 14, 10, 10)
-        c.paint(np.maximum(stomach + 4, y - self.gas_level), -975, 8, 0)
-        for centre, axes, angle, value, fine, coarse in self.organs:
-            c.paint(np.maximum(shapes.ellipsoid(x, y, z, centre, axes, angle), outside), value, fine, coarse)
+        c.paint(
+            (stomach, 42, 5, 3),
+            (stomach + 4, 14, 10, 10),
+            (np.maximum(stomach + 4, y - self.gas_level), -975, 8, 0),
+        )
+        for centre, axes, angle, *look in self.organs:
+            c.paint((np.maximum(shapes.ellipsoid(x, y, z, centre, axes, angle), outside), *look))
         for centre, axes, side in self.kidneys:
             kidney = shapes.ellipsoid(x, y, z, centre, axes, side * 25)
             hilum = shapes.ellipsoid(x, y, z, (centre[0] - side * 16, centre[1] - 8, centre[2]), (15, 10, 24))
-            c.paint(np.maximum(kidney, -hilum), 31, 5, 3)
+            c.paint((np.maximum(kidney, -hilum), 31, 5, 3))
         bladder = np.maximum(shapes.ellipsoid(x, y, z, *self.gallbladder), outside)
-        c.paint(bladder, 30, 3, 1)
-        c.paint(bladder + 1.5, 8, 3, 1)
-        c.paint(shapes.ellipse(x + 20, y - 26, 13, 9), 44, 4, 2)  # inferior vena cava
+        c.paint(
+            (bladder, 30, 3, 1),
+            (bladder + 1.5, 8, 3, 1),
+            (shapes.ellipse(x + 20, y - 26, 13, 9), 44, 4, 2),  # inferior vena cava
+        )
 
     def _chest(self, c: Canvas, x: np.ndarray, y: np.ndarray, vessels: np.ndarray) -> None:
         z = c.z
         lungs = self.lungs(x, y, z)
-        pleura = lungs - 2.0
-        c.paint(np.maximum(pleura, -lungs), 30, 4, 2)
-        gravity = np.clip(y / 100, -1, 1)
-        c.paint(lungs, -835 + 55 * gravity, 14, 16)
+        pleura, gravity = np.maximum(lungs - 2.0, -lungs), np.clip(y / 100, -1, 1)
+        c.paint((pleura, 30, 4, 2), (lungs, -835 + 55 * gravity, 14, 16))
         c.paint_share(vessels * c.share(lungs + 1), 38, 4)
         above = self.diaphragm(x, y) - z
         heart = shapes.ellipsoid(x, y, z, *self.heart)
-        c.paint(np.maximum(heart, above + 1), 46, 4, 4)
+        c.paint((np.maximum(heart, above + 1), 46, 4, 4))
         centre = self.heart[0]
         for side, size in ((-1, 20), (1, 23)):
             chamber = shapes.ellipsoid(
                 x, y, z, (centre[0] + side * 17, centre[1] + 8 * side, centre[2]), (size, size * 0.7, 28)
             )
-            c.paint(np.maximum(chamber, above + 6), 40, 4, 2)
-        c.paint(np.maximum(shapes.ellipse(x + 6, y + 22, 16, 16), (96 - z)), 42, 4, 2)  # ascending aorta
-        c.paint(shapes.ellipse(x - 20, y - 26, 12.5, 12.5), 44, 4, 2)  # descending aorta
-        c.paint(shapes.layer(shapes.ellipse(x - 20, y - 26, 12.5, 12.5) + 0.6, 0.6), 60, 4, 0)
-        c.paint(shapes.ellipse(x - 4, y - 18, 8, 6.5), 36, 5, 2)  # oesophagus
-        c.paint(shapes.ellipse(x - 5, y - 17, 2.4, 1.5), -500, 0, 0)
+            c.paint((np.maximum(chamber, above + 6), 40, 4, 2))
+        descending = shapes.ellipse(x - 20, y - 26, 12.5, 12.5)
+        c.paint(
+            (np.maximum(shapes.ellipse(x + 6, y + 22, 16, 16), (96 - z)), 42, 4, 2),  # ascending aorta
+            (descending, 44, 4, 2),
+            (shapes.layer(descending + 0.6, 0.6), 60, 4, 0),
+            (shapes.ellipse(x - 4, y - 18, 8, 6.5), 36, 5, 2),  # oesophagus
+            (shapes.ellipse(x - 5, y - 17, 2.4, 1.5), -500, 0, 0),
+        )
         for side in (-1, 1):  # main bronchi
             bronchus = np.maximum(shapes.ellipse(x - side * (8 + 0.8 * max(0.0, 78 - z)), y - 6, 6.5, 6.0), 54 - z)
-            c.paint(np.maximum(bronchus - 1.4, 53 - z), 30, 0, 0)
-            c.paint(bronchus, -990, 0, 0)
+            c.paint((np.maximum(bronchus - 1.4, 53 - z), 30, 0, 0), (bronchus, -990, 0, 0))
 
     def _bones(self, c: Canvas, x: np.ndarray, y: np.ndarray, depth: np.ndarray, inside: np.ndarray) -> None:
         z, (sx, sy) = c.z, self.spine
@@ -281,7 +293,7 @@ class Body:
         rib = (np.hypot((depth - inside + 6.5) / 3.4, across / 6.2) - 1) * 3.4
         ends = np.maximum(0.35 - around, around - (2.15 + 0.0035 * z)) * 90
         cartilage = np.maximum.reduce([rib, (around - 2.9) * 90, (-20 - z) + 0 * x])
-        c.paint(cartilage, 110, 10, 10)
+        c.paint((cartilage, 110, 10, 10))
         c.bone(np.maximum(rib, ends), shell=1.1, cortical=1050, trabecular=190)
         breastbone = shapes.ellipse(x, depth - inside + 5, 17, 5.5)
         c.bone(np.maximum.reduce([breastbone, y + 0 * x, 15 - z + 0 * x]), shell=1.0, cortical=750, trabecular=140)
@@ -290,7 +302,7 @@ class Body:
         body = shapes.ellipse(x - sx, y - sy + 4, 20.5, 16 + 0.02 * abs(place - 15))
         body = np.maximum(body, -shapes.ellipse(x - sx, y - sy - 19, 11, 8))
         if place < 6:
-            c.paint(body, 85, 8, 6)
+            c.paint((body, 85, 8, 6))
         else:
             c.bone(body, shell=1.3, cortical=900, trabecular=400 if place < 7.2 or place > 28.8 else 175, grain=45)
         canal = shapes.ellipse(x - sx, y - sy - 20, 10.5, 8.5)
@@ -300,5 +312,4 @@ class Body:
             for side in (-1, 1):
                 c.bone(shapes.ellipse(x - sx - side * 25, y - sy - 21, 13, 4.5, side * 20), 1.3, 950, 260)
         c.bone(np.maximum(shapes.ellipse(x - sx, y - sy - 38, 3.2, 11), abs(place - 17) - 11), 1.2, 1000, 280)
-        c.paint(canal, 8, 3, 0)
-        c.paint(shapes.ellipse(x - sx, y - sy - 20, 5.8, 4.6), 36, 4, 0)
+        c.paint((canal, 8, 3, 0), (shapes.ellipse(x - sx, y - sy - 20, 5.8, 4.6), 36, 4, 0))

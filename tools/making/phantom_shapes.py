@@ -79,9 +79,11 @@ class Canvas:
         """How much of each pixel lies inside: 0 … 1."""
         return np.clip(0.5 - distance / self.pixel, 0, 1)
 
-    def paint(self, distance: np.ndarray, hu: float | np.ndarray, fine: float, coarse: float) -> None:
-        """Cover what lies inside with ``hu``, with a texture of these standard deviations in HU."""
-        self.paint_share(self.share(distance), hu, fine, coarse)
+    def paint(self, *layers: tuple[np.ndarray, float | np.ndarray, float, float]) -> None:
+        """One after the other, each (distance, HU, fine, coarse): cover what lies inside with these HU, with a texture
+        of these standard deviations in HU."""
+        for distance, hu, fine, coarse in layers:
+            self.paint_share(self.share(distance), hu, fine, coarse)
 
     def paint_share(self, share: np.ndarray, hu: float | np.ndarray, fine: float, coarse: float = 0.0) -> None:
         """``paint`` where the share of each pixel is known. Only the box that has any is touched."""
@@ -97,8 +99,7 @@ class Canvas:
 
     def bone(self, distance: np.ndarray, shell: float, cortical: float, trabecular: float, grain: float = 35) -> None:
         """Trabecular bone in a cortical shell of ``shell`` mm."""
-        self.paint(distance, cortical, 20, 20)
-        self.paint(distance + shell, trabecular, grain, grain / 2)
+        self.paint((distance, cortical, 20, 20), (distance + shell, trabecular, grain, grain / 2))
 
     def result(self, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
         """The slice in HU with its texture. fine, coarse: (H, W) noise of standard deviation 1."""
