@@ -5,11 +5,11 @@ and world axes those of DICOM, to the left, back and head (LPS). Fields and code
 and nifti1.h and nifti2.h there.
 """
 
+import contextlib
 import gzip
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -123,14 +123,13 @@ def write(path: Path | str, volume: Volume, like: Path | str | None = None, forc
     image.set_sform(affine, code=1)
     # nibabel would straighten sheared axes for the qform, and readers that prefer it would shift every slice.
     image.set_qform(affine, code=0 if is_sheared(affine) else 1)
-    suffix = ".nii.gz" if str(path).lower().endswith(".gz") else ".nii"
-    with whole_file(path, force) as temporary:  # nibabel tells by the name whether to compress
-        named = temporary.with_name(temporary.name + suffix)
-        try:
-            nibabel.save(image, named)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+    packed = str(path).lower().endswith(".gz")
+    with (
+        whole_file(path, force) as temporary,
+        open(temporary, "wb") as file,
+        gzip.GzipFile("", "wb", 1, file, 0) if packed else contextlib.nullcontext(file) as stream,
+    ):
+        image.to_stream(stream)
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def _read_voxels(path: Path) -> tuple[_Header, np.ndarray]:
     return replace(header, notes=tuple(notes)), values
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Stream]:
     """The content of a file, unpacked where it is gzip by its first bytes. UserError where it is not there."""
     try:
