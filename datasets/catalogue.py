@@ -8,14 +8,13 @@ import collections
 import dataclasses
 import fnmatch
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import Unreadable, UserError
-from medi2i.common.outputs import without_ours
 from medi2i.datasets import dicom
+from medi2i.datasets.dicom.scanning import folders_below
 from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
 from medi2i.datasets.reading import Header, read_header
 
@@ -298,16 +297,8 @@ def walk(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is a file, not a folder")
-    seen: set[str] = set()
-    files: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = without_ours(place, sorted(name for name in folders if not name.startswith(".")))
-        files.extend(Path(place, name) for name in names if not name.startswith("."))
+    below = folders_below(folder, hidden=False)
+    files = [Path(place, name) for place, names in below for name in names if not name.startswith(".")]
     return sorted((file for file in files if file.is_file()), key=lambda file: number_key(file.relative_to(folder)))
 
 

@@ -111,23 +111,34 @@ def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterat
         if not place.is_dir():
             yield place
             continue
-        seen: set[tuple[int, int]] = set()
 
         def unreadable(error: OSError) -> None:
             skipped.append(Skipped(Path(error.filename), f"cannot be read ({error.strerror})"))
 
-        for folder, folders, files in os.walk(place, onerror=unreadable, followlinks=True):
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            folders[:] = without_ours(folder, sorted(folders, key=natural))
+        for folder, files in folders_below(place, unreadable):
             for name in sorted(files, key=natural):
                 if name.startswith(".") and name.endswith(UNFINISHED):
                     skipped.append(Skipped(Path(folder, name), "unfinished: its writer was killed or is still at it"))
                 else:
                     yield Path(folder, name)
+
+
+def folders_below(
+    place: Path, unreadable: Callable[[OSError], None] | None = None, hidden: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of its files) of ``place`` and what lies in it, in natural order; links are followed, loops are
+    not, and results and runs of ours are left out with a warning. unreadable: called for a folder that cannot be read.
+    hidden: also those whose names begin with a dot."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(place, onerror=unreadable, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        chosen = [name for name in folders if hidden or not name.startswith(".")]
+        folders[:] = without_ours(folder, sorted(chosen, key=natural))
+        yield folder, files
 
 
 def examine_file(
