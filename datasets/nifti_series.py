@@ -61,13 +61,10 @@ def to_dicom(path: Path, folder: Path, modality: str | None, force: bool, person
         image_type=("DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"),
     )
     clipped, changed, most = 0, 0, 0.0
-    exact = 4 * np.finfo(np.float32).eps * max(float(volume.values.max()), -float(volume.values.min()))
     for index, values in enumerate(volume.values):
         encoded = encode(values, encoding, None)
-        clipped += encoded.changes.clipped
-        off = np.abs(encoded.stored * encoding.slope + encoding.intercept - values.astype(np.float64))
-        off = off[(values >= encoding.range[0]) & (values <= encoding.range[1])]
-        changed, most = changed + int(np.count_nonzero(off > exact)), max(most, float(off.max(initial=0.0)))
+        clipped, changed = clipped + encoded.changes.clipped, changed + encoded.changes.rounded
+        most = max(most, encoded.changes.largest)
         series.write(folder / f"{modality}{index + 1:04d}.dcm", index, encoded, force)
     if clipped:
         notes.append(f"{clipped} voxels were outside {encoding.range[0]:g}…{encoding.range[1]:g} and are clipped")

@@ -105,7 +105,6 @@ def read_table(path: Path) -> np.ndarray:
     """
     check_file(path)
     encoding = decoder_of(path)
-    _check_lines(path)
     if path.stat().st_size // 2 > max_pixels():  # a value and what separates it
         for _ in _rows(path, encoding):
             pass  # counted, which is quick, before any is parsed
@@ -116,35 +115,22 @@ def read_table(path: Path) -> np.ndarray:
     return np.loadtxt(itertools.chain([first], rows), dtype=np.float32, ndmin=2, comments=None)
 
 
-def _check_lines(path: Path) -> None:
-    """Text has lines; a file without them would be in memory as one."""
-    longest, current = 0, 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            parts = re.split(rb"[\r\n]", block)
-            longest = max(longest, current + len(parts[0]), *map(len, parts[1:]))
-            current = len(parts[-1]) + (current if len(parts) == 1 else 0)
-            if longest > _LONGEST_LINE or current > _LONGEST_LINE:
-                raise Unreadable(path, f"has a line of more than {in_words(_LONGEST_LINE)}; that is no table")
-
-
 def _rows(path: Path, encoding: str) -> Iterator[str]:
     """The lines with numbers, separated by spaces. Raises Unreadable for what is no single table."""
-    blocks, inside, columns, count = [], False, 0, 0
+    before = inside = columns = count = 0  # lines of the longest block so far, and of this one
     with open(path, encoding=encoding, newline=None) as file:
-        for line in file:
+        while line := file.readline(_LONGEST_LINE + 1):
+            if len(line) > _LONGEST_LINE:  # text has lines; a file without them would be in memory as one
+                raise Unreadable(path, f"has a line of more than {in_words(_LONGEST_LINE)}; that is no table")
             text = line.split("#")[0].strip()
             if not text:
-                inside = False
+                before, inside = max(before, inside), 0
                 continue
             if ";" in text and "," in text:
                 raise Unreadable(path, "has both , and ; in a line: decimal commas? Numbers need a decimal point")
             text = text.replace(",", " ").replace(";", " ")
-            if not inside:
-                blocks.append(0)
-                inside = True
-            blocks[-1] += 1
-            if len(blocks) > 1 and max(blocks[:-1]) > 1 and blocks[-1] > 1:
+            inside += 1
+            if before > 1 and inside > 1:
                 raise Unreadable(
                     path,
                     "holds several tables, with empty lines or comments between them; a file holds "
