@@ -31,18 +31,16 @@ def decoder_of(path: Path | str) -> str:
     """
     with open(path, "rb") as file:
         head = file.read(4)
-        encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
-        file.seek(0)
-        decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            while block := file.read(_BLOCK):
-                if "\0" in decoder.decode(block):
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    try:
+        with open(path, encoding=encoding) as text:
+            while block := text.read(_BLOCK):
+                if "\0" in block:
                     raise Unreadable(path, "is not a text file (it holds zero bytes); a text file in UTF-8 is needed")
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            raise Unreadable(
-                path, "is not a text file in UTF-8; saving it as UTF-8 would help (Excel: CSV UTF-8 or Unicode text)"
-            ) from None
+    except UnicodeDecodeError:
+        raise Unreadable(
+            path, "is not a text file in UTF-8; saving it as UTF-8 would help (Excel: CSV UTF-8 or Unicode text)"
+        ) from None
     return encoding
 
 
