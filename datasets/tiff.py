@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -161,7 +162,10 @@ def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
     with opened(path) as (page, number):
         if page.compression in _PILLOW_TIFFS:
             return read_picture(path, "tif", labels, number)
-        values = page.asarray()
+        try:
+            values = page.asarray()
+        except imagecodecs.DeflateError:  # damaged, or a last strip as long as the others, which Pillow takes
+            return read_picture(path, "tif", labels, number)
         if page.photometric == _PHOTOMETRIC.PALETTE and not labels:
             values = (np.take(np.asarray(page.colormap), values, axis=1) >> 8).astype(np.uint8)
             return values, 8

@@ -156,6 +156,21 @@ def test_a_strip_that_unpacks_to_more_than_the_image_is_refused(tmp_path, refusa
     assert read_image(handmade(path, pack(bytes(10000)), packed=(3, 1, code))).array.shape == (1, 100, 100)
 
 
+def test_a_last_strip_as_long_as_the_others(tmp_path):
+    image = np.arange(12800, dtype=np.uint32).astype(np.uint8).reshape(128, 100)
+    strips = [zlib.compress(image[:64].tobytes()), zlib.compress(image[64:].tobytes())]
+    table = struct.pack("<IIII", 512, 512 + len(strips[0]), *map(len, strips))
+    path = handmade(
+        tmp_path / "a.tif",
+        b"".join(strips) + table,
+        packed=(3, 1, 8),
+        rows=(4, 1, 64),
+        start=(4, 2, 512 + sum(map(len, strips))),
+        length=(4, 2, 520 + sum(map(len, strips))),
+    )
+    np.testing.assert_array_equal(read_image(path).array[0], image[:100])
+
+
 @pytest.mark.parametrize(
     ("changes", "size", "reason"),
     [
