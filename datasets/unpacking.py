@@ -4,7 +4,6 @@ A volume becomes a DICOM series (``nifti_series``), and an archive its files, so
 """
 
 import lzma
-import os
 import tempfile
 import zipfile
 import zlib
@@ -13,8 +12,8 @@ from pathlib import Path
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import check_bytes, check_file
 from medi2i.common.npz_files import MOST_MEMBERS
-from medi2i.common.outputs import without_ours
 from medi2i.datasets.catalogue import has_dicom_mark
+from medi2i.datasets.dicom.scanning import folders_below
 from medi2i.datasets.kinds import kind_of
 from medi2i.datasets.nifti_series import patient, to_dicom, to_nifti
 from medi2i.datasets.nifti_volume import is_nifti, stem
@@ -58,8 +57,7 @@ def packed_in(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if _is_packed(place) else []
     found: list[Path] = []
-    for folder, folders, names in os.walk(place):
-        folders[:] = without_ours(folder, sorted(name for name in folders if not name.startswith(".")))
+    for folder, names in folders_below(place, hidden=False):
         for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             if _is_packed(path):
                 found.append(path)

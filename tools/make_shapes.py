@@ -17,13 +17,12 @@ from pathlib import Path
 import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
 
 import numpy as np
-from PIL import Image
 
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.outputs import whole_file
 from medi2i.datasets.kinds import kind_named
-from medi2i.datasets.writing import save_picture
+from medi2i.datasets.reading import to_grey
+from medi2i.datasets.writing import write_image
 from medi2i.tools.making import shapes
 from medi2i.tools.making.shapes import ELLIPSE, RECTANGLE
 
@@ -113,13 +112,9 @@ def textures(generator: np.random.Generator, size: tuple[int, int], options: Sha
 def save(path: Path, image: np.ndarray, grey: bool = False) -> None:
     """Write class numbers (uint8) as they are, a picture (3, H, W) in 0…1 as 8 bit."""
     if image.dtype != np.uint8:
-        values = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        image = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-    picture = Image.fromarray(image)
-    if grey and image.ndim == 3:
-        picture = picture.convert("L")
-    with whole_file(path, force=True) as temporary:
-        save_picture(picture, temporary, "jpeg" if path.suffix == ".jpg" else "png", quality=95)
+        image = np.rint(np.clip(image, 0, 1) * 255)
+        image = to_grey(image, whole=True) if grey and len(image) == 3 else image
+    write_image(path, image)
 
 
 def main(argv: list[str] | None = None) -> int:
