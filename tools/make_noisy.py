@@ -63,7 +63,7 @@ class NoiseOptions(Checked):
     )
     electronic: float = option(10.0, type=float, low=0, help="dose: electronic noise, standard deviation in photons")
     views: int | None = option(
-        None, type=int, low=8, high=100000, help="dose: views over half a turn; default: 0.75 per pixel of width"
+        None, type=int, low=8, high=8192, help="dose: views over half a turn; default: 0.75 per pixel of width"
     )
     kernel: str = option("hann", choices=["hann", "ramp"], help="dose: reconstruction, hann is soft, ramp sharp")
     bowtie: float = option(0.0, type=float, low=0, metavar="MM", help="dose: radius of the bow-tie filter's cylinder")
