@@ -23,9 +23,9 @@ from medi2i.datasets.pictures import bits_of, other_format, read_picture, refuse
 
 _COMPRESSION, _PHOTOMETRIC, _EXTRA = tifffile.COMPRESSION, tifffile.PHOTOMETRIC, tifffile.EXTRASAMPLE
 
-# Compressions that tifffile leaves to another package, and Pillow knows.
+# Compressions whose strips Pillow unpacks to no more than their image.
 _PILLOW_TIFFS = (_COMPRESSION.LZW, _COMPRESSION.PACKBITS, _COMPRESSION.JPEG)
-_DEFLATED = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
+_DEFLATED = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE, _COMPRESSION.PIXTIFF)
 _LIKE_GREY: tuple[int, ...] = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB, _PHOTOMETRIC.PALETTE)
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -58,6 +58,11 @@ def opened(path: Path) -> Iterator[tuple[tifffile.TiffPage, int]]:
             if page.photometric not in _LIKE_GREY:
                 raise Unreadable(
                     path, f"its colours are {_PHOTOMETRIC(page.photometric).name}; grey, RGB or a palette can be read"
+                )
+            if page.compression not in (_COMPRESSION.NONE, *_DEFLATED, _COMPRESSION.LZMA):
+                name = getattr(page.compression, "name", page.compression)
+                raise Unreadable(
+                    path, f"its compression is {name}; none, deflate, LZMA, LZW, PackBits and JPEG can be read"
                 )
             if page.dtype is None:
                 raise Unreadable(path, f"has {page.bitspersample} bits a sample; 1, 8, 16, 32 and 64 can be read")

@@ -156,6 +156,14 @@ def test_a_strip_that_unpacks_to_more_than_the_image_is_refused(tmp_path, refusa
     assert read_image(handmade(path, pack(bytes(10000)), packed=(3, 1, code))).array.shape == (1, 100, 100)
 
 
+@pytest.mark.parametrize(
+    ("code", "name"), [(34712, "JPEG2000"), (50000, "ZSTD"), (34892, "JPEG_LOSSY"), (2, "CCITTRLE")]
+)
+def test_compressions_that_nothing_bounds_are_refused(tmp_path, refusal, code, name):
+    path = handmade(tmp_path / "a.tif", bytes(10000), packed=(3, 1, code))
+    assert refusal(path) == f"its compression is {name}; none, deflate, LZMA, LZW, PackBits and JPEG can be read"
+
+
 def test_a_last_strip_as_long_as_the_others(tmp_path):
     image = np.arange(12800, dtype=np.uint32).astype(np.uint8).reshape(128, 100)
     strips = [zlib.compress(image[:64].tobytes()), zlib.compress(image[64:].tobytes())]
