@@ -9,6 +9,7 @@ cut into contiguous blocks, because neighbouring slices are nearly the same imag
 PatientID; that of pictures is what all of their names or folders say (sub-01, patient3, case_0012).
 """
 
+import contextlib
 import re
 import sys
 from collections import Counter
@@ -23,8 +24,8 @@ import numpy as np
 from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.outputs import whole_file
-from medi2i.datasets import catalogue, identity, lists
+from medi2i.common.outputs import write_text
+from medi2i.datasets import identity, lists
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file
 
@@ -99,8 +100,7 @@ def command(argv: list[str]) -> None:
             if target.exists() and not options.force:
                 raise UserError(f"{target}: exists; --force would overwrite it")
         for name, target in targets.items():
-            with whole_file(target, force=True) as temporary:
-                temporary.write_text("".join("\t".join(row.columns) + "\n" for row in chosen[name]), encoding="utf-8")
+            write_text(target, "".join("\t".join(row.columns) + "\n" for row in chosen[name]))
         print(note)
         for name, target in targets.items():
             number = len({row.group(by) for row in chosen[name]}) if by in _PLURAL else 0
@@ -120,15 +120,11 @@ def describe(columns: Sequence[str], root: Path) -> Row:
     folder = "/".join(identity.folder_of(parts[:-1]))
     patient = next((person for part in parts if (person := identity.person_in(part))), "")
     series = ""
-    if catalogue.has_dicom_mark(path):
-        try:
-            header = parse_file(path).dataset
-        except Unreadable:
-            header = None
-        if header is not None:
-            study = text(header, "StudyInstanceUID")
-            patient = text(header, "PatientID") or study
-            series = text(header, "SeriesInstanceUID") or "\t".join((study, text(header, "SeriesNumber"), folder))
+    with contextlib.suppress(Unreadable):  # what is no DICOM says nothing more
+        header = parse_file(path).dataset
+        study = text(header, "StudyInstanceUID")
+        patient = text(header, "PatientID") or study
+        series = text(header, "SeriesInstanceUID") or "\t".join((study, text(header, "SeriesNumber"), folder))
     return Row(tuple(columns), patient, series, folder, "/".join(parts))
 
 

@@ -11,12 +11,7 @@ THINNEST = 0.5  # mm: radius of what still branches
 
 def ellipse(x: np.ndarray, y: np.ndarray, a: float, b: float, degrees: float = 0.0) -> np.ndarray:
     """Distance to an ellipse around 0 with half axes a and b (first order: exact on the border)."""
-    if degrees:
-        cos, sin = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
-        x, y = cos * x + sin * y, cos * y - sin * x
-    level = np.sqrt((x / a) ** 2 + (y / b) ** 2) + 1e-6
-    slope = np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2) + 1e-6
-    return level * (level - 1) / slope
+    return ellipsoid(x, y, 0.0, (0.0, 0.0, 0.0), (a, b, 1.0), degrees)
 
 
 def ellipsoid(
