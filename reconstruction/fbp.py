@@ -118,7 +118,8 @@ def _back_projected(geometry: Geometry, filtered: np.ndarray, xp: ModuleType) ->
     first = np.float32(geometry.detector()[0])
     padded = xp.pad(filtered, ((0, 0), (1, 2)))
     steps = xp.diff(padded, axis=1)
-    seen = geometry.beam == PARALLEL and geometry.radius <= np.abs(geometry.detector()[[0, -1]]).min()
+    ends = geometry.detector()[[0, -1]] * (-1, 1)  # how far it reaches on both sides
+    seen = geometry.beam == PARALLEL and geometry.radius <= ends.min()
     for view, angle in enumerate(np.radians(geometry.angles)):
         cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
         place = x * cos + y * sin

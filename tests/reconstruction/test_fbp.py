@@ -72,3 +72,13 @@ def test_a_missing_wedge_is_not_made_up_for():
 def test_too_few_views_of_a_fan():
     with pytest.raises(UserError, match="the views cover 180°: .* half a turn and the fan's angle, 2"):
         fbp(regular(SHAPE, SPACING, 90, turn=180, **FANS["arc"]), np.zeros((90, 1)))
+
+
+@pytest.mark.parametrize("shift", [500.0, -500.0, 130.0])
+def test_a_detector_beside_the_image_gives_it_nothing_that_it_did_not_see(shift):
+    geometry = Geometry(SHAPE, SPACING, (0.0, 90.0), 41, 1.0, detector_shift=shift)
+    rays = np.ones(geometry.sinogram_shape, np.float32)
+    across = (np.arange(SHAPE[1]) - (SHAPE[1] - 1) / 2) * SPACING[1]
+    down = (np.arange(SHAPE[0]) - (SHAPE[0] - 1) / 2) * SPACING[0]
+    unseen = (np.abs(across - shift)[None, :] > 22) & (np.abs(down - shift)[:, None] > 22)
+    np.testing.assert_array_equal(fbp(geometry, rays)[unseen], 0)
