@@ -219,7 +219,10 @@ def packed(request, tmp_path, ct):
         s.save_as(tmp_path / "in", enforce_file_format=True)
         return tmp_path / "in"
 
-    return encode(POSITIVE), off, save
+    try:
+        return encode(POSITIVE), off, save
+    except (AttributeError, ValueError):
+        pytest.skip("this imagecodecs reads it, but does not write it")
 
 
 def test_what_lossless_and_lossy_syntaxes_hold(packed):
