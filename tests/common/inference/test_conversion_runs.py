@@ -175,7 +175,6 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, paired_run, files, capsys):
         ([run_folder, "-R", folder, *out, "-gn", "instance"], "--gen_norm: instance is not what"),
         ([run_folder, "-R", folder, *out, "-ch", 100], "fewer than --crop_height"),
         ([run_folder, "-R", folder, *out, "--tile", 8], "--tile: 8 is all overlap"),
-        ([run_folder, "-m", run_folder, "-R", folder, *out], "one is enough"),
         ([run_folder, "-R", folder, *out, "--val", "list.txt"], "list.txt: no such list file"),
         ([run_folder, "-R", folder, *out, "--imgtype_out", "csv", "-it", "png"], "no png images here"),
         ([run_folder, "-R", folder, *out, "-g", 99], "--gpu 99"),
@@ -183,6 +182,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, paired_run, files, capsys):
     for arguments, words in cases:
         assert words in errors_of(capsys, *arguments), arguments
         assert not (tmp_path / "out").exists() or report_of(tmp_path / "out")["state"] == "nothing converted"
+    with pytest.raises(SystemExit):
+        convert.main([str(word) for word in (run_folder, "-m", run_folder, "-R", folder, *out)])
+    assert f"error: {run_folder}: nothing is expected here that follows no option" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_network_or_application(tmp_path, paired_run, unpaired_run, files, capsys):
