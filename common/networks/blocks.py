@@ -215,14 +215,11 @@ class ResBlock(chainer.Chain):
         return f"ResBlock {self.channels}, {self.norm.value}, {self.activation_kind.value}"
 
 
-def through_res_block(rows: Rows) -> Rows:
-    """What a ResBlock makes of ``rows``."""
-    return rows.windows(3, pad=1).windows(3, pad=1)
-
-
 def res_block(channels: int, norm: Norm, activation: Activation, style: ConvStyle) -> Step:
     """A ResBlock."""
-    return Step(partial(ResBlock, channels, norm, activation, style), through_res_block)
+    return Step(
+        partial(ResBlock, channels, norm, activation, style), lambda rows: rows.windows(3, pad=1).windows(3, pad=1)
+    )
 
 
 class FullyConnected(chainer.Chain):
@@ -316,17 +313,12 @@ class Attention(chainer.Chain):
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         n, _, height, width = x.shape
         theta = F.reshape(self.theta(x), (n, self.channels // 8, height * width))
-        phi = self._pooled(self.phi(x))
-        g = self._pooled(self.g(x))
+        pooled = (F.max_pooling_2d(link(x), 2, 2) for link in (self.phi, self.g))
+        phi, g = (F.reshape(h, (n, h.shape[1], -1)) for h in pooled)
         weight = F.softmax(F.matmul(theta, phi, transa=True), axis=2)
         attended = F.reshape(F.matmul(g, weight, transb=True), (n, self.channels // 2, height, width))
         h = self.o_conv(attended)
         return x + F.broadcast_to(F.cast(self.gamma.W, h.dtype), h.shape) * h
-
-    @staticmethod
-    def _pooled(x: chainer.Variable) -> chainer.Variable:
-        pooled = F.max_pooling_2d(x, 2, 2)
-        return F.reshape(pooled, (*pooled.shape[:2], -1))
 
     def describe(self) -> str:
         """One line: channels."""

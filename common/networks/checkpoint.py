@@ -157,7 +157,9 @@ def load_generator(
             raise UserError(f"{file}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
         folder, direction = file.parent, direction or _direction(match["name"])
         args = folder / "args" if args is None else args
-        files = (file,) if match["name"].startswith("gen") else _pair_of(folder, match["epoch"], direction)
+        files = (
+            (file,) if match["name"].startswith("gen") else _files_of(folder, match["epoch"], direction, whole=False)
+        )
     options = load_args(args)
     encoder, decoder = build_generator(options, direction, args)
     stored = [stored_arrays(file) for file in files]
@@ -227,19 +229,15 @@ def _direction(name: str) -> str:
     return "yx" if name in (*DIRECTIONS["yx"], "gen_f", "gen_yx") else "xy"
 
 
-def _files_of(folder: Path, number: str, direction: str) -> tuple[Path, ...]:
-    """The weight files of an epoch: (encoder, decoder), else the one whole generator."""
-    if not all((folder / f"{part}{number}.npz").is_file() for part in DIRECTIONS[direction]):
+def _files_of(folder: Path, number: str, direction: str, whole: bool = True) -> tuple[Path, ...]:
+    """The weight files of an epoch: (encoder, decoder), else, with ``whole``, the one whole generator."""
+    encoder, decoder = (folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
+    missing = [file.name for file in (encoder, decoder) if not file.is_file()]
+    if missing and whole:
         for file in sorted(folder.glob(f"gen*{number}.npz")):
             match = _NUMBERED.fullmatch(file.name)
             if match and match["epoch"] == number and _direction(match["name"]) == direction:
                 return (file,)
-    return _pair_of(folder, number, direction)
-
-
-def _pair_of(folder: Path, number: str, direction: str) -> tuple[Path, Path]:
-    encoder, decoder = (folder / f"{part}{number}.npz" for part in DIRECTIONS[direction])
-    missing = [file.name for file in (encoder, decoder) if not file.is_file()]
     if missing:
         raise UserError(
             f"{folder}: {' and '.join(missing)} missing; translating {direction[0].upper()} to "
