@@ -4,6 +4,7 @@
 # make wheels   dist/*.whl, which pip install takes as they are
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
+# make weights DATA=/path/to/data   trains the packaged models again, in models/: some hours of one core
 # make reconstruction [CT="/path/to/series ..."]   trains what reconstructs and compares it: $(WORK)/reconstruction.md
 # WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
@@ -17,7 +18,7 @@ RESULTS = benchmarks/results
 TREE    = build/tree/medi2i
 MINUTES ?= 10
 
-.PHONY: test demo bench quality reconstruction wheels lint clean
+.PHONY: test demo bench quality weights reconstruction wheels lint clean
 
 $(READY): setup.py pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -36,6 +37,10 @@ demo: $(READY)
 bench: $(READY)
 	$(PIP) install -q -e ".[bench]"
 	$(VENV)/bin/python benchmarks/bench.py --out $(RESULTS) --write $(or $(WRITE),$(RESULTS)/speed.md)
+
+weights: $(READY)
+	@test -n "$(DATA)" || { echo "error: make weights DATA=/path/to/data: the folder of the series that benchmarks/weights.py names" >&2; exit 1; }
+	$(VENV)/bin/python benchmarks/weights.py "$(DATA)" --work weights
 
 quality: $(READY)
 	@test -n "$(CT)" || { echo "error: make quality CT=/path/to/series: a CT as DICOM is needed" >&2; exit 1; }

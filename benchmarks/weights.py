@@ -1,9 +1,8 @@
 #!/usr/bin/env python
-"""The packaged models: the pairs (noisy, target) that they are trained on, and a run made a model.
+"""Trains the packaged models from nothing: makes pairs (noisy, target), trains as anybody would, packs models/NAME.
 
-  python benchmarks/weights.py pairs /path/to/data -o weights/pairs --seed 0
-  python pix2pix/train.py … -o weights/ct-denoise        # make weights says with which options
-  python benchmarks/weights.py pack weights/ct-denoise/20260101_120000 models/ct-denoise
+  python benchmarks/weights.py /path/to/data --work weights --minutes 60
+  python benchmarks/weights.py /path/to/data --work weights --only ct-denoise-fast
 
 A target keeps some texture, as a clinical image has it: what is measured against an image with noise of its own is best
 where the noise on top is taken away and that texture is left. So thin slices are averaged, what non-local means would
@@ -17,7 +16,9 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ from medi2i.tools.making import noise
 
 LEVEL = 20.0  # of the noise in all pairs
 CLIP = (-10240, 20480)  # of the models: -1536 to 3072 HU at the lowest of LEVELS, so that noise in air stays below air
+CHANNELS = {"ct-denoise": (32, 64, 128), "ct-denoise-fast": (16, 32, 64)}
+# The clip is wide, so one step of the residual is small, and so are its errors in [-1, 1].
+TRAINING = (
+    *("--preset", "denoise", "--imgtype", "npy", "--noise_level", LEVEL, "--clipA", *CLIP, "--clipB", *CLIP),
+    *("--gen_sample", "half", "--gen_residual", 0.003, "--lambda_rec_l2", 200000, "--lambda_rec_l1", 300),
+    *("--batch_size", 4, "--crops_per_image", 32, "--cache_mb", 4000),
+)
 LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
 TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
 BODY = -300.0  # HU; above is the patient
@@ -93,7 +101,7 @@ def of_the_body(hu: np.ndarray) -> np.ndarray:
     rows, columns = (np.flatnonzero((hu > BODY).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return hu
-    return hu[max(rows[0] - MARGIN, 0) : rows[-1] + MARGIN, max(columns[0] - MARGIN, 0) : columns[-1] + MARGIN]
+    return hu[max(rows[0] - MARGIN, 0) : rows[-1] + 1 + MARGIN, max(columns[0] - MARGIN, 0) : columns[-1] + 1 + MARGIN]
 
 
 def target(
@@ -169,49 +177,55 @@ def make(task: Task, out: Path) -> list[str]:
     return names
 
 
-def make_pairs(options: argparse.Namespace) -> None:
-    """All pairs, and pairs.txt."""
+def make_pairs(data: Path, out: Path, seed: int, workers: int) -> None:
+    """All pairs of the series below ``data``, and pairs.txt."""
     for folder in ("trainA", "trainB"):
-        (options.out / folder).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        made = [pool.submit(make, task, options.out) for task in tasks(options.data, options.seed)]
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        made = [pool.submit(make, task, out) for task in tasks(data, seed)]
         names = [name for one in made for name in one.result()]
-    text = "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names)
-    (options.out / "pairs.txt").write_text(text, encoding="utf-8")
-    print(f"{options.out}: {len(names)} pairs")
+    write_text(out / "pairs.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
+    print(f"{out}: {len(names)} pairs")
 
 
-def pack(options: argparse.Namespace) -> None:
-    """The last weights of a run and its args, without the places that they were trained in."""
-    epoch = max(find_run(options.run).epochs)
-    options.model.mkdir(parents=True, exist_ok=True)
-    for old in options.model.glob("*.npz"):
+def train(pairs: Path, runs: Path, channels: Sequence[int], minutes: float, seed: int) -> Path:
+    """One training. Returns its run folder."""
+    words = [*TRAINING, "-R", pairs, "-t", pairs / "pairs.txt", "-gc", *channels, "--minutes", minutes, "--seed", seed]
+    subprocess.run([sys.executable, "-m", "medi2i.pix2pix.train", *map(str, words), "-o", str(runs)], check=True)
+    return max(runs.iterdir())
+
+
+def pack(run: Path, model: Path) -> None:
+    """The last weights of a run, and its args without the places where it was trained, as the folder of a model."""
+    epoch = max(find_run(run).epochs)
+    model.mkdir(parents=True, exist_ok=True)
+    for old in model.glob("*.npz"):
         old.unlink()
     for name in ("enc_x", "dec_y"):
-        shutil.copyfile(options.run / f"{name}{epoch}.npz", options.model / f"{name}{epoch}.npz")
-    trained = dataclasses.asdict(load_args(options.run / "args"))
-    plain = dataclasses.asdict(PairedOptions())
+        shutil.copyfile(run / f"{name}{epoch}.npz", model / f"{name}{epoch}.npz")
+    trained, plain = dataclasses.asdict(load_args(run / "args")), dataclasses.asdict(PairedOptions())
     args = {name: plain[name] if name in PLACES else value for name, value in trained.items()}
-    write_text(
-        options.model / "args", json.dumps({"application": "pix2pix", **args, "noise_level": LEVEL}, indent=1) + "\n"
-    )
+    text = json.dumps({"application": "pix2pix", **args, "noise_level": LEVEL}, indent=1)
+    write_text(model / "args", text + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    pairs = commands.add_parser("pairs")
-    pairs.add_argument("data", type=Path, help="folder with the series")
-    pairs.add_argument("-o", "--out", type=Path, default=Path("weights/pairs"))
-    pairs.add_argument("--seed", type=int, default=0)
-    pairs.add_argument("-j", "--workers", type=int, default=2)
-    pairs.set_defaults(does=make_pairs)
-    packing = commands.add_parser("pack")
-    packing.add_argument("run", type=Path, help="run folder of a training")
-    packing.add_argument("model", type=Path, help="folder of the model")
-    packing.set_defaults(does=pack)
+    parser.add_argument("data", type=Path, help="folder with the series")
+    parser.add_argument("--work", type=Path, default=Path("weights"))
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where to put them")
+    parser.add_argument("--only", choices=CHANNELS, help="one of the models")
+    parser.add_argument("--minutes", type=float, default=60, help="of each training, on one core")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-j", "--workers", type=int, default=2)
     options = parser.parse_args()
-    options.does(options)
+    pairs = options.work / "pairs"
+    if not (pairs / "pairs.txt").exists():
+        make_pairs(options.data, pairs, options.seed, options.workers)
+    for name, channels in CHANNELS.items():
+        if options.only in (None, name):
+            run = train(pairs, options.work / name, channels, options.minutes, options.seed)
+            pack(run, options.models / name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""What the packaged models are trained on, and their folders."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medi2i.common.networks.checkpoint import find_run
+from medi2i.common.options import load_args
+from medi2i.tools.making.phantom import phantom
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+@pytest.fixture
+def weights(monkeypatch):
+    if not (MODELS.parent / "benchmarks").is_dir():
+        pytest.skip("the benchmarks are not installed")
+    monkeypatch.syspath_prepend(MODELS.parent / "benchmarks")
+    return import_module("weights")
+
+
+def test_the_noise_of_all_pairs_has_one_level_and_only_that_differs(tmp_path, weights):
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+    hu = phantom((160, 160), 10, seed=1).hu[5] + 9 * np.random.default_rng(0).standard_normal((160, 160))
+    task = weights.Task("a", hu.astype(np.float32), 2.5, weights.SERIES[0], 0)
+    names = weights.make(task, tmp_path)
+    assert names == [f"a_{k}.npy" for k in range(8)]
+    pairs = [[np.load(tmp_path / folder / name) for folder in ("trainA", "trainB")] for name in names]
+    for x, t in pairs:
+        assert x.dtype == t.dtype == np.int16 and x.shape == t.shape
+        assert np.std(np.float64(x) - t) == pytest.approx(weights.LEVEL, rel=0.3)  # less than that in the air of a scan
+    first = pairs[0][0]
+    weights.make(task, tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "trainA/a_0.npy"), first)
+
+
+def test_series_of_the_body_are_cut_to_it(weights):
+    hu = np.full((100, 120), -1000.0)
+    hu[40:60, 50:80] = 0
+    assert weights.of_the_body(hu).shape == (20 + 2 * weights.MARGIN, 30 + 2 * weights.MARGIN)
+    assert weights.of_the_body(hu[:30]).shape == (30, 120)
+
+
+@pytest.mark.parametrize("folder", sorted(MODELS.glob("*/args")), ids=lambda path: path.parent.name)
+def test_packaged_models_are_run_folders_with_card_and_sources(folder, weights):
+    model, options = folder.parent, load_args(folder)
+    assert find_run(model).epochs and options.gen_chs == list(weights.CHANNELS[model.name])
+    assert (options.noise_level, options.clipA, options.clipB) == (weights.LEVEL, [*weights.CLIP], [*weights.CLIP])
+    assert {"summary", "modality", "noise_hu", "pixel_mm"} <= set(json.loads((model / "card.json").read_text()))
+    assert "doi:10.7937/QXK2-QG03" in (model / "NOTICE").read_text()
+    assert "/" not in "".join(str(getattr(options, name)) for name in ("root", "out", "train", "model_gen"))
+    assert sum(file.stat().st_size for file in model.iterdir()) < 5e6
