@@ -54,3 +54,17 @@ def test_packaged_models_are_run_folders_with_card_and_sources(folder, weights):
     assert "doi:10.7937/QXK2-QG03" in (model / "NOTICE").read_text()
     assert "/" not in "".join(str(getattr(options, name)) for name in ("root", "out", "train", "model_gen"))
     assert sum(file.stat().st_size for file in model.iterdir()) < 5e6
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/args")))
+@pytest.mark.parametrize("level", [5.0, 30.0])
+def test_packaged_models_take_noise_away_and_hardly_change_means(name, level, weights):
+    denoising = import_module("denoising")
+    scene = denoising.Scene(phantom((256, 256), 3, seed=2).hu[1], None, 1.6, 1e5)
+    noisy = denoising.at_level(scene, "white", level, 0)
+    before, after = (
+        denoising.measured(image, scene) for image in (noisy, denoising.Model(str(MODELS / name))(noisy, level))
+    )
+    assert before["rmse"] == pytest.approx(level, rel=0.05) and after["rmse"] < 0.7 * level
+    for tissue in ("air", "fat", "muscle"):
+        assert abs(after[tissue]) < 0.5 + level / 20
