@@ -5,7 +5,14 @@ What is here is loaded when it is first asked for, so that ``medi2i --help`` wai
 
 from importlib import import_module
 
-_PLACES = {"__version__": ("medi2i.common.version", "VERSION")}
+_INTERFACE = "Translator cyclegan_options evaluate load pix2pix_options train".split()
+_PLACES = {
+    "__version__": ("medi2i.common.version", "VERSION"),
+    "Series": ("medi2i.series", "Series"),
+    "UserError": ("medi2i.common.errors", "UserError"),
+    "read_series": ("medi2i.series", "read_series"),
+    **{name: ("medi2i.interface", name) for name in _INTERFACE},
+}
 """Public name -> where it is defined."""
 
 

@@ -46,11 +46,14 @@ def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
     options, resumed = training_options(UnpairedOptions, argv, __doc__)
     with joined(options.communicator) as ranks:
-        return train(options, resumed, argv, ranks)
+        return train(options, resumed, argv, ranks)[0]
 
 
-def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> int:
-    """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
+def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> tuple[int, Path | None]:
+    """One rank's training (the whole of it without ``--communicator``): (status of the process, run folder).
+
+    argv: the words behind the name of the command, to be written down.
+    """
     device, random = prepare(options, ranks)
 
     # data
@@ -79,7 +82,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
         read = {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b}
-        return check(read, updater, measure)
+        return check(read, updater, measure), None
 
     # trainer
     folder = open_run(options, resumed, ["cyclegan/train.py", *argv], ranks)
@@ -100,7 +103,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     status = training.run()
     if folder is not None:
         tell_end(options, images, read_log(training.log.path), folder.path)
-    return status
+    return status, None if folder is None else folder.path
 
 
 def begin_at_shift(

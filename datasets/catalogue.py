@@ -16,7 +16,7 @@ from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.scanning import folders_below
 from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
-from medi2i.datasets.reading import Header, read_header
+from medi2i.datasets.reading import Header, Image, read_header
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Source:
     ``name``: where the first file lies below the root, with / between folders. ``frame`` counts from 0 within a DICOM
     file of ``frames``. ``ref``: the place of a DICOM slice. ``shape`` (C, H, W), ``bits`` and ``extent`` as in
     ``reading.Header``: of other kinds only where headers were asked for, with the time of the last change (``stamp``,
-    ns). Neighbours in a volume share the ``group`` and follow each other by ``place``. Plain values only, so that it
-    crosses processes.
+    ns). Neighbours in a volume share the ``group`` and follow each other by ``place``. ``held``: the image itself,
+    where it comes from no file. Plain values only, so that it crosses processes.
     """
 
     paths: tuple[Path, ...]
@@ -47,6 +47,7 @@ class Source:
     stamp: int = 0
     group: int = 0
     place: int = 0
+    held: Image | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> Path:

@@ -53,11 +53,14 @@ def command(argv: Sequence[str]) -> int:
     """One training. Returns the status of the process; raises UserError."""
     options, resumed = training_options(PairedOptions, argv, __doc__)
     with joined(options.communicator) as ranks:
-        return train(options, resumed, argv, ranks)
+        return train(options, resumed, argv, ranks)[0]
 
 
-def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> int:
-    """One rank's training (the whole of it without ``--communicator``). Returns the status of the process."""
+def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], ranks: Ranks) -> tuple[int, Path | None]:
+    """One rank's training (the whole of it without ``--communicator``): (status of the process, run folder).
+
+    argv: the words behind the name of the command, to be written down.
+    """
     device, random = prepare(options, ranks)
 
     # data
@@ -81,7 +84,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     updater = Pix2pixUpdater(iterator, optimizers, networks, options, random, device, ranks)
     measure = None if val is None else PairedMeasure(val, shown.translate, device, options, ranks)
     if options.check:
-        return check({"training": pairs, "validation": val}, updater, measure)
+        return check({"training": pairs, "validation": val}, updater, measure), None
 
     # trainer
     folder = open_run(options, resumed, ["pix2pix/train.py", *argv], ranks)
@@ -102,7 +105,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     status = training.run()
     if folder is not None:
         tell_end(options, pairs, read_log(training.log.path), folder.path)
-    return status
+    return status, None if folder is None else folder.path
 
 
 def begin_at_mean(

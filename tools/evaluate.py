@@ -104,6 +104,11 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
 
 def command(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, __doc__)
+    return 1 if any(compare(options).left_out.values()) and options.strict else 0
+
+
+def compare(options: EvaluateOptions) -> Evaluation:
+    """Measure what the ``options`` name, print the tables and write the rest. Raises UserError."""
     inputs, truth = inputs_and_truth(options)
     folders = converted_folders(options)
     kind = options.imgtype or (truth.first.kind if options.classes else None)
@@ -134,7 +139,7 @@ def command(argv: list[str]) -> int:
                 folders=folders,
             )
             write(evaluation, options, tuned, next(iter(folders), rows[-1].name))
-    return 1 if options.strict and any(left_out.values()) else 0
+    return evaluation
 
 
 def inputs_and_truth(options: EvaluateOptions) -> tuple[Listing, Listing]:

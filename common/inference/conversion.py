@@ -61,15 +61,17 @@ def run_conversion(
     application: type[TrainingOptions],
     images_of: Callable[[Any, Model], Catalogue],
     plan_of: Callable[[Any, Model, Catalogue], Plan],
+    model: Model | None = None,
 ) -> Done:
     """All of a convert.py behind its command line: model, images, plan, networks, then conversion. Raises UserError.
 
     given: training options on the command line. application: the class of those that the model was trained with.
+    model: where it is loaded already.
     """
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
     shard, options = sharing(options)
-    model = load_model(options, given, application)
+    model = model or load_model(options, given, application)
     plan = plan_of(options, model, images_of(options, model))
     done = convert(plan, open_networks(plan), shard)
     if done.complete and plan.form.is_dicom(plan.images.sources[0]) and len(options.root) == 1:

@@ -147,7 +147,7 @@ class Jobs:
         self.report.begin(source.label)
         details: dict[str, object] = {}
         try:
-            _refuse_no_number(y, deviation)
+            refuse_no_number(y, deviation)
             if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > 1:
                 details["structure"] = self._compare(source, middle, y)
             self._release(middle)
@@ -198,7 +198,7 @@ class Jobs:
         self._done(source)
 
 
-def _refuse_no_number(*results: np.ndarray | None) -> None:
+def refuse_no_number(*results: np.ndarray | None) -> None:
     """NoResult where a pixel is NaN or infinite: such images are not written in any form."""
     for result in results:
         if result is not None and (bad := result.size - int(np.count_nonzero(np.isfinite(result)))):

@@ -8,7 +8,7 @@ import numpy as np
 
 from medi2i.common.inference import values
 from medi2i.common.inference.generator import Model
-from medi2i.common.inference.plan import Plan
+from medi2i.common.inference.plan import Format, Plan
 from medi2i.common.inference.slices import Slice
 from medi2i.common.resources import bands
 from medi2i.datasets.catalogue import Source, Volume
@@ -104,15 +104,12 @@ class Results:
         kind = self.form.kind_for(source)
         bits = self.form.bits_for(kind, source, middle.bits)
         clip = self.form.clip_for(kind, bits)
-        converted = clip.from_unit(unit, overwrite=True)
-        kept = self.form.keep and middle.clip == clip
-        if kept and middle.beyond is not None:
-            converted += middle.beyond
-        parts = np.split(converted, self.form.images)
+        parts = parts_of(unit, self.form, clip, middle)
         if kind == "dcm":
             details, written = self._write_dicom(volume, paths, parts, clip, middle, inputs)
         else:
             details, written = self._write_plain(paths, parts, clip, middle, kind, bits, kind == source.kind)
+        kept = self.form.keep and middle.clip == clip
         changed = {**values.outside_of(middle.beyond, middle.clip, kept), **written}
         return {**details, **({"values": changed} if changed else {})}
 
@@ -173,9 +170,7 @@ class Results:
         return {"sop_uid": uids if len(uids) > 1 else uids[0], **details}, changed
 
     def _write_classes(self, paths: Sequence[Path], scores: np.ndarray, middle: Slice) -> dict[str, object]:
-        background = np.zeros((len(scores), 1, 1), np.float32)
-        background[0] = 1
-        probabilities = self._placed(middle.placement, softmax(scores), background)
+        probabilities = self._placed(middle.placement, softmax(scores), background(self.form.classes))
         labels = probabilities.argmax(0)
         write_image(paths[0], probabilities, "npy")
         write_image(paths[1], labels, "png", bits=8 if self.form.classes <= 256 else 16)
@@ -218,6 +213,19 @@ def counted(middle: Slice) -> np.ndarray:
     place = middle.placement
     inside = place.back(np.ones((1, place.height, place.width), np.float32), 0.0)[0] > 0
     return inside if middle.mask is None else inside & ~middle.mask
+
+
+def parts_of(unit: np.ndarray, form: Format, clip: Clip, middle: Slice) -> list[np.ndarray]:
+    """The images (C, h, w) in the unit of ``clip`` of a result ``unit`` (C', h, w) in [-1, 1], which is overwritten."""
+    converted = clip.from_unit(unit, overwrite=True)
+    if form.keep and middle.clip == clip and middle.beyond is not None:
+        converted += middle.beyond
+    return np.split(converted, form.images)
+
+
+def background(classes: int) -> np.ndarray:
+    """(classes, 1, 1) probabilities of what lies around a crop: class 0."""
+    return np.eye(classes, 1, dtype=np.float32)[..., np.newaxis]
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -99,12 +99,14 @@ class Slice:
 def load_slice(source: Source, preparation: Preparation) -> Slice:
     """Read and prepare an image by the steps of training. Raises UserError naming the file."""
     images: tuple[dicom.DicomImage, ...] = ()
-    if source.kind == "dcm":
+    if source.held is not None:
+        columns = [source.held]
+    elif source.kind == "dcm":
         images = tuple(dicom.read(path, source.frame) for path in source.paths)
         columns = [Image(image.hu[np.newaxis], image.mask) for image in images]
     else:
         columns = [read_image(path, source.kind) for path in source.paths]
-    spacing, bits, scale = images[0].spacing if images else None, columns[0].bits, preparation.scale
+    spacing, bits, scale = images[0].spacing if images else source.spacing, columns[0].bits, preparation.scale
     sizes = {column.array.shape[1:] for column in columns}
     if len(sizes) > 1:
         raise UserError(f"{source.path}: its columns have different sizes {sorted(sizes)}; they must be equal")
