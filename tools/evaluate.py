@@ -69,7 +69,7 @@ class MeasureOptions(Checked):
     """How to measure"""
 
     classes: int | None = option(
-        None, "-cn", type=int, low=2, high=65536, help="the images hold class numbers 0…N-1: Dice and IoU"
+        None, "-cn", type=int, low=2, high=1024, help="the images hold class numbers 0…N-1: Dice and IoU"
     )
     clip: list[float] | None = option(
         None,
@@ -339,6 +339,7 @@ def write_pictures(out: Path, evaluation: Evaluation, judged: str) -> list[Path]
             unit,
             notes=notes,
             scaled_by=judged,
+            classes=len(evaluation.pooled[judged]["dice"]) + 1 if evaluation.pooled else 0,
         )
     return paths
 

@@ -253,7 +253,7 @@ def evaluate(
         scene = read(one, rows)
         for name, image in scene.images.items():
             if classes:
-                found = [metrics.overlap(image, scene.truth, label, scene.mask) for label in range(1, classes)]
+                found = metrics.confusion(image, scene.truth, classes, scene.mask)
                 counts[name] = np.add(counts.get(name, 0), found)
                 values = metrics.of_labels(found)
             else:
@@ -261,10 +261,7 @@ def evaluate(
             records.append(Record(name, scene.series, scene.key, values))
         if physics is not None:
             physics.add(scene.truth, scene.images, scene.mask)
-    pooled = {
-        name: {"dice": [metrics.dice(*one) for one in found], "iou": [metrics.iou(*one) for one in found]}
-        for name, found in ((name, totals.tolist()) for name, totals in counts.items())
-    }
+    pooled = {name: metrics.dice_and_iou(totals) for name, totals in counts.items()}
     return Evaluation(
         rows,
         slices,

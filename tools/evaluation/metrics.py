@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from medi2i.common import compat
 from medi2i.common.errors import UserError
 from medi2i.datasets import scaling
 from medi2i.tools.evaluation.files import Slice, load
@@ -48,7 +49,7 @@ WINDOWS = {
     window.name: window
     for window in (
         FULL,
-        Window("soft", -160, 240),
+        Window("soft", *scaling.SOFT_TISSUE),
         Window("brain", 0, 80),
         Window("lung", -1350, 150),
         Window("bone", -500, 1300),
@@ -108,23 +109,29 @@ def ssim(image: np.ndarray, truth: np.ndarray, window: Window, mask: np.ndarray 
     return float(np.mean(means))
 
 
-def overlap(labels: np.ndarray, truth: np.ndarray, label: int, mask: np.ndarray | None = None) -> tuple[int, int, int]:
-    """Pixels that carry `label` in both images, in the first, in the second: what Dice and IoU are made of."""
-    first, second = labels == label, truth == label
-    _same_shape(first, second)
+def confusion(labels: np.ndarray, truth: np.ndarray, classes: int, mask: np.ndarray | None = None) -> np.ndarray:
+    """(classes + 1)² counts of pixels by class of the truth and of `labels`; what is no class 0 … counts as the last.
+
+    Sums of several are what Dice and IoU are made of.
+    """
+    _same_shape(labels, truth)
+    found, true = (
+        np.where(np.isin(image, range(classes)), image, classes).astype(np.int32).reshape(-1, image.shape[-1])
+        for image in (labels, truth)
+    )
     if mask is not None:
-        first, second = first & mask, second & mask
-    return int(np.sum(first & second)), int(np.sum(first)), int(np.sum(second))
+        true[~np.broadcast_to(mask, labels.shape).reshape(true.shape)] = -1  # which ChainerCV leaves out
+    counts = compat.chainercv.evaluations.calc_semantic_segmentation_confusion([found], [true])
+    return np.pad(counts, (0, classes + 1 - len(counts)))
 
 
-def dice(common: int, first: int, second: int) -> float:
-    """2·|A ∩ B| / (|A| + |B|) of an `overlap`, or of the sums of several; nan where neither image has the label."""
-    return math.nan if first + second == 0 else 2 * common / (first + second)
-
-
-def iou(common: int, first: int, second: int) -> float:
-    """|A ∩ B| / |A ∪ B| of an `overlap`, or of the sums of several; nan where neither image has the label."""
-    return math.nan if first + second == 0 else common / (first + second - common)
+def dice_and_iou(counts: np.ndarray) -> dict[str, list[float]]:
+    """2·|A ∩ B| / (|A| + |B|) and |A ∩ B| / |A ∪ B| of classes 1, 2, … (0 is the background) of a `confusion`; nan
+    where neither image has the class."""
+    with np.errstate(invalid="ignore"):
+        dice = 2 * np.diag(counts) / (counts.sum(axis=0) + counts.sum(axis=1))
+        iou = compat.chainercv.evaluations.calc_semantic_segmentation_iou(counts)
+    return {"dice": dice[1:-1].tolist(), "iou": iou[1:-1].tolist()}
 
 
 def mean_of_known(values: Sequence[float]) -> float:
@@ -150,15 +157,13 @@ def of_image(
     return values
 
 
-def of_labels(overlaps: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-    """dice and iou of every class in a slice, from the `overlap` of classes 1, 2, … (0 is the background), and their
-    means over the classes that are there.
+def of_labels(counts: np.ndarray) -> dict[str, float]:
+    """dice and iou of every class in a slice, from its `confusion`, and their means over the classes that are there.
 
     A class that only one of both images has counts as 0, be it a single pixel; pooled over all slices it weighs less.
     """
     values = {}
-    for name, metric in (("dice", dice), ("iou", iou)):
-        each = [metric(*pixels) for pixels in overlaps]
+    for name, each in dice_and_iou(counts).items():
         values[f"{name} mean"] = mean_of_known(each)
         values.update({f"{name} {label}": value for label, value in enumerate(each, start=1)})
     return values

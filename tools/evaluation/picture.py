@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from medi2i.common import compat
 from medi2i.common.outputs import whole_file
 from medi2i.tools.evaluation.metrics import Window
 
@@ -27,15 +28,18 @@ def comparison(
     unit: str,
     notes: dict[str, str] | None = None,
     scaled_by: str | None = None,
+    classes: int = 0,
 ) -> None:
     """Write a PNG: `images` (name → (H, W) or (3, H, W)) and the truth, shown in `window`; differences to the truth.
 
     The differences share one symmetric scale, what holds 99.5 % of the pixels of the image `scaled_by` (the converted
     one, else the last; the noisy input may go off the scale). `notes`: name → a few words below the name.
+    classes: how many there are where the images hold class numbers: these are coloured, and wrong pixels are white.
     """
     notes = notes or {}
     differences = {name: _grey(image) - _grey(truth) for name, image in images.items()}
     largest = difference_range(differences[scaled_by or list(differences)[-1]])
+    names = [str(number) for number in range(classes)]
     columns = len(images) + 1
     height, width = _grey(truth).shape
     panel_height = PANEL * height / width
@@ -43,18 +47,32 @@ def comparison(
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
     unit = unit and f" {unit}"
-    figure.suptitle(f"{title}\nshown: {window.lower:g}…{window.upper:g}{unit}", fontsize=10)
+    figure.suptitle(title + ("" if classes else f"\nshown: {window.lower:g}…{window.upper:g}{unit}"), fontsize=10)
     for axis, (name, image) in zip(axes[0], {**images, "truth": truth}.items(), strict=True):
+        axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
+        if classes:
+            known = np.where(np.isin(_grey(image), range(classes)), _grey(image), -1).astype(np.int32)
+            _, legend = compat.chainercv.visualizations.vis_semantic_segmentation(
+                None, known, names, all_label_names_in_legend=True, ax=axis
+            )  # by which ChainerCV means those that are there
+            continue
         shown = axis.imshow(
             _display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper, interpolation="nearest"
         )
-        axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
-    figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
+    if classes:
+        axes[1, -1].legend(handles=legend, title="class", loc="center left", ncols=1 + classes // 12)
+    else:
+        figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
+        if classes:
+            axis.imshow(difference != 0, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(f"{name}: wrong pixels", fontsize=9)
+            continue
         shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         axis.set_title(f"{name} - truth", fontsize=9)
-    bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
-    bar.set_label("difference" + (unit and f" /{unit}"))
+    if not classes:
+        bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
+        bar.set_label("difference" + (unit and f" /{unit}"))
     for axis in axes.flat:
         axis.set_axis_off()
     with whole_file(path, force=True) as temporary:

@@ -94,14 +94,20 @@ def test_overlap_of_labels():
     labels = np.array([[1, 1, 0], [2, 0, 0]])
     truth = np.array([[1, 0, 0], [2, 2, 0]])
 
-    def dice(label, mask=None):
-        return metrics.dice(*metrics.overlap(labels, truth, label, mask))
+    counts = metrics.confusion(labels, truth, 10)
+    assert counts.shape == (11, 11) and counts[1, 1] == counts[0, 1] == counts[2, 0] == 1 and counts.sum() == 6
+    found = metrics.dice_and_iou(counts)
+    assert found["dice"][:2] == [2 / 3, 2 / 3] and found["iou"][:2] == [1 / 2, 1 / 2]
+    assert all(math.isnan(value) for values in found.values() for value in values[2:])
+    assert metrics.dice_and_iou(metrics.confusion(labels, truth, 3, truth == 0))["dice"][0] == 0
+    assert math.isnan(metrics.dice_and_iou(metrics.confusion(labels, truth, 3, labels + truth == 0))["iou"][1])
 
-    assert dice(1) == pytest.approx(2 / 3)
-    assert metrics.iou(*metrics.overlap(labels, truth, 1)) == pytest.approx(1 / 2)
-    assert dice(0) == pytest.approx(2 * 2 / 6)
-    assert dice(2, mask=truth == 0) != dice(2)
-    assert math.isnan(dice(9)) and math.isnan(metrics.iou(*metrics.overlap(labels, truth, 9)))
+
+def test_pixels_of_no_class_are_in_no_class():
+    labels, truth = np.array([[1.0, 0.5, -1.0, 7.0]]), np.array([[1, 1, 1, 1]])
+    counts = metrics.confusion(labels, truth, 2)
+    assert counts.tolist() == [[0, 0, 0], [0, 1, 3], [0, 0, 0]]
+    assert metrics.dice_and_iou(counts) == {"dice": [2 / 5], "iou": [1 / 4]}
 
 
 def test_different_shapes_are_refused_not_broadcast():
