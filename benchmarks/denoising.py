@@ -266,7 +266,7 @@ def main() -> None:
         for kind in options.noises:
             lines += page(name, kind, compare(options.work, name, scenes, models, kind))
         lines += seven_levels(name, scenes, models)
-        if options.write is not None:
+        if options.write is not None and given == options.series[0]:
             picture = Path("pictures", f"denoising_{name}.png")
             draw(options.write.parent / picture, scenes[1], models)
             lines += [f"![{name}]({picture.as_posix()})", ""]
