@@ -109,6 +109,7 @@ COMMANDS = {
     ],
     "Measure": [
         Command("evaluate", "tools.evaluate", "EvaluateOptions", "how good results are, as a report", "evaluate"),
+        Command("models", "tools.models", "ModelsOptions", "trained models by name, and their cards"),
     ],
 }
 """What people want to do -> the commands for it. A new command is one entry here."""

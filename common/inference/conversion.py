@@ -112,14 +112,15 @@ def open_networks(plan: Plan) -> Networks:
     def examples() -> list[np.ndarray]:
         return examples_of(plan.images, plan.preparation, plan.stack, fitting_of(model.trained))
 
-    def network(generator: Generator | None, images: int = 1) -> AnySize:
+    def network(generator: Generator | None, images: int = 1, strength: float = 1.0) -> AnySize:
         engine = engine_of(generator, device, options, plan.hu_clip, examples, images)
-        return AnySize(generator, engine, options.tile, options.tile_overlap)
+        return AnySize(generator, engine, options.tile, options.tile_overlap, strength)
 
     def by_chainer() -> AnySize:
-        return AnySize(model.generator, engine_of(model.generator, device), options.tile, options.tile_overlap)
+        engine = engine_of(model.generator, device)
+        return AnySize(model.generator, engine, options.tile, options.tile_overlap, options.strength)
 
-    once = network(model.generator, 1 if sampled(options) else len(plan.images.sources))
+    once = network(model.generator, 1 if sampled(options) else len(plan.images.sources), options.strength)
     samples = samples_of(options, model, once, by_chainer, device, stack=plan.stack, classes=plan.form.classes)
     analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)
     return (

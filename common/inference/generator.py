@@ -21,6 +21,7 @@ from medi2i.common.networks.receptive import Fitting, generator_reach, global_la
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.options.reading import ARGS
+from medi2i.common.registry import located
 from medi2i.datasets.scaling import Clip
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def load_model(options: ConversionOptions, given: dict[str, Any], application: t
         return Model(None, trained, IDENTITY, "", "xy")
     if weights is None and argfile is None:
         raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
-    if weights is None or Path(weights).is_dir():
+    if weights is None or located(weights).is_dir():
         best = find_run(weights or argfile).best if application.CONVERTS_BEST else None
         epoch = epoch or ("last" if best is None else "best")
     elif epoch is not None and epoch_of(weights) != epoch:
@@ -163,12 +164,19 @@ class AnySize:
     engine: what runs it. tile: side of tiles in pixels, None for whole images, or for tiles where the memory that is
     free when the first image of a size comes will not do; all of that size then alike. overlap: pixels at the inner
     edges of tiles that are thrown away, None for the receptive field. Raises UserError for a network that cannot be
-    tiled. Threads may share it, ``at_once`` of them as for an Engine.
+    tiled. Threads may share it, ``at_once`` of them as for an Engine. strength: x + strength (y - x) is what comes out,
+    of a network whose input and output have the same channels.
     """
 
     def __init__(
-        self, generator: Generator | None, engine: Engine, tile: int | None = None, overlap: int | None = None
+        self,
+        generator: Generator | None,
+        engine: Engine,
+        tile: int | None = None,
+        overlap: int | None = None,
+        strength: float = 1.0,
     ) -> None:
+        self.strength = np.float32(strength)
         self.engine, self.at_once, self.overlap = engine, engine.at_once, overlap
         self.fit: Fitting | None = None
         self._tile: tuple[int, int] | None = None
@@ -192,6 +200,12 @@ class AnySize:
                 )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        if self.strength == 0:
+            return x.copy()
+        y = self._run(x)
+        return y if self.strength == 1 else x + self.strength * (y - x)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
         fit = self.fit
         if fit is None:
             return self.engine.run(x)

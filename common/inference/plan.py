@@ -171,6 +171,7 @@ def make_plan(
         **{name: getattr(options, name) for name in ("engine", "precision")},
         **({"released": model.trained.released} if model.released else {}),
         **_samples_in_settings(options),
+        **({"strength": options.strength} if options.strength != 1 else {}),
         **settings,
     }
     return Plan(
@@ -278,10 +279,10 @@ def _keeps_outside(
         f"its results are {options.modality}, the images are not": options.modality is not None and others,
     }
     reason = next((text for text, holds in reasons.items() if holds), None)
-    if options.outside == "keep" and reason is not None:
+    asked = "--outside keep" if options.outside == "keep" else "--strength" if options.strength != 1 else None
+    if asked and reason is not None:
         raise UserError(
-            f"--outside keep: input cannot be added to this network's output, because {reason}; "
-            "--outside clip, or leave it out"
+            f"{asked}: input cannot be added to this network's output, because {reason}; leave {asked.split()[0]} out"
         )
     return wanted == "keep" and reason is None
 

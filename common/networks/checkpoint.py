@@ -19,6 +19,7 @@ from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.networks.network import Network, using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
 from medi2i.common.options import load_args
+from medi2i.common.registry import known_names, located
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
 ALONE = "net", "critic"  # of reconstruction
@@ -54,10 +55,13 @@ class Run:
 
 
 def find_run(path: str | Path) -> Run:
-    """The run at ``path``: its folder, a file in it, or a folder of runs, whose newest with weights is taken."""
-    path = Path(path)
+    """The run at ``path``: its folder, a file in it, a model by name, or a folder of runs, whose newest with weights is
+    taken."""
+    path = located(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; it should be the folder of a training, or args in it")
+        raise UserError(
+            f"{path}: no such file or folder; it should be the folder of a training, or args in it, {known_names()}"
+        )
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() or (folder / "args").is_file():
         run = _run(folder, path if path.is_file() and path.suffix != ".npz" else folder / "args")
@@ -131,7 +135,8 @@ def load_generator(
     """The generator of a run.
 
     model: a file ``enc_x50.npz`` (its partner ``dec_y50.npz`` lies beside it), ``gen_…npz`` (both in one file), a run's
-        folder, or None for the run that ``args`` belongs to. A bare file name is looked for here, then beside ``args``.
+        folder, a model by name, or None for the run that ``args`` belongs to. A bare file name is looked for here, then
+        beside ``args``.
     args: its ``args`` file (or folder); None: the one beside ``model``.
     epoch: "last", "best" or a number, where ``model`` is not a file.
     direction: "xy" or "yx"; None: as the file's name says (``enc_y50.npz`` translates Y → X, and so does ``gen_f``),
@@ -140,6 +145,7 @@ def load_generator(
         beside the weights, else what args names.
     Raises UserError naming the file and what would be right.
     """
+    args, model = (None if one is None else located(one) for one in (args, model))
     chosen = args if model is None else model
     if chosen is None:
         raise UserError("--model_gen, --argfile: one of them is needed to know which weights to use")
@@ -152,7 +158,9 @@ def load_generator(
         file = _beside(Path(chosen), args)
         match = _NUMBERED.fullmatch(file.name)
         if file.suffix != ".npz" and not file.exists():
-            raise UserError(f"{file}: no such file or folder; a run's folder, or its enc_x50.npz, would be right")
+            raise UserError(
+                f"{file}: no such file or folder; a run's folder, or its enc_x50.npz, would be right, {known_names()}"
+            )
         if match is None or match["name"].startswith("dis"):
             raise UserError(f"{file}: not named like a generator's weights: enc_x50.npz, enc_y50.npz or gen_50.npz")
         folder, direction = file.parent, direction or _direction(match["name"])

@@ -38,7 +38,7 @@ class NetworkFiles(Checked):
         "-m",
         metavar="RUN",
         help="weights (enc_x50.npz, enc_y50.npz for the other direction, gen_50.npz), a run "
-        "folder (see --epoch), or 'identity'",
+        "folder (see --epoch), a model by name (medi2i models), or 'identity'",
         first=True,
         bare=True,
     )
@@ -156,6 +156,14 @@ class OutputOptions(Checked):
         help="what becomes of values outside of the network's clip (metal): "
         "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
         "networks with --gen_residual whose clips A and B are the same, else clip",
+    )
+    strength: float = option(
+        1.0,
+        type=float,
+        low=0,
+        high=1,
+        help="how much of the change to make: the result is the input plus this times what the network changes, at 0 "
+        "the input; for networks whose clips A and B are the same",
     )
     modality: str = option(
         None,

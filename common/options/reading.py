@@ -17,6 +17,7 @@ from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.presets import preset_values
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.common.outputs import write_text
+from medi2i.common.registry import located
 from medi2i.common.version import VERSION
 
 ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
@@ -32,8 +33,9 @@ T = TypeVar("T", bound=Checked)
 def parse(cls: type[T], argv: Sequence[str] | None, about: str | None = None) -> T:
     """The options of a command line: given there, else in its preset, else in the file of ``-a``, else the default.
 
-    about: the docstring of the command, for its ``--help``. Raises UserError for a value that is not allowed; argparse
-    ends the process with status 2 for an unknown option.
+    ``-m`` with a run folder or a model by name says which network is trained on, before any preset. about: the
+    docstring of the command, for its ``--help``. Raises UserError for a value that is not allowed; argparse ends the
+    process with status 2 for an unknown option.
     """
     given = given_values(cls, argv, about)
     base: Any = None
@@ -44,8 +46,26 @@ def parse(cls: type[T], argv: Sequence[str] | None, about: str | None = None) ->
                 f"--argfile: {given['argfile']} is of another application; "
                 f"{cls.APPLICATION} needs one that {cls.APPLICATION} wrote"
             )
-    given = {**preset_values(cls, given, base), **given}
+    given = {**preset_values(cls, given, base), **_network_of(cls, given), **given}
     return cls(**given) if base is None else dataclasses.replace(base, **given)
+
+
+def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """{option: value} of the network and the clips in the folder that training starts from. Raises UserError."""
+    start = given.get("model_gen")
+    if not start or not located(start).is_dir():
+        return {}
+    trained = load_args(start)
+    if not isinstance(trained, cls):
+        raise UserError(f"--model_gen: {start} is of {trained.APPLICATION}; one of {cls.APPLICATION} would be right")
+    known = {field.name: getattr(trained, field.name) for field in dataclasses.fields(cls) if field.metadata["network"]}
+    checked = cls(**{name: given[name] for name in known if name in given})
+    for name in known:
+        if name in given and getattr(checked, name) != known[name]:
+            raise UserError(
+                f"--{name}: {given[name]} is not what {start} was trained with ({known[name]}); leave it out"
+            )
+    return {**known, **{name: getattr(trained, name) for name in ("clipA", "clipB", "clips_in_hu")}}
 
 
 def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | None = None) -> dict[str, Any]:
@@ -102,7 +122,8 @@ def _renamed(cls: type[AnyTraining], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def load_args(path: str | Path) -> AnyOptions:
-    """The options saved in the file ``path`` (or in a run folder's ``args``): PairedOptions or UnpairedOptions."""
+    """The options saved in the file ``path`` (or in the ``args`` of a run folder, or of a model by name): PairedOptions
+    or UnpairedOptions."""
     options = load_training(path)
     if isinstance(options, LearnedOptions):
         raise UserError(f"{path}: is a run of reconstruction/train.py, which reconstruction/reconstruct.py takes")
@@ -111,7 +132,7 @@ def load_args(path: str | Path) -> AnyOptions:
 
 def load_training(path: str | Path) -> AnyTraining:
     """The same of any training here."""
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         path = path / "args"
     if not path.exists():

@@ -267,7 +267,13 @@ class TrainingOptions(Checked):
     snapinterval: int = option(
         -1, "-si", type=int, low=-1, changeable=True, help="save the weights every so many epochs; -1: only at the end"
     )
-    model_gen: str = option(None, "--load_models", "-m", metavar="FILE", help="weights to start from")
+    model_gen: str = option(
+        None,
+        "--load_models",
+        "-m",
+        metavar="FILE",
+        help="weights to start from; of a run folder, or a model by name, the network is taken, too",
+    )
     load_optimizer: bool = option(False, "-mo", type=bool, help="load the optimizers' state beside the weights, too")
 
     @property

@@ -11,6 +11,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
+from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
@@ -19,6 +20,7 @@ from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.options.learned import LearnedOptions
 from medi2i.common.options.machinery import default_of
 from medi2i.common.options.reading import AnyOptions, AnyTraining, given_values, load_training
+from medi2i.common.registry import located
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Ranks, share_batches
 from medi2i.common.training.ending import Ending
@@ -258,8 +260,13 @@ def siblings(path: str | Path, names: Sequence[str]) -> dict[str, Path]:
 def load_initial(path: str | Path, networks: Mapping[str, chainer.Link], needed: Iterable[str]) -> dict[str, Path]:
     """Load weights to start from: those saved together with the file ``path``. Returns {name: file} of what was loaded.
 
-    networks: dict name -> link. needed: names without which there is nothing to start from; others are loaded if there.
+    path: a file, or a run folder or model by name, of which the best epoch is taken, else the last. networks: dict
+    name -> link. needed: names without which there is nothing to start from; others are loaded if there.
     """
+    path = located(path)
+    if path.is_dir():
+        run = find_run(path)
+        path = run.folder / f"{next(iter(needed))}{run.epochs[-1] if run.best is None else run.best}.npz"
     files = siblings(path, list(networks))
     loaded = {}
     for name, file in files.items():

@@ -1,0 +1,68 @@
+"""Which trained models there are by name, and what each one's card says.
+
+python tools/models.py
+python tools/models.py ct-denoise
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medi2i.common import registry
+from medi2i.common.errors import UserError, run
+from medi2i.common.options import Checked, option, parse
+
+
+@dataclass
+class ModelsOptions(Checked):
+    """What to show"""
+
+    name: str | None = option(None, "-m", bare=True, metavar="NAME", help="of a model whose card is to be shown")
+
+
+def command(argv: list[str]) -> int:
+    """Print the list, or the card of one. Raises UserError."""
+    name = parse(ModelsOptions, argv, __doc__).name
+    found = registry.models()
+    if name is None:
+        print("\n".join(listing()))
+        return 0
+    if name not in found:
+        raise UserError(f"{name}: no model of this name; there are {', '.join(sorted(found)) or 'none'}")
+    card, text = registry.card_of(found[name]), found[name] / registry.TEXT
+    print(f"{name}: {card.summary}\n{found[name]}")
+    for what, unit, known in (("noise", "HU", card.noise_hu), ("pixels", "mm", card.pixel_mm)):
+        if known is not None:
+            print(f"{what} that it has seen: {known[0]:g} to {known[1]:g} {unit}")
+    if text.is_file():
+        print("\n" + text.read_text(encoding="utf-8").rstrip())
+    return 0
+
+
+def listing() -> list[str]:
+    """A line for each model, then where they may lie."""
+    found = sorted(registry.models().items())
+    width = max((len(name) for name, _ in found), default=0)
+    cards = [(name, registry.card_of(folder).summary, size_of(folder)) for name, folder in found]
+    lines = [f"{name:{width}}  {summary}  ({size:.1f} MB)" for name, summary, size in cards]
+    return [
+        *(lines or ["no models"]),
+        "",
+        "your own: a run folder below one of " + ", ".join(map(str, registry.places()[:-1])),
+        f"{registry.VARIABLE} names further places; nothing is fetched from any network",
+    ]
+
+
+def size_of(folder: Path) -> float:
+    """Megabytes of its weights."""
+    return sum(file.stat().st_size for file in folder.glob("*.npz")) / 1e6
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``medi2i models``; returns the status of the process."""
+    return run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
