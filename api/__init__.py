@@ -12,6 +12,7 @@ _PLACES = {
     "UserError": ("medi2i.common.errors", "UserError"),
     "read_series": ("medi2i.series", "read_series"),
     **{name: ("medi2i.interface", name) for name in _INTERFACE},
+    "denoise": ("medi2i.tools.denoise", "denoise"),
 }
 """Public name -> where it is defined."""
 

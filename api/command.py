@@ -92,6 +92,7 @@ COMMANDS = {
         ),
     ],
     "Use": [
+        Command("denoise", "tools.denoise", "DenoiseOptions", "noisy CT without a training, with a safety report"),
         Command(
             "convert",
             "",  # of the application that the run is of

@@ -7,6 +7,7 @@ Christianson et al., AJR 2015, is the mode): what vessels and edges do in some o
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -22,6 +23,7 @@ FEWEST = 12  # squares of a slice, where there are so many
 TISSUE = (-150.0, 150.0)  # HU, of a square's mean: fat to muscle; air is cut off at -1024 by many scanners
 SURROUNDINGS = (-300.0, 400.0)  # HU, of all in it, smoothed: no air, no bone
 NOT_AIR = -950.0  # HU; where there is no soft tissue, all above counts
+CALM = 2.0  # times the median variance: above, there is anatomy in a square, and its texture is not the noise's
 SLICES = 12  # of a series, evenly spaced
 WHITE_SHARE = 0.45  # of the level; the sharpest of eleven series has 0.43
 TO_REMOVE = 0.9
@@ -76,65 +78,89 @@ class Noise:
         return f"{self.level:.1f} HU" + (f", {texture}" if self.level > 0 else "")
 
 
+class _Found(NamedTuple):
+    """Of one slice: variances of its squares; power of the calm ones; means of their squared pixels, and of products
+    with those below and beside them; power of the calm ones, of the slice after, and what both have in common."""
+
+    variances: np.ndarray
+    power: np.ndarray
+    products: np.ndarray
+    pairs: np.ndarray
+
+
 class NoiseMeter:
     """Add some slices of a series, then ask."""
 
     def __init__(self) -> None:
-        self._variances: dict[bool, list[np.ndarray]] = {True: [], False: []}  # in soft tissue or not
-        self._power = np.zeros((SIDE, SIDE))
-        self._pairs = np.zeros((3, SIDE, SIDE))  # power of slices, of those after them, and what they have in common
-        self._sums = np.zeros(3)  # squares of pixels, products with those below and beside them
+        self._found: dict[bool, list[_Found]] = {True: [], False: []}  # in soft tissue or not
 
-    def add(self, hu: np.ndarray, mask: np.ndarray | None = None, after: np.ndarray | None = None) -> float | None:
+    def add(
+        self,
+        hu: np.ndarray,
+        mask: np.ndarray | None = None,
+        after: np.ndarray | None = None,
+        like: np.ndarray | None = None,
+    ) -> float | None:
         """Add a slice (H, W) in HU; ``mask``: True on padding; ``after``: the next slice, for what both share.
+
+        like: another slice whose uniform squares are taken.
 
         Returns the level of this slice, None where nothing can be measured in it.
         """
         if min(hu.shape) < SIDE:
             return None
-        chosen, tissue = _uniform_squares(hu, mask)
+        chosen, tissue = uniform_squares(hu if like is None else like, mask)
         if not len(chosen):
             return None
-        squares = detrend(_squares(hu).reshape(-1, SIDE, SIDE)[chosen])
+        squares = detrend(squares_of(hu, chosen))
         variances = (squares**2).sum(axis=(1, 2)) / (SIDE * SIDE - 3)
-        self._variances[tissue].append(variances)
+        calm = variances <= CALM * np.median(variances)
+        squares, pairs = squares[calm], np.zeros((3, SIDE, SIDE))
         transformed = np.fft.fft2(squares)
-        self._power += (np.abs(transformed) ** 2).sum(axis=0)
         down, right = squares[:, 1:] * squares[:, :-1], squares[:, :, 1:] * squares[:, :, :-1]
-        self._sums += [float((squares**2).mean()), float(down.mean()), float(right.mean())]
         if after is not None:
-            other = np.fft.fft2(detrend(_squares(after).reshape(-1, SIDE, SIDE)[chosen]))
+            other = np.fft.fft2(detrend(squares_of(after, chosen[calm])))
             power = np.abs(transformed) ** 2, np.abs(other) ** 2, (transformed * other.conj()).real
-            self._pairs += [one.sum(axis=0) for one in power]
+            pairs = np.stack([one.sum(axis=0) for one in power])
+        self._found[tissue].append(
+            _Found(
+                variances,
+                (np.abs(transformed) ** 2).sum(axis=0),
+                np.array([(squares**2).mean(), down.mean(), right.mean()]),
+                pairs,
+            )
+        )
         return float(np.sqrt(np.median(variances)))
 
     def result(self) -> Noise | None:
         """The Noise of all slices together; None where nothing could be measured."""
-        found = self._variances[True] or self._variances[False]
+        found = self._found[True] or self._found[False]
         if not found:
             return None
-        variances = np.concatenate(found)
+        variances, whole = (
+            np.concatenate([one.variances for one in found]),
+            np.sum([one.power for one in found], axis=0),
+        )
         rings = np.arange(1, SIDE // 2 + 1)
-        power = np.array([self._power[_ring_of == ring].mean() for ring in rings])
-        power *= np.median(variances) / max(float(self._power.sum() / SIDE**2), 1e-12)
-        squares, down, right = self._sums
+        power = np.array([whole[_ring_of == ring].mean() for ring in rings])
+        power *= np.median(variances) / max(float(whole.sum() / SIDE**2), 1e-12)
+        squares, down, right = np.sum([one.products for one in found], axis=0)
         return Noise(
             level=float(np.sqrt(np.median(variances))),
             squares=len(variances),
             frequencies=rings / SIDE,
             power=power,
             neighbours=(float(down / squares), float(right / squares)) if squares > 0 else (0.0, 0.0),
-            between_slices=self._between(rings, power),
-            white_level=float(
-                np.sqrt(np.median(variances) * self._power[_CORNERS].mean() / max(self._power.mean(), 1e-12))
-            ),
+            between_slices=_between(np.sum([one.pairs for one in found], axis=0), rings, power),
+            white_level=float(np.sqrt(np.median(variances) * whole[_CORNERS].mean() / max(whole.mean(), 1e-12))),
         )
 
-    def _between(self, rings: np.ndarray, power: np.ndarray) -> float | None:
-        """Above the mean frequency: both slices have their anatomy in common, which lies below it."""
-        weights = power * rings
-        fine = self._pairs[:, (weights * rings).sum() / max(weights.sum(), 1e-12) <= _ring_of].sum(axis=1)
-        return float(fine[2] / np.sqrt(fine[0] * fine[1])) if fine[0] * fine[1] > 0 else None
+
+def _between(pairs: np.ndarray, rings: np.ndarray, power: np.ndarray) -> float | None:
+    """Above the mean frequency: both slices have their anatomy in common, which lies below it."""
+    weights = power * rings
+    fine = pairs[:, (weights * rings).sum() / max(weights.sum(), 1e-12) <= _ring_of].sum(axis=1)
+    return float(fine[2] / np.sqrt(fine[0] * fine[1])) if fine[0] * fine[1] > 0 else None
 
 
 def noise_of(series: Series, slices: int = SLICES) -> Noise | None:
@@ -160,13 +186,25 @@ def detrend(patches: np.ndarray) -> np.ndarray:
     return result
 
 
+def corner_of(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """First row and column of a square in images of ``shape`` (H, W)."""
+    row, column = divmod(int(number), (shape[1] - SIDE) // STRIDE + 1)
+    return row * STRIDE, column * STRIDE
+
+
+def squares_of(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Squares (K, SIDE, SIDE) of an image (H, W) by their numbers."""
+    return _squares(image).reshape(-1, SIDE, SIDE)[numbers]
+
+
 def _squares(image: np.ndarray) -> np.ndarray:
     """View (rows, columns, SIDE, SIDE) of all squares of an image (H, W)."""
     return np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))[::STRIDE, ::STRIDE]
 
 
-def _uniform_squares(hu: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, bool]:
-    """Numbers of the squares to measure in, and whether they are of soft tissue."""
+def uniform_squares(hu: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, bool]:
+    """Numbers of the squares to measure in, the most uniform first, and whether they are of soft tissue; ``corner_of``
+    has their places."""
     smooth = _squares(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING)).reshape(-1, SIDE, SIDE)
     mean, least, most = smooth.mean(axis=(1, 2)), smooth.min(axis=(1, 2)), smooth.max(axis=(1, 2))
     values = _squares(hu).reshape(-1, SIDE, SIDE)

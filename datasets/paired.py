@@ -100,13 +100,20 @@ class PairedDataset(ImageDataset[Pair]):
 
 
 def build(
-    options: "PairedOptions", phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
+    options: "PairedOptions",
+    phase: str = "train",
+    *,
+    multiple: int = 1,
+    cache: ImageCache | None = None,
+    pairs: list[Pair] | None = None,
+    cls: "type[PairedDataset] | None" = None,
 ) -> PairedDataset:
     """The ``PairedDataset`` of PairedOptions for "train" or "val".
 
     ``multiple``: what the network needs the crop to be divisible by. ``cache``: an ImageCache to share between data
     sets; by default all of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before
-    validation is built, so that it gets the clips and the crop of training. Raises UserError.
+    validation is built, so that it gets the clips and the crop of training. ``pairs``: where they are known already;
+    ``cls``: of the data set that is made of them. Raises UserError.
     """
     name, root = {"train": options.train, "val": options.val}[phase], unpacked(options.root)
     if options.class_num and len(options.from_col if options.btoa else options.to_col) > 1:
@@ -114,18 +121,19 @@ def build(
     if options.class_num == 1:
         raise UserError("--class_num: 1 class leaves nothing to tell apart; 2 or more, or 0 for images")
     kind_out = options.imgtype_out or options.imgtype
-    pairs = find_pairs(
-        root,
-        name,
-        kinds=(options.imgtype, kind_out),
-        from_col=options.from_col,
-        to_col=options.to_col,
-        pattern=options.fn_pattern,
-        btoa=options.btoa,
-        labels=options.class_num > 0,
-        scale=options.scale,
-        by_file=bool(options.released),
-    )
+    if pairs is None:
+        pairs = find_pairs(
+            root,
+            name,
+            kinds=(options.imgtype, kind_out),
+            from_col=options.from_col,
+            to_col=options.to_col,
+            pattern=options.fn_pattern,
+            btoa=options.btoa,
+            labels=options.class_num > 0,
+            scale=options.scale,
+            by_file=bool(options.released),
+        )
     cache = ImageCache.shared(options.cache_mb) if cache is None else cache
     option_in, option_out = options.clip_names
     if options.btoa and phase == "train" and not options.released and options.clipA != options.clipB:
@@ -141,7 +149,7 @@ def build(
     )
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
-    dataset = PairedDataset(
+    dataset = (cls or PairedDataset)(
         pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation_for(phase, options)
     )
     if options.class_num:

@@ -30,7 +30,7 @@ from medi2i.common.training.setup import (
     training_options,
 )
 from medi2i.common.training.trainer import Training
-from medi2i.datasets import paired
+from medi2i.datasets import paired, self_supervised
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpacking import unpacked
 from medi2i.pix2pix import net
@@ -64,14 +64,16 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     device, random = prepare(options, ranks)
 
     # data
-    pairs = paired.build(options, "train", multiple=size_multiple(options))
+    build = paired.build if options.targets == "files" else self_supervised.build
+    pairs = build(options, multiple=size_multiple(options))
     options = paired.complete(options, pairs)
     val = paired.build_validation(options, multiple=size_multiple(options))
     check_sizes(options, (pairs, val))
 
     # networks
     networks = net.build(options)
-    if not options.check:  # which reads all images, and tells of all that it cannot read
+    # --check reads all images, and tells of all that it cannot read; slices and their neighbours have one mean
+    if not options.check and options.targets == "files":
         options = begin_at_mean(networks, options, pairs, resumed, ranks)
     loaded = {} if resumed is not None else load_weights(networks, options)
     shown, average = place(networks, options, device, ranks, {"x": pairs.size})

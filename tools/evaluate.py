@@ -18,7 +18,7 @@ from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.version import VERSION
 from medi2i.datasets import kinds
-from medi2i.tools.evaluation import classical, files, measure, metrics, picture, table
+from medi2i.tools.evaluation import classical, files, measure, metrics, picture, safety_page, table
 from medi2i.tools.evaluation.files import Listing, Matching, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
@@ -104,6 +104,8 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
 
 def command(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, __doc__)
+    if options.input and not options.truth and not options.pairs:
+        return without_truth(options)
     return 1 if any(compare(options).left_out.values()) and options.strict else 0
 
 
@@ -142,6 +144,17 @@ def compare(options: EvaluateOptions) -> Evaluation:
     return evaluation
 
 
+def without_truth(options: EvaluateOptions) -> int:
+    """The safety report on an input and what came out of it. Raises UserError."""
+    folders = converted_folders(options)
+    if len(folders) != 1:
+        raise UserError("--truth: without it, --input and one --converted are compared as before and after")
+    check_out(options, list(folders.values()))
+    with locked(Path(options.out), "writing"):
+        safety_page.of_folders(options.input or "", next(iter(folders.values())), Path(options.out), options.title)
+    return 0
+
+
 def inputs_and_truth(options: EvaluateOptions) -> tuple[Listing, Listing]:
     """The files of both. Raises UserError."""
     if options.pairs is not None:
@@ -170,7 +183,7 @@ def converted_folders(options: EvaluateOptions) -> dict[str, str]:
 def check_out(options: EvaluateOptions, folders: list[str]) -> None:
     """UserError where the tables and pictures would lie among the images, which the next run would read with them."""
     out = Path(options.out).resolve()
-    sources = [options.root] if options.pairs else [options.input, options.truth]
+    sources = [options.root] if options.pairs else [one for one in (options.input, options.truth) if one]
     inside = [Path(folder) for folder in (*folders, *sources) if Path(folder).resolve() == out]
     inside += [Path(folder) for folder in folders if Path(folder).resolve() in out.parents]
     if inside:

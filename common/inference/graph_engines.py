@@ -210,6 +210,13 @@ class OpenVinoEngine(GraphEngine):
 
 
 @functools.cache
+def bf16_here() -> bool:
+    """Whether OpenVINO is installed and this CPU computes in bf16."""
+    if "openvino" not in installed():
+        return False
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _openvino_core() -> Any:
     """The one Core of this process: with the last one its plug-in is unloaded, perhaps while its threads still run."""
     return quiet_openvino().Core()

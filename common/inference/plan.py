@@ -270,7 +270,7 @@ def _keeps_outside(
 ) -> bool:
     """Whether values outside of the network's clip are kept (``--outside``). Raises UserError where that cannot be."""
     residual = model.generator is not None and model.trained.gen_residual
-    wanted = options.outside or ("keep" if residual else "clip")
+    wanted = options.outside or ("keep" if residual or options.strength != 1 else "clip")
     others = {volume.series.modality for volume in images.volumes if volume.series is not None} - {options.modality}
     reasons = {
         "its results are classes": classes,

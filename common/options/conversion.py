@@ -155,7 +155,7 @@ class OutputOptions(Checked):
         choices=("keep", "clip"),
         help="what becomes of values outside of the network's clip (metal): "
         "keep, the input plus the change at the clip's end, or clip, its end; default: keep for "
-        "networks with --gen_residual whose clips A and B are the same, else clip",
+        "networks with --gen_residual whose clips A and B are the same, and with --strength, else clip",
     )
     strength: float = option(
         1.0,

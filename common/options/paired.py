@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from medi2i.common.choices import TARGETS
 from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option
 from medi2i.datasets import kinds
@@ -38,6 +39,13 @@ class PairOptions(Checked):
         changeable=True,
         help="list of pairs to validate with; __test__: testA and testB",
         first=True,
+    )
+    targets: str = option(
+        "files",
+        choices=TARGETS,
+        help="what the network is to make of an image: files, the other one of its pair; of a folder without pairs: "
+        "neighbours, the slice beside it (their noise must be independent), or blind, pixels that it does not see "
+        "(noise must be white)",
     )
     from_col: list = option([0], "-c1", type=int, nargs="+", low=0, help="input columns of the lists")
     to_col: list = option([1], "-c2", type=int, nargs="+", low=0, help="output columns of the lists")

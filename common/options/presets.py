@@ -86,6 +86,15 @@ PAIRED = MappingProxyType(
                 *_IN_MINUTES,
             ),
         ),
+        "denoise_self": Preset(
+            "noisy images alone, no clean ones: neighbouring slices are each other's targets",
+            (
+                Setting("targets", "neighbours", "their noise is independent where slices do not overlap"),
+                Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
+                *_WHAT_TO_TAKE_AWAY,
+                *_IN_MINUTES,
+            ),
+        ),
         "synthesis": Preset(
             "another modality of the same anatomy, as MR to CT, from registered pairs",
             (

@@ -23,7 +23,8 @@ def mean_difference(dataset: PairedDataset, seed: int, examples: int = EXAMPLES)
     """Mean of t - x in each channel over random crops of a ``PairedDataset``; float32 (C,), in [-1, 1] units."""
     rng = np.random.default_rng(seed)
     pairs = (dataset.load(int(rng.integers(len(dataset))), rng) for _ in range(examples))
-    return np.stack([(t - x).mean(axis=(1, 2)) for x, t in pairs]).mean(axis=0, dtype=np.float32)
+    found = np.stack([np.nanmean(t - x, axis=(1, 2)) for x, t in pairs if not np.isnan(t).all()])  # nan: does not count
+    return found.mean(axis=0, dtype=np.float32)
 
 
 def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, examples: int = EXAMPLES) -> np.ndarray:

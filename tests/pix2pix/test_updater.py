@@ -274,3 +274,13 @@ def test_half_precision_leaves_an_overflowing_update_out_and_saves_the_scale():
     arrays = {}
     updater.serialize(Writer(arrays))
     assert arrays["loss_scale:enc_x/value"] == 2.0**99 and arrays["loss_scale:dis/good"] == 2
+
+
+def test_what_is_nan_in_a_target_counts_for_nothing():
+    updater = updater_of(options_of(targets="neighbours", lambda_dis=0.0, lambda_rec_l1=0.0, lambda_rec_l2=1.0))
+    y = chainer.Variable(np.array([[[[1.0, 2.0, 3.0, 5.0]]]], np.float32))
+    t = np.array([[[[0.0, np.nan, 1.0, np.nan]]]], np.float32)
+    (term,) = updater.generator_terms(y, y, t)
+    term.value.backward()
+    assert float(term.value.array) == pytest.approx((1 + 4) / 4)
+    np.testing.assert_allclose(y.grad, [[[[0.5, 0, 1.0, 0]]]])

@@ -24,7 +24,7 @@ def test_half_the_strength_is_half_the_change_and_none_is_the_input(tmp_path, pa
     np.testing.assert_allclose(whole, 0.1 * 1512, atol=0.51)
     half = converted(tmp_path, files, run, "--strength", 0.5)
     np.testing.assert_allclose(half, 0.05 * 1512, atol=0.51)
-    assert not converted(tmp_path, files, run, "--strength", 0, "--outside", "keep").any()
+    assert not converted(tmp_path, files, run, "--strength", 0).any()
 
 
 def test_strength_is_refused_where_input_cannot_be_added(tmp_path, paired_run, files, capsys):
