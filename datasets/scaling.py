@@ -13,6 +13,7 @@ from medi2i.datasets.kinds import PLAIN_NUMBERS
 
 log = logging.getLogger(__name__)
 
+SOFT_TISSUE = -160, 240  # HU: the window that noise and soft tissue are looked at in
 FAR = 1.5  # beyond, a network whose output ends in tanh is far from the truth
 
 
