@@ -128,13 +128,16 @@ ABOUT_CONVERT = """Convert images with a trained network; DICOM to DICOM, every 
 
 python pix2pix/convert.py RUN data/ldct/testA -o converted
 python pix2pix/convert.py RUN data/mr --modality CT -o synthetic
+python pix2pix/convert.py -m old/enc_x50.npz -a old/args data/ldct/testA -o converted
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``medi2i`` and ``python -m medi2i``; returns the status of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0
     if words[0] == "--version":

@@ -35,13 +35,17 @@ REPORT = "report.html"
 class ComparedOptions(Checked):
     """What to compare"""
 
-    input: str | None = option(None, "-i", metavar="FOLDER", help="what went into the network (row identity)")
-    truth: str | None = option(None, "-t", metavar="FOLDER", help="what should come out")
-    converted: list[str] | None = option(
-        None, "-c", nargs="+", metavar="[NAME=]FOLDER", help="what came out, one row each"
+    input: str | None = option(
+        None, "-i", metavar="FOLDER", help="what went into the network (row identity)", first=True
     )
-    pairs: str | None = option(None, metavar="FILE", help="tab-separated list of input and truth, instead of -i and -t")
-    root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin")
+    truth: str | None = option(None, "-t", metavar="FOLDER", help="what should come out", first=True)
+    converted: list[str] | None = option(
+        None, "-c", nargs="+", metavar="[NAME=]FOLDER", help="what came out, one row each", first=True
+    )
+    pairs: str | None = option(
+        None, metavar="FILE", help="tab-separated list of input and truth, instead of -i and -t", first=True
+    )
+    root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin", first=True)
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
     imgtype: str | None = option(None, "-it", choices=list(kinds.KINDS), help="kind of the images [found out]")
@@ -52,15 +56,23 @@ class ComparedOptions(Checked):
         high=64,
         help="the truth has so many times the rows and columns of the input, which "
         "is enlarged by bicubic interpolation",
+        first=True,
     )
-    bias: float | None = option(None, type=float, help="known mean of the noise: adds the row identity minus this")
+    bias: float | None = option(
+        None, type=float, help="known mean of the noise: adds the row identity minus this", first=True
+    )
     classical: list[str] | None = option(
-        None, nargs="+", choices=list(classical.FILTERS), help="rows of classical filters (of the input minus --bias)"
+        None,
+        nargs="+",
+        choices=list(classical.FILTERS),
+        help="rows of classical filters (of the input minus --bias)",
+        first=True,
     )
     val_pairs: str | None = option(
         None,
         metavar="FILE",
         help="list of validation pairs, none of them measured here, that the strength of --classical is chosen on",
+        first=True,
     )
 
 
@@ -69,7 +81,7 @@ class MeasureOptions(Checked):
     """How to measure"""
 
     classes: int | None = option(
-        None, "-cn", type=int, low=2, high=1024, help="the images hold class numbers 0…N-1: Dice and IoU"
+        None, "-cn", type=int, low=2, high=1024, help="the images hold class numbers 0…N-1: Dice and IoU", first=True
     )
     clip: list[float] | None = option(
         None,
@@ -85,6 +97,7 @@ class MeasureOptions(Checked):
         nargs="+",
         metavar="NAME[=LOW:HIGH]",
         help="further windows for PSNR and SSIM: " + ", ".join(WINDOWS) + ", or one's own as liver=-50:150 [CT: soft]",
+        first=True,
     )
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="of the bootstrap")
 
@@ -93,11 +106,11 @@ class MeasureOptions(Checked):
 class EvaluateOptions(MeasureOptions, ComparedOptions):
     """What to write"""
 
-    out: str = option("evaluation", "-o", metavar="FOLDER", help="where tables, pictures and the report go")
+    out: str = option("evaluation", "-o", metavar="FOLDER", help="where tables, pictures and the report go", first=True)
     vis_window: str | None = option(None, metavar="NAME[=LOW:HIGH]", help="window of the pictures [the first --window]")
     report: bool = option(True, type=bool, help="write report.html; --no-report leaves it out")
     report_mb: float = option(40, type=float, low=0.1, help="largest size of the images in the report, in megabytes")
-    title: str = option("Evaluation", metavar="TEXT", help="of the report")
+    title: str = option("Evaluation", metavar="TEXT", help="of the report", first=True)
     maps: bool = option(False, type=bool, help="write the difference to the truth of every row and slice as npy")
     strict: bool = option(False, type=bool, help="end with an error where a file was skipped or has no partner")
 

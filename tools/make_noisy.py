@@ -47,14 +47,16 @@ def photons_in_words(text: str) -> str:
 class NoiseOptions(Checked):
     """What to add"""
 
-    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively", bare=True)
-    out: str = option("data/ldct", "-o", "--outdir", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt")
-    model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model")
-    counts: float = option(
-        100.0, "-n", "--n", type=float, low=0, help="poisson: mean counts added to the stored values"
+    root: str = option("data", "-i", "-R", metavar="FOLDER", help="images; searched recursively", bare=True, first=True)
+    out: str = option(
+        "data/ldct", "-o", "--outdir", metavar="FOLDER", help="folder for trainA, trainB and pairs.txt", first=True
     )
-    sd: float = option(20.0, "-s", type=float, low=0, help="gaussian: standard deviation, HU in CT")
-    dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose")
+    model: str = option("poisson", "-m", choices=list(noise.MODELS), help="noise model", first=True)
+    counts: float = option(
+        100.0, "-n", "--n", type=float, low=0, help="poisson: mean counts added to the stored values", first=True
+    )
+    sd: float = option(20.0, "-s", type=float, low=0, help="gaussian: standard deviation, HU in CT", first=True)
+    dose: float = option(0.25, "-d", type=float, low=1e-6, high=1, help="dose: fraction of the full dose", first=True)
     photons: str = option(
         AUTO,
         spelled=photons_in_words,
@@ -70,13 +72,16 @@ class NoiseOptions(Checked):
     fan: float = option(
         0.0, type=float, low=0, metavar="MM", help="dose: fan beam with the source at this distance; 0: parallel"
     )
-    repeat: int = option(1, "-r", type=int, low=1, high=10000, help="realisations of the noise for each image")
+    repeat: int = option(
+        1, "-r", type=int, low=1, high=10000, help="realisations of the noise for each image", first=True
+    )
     seed: int = option(
         0,
         type=int,
         low=0,
         high=2**32 - 1,
         help="same seed and image: same noise, in any order, by any number of workers",
+        first=True,
     )
     modality: list[str] = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
     imgtype: str = option("auto", "-it", choices=kinds.CHOICES, spelled=kinds.kind_named, help="kind of the images")
@@ -84,7 +89,7 @@ class NoiseOptions(Checked):
     gpu: int | None = option(
         None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any"
     )
-    force: bool = option(False, type=bool, help="overwrite existing files")
+    force: bool = option(False, type=bool, help="overwrite existing files", first=True)
 
 
 class NoisyPairs(PairMaker):

@@ -45,11 +45,21 @@ PHANTOM_MM = 200.0  # the width of a phantom
 class SinogramOptions(Checked):
     """What to make"""
 
-    out: str = option("data/sinograms", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
-    size: int = option(
-        128, "-s", "-z", type=int, low=16, high=4096, metavar="PX", help="width and height of image and sinogram"
+    out: str = option(
+        "data/sinograms", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists", first=True
     )
-    num: int = option(1000, "-n", type=int, low=1, help="training images; of ellipses, all images")
+    size: int = option(
+        128,
+        "-s",
+        "-z",
+        type=int,
+        low=16,
+        high=4096,
+        metavar="PX",
+        help="width and height of image and sinogram",
+        first=True,
+    )
+    num: int = option(1000, "-n", type=int, low=1, help="training images; of ellipses, all images", first=True)
     num_test: int = option(100, type=int, low=0, help="test images")
     shapes: int = option(4, type=int, low=1, high=1000, help="most shapes in an image")
     imgtype: str = option(
@@ -58,15 +68,16 @@ class SinogramOptions(Checked):
         choices=["png", "npy"],
         help="png: 16 bit, image 0…1 and sinogram 0…size pixels as 0…65535; npy: float32, unscaled",
     )
-    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images")
+    seed: int = option(0, type=int, low=0, high=2**32 - 1, help="the same seed makes the same images", first=True)
     of: str = option(
         SHAPES,
         choices=[SHAPES, CT, ELLIPSES, SHEPP_LOGAN],
         help="shapes: pairs for AUTOMAP; else scans for reconstruct.py: of a CT (--ct), of random ellipses, of the "
         "Shepp-Logan phantom",
+        first=True,
     )
-    ct: str | None = option(None, metavar="FOLDER", help="DICOM series to scan, found by their content")
-    views: int = option(60, type=int, low=1, high=16384, help="of a scan")
+    ct: str | None = option(None, metavar="FOLDER", help="DICOM series to scan, found by their content", first=True)
+    views: int = option(60, type=int, low=1, high=16384, help="of a scan", first=True)
     turn: float | None = option(
         None, type=float, low=0.1, high=3600, metavar="DEG", help="that the views cover [parallel 180, fans 360]"
     )
@@ -77,7 +88,7 @@ class SinogramOptions(Checked):
         570.0, type=float, low=1, high=1e5, metavar="MM", help="of a fan's source from the axis"
     )
     photons: float | None = option(
-        None, type=float, low=1, high=1e12, metavar="N", help="a ray in air; counts are then random"
+        None, type=float, low=1, high=1e12, metavar="N", help="a ray in air; counts are then random", first=True
     )
     electronic: float = option(
         0.0, type=float, low=0, high=1e6, metavar="N", help="standard deviation of the readout, in photons"

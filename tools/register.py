@@ -44,14 +44,21 @@ POOR = 0.5  # correlation after registration below which to warn
 class RegisterOptions(Checked):
     """What to do with a series"""
 
-    root: str = option("data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content", bare=True)
-    out: str = option("registered", "-o", "--outdir", metavar="FOLDER", help="folder for the new series, as the root's")
+    root: str = option(
+        "data", "-i", "-R", metavar="FOLDER", help="DICOM series, found by their content", bare=True, first=True
+    )
+    out: str = option(
+        "registered", "-o", "--outdir", metavar="FOLDER", help="folder for the new series, as the root's", first=True
+    )
     to: str = option(
         BODY,
         choices=[BODY, TEMPLATE, NONE],
         help="what comes to the middle: the body's centre, what is there in the template, or what is there already",
+        first=True,
     )
-    template: str | None = option(None, metavar="FOLDER", help="series for --to template; its grid is the default")
+    template: str | None = option(
+        None, metavar="FOLDER", help="series for --to template; its grid is the default", first=True
+    )
     size: list[int] | None = option(
         None,
         "-s",
@@ -61,6 +68,7 @@ class RegisterOptions(Checked):
         high=16384,
         metavar="PX",
         help="width, or height and width, of the new images [the same field in the new spacing]",
+        first=True,
     )
     spacing: float | None = option(
         None,
@@ -71,6 +79,7 @@ class RegisterOptions(Checked):
         low=0.01,
         metavar="MM",
         help="size of the new pixels [the same]",
+        first=True,
     )
     scale: float | None = option(
         None,
@@ -101,9 +110,9 @@ class RegisterOptions(Checked):
         0, type=int, low=0, high=2**32 - 1, help="of --random_translate: the same seed and series, the same shift"
     )
     slice_range: list[float] | None = option(
-        None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between these positions"
+        None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between these positions", first=True
     )
-    mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air")
+    mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air", first=True)
     mask_img: list[str] | None = option(
         None,
         nargs="*",
@@ -124,9 +133,10 @@ class RegisterOptions(Checked):
         "--anonymise",
         type=bool,
         help="remove what tells of the patient (PS3.15 Annex E, basic profile)",
+        first=True,
     )
     modality: list[str] = option(["CT", "MR"], nargs="+", metavar="NAME", help="modalities to take")
-    force: bool = option(False, type=bool, help="overwrite files that are there (inputs never are)")
+    force: bool = option(False, type=bool, help="overwrite files that are there (inputs never are)", first=True)
 
 
 def command(argv: list[str]) -> None:

@@ -90,7 +90,10 @@ def load_model(options: ConversionOptions, given: dict[str, Any], application: t
         trained = _checked(load_args(argfile) if argfile else application(**given), application, argfile)
         return Model(None, trained, IDENTITY, "", "xy")
     if weights is None and argfile is None:
-        raise UserError("--model_gen: which network? Give a run folder, or -a args -m enc_x50.npz")
+        raise UserError(
+            "--model_gen: which network? pix2pix/convert.py RUN FOLDER converts a folder with that of a run; -a args "
+            "-m enc_x50.npz names one by its files"
+        )
     if weights is None or located(weights).is_dir():
         best = find_run(weights or argfile).best if application.CONVERTS_BEST else None
         epoch = epoch or ("last" if best is None else "best")

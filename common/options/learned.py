@@ -14,11 +14,20 @@ class LearnedFileOptions(shared.FileOptions):
     """Files and devices."""
 
     root: str = option(
-        "sinograms", "-R", "-i", metavar="DIR", changeable=True, help="scans with their truth, of make_sinograms.py"
+        "sinograms",
+        "-R",
+        "-i",
+        metavar="DIR",
+        changeable=True,
+        first=True,
+        bare=True,
+        help="scans with their truth, of make_sinograms.py",
     )
     augment_on: str = derived("scans are not changed")
     worker_processes: bool = derived("threads are enough", type=bool)
-    val: str = option(None, metavar="DIR", changeable=True, help="scans to validate with, by the same geometry")
+    val: str = option(
+        None, metavar="DIR", changeable=True, first=True, help="scans to validate with, by the same geometry"
+    )
 
 
 @dataclass
@@ -29,6 +38,7 @@ class LearnedNetworkOptions(Checked):
         PRIMAL_DUAL,
         choices=LEARNS,
         network=True,
+        first=True,
         help="primal-dual: a network that reconstructs; critic: what tells true images from filtered back-projections, "
         "for reconstruct.py --method adversarial",
     )

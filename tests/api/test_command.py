@@ -103,6 +103,11 @@ def test_every_command_shows_its_help_by_its_name(name, capsys):
     assert f"medi2i {name} " in shown.out.partition("Examples:")[2] and "python " not in shown.out
 
 
+def test_help_of_a_word_is_the_help_of_the_command(capsys):
+    assert said(capsys, "help", "noise") == said(capsys, "noise", "--help")
+    assert said(capsys, "help", "train", "pix2pix").out.startswith("usage: medi2i train pix2pix [")
+
+
 def test_help_of_a_training_loads_no_chainer():
     code = "import sys, medi2i.command as c\ntry: c.main(['train', 'pix2pix', '--help-all'])\n"
     code += "except SystemExit: print(sorted(sys.modules))"

@@ -281,6 +281,9 @@ def test_help_of_a_class_that_marks_none_shows_all(capsys):
         parse(Few, ["-h"], "About it.\n\n  python tools/few.py -o b\n\nMore.\n")
     text = capsys.readouterr().out
     assert "--two" in text and "--help-all" not in text
+    with pytest.raises(SystemExit):
+        parse(Few, ["--help-all"])
+    assert "--two" in capsys.readouterr().out
     assert "About it." in text and "python tools/few.py -o b" in text and "More." not in text
 
 
