@@ -225,11 +225,13 @@ def about_of(module: str) -> str:
 
 
 def completion(argv: Sequence[str]) -> None:
-    """Print what completes commands and options in a shell, for ``eval "$(medi2i completion bash)"``."""
+    """Print what completes commands and options in a shell, for ``medi2i completion bash > FILE``."""
     import shtab
 
     if list(argv) not in [[shell] for shell in SHELLS]:
-        raise errors.UserError(f'completion: of which shell? {" or ".join(SHELLS)}: eval "$(medi2i completion bash)"')
+        raise errors.UserError(
+            f"completion: of which shell? {' or '.join(SHELLS)}: medi2i completion bash > FILE, which the shell reads"
+        )
     top = ArgumentParser(prog="medi2i")
     top.add_argument("--version", action="store_true")
     groups = {"": top.add_subparsers()}
