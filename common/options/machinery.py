@@ -369,8 +369,8 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     if some_first:
         parser.put_off(pixels)
         parser.put_off(debug)
-    more = f"show {len(parser.later)} more options and end" if some_first else argparse.SUPPRESS
-    last.add_argument("--help-all", nargs=0, action=_HelpAll, help=more)
+    others = f"show {len(parser.later)} more options and end" if some_first else argparse.SUPPRESS
+    last.add_argument("--help-all", nargs=0, action=_HelpAll, help=others)
     return parser
 
 
