@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
+
 import numpy as np
 from pydicom.dataset import Dataset
 
