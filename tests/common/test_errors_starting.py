@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medi2i.command import BY_NAME
+from medi2i.command import BY_NAME, BY_OLD_NAME
 
 ROOT = Path(__file__).parents[2]
 # A module of each command's imports sends the signal, as a hand would that comes at that moment.
@@ -29,11 +29,12 @@ def interrupted(folder, *words):
     )
 
 
-@pytest.mark.parametrize("name", sorted(BY_NAME))
-@pytest.mark.parametrize("front", [True, False])
-def test_ctrl_c_during_imports_ends_a_command_without_a_word(tmp_path, name, front):
-    words = ["medi2i", *name.split()] if front else [f"medi2i.{BY_NAME[name].module}"]
-    done = interrupted(tmp_path, "-m", *words)
+MODULES = sorted({f"medi2i.{c.module}" for c in (*BY_NAME.values(), *BY_OLD_NAME.values()) if c.module})
+
+
+@pytest.mark.parametrize("words", [*MODULES, *(f"medi2i {name}" for name in sorted(BY_NAME))])
+def test_ctrl_c_during_imports_ends_a_command_without_a_word(tmp_path, words):
+    done = interrupted(tmp_path, "-m", *words.split())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
