@@ -12,6 +12,7 @@ from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
 from medi2i.common.inference.generator import Model, Translate
+from medi2i.common.inference.results import grey
 from medi2i.common.networks.checkpoint import Generator, fill_frozen, load_generator
 from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.files import load_link
@@ -57,11 +58,11 @@ class Analysis:
         x = x[np.newaxis]
         y = self.forth(x)
         source, result = self._middle(x), self._middle(y)
-        pictures, terms = {"input": _grey(source), "output": _grey(result)}, {}
+        pictures, terms = {"input": grey(source), "output": grey(result)}, {}
         if self.back is not None:
             cycle = self._middle(self.back(y))
-            pictures["cycle"] = _grey(cycle)
-            terms["cycle"] = _grey(cycle) - _grey(source)
+            pictures["cycle"] = grey(cycle)
+            terms["cycle"] = grey(cycle) - grey(source)
         if source.shape == result.shape:
             terms["gradient"] = gradient_map(source, result)
             terms["air"] = air_map(source, result, self.air_threshold)
@@ -136,10 +137,6 @@ def variation_map(y: np.ndarray, tau: float) -> np.ndarray:
 
 def _differences(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (v[:, 1:] - v[:, :-1])[:, :, :-1], (v[:, :, 1:] - v[:, :, :-1])[:, :-1]
-
-
-def _grey(values: np.ndarray) -> np.ndarray:
-    return values.mean(0)
 
 
 def _panel(name: str, values: np.ndarray) -> Panel:

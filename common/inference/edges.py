@@ -189,37 +189,27 @@ class Panel:
 
 def draw_maps(path: Path, panels: Sequence[Panel]) -> None:
     """Write the panels as one PNG, four in a row. The same panels give the same bytes. Threads may call it."""
-    with _lock, whole_file(path, force=True) as temporary:
-        _figure(panels).savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _figure(panels: Sequence[Panel]) -> Figure:
-    """Laid out by hand: matplotlib's layout engines are slow with a dozen axes."""
     rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
     tallest = max(panel.values.shape[0] / panel.values.shape[1] for panel in panels)
     height = SIDE * min(max(tallest, 0.3), 3.0)  # inches of an image
-    width, total_height = columns * (SIDE + BAR), rows * (height + TITLE)
-    figure = Figure(figsize=(width, total_height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, columns)
-        left, bottom = column * (SIDE + BAR) + 0.05, (rows - 1 - row) * (height + TITLE) + 0.05
-
-        def inches(
-            x: float, y: float, w: float, h: float, left: float = left, bottom: float = bottom
-        ) -> tuple[float, float, float, float]:
-            return (left + x) / width, (bottom + y) / total_height, w / width, h / total_height
-
-        axes = figure.add_axes(inches(0, 0, SIDE, height), anchor="C")
-        image = axes.imshow(
-            panel.values, cmap=panel.colours, vmin=panel.lowest, vmax=panel.highest, interpolation="nearest"
+    with _lock, whole_file(path, force=True) as temporary:
+        figure = Figure(figsize=(columns * (SIDE + BAR), rows * (height + TITLE)), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        places = figure.subplots(rows, columns, squeeze=False).ravel()
+        figure.subplots_adjust(
+            0.01, 0.01, 1 - BAR / figure.get_figwidth(), 1 - TITLE / figure.get_figheight(), BAR / SIDE, TITLE / height
         )
-        axes.set_title(panel.title, fontsize=9, pad=3)
-        axes.set_axis_off()
-        bar = figure.add_axes(inches(SIDE + 0.08, 0.05 * height, 0.1, 0.9 * height))
-        figure.colorbar(image, cax=bar)
-        bar.tick_params(labelsize=7)
-    return figure
+        for axes in places:
+            axes.set_axis_off()
+        for axes, panel in zip(places, panels, strict=False):
+            image = axes.imshow(
+                panel.values, cmap=panel.colours, vmin=panel.lowest, vmax=panel.highest, interpolation="nearest"
+            )
+            axes.set_title(panel.title, fontsize=9, pad=3)
+            bar = axes.inset_axes((1.03, 0.05, 0.1 / SIDE, 0.9))
+            figure.colorbar(image, cax=bar)
+            bar.tick_params(labelsize=7)
+        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def write_maps(base: Path, x: np.ndarray, y: np.ndarray, found: Structure) -> None:

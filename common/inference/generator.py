@@ -191,7 +191,9 @@ class AnySize:
             if tile is not None:
                 raise UserError("--tile: this network has fully connected layers, which take whole images of one size")
             return
-        self.fit, self.least = fitting_of(generator.options), smallest_size(generator.options)
+        self.fit = fitting_of(generator.options)
+        # What mirrors at the edge of an image needs more pixels than it mirrors.
+        self.least = max(MIRRORED + 1, 2 * self.fit.multiple) if generator.options.pad == "reflect" else 1
         self.specs, self.bytes_of_pixel = (generator.encoder.spec, generator.decoder.spec), bytes_of_pixel(generator)
         if tile is not None:
             margin, smallest = self._margin_and_smallest(self.fit)
@@ -261,11 +263,6 @@ class AnySize:
                 margin,
             )
         return margin, tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
-
-
-def smallest_size(options: TrainingOptions) -> int:
-    """Pixels that an image needs in both directions: what mirrors at its edge needs more than it mirrors."""
-    return max(MIRRORED + 1, 2 * fitting_of(options).multiple) if options.pad == "reflect" else 1
 
 
 def bytes_of_pixel(generator: Generator) -> float:

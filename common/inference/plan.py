@@ -79,14 +79,22 @@ class Format:
 
     def names(self, source: Source) -> tuple[str, ...]:
         """The files of a result, below the output folder: tuple of text with / between folders."""
-        stem = name_without_suffix(source.name, source.kind)
-        frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
+        stem = self.stem(source)
         if self.classes:
-            return f"{stem}{frame}.npy", f"{stem}{frame}.png"
+            return f"{stem}.npy", f"{stem}.png"
         kind = self.kind_for(source)
-        suffix = source.name[len(stem) :] if kind == source.kind else SUFFIXES[kind][0]
-        numbers = [""] if self.images == 1 else [f"_{i + 1}" for i in range(self.images)]
-        return tuple(f"{stem}{frame}{number}{suffix}" for number in numbers)
+        own = source.name.removeprefix(name_without_suffix(source.name, source.kind))
+        suffix = own if kind == source.kind else SUFFIXES[kind][0]
+        return tuple(f"{stem}{number}{suffix}" for number in self.numbered("_"))
+
+    def stem(self, source: Source) -> str:
+        """The name of the files of a result, but for what tells them apart."""
+        frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
+        return name_without_suffix(source.name, source.kind) + frame
+
+    def numbered(self, mark: str = "") -> list[str]:
+        """What tells the images of one result apart: numbers from 1 after ``mark``, or nothing where it is one."""
+        return [""] if self.images == 1 else [f"{mark}{i + 1}" for i in range(self.images)]
 
 
 @dataclasses.dataclass(frozen=True)

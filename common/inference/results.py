@@ -12,7 +12,7 @@ from medi2i.common.inference.plan import Format, Plan
 from medi2i.common.inference.slices import Slice
 from medi2i.common.resources import bands
 from medi2i.datasets.catalogue import Source, Volume
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.derived_series import DerivedSeries, WriteReport
 from medi2i.datasets.dicom.encoding import ROUNDING, Encoding
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_file
@@ -81,7 +81,7 @@ class Results:
                 encoding=encoding,
                 contrast=contrast,
             )
-            for number in ([""] if self.form.images == 1 else [str(i + 1) for i in range(self.form.images)])
+            for number in self.form.numbered()
         ]
         for one in made:
             while (first.study_uid, one.number) in self._numbers:  # of what there is in the study
@@ -126,7 +126,9 @@ class Results:
         details: dict[str, object] = {}
         changed = []
         for path, part in zip(paths, parts, strict=True):
-            around = _as_channels(middle.values, len(part)) if same_kind else clip.lower or 0.0
+            around: np.ndarray | float = clip.lower or 0.0
+            if same_kind:  # with as many channels, to stand around a crop
+                around = middle.values if len(middle.values) == len(part) else middle.values.mean(0, keepdims=True)
             whole = self._placed(middle.placement, part, around)
             if kind == "npy" and len(whole) == 1:  # (H, W), which is how it usually comes
                 write_npy(path, whole[0])
@@ -155,19 +157,31 @@ class Results:
             # Values of another modality around the crop would be lies: nothing is known there.
             outside = placement.back(np.zeros((1, placement.height, placement.width)), 1.0)[0] > 0
             mask, around = outside if mask is None else mask | outside, clip.lower or 0.0
-        sources = [image for one in inputs for image in one.images]
+        hu = [placement.back(part, around)[0] for part in parts]
+        written = self.write_dicom(self._series[id(volume)], paths, hu, mask, middle, inputs)
         details: dict[str, object] = {}
-        written = []
-        for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
-            hu = placement.back(part, around)[0]
-            written.append(
-                series.write(path, image, hu, mask=mask, sources=sources, force=self.force, **middle.geometry)
-            )
-            if len(parts) == 1 and same_modality and (middle.clip == clip or image.modality == "CT"):
-                details = self._mean_change(middle.values[0], hu, middle)
+        if len(parts) == 1 and same_modality and (middle.clip == clip or image.modality == "CT"):
+            details = self._mean_change(middle.values[0], hu[0], middle)
         uids = [one.sop_uid for one in written]
         changed = values.of_file([(one.clipped, one.rounded, one.largest) for one in written])
         return {"sop_uid": uids if len(uids) > 1 else uids[0], **details}, changed
+
+    def write_dicom(
+        self,
+        series: Sequence[DerivedSeries],
+        paths: Sequence[Path],
+        images: Sequence[np.ndarray],
+        mask: np.ndarray | None,
+        middle: Slice,
+        inputs: Sequence[Slice],
+    ) -> list[WriteReport]:
+        """Write ``images`` (H, W) of one slice, each into one of ``series``. mask: True on padding, or None."""
+        sources = [image for one in inputs for image in one.images]
+        how = {"mask": mask, "sources": sources, "force": self.force, **middle.geometry}
+        return [
+            one.write(path, middle.images[0], image, **how)
+            for one, path, image in zip(series, paths, images, strict=True)
+        ]
 
     def _write_classes(self, paths: Sequence[Path], scores: np.ndarray, middle: Slice) -> dict[str, object]:
         probabilities = self._placed(middle.placement, softmax(scores), background(self.form.classes))
@@ -232,8 +246,3 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     """(C, H, W) scores -> probabilities of the classes, adding up to 1 along the first axis."""
     shifted = np.exp(scores - scores.max(0))
     return shifted / shifted.sum(0)
-
-
-def _as_channels(values: np.ndarray, count: int) -> np.ndarray:
-    """The source's values with ``count`` channels, to stand around a crop."""
-    return values if len(values) == count else values.mean(0, keepdims=True)

@@ -166,7 +166,10 @@ def place(
         grid, spacings = resampled_size(size, spacing, preparation.spacing), (spacing, preparation.spacing)
     wanted = [n if crop is None else crop for n, crop in zip(grid, preparation.crop, strict=True)]
     if preparation.step > 1:
-        wanted = _released_crop(path, grid, preparation)
+        step = preparation.step
+        wanted = [min(crop or n // step * step or n, n) for n, crop in zip(grid, preparation.crop, strict=True)]
+        if wanted != list(grid):
+            _tell_of_crop(path.parent, *grid, *wanted)
     if any(crop > n for crop, n in zip(wanted, grid, strict=True)):
         raise UserError(
             f"{path}: its {grid[0]}x{grid[1]} pixels are fewer than --crop_height, --crop_width "
@@ -186,15 +189,6 @@ def place(
     rooms = [n - crop for n, crop in zip(grid, wanted, strict=True)]
     top, left = (round(room / 2) if preparation.step > 1 else room // 2 for room in rooms)
     return Placement(size, grid, top, left, wanted[0], wanted[1], spacings, preparation.released)
-
-
-def _released_crop(path: Path, grid: tuple[int, int], preparation: Preparation) -> list[int]:
-    """[rows, columns] that a model of the released codes converts: its crop, else the largest multiple of 16."""
-    step = preparation.step
-    wanted = [min(crop, n) if crop else n // step * step or n for n, crop in zip(grid, preparation.crop, strict=True)]
-    if wanted != list(grid):
-        _tell_of_crop(path.parent, *grid, *wanted)
-    return wanted
 
 
 @functools.cache

@@ -27,20 +27,17 @@ from medi2i.common.networks.blocks import sampled_dropout
 from medi2i.datasets.catalogue import Source, Volume
 from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
-from medi2i.datasets.kinds import name_without_suffix
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
 
-SQUARE = tuple((turns, flip) for turns in range(4) for flip in (False, True))
-OBLONG = tuple((turns, flip) for turns in (0, 2) for flip in (False, True))
 _TINY = 1e-12
 
 
 def symmetries(height: int, width: int) -> tuple[tuple[int, bool], ...]:
     """(quarter turns, flip) of all symmetries that keep the shape: eight of a square, four of an oblong."""
-    return SQUARE if height == width else OBLONG
+    return tuple((turns, flip) for turns in range(0, 4, 1 if height == width else 2) for flip in (False, True))
 
 
 def turned(x: np.ndarray, turns: int, flip: bool) -> np.ndarray:
@@ -200,11 +197,9 @@ class DeviationMaps:
 
     def paths(self, source: Source) -> tuple[Path, ...]:
         """The files that the map of ``source`` will have."""
-        form, folder = self.results.form, self.results.folder / DEVIATIONS
-        if not form.classes and form.kind_for(source) == "dcm":
-            return tuple(folder / PurePosixPath(name) for name in form.names(source))
-        frame = "" if source.frames == 1 else f"_{source.frame + 1:04d}"
-        return (folder / PurePosixPath(f"{name_without_suffix(source.name, source.kind)}{frame}.npy"),)
+        form = self.results.form
+        names = form.names(source) if form.is_dicom(source) else (f"{form.stem(source)}.npy",)
+        return tuple(self.results.folder / DEVIATIONS / PurePosixPath(name) for name in names)
 
     def begin(self, volume: Volume) -> None:
         """Get ready for the slices of a volume, after ``Results.begin``."""
@@ -237,18 +232,8 @@ class DeviationMaps:
         values = np.maximum(middle.placement.back(values, 0.0), 0)
         paths = self.paths(source)
         if kind == "dcm":
-            sources = [image for one in inputs for image in one.images]
-            parts = np.split(values, form.images)
-            for series, path, part in zip(self._series[id(volume)], paths, parts, strict=True):
-                series.write(
-                    path,
-                    middle.images[0],
-                    part[0],
-                    mask=middle.mask,
-                    sources=sources,
-                    force=self.results.force,
-                    **middle.geometry,
-                )
+            parts = [part[0] for part in np.split(values, form.images)]
+            self.results.write_dicom(self._series[id(volume)], paths, parts, middle.mask, middle, inputs)
         else:
             write_npy(paths[0], values)
         modality = self.results.plan.options.modality or (middle.images[0].modality if middle.images else None)
