@@ -47,14 +47,16 @@ def check_pixels(path: Path | str, rows: int, columns: int, limit: int | None = 
         )
 
 
-def check_bytes(path: Path | str, count: int, declares: str = "", limit: int | None = None) -> None:
+def check_bytes(
+    path: Path | str, count: int, declares: str = "", limit: int | None = None, otherwise: str = "unpacks to"
+) -> None:
     """Raise Unreadable where what a file declares takes more memory than ``limit`` bytes (default: ``max_bytes()``).
 
-    declares: what needs that much, in the message ("200×512×512 values").
+    declares: what needs that much, in the message ("200×512×512 values"); otherwise: what the file does, if nothing.
     """
     limit = max_bytes() if limit is None else limit
     if count > limit:
-        what = f"declares {declares}, which take" if declares else "unpacks to"
+        what = f"declares {declares}, which take" if declares else otherwise
         raise Unreadable(
             path,
             f"{what} {in_words(count)}, more than {in_words(limit)}; "
@@ -65,12 +67,7 @@ def check_bytes(path: Path | str, count: int, declares: str = "", limit: int | N
 def check_file(path: Path | str) -> int:
     """``check_regular``, and Unreadable for a file longer than ``max_bytes()``, which no reader here takes."""
     size = check_regular(path)
-    if size > max_bytes():
-        raise Unreadable(
-            path,
-            f"has {in_words(size)}, more than {in_words(max_bytes())}; "
-            f"--max-pixels {-(-size // BYTES_PER_PIXEL)} would allow it",
-        )
+    check_bytes(path, size, otherwise="has")
     return size
 
 

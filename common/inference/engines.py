@@ -1,12 +1,11 @@
 """What runs a generator: Chainer, a graph engine checked against it, or nothing; and which, ``--engine --precision``.
 
 An engine takes and gives NumPy arrays; which library computes is its own matter. Another one is a class with the
-members of :class:`Engine`, an entry in ``graph_engines.ENGINES`` and its name in ``medi2i.common.choices``.
+members of ``graph_engines.Engine``, an entry in ``graph_engines.ENGINES`` and its name in ``medi2i.common.choices``.
 """
 
 import logging
 import threading
-from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from medi2i.common.choices import ENGINES, PRECISIONS
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference import graph_engines
-from medi2i.common.inference.graph_engines import Examples, installed
+from medi2i.common.inference.graph_engines import Engine, Examples, installed
 from medi2i.common.inference.tiling import Frame, framed_upsampling
 
 log = logging.getLogger(__name__)
@@ -27,21 +26,6 @@ _ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Ru
 TOLERANCE = 1e-3, 2e-5
 # Of all instances: several may have the same links, which change for tiles, and together they would be no quicker.
 _one_at_a_time = threading.RLock()
-
-
-class Engine(Protocol):
-    """Runs one generator."""
-
-    @property
-    def name(self) -> str:
-        """As on the command line."""
-
-    @property
-    def at_once(self) -> int:
-        """How many threads may, and for speed should, call ``run`` together."""
-
-    def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
-        """(N, C, H, W) float32 in [-1, 1] -> (N, C', H, W) float32. ``frame``: where in a larger image ``x`` lies."""
 
 
 class ChainerEngine:

@@ -65,11 +65,19 @@ def quiet_onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-class _ChainerEngine(Protocol):
-    """``engines.ChainerEngine``."""
+class Engine(Protocol):
+    """Runs one generator."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def at_once(self) -> int:
+        """How many threads may, and for speed should, call ``run`` together."""
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
-        """As Engine.run."""
+        """(N, C, H, W) float32 in [-1, 1] -> (N, C', H, W) float32. ``frame``: where in a larger image ``x`` lies."""
 
 
 class GraphEngine:
@@ -85,9 +93,7 @@ class GraphEngine:
 
     name: str
 
-    def __init__(
-        self, encoder: chainer.Chain, decoder: chainer.Chain, chainer_engine: _ChainerEngine, images: int
-    ) -> None:
+    def __init__(self, encoder: chainer.Chain, decoder: chainer.Chain, chainer_engine: Engine, images: int) -> None:
         self.chainer_engine = chainer_engine
         self.at_once = 2 if images >= ENOUGH and threads() > 1 else 1
         samplings = [v for link in (encoder, decoder) for v in vars(link.spec).values() if isinstance(v, Sampling)]
@@ -131,7 +137,7 @@ class OnnxRuntimeEngine(GraphEngine):
         self,
         encoder: chainer.Chain,
         decoder: chainer.Chain,
-        chainer_engine: _ChainerEngine,
+        chainer_engine: Engine,
         precision: str = "fp32",
         examples: Examples | None = None,
         images: int = 1,
@@ -183,7 +189,7 @@ class OpenVinoEngine(GraphEngine):
         self,
         encoder: chainer.Chain,
         decoder: chainer.Chain,
-        chainer_engine: _ChainerEngine,
+        chainer_engine: Engine,
         precision: str = "fp32",
         examples: Examples | None = None,
         images: int = 1,

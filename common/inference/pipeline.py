@@ -60,7 +60,7 @@ def run(
     """
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
-    networks = ThreadPoolExecutor(at_once, "network") if at_once > 1 else None
+    networks = ThreadPoolExecutor(at_once, "network")
     begun, taken = False, 0
     waiting: deque[tuple[Job, Future[np.ndarray]]] = deque()
     writing: deque[tuple[Future[None], int]] = deque()
@@ -107,7 +107,7 @@ def run(
         x = batch[0][1][np.newaxis] if len(batch) == 1 else np.stack([x for _, x in batch])
         in_order = [job for job, _ in batch]
         batch.clear()
-        if networks is None or not begun:
+        if at_once == 1 or not begun:
             begun = True
             collected(in_order, _results(network, x))
         else:
@@ -149,10 +149,8 @@ def run(
         while writing:
             written()
     finally:
-        if networks is not None:
-            networks.shutdown(wait=True, cancel_futures=True)
-        readers.shutdown(wait=True, cancel_futures=True)
-        writers.shutdown(wait=True, cancel_futures=True)
+        for pool in (networks, readers, writers):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _results(network: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> list[np.ndarray | NoResult]:

@@ -3,18 +3,16 @@
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.gpu.sources import CudaSource, register
+from medi2i.common.kernels.gpu.sources import CudaSource
 
 PIECE = 1 << 15  # numbers: two arrays and the scratch of 128 kB each stay in a core's cache
 
-_STEP = register(
-    CudaSource(
-        "average_step",
-        "elementwise",
-        in_params="float32 value, float32 rate",
-        out_params="float32 average",
-        operation="average += rate * (value - average);",
-    )
+_STEP = CudaSource(
+    "average_step",
+    "elementwise",
+    in_params="float32 value, float32 rate",
+    out_params="float32 average",
+    operation="average += rate * (value - average);",
 )
 
 

@@ -1,5 +1,6 @@
 """The sizes that a convolution is made of, whatever computes it, and where the elements of dense arrays lie."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -36,11 +37,7 @@ class Geometry:
 
 def first_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides in elements of a dense array in the order of its axes."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
+    return tuple(math.prod(shape[axis:]) for axis in range(1, len(shape) + 1))
 
 
 def last_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -202,6 +202,14 @@ def npz(path, arrays, compression=zipfile.ZIP_STORED):
     return path
 
 
+def declared_arrays(path):
+    return StoredArrays(path).declared
+
+
+def read_arrays_of(path):
+    return dict(StoredArrays(path))
+
+
 def npy(array):
     content = io.BytesIO()
     np.save(content, array, allow_pickle=True)

@@ -62,14 +62,13 @@ def _reduction(source):
         [
             _head(source),
             "    if (blockIdx.x || threadIdx.x) return;",
-            f"    {source.reduce_type} a = {source.identity};",
+            "    float a = 0;",
             "    for (long long i = 0; i < n_; ++i) {",
             *loads,
-            f"        const {source.reduce_type} b = {source.operation};",
-            f"        a = {source.reduce};",
+            f"        a += {source.operation};",
             "    }",
             f"    {kind}& {out} = {out}_[0];",
-            f"    {source.post or f'{out} = a'};",
+            f"    {out} = a;",
             "}",
         ]
     )

@@ -274,10 +274,6 @@ class Library:
         if status := getattr(self._so, name)(*arguments):
             raise OnednnError(f"{name}: status {status}")
 
-    def memory(self, descriptor: c_void_p) -> c_void_p:
-        """A memory object without data."""
-        return self.create("dnnl_memory_create", descriptor, self.engine, None)
-
     def wanted(self, primitive_descriptor: c_void_p, argument: int) -> c_void_p:
         """The layout that a primitive has chosen for an argument: a descriptor, owned by the primitive."""
         return c_void_p(self._so.dnnl_primitive_desc_query_md(primitive_descriptor, QUERY[argument], 0))
@@ -309,7 +305,8 @@ class Primitive:
         # The layouts among ``arguments`` may be the descriptor's own.
         self.descriptor = descriptor
         self._handle = dnnl.create("dnnl_primitive_create", descriptor)
-        self._memories = [dnnl.memory(layout) for layout in arguments.values()]
+        # Without data, which each run gives them.
+        self._memories = [dnnl.create("dnnl_memory_create", each, dnnl.engine, None) for each in arguments.values()]
         self._count = len(arguments)
         self._arguments = (_Argument * self._count)(*map(_Argument, arguments, self._memories))
 

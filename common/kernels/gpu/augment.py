@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.gpu.sources import CudaSource, register
+from medi2i.common.kernels.gpu.sources import CudaSource
 from medi2i.datasets.augment import OUTSIDE, Draw, Uncut, corner, quarters
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
@@ -46,37 +46,34 @@ __device__ inline double unit(unsigned int bits) { return (bits + 0.5) * (1.0 / 
 """
 STORED = ("uint8", "int16", "uint16", "int32", "float32")
 
-CLIP_SCALE = register(
-    CudaSource(
-        "clip_scale",
-        "elementwise",
-        dtypes=STORED,
-        preamble=_ROUNDED,
-        in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
-        out_params="float32 y",
-        # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
-        operation="""
+CLIP_SCALE = CudaSource(
+    "clip_scale",
+    "elementwise",
+    dtypes=STORED,
+    preamble=_ROUNDED,
+    in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
+    out_params="float32 y",
+    # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
+    operation="""
         const float value = __fadd_rn(__fmul_rn((float)stored, slope), intercept);
         const float clipped = value < lower ? lower : value > upper ? upper : value;
         y = (clipped - lower) / half - 1.0f;
     """,
-    )
 )
 
 # Pillow's bilinear transform: coordinates of pixel centres at + 0.5, corners beyond the border repeat the border.
-AFFINE = register(
-    CudaSource(
-        "affine_gather",
-        "elementwise",
-        dtypes=("float32",),
-        in_params="raw T image, raw float64 matrix, int32 channels, int32 rows, int32 columns, int32 height, "
-        "int32 width, float32 outside, bool nearest",
-        out_params="T y",
-        preamble=_ROUNDED
-        + """
+AFFINE = CudaSource(
+    "affine_gather",
+    "elementwise",
+    dtypes=("float32",),
+    in_params="raw T image, raw float64 matrix, int32 channels, int32 rows, int32 columns, int32 height, "
+    "int32 width, float32 outside, bool nearest",
+    out_params="T y",
+    preamble=_ROUNDED
+    + """
 __device__ inline int within(int k, int size) { return k < 0 ? 0 : k >= size ? size - 1 : k; }
 """,
-        operation="""
+    operation="""
         const long long plane = i / ((long long)height * width);
         const int row = (int)(i / width % height), column = (int)(i % width);
         const long long m = plane / channels * 6;
@@ -103,22 +100,19 @@ __device__ inline int within(int k, int size) { return k < 0 ? 0 : k >= size ? s
             }
         }
     """,
-    )
 )
 
-GAUSSIAN = register(
-    CudaSource(
-        "gaussian_noise",
-        "elementwise",
-        preamble=_PHILOX,
-        in_params="float32 x, float32 deviation, uint64 key",
-        out_params="float32 y",
-        operation="""
+GAUSSIAN = CudaSource(
+    "gaussian_noise",
+    "elementwise",
+    preamble=_PHILOX,
+    in_params="float32 x, float32 deviation, uint64 key",
+    out_params="float32 y",
+    operation="""
         const Four bits = philox((unsigned long long)i, 0, key);  // Box and Muller, 1958
         const double radius = sqrt(-2.0 * log(unit(bits.a)));
         y = x + deviation * (float)(radius * cos(6.283185307179586 * unit(bits.b)));
     """,
-    )
 )
 
 

@@ -176,19 +176,14 @@ class CupyMemory:
     @staticmethod
     def device() -> int:
         """Number of the current GPU."""
-        import cupy
-
-        return cupy.cuda.Device().id
+        return chainer.backends.cuda.cupy.cuda.Device().id
 
     @staticmethod
     def stream() -> int:
         """Address of the current stream."""
-        import cupy
-
-        return cupy.cuda.get_current_stream().ptr
+        return chainer.backends.cuda.cupy.cuda.get_current_stream().ptr
 
     @staticmethod
-    def address(array: Array) -> int:
+    def address(array: Any) -> int:
         """Address of the first element."""
-        pointer: Any = array.data
-        return pointer.ptr
+        return array.data.ptr

@@ -7,7 +7,7 @@ images; nothing waits for the device. Sums are made block by block in a fixed or
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
+from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource
 
 BLOCK = 256
 BLOCKS = 1024
@@ -31,11 +31,10 @@ __device__ A sign(A v) { return (A)((v > 0) - (v < 0)); }
 __device__ A over(A v, A length) { return length > 0 ? v / length : (A)0; }
 """
 
-_VARIATION = register(
-    CudaSource(
-        "variation",
-        "raw",
-        r"""
+_VARIATION = CudaSource(
+    "variation",
+    "raw",
+    r"""
 extern "C" __global__ void variation(const T* y, A* parts, A tau2, A weight_down, A weight_right, long long count,
                                      int height, int width, int root) {
     __shared__ A shared[256];
@@ -55,16 +54,14 @@ extern "C" __global__ void variation(const T* y, A* parts, A tau2, A weight_down
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 """,
-        preamble=BLOCK_SUM + _PIXEL,
-        dtypes=DTYPES,
-    )
+    preamble=BLOCK_SUM + _PIXEL,
+    dtypes=DTYPES,
 )
 
-_VARIATION_GRADIENT = register(
-    CudaSource(
-        "variation_gradient",
-        "raw",
-        r"""
+_VARIATION_GRADIENT = CudaSource(
+    "variation_gradient",
+    "raw",
+    r"""
 extern "C" __global__ void variation_gradient(const T* y, const A* g, T* gy, A tau2, A weight_down, A weight_right,
                                               long long count, int height, int width, int root) {
     const Images at = {y, height, width, root, tau2};
@@ -88,16 +85,14 @@ extern "C" __global__ void variation_gradient(const T* y, const A* g, T* gy, A t
     }
 }
 """,
-        preamble=_PIXEL,
-        dtypes=DTYPES,
-    )
+    preamble=_PIXEL,
+    dtypes=DTYPES,
 )
 
-_SUM = register(
-    CudaSource(
-        "sum_of_parts",
-        "raw",
-        r"""
+_SUM = CudaSource(
+    "sum_of_parts",
+    "raw",
+    r"""
 extern "C" __global__ void sum_of_parts(const A* parts, A* sum, int count) {
     __shared__ A shared[256];
     A own = 0;
@@ -106,30 +101,25 @@ extern "C" __global__ void sum_of_parts(const A* parts, A* sum, int count) {
     if (threadIdx.x == 0) sum[0] = own;
 }
 """,
-        preamble=BLOCK_SUM,
-    )
+    preamble=BLOCK_SUM,
 )
 
-_LEAST_SQUARES = register(
-    CudaSource(
-        "least_squares",
-        "reduction",
-        in_params="T d, float32 target, float32 weight",
-        out_params="float32 loss",
-        operation="((float)d - target) * ((float)d - target) * weight",
-        dtypes=DTYPES,
-    )
+_LEAST_SQUARES = CudaSource(
+    "least_squares",
+    "reduction",
+    in_params="T d, float32 target, float32 weight",
+    out_params="float32 loss",
+    operation="((float)d - target) * ((float)d - target) * weight",
+    dtypes=DTYPES,
 )
 
-_LEAST_SQUARES_GRADIENT = register(
-    CudaSource(
-        "least_squares_gradient",
-        "elementwise",
-        in_params="T d, float32 g, float32 target, float32 weight",
-        out_params="T gd",
-        operation="gd = T(2 * ((float)d - target) * weight * g);",
-        dtypes=DTYPES,
-    )
+_LEAST_SQUARES_GRADIENT = CudaSource(
+    "least_squares_gradient",
+    "elementwise",
+    in_params="T d, float32 g, float32 target, float32 weight",
+    out_params="T gd",
+    operation="gd = T(2 * ((float)d - target) * weight * g);",
+    dtypes=DTYPES,
 )
 
 

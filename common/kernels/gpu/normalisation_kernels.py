@@ -9,7 +9,7 @@ input gives the same bits. Float16 images have float32 statistics.
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource, register
+from medi2i.common.kernels.gpu.sources import BLOCK_SUM, CudaSource
 
 BLOCK = 256
 SLICE = 4096
@@ -42,11 +42,10 @@ struct Place {
 """
 )
 
-_MOMENTS = register(
-    CudaSource(
-        "norm_moments",
-        "raw",
-        r"""
+_MOMENTS = CudaSource(
+    "norm_moments",
+    "raw",
+    r"""
 extern "C" __global__ void norm_moments(const T* x, A* mean, A* squares, long long pixels, long long length,
                                         int slices) {
     __shared__ A shared[256];
@@ -67,17 +66,15 @@ extern "C" __global__ void norm_moments(const T* x, A* mean, A* squares, long lo
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
 # One block a group; its slices are those of ``images`` planes that lie ``channels`` planes apart.
-_COMBINE = register(
-    CudaSource(
-        "norm_combine",
-        "raw",
-        r"""
+_COMBINE = CudaSource(
+    "norm_combine",
+    "raw",
+    r"""
 extern "C" __global__ void norm_combine(const A* slice_mean, const A* slice_squares, A* mean, A* variance, A* inv_std,
                                         A eps, long long pixels, long long length, int slices, int images,
                                         int channels) {
@@ -105,16 +102,14 @@ extern "C" __global__ void norm_combine(const A* slice_mean, const A* slice_squa
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
-_APPLY = register(
-    CudaSource(
-        "norm_apply",
-        "raw",
-        r"""
+_APPLY = CudaSource(
+    "norm_apply",
+    "raw",
+    r"""
 extern "C" __global__ void norm_apply(const T* x, const A* mean, const A* inv_std, const A* gamma, const A* beta, T* y,
                                       A slope, long long pixels, long long length, int slices, int channels, int each,
                                       int affine) {
@@ -127,16 +122,14 @@ extern "C" __global__ void norm_apply(const T* x, const A* mean, const A* inv_st
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
-_SUMS = register(
-    CudaSource(
-        "norm_gradient_sums",
-        "raw",
-        r"""
+_SUMS = CudaSource(
+    "norm_gradient_sums",
+    "raw",
+    r"""
 extern "C" __global__ void norm_gradient_sums(const T* x, const T* gy, const A* mean, const A* inv_std, const A* gamma,
                                               const A* beta, A* with_x, A* plain, A slope, long long pixels,
                                               long long length, int slices, int channels, int each, int affine) {
@@ -159,16 +152,14 @@ extern "C" __global__ void norm_gradient_sums(const T* x, const T* gy, const A* 
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
-_COMBINE_SUMS = register(
-    CudaSource(
-        "norm_combine_sums",
-        "raw",
-        r"""
+_COMBINE_SUMS = CudaSource(
+    "norm_combine_sums",
+    "raw",
+    r"""
 extern "C" __global__ void norm_combine_sums(const A* slice_with_x, const A* slice_plain, A* with_x, A* plain,
                                              int slices, int images, int channels) {
     __shared__ A shared[256];
@@ -186,17 +177,15 @@ extern "C" __global__ void norm_combine_sums(const A* slice_with_x, const A* sli
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
 # With fixed statistics inv_count is 0: they take nothing of the gradient.
-_GRADIENT = register(
-    CudaSource(
-        "norm_gradient",
-        "raw",
-        r"""
+_GRADIENT = CudaSource(
+    "norm_gradient",
+    "raw",
+    r"""
 extern "C" __global__ void norm_gradient(const T* x, const T* gy, const A* mean, const A* inv_std, const A* gamma,
                                          const A* beta, const A* with_x, const A* plain, T* gx, A slope, A inv_count,
                                          long long pixels, long long length, int slices, int channels, int each,
@@ -212,22 +201,19 @@ extern "C" __global__ void norm_gradient(const T* x, const T* gy, const A* mean,
     }
 }
 """,
-        preamble=_COMMON,
-        dtypes=DTYPES,
-    )
+    preamble=_COMMON,
+    dtypes=DTYPES,
 )
 
-_RUNNING = register(
-    CudaSource(
-        "running_statistics",
-        "elementwise",
-        in_params="T new_mean, T new_variance, float64 decay, float64 adjust",
-        out_params="T mean, T variance",
-        operation="""
+_RUNNING = CudaSource(
+    "running_statistics",
+    "elementwise",
+    in_params="T new_mean, T new_variance, float64 decay, float64 adjust",
+    out_params="T mean, T variance",
+    operation="""
     mean = T(mean * decay + new_mean * (1 - decay));
     variance = T(variance * decay + new_variance * (1 - decay) * adjust);
 """,
-    )
 )
 
 

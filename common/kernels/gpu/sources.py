@@ -1,9 +1,9 @@
-"""Every CUDA source of medi2i in one registry, so that one test compiles them all and one harness runs them on the CPU.
+"""What a CUDA source of medi2i is, so that one test compiles them all and one harness runs them on the CPU.
 
-A module that has CUDA code registers it where it is imported and is named in ``MODULES``::
+A module of the kernels that has CUDA code has it as a constant::
 
-    CLIP = register(CudaSource("clip_scale", "elementwise", in_params="T x, float32 low, float32 width",
-                               out_params="T y", operation="y = T((x - low) / width);"))
+    CLIP = CudaSource("clip_scale", "elementwise", in_params="T x, float32 low, float32 width",
+                      out_params="T y", operation="y = T((x - low) / width);")
     y = CLIP(x, np.float32(0), np.float32(2))          # a CuPy array: on the GPU
 
 On NumPy arrays a source is refused, but where a test has put a harness: :func:`run_numpy_by`.
@@ -11,22 +11,13 @@ On NumPy arrays a source is refused, but where a test has put a harness: :func:`
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medi2i.common.compat import chainer
-
-MODULES = (
-    "medi2i.common.kernels.averaging",
-    "medi2i.common.kernels.gpu.augment",
-    "medi2i.common.kernels.gpu.loss_kernels",
-    "medi2i.common.kernels.gpu.normalisation_kernels",
-)
-KINDS = ("elementwise", "reduction", "raw")
 
 # Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see HALF) in raw
 # sources, which then need no header of CUDA's, and CuPy's own in elementwise ones: both convert to and from float.
@@ -74,7 +65,6 @@ __device__ A block_sum(A value, A* shared) {
 }
 """
 
-_registry: dict[str, "CudaSource"] = {}
 _harness: Any = None
 
 
@@ -85,31 +75,22 @@ class CudaSource:
     Args:
         name: of the kernel; in a raw source of its ``extern "C" __global__`` function.
         kind: "elementwise", "reduction" or "raw", as CuPy's ElementwiseKernel, ReductionKernel and RawKernel.
-        operation: the body of an elementwise kernel; the map expression of a reduction; the function of a raw source.
+        operation: the body of an elementwise kernel; what a reduction adds up, in float; the function of a raw source.
         in_params, out_params: CuPy's parameter lists, empty for a raw source. Types are those of ``C_TYPES`` or one
             name of a type of your choice (T), which the arrays decide. ``raw`` arrays are dense and read as x[k] only;
             the index is ``i``.
-        reduce, post, identity, reduce_type: of a reduction: of a and b; of a, setting the output; a number; a C++ type.
         preamble: device functions and constants before the kernel.
         dtypes: for what the tests compile and run it: the dtype that T is. In a raw source T is that type and A, in
             which sums are kept, is double for float64 and float for the others.
     """
 
     name: str
-    kind: str
+    kind: Literal["elementwise", "reduction", "raw"]
     operation: str
     in_params: str = ""
     out_params: str = ""
-    reduce: str = "a + b"
-    post: str = ""
-    identity: str = "0"
-    reduce_type: str = "float"
     preamble: str = ""
     dtypes: tuple[str, ...] = ("float32",)
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"{self.name}: kind {self.kind!r} is unknown; it can be {', '.join(KINDS)}")
 
     def definitions(self, dtype: str, half: str = HALF) -> str:
         """What comes before the code for T = ``dtype``: T and A, float16 (``half``) if it is used, and the preamble."""
@@ -141,11 +122,11 @@ class CudaSource:
             self.in_params,
             self.out_params,
             self.operation,
-            self.reduce,
-            self.post or f"{self.out_params.split()[-1]} = a",
-            self.identity,
+            "a + b",
+            f"{self.out_params.split()[-1]} = a",
+            "0",
             self.name,
-            reduce_type=self.reduce_type,
+            reduce_type="float",
             preamble=self.preamble,
         )
 
@@ -180,17 +161,3 @@ def _harness_for(source: CudaSource) -> Any:
     if _harness is None:
         raise TypeError(f"{source.name}: a CUDA source takes CuPy's arrays, not NumPy's")
     return _harness
-
-
-def register(source: CudaSource) -> CudaSource:
-    """Add ``source`` to the registry and return it. Raises ValueError for a name that is taken by another."""
-    if _registry.setdefault(source.name, source) != source:
-        raise ValueError(f"there are two CUDA sources called {source.name}")
-    return source
-
-
-def all_sources() -> list[CudaSource]:
-    """Every source of the modules in ``MODULES``, in the order of their names."""
-    for module in MODULES:
-        importlib.import_module(module)
-    return [_registry[name] for name in sorted(_registry)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cuda_harness import all_sources
 
 from medi2i.common import losses
 from medi2i.common.compat import F, chainer
@@ -13,7 +14,6 @@ from medi2i.common.kernels import (
 from medi2i.common.kernels.gpu import (
     loss_kernels,
     normalisation_kernels,
-    sources,
 )
 
 pytestmark = pytest.mark.gpu
@@ -39,7 +39,7 @@ def assert_same(found, expected, dtype):
         np.testing.assert_allclose(a.get(), b, atol=TOLERANCE[dtype] * np.abs(b).max(), rtol=0)
 
 
-@pytest.mark.parametrize("source", [s for s in sources.all_sources() if s.kind == "raw"], ids=lambda s: s.name)
+@pytest.mark.parametrize("source", [s for s in all_sources() if s.kind == "raw"], ids=lambda s: s.name)
 def test_raw_sources_compile(source):
     for dtype in source.dtypes:
         source.kernel(dtype).compile()
