@@ -16,7 +16,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.engines import ChainerEngine
 from medi2i.common.inference.graph_engines import ENGINES, installed, quiet_onnxruntime
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.kernels.cpu.threads import threads
+from medi2i.common.resources import threads
 
 SIZES = (256, 512)
 TWIN_EXPORT = "ONNX Runtime, PyTorch's export"

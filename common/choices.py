@@ -109,11 +109,6 @@ class Sampling:
         """Height and width of the output are half those of the input."""
         return self.kind in HALVING
 
-    @property
-    def doubles(self) -> bool:
-        """Height and width of the output are twice those of the input."""
-        return self.kind in DOUBLING
-
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
 HALF = "half"

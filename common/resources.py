@@ -17,6 +17,12 @@ def available_cores() -> int:
     return max(1, min(cores, cpu_quota() or cores))
 
 
+def threads() -> int:
+    """As many as OMP_NUM_THREADS says, else as there are cores for this process and its container."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) > 0 else available_cores()
+
+
 def cpu_quota(root: Path = Path("/")) -> int | None:
     """The cores' worth of CPU time that control groups allow this process, rounded up; None where they do not limit it.
 

@@ -26,9 +26,9 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.slices import Preparation, load_slice
 from medi2i.common.inference.tiling import Frame, pad_to_multiple
-from medi2i.common.kernels.cpu.threads import threads
 from medi2i.common.networks.receptive import Fitting
 from medi2i.common.outputs import naming
+from medi2i.common.resources import threads
 from medi2i.datasets.catalogue import Catalogue
 
 ENOUGH = 8  # images, for two at a time: the last one may run alone, on half of the threads

@@ -27,12 +27,12 @@ class LossEngines:
 
 
 def loss_of(
-    name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable, *constants: float
+    name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable, *constants: float | None
 ) -> chainer.Variable:
     """A scalar Variable: the loss ``name`` (of the engines' modules) of y, or ``formula``, where it is not for them.
 
     Args: formula: Variable y -> the same loss in Chainer's functions; it is also what is differentiated when a
-    gradient is to be differentiated again. constants: further arguments of the engine's functions, numbers.
+    gradient is to be differentiated again. constants: further arguments of the engine's functions.
     """
     y = chainer.as_variable(y)
     on_cpu = isinstance(y.array, np.ndarray)
@@ -51,7 +51,7 @@ class Loss(chainer.FunctionNode):
         engine: ModuleType,
         name: str,
         formula: Callable[[chainer.Variable], chainer.Variable],
-        constants: tuple[float, ...],
+        constants: tuple[float | None, ...],
     ) -> None:
         super().__init__()
         self.value, self.gradient = getattr(engine, name), getattr(engine, f"{name}_gradient")

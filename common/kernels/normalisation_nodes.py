@@ -79,13 +79,9 @@ def update_running(running_mean: Array, running_variance: Array, node: "Normalis
 
 
 def _engine(*images: Array) -> ModuleType:
-    """What computes with them; NumPy's code where oneDNN does not take them."""
+    """What computes with them; NumPy's code where oneDNN, which alone says what it ``takes``, does not take them."""
     engine = NormalisationEngines.cpu if isinstance(images[0], np.ndarray) else NormalisationEngines.gpu
-    return reference if engine is None or (_is_onednn(engine) and not engine.takes(*images)) else engine
-
-
-def _is_onednn(engine: ModuleType) -> bool:
-    return hasattr(engine, "takes")
+    return reference if engine is None or (hasattr(engine, "takes") and not engine.takes(*images)) else engine
 
 
 class Normalise(chainer.FunctionNode):
@@ -122,7 +118,7 @@ class Normalise(chainer.FunctionNode):
                 self.retain_outputs((0,))
             return (y,)
         mean, variance = self.fixed
-        if _is_onednn(engine):
+        if hasattr(engine, "takes"):
             if not chainer.config.enable_backprop:
                 return (engine.apply_fixed(x, gamma, beta, mean, variance, self.eps, self.slope, self.overwrite),)
             self.engine = reference
@@ -144,7 +140,7 @@ class Normalise(chainer.FunctionNode):
     @property
     def by_onednn(self) -> bool:
         """Whether oneDNN made the output; its backward then takes the signs of the activation from there."""
-        return self.fixed is None and _is_onednn(self.engine)
+        return self.fixed is None and hasattr(self.engine, "takes")
 
     @property
     def _needs_output(self) -> bool:

@@ -97,32 +97,28 @@ def update_running(
     running_variance += (1 - decay) * adjust * variance.reshape(-1)
 
 
-def absolute_variation(y: np.ndarray) -> np.floating:
-    """mean |dx| + mean |dy| of differences to the next row and column."""
+def variation(y: np.ndarray, tau: float | None) -> np.floating:
+    """mean sqrt(dx^2 + dy^2 + tau^2) of differences to the next row and column where both exist, (H - 1) x (W - 1).
+
+    tau None: mean |dx| + mean |dy|, each on its own grid.
+    """
     down, right = _differences(y)
-    return np.abs(down).mean() + np.abs(right).mean()
+    if tau is None:
+        return np.abs(down).mean() + np.abs(right).mean()
+    return _length(down[:, :, :, :-1], right[:, :, :-1, :], tau).mean()
 
 
-def absolute_variation_gradient(y: np.ndarray, g: float) -> np.ndarray:
-    """Gradient of ``g`` times that by y; where a difference is 0 its slope is taken as 0."""
+def variation_gradient(y: np.ndarray, tau: float | None, g: float) -> np.ndarray:
+    """Gradient of ``g`` times that by y; 0 from places where the root is 0, and of |d| where d is 0."""
     down, right = _differences(y)
     gy = np.zeros_like(y)
-    _add_down(gy, np.sign(down) * y.dtype.type(g / down.size))
-    _add_right(gy, np.sign(right) * y.dtype.type(g / right.size))
-    return gy
-
-
-def variation(y: np.ndarray, tau: float) -> np.floating:
-    """mean sqrt(dx^2 + dy^2 + tau^2) where both differences exist, (H - 1) x (W - 1)."""
-    return _length(*_both(y), tau).mean()
-
-
-def variation_gradient(y: np.ndarray, tau: float, g: float) -> np.ndarray:
-    """Gradient of ``g`` times that by y; 0 from places where the root is 0."""
-    down, right = _both(y)
+    if tau is None:
+        _add_down(gy, np.sign(down) * y.dtype.type(g / down.size))
+        _add_right(gy, np.sign(right) * y.dtype.type(g / right.size))
+        return gy
+    down, right = down[:, :, :, :-1], right[:, :, :-1, :]
     length = _length(down, right, tau)
     factor = np.divide(y.dtype.type(g / length.size), length, out=np.zeros_like(length), where=length > 0)
-    gy = np.zeros_like(y)
     _add_down(gy[:, :, :, :-1], down * factor)
     _add_right(gy[:, :, :-1, :], right * factor)
     return gy
@@ -156,11 +152,6 @@ def _slopes(v: np.ndarray, slope: float) -> np.ndarray:
 
 def _differences(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y[:, :, 1:] - y[:, :, :-1], y[:, :, :, 1:] - y[:, :, :, :-1]
-
-
-def _both(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    down, right = _differences(y)
-    return down[:, :, :, :-1], right[:, :, :-1, :]
 
 
 def _length(down: np.ndarray, right: np.ndarray, tau: float) -> np.ndarray:

@@ -13,9 +13,7 @@ PROBABILITY_FLOOR = 1e-7
 
 def channel_weight(weights: Sequence[float] | None, xp: ModuleType = np) -> Array | None:
     """The weights w_c of C channels as a float32 array (1, C, 1, 1); None stays None (all 1)."""
-    if weights is None:
-        return None
-    return xp.asarray(weights, dtype=np.float32).reshape(1, -1, 1, 1)
+    return None if weights is None else xp.asarray(weights, dtype=np.float32).reshape(1, -1, 1, 1)
 
 
 def _weighted(values: chainer.Variable, weight: Array | None) -> chainer.Variable:

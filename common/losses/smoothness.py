@@ -24,7 +24,7 @@ def total_variation(y: ArrayOrVariable, method: str, tau: float = 0.0) -> chaine
     ``sobel``: the same by 2x2 kernels over all channels together: dx and dy are sums over channels.
     """
     if method == "abs":
-        return loss_of("absolute_variation", _absolute_variation, y)
+        return loss_of("variation", _absolute_variation, y, None)
     if method == "sobel":
         y = F.sum(in_float32(y), axis=1, keepdims=True)
     elif method != "usual":
@@ -52,7 +52,7 @@ def channel_variation(y: ArrayOrVariable) -> chainer.Variable:
 def gradient_difference(x: ArrayOrVariable, y: ArrayOrVariable) -> chainer.Variable:
     """mean |dx(x) - dx(y)| + mean |dy(x) - dy(y)| with forward differences; the released ``lambda_grad``."""
     x, y = in_float32(x), in_float32(y)
-    return loss_of("absolute_variation", _absolute_variation, x - y)
+    return loss_of("variation", _absolute_variation, x - y, None)
 
 
 def gradient_consistency(x: ArrayOrVariable, y: ArrayOrVariable) -> chainer.Variable:

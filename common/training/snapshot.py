@@ -63,6 +63,7 @@ class Writer(chainer.serializer.Serializer):
         return value
 
 
+@dataclasses.dataclass(eq=False)
 class Reader(chainer.serializer.Deserializer):
     """The counterpart of Writer: gives values back, arrays in place. Raises KeyError for what is not there.
 
@@ -70,17 +71,10 @@ class Reader(chainer.serializer.Deserializer):
     check: called with {name: array} before an array is given back.
     """
 
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        path: str = "",
-        read: set[str] | None = None,
-        check: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None,
-    ) -> None:
-        self.arrays = arrays
-        self.path = path
-        self.read = set() if read is None else read
-        self.check = check
+    arrays: Mapping[str, np.ndarray]
+    path: str = ""
+    read: set[str] = dataclasses.field(default_factory=set)
+    check: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None
 
     def __getitem__(self, key: str) -> "Reader":
         return Reader(self.arrays, f"{self.path}{key.strip('/')}/", self.read, self.check)

@@ -5,7 +5,6 @@ import os
 import pytest
 
 from medi2i.common import resources
-from medi2i.common.kernels.cpu import threads
 
 
 def groups(root, membership, **files):
@@ -64,8 +63,16 @@ def test_every_count_of_threads_heeds_it(monkeypatch, quota, expected):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     resources.available_cores.cache_clear()
     try:
-        assert resources.available_cores() == threads.threads() == expected
+        assert resources.available_cores() == resources.threads() == expected
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert threads.threads() == 3
+        assert resources.threads() == 3
     finally:
         resources.available_cores.cache_clear()
+
+
+def test_threads_follow_the_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert resources.threads() == 3
+    for nonsense in ("", "many", "0"):
+        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+        assert 1 <= resources.threads() <= os.cpu_count()

@@ -10,12 +10,15 @@ threads take those of oneDNN's. And what NumPy does on one thread leaves the oth
 """
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from medi2i.common.compat import Array
-from medi2i.common.kernels.cpu import onednn, threads
+from medi2i.common.kernels.cpu import onednn
+from medi2i.common.resources import threads
 
 PLANS = 1024
 SMALLEST = 1 << 17  # numbers that are worth copying on another thread
@@ -132,5 +135,25 @@ def concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
         for x, first, last in zip(lines, edges, edges[1:], strict=False):
             target[start:stop, :, first:last] = x[start:stop]
 
-    threads.spread(copy, n * h, max(1, SMALLEST * n * h // y.size))
+    spread(copy, n * h, max(1, SMALLEST * n * h // y.size))
     return y
+
+
+@functools.cache
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
+    # One of each process: the threads of a pool do not survive a fork.
+    return ThreadPoolExecutor(count, thread_name_prefix="medi2i")
+
+
+def spread(function: Callable[[int, int], None], size: int, smallest: int) -> None:
+    """Call ``function(start, stop)`` for parts of range(size), one a thread, each of at least ``smallest``."""
+    count = min(threads(), max(1, size // smallest))
+    edges = [size * i // count for i in range(count + 1)]
+    if count == 1:
+        function(0, size)
+        return
+    pool = _pool(os.getpid(), count - 1)
+    others = [pool.submit(function, *part) for part in zip(edges[1:], edges[2:], strict=False)]
+    function(edges[0], edges[1])
+    for other in others:
+        other.result()

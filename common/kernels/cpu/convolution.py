@@ -162,7 +162,7 @@ def _narrow_forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None,
     y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)], geometry.out_shape)
     if bias is not None:
         y += bias[:, None, None]
-    return _with_channels_last(y)
+    return channels_last(y)
 
 
 def _narrow_backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -170,7 +170,7 @@ def _narrow_backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometr
     out_ch, in_ch, kh, kw = geometry.weights
     taps = np.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
     top, left = geometry.pad
-    return _with_channels_last(
+    return channels_last(
         _spread(channels_last(gy), taps, [i - top for i in range(kh)], [j - left for j in range(kw)], geometry.shape)
     )
 
@@ -235,11 +235,3 @@ def _overlap(size: int, target_size: int, by: int) -> tuple[slice, slice] | None
     """(part of the source, part of the target) where something of ``size``, moved by ``by``, meets the target."""
     first, last = max(0, by), min(target_size, size + by)
     return None if first >= last else (slice(first - by, last - by), slice(first, last))
-
-
-def _with_channels_last(y: np.ndarray) -> np.ndarray:
-    if y.shape[1] == 1:
-        return y
-    z = empty_images(y.shape)
-    z[...] = y
-    return z

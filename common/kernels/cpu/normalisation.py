@@ -17,9 +17,7 @@ SUMS, SHORT = 1024, 32  # sums for the statistics of an image, at most; pixels i
 Shape = tuple[int, ...]
 
 
-def takes(*images: np.ndarray) -> bool:
-    """Whether all are what this module computes with."""
-    return plain_images(*images)
+takes = plain_images  # what this module computes with
 
 
 @functools.lru_cache(PLANS)

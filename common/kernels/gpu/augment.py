@@ -116,17 +116,13 @@ GAUSSIAN = CudaSource(
 )
 
 
-def _on_host(array: Array) -> bool:
-    return chainer.backend.get_array_module(array) is np
-
-
 def clip_scale(stored: Array, slope: float, intercept: float, lower: float, upper: float) -> Array:
     """stored * slope + intercept, clipped to [lower, upper] (HU) and mapped to [-1, 1]: float32 of the same shape.
 
     stored: array of one of ``STORED``.
     """
     numbers = [np.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
-    if not _on_host(stored):
+    if chainer.backend.get_array_module(stored) is not np:
         return CLIP_SCALE(stored, *numbers)
     times, plus, least, most, half = numbers
     value = np.clip(stored.astype(np.float32) * times + plus, least, most)
@@ -225,7 +221,7 @@ def finish(values: Array, example: Uncut) -> Array:
 
 def gaussian(x: Array, deviation: float, key: int) -> Array:
     """x + N(0, deviation²) float32, in the unit of ``x``. key: below 2^64; the same key gives the same noise."""
-    if not _on_host(x):
+    if chainer.backend.get_array_module(x) is not np:
         return GAUSSIAN(x, np.float32(deviation), np.uint64(key))
     a, b, _, _ = philox(np.arange(x.size, dtype=np.uint64).reshape(x.shape), 0, key)
     normal = np.sqrt(-2.0 * np.log(unit(a))) * np.cos(2 * math.pi * unit(b))

@@ -123,24 +123,25 @@ _LEAST_SQUARES_GRADIENT = CudaSource(
 )
 
 
-def absolute_variation(y: Array) -> Array:
-    """See :func:`medi2i.common.kernels.reference.absolute_variation`."""
-    return _value(y, 0.0, False)
-
-
-def absolute_variation_gradient(y: Array, g: Array) -> Array:
-    """See :func:`medi2i.common.kernels.reference.absolute_variation_gradient`; g is an array ()."""
-    return _gradient(y, g, 0.0, False)
-
-
-def variation(y: Array, tau: float) -> Array:
+def variation(y: Array, tau: float | None) -> Array:
     """See :func:`medi2i.common.kernels.reference.variation`."""
-    return _value(y, tau, True)
+    xp = chainer.backend.get_array_module(y)
+    y, blocks = xp.ascontiguousarray(y), _blocks(y)
+    parts, loss = xp.empty(blocks, np.float32), xp.empty((), np.float32)
+    _VARIATION.launch((blocks,), (BLOCK,), (y, parts, *_numbers(y, tau)), y.dtype)
+    _SUM.launch((1,), (BLOCK,), (parts, loss, np.int32(blocks)), np.float32)
+    return loss
 
 
-def variation_gradient(y: Array, tau: float, g: Array) -> Array:
+def variation_gradient(y: Array, tau: float | None, g: Array) -> Array:
     """See :func:`medi2i.common.kernels.reference.variation_gradient`; g is an array ()."""
-    return _gradient(y, g, tau, True)
+    xp = chainer.backend.get_array_module(y)
+    y = xp.ascontiguousarray(y)
+    gy = xp.empty(y.shape, y.dtype)
+    _VARIATION_GRADIENT.launch(
+        (_blocks(y),), (BLOCK,), (y, g.astype(np.float32, copy=False), gy, *_numbers(y, tau)), y.dtype
+    )
+    return gy
 
 
 def least_squares(d: Array, target: float) -> Array:
@@ -153,34 +154,15 @@ def least_squares_gradient(d: Array, target: float, g: Array) -> Array:
     return _LEAST_SQUARES_GRADIENT(d, g.astype(np.float32, copy=False), np.float32(target), np.float32(1.0 / d.size))
 
 
-def _numbers(y: Array, tau: float, root: bool) -> tuple[np.generic, ...]:
-    """The last arguments of both kernels: tau2 and weights, the count, the sizes."""
+def _numbers(y: Array, tau: float | None) -> tuple[np.generic, ...]:
+    """The last arguments of both kernels: tau2 and weights, the count, the sizes, whether there is a root."""
     n, c, height, width = y.shape
     down, right = n * c * (height - 1) * width, n * c * height * (width - 1)
-    if root:
+    if tau is not None:
         down = n * c * (height - 1) * (width - 1)
-    weights = (np.float32(v) for v in (tau * tau, 1.0 / down, 1.0 / right))
-    return *weights, np.int64(y.size), np.int32(height), np.int32(width), np.int32(root)
+    weights = (np.float32(v) for v in (0.0 if tau is None else tau * tau, 1.0 / down, 1.0 / right))
+    return *weights, np.int64(y.size), np.int32(height), np.int32(width), np.int32(tau is not None)
 
 
 def _blocks(y: Array) -> int:
     return min(BLOCKS, -(-y.size // BLOCK))
-
-
-def _value(y: Array, tau: float, root: bool) -> Array:
-    xp = chainer.backend.get_array_module(y)
-    y, blocks = xp.ascontiguousarray(y), _blocks(y)
-    parts, loss = xp.empty(blocks, np.float32), xp.empty((), np.float32)
-    _VARIATION.launch((blocks,), (BLOCK,), (y, parts, *_numbers(y, tau, root)), y.dtype)
-    _SUM.launch((1,), (BLOCK,), (parts, loss, np.int32(blocks)), np.float32)
-    return loss
-
-
-def _gradient(y: Array, g: Array, tau: float, root: bool) -> Array:
-    xp = chainer.backend.get_array_module(y)
-    y = xp.ascontiguousarray(y)
-    gy = xp.empty(y.shape, y.dtype)
-    _VARIATION_GRADIENT.launch(
-        (_blocks(y),), (BLOCK,), (y, g.astype(np.float32, copy=False), gy, *_numbers(y, tau, root)), y.dtype
-    )
-    return gy

@@ -238,10 +238,6 @@ class _Grid:
         return *self.cut, np.int32(self.channels), np.int32(self.each), np.int32(affine)
 
 
-def _accumulator(dtype: np.dtype) -> np.dtype:
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-
-
 def _affine(gamma: Array | None, beta: Array | None, stand_in: Array) -> tuple[Array, Array]:
     """gamma and beta in the accumulators' dtype; an array that is never read where there are none."""
     if gamma is None or beta is None:
@@ -255,7 +251,7 @@ def forward(
     """See :func:`medi2i.common.kernels.reference.forward`."""
     xp = chainer.backend.get_array_module(x)
     x = xp.ascontiguousarray(x)
-    grid, dtype = _Grid(x.shape, each), _accumulator(x.dtype)
+    grid, dtype = _Grid(x.shape, each), np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
     parts = xp.empty(grid.blocks, dtype), xp.empty(grid.blocks, dtype)
     _MOMENTS.launch((grid.blocks,), (BLOCK,), (x, *parts, *grid.cut), x.dtype)
     mean, variance, inv_std = (xp.empty(grid.group_shape, dtype) for _ in range(3))

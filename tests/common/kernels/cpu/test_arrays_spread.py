@@ -1,19 +1,10 @@
 """Parts of a range: all of it, once, and no thread for next to nothing."""
 
-import os
 import threading
 
 import pytest
 
-from medi2i.common.kernels.cpu import threads
-
-
-def test_threads_follow_the_environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads.threads() == 3
-    for nonsense in ("", "many", "0"):
-        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
-        assert 1 <= threads.threads() <= os.cpu_count()
+from medi2i.common.kernels.cpu import arrays
 
 
 @pytest.mark.parametrize("size, smallest, parts", [(10, 3, 3), (10, 6, 1), (2, 1, 2), (0, 5, 1), (100, 1, 4)])
@@ -25,7 +16,7 @@ def test_every_number_once(monkeypatch, size, smallest, parts):
         with lock:
             seen.append((start, stop))
 
-    threads.spread(function, size, smallest)
+    arrays.spread(function, size, smallest)
     assert len(seen) == parts
     assert sorted(i for start, stop in seen for i in range(start, stop)) == list(range(size))
 
@@ -38,4 +29,4 @@ def test_what_goes_wrong_in_a_part_is_raised(monkeypatch):
             raise ValueError("second half")
 
     with pytest.raises(ValueError, match="second half"):
-        threads.spread(function, 10, 1)
+        arrays.spread(function, 10, 1)
