@@ -29,14 +29,13 @@ class Job:
     """One input of the network and what becomes of its result.
 
     load() -> (C, H, W) float32, in a reading thread; a UserError or OSError means that this job is skipped.
-    collect(y (C', H, W) or None) -> what is ready to be written now: callables, run in writing threads. It is called in
-    order and from one thread; None says that the job was skipped. ``skipped(error)`` is told why: NoResult where the
-    network raised a UserError or MemoryError. size: bytes, about, that it takes from its reading until it is written.
+    collect(y (C', H, W)) -> what is ready to be written now: callables, run in writing threads. It is called in order
+    and from one thread, with an error in place of y where the job was skipped: NoResult where the network raised a
+    UserError or MemoryError. size: bytes, about, that it takes from its reading until it is written.
     """
 
     load: Callable[[], np.ndarray]
-    collect: Callable[[np.ndarray | None], list[Callable[[], None]]]
-    skipped: Callable[[Exception], None]
+    collect: Callable[[np.ndarray | Exception], list[Callable[[], None]]]
     size: int = 0
 
 
@@ -121,9 +120,7 @@ def run(
 
     def collected(jobs: list[Job], results: list[np.ndarray | NoResult]) -> None:
         for job, y in zip(jobs, results, strict=True):
-            if isinstance(y, NoResult):
-                job.skipped(y)
-            write(job.collect(None if isinstance(y, NoResult) else y), job.size)
+            write(job.collect(y), job.size)
 
     try:
         for job, future in ahead():
@@ -135,8 +132,7 @@ def run(
             except (UserError, OSError) as error:
                 flush()
                 collect(0)  # in order
-                job.skipped(error)
-                write(job.collect(None), job.size)
+                write(job.collect(error), job.size)
                 continue
             if batch and batch[0][1].shape != x.shape:
                 flush()
@@ -219,8 +215,10 @@ def jobs(
     def job_of(number: int, members: list[int], places: dict[int, int]) -> Job:
         own: dict[int, Slice] = {}
 
-        def collect(y: np.ndarray | None) -> list[Callable[[], None]]:
-            parts = [] if y is None else _parts(y, size)
+        def collect(y: np.ndarray | Exception) -> list[Callable[[], None]]:
+            if isinstance(y, Exception):
+                errors.update(dict.fromkeys(places.values(), y))
+            parts = [] if isinstance(y, Exception) else _parts(y, size)
             for place, index in places.items() if parts else ():
                 if index in sums:
                     total, so_far = sums[index]
@@ -239,10 +237,7 @@ def jobs(
                 ready.append(deliver(index, y, went_in.pop(index)))
             return ready
 
-        def skipped(error: Exception) -> None:
-            errors.update(dict.fromkeys(places.values(), error))
-
-        return Job(lambda: _stacked(cache, members, own), collect, skipped, sum(map(cache.size, members)))
+        return Job(lambda: _stacked(cache, members, own), collect, sum(map(cache.size, members)))
 
     for number, (members, places) in enumerate(stacks):
         yield job_of(number, members, places)

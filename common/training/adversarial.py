@@ -252,7 +252,7 @@ class HistoryPool:
     def _exchange(self, image: Array) -> Array:
         if len(self.images) < self.size:
             self.images.append(image.copy())
-        elif self.size and self.random.coin():
+        elif self.size and self.random.integer(2):
             place = self.random.integer(self.size)
             image, self.images[place] = self.images[place], image.copy()
         return image
@@ -261,7 +261,7 @@ class HistoryPool:
         """``count`` different images of the pool as a batch; ValueError where it has fewer."""
         if count > len(self.images):
             raise ValueError(f"{count} images asked of a pool that holds {len(self.images)}")
-        chosen = [self.images[i] for i in self.random.choice(len(self.images), count)]
+        chosen = [self.images[i] for i in self.random.generator.permutation(len(self.images))[:count]]
         return chainer.backend.get_array_module(chosen[0]).stack(chosen)
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:

@@ -147,7 +147,7 @@ class Best(chainer.training.Extension):
         updater = trainer.updater
         if not self.ending.epoch_over(updater):
             return
-        value = scalar(trainer.observation[self.metric])
+        value = float(chainer.as_array(trainer.observation[self.metric]))
         better = math.isfinite(value) and (
             self.value is None or (value > self.value if self.larger else value < self.value)
         )
@@ -175,16 +175,12 @@ class Best(chainer.training.Extension):
         self.epoch, self.value = serialize_json(serializer, "best", [self.epoch, self.value])
 
 
-def scalar(value: Any) -> float:
-    """A reported value (Variable, array of one element on any device, number) as a Python float."""
-    if isinstance(value, chainer.Variable):
-        value = value.array
-    return float(value)
-
-
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """The dict ``values`` with every entry as a Python float. Those on a GPU come in one copy, with one wait."""
-    arrays = {name: value.array if isinstance(value, chainer.Variable) else value for name, value in values.items()}
+    """The dict ``values`` (Variables, arrays of one element on any device, numbers) with every entry as a Python float.
+
+    Those on a GPU come in one copy, with one wait.
+    """
+    arrays = {name: chainer.as_array(value) for name, value in values.items()}
     far = [name for name, array in arrays.items() if chainer.backend.get_array_module(array) is not np]
     if far:
         xp = chainer.backend.get_array_module(arrays[far[0]])

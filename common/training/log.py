@@ -17,7 +17,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.json_files import parse_json
 from medi2i.common.outputs import append_text, csv_text, write_text
-from medi2i.common.training.ending import Ending, scalar, scalars
+from medi2i.common.training.ending import Ending, scalars
 from medi2i.common.training.snapshot import serialize_json
 
 FIRST = ("epoch", "iteration", "elapsed_time")
@@ -66,8 +66,7 @@ class Log(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in trainer.observation.items():
-            if isinstance(value, chainer.Variable):
-                value = value.array
+            value = chainer.as_array(value)
             total, count = self._sums.get(name, (0.0, 0))
             on_gpu = isinstance(value, chainer.backends.cuda.ndarray)
             self._sums[name] = (total + (value if on_gpu else float(value)), count + 1)
@@ -102,7 +101,7 @@ class Log(chainer.training.Extension):
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the number of lines and the sums since the last of them."""
-        sums = {name: [scalar(total), count] for name, (total, count) in self._sums.items()}
+        sums = {name: [float(total), count] for name, (total, count) in self._sums.items()}
         self.lines, sums = serialize_json(serializer, "log", [self.lines, sums])
         self._sums = {name: (total, count) for name, (total, count) in sums.items()}
 

@@ -40,17 +40,9 @@ class RandomState:
         if self.xp is not np:
             self.xp.random.seed(self.integer(2**32))
 
-    def coin(self) -> bool:
-        """True or False, with probability 1/2 each."""
-        return bool(self.generator.integers(2))
-
     def integer(self, below: int) -> int:
         """A whole number 0 <= n < below."""
         return int(self.generator.integers(below))
-
-    def choice(self, below: int, count: int) -> list[int]:
-        """``count`` different whole numbers 0 <= n < below, in random order, as a list."""
-        return [int(n) for n in self.generator.permutation(below)[:count]]
 
     def normal(self, sd: float) -> float:
         """One number from N(0, sd), a Python float. No draw is made for sd 0."""

@@ -21,7 +21,6 @@ class Log:
             Job(
                 lambda i=i: self.load(i, i in bad, i in wide),
                 lambda y, i=i: self.collect(i, y),
-                lambda error, i=i: self.reasons.append((i, str(error))),
             )
             for i in range(count)
         ]
@@ -33,8 +32,10 @@ class Log:
         return np.full((1, 2, 5 if wide else 3), i, np.float32)
 
     def collect(self, i, y):
-        self.collected.append((i, None if y is None else float(y.mean())))
-        return [] if y is None else [lambda: self.write(i)]
+        if isinstance(y, Exception):
+            self.reasons.append((i, str(y)))
+        self.collected.append((i, None if isinstance(y, Exception) else float(y.mean())))
+        return [] if isinstance(y, Exception) else [lambda: self.write(i)]
 
     def write(self, i):
         with self.lock:
@@ -75,7 +76,7 @@ def test_an_error_while_writing_is_raised():
     def write():
         raise PermissionError("disk is read-only")
 
-    job = Job(lambda: np.zeros((1, 2, 2), np.float32), lambda y: [write], lambda error: None)
+    job = Job(lambda: np.zeros((1, 2, 2), np.float32), lambda y: [write])
     with pytest.raises(PermissionError):
         run([job] * 3, lambda x: x, batch_size=1, workers=1)
 
@@ -94,7 +95,7 @@ def test_reading_goes_on_while_the_network_runs():
         states.append(len(loaded))
         return x
 
-    run([Job(lambda i=i: load(i), lambda y: [], lambda e: None) for i in range(6)], network, batch_size=1, workers=2)
+    run([Job(lambda i=i: load(i), lambda y: []) for i in range(6)], network, batch_size=1, workers=2)
     assert states[0] >= 3 and states[1] >= 4
 
 
@@ -144,7 +145,7 @@ class Tally:
     def __init__(self, sizes):
         self.lock, self.now, self.most, self.written = threading.Lock(), 0, 0, []
         self.jobs = [
-            Job(lambda i=i: self.load(sizes[i], i), lambda y, i=i: [lambda: self.write(sizes[i], i)], print, sizes[i])
+            Job(lambda i=i: self.load(sizes[i], i), lambda y, i=i: [lambda: self.write(sizes[i], i)], sizes[i])
             for i in range(len(sizes))
         ]
 
@@ -186,5 +187,5 @@ def test_small_images_are_read_ahead_all_the_same():
                 assert read.acquire(timeout=20)
         return x
 
-    run([Job(load, lambda y: [], print, 1000)] * 9, network, batch_size=1, workers=3)
+    run([Job(load, lambda y: [], 1000)] * 9, network, batch_size=1, workers=3)
     assert begun.is_set()
