@@ -6,6 +6,7 @@ where it can be seen that the process is gone; of another machine that cannot be
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -21,9 +22,6 @@ from typing import Any
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.json_files import read_json
 from medi2i.common.outputs import naming, runs, take_name, unfinished, write_text
-
-if sys.platform != "win32":
-    import fcntl
 
 WHOLE = ".medi2i.lock"
 _ANY = ".medi2i*.lock"
@@ -195,9 +193,8 @@ def _remove(path: Path, owner: Owner) -> bool:
     """Remove the lock of ``owner``. Whether it was this call that did it: of several who try, one succeeds."""
     try:
         with open(path, "rb") as file:
-            if sys.platform != "win32":
-                with contextlib.suppress(OSError):  # some network file systems have no such locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # some network file systems have no such locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             same = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino and _owner(path) == owner
             if same:
                 path.unlink()

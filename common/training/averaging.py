@@ -10,6 +10,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, L, chainer
 from medi2i.common.kernels.averaging import step_towards
+from medi2i.common.training.distributed import named_arrays
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.validation import inference_mode
 from medi2i.datasets.paired import PairedDataset
@@ -73,19 +74,13 @@ class WeightAverage(chainer.training.Extension):
     def _arrays(self) -> Iterator[tuple[str, Array, Array]]:
         """(key, what is averaged, the averaged network's array) of every weight and every array that is saved."""
         for name, link, averaged in self._pairs:
-            others = dict(averaged.namedparams())
-            for path, param in sorted(link.namedparams()):
-                other = others[path]
-                if other.array is None and param.array is not None:
-                    other.initialize(param.shape)
-                if param.array is not None:
-                    yield name + path, _master(param), other.array
-            others = dict(averaged.namedlinks())
-            for path, part in sorted(link.namedlinks()):
-                for key in sorted(part._persistent):
-                    value = getattr(part, key)
-                    if isinstance(value, chainer.get_array_types()):
-                        yield f"{name}{path}/{key}", value, getattr(others[path], key)
+            params, others = dict(link.namedparams()), dict(averaged.namedparams())
+            for path, param in params.items():
+                if others[path].array is None and param.array is not None:
+                    others[path].initialize(param.shape)
+            shown = dict(named_arrays(averaged))
+            for path, value in named_arrays(link):
+                yield name + path, _master(params[path]) if path in params else value, shown[path]
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Save or restore the averages and how many updates they are of."""

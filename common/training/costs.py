@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +16,6 @@ from medi2i.common.training.log import duration, rewrite_rows
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]  # every use asks for it
 
 SHOWN_ERRORS = 10
 MIB = 2**20
@@ -122,8 +118,6 @@ def _timed(function: Callable[[], object]) -> float:
 
 
 def _peak() -> int:
-    if resource is None:
-        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

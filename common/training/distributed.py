@@ -122,7 +122,7 @@ class Ranks:
         """``optimizers`` (name -> optimizer, set up on weights that are there) for this many ranks."""
         if self.communicator is None:
             return optimizers
-        arrays = [array for optimizer in optimizers.values() for array in _arrays(optimizer.target)]
+        arrays = [array for optimizer in optimizers.values() for _, array in named_arrays(optimizer.target)]
         values = self.agreed([chainer.backends.cuda.to_cpu(array) for array in arrays] if self.first else None)
         for array, value in zip(arrays, values, strict=True):
             array[...] = chainer.backend.get_array_module(array).asarray(value)
@@ -184,12 +184,12 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _arrays(link: chainer.Link) -> Iterator[Array]:
-    """Every weight and saved array of a link, in an order that all ranks have."""
-    yield from (param.array for _, param in sorted(link.namedparams()))
-    for _, part in sorted(link.namedlinks()):
+def named_arrays(link: chainer.Link) -> Iterator[tuple[str, Array]]:
+    """(name, array) of every weight that is there and every saved array of a link, in an order that all ranks have."""
+    yield from ((path, param.array) for path, param in sorted(link.namedparams()) if param.array is not None)
+    for path, part in sorted(link.namedlinks()):
         yield from (
-            value
+            (f"{path}/{key}", value)
             for key in sorted(part._persistent)
             if isinstance(value := getattr(part, key), chainer.get_array_types())
         )

@@ -189,10 +189,6 @@ def scalars(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(array) for name, array in arrays.items()}
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none; nohup has it ignored
-
-
 class SignalWatch:
     """A context in which SIGINT, SIGTERM and SIGHUP set ``received`` (a signal.Signals, else None) and end nothing.
 
@@ -207,9 +203,9 @@ class SignalWatch:
 
     def __enter__(self) -> "SignalWatch":
         if threading.current_thread() is threading.main_thread():
-            numbers = [*SIGNALS]
-            if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
-                numbers.append(HANGUP)
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+                numbers.append(signal.SIGHUP)
             self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
