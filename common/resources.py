@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,14 +88,10 @@ class Launched:
     launcher: str
 
 
-def launched(environment: Mapping[str, str] | None = None) -> Launched | None:
-    """What the launcher says of this process; None for a process that stands alone.
-
-    environment: default: that of this process.
-    """
-    environment = os.environ if environment is None else environment
+def launched() -> Launched | None:
+    """What the launcher says of this process; None for a process that stands alone."""
     for launcher, names in LAUNCHERS.items():
-        rank, size, local = (_number(environment.get(name)) for name in names)
+        rank, size, local = (_number(os.environ.get(name)) for name in names)
         if rank is not None and size is not None:
             return Launched(rank, size, local, launcher) if size > 1 else None
     return None

@@ -1,8 +1,10 @@
 """One of several processes, or alone: as the launchers say it."""
 
+import itertools
+
 import pytest
 
-from medi2i.common.resources import Launched, launched
+from medi2i.common.resources import LAUNCHERS, Launched, launched
 
 
 @pytest.mark.parametrize(
@@ -26,13 +28,9 @@ from medi2i.common.resources import Launched, launched
         ({"PMI_RANK": "", "PMI_SIZE": "x"}, None),
     ],
 )
-def test_rank_and_size(environment, expected):
-    assert launched(environment) == expected
-
-
-def test_its_own_environment_is_the_default(monkeypatch):
-    monkeypatch.setenv("PMI_RANK", "6")
-    monkeypatch.setenv("PMI_SIZE", "7")
-    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
-    monkeypatch.delenv("MPI_LOCALRANKID", raising=False)
-    assert launched() == Launched(6, 7, None, "mpiexec")
+def test_rank_and_size(environment, expected, monkeypatch):
+    for name in itertools.chain.from_iterable(LAUNCHERS.values()):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched() == expected

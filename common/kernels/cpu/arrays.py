@@ -152,8 +152,4 @@ def spread(function: Callable[[int, int], None], size: int, smallest: int) -> No
     if count == 1:
         function(0, size)
         return
-    pool = _pool(os.getpid(), count - 1)
-    others = [pool.submit(function, *part) for part in zip(edges[1:], edges[2:], strict=False)]
-    function(edges[0], edges[1])
-    for other in others:
-        other.result()
+    list(_pool(os.getpid(), count).map(function, edges[:-1], edges[1:]))

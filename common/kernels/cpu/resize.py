@@ -68,35 +68,25 @@ def resize(x: np.ndarray, out_size: tuple[int, ...], mode: str, align_corners: b
     """(N, C, H, W) -> (N, C, H', W'), ``out_size`` being (H', W')."""
     n, c, h, w = x.shape
     out_h, out_w = out_size
-    wide = empty_images((n, c, h, out_w))
-    y = empty_images((n, c, out_h, out_w))
-    _two_products(
-        _bands(out_w, w, mode, align_corners, False, n * h, c),
-        _bands(out_h, h, mode, align_corners, False, n, out_w * c),
-        channels_last(x),
-        wide,
-        y,
-    )
-    return y
+    columns = _bands(out_w, w, mode, align_corners, False, n * h, c)
+    rows = _bands(out_h, h, mode, align_corners, False, n, out_w * c)
+    return _two_products(columns, rows, x, (n, c, h, out_w), (n, c, out_h, out_w))
 
 
 def resize_backward(gy: np.ndarray, size: tuple[int, ...], mode: str, align_corners: bool = False) -> np.ndarray:
     """The gradient by the input of :func:`resize`: (N, C, H', W') -> (N, C, H, W), ``size`` being (H, W)."""
     n, c, out_h, out_w = gy.shape
     h, w = size
-    wide = empty_images((n, c, h, out_w))
-    gx = empty_images((n, c, h, w))
-    _two_products(
-        _bands(out_h, h, mode, align_corners, True, n, out_w * c),
-        _bands(out_w, w, mode, align_corners, True, n * h, c),
-        channels_last(gy),
-        wide,
-        gx,
-    )
-    return gx
+    rows = _bands(out_h, h, mode, align_corners, True, n, out_w * c)
+    columns = _bands(out_w, w, mode, align_corners, True, n * h, c)
+    return _two_products(rows, columns, gy, (n, c, h, out_w), (n, c, h, w))
 
 
-def _two_products(first: _Bands, second: _Bands, source: np.ndarray, middle: np.ndarray, target: np.ndarray) -> None:
+def _two_products(
+    first: _Bands, second: _Bands, source: np.ndarray, middle_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    source, middle, target = channels_last(source), empty_images(middle_shape), empty_images(shape)
     with onednn.loaded().lock:
         first.run(source.ctypes.data, middle.ctypes.data)
         second.run(middle.ctypes.data, target.ctypes.data)
+    return target
