@@ -46,8 +46,7 @@ def normalise(
     Returns the Variable and the function node, which has ``mean`` and ``variance`` (N, C, 1, 1) or (1, C, 1, 1).
     """
     node = Normalise(eps, slope, each)
-    (y,) = node.apply((x,) if gamma is None else (x, gamma, beta))
-    return y, node
+    return node.apply((x,) if gamma is None else (x, gamma, beta))[0], node
 
 
 def normalise_fixed(
@@ -65,8 +64,7 @@ def normalise_fixed(
     ``overwrite``: nothing else needs ``x``, whose memory the result may take where no graph is made.
     """
     node = Normalise(eps, slope, False, (mean, variance), overwrite)
-    (y,) = node.apply((x,) if gamma is None else (x, gamma, beta))
-    return y
+    return node.apply((x,) if gamma is None else (x, gamma, beta))[0]
 
 
 def update_running(running_mean: Array, running_variance: Array, node: "Normalise", x: Array, decay: float) -> None:

@@ -50,10 +50,7 @@ def multiscale_dissimilarity(y: ArrayOrVariable, t: ArrayOrVariable) -> chainer.
 
 def scales(side: int) -> int:
     """How many of the five scales fit images whose shorter side is ``side`` pixels, at least 1."""
-    count = 1
-    while count < len(SCALE_WEIGHTS) and side >> count >= WIDTH:
-        count += 1
-    return count
+    return 1 + sum(side >> halvings >= WIDTH for halvings in range(1, len(SCALE_WEIGHTS)))
 
 
 def _images(y: ArrayOrVariable, t: ArrayOrVariable) -> tuple[chainer.Variable, chainer.Variable]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import resource
 import sys
 import time
@@ -59,10 +60,7 @@ def check(
         validation = _timed(lambda: measure(first_batch)) * len(batches(measure.count, options.batch_size))
     iterator = updater.get_iterator("main")
     per_epoch = iterator.per_epoch / iterator.examples_per_update
-    iterations = options.epoch * per_epoch
-    limit = getattr(options, "iteration", None)
-    if limit is not None:
-        iterations = min(iterations, limit)
+    iterations = min(options.epoch * per_epoch, getattr(options, "iteration", None) or math.inf)
     seconds = iterations * update + iterations / per_epoch * validation
     print(f"{'update':<12} {update:.3g} s; validation {validation:.3g} s each epoch")
     if options.minutes is not None:

@@ -203,7 +203,12 @@ def joined(name: str | None) -> Iterator[Ranks]:
     than the first print nothing on stdout and no warnings. Raises UserError where MPI or the communicator is missing.
     """
     if name is None:
-        _refuse_strangers()
+        started = launched()
+        if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
+            raise UserError(
+                f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
+                f"--communicator {' or '.join(COMMUNICATORS)} makes one training of them"
+            )
         yield ALONE
         return
     ranks = Ranks(_create(name), name)
@@ -219,15 +224,6 @@ def joined(name: str | None) -> Iterator[Ranks]:
             yield ranks
         except (Exception, KeyboardInterrupt) as error:
             _abort(ranks, error)
-
-
-def _refuse_strangers() -> None:
-    started = launched()
-    if started is not None and started.launcher != "srun":  # which also starts sweeps of trainings that are apart
-        raise UserError(
-            f"--communicator: mpiexec started {started.size} processes that know nothing of each other; "
-            f"--communicator {' or '.join(COMMUNICATORS)} makes one training of them"
-        )
 
 
 def _create(name: str) -> Any:

@@ -26,12 +26,13 @@ class RandomState:
     """
 
     def __init__(self, seed: int, xp: ModuleType = np, rank: int = 0) -> None:
-        self.generator = np.random.Generator(np.random.PCG64(_entropy(seed, rank) if rank else seed))
+        self.generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(rank,)) if rank else seed)
         self.xp = xp
 
     def restart(self, seed: int, rank: int, iteration: int) -> None:
         """Begin anew as ``rank`` of a training that is at ``iteration``, where that rank has no state to go on from."""
-        self.generator.bit_generator.state = np.random.PCG64(_entropy(seed, rank, iteration)).state
+        seeds = np.random.SeedSequence(seed, spawn_key=(rank, iteration))
+        self.generator.bit_generator.state = np.random.PCG64(seeds).state
         self.seed_global()
 
     def seed_global(self) -> None:
@@ -81,10 +82,6 @@ class RandomState:
         np.random.set_state(("MT19937", keys, position, has_gauss, float(serializer("numpy_gauss", None))))
         if self.xp is not np:
             self.xp.random.seed(int(serializer("device_seed", None)))
-
-
-def _entropy(seed: int, *stream: int) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=stream)
 
 
 def _generator_words(generator: np.random.Generator) -> np.ndarray:

@@ -70,9 +70,8 @@ class RunFolder:
     def open(cls, path: str | Path, options: AnyTraining, command_line: Sequence[str]) -> "RunFolder":
         """The existing folder of a run, whose ``args`` become ``options``."""
         run = cls(path, resumed=True)
-        for folder in (run.plots, run.vis, run.snapshots):
-            folder.mkdir(exist_ok=True)
         for folder in (run.path, run.plots, run.vis, run.snapshots):
+            folder.mkdir(exist_ok=True)
             clear_unfinished(folder)
         save_args(options, run.path / "args")
         append_text(run.path / "command.txt", shlex.join(command_line) + "\n")

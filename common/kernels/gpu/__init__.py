@@ -1,1 +1,1 @@
-"""CUDA kernels and cuDNN: what is computed with on a GPU. Every kernel is a source in one registry (``sources``)."""
+"""CUDA kernels and cuDNN: what is computed with on a GPU. Every kernel is a ``sources.CudaSource``."""
