@@ -1,6 +1,7 @@
 """What a training costs: ``--check`` says so before, by a rehearsal; ``--profile`` afterwards, where the time went."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import resource
@@ -124,6 +125,7 @@ OFF = contextlib.nullcontext
 """What stands in for a Profile where nobody asked for one: OFF(phase) does not even look at the clock."""
 
 
+@dataclasses.dataclass(eq=False)
 class Profile:
     """Seconds and number of times of each phase. Phases nest, and the inner one alone gets the time: they add up.
 
@@ -131,15 +133,12 @@ class Profile:
     waits for the device, since a GPU works on behind the program's back. A profiled GPU run is slower for it.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, synchronise: Callable[[], None] | None = None
-    ) -> None:
-        self.seconds: dict[str, float] = {}
-        self.times: dict[str, int] = {}
-        self._clock = clock
-        self._synchronise = synchronise
-        self._phases = [REST]
-        self._since: float | None = None
+    clock: Callable[[], float] = time.perf_counter
+    synchronise: Callable[[], None] | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict, init=False)
+    times: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+    _phases: list[str] = dataclasses.field(default_factory=lambda: [REST], init=False)
+    _since: float | None = dataclasses.field(default=None, init=False)
 
     def start(self) -> None:
         """The time begins; before it, nothing counts."""
@@ -163,9 +162,9 @@ class Profile:
         return sum(self.seconds.values())
 
     def _now(self) -> float:
-        if self._synchronise is not None:
-            self._synchronise()
-        return self._clock()
+        if self.synchronise is not None:
+            self.synchronise()
+        return self.clock()
 
     def _look(self) -> None:
         if self._since is not None:
@@ -193,12 +192,12 @@ def profile_of(options: AnyTraining, device: chainer.backend.Device | None) -> P
     return Profile(synchronise=chainer.backends.cuda.Stream.null.synchronize)
 
 
+@dataclasses.dataclass(eq=False)
 class Timed:
     """``extension`` as one phase of ``profile``; for the trainer and its snapshots it is the extension itself."""
 
-    def __init__(self, extension: chainer.training.Extension, profile: Profile) -> None:
-        self.extension = extension
-        self.profile = profile
+    extension: chainer.training.Extension
+    profile: Profile
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         with self.profile(getattr(self.extension, "phase", LOG)):

@@ -268,15 +268,15 @@ def summary_writer() -> type:
 COLUMNS = ("epoch", "iteration", "parameter", "mean", "sd", "smallest", "largest", "gradient_norm")
 
 
+@dataclasses.dataclass(eq=False)
 class ParameterStatistics(chainer.training.Extension):
     """Appends one row for each parameter to the CSV file ``path`` at the end of each epoch.
 
     networks: dict name -> link. ``gradient_norm`` is that of the last update (empty where there was none).
     """
 
-    def __init__(self, networks: Mapping[str, chainer.Link], path: str | Path) -> None:
-        self.networks = networks
-        self.path = Path(path)
+    networks: Mapping[str, chainer.Link]
+    path: Path
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: drop rows that a resumed run writes again."""

@@ -265,18 +265,17 @@ def missing_states_allowed(optimizers: Iterable[chainer.Optimizer]) -> Iterator[
         (name, param.update_rule)
         for optimizer in optimizers
         for name, param in optimizer.target.namedparams()
-        if param.update_rule is not None
+        if param.update_rule is not None and param.update_rule.enabled
     ]
-    enabled = [rule.enabled for _, rule in rules]
     for _, rule in rules:
         rule.enabled = False
     try:
         yield
     finally:
-        for (_, rule), was in zip(rules, enabled, strict=True):
-            rule.enabled = was
+        for _, rule in rules:
+            rule.enabled = True
     for name, rule in rules:
-        if rule.enabled and rule.t > 0 and rule.state is None:
+        if rule.t > 0 and rule.state is None:
             raise ValueError(f"the optimizer's state of {name} is missing")
 
 

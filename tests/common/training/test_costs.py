@@ -75,9 +75,9 @@ def test_the_device_is_waited_for_before_each_look(clock):
 
 
 def test_on_the_cpu_nothing_is_waited_for():
-    assert costs.profile_of(PairedOptions(profile=True), None)._synchronise is None
+    assert costs.profile_of(PairedOptions(profile=True), None).synchronise is None
     assert costs.profile_of(PairedOptions(), None) is costs.OFF
-    assert costs.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy"))._synchronise is None
+    assert costs.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy")).synchronise is None
 
 
 def test_unasked_nothing_looks_at_the_clock(monkeypatch):
