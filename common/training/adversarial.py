@@ -283,18 +283,9 @@ class PinnedConverter(chainer.dataset.Converter):
     A buffer is filled anew only once its last copy is done; with two of them that is a wait for a copy of the batch
     before last. The copy runs on the current stream: what is computed next waits for it, the CPU does not.
     Images that come uncut (``datasets.augment.Uncut``) are copied one by one and finished on the device, be it the CPU.
-
-    pinned, event, stream: functions that give a pinned NumPy array of (shape, dtype), an event, and the current
-    stream; for tests.
     """
 
-    def __init__(
-        self, pinned: Callable | None = None, event: Callable | None = None, stream: Callable | None = None
-    ) -> None:
-        cuda = chainer.backends.cuda
-        self._pinned = pinned or _pinned
-        self._event = event or (lambda: cuda.cupy.cuda.Event(disable_timing=True))
-        self._stream = stream or (lambda: cuda.cupy.cuda.get_current_stream())
+    def __init__(self) -> None:
         self._buffers: dict[tuple[int, Any], tuple[np.ndarray, Any]] = {}
         self._turn = 0
 
@@ -321,16 +312,16 @@ class PinnedConverter(chainer.dataset.Converter):
 
     def _copy(self, place: Any, arrays: Sequence[np.ndarray], xp: ModuleType) -> Array:
         shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
-        key = self._turn, place
+        key, cuda = (self._turn, place), chainer.backends.cuda.cupy.cuda
         buffer, copied = self._buffers.get(key, (None, None))
         if copied is not None:
             copied.synchronize()
         if buffer is None or copied is None or buffer.shape != shape or buffer.dtype != dtype:
-            buffer, copied = self._pinned(shape, dtype), self._event()
+            buffer, copied = _pinned(shape, dtype), cuda.Event(disable_timing=True)
             self._buffers[key] = buffer, copied
         np.stack(arrays, out=buffer)
         result = xp.empty(shape, dtype)
-        result.set(buffer, stream=self._stream())  # without a stream, CuPy may wait for the copy
+        result.set(buffer, stream=cuda.get_current_stream())  # without a stream, CuPy may wait for the copy
         copied.record()
         return result
 

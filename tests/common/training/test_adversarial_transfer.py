@@ -48,13 +48,17 @@ def late(monkeypatch):
         buffers.append(np.full(shape, -7, dtype))
         return buffers[-1]
 
-    def event():
+    def event(disable_timing):
+        assert disable_timing
         events.append(Event(pending))
         return events[-1]
 
     xp = types.SimpleNamespace(empty=lambda shape, dtype: LateArray(shape, dtype, pending))
     monkeypatch.setattr(chainer, "using_device", lambda device: chainer.using_config("train", True))
-    return PinnedConverter(pinned, event, lambda: "current"), types.SimpleNamespace(xp=xp), buffers, events
+    cuda = types.SimpleNamespace(Event=event, get_current_stream=lambda: "current")
+    monkeypatch.setattr(chainer.backends.cuda, "cupy", types.SimpleNamespace(cuda=cuda), raising=False)
+    monkeypatch.setattr(adversarial, "_pinned", pinned)
+    return PinnedConverter(), types.SimpleNamespace(xp=xp), buffers, events
 
 
 def examples(number):
