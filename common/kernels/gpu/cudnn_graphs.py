@@ -21,13 +21,11 @@ class CudnnConvolutions:
     Args:
         cudnn: the module ``cudnn``.
         tf32: whether float32 products may be of rounded factors (10 bits), which tensor cores are quick at.
-        memory: on which device and stream the arrays are; for tests.
     """
 
-    def __init__(self, cudnn: Any, tf32: bool = False, memory: "CupyMemory | None" = None) -> None:
+    def __init__(self, cudnn: Any, tf32: bool = False) -> None:
         self.cudnn = cudnn
         self.tf32 = tf32
-        self.memory = memory or CupyMemory()
         self._refusals = (RuntimeError, ValueError, TypeError, AttributeError, cudnn.cudnnGraphNotSupportedError)
         self._handles: dict[int, Any] = {}
         self._plans: dict[tuple, tuple | None] = {}
@@ -58,7 +56,7 @@ class CudnnConvolutions:
         inputs = {name: xp.ascontiguousarray(array) for name, array in inputs.items()}
         dtype = next(iter(inputs.values())).dtype
         deterministic = bool(chainer.config.cudnn_deterministic)
-        key = (self.memory.device(), kind, geometry, dtype.name, deterministic)
+        key = (_device(), kind, geometry, dtype.name, deterministic)
         if key not in self._plans:
             self._plans[key] = self._plan(kind, geometry, shape, dtype.name, deterministic, inputs)
         plan = self._plans[key]
@@ -68,11 +66,10 @@ class CudnnConvolutions:
         out = xp.empty(shape, dtype)
         workspace = xp.empty(max(size, 1), xp.uint8)
         handle = self._handle()
-        self.cudnn.set_stream(handle, self.memory.stream())
-        address = self.memory.address
+        self.cudnn.set_stream(handle, _stream())
         graph.execute(
-            {**{tensors[name]: address(array) for name, array in inputs.items()}, result: address(out)},
-            address(workspace),
+            {**{tensors[name]: _address(array) for name, array in inputs.items()}, result: _address(out)},
+            _address(workspace),
             handle,
         )
         return out
@@ -147,7 +144,7 @@ class CudnnConvolutions:
         return graph, tensors, result, graph.get_workspace_size()
 
     def _handle(self) -> Any:
-        device = self.memory.device()
+        device = _device()
         if device not in self._handles:
             self._handles[device] = self.cudnn.create_handle()
         return self._handles[device]
@@ -170,20 +167,16 @@ def _post_padding(geometry: Geometry) -> list[int]:
     ]
 
 
-class CupyMemory:
-    """Where CuPy's arrays are, as integers."""
+def _device() -> int:
+    """Number of the current GPU."""
+    return chainer.backends.cuda.cupy.cuda.Device().id
 
-    @staticmethod
-    def device() -> int:
-        """Number of the current GPU."""
-        return chainer.backends.cuda.cupy.cuda.Device().id
 
-    @staticmethod
-    def stream() -> int:
-        """Address of the current stream."""
-        return chainer.backends.cuda.cupy.cuda.get_current_stream().ptr
+def _stream() -> int:
+    """Address of the current stream."""
+    return chainer.backends.cuda.cupy.cuda.get_current_stream().ptr
 
-    @staticmethod
-    def address(array: Any) -> int:
-        """Address of the first element."""
-        return array.data.ptr
+
+def _address(array: Any) -> int:
+    """Address of the first element of an array on the GPU."""
+    return array.data.ptr

@@ -10,6 +10,7 @@ import pytest
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine, gpu_engine
 from medi2i.common.kernels.geometry import Geometry
+from medi2i.common.kernels.gpu import cudnn_graphs
 from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
 
 _CONV = chainer.functions.connection.convolution_2d
@@ -153,7 +154,13 @@ def chainers_own_before_and_after():
     gpu_engine.disable()
 
 
-HOST = types.SimpleNamespace(device=lambda: 0, stream=lambda: 5, address=lambda array: array.ctypes.data)
+@pytest.fixture
+def on_host(monkeypatch):
+    """Arrays of NumPy where those of a GPU would be."""
+    for name, stand_in in dict(device=lambda: 0, stream=lambda: 5, address=lambda array: array.ctypes.data).items():
+        monkeypatch.setattr(cudnn_graphs, f"_{name}", stand_in)
+
+
 SETTINGS = [
     dict(stride=1, pad=1),
     dict(stride=2, pad=1),
@@ -189,19 +196,19 @@ def everything(settings, dtype="float64"):
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_all_derivatives_through_cudnn(on_numpy, settings):
+def test_all_derivatives_through_cudnn(on_numpy, on_host, settings):
     expected = everything(settings)
     cudnn = module()
-    on_numpy(CudnnConvolutions(cudnn, memory=HOST))
+    on_numpy(CudnnConvolutions(cudnn))
     for got, want in zip(everything(settings), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-9)
     assert {kind for kind, _ in cudnn.log} == {"fprop", "dgrad", "wgrad"}
     assert {handle for _, handle in cudnn.log} == {77} and set(cudnn.streams) == {(77, 5)}
 
 
-def test_plans_are_built_once_for_a_shape(on_numpy):
+def test_plans_are_built_once_for_a_shape(on_numpy, on_host):
     cudnn = module()
-    on_numpy(CudnnConvolutions(cudnn, memory=HOST))
+    on_numpy(CudnnConvolutions(cudnn))
     everything(SETTINGS[0])
     built = len(cudnn.graphs)
     everything(SETTINGS[0])
@@ -211,10 +218,10 @@ def test_plans_are_built_once_for_a_shape(on_numpy):
 
 
 @pytest.mark.parametrize("step", ["validate", "check_support", "build_plans"])
-def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_numpy, step):
+def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_numpy, on_host, step):
     expected = everything(SETTINGS[1])
     cudnn = module(refuse=step)
-    on_numpy(CudnnConvolutions(cudnn, memory=HOST))
+    on_numpy(CudnnConvolutions(cudnn))
     with pytest.warns(RuntimeWarning, match="no engine") as told:
         results = everything(SETTINGS[1])
     for got, want in zip(results, expected, strict=True):
@@ -231,19 +238,19 @@ def test_without_a_plan_the_layer_is_computed_in_chunks_with_one_warning(on_nump
         (False, "float64", []),
     ],
 )
-def test_tensor_cores_round_float32_only_where_asked(tf32, dtype, left_out):
+def test_tensor_cores_round_float32_only_where_asked(on_host, tf32, dtype, left_out):
     cudnn = module()
     geometry = Geometry((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 3, 3), (1, 1), (1, 1), (1, 1), 1)
     x, w = np.ones((1, 1, 3, 3), dtype), np.ones((1, 1, 3, 3), dtype)
-    y = CudnnConvolutions(cudnn, tf32, HOST).forward(x, w, None, geometry)
+    y = CudnnConvolutions(cudnn, tf32).forward(x, w, None, geometry)
     assert y.dtype == dtype and y[0, 0].tolist() == [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
     assert cudnn.graphs[0].left_out == left_out
     assert cudnn.graphs[0].types["compute_data_type"] == ("DOUBLE" if dtype == "float64" else "FLOAT")
 
 
-def test_deterministic_plans_are_others():
+def test_deterministic_plans_are_others(on_host):
     cudnn = module()
-    code = CudnnConvolutions(cudnn, True, HOST)
+    code = CudnnConvolutions(cudnn, True)
     geometry = Geometry((1, 1, 3, 3), (1, 1, 3, 3), (1, 1, 1, 1), (1, 1), (0, 0), (1, 1), 1)
     x, w = np.ones((1, 1, 3, 3), "float32"), np.ones((1, 1, 1, 1), "float32")
     code.forward(x, w, None, geometry)
