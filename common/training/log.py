@@ -40,14 +40,12 @@ class Log(chainer.training.Extension):
         folder: str | Path,
         interval: int,
         rates: Callable[[], dict[str, float]] = dict,
-        warn: Callable[[str], None] = print,
         ending: Ending | None = None,
     ) -> None:
         self.path = Path(folder) / "log.jsonl"
         self.table = Path(folder) / "log.csv"
         self.interval = interval
         self.rates = rates
-        self.warn = warn
         self.ending = ending or Ending(None)
         self.lines = 0
         self.entry: dict[str, Any] | None = None
@@ -58,7 +56,8 @@ class Log(chainer.training.Extension):
         """Called by the trainer before the first iteration: cut the files back to what is known of them."""
         entries = read_log(self.path)
         if len(entries) < self.lines:
-            self.warn(f"warning: {self.path}: {self.lines - len(entries)} lines are missing")
+            text = f"warning: {self.path}: {self.lines - len(entries)} lines are missing"
+            print(text, file=sys.stderr, flush=True)
         entries = entries[: self.lines]
         self.lines = len(entries)
         write_text(self.path, "".join(_line(entry) for entry in entries))

@@ -29,7 +29,6 @@ from medi2i.common.training.snapshot import Writer, write_npz
 from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.examples import ImageDataset
 
-_now = time.time
 FOLDERS = ("plots", "vis", "snapshots")
 NUMBERED = re.compile(r"(?P<name>.+?)(?P<epoch>\d+)\.npz")
 
@@ -56,7 +55,7 @@ class RunFolder:
             temporary.chmod(0o755)
             for name in FOLDERS:
                 (temporary / name).mkdir()
-            now = _now()
+            now = time.time()
             started = datetime.fromtimestamp(now, UTC).isoformat()
             save_args(dataclasses.replace(options, started=started), temporary / "args")
             write_text(temporary / "command.txt", shlex.join(command_line) + "\n")

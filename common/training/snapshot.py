@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -201,7 +202,6 @@ class SnapshotStore:
 
     folder: Path
     keep: int = 2
-    warn: Callable[[str], None] = print
 
     def files(self) -> list[Path]:
         """Paths of all snapshots, oldest first."""
@@ -229,7 +229,7 @@ class SnapshotStore:
                 return path, read_npz(path, weights)
             except BrokenFile as error:
                 path.replace(path.with_name(path.name + ".broken"))
-                self.warn(f"warning: {error}; taking the snapshot before it")
+                print(f"warning: {error}; taking the snapshot before it", file=sys.stderr, flush=True)
         return None
 
 

@@ -88,8 +88,8 @@ class Training:
         self.weights = WeightStore(
             run.path, saved.as_dict(), updater.get_all_optimizers(), options.snapinterval, self.ending
         )
-        self.store = SnapshotStore(run.snapshots, options.snapshot_keep, warn=warn)
-        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), warn, self.ending)
+        self.store = SnapshotStore(run.snapshots, options.snapshot_keep)
+        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), self.ending)
         self.extend(self.weights)
         self.extend(self.log)
         if options.parameter_statistics:
@@ -299,8 +299,3 @@ def bad_parameter(updater: chainer.training.Updater) -> str | None:
 def _rates(controls: Mapping[str, RateControl]) -> dict[str, float]:
     rates = {f"{name}/learning_rate": control.rate for name, control in sorted(controls.items())}
     return {name: rate for name, rate in rates.items() if rate == rate}
-
-
-def warn(text: str) -> None:
-    """Show a warning that stops nothing."""
-    print(text, file=sys.stderr, flush=True)

@@ -13,7 +13,6 @@ from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
-from medi2i.common.training import run_folder
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.run_folder import RunFolder, WeightStore
 from medi2i.common.training.setup import lasting, load_initial, load_optimizers, siblings, training_options
@@ -167,7 +166,7 @@ def test_the_newest_run_on_the_night_when_clocks_are_put_back(tmp_path, monkeypa
         names = {}
         # at 2:30, at 2:10 an hour later by the clock put back, and ten of one second after it
         for number, now in enumerate([summer, summer + 2400, *[summer + 2401] * 10]):
-            monkeypatch.setattr(run_folder, "_now", lambda now=now: now)
+            monkeypatch.setattr(time, "time", lambda now=now: now)
             run = RunFolder.create(tmp_path, PairedOptions(), ["train"])
             run.close()
             for name in ("enc_x1.npz", "dec_y1.npz"):

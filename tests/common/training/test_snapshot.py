@@ -149,9 +149,8 @@ def test_a_snapshot_of_another_network_is_refused():
         restore(small_trainer(), {**arrays, "format": np.asarray(99)}, "old.npz")
 
 
-def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
-    warnings = []
-    store = SnapshotStore(tmp_path, keep=2, warn=warnings.append)
+def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path, capsys):
+    store = SnapshotStore(tmp_path, keep=2)
     assert store.newest() is None
     trainer = small_trainer()
     for _ in range(4):
@@ -162,6 +161,7 @@ def test_the_newest_are_kept_and_a_truncated_one_falls_back(tmp_path):
     newest.write_bytes(newest.read_bytes()[:-20])
     path, arrays = store.newest()
     assert iteration_of(path) == 3 and int(arrays["updater/iteration"]) == 3
+    warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 1 and "snapshot_000000004.npz" in warnings[0]
     assert (tmp_path / "snapshot_000000004.npz.broken").is_file()
     assert [iteration_of(path) for path in store.files()] == [3]
