@@ -19,7 +19,7 @@ SHARED_PARITY = (_SHARED / "parity", _SHARED / "parity-more")
 KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"
 
 
-sources.run_numpy_by(on_cpu)
+sources.harness = on_cpu
 
 
 def pytest_addoption(parser):

@@ -6,7 +6,7 @@ A module of the kernels that has CUDA code has it as a constant::
                       out_params="T y", operation="y = T((x - low) / width);")
     y = CLIP(x, np.float32(0), np.float32(2))          # a CuPy array: on the GPU
 
-On NumPy arrays a source is refused, but where a test has put a harness: :func:`run_numpy_by`.
+On NumPy arrays a source is refused, but where a test has put a harness: ``harness``.
 """
 
 import dataclasses
@@ -65,7 +65,8 @@ __device__ A block_sum(A value, A* shared) {
 }
 """
 
-_harness: Any = None
+harness: Any = None
+"""What runs NumPy's arrays in tests: call(source, args), launch(source, grid, block, args, dtype)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,13 +152,7 @@ class CudaSource:
             self.kernel(dtype)(grid, block, tuple(args))
 
 
-def run_numpy_by(harness: Any) -> None:
-    """Let ``harness`` (of ``call(source, args)`` and ``launch(source, grid, block, args, dtype)``) run NumPy arrays."""
-    global _harness
-    _harness = harness
-
-
 def _harness_for(source: CudaSource) -> Any:
-    if _harness is None:
+    if harness is None:
         raise TypeError(f"{source.name}: a CUDA source takes CuPy's arrays, not NumPy's")
-    return _harness
+    return harness
