@@ -100,24 +100,14 @@ def pkg_resources() -> contextlib.AbstractContextManager[types.ModuleType]:
     for this project to say. ChainerCV asks it for its own version.
     """
 
-    class DistributionNotFound(Exception):
-        pass
-
-    class VersionConflict(Exception):
-        pass
-
     def require(*requirements: str) -> None:
-        raise DistributionNotFound(*requirements)
+        raise LookupError(*requirements)
 
     def get_distribution(name: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(version=metadata.version(name))
 
     return stand_in(
-        "pkg_resources",
-        DistributionNotFound=DistributionNotFound,
-        VersionConflict=VersionConflict,
-        require=require,
-        get_distribution=get_distribution,
+        "pkg_resources", DistributionNotFound=LookupError, require=require, get_distribution=get_distribution
     )
 
 
