@@ -168,7 +168,8 @@ def denoise_folders(options: DenoiseOptions) -> int:
             path = place_for(Path(options.out), True) / CONVERSION
             path.replace(path.with_name(f"{path.stem}_{number}{path.suffix}"))
     if options.report:
-        lead = f"by {options.model} ({model.sha256[:8]}), strength {options.strength:g}"
+        adapted_too = "" if options.adapt is None else ", adapted to these images"
+        lead = f"by {options.model} ({model.sha256[:8]}){adapted_too}, strength {options.strength:g}"
         safety_page.write_and_tell(place_for(Path(options.out), True), TITLE, lead, found, left_alone)
     return 0
 

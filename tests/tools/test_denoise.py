@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -200,3 +201,20 @@ def test_iterative_reconstruction_is_found_in_private_elements():
 )
 def test_other_words_and_names_of_people_are_none(elements):
     assert denoise.iterative(header(**elements)) is None
+
+
+def test_adapting_trains_on_the_very_images_and_takes_what_came_of_it(tmp_path, noisy, model, monkeypatch):
+    told = {}
+
+    def train(words):
+        told.update(zip(words[::2], words[1::2], strict=True))
+        names = Path(told["-t"]).read_text().split()
+        told["files"] = sorted(Path(told["-R"], name) for name in names)
+        shutil.copytree(tmp_path / "models/ct-smooth", Path(told["-o"]) / "20260101_120000")
+        return 0
+
+    monkeypatch.setattr(denoise.train, "command", train)
+    assert run(noisy, "-o", tmp_path / "out", "-m", model, "--adapt", "3", "--no-report") == 0
+    assert told["files"] == sorted(path.resolve() for path in noisy.rglob("*.dcm"))
+    assert (told["-m"], told["--preset"], told["--minutes"]) == (model, "denoise_self", "3.0")
+    assert len(images(tmp_path / "out")) == 4
