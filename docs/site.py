@@ -1,6 +1,6 @@
 """What the site shows of the options: a page for each command, made from the fields that the command itself reads.
 
-MkDocs calls on_config and on_files when the site is built (mkdocs.yml names this file).
+MkDocs calls what is named on_… when the site is built (mkdocs.yml names this file).
 """
 
 import dataclasses
@@ -18,23 +18,26 @@ from medi2i.common.options.machinery import Checked, Preset, default_of
 KINDS = {int: "N", float: "X", str: "TEXT", bool: ""}
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The pages of options go where mkdocs.yml says ``Options``; mkdocstrings finds medi2i in a folder of links."""
-    link_packages(Path(config.config_file_path).parent)
-    pages = [{command.name: address(command)} for group in COMMANDS.values() for command in group]
-    pages += [{"Presets": "options/presets.md"}, {"Source": "options/source.md"}]
-    config.nav = [{part: pages} if part == "Options" else part for part in config.nav or []]
-    return config
+def on_startup(**_: Any) -> None:
+    """Make build/tree/medi2i of links to the folders of the root, as ``make lint`` does: the mapping of setup.py.
 
-
-def link_packages(root: Path) -> None:
-    """Make build/tree/medi2i of links to the folders of the root, as ``make lint`` does: the mapping of setup.py."""
+    mkdocstrings looks for medi2i there, and at once.
+    """
+    root = Path(__file__).parents[1]
     tree = root / "build" / "tree" / "medi2i"
     tree.mkdir(parents=True, exist_ok=True)
     folders = [path.parent for path in root.glob("*/__init__.py") if path.parent.name != "api"]
     for path in (*folders, *(root / "api").glob("*.py")):
         if not (tree / path.name).is_symlink():
             (tree / path.name).symlink_to(path)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The pages of options go where mkdocs.yml says ``Options``."""
+    pages = [{command.name: address(command)} for group in COMMANDS.values() for command in group]
+    pages += [{"Presets": "options/presets.md"}, {"Source": "options/source.md"}]
+    config.nav = [{part: pages} if part == "Options" else part for part in config.nav or []]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
