@@ -32,9 +32,11 @@ class UnpairedPictures(Pictures):
         device: chainer.backend.Device,
         options: UnpairedOptions,
     ) -> None:
-        super().__init__(folder, name, datasets, (options.nvis_A, options.nvis_B), device, options)
         self.clips = [dataset.clip for dataset in images]
-        self.modalities = [dataset.images[0].modality for dataset in images]
+        modalities = [dataset.images[0].modality for dataset in images]
+        super().__init__(
+            folder, name, datasets, (options.nvis_A, options.nvis_B), self.clips, modalities, device, options
+        )
         self.networks = networks
         self.colour = options.stack == 1
 

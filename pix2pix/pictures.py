@@ -15,6 +15,7 @@ from medi2i.common.training.pictures import (
     draw_grid,
     plane,
     range_text,
+    reach_of,
     window_of,
 )
 from medi2i.common.training.validation import apply
@@ -37,7 +38,11 @@ class PairedPictures(Pictures):
         device: chainer.backend.Device,
         options: PairedOptions,
     ) -> None:
-        super().__init__(folder, name, [dataset], [options.nvis], device, options)
+        first, clips = dataset.images[0], [dataset.clip_in, dataset.clip_out]
+        modalities = [
+            one.modality for one in (first.inputs[0], first.inputs[0] if options.class_num else first.outputs[0])
+        ]
+        super().__init__(folder, name, [dataset], [options.nvis], clips, modalities, device, options)
         self.dataset = dataset
         self.translate = translate
         self.colour = options.stack == 1 and len(options.from_col) == len(options.to_col) == 1
@@ -51,7 +56,7 @@ class PairedPictures(Pictures):
         truths = np.stack([t for _, t in pairs])
         if self.options.class_num > 0:
             rows = self._label_rows(inputs, truths, outputs, low, high)
-            titles = [f"input\n{self._range(low, high)}", "truth", "output", "wrong pixels"]
+            titles = [f"input\n{range_text(low, high, self.modalities[0])}", "truth", "output", "wrong pixels"]
         else:
             rows, titles = self._rows(inputs, truths, outputs, low, high)
         draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in chosen[0]])
@@ -62,6 +67,8 @@ class PairedPictures(Pictures):
         truths = self.dataset.clip_out.from_unit(truths)
         outputs = self.dataset.clip_out.from_unit(outputs)
         low_out, high_out = window_of(truths, self.dataset.clip_out, self.windows[1])
+        alike = self.modalities[0] == self.modalities[1] and self.dataset.clip_in == self.dataset.clip_out
+        reach = reach_of(inputs, truths, high_out - low_out, alike)
         rows = []
         for x, t, y in zip(inputs, truths, outputs, strict=True):
             truth, output = plane(t, self.colour), plane(y, self.colour)
@@ -70,19 +77,16 @@ class PairedPictures(Pictures):
                     Panel(plane(x, self.colour), low, high),
                     Panel(truth, low_out, high_out),
                     Panel(output, low_out, high_out),
-                    difference(output, truth, high_out - low_out),
+                    difference(output, truth, reach),
                 ]
             )
-        shown, quarter = self._range(low_out, high_out, "outputs"), (high_out - low_out) / 4
+        shown = range_text(low_out, high_out, self.modalities[1])
         return rows, [
-            f"input\n{self._range(low, high)}",
+            f"input\n{range_text(low, high, self.modalities[0])}",
             f"truth\n{shown}",
             f"output\n{shown}",
-            f"output − truth\nblue {-quarter:g}, red {quarter:g}",
+            f"output − truth\nblue {-reach:.3g}, red {reach:.3g}",
         ]
-
-    def _range(self, low: float, high: float, side: str = "inputs") -> str:
-        return range_text(low, high, vars(self.dataset.images[0])[side][0].modality)
 
     def _label_rows(
         self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float

@@ -19,7 +19,15 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.options.learned import CRITIC, LearnedOptions
 from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Ranks, joined
-from medi2i.common.training.pictures import Panel, Pictures, difference, draw_grid, range_text
+from medi2i.common.training.pictures import (
+    Panel,
+    Pictures,
+    difference,
+    draw_grid,
+    range_text,
+    reach_of,
+    window_of,
+)
 from medi2i.common.training.setup import (
     load_initial,
     make_iterator,
@@ -31,12 +39,14 @@ from medi2i.common.training.setup import (
 )
 from medi2i.common.training.trainer import Training
 from medi2i.common.training.validation import apply, batches, error_sums, inference_mode, rmse_and_mae
+from medi2i.datasets.scaling import Clip
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import net
 from medi2i.reconstruction.operator import Operator
 from medi2i.reconstruction.scans import GEOMETRY, Scans
 from medi2i.reconstruction.updater import CriticUpdater, PrimalDualUpdater
 
+RANGE = Clip(-1000, 1000)  # HU
 SHOWN = ("net/loss_L2", "critic/loss_real", "critic/loss_fake", "validation/RMSE")
 
 
@@ -149,22 +159,27 @@ class ScanPictures(Pictures):
         device: chainer.backend.Device,
         options: LearnedOptions,
     ) -> None:
-        super().__init__(folder, name, [scans], [options.nvis], device, options)
+        super().__init__(
+            folder, name, [scans], [options.nvis], [RANGE] * 2, [], device, options
+        )  # scans may be of no tissue
         self.scans, self.networks = scans, networks
 
     def draw(self, chosen: Sequence[Sequence[int]], path: Path) -> None:
+        scans = [self.scans.load(i) for i in chosen[0]]
+        low, high = window_of([], RANGE, self.windows[0])
+        starts, truths = (np.stack([one[i] for one in scans]) for i in (1, 2))
+        reach = 1000 * reach_of(starts, truths, (high - low) / 1000, True)
         rows = []
-        low, high = self.windows[0] or (-1000.0, 1000.0)
-        for sinogram, start, truth in map(self.scans.load, chosen[0]):
+        for sinogram, start, truth in scans:
             image = reconstructed(self.networks, sinogram[None], start[None], self.device)[0, 0]
             hu = [1000 * one - 1000 for one in (start[0], truth[0], image)]
-            rows.append([*(Panel(one, low, high) for one in hu), difference(hu[2], hu[1], high - low)])
+            rows.append([*(Panel(one, low, high) for one in hu), difference(hu[2], hu[1], reach)])
         shown = range_text(low, high, "CT")
         titles = [
             f"filtered back-projection\n{shown}",
             "truth",
             "network",
-            f"network - truth\n±{(high - low) / 4:g} HU",
+            f"network - truth\n±{reach:.3g} HU",
         ]
         draw_grid(path, rows, titles, [self.scans.name(i) for i in chosen[0]])
 

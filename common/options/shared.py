@@ -439,7 +439,7 @@ class PictureOptions(Checked):
         metavar=("LOW", "HIGH"),
         changeable=True,
         old=BaseAndWidth("HU_base_vis", "HU_range_vis", "-hubv", "-hurv", 0, 0),
-        help="values (HU) shown black and white in pictures; default: the clip",
+        help="values (HU) shown black and white in pictures; default: -160 240 where CT comes of CT, else the clip",
     )
     vis_windowB: list = option(
         None,

@@ -5,22 +5,24 @@ import enum
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
+from medi2i.common import compat
 from medi2i.common.compat import chainer
 from medi2i.common.errors import one_line
 from medi2i.common.options.reading import AnyTraining
 from medi2i.common.outputs import whole_file
 from medi2i.common.training.log import read_log
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.scaling import SOFT_TISSUE, Clip
 
 DPI = 100
 SMALLEST, LARGEST = 160, 560  # a panel's longer side in the picture's pixels
@@ -32,7 +34,7 @@ class Style(enum.Enum):
 
     VALUES = "gray"
     DIFFERENCE = "RdBu_r"
-    LABELS = "tab20"
+    LABELS = "classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +50,22 @@ class Panel:
     style: Style = Style.VALUES
 
 
-def difference(first: np.ndarray, second: np.ndarray, width: float) -> Panel:
-    """The panel of ``first - second`` (equal shapes, colour is averaged), full colour at a quarter of ``width``."""
+def difference(first: np.ndarray, second: np.ndarray, reach: float) -> Panel:
+    """The panel of ``first - second`` (equal shapes, colour is averaged), full colour at ``reach`` and beyond."""
     minus = first - second
     if minus.ndim == 3:
         minus = minus.mean(axis=0)
-    return Panel(minus, -width / 4, width / 4, Style.DIFFERENCE)
+    return Panel(minus, -reach, reach, Style.DIFFERENCE)
+
+
+def reach_of(inputs: np.ndarray, truths: np.ndarray, width: float, alike: bool) -> float:
+    """Where differences to the truth get their full colour: at twice the standard deviation of the inputs' own.
+
+    What is left of the noise then fades from picture to picture, and a constant bias does not count. inputs, truths:
+    (N, C, H, W). A quarter of ``width``, that of the window, where they are not ``alike``: of one kind and shape.
+    """
+    noise = float(np.std(inputs - truths)) if alike and inputs.shape == truths.shape else 0.0
+    return 2 * noise or width / 4
 
 
 def plane(stack: np.ndarray, colour: bool = False) -> np.ndarray:
@@ -75,11 +87,19 @@ def window_of(images: Iterable[np.ndarray], clip: Clip, window: Sequence[float] 
     return low, high if high > low else low + 1.0
 
 
+def tissue_window(modalities: Collection[str], clip: Clip) -> Sequence[float] | None:
+    """Soft tissue where CT comes of CT and the clip holds more than that; None, so the clip, for all else."""
+    low, high = SOFT_TISSUE
+    held = clip.lower is not None and clip.upper is not None and clip.lower <= low and high <= clip.upper
+    return SOFT_TISSUE if held and set(modalities) == {"CT"} else None
+
+
 def range_text(low: float, high: float, modality: str = "") -> str:
     """What a window is called in a title; values of CT are HU."""
     return f"{low:g} … {high:g}" + (" HU" if modality == "CT" else "")
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a name of a file may hold dollar signs
 def draw_grid(
     path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: Sequence[str], labels: Sequence[str]
 ) -> None:
@@ -137,6 +157,10 @@ def _colours(panel: Panel) -> np.ndarray:
     unit = np.clip((np.nan_to_num(image) - panel.low) / (panel.high - panel.low), 0, 1)
     if image.ndim == 3:
         return np.rint(np.moveaxis(unit, 0, -1) * 255).astype(np.uint8)
+    if panel.style is Style.LABELS:
+        labels = image.astype(np.int32)
+        colours = compat.chainercv.visualizations.colormap.voc_colormap(range(int(labels.max()) + 1))
+        return colours.astype(np.uint8)[labels]
     if panel.style is Style.VALUES:
         return np.repeat(np.rint(unit * 255).astype(np.uint8)[..., None], 3, axis=2)
     return colormaps[panel.style.value](unit, bytes=True)[..., :3]
@@ -171,7 +195,7 @@ class Pictures(chainer.training.Extension):
     """Draws ``<folder>/<name>_<iteration>.png``: images of each of ``datasets`` (None: there is none), unaugmented.
 
     counts: how many of each. With ``--vis_random`` they are others in each picture, else always the same, evenly
-    spread ones. ``windows``: (low, high) in HU for domain A and for B; None: the clip.
+    spread ones. ``clips``, ``modalities``: of domain A and B; ``windows``: (low, high) that they are shown in.
     """
 
     phase = "pictures"
@@ -182,6 +206,8 @@ class Pictures(chainer.training.Extension):
         name: str,
         datasets: Sequence,
         counts: Sequence[int],
+        clips: Sequence[Clip],
+        modalities: Sequence[str],
         device: chainer.backend.Device,
         options: AnyTraining,
     ) -> None:
@@ -191,7 +217,9 @@ class Pictures(chainer.training.Extension):
         self.counts = counts
         self.device = device
         self.options: Any = options  # which of both classes, the application knows
-        self.windows = options.vis_window, options.vis_windowB or options.vis_window
+        self.modalities = modalities
+        given = options.vis_window, options.vis_windowB or options.vis_window
+        self.windows = [own or tissue_window(modalities, clip) for own, clip in zip(given, clips, strict=True)]
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         iteration = trainer.updater.iteration
@@ -209,6 +237,8 @@ class Pictures(chainer.training.Extension):
 
 
 MAX_POINTS = 2000  # more would not be seen
+SPAN = 10  # of values that need a logarithmic axis
+NOTHING = "_identity"
 
 
 @dataclasses.dataclass(eq=False)
@@ -269,24 +299,40 @@ def grouped(entries: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int
 
 
 def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: str | Path) -> None:
-    """Write the curves {label: (iterations, values)} as a PNG; a logarithmic axis where values span 100 times."""
-    figure = Figure(figsize=(7, 4.2), dpi=100)
+    """Write the curves {label: (iterations, values)} as a PNG; a logarithmic axis where values span 10 times.
+
+    What doing nothing would be (``…_identity``) is a dashed line in the colour of its curve. Where it would press the
+    curves together, only the legend, which stands beside them, says it.
+    """
+    figure = Figure(figsize=(7, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1, 0.12, 0.87, 0.8))
-    largest, smallest = -math.inf, math.inf
-    for label, (xs, ys) in sorted(curves.items()):
+    axes = figure.subplots()
+    nothing = {label.removesuffix(NOTHING): ys[-1] for label, (_, ys) in curves.items() if label.endswith(NOTHING)}
+    own = {label: both for label, both in sorted(curves.items()) if not label.endswith(NOTHING)}
+    finite = [y for _, ys in own.values() for y in ys if math.isfinite(y)]
+    smallest, largest = min(finite, default=0.0), max(finite, default=0.0)
+    log = smallest > 0 and largest > SPAN * smallest
+    room = largest - smallest or math.inf
+    for label, (xs, ys) in own.items():
         step = max(1, len(xs) // MAX_POINTS)
-        axes.plot(
-            xs[::step], ys[::step], label=label, linewidth=1.2, marker="o" if len(xs) < 30 else None, markersize=3
-        )
-        finite = [y for y in ys if abs(y) != float("inf") and y == y]
-        if finite:
-            largest, smallest = max(largest, *finite), min(smallest, *finite)
-    if smallest > 0 and largest > 100 * smallest:
+        marker = "o" if len(xs) < 30 else None
+        (line,) = axes.plot(xs[::step], ys[::step], label=label, linewidth=1.2, marker=marker, markersize=3)
+        if label in nothing:
+            value = nothing[label]
+            near = smallest / SPAN < value < largest * SPAN if log else smallest - room < value < largest + room
+            axes.plot(
+                [xs[0], xs[-1]] if near else [],
+                [value] * 2 if near else [],
+                "--",
+                color=line.get_color(),
+                linewidth=1.2,
+                label=f"{label} of doing nothing: {value:.4g}" + ("" if near else ", beyond"),
+            )
+    if log:
         axes.set_yscale("log")
     axes.set_xlabel("iteration")
     axes.set_title(title)
     axes.grid(True, alpha=0.3)
     if curves:
-        axes.legend(fontsize=8, loc="upper right")  # "best" would look at every point
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     save_figure(figure, path)

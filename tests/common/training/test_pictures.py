@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medi2i.common.training import pictures
 from medi2i.common.training.pictures import (
     GAP,
     HEAD,
@@ -15,6 +16,8 @@ from medi2i.common.training.pictures import (
     draw_grid,
     grouped,
     plane,
+    reach_of,
+    tissue_window,
     window_of,
 )
 from medi2i.datasets.scaling import Clip
@@ -45,7 +48,7 @@ def test_every_pixel_has_the_grey_of_its_window(tmp_path):
 def test_differences_are_blue_below_and_red_above(tmp_path):
     first = np.zeros((HEIGHT, WIDTH))
     first[:, :22], first[:, 22:] = 100, -100
-    panel = difference(first, np.zeros((HEIGHT, WIDTH)), 400)
+    panel = difference(first, np.zeros((HEIGHT, WIDTH)), 100)
     assert (panel.low, panel.high, panel.style) == (-100, 100, Style.DIFFERENCE)
     draw_grid(tmp_path / "d.png", [[panel]], ["d"], ["row"])
     pixels = shown(tmp_path / "d.png", 0, 0)
@@ -67,6 +70,49 @@ def test_planes_and_windows():
     assert window_of([stack], Clip()) == (0, 19)
     assert window_of([np.full((2, 2), 7.0)], Clip()) == (7, 8)
     assert window_of([np.full((2, 2), np.nan)], Clip()) == (0, 1)
+
+
+def test_ct_of_ct_is_shown_as_soft_tissue_and_all_else_as_the_clip():
+    assert tissue_window(["CT", "CT"], Clip(-1024, 2000)) == (-160, 240)
+    assert tissue_window(["MR", "CT"], Clip(-1024, 2000)) is None and tissue_window(["", ""], Clip(0, 255)) is None
+    assert tissue_window(["CT", "CT"], Clip(-100, 500)) is None and tissue_window(["CT", "CT"], Clip()) is None
+
+
+def test_differences_reach_as_far_as_twice_the_noise_of_the_input():
+    truths = np.zeros((2, 1, 4, 4))
+    inputs = truths + 100 + np.tile([-30, 30], 16).reshape(truths.shape)
+    assert reach_of(inputs, truths, 400, True) == 60  # the bias of 100 does not count
+    assert reach_of(inputs, truths, 400, False) == reach_of(truths, truths, 400, True) == 100
+    assert reach_of(inputs[:, :, :2], truths, 400, True) == 100
+
+
+def test_classes_have_chainercv_s_colours(tmp_path):
+    labels = np.zeros((HEIGHT, WIDTH))
+    labels[:, 10:20], labels[:, 20:] = 1, 25
+    draw_grid(tmp_path / "c.png", [[Panel(labels, 0, 1, Style.LABELS)]], ["c"], ["$\\x$"])
+    pixels = shown(tmp_path / "c.png", 0, 0)
+    assert pixels[0, [0, 10, 20]].tolist() == [[0, 0, 0], [128, 0, 0], [192, 64, 0]]
+
+
+def lines_of(monkeypatch, tmp_path, curves):
+    """(label, drawn values) of the plot of a group, whether its axis is logarithmic, and its limits."""
+    seen = []
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: seen.append(figure))
+    pictures.draw("validation", curves, tmp_path / "v.png")
+    (axes,) = seen[0].axes
+    return [(line.get_label(), list(line.get_ydata())) for line in axes.lines], axes.get_yscale(), axes.get_ylim()
+
+
+def test_doing_nothing_does_not_press_the_curves_together(tmp_path, monkeypatch):
+    far = {"RMSE": ([1, 2, 3], [12.0, 9.0, 8.0]), "RMSE_identity": ([1, 2, 3], [105.0] * 3)}
+    lines, scale, limits = lines_of(monkeypatch, tmp_path, far)
+    assert lines == [("RMSE", [12, 9, 8]), ("RMSE of doing nothing: 105, beyond", [])]
+    assert scale == "linear" and limits[1] < 13
+    near = {**far, "RMSE_identity": ([1, 2, 3], [14.0] * 3)}
+    assert lines_of(monkeypatch, tmp_path, near)[0][1] == ("RMSE of doing nothing: 14", [14, 14])
+    wide = {**far, "RMSE": ([1, 2, 3], [200.0, 40.0, 8.0])}
+    lines, scale, _ = lines_of(monkeypatch, tmp_path, wide)
+    assert scale == "log" and lines[1] == ("RMSE of doing nothing: 105", [105, 105])
 
 
 def test_log_entries_become_curves(tmp_path):
