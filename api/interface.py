@@ -119,7 +119,7 @@ def train(options: TrainingOptions) -> Path:
     if options.resume is not None:
         raise UserError(f"resume: medi2i train {options.APPLICATION} --resume {options.resume} goes on with a run")
     given = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) != default_of(field)]
-    words = [f"{name}={getattr(options, name)!r}" for name in given]
+    words = [f"{name}={getattr(options, name)}" for name in given]
     with joined(options.communicator) as ranks:
         if isinstance(options, PairedOptions):
             status, folder = pix2pix_train.train(options, None, words, ranks)

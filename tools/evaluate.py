@@ -237,7 +237,7 @@ def choose_rows(
             f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
             "chosen on validation pairs"
         )
-        rows.append(measure.kept_on_disk(measure.filtered(basis, name, note, one), Path(scratch) / name))
+        rows.append(measure.filtered(basis, name, note, one, Path(scratch) / name))
     return rows, tuned
 
 
@@ -345,11 +345,9 @@ def print_tables(evaluation: Evaluation, said: list[table.Verdict]) -> None:
 def write_pictures(out: Path, evaluation: Evaluation, judged: str) -> list[Path]:
     """Pictures of the middling and the worst slice of the row `judged`, by the first metric."""
     first, unit = evaluation.first_metric, evaluation.unit
-    sign = -1 if metrics.larger_is_better(first) else 1
-    values = [sign * value for value in evaluation.of(judged, first)]
-    worst_last = sorted(range(len(values)), key=values.__getitem__)
+    order = evaluation.worst_first(judged)
     paths = []
-    for what, index in (("middling", worst_last[(len(values) - 1) // 2]), ("worst", worst_last[-1])):
+    for what, index in (("middling", order[len(order) // 2]), ("worst", order[0])):
         scene = measure.read(evaluation.slices[index], evaluation.rows)
         notes = {
             row.name: f"{table.label(first)} {evaluation.of(row.name, first)[index]:.4g}{unit and ' ' + unit}"
@@ -358,7 +356,7 @@ def write_pictures(out: Path, evaluation: Evaluation, judged: str) -> list[Path]
         paths.append(out / f"{what}.png")
         picture.comparison(
             paths[-1],
-            f"{scene.key} ({what} of {len(values)} by {table.label(first)} of {judged})",
+            f"{scene.key} ({what} of {len(order)} by {table.label(first)} of {judged})",
             scene.images,
             scene.truth,
             evaluation.shown,

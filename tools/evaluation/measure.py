@@ -58,8 +58,6 @@ def summarise(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> 
 def _bootstrap(numbers: np.ndarray, groups: Sequence[str], generator: np.random.Generator) -> np.ndarray:
     names = sorted(set(groups))
     members = [numbers[[group == name for group in groups]] for name in names]
-    if len(members) == 1:
-        return numbers[generator.integers(len(numbers), size=(DRAWS, len(numbers)))].mean(axis=1)
     chosen = generator.integers(len(members), size=(DRAWS, len(members)))
     sums, counts = np.empty(chosen.shape), np.empty(chosen.shape)
     for index, values in enumerate(members):  # slices anew for every time that the series was drawn
@@ -144,26 +142,21 @@ def without_bias(source: Row, value: float, lower: float) -> Row:
     )
 
 
-def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], np.ndarray]) -> Row:
-    """What `change` makes of the images of row `source`."""
-    return Row(name, note, lambda one: change(source.image(one)))
-
-
-def kept_on_disk(row: Row, folder: Path) -> Row:
-    """The same row, its images computed once and then read from `folder`: for what takes long."""
+def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], np.ndarray], folder: Path) -> Row:
+    """What `change`, which takes long, makes of the images of row `source`: once, and then read from `folder`."""
     folder.mkdir()
     paths: dict[str, Path] = {}
 
     def image(one: Slice) -> np.ndarray:
         if one.key in paths:
             return np.load(paths[one.key], allow_pickle=False)
-        array = row.image(one)
+        array = change(source.image(one))
         path = paths[one.key] = folder / f"{len(paths)}.npy"
         with naming(path):
             np.save(path, array, allow_pickle=False)
         return array
 
-    return Row(row.name, row.note, image, row.shift)
+    return Row(name, note, image)
 
 
 def read(one: Slice, rows: Sequence[Row]) -> Scene:
@@ -226,6 +219,12 @@ class Evaluation:
     def series(self) -> list[str]:
         """Their names, in order."""
         return list(dict.fromkeys(one.series for one in self.slices))
+
+    def worst_first(self, row: str) -> list[int]:
+        """Numbers of the slices by the first metric of a row, the worst first; those without a number last."""
+        sign = 1 if metrics.larger_is_better(self.first_metric) else -1
+        values = [sign * value for value in self.of(row, self.first_metric)]
+        return sorted(range(len(values)), key=lambda index: (math.isnan(values[index]), values[index]))
 
     def of(self, row: str, metric: str) -> list[float]:
         """The metric of a row, slice by slice."""

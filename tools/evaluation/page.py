@@ -14,7 +14,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.report import find_report, read_report
 from medi2i.common.outputs import write_text
 from medi2i.common.version import VERSION
-from medi2i.tools.evaluation import measure, metrics, picture, table
+from medi2i.tools.evaluation import measure, picture, table
 from medi2i.tools.evaluation.files import load
 from medi2i.tools.evaluation.measure import Evaluation
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
@@ -43,7 +43,7 @@ def write_page(
         windows += [window for window in WINDOWS.values() if window.name not in named]
     middle = measure.read(evaluation.slices[len(evaluation.slices) // 2], evaluation.rows)
     scale = scale_of(middle.truth, windows[0])
-    order = worst_first(evaluation, judged)
+    order = evaluation.worst_first(judged)
     packed = pack_slices(order, load, scale, int(budget_mb * MEGABYTE))
     data = {
         "unit": evaluation.unit,
@@ -101,8 +101,7 @@ def figures(evaluation: Evaluation, judged: str) -> list[dict]:
     if noise:
         found["Noise" + (evaluation.unit and f" / {evaluation.unit}")] = noise
     if evaluation.pooled:
-        known = [(value, i) for i, value in enumerate(evaluation.pooled[judged]["dice"]) if not math.isnan(value)]
-        lowest = min(known, default=(math.nan, 0))[1]
+        lowest = int(np.argmin(np.nan_to_num(evaluation.pooled[judged]["dice"], nan=2)))
         found[f"Dice of class {lowest + 1}, the lowest"] = {
             row: number(one["dice"][lowest]) for row, one in evaluation.pooled.items()
         }
@@ -117,13 +116,6 @@ def scale_of(truth: np.ndarray, window: Window) -> Scale:
     """How to store the images of an evaluation: the full range, and what one of its truths has beyond it."""
     lower, upper = min(window.lower, float(truth.min())), max(window.upper, float(truth.max()))
     return Scale.of(lower, upper if upper > lower else lower + 1, bool(np.all(truth == np.rint(truth))))
-
-
-def worst_first(evaluation: Evaluation, judged: str) -> list[int]:
-    """Numbers of the slices, the worst of the judged row by the first metric first."""
-    sign = 1 if metrics.larger_is_better(evaluation.first_metric) else -1
-    values = [sign * value for value in evaluation.of(judged, evaluation.first_metric)]
-    return sorted(range(len(values)), key=lambda index: (math.isnan(values[index]), values[index]))
 
 
 def slices_data(evaluation: Evaluation, packed: Packed) -> list[dict]:

@@ -39,7 +39,6 @@ def comparison(
     notes = notes or {}
     differences = {name: _grey(image) - _grey(truth) for name, image in images.items()}
     largest = difference_range(differences[scaled_by or list(differences)[-1]])
-    names = [str(number) for number in range(classes)]
     columns = len(images) + 1
     height, width = _grey(truth).shape
     panel_height = PANEL * height / width
@@ -53,12 +52,12 @@ def comparison(
         if classes:
             known = np.where(np.isin(_grey(image), range(classes)), _grey(image), -1).astype(np.int32)
             _, legend = compat.chainercv.visualizations.vis_semantic_segmentation(
-                None, known, names, all_label_names_in_legend=True, ax=axis
+                None, known, [*map(str, range(classes))], all_label_names_in_legend=True, ax=axis
             )  # by which ChainerCV means those that are there
-            continue
-        shown = axis.imshow(
-            _display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper, interpolation="nearest"
-        )
+        else:
+            shown = axis.imshow(
+                _display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper, interpolation="nearest"
+            )
     if classes:
         axes[1, -1].legend(handles=legend, title="class", loc="center left", ncols=1 + classes // 12)
     else:
@@ -66,10 +65,9 @@ def comparison(
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
         if classes:
             axis.imshow(difference != 0, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(f"{name}: wrong pixels", fontsize=9)
-            continue
-        shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-        axis.set_title(f"{name} - truth", fontsize=9)
+        else:
+            shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        axis.set_title(f"{name}: wrong pixels" if classes else f"{name} - truth", fontsize=9)
     if not classes:
         bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
         bar.set_label("difference" + (unit and f" /{unit}"))
