@@ -54,9 +54,10 @@ class Translator:
         that work at a pixel size of their own need it. Returns float32 of the same shape, in HU (super-resolution: of
         more rows and columns; several results: (Z, N, Y, X); classes: their numbers). Raises UserError.
         """
-        padding = None
+        padding, modality = None, "CT"
         if isinstance(volume, Series):
-            padding, spacing, volume = volume.padding, spacing or volume.spacing, volume.hu
+            padding, modality = volume.padding, volume.modality
+            spacing, volume = spacing or volume.spacing, volume.hu
         hu = np.asarray(volume, np.float32)
         if hu.ndim not in (2, 3) or not hu.size:
             raise UserError(f"volume: has shape {hu.shape}; it should be (slices, rows, columns), or one slice")
@@ -73,7 +74,7 @@ class Translator:
             return self._application.plan_of(self.options, self.model, images)
 
         images = [Image(one, mask) for one, mask in zip(slices, masks, strict=True)]
-        found = translate(images, None if spacing is None else (spacing[-2], spacing[-1]), plan_of)
+        found = translate(images, None if spacing is None else (spacing[-2], spacing[-1]), plan_of, modality)
         return found if hu.ndim == 3 else found[0]
 
     def convert(self, folder: Path | str, out: Path | str, **options: object) -> Path:

@@ -6,6 +6,7 @@ it would be by a choice after the standard deviation itself. The level of a seri
 Christianson et al., AJR 2015, is the mode): what vessels and edges do in some of them does not count.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -166,13 +167,23 @@ def _between(pairs: np.ndarray, rings: np.ndarray, power: np.ndarray) -> float |
 def noise_of(series: Series, slices: int = SLICES) -> Noise | None:
     """The Noise of a CT series, from evenly spaced slices and the neighbours of these; None where nothing can be
     measured. Raises Unreadable."""
-    meter, files = NoiseMeter(), series.slices
-    places = series.places() or list(range(len(files)))
-    for index in np.unique(np.linspace(0, len(files) - 1, min(slices, len(files))).round().astype(int)):
-        image = read(files[index].path, files[index].frame)
-        beside = index + 1 < len(files) and places[index + 1] - places[index] == 1
-        after = read(files[index + 1].path, files[index + 1].frame).hu if beside else None
-        meter.add(image.hu, image.mask, after)
+
+    def load(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        image = read(series.slices[index].path, series.slices[index].frame)
+        return image.hu, image.mask
+
+    return noise_in(load, series.places() or list(range(len(series.slices))), slices)
+
+
+def noise_in(
+    load: Callable[[int], tuple[np.ndarray, np.ndarray | None]], places: Sequence[int], slices: int = SLICES
+) -> Noise | None:
+    """The same of slices that ``load(index)`` gives as (HU (H, W), mask or None), at ``places`` in steps of slices."""
+    meter, count = NoiseMeter(), len(places)
+    for index in np.unique(np.linspace(0, count - 1, min(slices, count)).round().astype(int)):
+        hu, mask = load(index)
+        beside = index + 1 < count and places[index + 1] - places[index] == 1
+        meter.add(hu, mask, load(index + 1)[0] if beside else None)
     return meter.result()
 
 

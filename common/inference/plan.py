@@ -1,7 +1,7 @@
 """What a conversion will do, before anything is done: the Plan, and what both convert.py work out alike for it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from medi2i.datasets.catalogue import Catalogue, Source
 from medi2i.datasets.dicom import Unreadable
 from medi2i.datasets.grid import STEP
 from medi2i.datasets.kinds import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
-from medi2i.datasets.noise_level import noise_of
+from medi2i.datasets.noise_level import Noise, noise_in, noise_of
+from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip, default_clip
 
 LEAST_NOISE = 0.5  # HU; below, the noise is that of rounding
@@ -242,11 +243,14 @@ def noise_level_of(images: Catalogue) -> float:
     """Standard deviation in HU of the noise that is to be taken away from CT ``images``. Raises UserError."""
     found = {}
     for volume in images.volumes:
-        if volume.series is None or volume.series.modality != "CT":
-            raise UserError("--noise_level: of images that are no DICOM CT it cannot be measured, so it must be given")
-        name = volume.series.description or volume.series.uid
+        held = [source.held for source in volume.sources if source.held is not None]
+        name = "the array" if volume.series is None else volume.series.description or volume.series.uid
         try:
-            noise = noise_of(volume.series)
+            if volume.sources[0].modality != "CT" or volume.series is None and not held:
+                raise UserError(
+                    "--noise_level: of images that are no DICOM CT it cannot be measured, so it must be given"
+                )
+            noise = noise_of(volume.series) if volume.series is not None else _noise_of_held(held)
         except Unreadable as error:
             raise UserError(f"{error.path}: {error.reason}") from None
         found[name] = 0.0 if noise is None else noise.to_remove
@@ -258,6 +262,10 @@ def noise_level_of(images: Catalogue) -> float:
             "give a level, or convert each series by itself"
         )
     return float(np.sqrt(low * high))
+
+
+def _noise_of_held(images: Sequence[Image]) -> Noise | None:
+    return noise_in(lambda index: (images[index].array[0], images[index].mask), range(len(images)))
 
 
 def _given(name: str, in_hu: bool, *sources: ConversionOptions | TrainingOptions) -> Clip | None:

@@ -17,7 +17,10 @@ from medi2i.datasets.reading import Image
 
 
 def translate(
-    images: Sequence[Image], spacing: tuple[float, float] | None, plan_of: Callable[[Catalogue], Plan]
+    images: Sequence[Image],
+    spacing: tuple[float, float] | None,
+    plan_of: Callable[[Catalogue], Plan],
+    modality: str = "CT",
 ) -> np.ndarray:
     """The results of the slices ``images`` of one volume, in order: what a conversion of a DICOM series with these
     values would write, before its numbers are rounded for the file.
@@ -29,7 +32,7 @@ def translate(
     sources = []
     for place, image in enumerate(images):
         path, shape = Path(f"slice {place}"), image.array.shape
-        ref = SliceRef(path, shape=(shape[1], shape[2]), spacing=spacing)
+        ref = SliceRef(path, shape=(shape[1], shape[2]), spacing=spacing, modality=modality)
         sources.append(Source((path,), "dcm", path.name, ref=ref, shape=shape, place=place, held=image))
     plan = plan_of(Catalogue([Volume(sources)], []))
     networks, form = open_networks(plan), plan.form

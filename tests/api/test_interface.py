@@ -1,5 +1,6 @@
 """The Python interface: arrays come out as conversion writes them, folders as the commands leave them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,18 @@ def test_the_mean_over_flips_and_one_slice(scan, tmp_path):
     assert np.array_equal(np.rint(network.translate(series)), found)
     one = network.translate(series.hu[2])
     assert one.shape == (40, 48) and np.array_equal(one, network.translate(series.hu[2:3])[0])
+
+
+def test_the_level_of_noise_is_measured_in_an_array_as_in_files(tmp_path):
+    make_phantom.main(["-o", str(tmp_path / "ct"), "--size", "128", "--slices", "3"])
+    network = medi2i.load(trained(tmp_path / "run", noise_level=20.0))
+    series = medi2i.read_series(tmp_path / "ct")
+    network.convert(tmp_path / "ct", tmp_path / "out", imgtype_out="npy")
+    expected = np.stack(written(tmp_path / "out"))
+    assert np.array_equal(network.translate(series), expected)
+    assert np.array_equal(network.translate(series.hu), expected)
+    with pytest.raises(medi2i.UserError, match="no DICOM CT it cannot be measured"):
+        network.translate(dataclasses.replace(series, modality="MR"))
 
 
 def test_classes_come_as_numbers(scan, tmp_path):
