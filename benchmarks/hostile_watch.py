@@ -28,6 +28,8 @@ OUTPUT = 4 << 20
 MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn the text after them round
 _CALL = re.compile(r"^\d+\s+(\w+)\((.*)")
 _LOCAL = ("AF_UNIX", "AF_NETLINK", "NULL, 0")
+_ASKED = ("socket(AF_INET6, SOCK_STREAM", "bind(3, {sa_family=AF_INET6, sin6_port=htons(0)")
+"""Whether the system has IPv6: urllib3's question, which pydicom asks where requests is installed. Nothing is sent."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def _kill(group: int) -> None:
 def _outside(trace: str, python: str) -> Iterator[str]:
     """What a trace shows beyond the interpreter itself: programs by name, and sockets that leave the machine."""
     own = {python, os.path.realpath(python)}
+    sockets = []
     for line in trace.splitlines():
         call = _CALL.match(line)
         if call is None:
@@ -197,4 +200,6 @@ def _outside(trace: str, python: str) -> Iterator[str]:
             if program not in own and os.path.realpath(program) not in own:  # started, or tried and not found
                 yield f"program {os.path.basename(program)}"
         elif name in ("socket", "connect", "sendto", "bind", "listen") and not any(kind in rest for kind in _LOCAL):
-            yield f"{name}({rest[:80]}"
+            sockets.append(f"{name}({rest[:80]}")
+    if not all(call.startswith(_ASKED) for call in sockets):
+        yield from sockets

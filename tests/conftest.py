@@ -11,8 +11,10 @@ from cuda_harness import on_cpu
 from medi2i.common.kernels.gpu import sources
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
-# A shell that starts the suite in the background has it ignore SIGINT, and so would the commands that tests interrupt.
+# A shell that starts the suite in the background has it ignore SIGINT, nohup SIGHUP, and so would the commands that
+# tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 SHARED_PARITY = (_SHARED / "parity", _SHARED / "parity-more")

@@ -102,6 +102,10 @@ def test_programs_and_connections_are_seen(run):
         )
     assert any(entry.startswith("socket(AF_INET") for entry in seen.outside)
     assert any(entry.startswith("connect(") for entry in seen.outside)
+    if socket.has_ipv6:  # asked by libraries that a user may have, and nothing is sent
+        asks = "import socket; s = socket.socket(socket.AF_INET6); s.bind(('::1', 0))"
+        assert run(asks, traced=True).outside == ()
+        assert run(f"{asks}; s.listen()", traced=True).outside != ()
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def trained(application, data, out, ranks, *argv):
     """The updater of a training in this process, after it."""
     module, options, own = APPLICATIONS[application]
     argv = ["-R", str(data), "-o", str(out), *SMALL, *own, *argv]
-    assert module.train(parse(options, argv), None, argv, ranks) == 0
+    assert module.train(parse(options, argv), None, argv, ranks)[0] == 0
     return Looked.last.updater
 
 
