@@ -28,7 +28,7 @@ OUTPUT = 4 << 20
 MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they turn the text after them round
 _CALL = re.compile(r"^\d+\s+(\w+)\((.*)")
 _LOCAL = ("AF_UNIX", "AF_NETLINK", "NULL, 0")
-_ASKED = ("socket(AF_INET6, SOCK_STREAM", "bind(3, {sa_family=AF_INET6, sin6_port=htons(0)")
+_ASKED = re.compile(r"socket\(AF_INET6, SOCK_STREAM|bind\(\d+, \{sa_family=AF_INET6, sin6_port=htons\(0\)")
 """Whether the system has IPv6: urllib3's question, which pydicom asks where requests is installed. Nothing is sent."""
 
 
@@ -201,5 +201,5 @@ def _outside(trace: str, python: str) -> Iterator[str]:
                 yield f"program {os.path.basename(program)}"
         elif name in ("socket", "connect", "sendto", "bind", "listen") and not any(kind in rest for kind in _LOCAL):
             sockets.append(f"{name}({rest[:80]}")
-    if not all(call.startswith(_ASKED) for call in sockets):
+    if not all(_ASKED.match(call) for call in sockets):
         yield from sockets
