@@ -26,7 +26,7 @@ def scan():
 
 def test_it_explains_the_rays_better_than_what_it_began_with(scan):
     problem, start, truth = scan
-    fit = dip.DeepImagePrior(problem, start, dip.Prior(steps=400, rate=3e-3, **SMALL))
+    fit = dip.DeepImagePrior(problem, start, dip.Prior(steps=200, rate=3e-3, **SMALL))
     image = fit.run()
     assert image.shape == truth.shape and image.dtype == np.float32 and image.min() >= 0
     assert problem.residual(image) < 0.7 * problem.residual(start)
