@@ -150,7 +150,7 @@ def command(argv: list[str]) -> int:
                 continue
             started = time.perf_counter()
             image, told = method(sinogram, lambda *_: watch.received is not None, writer.state(name))
-            if watch.received and options.method == DIP:
+            if watch.received:  # an iteration that was ended is no result
                 break
             seconds = time.perf_counter() - started
             writer.write(name, geometry.to_hu(image), told | {"seconds": round(seconds, 3)})

@@ -1,6 +1,8 @@
 """From a CT or a phantom to sinograms and back, by the commands."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.datasets import dicom
 from medi2i.pix2pix import net
-from medi2i.reconstruction import reconstruct
+from medi2i.reconstruction import reconstruct, solvers
 from medi2i.tools import make_phantom, make_sinograms
 
 
@@ -51,6 +53,25 @@ def test_phantoms_come_back(tmp_path, beam, capsys):
         truth, found = np.load(tmp_path / "scan/truth" / name), np.load(tmp_path / "out" / name)
         assert found.shape == (48, 48) and found.dtype == np.float32
         assert np.sqrt(np.mean((found - truth) ** 2)) < 60
+
+
+@pytest.mark.parametrize(("method", "solver"), [("tv", "total_variation"), ("sirt", "sirt")])
+def test_an_iteration_that_a_signal_ends_is_no_result(scan, tmp_path, method, solver, monkeypatch):
+    arguments = "-i", scan / "sinograms", "--method", method, "--iterations", 20
+    assert run(reconstruct.main, *arguments, "-o", tmp_path / "whole") == 0
+    solve = getattr(solvers, solver)
+
+    def ended(*given, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return solve(*given, **more)
+
+    monkeypatch.setattr(solvers, solver, ended)
+    assert run(reconstruct.main, *arguments, "-o", tmp_path / "out") == 143
+    assert not list((tmp_path / "out").glob("*.dcm"))
+    monkeypatch.setattr(solvers, solver, solve)
+    assert run(reconstruct.main, *arguments, "-o", tmp_path / "out", "--resume") == 0
+    volumes = [dicom.read_volume(dicom.scan(tmp_path / place).series[0]) for place in ("whole", "out")]
+    assert np.array_equal(*volumes)
 
 
 def test_several_slices_in_one_file(tmp_path):
