@@ -7,7 +7,7 @@ from importlib import import_module
 
 _INTERFACE = "Translator cyclegan_options evaluate load pix2pix_options train".split()
 _PLACES = {
-    "__version__": ("medi2i.common.version", "VERSION"),
+    "__version__": ("medi2i.common", "VERSION"),
     "Series": ("medi2i.series", "Series"),
     "UserError": ("medi2i.common.errors", "UserError"),
     "read_series": ("medi2i.series", "read_series"),

@@ -13,8 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from medi2i.common import errors
-from medi2i.common.version import VERSION
+from medi2i.common import VERSION, errors
 
 if TYPE_CHECKING:
     from medi2i.common.options.machinery import Parser

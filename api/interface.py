@@ -13,9 +13,8 @@ import numpy as np
 
 from medi2i.common.device import use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError
-from medi2i.common.inference.conversion import run_conversion
+from medi2i.common.inference.conversion import run_conversion, translate
 from medi2i.common.inference.generator import IDENTITY, Model, load_model
-from medi2i.common.inference.volumes import translate
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions

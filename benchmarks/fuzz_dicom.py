@@ -26,8 +26,8 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import encode
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.tools.make_phantom import series_of
 from medi2i.tools.making.phantom import phantom
 from medi2i.tools.scan import as_json, as_text

@@ -26,7 +26,7 @@ from medi2i.common.options import PairedOptions
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.setup import make_optimizers
 from medi2i.datasets import paired
-from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.pix2pix import net
 from medi2i.pix2pix.updater import Pix2pixUpdater

@@ -27,7 +27,8 @@ from quality_work import Work
 
 from medi2i.common.errors import UserError
 from medi2i.common.resources import available_cores
-from medi2i.datasets import dicom, lists
+from medi2i.datasets import dicom
+from medi2i.datasets.pairs import read_list
 from medi2i.tools.evaluation.metrics import FULL
 
 
@@ -117,7 +118,7 @@ def show(title: str, found: dict[str, Any]) -> None:
 
 def describe(work: Work, name: str) -> str:
     """The CT in a few words that tell nothing of the patient."""
-    rows = lists.read_list(work.folder(f"data/{name}") / "images" / "pairs.txt")
+    rows = read_list(work.folder(f"data/{name}") / "images" / "pairs.txt")
     image = dicom.read(lists_in(work.folder(f"data/{name}") / "images")["train"].parent / rows[0].columns[1])
     height, width = image.hu.shape
     size = f", pixels of {image.spacing[0]:.3g} mm" if image.spacing else ""

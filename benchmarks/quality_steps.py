@@ -25,7 +25,8 @@ from quality_subjects import (
 from quality_work import Work
 
 from medi2i.common.training.log import read_log
-from medi2i.datasets import dicom, lists
+from medi2i.datasets import dicom
+from medi2i.datasets.pairs import read_list
 from medi2i.tools.evaluation import classical, files, measure
 
 IDENTITY = "identity"
@@ -70,7 +71,7 @@ def known_bias(images: Path, stored: float | None, part: str = "train") -> float
     """The known mean of the noise in HU: that in stored values times the slope; None where slopes vary."""
     if stored is None:
         return None
-    slopes = {dicom.read(images / row.columns[1]).slope for row in lists.read_list(lists_in(images)[part])}
+    slopes = {dicom.read(images / row.columns[1]).slope for row in read_list(lists_in(images)[part])}
     return stored * slopes.pop() if len(slopes) == 1 else None
 
 

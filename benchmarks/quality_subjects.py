@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.datasets import lists
+from medi2i.datasets.pairs import read_list
 
 COUNTS = 100
 PARTS = ("train", "val", "test")
@@ -115,7 +115,7 @@ def thin_out(pairs: Path, most: int) -> None:
 
 def link_unpaired(data: Path, folder: Path) -> None:
     """trainA: the inputs of every other training pair; trainB: the truths of those between them."""
-    for number, row in enumerate(lists.read_list(lists_in(data)["train"])):
+    for number, row in enumerate(read_list(lists_in(data)["train"])):
         side, column = ("trainA", 0) if number % 2 == 0 else ("trainB", 1)
         target = folder / side / Path(row.columns[column]).name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common import VERSION
 from medi2i.common.outputs import write_text
-from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
 from medi2i.reconstruction import solvers
 from medi2i.reconstruction.dip import DeepImagePrior, Prior

@@ -19,7 +19,8 @@ from superres import call
 
 from medi2i.common.options import parse as parse_options
 from medi2i.common.options.paired import PairedOptions
-from medi2i.datasets import dicom, lists
+from medi2i.datasets import dicom
+from medi2i.datasets.pairs import read_list
 from medi2i.pix2pix import convert, train
 from medi2i.tools.evaluation import metrics
 
@@ -30,7 +31,7 @@ CROPS = 1024  # of an epoch
 def measure(data: Path, converted: Path | None) -> float:
     """Mean over the test slices of the RMSE in HU; of the input itself where nothing is converted."""
     found = []
-    for row in lists.read_list(data / "pairs_test.txt"):
+    for row in read_list(data / "pairs_test.txt"):
         result = (converted or data) / row.columns[0]
         found.append(metrics.rmse(dicom.read(result).hu, dicom.read(data / row.columns[1]).hu))
     return float(np.mean(found))

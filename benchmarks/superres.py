@@ -19,7 +19,8 @@ from types import ModuleType
 
 import numpy as np
 
-from medi2i.datasets import dicom, grid, lists
+from medi2i.datasets import dicom, grid
+from medi2i.datasets.pairs import read_list
 from medi2i.pix2pix import convert, train
 from medi2i.tools import make_lowres, split_pairs
 from medi2i.tools.evaluation import metrics
@@ -85,7 +86,7 @@ def images(
     given: argparse.Namespace, data: Path, converted: Path | None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """For each test slice: the truth, and name of the row -> image; all (H, W) in HU."""
-    for row in lists.read_list(data / "pairs_test.txt"):
+    for row in read_list(data / "pairs_test.txt"):
         coarse, truth = (dicom.read(data / column).hu[np.newaxis] for column in row.columns)
         if not given.keep_small:  # made anew: what lies on the fine grid has been interpolated
             coarse = grid.reduce(grid.continued(truth, given.scale), given.scale, given.method)

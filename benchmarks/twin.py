@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second, Unet
 from medi2i.common.compat import chainer
-from medi2i.common.networks.norms import BATCH_DECAY, BATCH_EPS
+from medi2i.common.networks.layers import BATCH_DECAY, BATCH_EPS
 from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.cyclegan import net as cyclegan_net

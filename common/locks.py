@@ -19,8 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import Unreadable, UserError
-from medi2i.common.json_files import read_json
 from medi2i.common.outputs import naming, runs, take_name, unfinished, write_text
 
 WHOLE = ".medi2i.lock"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import read_json
 
 VARIABLE = "MEDI2I_MODELS"
 """Of the environment: folders that hold models, looked into before all others."""

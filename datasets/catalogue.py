@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.scanning import folders_below
-from medi2i.datasets.kinds import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
+from medi2i.datasets.file_names import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
 from medi2i.datasets.reading import Header, Image, read_header
 
 log = logging.getLogger(__name__)

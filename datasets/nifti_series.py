@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets import dicom, identity, nifti_volume
-from medi2i.datasets.dicom.derived_series import decimal
+from medi2i.datasets import dicom, file_names, nifti_volume
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, encode
-from medi2i.datasets.dicom.synthetic_series import NewSeries
+from medi2i.datasets.dicom.new_series import NewSeries, decimal
 
 AIR = -500
 """HU; a volume that goes down to it is a CT, where nobody says what it is."""
@@ -23,7 +22,7 @@ def patient(path: Path, root: Path) -> str:
     name = nifti_volume.stem(path)
     below = path.relative_to(root).parent.parts if root.is_dir() else ()
     around = root.absolute().parts[-1:] if root.is_dir() else root.absolute().parent.parts[-2:]
-    return identity.as_id(identity.patient_of(below, name) or identity.patient_of(around, name) or name)
+    return file_names.as_id(file_names.patient_of(below, name) or file_names.patient_of(around, name) or name)
 
 
 def to_dicom(path: Path, folder: Path, modality: str | None, force: bool, person: str) -> int:
@@ -55,7 +54,7 @@ def to_dicom(path: Path, folder: Path, modality: str | None, force: bool, person
         patient_id=person,
         patient_name=f"{person.replace('^', '_').replace('=', '_')}^NIFTI",
         study_description="From NIfTI",
-        description=identity.as_id(nifti_volume.stem(path)),
+        description=file_names.as_id(nifti_volume.stem(path)),
         comment="Made from a NIfTI file; patient and acquisition are not known",
         manufacturer_model="NIfTI to DICOM",
         image_type=("DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"),

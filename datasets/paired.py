@@ -9,9 +9,8 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.augment import Augmentation, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
-from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.catalogue import Source
-from medi2i.datasets.examples import ImageDataset
+from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.pairs import FOLDERS, Pair, find_pairs
 from medi2i.datasets.preparing import Domain, choose_channels, one_hot

@@ -11,10 +11,10 @@ import numpy as np
 from scipy import ndimage
 
 from medi2i.common.errors import Unreadable, UserError
-from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.catalogue import Source
+from medi2i.datasets.examples import ImageCache
+from medi2i.datasets.file_names import PLAIN_NUMBERS
 from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_back, resample_mask, resampled_size
-from medi2i.datasets.kinds import PLAIN_NUMBERS
 from medi2i.datasets.reading import Image, read_image, to_grey
 from medi2i.datasets.scaling import Clip
 

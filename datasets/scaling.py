@@ -9,7 +9,7 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.catalogue import Source
-from medi2i.datasets.kinds import PLAIN_NUMBERS
+from medi2i.datasets.file_names import PLAIN_NUMBERS
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,9 @@ from medi2i.common.errors import UserError
 from medi2i.datasets import paired
 from medi2i.datasets.augment import Uncut, apply
 from medi2i.datasets.catalogue import Source, describe, sources_in
-from medi2i.datasets.lists import locate_list, read_list
 from medi2i.datasets.noise_level import NoiseMeter, squares_of, uniform_squares
 from medi2i.datasets.paired import PairedDataset
-from medi2i.datasets.pairs import FOLDERS, Pair
+from medi2i.datasets.pairs import FOLDERS, Pair, locate_list, read_list
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.scaling import Clip
 

@@ -9,12 +9,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from medi2i.common.bounded_files import MOST_MEMBERS
 from medi2i.common.errors import Unreadable
 from medi2i.common.limits import check_bytes, check_file
-from medi2i.common.npz_files import MOST_MEMBERS
 from medi2i.datasets.catalogue import has_dicom_mark
 from medi2i.datasets.dicom.scanning import folders_below
-from medi2i.datasets.kinds import kind_of
+from medi2i.datasets.file_names import kind_of
 from medi2i.datasets.nifti_series import patient, to_dicom, to_nifti
 from medi2i.datasets.nifti_volume import is_nifti, stem
 

@@ -19,9 +19,8 @@ from medi2i.datasets.augment import (
     joined,
     noise_and_key,
 )
-from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.catalogue import Source, sources_in, within
-from medi2i.datasets.examples import ImageDataset
+from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.preparing import Domain, choose_channels
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip

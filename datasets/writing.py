@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from medi2i.common.errors import UserError
 from medi2i.common.outputs import whole_file
 from medi2i.common.resources import bands
-from medi2i.datasets.kinds import PLAIN_NUMBERS, kind_of
+from medi2i.datasets.file_names import PLAIN_NUMBERS, kind_of
 from medi2i.datasets.pictures import FORMATS
 
 WRITTEN = ("jpg", "png", "bmp", "tif", *PLAIN_NUMBERS)
@@ -22,7 +22,7 @@ def write_image(path: Path | str, array: np.ndarray, kind: str | None = None, *,
     ``bits``: 8 or 16 rounds to unsigned integers and saturates; None keeps float32 (tif only; npy, csv and txt always
     do). The folder is made; the file is written whole or not at all. Returns how many values were saturated.
     Raises UserError where the kind cannot hold the array, and for NaN and infinite values. DICOM is written by
-    ``medi2i.datasets.dicom.derived_series``, which knows the source.
+    ``medi2i.datasets.dicom.new_series``, which knows the source.
     """
     path = Path(path)
     kind = kind or kind_of(path)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import read_json
 from medi2i.common.outputs import write_text
 
 PARALLEL, ARC, FLAT = "parallel", "arc", "flat"

@@ -24,19 +24,19 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 
 import numpy as np
 
+from medi2i.common import VERSION
+from medi2i.common.bounded_files import read_json
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.generator import AnySize, engine_of
-from medi2i.common.json_files import read_json
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
 from medi2i.common.outputs import write_text
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.validation import inference_mode
-from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.scaling import PAIRED_HU, Clip
 from medi2i.datasets.writing import write_npy
 from medi2i.reconstruction import geometry as geometries

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.json_files import read_json
 from medi2i.datasets import dicom
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction.fbp import first_image

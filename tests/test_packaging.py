@@ -79,7 +79,7 @@ def test_every_module_imports_from_the_wheel(installed, tmp_path):
         f"for name in {modules!r}:\n"
         "    module = importlib.import_module(name)\n"
         f"    assert module.__file__.startswith({str(site)!r}), module.__file__\n"
-        "import medi2i.common.version as v; print(v.VERSION)\n"
+        "import medi2i.common; print(medi2i.common.VERSION)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COV"))}
     result = subprocess.run(

@@ -23,13 +23,14 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 
 import numpy as np
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError, run
-from medi2i.common.json_files import read_json
 from medi2i.common.locks import is_lock, locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.outputs import write_text
-from medi2i.datasets import dicom, lists
+from medi2i.datasets import dicom
+from medi2i.datasets.pairs import read_list
 from medi2i.pix2pix import convert, train
 from medi2i.tools import evaluate, make_noisy, make_phantom, split_pairs
 
@@ -175,7 +176,7 @@ def show(options: DemoOptions, folder: StepFolders) -> None:
         )
         part = {phase: pairs.with_name(f"{pairs.stem}_{phase}.txt") for phase in ("train", "val", "test")}
 
-    count = len(lists.read_list(part["train"]))
+    count = len(read_list(part["train"]))
     settings = parse(PairedOptions, ["--preset", PRESET])
     per_epoch = count * settings.crops_per_image / settings.batch_size
     epochs = max(1, round(options.updates / per_epoch))
@@ -271,7 +272,7 @@ def thin_out(pairs: Path) -> Path:
 
 def keep_together(pairs: Path) -> list[object]:
     """`--by block` where there are fewer patients, or series, than lists: then these have to be cut."""
-    rows = [split_pairs.describe(row.columns, pairs.parent) for row in lists.read_list(pairs)]
+    rows = [split_pairs.describe(row.columns, pairs.parent) for row in read_list(pairs)]
     by, _ = split_pairs.choose(rows, "auto")
     enough = by == split_pairs.BLOCK or len({row.group(by) for row in rows}) >= LISTS
     return [] if enough else ["--by", split_pairs.BLOCK]
@@ -279,14 +280,14 @@ def keep_together(pairs: Path) -> list[object]:
 
 def small_crop(data: Path, pairs: Path, side: int) -> list[object]:
     """`-cw` and `-ch` where images are smaller than the preset's crop of `side` pixels; [] elsewhere."""
-    shapes = {dicom.read(data / row.columns[0]).hu.shape for row in lists.read_list(pairs)}
+    shapes = {dicom.read(data / row.columns[0]).hu.shape for row in read_list(pairs)}
     smallest = min(min(shape) for shape in shapes) // 16 * 16
     return [] if smallest >= side else ["-cw", smallest, "-ch", smallest]
 
 
 def known_bias(data: Path, pairs: Path) -> list[object]:
     """`--bias HU`: the released noise adds COUNTS to stored values, which the slope makes HU; [] where slopes vary."""
-    slopes = {dicom.read(data / row.columns[1]).slope for row in lists.read_list(pairs)}
+    slopes = {dicom.read(data / row.columns[1]).slope for row in read_list(pairs)}
     return ["--bias", f"{COUNTS * slopes.pop():g}"] if len(slopes) == 1 else []
 
 

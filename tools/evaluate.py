@@ -13,11 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from medi2i.common import VERSION
 from medi2i.common.errors import UserError, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.version import VERSION
-from medi2i.datasets import kinds
+from medi2i.datasets import file_names
 from medi2i.tools.evaluation import classical, files, measure, metrics, picture, safety_page, table
 from medi2i.tools.evaluation.files import Listing, Matching, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate
@@ -48,7 +48,7 @@ class ComparedOptions(Checked):
     root: str = option(".", "-R", metavar="FOLDER", help="where the paths of --pairs begin", first=True)
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
-    imgtype: str | None = option(None, "-it", choices=list(kinds.KINDS), help="kind of the images [found out]")
+    imgtype: str | None = option(None, "-it", choices=list(file_names.KINDS), help="kind of the images [found out]")
     scale: int = option(
         1,
         type=int,

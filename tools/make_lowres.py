@@ -19,9 +19,9 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.errors import counted, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.datasets import dicom, grid, kinds
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets import dicom, file_names, grid
 from medi2i.datasets.dicom.header_checks import text
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.grid import Grid, new_position
 from medi2i.datasets.reading import Image
 from medi2i.tools.making import noise
@@ -54,7 +54,7 @@ class LowresOptions(Checked):
         0, type=int, low=0, high=2**32 - 1, help="of the noise: same seed and image, same noise, in any order"
     )
     modality: list[str] = option(["CT", "MR"], nargs="+", metavar="NAME", help="DICOM modalities to take")
-    imgtype: str = option("auto", "-it", choices=["auto", *kinds.SUFFIXES], help="kind of the images")
+    imgtype: str = option("auto", "-it", choices=["auto", *file_names.SUFFIXES], help="kind of the images")
     workers: int | None = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     force: bool = option(False, type=bool, help="overwrite existing files")
 

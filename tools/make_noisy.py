@@ -20,10 +20,10 @@ from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError, counted, run
 from medi2i.common.options import Checked, option, parse
-from medi2i.datasets import dicom, kinds
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets import dicom, file_names
 from medi2i.datasets.dicom.encoding import Encoding
 from medi2i.datasets.dicom.header_checks import text
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.noise_level import noise_of
 from medi2i.datasets.reading import Image
 from medi2i.tools.making import noise
@@ -84,7 +84,9 @@ class NoiseOptions(Checked):
         first=True,
     )
     modality: list[str] = option(["CT"], nargs="+", metavar="NAME", help="DICOM modalities to take")
-    imgtype: str = option("auto", "-it", choices=kinds.CHOICES, spelled=kinds.kind_named, help="kind of the images")
+    imgtype: str = option(
+        "auto", "-it", choices=file_names.CHOICES, spelled=file_names.kind_named, help="kind of the images"
+    )
     workers: int | None = option(None, "-j", type=int, low=1, high=1024, help="processes; default: one per core")
     gpu: int | None = option(
         None, "-g", type=int, low=-1, help="dose: GPU number, -1 for the CPU; default: the first if any"

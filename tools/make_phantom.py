@@ -16,12 +16,12 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 from tqdm import tqdm
 
+from medi2i.common import VERSION
 from medi2i.common.errors import UserError, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.version import VERSION
 from medi2i.datasets.dicom.encoding import Encoding, encode
-from medi2i.datasets.dicom.synthetic_series import NewSeries
+from medi2i.datasets.dicom.new_series import NewSeries
 from medi2i.tools.making.phantom import Phantom, phantom
 
 ENCODING = Encoding(1, -1024, 12, signed=False)

@@ -33,7 +33,7 @@ from medi2i.datasets.writing import write_image, write_npy
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction.scans import GEOMETRY, SOURCES, TRUTH
 from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan
-from medi2i.tools.making import shapes
+from medi2i.tools import make_shapes
 
 PNG_TOP = 65535
 SHAPES, CT, ELLIPSES, SHEPP_LOGAN = "shapes", "ct", "ellipses", "shepp-logan"
@@ -103,9 +103,9 @@ def command(argv: list[str]) -> None:
     if (options.ct is not None) != (options.of == CT):
         raise UserError("--ct: goes with --of ct, and --of ct with it")
     if options.of != SHAPES:
-        with shapes.new_folder(options.out) as out:
+        with make_shapes.new_folder(options.out) as out:
             return scan(options, out)
-    shapes.write_pairs(
+    make_shapes.write_pairs(
         options,
         lambda generator: sinogram_and_image(generator, options.size, options.shapes),
         lambda path, image, domain: save(path, image, float(options.size) if domain == "A" else 1.0),
@@ -172,8 +172,8 @@ def images(options: SinogramOptions) -> Iterator[tuple[np.ndarray, tuple[float, 
 def sinogram_and_image(generator: np.random.Generator, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The sinogram of at most `most` shapes (float (H, W), 0…1) on a black disc, and these: the Radon transform sees
     nothing outside the inscribed circle."""
-    drawn = shapes.random_shapes(generator, (size, size), most)
-    image = shapes.paint((size, size), drawn, shapes.random_kinds(generator, len(drawn)))[0]
+    drawn = make_shapes.random_shapes(generator, (size, size), most)
+    image = make_shapes.paint((size, size), drawn, make_shapes.random_kinds(generator, len(drawn)))[0]
     rows, columns = np.indices((size, size)) - size // 2
     image = np.where(rows**2 + columns**2 <= (size // 2 - 1) ** 2, image, 0.0)
     return sinogram(image), image

@@ -18,7 +18,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import nifti_volume
-from medi2i.datasets.kinds import next_steps
+from medi2i.datasets.file_names import next_steps
 from medi2i.datasets.nifti_series import patient, to_dicom, to_nifti
 
 

@@ -26,7 +26,7 @@ from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import check_target, whole_file
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import name_below
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
 from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
 from medi2i.datasets.reading import read_image

@@ -25,9 +25,10 @@ from medi2i.common.errors import Unreadable, UserError, counted, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import write_text
-from medi2i.datasets import identity, lists
+from medi2i.datasets import file_names
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file
+from medi2i.datasets.pairs import read_list
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
 _PLURAL = {PATIENT: "patients", SERIES: "series", FOLDER: "folders", IMAGE: "images"}
@@ -82,7 +83,7 @@ def command(argv: list[str]) -> None:
     parts = {name: share for name, share in shares.items() if share > 1e-9}
     path = Path(options.list)
     root = Path(options.root) if options.root else path.parent
-    listed = lists.read_list(path)
+    listed = read_list(path)
     for row in listed:
         if len(row.columns) < 2:
             raise UserError(f"{path}: line {row.line} has one column; a pair is two paths, separated by a tab")
@@ -117,8 +118,8 @@ def describe(columns: Sequence[str], root: Path) -> Row:
         raise UserError(f"{path}: listed, but there is no such file; --root gives the folder the paths are relative to")
     # realisations of one image (noise01/…, noise02/…) belong together
     parts = [part for part in Path(name).parts if not re.fullmatch(r"noise\d+", part)]
-    folder = "/".join(identity.folder_of(parts[:-1]))
-    patient = next((person for part in parts if (person := identity.person_in(part))), "")
+    folder = "/".join(file_names.folder_of(parts[:-1]))
+    patient = next((person for part in parts if (person := file_names.person_in(part))), "")
     series = ""
     with contextlib.suppress(Unreadable):  # what is no DICOM says nothing more
         header = parse_file(path).dataset

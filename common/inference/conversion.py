@@ -1,11 +1,12 @@
-"""Converting images: what both convert.py do once the command line is read, until all is told."""
+"""Converting images: what both convert.py do once the command line is read, until all is told; and a volume in memory
+on the same way, HU in, HU out, without files."""
 
 import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, counted
-from medi2i.common.inference import shards
+from medi2i.common.inference import pipeline, shards
 from medi2i.common.inference.generator import (
     AnySize,
     ConversionOptions,
@@ -23,7 +24,7 @@ from medi2i.common.inference.generator import (
     load_model,
 )
 from medi2i.common.inference.graph_engines import examples_of
-from medi2i.common.inference.jobs import Jobs, Networks
+from medi2i.common.inference.jobs import Jobs, Networks, refuse_no_number
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import (
     COMPLETE,
@@ -36,14 +37,17 @@ from medi2i.common.inference.report import (
     summary_of,
     tell,
 )
-from medi2i.common.inference.results import Results
+from medi2i.common.inference.results import Results, background, parts_of, softmax
 from medi2i.common.inference.shards import Shard, sharing
+from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
 from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
 from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
 from medi2i.common.training.ending import SignalWatch
-from medi2i.datasets.catalogue import Catalogue, Source
+from medi2i.datasets.catalogue import Catalogue, Source, Volume
+from medi2i.datasets.dicom.series import SliceRef
+from medi2i.datasets.reading import Image
 from medi2i.datasets.unpacking import write_back
 
 
@@ -282,3 +286,60 @@ def _check_folder(out: Path, images: Catalogue) -> None:
         raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"--out: no permission to write into {place}")
+
+
+def translate(
+    images: Sequence[Image],
+    spacing: tuple[float, float] | None,
+    plan_of: Callable[[Catalogue], Plan],
+    modality: str = "CT",
+) -> np.ndarray:
+    """The results of the slices ``images`` of one volume, in order: what a conversion of a DICOM series with these
+    values would write, before its numbers are rounded for the file.
+
+    spacing: (between rows, between columns) in mm, None where it is not known. plan_of: the Plan of such a conversion.
+    Returns (Z, H, W) float32 in HU, or (Z, N, H, W) where one slice has N results; of a network for classes their
+    numbers, (Z, H, W) whole numbers. Raises UserError.
+    """
+    sources = []
+    for place, image in enumerate(images):
+        path, shape = Path(f"slice {place}"), image.array.shape
+        ref = SliceRef(path, shape=(shape[1], shape[2]), spacing=spacing, modality=modality)
+        sources.append(Source((path,), "dcm", path.name, ref=ref, shape=shape, place=place, held=image))
+    plan = plan_of(Catalogue([Volume(sources)], []))
+    networks, form = open_networks(plan), plan.form
+    results: dict[int, np.ndarray] = {}
+
+    def deliver(index: int, y: np.ndarray, slices: dict[int, Slice]) -> Callable[[], None]:
+        unit = y if networks.samples is None else networks.samples.split(y)[0]
+        refuse_no_number(unit)
+
+        def place() -> None:
+            middle = slices[index]
+            back = middle.placement.back
+            if form.classes:
+                results[index] = back(softmax(unit), background(form.classes)).argmax(0)
+                return
+            parts = [back(part, middle.values)[0] for part in parts_of(unit, form, form.clip_for("dcm", None), middle)]
+            if middle.mask is not None:
+                parts = [np.where(middle.mask, middle.values[0], part) for part in parts]
+            results[index] = parts[0] if len(parts) == 1 else np.stack(parts)
+
+        return place
+
+    def failed(index: int, error: Exception) -> None:
+        raise error
+
+    cache = SliceCache(
+        lambda index: load_slice(sources[index], plan.preparation),
+        len(sources) if plan.stack > 1 else 0,
+        lambda index: bytes_of(sources[index], plan.preparation),
+    )
+    pipeline.run(
+        pipeline.jobs(cache, len(sources), plan.stack, plan.combine, set(range(len(sources))), deliver, failed),
+        networks.run,
+        batch_size=plan.options.batch_size,
+        workers=plan.options.workers,
+        at_once=networks.at_once,
+    )
+    return np.stack([results[index] for index in range(len(sources))])

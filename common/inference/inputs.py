@@ -20,8 +20,8 @@ from medi2i.datasets.catalogue import (
     walk,
     within,
 )
-from medi2i.datasets.kinds import kind_of, next_steps
-from medi2i.datasets.lists import locate_list, read_list
+from medi2i.datasets.file_names import kind_of, next_steps
+from medi2i.datasets.pairs import locate_list, read_list
 from medi2i.datasets.unpacking import unpacked
 
 

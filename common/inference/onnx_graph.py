@@ -14,21 +14,21 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from medi2i.common import VERSION
 from medi2i.common.choices import Activation, SampleKind, Second, Unet
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
-from medi2i.common.networks.convolutions import Convolution
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.norms import (
+from medi2i.common.networks.layers import (
     BATCH_EPS,
     FEATURE_EPS,
     LEAKY_SLOPE,
+    Convolution,
     FeatureNormalization,
     InstanceNormalization,
     Unchanged,
 )
-from medi2i.common.version import VERSION
 
 INPUT, OUTPUT = "image", "translation"
 IR_VERSION, OPSET = 8, 17

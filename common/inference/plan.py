@@ -13,8 +13,8 @@ from medi2i.common.networks.from_options import fixed_size
 from medi2i.common.training import mean_change
 from medi2i.datasets.catalogue import Catalogue, Source
 from medi2i.datasets.dicom import Unreadable
+from medi2i.datasets.file_names import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.grid import STEP
-from medi2i.datasets.kinds import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.noise_level import Noise, noise_in, noise_of
 from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip, default_clip

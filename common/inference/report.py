@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medi2i.common import VERSION
+from medi2i.common.bounded_files import parse_json, read_json
 from medi2i.common.errors import UserError
 from medi2i.common.inference import edges, values
-from medi2i.common.json_files import parse_json, read_json
 from medi2i.common.outputs import BESIDE, append_text, write_text
 from medi2i.common.outputs import REPORT as NAME
-from medi2i.common.version import VERSION
 
 WRITE_EVERY_SECONDS = 10.0
 MOST_BYTES = 1 << 27  # some 300,000 images

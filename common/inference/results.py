@@ -12,12 +12,12 @@ from medi2i.common.inference.plan import Format, Plan
 from medi2i.common.inference.slices import Slice
 from medi2i.common.resources import bands
 from medi2i.datasets.catalogue import Source, Volume
-from medi2i.datasets.dicom.derived_series import DerivedSeries, WriteReport
 from medi2i.datasets.dicom.encoding import ROUNDING, Encoding
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
+from medi2i.datasets.dicom.new_series import DerivedSeries, WriteReport
 from medi2i.datasets.dicom.reading import open_file
 from medi2i.datasets.dicom.series import Series
-from medi2i.datasets.kinds import PLAIN_NUMBERS
+from medi2i.datasets.file_names import PLAIN_NUMBERS
 from medi2i.datasets.preparing import Placement
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_image, write_npy

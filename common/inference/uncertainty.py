@@ -25,8 +25,8 @@ from medi2i.common.inference.slices import Slice
 from medi2i.common.inference.values import DEVIATIONS, deviation
 from medi2i.common.networks.blocks import sampled_dropout
 from medi2i.datasets.catalogue import Source, Volume
-from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.encoding import Encoding
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_npy
 

@@ -13,9 +13,8 @@ import numpy as np
 from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second
 from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.convolutions import Convolution, shortcut
+from medi2i.common.networks.layers import ACTIVATIONS, Convolution, activated, normalization, same, shortcut
 from medi2i.common.networks.network import Misfit, Rows, Step, unchanged
-from medi2i.common.networks.norms import ACTIVATIONS, activated, normalization, same
 from medi2i.common.networks.spec import ConvStyle
 
 NORM_EPS = 1e-12

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import read_json
 from medi2i.common.networks.files import arrays_of, frozen_file, load_arrays, split_generator, stored_arrays
 from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec
 from medi2i.common.networks.generator import Decoder, Encoder

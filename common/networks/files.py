@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from medi2i.common.bounded_files import BrokenFile, Declared, StoredArrays, refuse_not_finite
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.npz_files import BrokenFile, Declared, StoredArrays, refuse_not_finite
 from medi2i.common.outputs import whole_file
 
 _SHOWN = 3  # of a misfit's many parameters

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from medi2i.common.bounded_files import StoredArrays
 from medi2i.common.choices import Pretrained
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.files import arrays_of, fill, misfits
 from medi2i.common.networks.network import Rows, Step, constant_weights, unchanged
 from medi2i.common.networks.spec import PretrainedSpec
-from medi2i.common.npz_files import StoredArrays
 from medi2i.common.options import PairedOptions, UnpairedOptions
 
 VGG16_LAYERS = (2, 2, 3, 3, 3)
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         packed = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not packed:
-        from medi2i.common.networks.caffemodel import chainer_arrays, read_caffemodel  # protobuf takes time to import
+        from medi2i.common.networks.imagenet import chainer_arrays, read_caffemodel  # protobuf takes time to import
 
         return chainer_arrays(read_caffemodel(path.read_bytes()))
     stored = StoredArrays(path)

@@ -25,7 +25,7 @@ from medi2i.common.options.machinery import (
 )
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
-from medi2i.datasets import kinds
+from medi2i.datasets import file_names
 
 
 @dataclass
@@ -102,8 +102,8 @@ class InputOptions(Checked):
     imgtype: str = option(
         "auto",
         "-it",
-        choices=kinds.CHOICES,
-        spelled=kinds.kind_named,
+        choices=file_names.CHOICES,
+        spelled=file_names.kind_named,
         help="kind of the images; auto: what is found, and among several the training's",
     )
     fn_pattern: str = option(None, "-fn", help="only files whose name matches this pattern, as *_axial*")
@@ -146,8 +146,8 @@ class OutputOptions(Checked):
     )
     imgtype_out: str = option(
         None,
-        choices=kinds.CHOICES,
-        spelled=kinds.kind_named,
+        choices=file_names.CHOICES,
+        spelled=file_names.kind_named,
         help="kind of the converted images; default: as in training, else the input's own",
     )
     outside: str = option(

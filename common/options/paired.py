@@ -6,7 +6,7 @@ from typing import ClassVar
 from medi2i.common.choices import TARGETS
 from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option
-from medi2i.datasets import kinds
+from medi2i.datasets import file_names
 
 
 @dataclass
@@ -53,8 +53,8 @@ class PairOptions(Checked):
     btoa: bool = option(False, type=bool, network=True, help="translate from B to A", first=True)
     imgtype_out: str = option(
         None,
-        choices=kinds.CHOICES,
-        spelled=kinds.kind_named,
+        choices=file_names.CHOICES,
+        spelled=file_names.kind_named,
         help="kind of the output images, where another",
     )
     scale: int = option(

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from medi2i.common import VERSION
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import read_json
 from medi2i.common.options.learned import LearnedOptions
 from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, take_common
 from medi2i.common.options.paired import PairedOptions
@@ -18,7 +19,6 @@ from medi2i.common.options.presets import preset_values
 from medi2i.common.options.unpaired import UnpairedOptions
 from medi2i.common.outputs import write_text
 from medi2i.common.registry import located
-from medi2i.common.version import VERSION
 
 ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
 APPLICATIONS: dict[str, type["AnyTraining"]] = {

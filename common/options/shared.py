@@ -20,7 +20,7 @@ from medi2i.common.choices import (
     Unet,
 )
 from medi2i.common.options.machinery import BaseAndWidth, Checked, derived, option, values_of
-from medi2i.datasets import kinds
+from medi2i.datasets import file_names
 
 LEVELS = 12  # an image is continued to a multiple of 2 to the power of these less one
 
@@ -113,8 +113,8 @@ class ImageOptions(Checked):
     imgtype: str = option(
         "auto",
         "-it",
-        choices=kinds.CHOICES,
-        spelled=kinds.kind_named,
+        choices=file_names.CHOICES,
+        spelled=file_names.kind_named,
         help="kind of the images; auto: what is found",
     )
     crop_width: int = option(

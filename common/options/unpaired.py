@@ -7,7 +7,7 @@ from medi2i.common import choices
 from medi2i.common.errors import UserError
 from medi2i.common.options import presets, shared
 from medi2i.common.options.machinery import Checked, option, redefault, values_of
-from medi2i.datasets import kinds
+from medi2i.datasets import file_names
 
 
 @dataclass
@@ -28,8 +28,8 @@ class DomainOptions(Checked):
 
     imgtype_b: str = option(
         None,
-        choices=kinds.CHOICES,
-        spelled=kinds.kind_named,
+        choices=file_names.CHOICES,
+        spelled=file_names.kind_named,
         help="kind of the images of domain B, where another",
     )
     slice_range: list = option(

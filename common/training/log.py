@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from medi2i.common.bounded_files import parse_json
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import parse_json
 from medi2i.common.outputs import append_text, csv_text, write_text
 from medi2i.common.training.ending import Ending, scalars
 from medi2i.common.training.snapshot import serialize_json

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medi2i.common.bounded_files import refuse_not_finite
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError
@@ -15,7 +16,6 @@ from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
-from medi2i.common.npz_files import refuse_not_finite
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.options.learned import LearnedOptions
 from medi2i.common.options.machinery import default_of

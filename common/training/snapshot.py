@@ -20,11 +20,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from medi2i.common.bounded_files import BrokenFile, StoredArrays, declared_in, parse_json, refuse_not_finite
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.json_files import parse_json
 from medi2i.common.limits import check_bytes, max_bytes
-from medi2i.common.npz_files import BrokenFile, StoredArrays, declared_in, refuse_not_finite
 from medi2i.common.outputs import whole_file
 from medi2i.common.training.distributed import Ranks
 

@@ -20,7 +20,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medi2i.common.version import VERSION
+from medi2i.common import VERSION
 from medi2i.datasets.dicom.encoding import NotWritable
 from medi2i.datasets.dicom.header_checks import (
     LOSSY_METHODS,

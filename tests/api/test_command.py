@@ -13,9 +13,8 @@ import pytest
 
 import medi2i
 from medi2i import command
-from medi2i.common import errors
+from medi2i.common import VERSION, errors
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
-from medi2i.common.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 

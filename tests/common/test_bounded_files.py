@@ -9,12 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from medi2i.common import npz_files
+from medi2i.common import bounded_files
+from medi2i.common.bounded_files import MOST_BYTES, BrokenFile, StoredArrays, array_header, parse_json, read_json
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import read_report
-from medi2i.common.json_files import MOST_BYTES, parse_json, read_json
 from medi2i.common.networks.checkpoint import build_generator, find_run
-from medi2i.common.npz_files import BrokenFile, StoredArrays, array_header
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
 from medi2i.common.options.machinery import BOUNDS
@@ -374,9 +373,9 @@ def test_stored_arrays_unpack_what_is_asked_for(tmp_path, monkeypatch):
     path = npz(tmp_path / "a.npz", {name: npy(array) for name, array in arrays.items()}, zipfile.ZIP_DEFLATED)
     read = []
     monkeypatch.setattr(
-        npz_files,
+        bounded_files,
         "_read",
-        lambda archive, info, read_it=npz_files._read: (read.append(info.filename), read_it(archive, info))[1],
+        lambda archive, info, read_it=bounded_files._read: (read.append(info.filename), read_it(archive, info))[1],
     )
     found = StoredArrays(path)
     found.verify()

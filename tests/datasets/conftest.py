@@ -3,7 +3,7 @@
 import pytest
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.kinds import kind_of
+from medi2i.datasets.file_names import kind_of
 from medi2i.datasets.reading import read_header, read_image
 
 

@@ -9,8 +9,7 @@ from medi2i.common.kernels.gpu import augment
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.datasets import paired, unpaired
 from medi2i.datasets.augment import joined
-from medi2i.datasets.cache import ImageCache
-from medi2i.datasets.examples import UncutExamples, examples_for
+from medi2i.datasets.examples import ImageCache, UncutExamples, examples_for
 from medi2i.datasets.preparing import Domain
 from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip

@@ -8,9 +8,8 @@ import pytest
 from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired, preparing
-from medi2i.datasets.cache import ImageCache
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.examples import Example
+from medi2i.datasets.examples import Example, ImageCache
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_image

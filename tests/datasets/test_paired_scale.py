@@ -6,7 +6,7 @@ import pytest
 from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.datasets import grid, paired
-from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_image
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pillow
 
 from medi2i.common.errors import Unreadable
-from medi2i.datasets.kinds import KINDS
+from medi2i.datasets.file_names import KINDS
 from medi2i.datasets.reading import read_header, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.dicom.header_checks import Unreadable
-from medi2i.datasets.kinds import kind_of, name_without_suffix
+from medi2i.datasets.file_names import kind_of, name_without_suffix
 from medi2i.datasets.reading import read_image, to_grey
 from medi2i.datasets.scaling import Clip, default_clip
 from medi2i.datasets.writing import write_image

@@ -10,7 +10,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.options import UnpairedOptions, parse
 from medi2i.datasets import unpaired
 from medi2i.datasets.augment import apply
-from medi2i.datasets.cache import ImageCache
+from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.scaling import Clip
 from medi2i.datasets.writing import write_image
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.catalogue import Entry, Source, Volume, find_files, list_images, name_below
-from medi2i.datasets.kinds import kind_of, name_without_suffix
-from medi2i.datasets.lists import locate_list, read_list
+from medi2i.datasets.file_names import kind_of, name_without_suffix
+from medi2i.datasets.pairs import locate_list, read_list
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.unpacking import unpacked
 

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medi2i.common import VERSION
 from medi2i.common.errors import UserError, counted
 from medi2i.common.outputs import write_text
-from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.noise_level import Noise

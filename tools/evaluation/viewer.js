@@ -13,7 +13,7 @@
   };
   let timer = null;
 
-  // ---- packed images (see packing.py) ----
+  // ---- packed images (see page.py) ----
   const cache = new Map();
   async function unpack(id, height, width) {
     const packed = Uint8Array.from(atob($("image-" + id).textContent), (c) => c.charCodeAt(0));

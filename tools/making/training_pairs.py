@@ -19,10 +19,10 @@ from medi2i.common.locks import locked
 from medi2i.common.outputs import whole_file, write_text
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Skipped, Source, find_files, list_images, list_series, name_below
-from medi2i.datasets.dicom.derived_series import DerivedSeries
 from medi2i.datasets.dicom.header_checks import text
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.dicom.scanning import run_parallel
-from medi2i.datasets.kinds import kind_of, name_without_suffix
+from medi2i.datasets.file_names import kind_of, name_without_suffix
 from medi2i.datasets.reading import Image, read_image
 from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.writing import write_image

@@ -8,7 +8,7 @@ from medi2i.common.compat import F, L, chainer, gradient_check
 from medi2i.common.kernels import cpu_engine, normalisation_nodes, reference
 from medi2i.common.kernels.cpu import onednn
 from medi2i.common.networks.blocks import CBR
-from medi2i.common.networks.norms import BatchNormalization, InstanceNormalization, activated
+from medi2i.common.networks.layers import BatchNormalization, InstanceNormalization, activated
 from medi2i.common.networks.spec import ConvStyle
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")

@@ -18,13 +18,13 @@ from medi2i.common.networks.blocks import (
     depth_to_space,
     double_bilinear,
 )
-from medi2i.common.networks.convolutions import (
+from medi2i.common.networks.layers import (
     Convolution,
     SqueezeExcitation,
     append_mirrored,
+    normalization,
     reflect_pad,
 )
-from medi2i.common.networks.norms import normalization
 from medi2i.common.networks.spec import ConvStyle
 
 PLAIN = ConvStyle(equalised=False, separable=False, squeeze=False, padding=Padding.ZERO)

@@ -6,7 +6,7 @@ import pytest
 from medi2i.common.choices import DOUBLING, SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind
 from medi2i.common.compat import F, chainer, gradient_check
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
-from medi2i.common.networks.norms import normalization
+from medi2i.common.networks.layers import normalization
 from medi2i.common.networks.pretrained import pretrained_features
 from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 

@@ -7,7 +7,7 @@ from medi2i.common.choices import DTYPES as DTYPE_NAMES
 from medi2i.common.choices import SAMPLINGS, Activation, Norm, Padding, Pretrained
 from medi2i.common.compat import chainer
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock, SpectralConvolution
-from medi2i.common.networks.convolutions import SqueezeExcitation
+from medi2i.common.networks.layers import SqueezeExcitation
 from medi2i.common.networks.network import DTYPES, using_dtype
 from medi2i.common.networks.pretrained import pretrained_features
 from medi2i.common.networks.spec import ConvStyle, PretrainedSpec

@@ -11,7 +11,7 @@ import pytest
 from medi2i.common.choices import Norm
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.norms import BatchNormalization
+from medi2i.common.networks.layers import BatchNormalization
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import snapshot
 from medi2i.common.training.adversarial import HistoryPool, LossScale

@@ -14,7 +14,7 @@ import numpy as np
 from medi2i.common import compat
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.networks.norms import BatchNormalization
+from medi2i.common.networks.layers import BatchNormalization
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.training.distributed import ALONE, joined, share_batches
 from medi2i.common.training.pictures import Plots

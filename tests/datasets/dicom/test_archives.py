@@ -132,7 +132,7 @@ def test_numbers_and_descriptions_tell_models_apart(ct):
     from medi2i.common.inference.generator import Model
     from medi2i.common.inference.results import _described
     from medi2i.common.options import PairedOptions
-    from medi2i.datasets.dicom.derived_series import DerivedSeries
+    from medi2i.datasets.dicom.new_series import DerivedSeries
 
     header = ct(np.zeros((4, 4), np.uint16), SeriesNumber=7)
     made = {

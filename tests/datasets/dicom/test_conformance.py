@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.tools import make_phantom
 
 SYNTAXES = {  # name -> command that makes it of an explicit little endian file

@@ -14,7 +14,7 @@ from pydicom.uid import RLELossless
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.derived_series import DerivedSeries
+from medi2i.datasets.dicom.new_series import DerivedSeries
 
 FUZZ = Path(__file__).parents[3] / "benchmarks/fuzz_dicom.py"
 STORED = np.arange(35, dtype=np.uint16).reshape(5, 7)

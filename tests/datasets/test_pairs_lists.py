@@ -7,7 +7,7 @@ import pytest
 from medi2i.common.errors import UserError
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.datasets.catalogue import describe, find_files, matches, number_key, walk
-from medi2i.datasets.lists import Row, locate_list, read_list
+from medi2i.datasets.pairs import Row, locate_list, read_list
 
 
 def touch(folder, *names):

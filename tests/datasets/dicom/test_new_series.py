@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless
 
+from medi2i.common import VERSION
 from medi2i.common.errors import UserError
-from medi2i.common.version import VERSION
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom import derived_series
+from medi2i.datasets.dicom import new_series
 from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, choose_encoding, encode
 from medi2i.datasets.scaling import Clip
 
@@ -26,7 +26,7 @@ STORED = np.array([[0, 1, 1024], [1074, 2047, 4095]], np.uint16)
 
 
 def series_of(image, **changes):
-    return derived_series.DerivedSeries(
+    return new_series.DerivedSeries(
         image.header,
         **(
             {

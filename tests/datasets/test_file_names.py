@@ -2,7 +2,7 @@
 
 import pytest
 
-from medi2i.datasets.identity import as_id, folder_of, patient_of, person_in, says_nothing
+from medi2i.datasets.file_names import as_id, folder_of, patient_of, person_in, says_nothing
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
-from medi2i.tools.evaluation import packing
-from medi2i.tools.evaluation.packing import Scale
+from medi2i.tools.evaluation import page
+from medi2i.tools.evaluation.page import Scale
 
 
 def unpack(data: bytes, shape: tuple[int, int]) -> np.ndarray:
@@ -36,12 +36,12 @@ def unpack(data: bytes, shape: tuple[int, int]) -> np.ndarray:
 )
 def test_round_trip(q):
     q = q.astype(np.uint16)
-    np.testing.assert_array_equal(unpack(packing.pack(q), q.shape), q)
+    np.testing.assert_array_equal(unpack(page.pack(q), q.shape), q)
 
 
 def test_smooth_images_become_small():
     rows, columns = np.indices((64, 64))
-    assert len(packing.pack((1000 + 3 * rows + 2 * columns).astype(np.uint16))) < 200
+    assert len(page.pack((1000 + 3 * rows + 2 * columns).astype(np.uint16))) < 200
 
 
 def test_hounsfield_units_are_exact_and_clipped_to_16_bits():
@@ -58,5 +58,5 @@ def test_fractions_use_the_whole_range():
 
 def test_shrink_takes_means_and_drops_the_rest():
     array = np.arange(15, dtype=np.float32).reshape(3, 5)
-    np.testing.assert_array_equal(packing.shrink(array, 2), [[3, 5]])
-    assert packing.shrink(np.stack([array, array + 1]), 2).tolist() == [[[3, 5]], [[4, 6]]]
+    np.testing.assert_array_equal(page.shrink(array, 2), [[3, 5]])
+    assert page.shrink(np.stack([array, array + 1]), 2).tolist() == [[[3, 5]], [[4, 6]]]

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from medi2i.datasets.cache import ImageCache, compact, memory
+from medi2i.datasets.examples import ImageCache, compact, memory
 from medi2i.datasets.reading import Image
 
 

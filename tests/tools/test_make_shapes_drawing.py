@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from medi2i.tools.making import shapes
-from medi2i.tools.making.shapes import ELLIPSE, RECTANGLE, TRIANGLE, Shape
+from medi2i.tools import make_shapes
+from medi2i.tools.make_shapes import ELLIPSE, RECTANGLE, TRIANGLE, Shape
 
 SIZE = (31, 44)
 WHITE = (1.0, 1.0, 1.0)
@@ -38,11 +38,11 @@ def test_quarter_turn_swaps_the_axes():
 
 def test_last_shape_is_on_top_in_picture_and_label():
     below, above = Shape((15, 15), (6.0, 6.0), 0.0, (0.5, 0.25, 0.75)), Shape((15, 15), (2.0, 2.0), 0.0, WHITE)
-    picture = shapes.paint(SIZE, [below, above], [RECTANGLE, ELLIPSE])
+    picture = make_shapes.paint(SIZE, [below, above], [RECTANGLE, ELLIPSE])
     assert tuple(picture[:, 15, 15]) == WHITE
     assert tuple(picture[:, 15, 19]) == (0.5, 0.25, 0.75)
     assert tuple(picture[:, 0, 0]) == (0, 0, 0)
-    label = shapes.label(SIZE, [below, above], [RECTANGLE, ELLIPSE])
+    label = make_shapes.label(SIZE, [below, above], [RECTANGLE, ELLIPSE])
     assert label.dtype == np.uint8
     assert (label[15, 15], label[15, 19], label[0, 0]) == (2, 1, 0)
 
@@ -51,7 +51,7 @@ def test_last_shape_is_on_top_in_picture_and_label():
 def test_random_shapes_lie_inside_the_image(rotate):
     generator = np.random.default_rng(0)
     for _ in range(60):
-        shape = shapes.random_shape(generator, SIZE, rotate)
+        shape = make_shapes.random_shape(generator, SIZE, rotate)
         cover = shape.coverage((SIZE[0] + 20, SIZE[1] + 20), RECTANGLE)
         whole = Shape((shape.centre[0] + 10, shape.centre[1] + 10), shape.half, shape.angle, WHITE)
         assert cover.sum() == pytest.approx(whole.coverage((SIZE[0] + 20, SIZE[1] + 20), RECTANGLE).sum(), rel=0.03)
