@@ -10,6 +10,7 @@ from medi2i.common.kernels import chunked_convolution, cpu_engine
 from medi2i.common.kernels.cpu import adam as cpu_adam
 from medi2i.common.kernels.cpu import arrays as cpu_arrays
 from medi2i.common.kernels.cpu import convolution, onednn
+from medi2i.common.kernels.geometry import Geometry
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 
@@ -117,6 +118,20 @@ def test_deconvolution(case):
     arrays = random(n, in_ch, h, w), random(in_ch, out_ch // groups, k, k), random(out_ch)
     assert took_onednn(function, *arrays)
     assert_equal_to_chainer(function, *arrays)
+
+
+@needs_onednn
+def test_onednn_skips_no_pixels_for_the_weights_of_1x1(monkeypatch):
+    """Its own copy of the pixels that count is written beyond its end: an abort, now and then, with one thread."""
+    made = []
+    monkeypatch.setattr(convolution, "_plan", lambda *what: made.append(what) or convolution._Plan(*what))
+    x, gy = random(2, 3, 8, 7), random(2, 4, 3, 3)
+    geometry = Geometry(x.shape, gy.shape, (4, 3, 1, 1), (3, 2), (0, 0), (1, 1), 1)
+    gw, gb = convolution.backward_weights_and_bias(x, gy, geometry)
+    assert [(kind, used.stride, used.shape) for kind, used, _ in made] == [("backward_weights", (1, 1), (2, 3, 3, 3))]
+    expected = np.einsum("nohw,nchw->oc", gy, x[:, :, :8:3, :6:2])
+    np.testing.assert_allclose(gw[:, :, 0, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gb, gy.sum((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 
 @needs_onednn
