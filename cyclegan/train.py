@@ -15,10 +15,10 @@ from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import domain_shift, start_at
+from medi2i.common.training.profiling import check
 from medi2i.common.training.setup import (
     check_sizes,
     load_initial,
@@ -36,9 +36,9 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
 from medi2i.cyclegan.validation import CycleMeasure, tell_end
 from medi2i.datasets import unpaired
-from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.unpaired import UnpairedDataset
 
+SETS = ("trainA", "trainB", "valA", "valB")
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
 
 
@@ -74,21 +74,16 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     optimizers, controls = make_optimizers(networks.as_dict(), options, loaded, ranks)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
-    iterators = {
-        "main": make_iterator(images[0], options, ranks, options.seed),
-        "second": make_iterator(images[1], options, ranks, options.seed + 1),
-    }
-    updater = CycleganUpdater(iterators, optimizers, networks, options, random, device, features, ranks)
+    main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(images))
+    both = {"main": main, "second": second}
+    updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks)
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
         read = {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b}
         return check(read, updater, measure), None
 
     # trainer
-    folder = open_run(options, resumed, ["cyclegan/train.py", *argv], ranks)
-    if folder is not None:
-        sets = {"trainA": images[0], "trainB": images[1], "valA": val_a, "valB": val_b}
-        folder.list_files(unpacked(options.root), sets)
+    folder = open_run(options, resumed, argv, ranks, dict(zip(SETS, (*images, val_a, val_b), strict=True)))
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions

@@ -14,10 +14,10 @@ from medi2i.common.errors import run
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import mean_change
-from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
+from medi2i.common.training.profiling import check
 from medi2i.common.training.setup import (
     check_sizes,
     load_initial,
@@ -32,7 +32,6 @@ from medi2i.common.training.setup import (
 from medi2i.common.training.trainer import Training
 from medi2i.datasets import paired, self_supervised
 from medi2i.datasets.paired import PairedDataset
-from medi2i.datasets.unpacking import unpacked
 from medi2i.pix2pix import net
 from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import Pix2pixUpdater
@@ -89,9 +88,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
         return check({"training": pairs, "validation": val}, updater, measure), None
 
     # trainer
-    folder = open_run(options, resumed, ["pix2pix/train.py", *argv], ranks)
-    if folder is not None:
-        folder.list_files(unpacked(options.root), {"train": pairs, "val": val})
+    folder = open_run(options, resumed, argv, ranks, {"train": pairs, "val": val})
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions

@@ -17,7 +17,6 @@ import numpy as np
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError, run
 from medi2i.common.options.learned import CRITIC, LearnedOptions
-from medi2i.common.training.costs import check
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.pictures import (
     Panel,
@@ -28,6 +27,7 @@ from medi2i.common.training.pictures import (
     reach_of,
     window_of,
 )
+from medi2i.common.training.profiling import check
 from medi2i.common.training.setup import (
     load_initial,
     make_iterator,
@@ -88,7 +88,7 @@ def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ran
         return check({"training": scans, "validation": val}, updater, measure)
 
     # trainer
-    folder = open_run(options, resumed, ["reconstruction/train.py", *argv], ranks)
+    folder = open_run(options, resumed, argv, ranks)
     if folder is not None:
         geometries.save(folder.path / GEOMETRY, scans.geometry)
     training = Training(updater, controls, folder, SHOWN, shown)

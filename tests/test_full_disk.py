@@ -15,9 +15,9 @@ from medi2i.common.inference.report import Report
 from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.common.outputs import append_text, csv_text, write_text
-from medi2i.common.training.costs import write_rows
 from medi2i.common.training.log import Log, ParameterStatistics
 from medi2i.common.training.pictures import save_figure
+from medi2i.common.training.profiling import write_rows
 from medi2i.common.training.run_folder import RunFolder
 from medi2i.common.training.snapshot import write_npz
 from medi2i.datasets.writing import write_image

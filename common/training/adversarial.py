@@ -17,7 +17,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.kernels.gpu import augment
 from medi2i.common.options.reading import AnyTraining
 from medi2i.common.outputs import write_text
-from medi2i.common.training import costs
+from medi2i.common.training import profiling
 from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.optimizers import Eve, missing_states_allowed, serialize_float32_copies
 from medi2i.common.training.randomness import RandomState
@@ -113,7 +113,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         self.random = random
         self.ranks = ranks
         self.least_squares = self.weighted if getattr(options, "dis_reg_weighting", 0) > 0 else losses.least_squares
-        self.profile = costs.profile_of(options, device)
+        self.profile = profiling.profile_of(options, device)
         self.pools: dict[str, HistoryPool] = {}
         # What kept images from being loaded: nothing of that update was done.
         self.failure: Exception | None = None
@@ -133,14 +133,14 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         """
         self._drawn = []
         check = chainer.config.type_check and not self._checked
-        with self.profile(costs.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
+        with self.profile(profiling.FORWARD), chainer.using_config("type_check", check):  # all that is nothing else
             super().update()
         self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
 
     def next_batch(self, name: str = "main") -> Any:
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""
-        with self.profile(costs.WAITING):
+        with self.profile(profiling.WAITING):
             try:
                 examples = self.get_iterator(name).next()
             except (UserError, OSError, MemoryError) as error:
@@ -149,7 +149,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 self.failure = error
                 raise
             self._drawn.append(name)
-        with self.profile(costs.TRANSFER):
+        with self.profile(profiling.TRANSFER):
             return self.converter(examples, self.input_device)
 
     def with_noise(self, x: Array, sigma: float) -> Array:
@@ -180,7 +180,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             self._graphed.add(names[0])
             graph = chainer.computational_graph.build_computational_graph([total]).dump()
             write_text(self.graphs / ("cg.dot" if names[0].startswith("enc") else f"cg_{names[0]}.dot"), graph)
-        with self.profile(costs.BACKWARD):
+        with self.profile(profiling.BACKWARD):
             if self.loss_scales is None:
                 total.backward()
             else:
@@ -188,7 +188,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
                 total.backward(loss_scale=scale.value)
                 if not scale.accept(links, self.ranks.everywhere):
                     return
-        with self.profile(costs.UPDATE):
+        with self.profile(profiling.UPDATE):
             for optimizer in optimizers:
                 if isinstance(getattr(optimizer, "actual_optimizer", optimizer), Eve):
                     optimizer.update(loss=self.ranks.mean(total))

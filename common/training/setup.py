@@ -35,7 +35,7 @@ from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.run_folder import NUMBERED, RunFolder
 from medi2i.common.training.snapshot import Reader, read_npz, weights_of
 from medi2i.datasets import pairs
-from medi2i.datasets.examples import examples_for
+from medi2i.datasets.examples import ImageDataset, examples_for
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.unpacking import unpacked
 
@@ -208,13 +208,27 @@ def make_iterator(dataset: Any, options: AnyTraining, ranks: Ranks, seed: int) -
     )
 
 
-def open_run(options: AnyTraining, resumed: str | None, command_line: Sequence[str], ranks: Ranks) -> RunFolder | None:
-    """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first."""
+def open_run(
+    options: AnyTraining,
+    resumed: str | None,
+    argv: Sequence[str],
+    ranks: Ranks,
+    datasets: Mapping[str, ImageDataset | None] | None = None,
+) -> RunFolder | None:
+    """The folder of this run, a new one or that of the run ``resumed``; None on other ranks than the first.
+
+    argv: the words behind the name of the command. datasets: those whose files are listed in the folder, by name.
+    """
     if not ranks.first:
         return None
+    command_line = [f"{options.APPLICATION}/train.py", *argv]
     if resumed is None:
-        return RunFolder.create(options.out, lasting(options), command_line)
-    return RunFolder.open(resumed, lasting(options), command_line)
+        folder = RunFolder.create(options.out, lasting(options), command_line)
+    else:
+        folder = RunFolder.open(resumed, lasting(options), command_line)
+    if datasets is not None:
+        folder.list_files(unpacked(options.root), datasets)
+    return folder
 
 
 def reestimation_of(

@@ -11,7 +11,7 @@ import numpy as np
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyTraining
-from medi2i.common.training import costs
+from medi2i.common.training import profiling
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
 from medi2i.common.training.distributed import Ranks
@@ -105,7 +105,8 @@ class Training:
     def extend(self, extension: chainer.training.Extension, **kwargs: Any) -> None:
         """Add an extension to the trainer; arguments as for ``chainer.training.Trainer.extend``."""
         self.trainer.extend(
-            costs.Timed(extension, self.profile) if isinstance(self.profile, costs.Profile) else extension, **kwargs
+            profiling.Timed(extension, self.profile) if isinstance(self.profile, profiling.Profile) else extension,
+            **kwargs,
         )
 
     def follow(self, average: WeightAverage | None, reestimation: Reestimation | None) -> None:
@@ -157,7 +158,7 @@ class Training:
             together = f" on {self.ranks.count} ranks" if self.ranks.count > 1 else ""
             print(f"training in {self.run_folder.path}{together}", flush=True)
         began, self._first = time.monotonic(), self.updater.iteration + 1
-        if isinstance(self.profile, costs.Profile):
+        if isinstance(self.profile, profiling.Profile):
             self.profile.start()
         # A loss that overflows is told once, by LossGuard; NumPy's warnings would come before it, without the place.
         with self.signals, np.errstate(over="ignore", invalid="ignore"):
@@ -216,7 +217,7 @@ class Training:
             raise UserError(f"{ending.reason}; {last}. A lower learning rate or another seed may help")
         # The weights of an epoch that is not over carry its number; finishing it writes them again.
         epoch = updater.epoch if updater.is_new_epoch else updater.epoch + 1
-        with self.profile(costs.SNAPSHOTS):
+        with self.profile(profiling.SNAPSHOTS):
             self.weights.save(epoch)
         print(
             f"trained to epoch {updater.epoch}, iteration {updater.iteration} in {duration(seconds)}; "
@@ -228,11 +229,11 @@ class Training:
         for name in sorted(updater._iterators):
             idle = updater.get_iterator(name).idle
             print(f"waited for images ({name}) {idle.fraction:.2%} of the time")
-        if isinstance(self.profile, costs.Profile):
+        if isinstance(self.profile, profiling.Profile):
             self.profile.stop()
             loading = sum(iterator.loading for iterator in updater._iterators.values())
-            print(costs.in_words(self.profile, self.options.workers, loading))
-            costs.write_rows(self.run_folder.path / "profile.csv", self.profile, self._first, updater.iteration)
+            print(profiling.in_words(self.profile, self.options.workers, loading))
+            profiling.write_rows(self.run_folder.path / "profile.csv", self.profile, self._first, updater.iteration)
         if not ending.complete(updater):
             print(f"stopped early: {ending.reason}; --resume {self.run_folder.path} goes on", file=sys.stderr)
         return ending.status
@@ -247,7 +248,7 @@ class Snapshots(chainer.training.Extension):
     """
 
     priority = -1000
-    phase = costs.SNAPSHOTS
+    phase = profiling.SNAPSHOTS
 
     store: SnapshotStore | None
     ending: Ending

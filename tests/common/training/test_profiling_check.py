@@ -8,8 +8,8 @@ import pytest
 
 from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.training.costs import read_all
 from medi2i.common.training.log import Progress, describe, duration
+from medi2i.common.training.profiling import read_all
 from medi2i.common.training.trainer import bad_parameter
 from medi2i.common.training.validation import (
     apply,

@@ -7,8 +7,8 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.options import PairedOptions
-from medi2i.common.training import costs
-from medi2i.common.training.costs import BACKWARD, FORWARD, REST, WAITING, Profile, Timed, in_words, write_rows
+from medi2i.common.training import profiling
+from medi2i.common.training.profiling import BACKWARD, FORWARD, REST, WAITING, Profile, Timed, in_words, write_rows
 
 
 class Clock:
@@ -75,14 +75,14 @@ def test_the_device_is_waited_for_before_each_look(clock):
 
 
 def test_on_the_cpu_nothing_is_waited_for():
-    assert costs.profile_of(PairedOptions(profile=True), None).synchronise is None
-    assert costs.profile_of(PairedOptions(), None) is costs.OFF
-    assert costs.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy")).synchronise is None
+    assert profiling.profile_of(PairedOptions(profile=True), None).synchronise is None
+    assert profiling.profile_of(PairedOptions(), None) is profiling.OFF
+    assert profiling.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy")).synchronise is None
 
 
 def test_unasked_nothing_looks_at_the_clock(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: pytest.fail("looked at the clock"))
-    with costs.OFF(FORWARD), costs.OFF(BACKWARD):
+    with profiling.OFF(FORWARD), profiling.OFF(BACKWARD):
         pass
 
 
