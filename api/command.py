@@ -145,6 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "completion":
         return errors.run(completion, words[1:])
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in BY_NAME), None)
+    if any(known.startswith(f"{words[0]} ") for known in BY_NAME) and words[1:] in (["-h"], ["--help"]):
+        print(overview(words[0]))
+        return 0
     if name is None:
         print(f"error: {unknown(words)} (see medi2i --help)", file=sys.stderr)
         return 2
@@ -261,10 +264,11 @@ def unknown(words: Sequence[str]) -> str:
     return f"{words[0]} is no command of medi2i" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def overview() -> str:
-    """The text of ``medi2i --help``: within 80 columns and 24 lines."""
+def overview(word: str = "") -> str:
+    """The text of ``medi2i --help``, within 80 columns and 24 lines; or of ``medi2i train --help``, for that word."""
     lines = ["usage: medi2i COMMAND [options]    medi2i COMMAND --help    medi2i --version", ""]
     for title, group in COMMANDS.items():
+        shown = [command for command in group if command.name.startswith(word)]
         titles = [title, *[""] * len(group)]
-        lines += [f"{title:9}{command.name:16}{command.what}" for title, command in zip(titles, group, strict=False)]
-    return "\n".join([*lines, "Shell    completion      what TAB needs, of bash or zsh"])
+        lines += [f"{title:9}{command.name:16}{command.what}" for title, command in zip(titles, shown, strict=False)]
+    return "\n".join(lines if word else [*lines, "Shell    completion      what TAB needs, of bash or zsh"])

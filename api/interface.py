@@ -12,9 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medi2i.common.device import use_cpu_engine, use_gpu_engine
-from medi2i.common.errors import UserError
-from medi2i.common.inference.conversion import run_conversion, translate
+from medi2i.common.errors import UserError, as_user_errors
+from medi2i.common.inference.conversion import open_networks, run_conversion, translate
 from medi2i.common.inference.generator import IDENTITY, Model, load_model
+from medi2i.common.inference.graph_engines import ENOUGH
+from medi2i.common.inference.jobs import Networks
+from medi2i.common.inference.plan import Plan
+from medi2i.common.inference.uncertainty import sampled
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args
 from medi2i.common.options.conversion import PairedConversionOptions, UnpairedConversionOptions
@@ -44,7 +48,9 @@ class Translator:
     def __init__(self, options: PairedConversionOptions | UnpairedConversionOptions, model: Model) -> None:
         self.options, self.model = options, model
         self._application: Any = pix2pix_convert if model.trained.APPLICATION == "pix2pix" else cyclegan_convert
+        self._open: tuple[object, Networks] | None = None
 
+    @as_user_errors()
     def translate(self, volume: np.ndarray | Series, spacing: Sequence[float] | None = None) -> np.ndarray:
         """What ``convert`` writes for a DICOM series with the values of ``volume``, but not rounded to whole numbers.
 
@@ -57,7 +63,10 @@ class Translator:
         if isinstance(volume, Series):
             padding, modality = volume.padding, volume.modality
             spacing, volume = spacing or volume.spacing, volume.hu
-        hu = np.asarray(volume, np.float32)
+        try:
+            hu = np.asarray(volume, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"volume: is no array of numbers ({error}); HU, or a Series, are needed") from None
         if hu.ndim not in (2, 3) or not hu.size:
             raise UserError(f"volume: has shape {hu.shape}; it should be (slices, rows, columns), or one slice")
         if bad := hu.size - int(np.count_nonzero(np.isfinite(hu))):
@@ -73,9 +82,21 @@ class Translator:
             return self._application.plan_of(self.options, self.model, images)
 
         images = [Image(one, mask) for one, mask in zip(slices, masks, strict=True)]
-        found = translate(images, None if spacing is None else (spacing[-2], spacing[-1]), plan_of, modality)
+        found = translate(
+            images, None if spacing is None else (spacing[-2], spacing[-1]), plan_of, modality, self._networks
+        )
         return found if hu.ndim == 3 else found[0]
 
+    def _networks(self, plan: Plan) -> Networks:
+        """What the plan's model is run by: that of the call before, where it would be the same."""
+        if sampled(plan.options) or plan.options.precision == "int8":  # draws, and ranges of the images themselves
+            return open_networks(plan)
+        key = repr(plan.options), plan.hu_clip, len(plan.images.sources) >= ENOUGH
+        if self._open is None or self._open[0] != key:
+            self._open = key, open_networks(plan)
+        return self._open[1]
+
+    @as_user_errors()
     def convert(self, folder: Path | str, out: Path | str, **options: object) -> Path:
         """Convert the images in a folder (or one file) and write them below ``out``, as the command does.
 
@@ -96,6 +117,7 @@ class Translator:
         return Path(out)
 
 
+@as_user_errors()
 def load(run: Path | str, **options: object) -> Translator:
     """The network of a run folder, or of its weights (``enc_y50.npz`` translates back); "identity" for none.
 
@@ -111,6 +133,7 @@ def load(run: Path | str, **options: object) -> Translator:
     return Translator(chosen, load_model(chosen, {}, PairedOptions if paired else UnpairedOptions))
 
 
+@as_user_errors()
 def train(options: TrainingOptions) -> Path:
     """Train with the ``options``, of ``pix2pix_options`` or ``cyclegan_options``. Returns the run folder.
 
@@ -130,16 +153,19 @@ def train(options: TrainingOptions) -> Path:
     return folder
 
 
+@as_user_errors()
 def pix2pix_options(**given: object) -> PairedOptions:
     """The options of a pix2pix: as given, else of ``preset``, else the released ones. Raises UserError."""
     return make_options(PairedOptions, {**preset_values(PairedOptions, given), **given})
 
 
+@as_user_errors()
 def cyclegan_options(**given: object) -> UnpairedOptions:
     """The options of a CycleGAN: as given, else of ``preset``, else the released ones. Raises UserError."""
     return make_options(UnpairedOptions, {**preset_values(UnpairedOptions, given), **given})
 
 
+@as_user_errors()
 def evaluate(converted: Mapping[str, Path | str] | None = None, **options: object) -> Evaluation:
     """Measure converted folders (name → folder) beside doing nothing, and write tables, pictures and the report.
 

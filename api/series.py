@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medi2i.common.errors import UserError, counted
+from medi2i.common.errors import UserError, as_user_errors, counted
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import list_series
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
+from medi2i.datasets.unpacking import unpacked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,12 +32,14 @@ class Series:
     files: tuple[Path, ...]
 
 
+@as_user_errors()
 def read_series(folder: Path | str, number: int | None = None) -> Series:
-    """The DICOM series in a folder, or in a file of many frames, whatever the files are called.
+    """The DICOM series in a folder, in a file of many frames or in a zip archive, whatever the files are called; or a
+    NIfTI volume, as DICOM would hold it.
 
     number: which one, from 1 on, where there are several; the error that says so lists them. Raises UserError.
     """
-    found = list_series(Path(folder), VOLUME_MODALITIES).volumes
+    found = list_series(unpacked(folder), VOLUME_MODALITIES).volumes
     if number is None and len(found) > 1 or not 1 <= (number or 1) <= len(found):
         named = "; ".join(
             f"{i}: {volume.series.description if volume.series else ''} ({counted(len(volume.sources), 'slice')})"

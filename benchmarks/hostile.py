@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile_archives
 import hostile_dicom
 import hostile_frames
 import hostile_good
@@ -34,6 +35,7 @@ from hostile_watch import Seen, Waiting, tracer
 MODULES = (
     hostile_pictures,
     hostile_volumes,
+    hostile_archives,
     hostile_dicom,
     hostile_frames,
     hostile_models,

@@ -42,10 +42,17 @@ NAMES: dict[str, str] = {}
 """For what messages call a command (``tools/nifti.py``) what the user calls it (``medi2i nifti``); none in a script."""
 
 
+PLACES: dict[str, str] = {}
+"""For a folder of this process with what an archive holds, what the user calls it: the archive."""
+
+
 def named(text: str) -> str:
-    """``text`` with commands (``python tools/nifti.py``, or without python) as the user of this process calls them."""
+    """``text`` with commands (``python tools/nifti.py``, or without python) as the user of this process calls them, and
+    ``PLACES``."""
     for command, name in NAMES.items():
         text = re.sub(rf"(?<![\w./-])(python )?{re.escape(command)}(?![\w/])", name, text)
+    for folder, place in PLACES.items():
+        text = re.sub(rf"{re.escape(folder)}(?![\w-]|\.\w)", place.replace("\\", r"\\"), text)
     return text
 
 
@@ -144,6 +151,19 @@ def run(command: Callable[[list[str]], int | None], argv: Sequence[str] | None =
         return _run(command, list(sys.argv[1:] if argv is None else argv))
 
 
+@contextlib.contextmanager
+def as_user_errors() -> Iterator[None]:
+    """What ``run`` would print of a UserError or an OSError is raised as a UserError, for who calls from Python."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(named(one_line(error))) from error
+    except UserError as error:
+        if (text := named(str(error))) == str(error):
+            raise
+        raise UserError(text) from error
+
+
 def show_messages() -> None:
     """Warnings and errors that modules log, as lines on stderr, for whatever the command is."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -209,6 +229,8 @@ def hint(error: BaseException) -> str:
     """What would be right, where the operating system's own words do not say it; "" elsewhere."""
     if isinstance(error, NotADirectoryError | FileExistsError):
         return "; a file is where a folder should be, another place would be right"
+    if isinstance(error, IsADirectoryError):
+        return "; a folder is where a file should be"
     if isinstance(error, PermissionError):
         return "; another place, or the right to use this one, is needed"
     return ""

@@ -4,13 +4,14 @@ A volume becomes a DICOM series (``nifti_series``), and an archive its files, so
 """
 
 import lzma
+import struct
 import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from medi2i.common.bounded_files import MOST_MEMBERS
-from medi2i.common.errors import Unreadable
+from medi2i.common.errors import PLACES, Unreadable
 from medi2i.common.limits import check_bytes, check_file
 from medi2i.datasets.catalogue import has_dicom_mark
 from medi2i.datasets.dicom.scanning import folders_below
@@ -18,7 +19,10 @@ from medi2i.datasets.file_names import kind_of
 from medi2i.datasets.nifti_series import patient, to_dicom, to_nifti
 from medi2i.datasets.nifti_volume import is_nifti, stem
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OverflowError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(RuntimeError, ArithmeticError, LookupError, ValueError),  # of numbers and names that no archive has
+)
 _unpacked: dict[Path, tempfile.TemporaryDirectory] = {}
 
 
@@ -33,9 +37,17 @@ def unpacked(place: Path | str) -> Path:
     if not packed:
         return place
     if place not in _unpacked:
-        folder = _unpacked[place] = tempfile.TemporaryDirectory(prefix="medi2i-")
-        for path in packed:
-            _unpack(path, Path(folder.name) / _below(path, place), place)
+        folder = tempfile.TemporaryDirectory(prefix="medi2i-")
+        try:
+            for path in packed:
+                target = Path(folder.name) / _below(path, place)
+                PLACES[str(target)] = str(path)
+                _unpack(path, target, place)
+        except BaseException:  # half of it is nothing to go on with
+            folder.cleanup()
+            raise
+        PLACES[folder.name] = str(place)
+        _unpacked[place] = folder
     found = Path(_unpacked[place].name)
     return _innermost(found) if _is_zip(place) else found
 
@@ -97,11 +109,18 @@ def _unzip(path: Path, target: Path) -> None:
             members = [info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)]
             if len(members) > MOST_MEMBERS:
                 raise Unreadable(path, f"holds {len(members)} files; up to {MOST_MEMBERS} are unpacked")
+            if any(info.flag_bits & 1 for info in members):
+                raise Unreadable(path, "needs a password; unpack it first")
             check_bytes(path, sum(info.file_size for info in members))
+            if len({"/".join(filter(None, info.filename.split("/"))) for info in members}) < len(members):
+                raise Unreadable(path, "holds two files of one name; each needs its own")
             for info in members:
                 archive.extract(info, target)  # without a leading / and without .., as zipfile documents
+    except Unreadable:
+        raise
     except _DAMAGE as error:
-        raise Unreadable(path, f"cannot be unpacked as a zip archive ({error})") from None
+        reason = getattr(error, "strerror", None) or error  # the system's words would name a folder of ours
+        raise Unreadable(path, f"cannot be unpacked as a zip archive ({reason})") from None
 
 
 def _is_wanted(name: str) -> bool:

@@ -18,6 +18,7 @@ MODULES = (
     "fuzz_dicom",
     "fuzz_files",
     "hostile",
+    "hostile_archives",
     "hostile_cases",
     "hostile_dicom",
     "hostile_frames",

@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 from medi2i.common import registry
 from medi2i.common.device import choose_device, use_cpu_engine
-from medi2i.common.errors import UserError, counted, run
+from medi2i.common.errors import UserError, as_user_errors, counted, run
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
@@ -103,6 +103,7 @@ def command(argv: list[str]) -> int:
     return denoise_folders(parse(DenoiseOptions, argv, __doc__))
 
 
+@as_user_errors()
 def denoise(
     images: np.ndarray | Path | str,
     out: Path | str | None = None,

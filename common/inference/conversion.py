@@ -270,9 +270,10 @@ def _pending(
             if options.force or len(there) < len(paths) or source.label in unfinished:
                 pending.setdefault(number, set()).add(index)
     if in_the_way:
+        more = f", and so do {counted(len(in_the_way) - 1, 'more result')}" if in_the_way[1:] else ""
         raise UserError(
-            f"{in_the_way[0]}: exists, and so do {len(in_the_way) - 1} more results; --resume would leave "
-            "them and convert the rest, --force would overwrite them"
+            f"{in_the_way[0]}: exists{more}; --resume would leave what is there and convert the rest, --force would "
+            "overwrite it"
         )
     return pending
 
@@ -293,11 +294,13 @@ def translate(
     spacing: tuple[float, float] | None,
     plan_of: Callable[[Catalogue], Plan],
     modality: str = "CT",
+    opened: Callable[[Plan], Networks] = open_networks,
 ) -> np.ndarray:
     """The results of the slices ``images`` of one volume, in order: what a conversion of a DICOM series with these
     values would write, before its numbers are rounded for the file.
 
     spacing: (between rows, between columns) in mm, None where it is not known. plan_of: the Plan of such a conversion.
+    opened: what the plan's model is run by.
     Returns (Z, H, W) float32 in HU, or (Z, N, H, W) where one slice has N results; of a network for classes their
     numbers, (Z, H, W) whole numbers. Raises UserError.
     """
@@ -307,7 +310,7 @@ def translate(
         ref = SliceRef(path, shape=(shape[1], shape[2]), spacing=spacing, modality=modality)
         sources.append(Source((path,), "dcm", path.name, ref=ref, shape=shape, place=place, held=image))
     plan = plan_of(Catalogue([Volume(sources)], []))
-    networks, form = open_networks(plan), plan.form
+    networks, form = opened(plan), plan.form
     results: dict[int, np.ndarray] = {}
 
     def deliver(index: int, y: np.ndarray, slices: dict[int, Slice]) -> Callable[[], None]:

@@ -66,7 +66,8 @@ def find_run(path: str | Path) -> Run:
     if not path.is_dir() or (folder / "args").is_file():
         run = _run(folder, path if path.is_file() and path.suffix != ".npz" else folder / "args")
         if run is None:
-            raise UserError(f"{folder}: no weights (enc_x50.npz dec_y50.npz) in this folder")
+            where = "in this folder" if path.is_dir() else "beside it"
+            raise UserError(f"{path}: no weights (enc_x50.npz dec_y50.npz) {where}")
         return run
     subfolders = [sub for sub in folder.iterdir() if (sub / "args").is_file()]
     runs = [run for sub in subfolders if (run := _run(sub, sub / "args")) is not None]
@@ -157,7 +158,7 @@ def load_generator(
     else:
         file = _beside(Path(chosen), args)
         match = _NUMBERED.fullmatch(file.name)
-        if file.suffix != ".npz" and not file.exists():
+        if not file.exists() and (file.suffix != ".npz" or match is None):
             raise UserError(
                 f"{file}: no such file or folder; a run's folder, or its enc_x50.npz, would be right, {known_names()}"
             )

@@ -41,6 +41,14 @@ def test_without_a_command_it_shows_them(words, capsys):
     assert capsys.readouterr().out.strip() == command.overview()
 
 
+@pytest.mark.parametrize("words", [("train", "--help"), ("train", "-h"), ("help", "train")])
+def test_the_first_word_of_two_shows_what_comes_next(words, capsys):
+    assert command.main(words) == 0
+    shown = capsys.readouterr().out
+    names = [name for name in command.BY_NAME if f" {name} " in shown]
+    assert names == ["train pix2pix", "train cyclegan", "train recon"]
+
+
 def test_help_and_version_load_neither_chainer_nor_numpy():
     code = "import sys, medi2i.command as c; c.main(['--help']); c.main(['--version']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """The Python interface: arrays come out as conversion writes them, folders as the commands leave them."""
 
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 from PIL import Image
 
 import medi2i
+from medi2i import interface
+from medi2i.common.inference.conversion import open_networks
 from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, UnpairedOptions, save_args
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
-from medi2i.tools import make_noisy, make_phantom
+from medi2i.tools import make_noisy, make_phantom, nifti
 
 SMALL = dict(gen_chs=[4, 6], gen_nblock=1, gen_norm="instance", clipA=[-1024, 2000], clipB=[-1024, 2000])
 CASES = {
@@ -204,3 +207,58 @@ def test_what_is_exported_has_docstrings_and_is_loaded_when_asked_for():
     assert all(getattr(medi2i, name).__doc__ for name in dir(medi2i) if not name.startswith("_"))
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         medi2i.lode  # noqa: B018
+
+
+def test_an_archive_and_a_volume_are_series_too(scan, tmp_path):
+    series = medi2i.read_series(scan)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        for path in series.files:
+            out.write(path, f"ct/{path.name}")
+    assert nifti.main([str(scan), "-o", str(tmp_path / "nii")]) == 0
+    for place in (tmp_path / "a.zip", tmp_path / "nii"):
+        again = medi2i.read_series(place)
+        assert np.array_equal(again.hu, series.hu) and again.spacing == pytest.approx(series.spacing)
+
+
+LONG = "x" * 300  # what no file system takes
+CALLS = {
+    "load": lambda: medi2i.load(LONG),
+    "read_series": lambda: medi2i.read_series(LONG),
+    "convert": lambda: medi2i.load("identity").convert(LONG, "out"),
+    "train": lambda: medi2i.train(medi2i.pix2pix_options(root=LONG)),
+    "evaluate": lambda: medi2i.evaluate({"a": LONG}, input=LONG, truth=LONG),
+    "denoise": lambda: medi2i.denoise(LONG, "out"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_the_system_says_of_files_is_a_user_error(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(medi2i.UserError, match=f"^{LONG}.*: File name too long$") as caught:
+        CALLS[name]()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("volume", ["ct", None, [[1, 2], [3]], {"a": 1}])
+def test_what_is_no_array_of_numbers_is_refused(volume):
+    with pytest.raises(medi2i.UserError, match="^volume: is no array of numbers|^volume: has shape|not finite"):
+        medi2i.load("identity").translate(volume)
+
+
+@pytest.mark.parametrize(("options", "opened"), [({}, [1, 9]), ({"ensemble": True}, [1, 1, 9, 9, 9])])
+def test_what_runs_the_network_is_opened_once(tmp_path, monkeypatch, options, opened):
+    """Anew only for so many slices that they run two at a time, and where answers are drawn."""
+    seen = []
+
+    def counting(plan):
+        seen.append(len(plan.images.sources))
+        return open_networks(plan)
+
+    monkeypatch.setattr(interface, "open_networks", counting)
+    network = medi2i.load(trained(tmp_path / "run"), **options)
+    hu = np.random.default_rng(0).normal(0, 300, (9, 24, 32)).astype(np.float32)
+    assert np.array_equal(network.translate(hu[0]), network.translate(hu[:1])[0])
+    first = network.translate(hu)
+    assert np.array_equal(network.translate(hu), first) and not np.array_equal(network.translate(hu + 1), first)
+    assert seen == opened

@@ -110,8 +110,32 @@ def test_damaged_archives_are_refused_in_one_line(tmp_path, damage):
     if damage == "crc":
         content[60] ^= 255
     name.write_bytes({"cut": content[:-40], "text": b"no zip", "crc": content}[damage])
-    with pytest.raises(Unreadable, match="cannot be unpacked as a zip archive"):
-        unpacked(name)
+    for _ in range(2):  # what was unpacked before the damage is nothing to go on with
+        with pytest.raises(Unreadable, match="cannot be unpacked as a zip archive"):
+            unpacked(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a", "a/b.dcm"], "a.zip: cannot be unpacked as a zip archive"),
+        (["x" * 300], "a.zip: cannot be unpacked as a zip archive .File name too long"),
+        (["sub/a.dcm", "sub//a.dcm"], "a.zip: holds two files of one name"),
+    ],
+)
+def test_files_that_no_folder_can_hold_together(tmp_path, names, said):
+    with pytest.raises(Unreadable, match=said) as caught:
+        unpacked(archive(tmp_path / "a.zip", dict.fromkeys(names, b"1")))
+    assert "medi2i-" not in str(caught.value)
+
+
+def test_messages_name_the_archive_and_not_where_it_was_unpacked(tmp_path, ct, capsys):
+    files = {f"in/{path.name}": path.read_bytes() for path in ct.rglob("*.dcm")}
+    name = archive(tmp_path / "a.zip", {**files, "in/note.txt": b"1", "in/inner.zip": b"2"})
+    assert scan.main([str(name)]) == 0
+    said = capsys.readouterr().out
+    assert f"skipped {name}/in/note.txt: " in said and f"skipped {name}/in/inner.zip: " in said
+    assert str(unpacked(name)) not in said
 
 
 def test_too_many_files(tmp_path, monkeypatch):
