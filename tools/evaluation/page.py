@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 
-from medi2i.common import VERSION
+from medi2i.common import VERSION, compat
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import find_report, read_report
 from medi2i.common.outputs import write_text
@@ -161,6 +161,7 @@ def write_page(
         "windows": [{"name": window.name, "lower": window.lower, "upper": window.upper} for window in windows],
         "images": [*(row.name for row in evaluation.rows), TRUTH] if packed.entries else [],
         "derived": {row.name: vars(row.shift) for row in evaluation.rows if row.shift is not None},
+        "colours": colours_of(evaluation),
         "shown": [evaluation.rows[0].name if evaluation.rows[0].name != judged else TRUTH, judged],
         "offset": scale.offset,
         "step": scale.step,
@@ -187,6 +188,15 @@ def write_page(
     templates = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
     write_text(path, templates.get_template("page.html").render(parts))
     return packed
+
+
+def colours_of(evaluation: Evaluation) -> list[list[int]]:
+    """[red, green, blue], 0 to 255, of each class, as in the pictures; none where images hold no classes."""
+    if not evaluation.pooled:
+        return []
+    count = len(next(iter(evaluation.pooled.values()))["dice"]) + 1
+    colours: list[list[int]] = compat.chainercv.visualizations.colormap.voc_colormap(range(count)).tolist()
+    return [[int(part) for part in colour] for colour in colours]
 
 
 def figures(evaluation: Evaluation, judged: str) -> list[dict]:

@@ -67,9 +67,12 @@
     }
     context.putImageData(image, 0, 0);
   }
-  const shown = (channels) => (i) => channels.length === 3
-    ? [grey(channels[0][i]), grey(channels[1][i]), grey(channels[2][i])]
-    : Array(3).fill(grey(mean(channels, i)));
+  const OTHER = [255, 255, 255];  // what is no class
+  const shown = (channels) => report.colours.length
+    ? (i) => report.colours[Math.round(channels[0][i])] || OTHER
+    : (i) => channels.length === 3
+      ? [grey(channels[0][i]), grey(channels[1][i]), grey(channels[2][i])]
+      : Array(3).fill(grey(mean(channels, i)));
 
   let current = null;
   async function draw() {
@@ -195,6 +198,13 @@
     button.onclick = () => setWindow(lower, upper);
     $("presets").append(button);
   }
+  report.colours.forEach((colour, number) => {
+    const one = Object.assign(document.createElement("span"), {textContent: number});
+    one.style.borderColor = `rgb(${colour})`;
+    $("classes").append(one);
+  });
+  $("classes").hidden = !report.colours.length;
+  $("window").hidden = Boolean(report.colours.length);
   const reach = report.windows[0].upper - report.windows[0].lower;
   Object.assign($("level"), {min: report.windows[0].lower, max: report.windows[0].upper, step: reach / 1000});
   Object.assign($("width"), {min: reach / 1000, max: reach, step: reach / 1000});

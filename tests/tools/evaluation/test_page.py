@@ -1,5 +1,6 @@
 """The report in a real browser, without a window and without a network."""
 
+import dataclasses
 import html
 import json
 import math
@@ -14,7 +15,7 @@ import pytest
 from medi2i.tools.evaluation import measure, page
 from medi2i.tools.evaluation.files import Loaded, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Record, Row, Shift, Summary
-from medi2i.tools.evaluation.metrics import FULL, WINDOWS
+from medi2i.tools.evaluation.metrics import FULL, WINDOWS, Window
 from medi2i.tools.evaluation.table import Verdict
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -177,6 +178,37 @@ def test_viewer_shows_exact_values_in_every_mode(tmp_path):
     assert result["second"].startswith("s1 (head), 2 of 3")
     assert result["series"].startswith("s0 (head), 1 of 3") and result["clicked"].startswith("s1 (head), 2 of 3")
     assert result["fetched"] == 0
+
+
+def of_classes(count):
+    """Slices of four classes: columns of the truth are 0, 1, 2, 3 in turn; mine is one more, 4 being none of them."""
+    truth = np.indices(SIZE)[1].astype(np.float32) % 4
+    shown = evaluation(count, ("mine",), lambda number: {"mine": truth + 1, "truth": truth}, names=("dice mean",))
+    shown.pooled["mine"] = {"dice": [0.0] * 3, "iou": [0.0] * 3, "dice mean": [0.0], "iou mean": [0.0]}
+    return dataclasses.replace(shown, unit="", windows=[], shown=Window("classes", 0, 3))
+
+
+COLOURS = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
+"""Of the first classes, by the colour map of PASCAL VOC: the bits of the number, dealt to red, green and blue."""
+
+
+@needs_browser
+def test_classes_have_the_colours_of_the_pictures(tmp_path):
+    path = tmp_path / "report.html"
+    write(path, of_classes(2), 1)
+    result = in_browser(
+        path,
+        """
+      await after(() => document.querySelector('[data-mode="side"]').click());
+      const four = (id) => [0, 1, 2, 3].map((column) => pixel(column, 5, id));
+      const legend = [...document.querySelectorAll("#classes span")];
+      return {truth: four("canvas"), mine: four("canvas-2"), window: $("window").hidden,
+        legend: legend.map((one) => [one.textContent, one.style.borderLeftColor])};
+    """,
+    )
+    assert result["truth"] == COLOURS and result["mine"] == [*COLOURS[1:], [255, 255, 255]]
+    assert result["legend"] == [[str(n), f"rgb({', '.join(map(str, one))})"] for n, one in enumerate(COLOURS)]
+    assert result["window"] is True
 
 
 @needs_browser
