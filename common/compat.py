@@ -115,6 +115,9 @@ def _import_chainer() -> types.ModuleType:
     with warnings.catch_warnings(), numpy_distutils(), pkg_resources():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", SyntaxWarning)
+        # It advises to install CuPy again where that has no cuDNN, which CuPy >= 14 never has; training says what
+        # convolutions run on.
+        warnings.filterwarnings("ignore", "cuDNN is not enabled", UserWarning)
         import chainer
         import chainer.functions
         import chainer.links

@@ -1,7 +1,7 @@
 """Which device networks run on: ``--gpu``."""
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError
+from medi2i.common.errors import UserError, one_line
 from medi2i.common.kernels import cpu_engine, gpu_engine, loss_nodes, normalisation_nodes
 from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
@@ -46,10 +46,14 @@ def gpu_count() -> tuple[int, str]:
     try:
         if not cupy.cuda.is_available():
             return 0, "there is no GPU that CUDA can use"
-        return cupy.cuda.runtime.getDeviceCount(), ""
+        count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         # What CuPy 13 answers on a machine without a driver.
         return 0, f"there is no GPU that CUDA can use ({error})"
+    # CuPy 14 finds CUDA's libraries when they are first used, which is when Chainer asks for them.
+    if not chainer.backends.cuda.available:
+        return 0, f"CuPy lacks what Chainer needs of it ({one_line(chainer.backends.cuda._resolution_error)})"
+    return count, ""
 
 
 def use_cpu_engine(name: str) -> str:

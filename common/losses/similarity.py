@@ -80,9 +80,9 @@ def _terms(y: chainer.Variable, t: chainer.Variable) -> tuple[chainer.Variable, 
 def _blurred(x: chainer.Variable) -> chainer.Variable:
     """Weighted means over the windows that lie inside: a Gaussian along columns, then along rows."""
     xp = chainer.backend.get_array_module(x)
-    distance = np.arange(WIDTH) - WIDTH // 2
-    window = np.exp(-0.5 * (distance / SIGMA) ** 2)
-    window = xp.asarray(window / window.sum(), dtype=x.dtype)
+    distance = xp.arange(WIDTH, dtype=np.float64) - WIDTH // 2  # there, so that nothing is copied to a GPU
+    window = xp.exp(-0.5 * (distance / SIGMA) ** 2)
+    window = (window / window.sum()).astype(x.dtype)
     return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
 
 

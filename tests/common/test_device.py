@@ -7,6 +7,7 @@ import types
 import pytest
 
 from medi2i.common import device
+from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.kernels import loss_nodes, normalisation_nodes
 
@@ -44,6 +45,7 @@ def test_without_a_gpu_the_cpu_is_taken(monkeypatch, cupy, why):
 
 def test_each_process_of_a_training_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 4))
+    monkeypatch.setattr(chainer.backends.cuda, "available", True)
     monkeypatch.setattr(device.chainer, "get_device", lambda name: name)
     monkeypatch.setattr(device.gpu_engine, "set_precision", lambda tf32: None)
     assert [device.choose_device(None, local=local) for local in range(4)] == [f"@cupy:{n}" for n in range(4)]
@@ -53,8 +55,18 @@ def test_each_process_of_a_training_takes_a_gpu_of_its_own(monkeypatch):
         device.choose_device(2, local=2)
 
 
+def test_a_gpu_is_none_where_chainer_cannot_use_it(monkeypatch):
+    """CuPy 14 without CUDA's libraries: the driver sees the GPU, and Chainer's import of cublas fails."""
+    monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 1))
+    monkeypatch.setattr(chainer.backends.cuda, "available", False)
+    monkeypatch.setattr(chainer.backends.cuda, "_resolution_error", ImportError("no libcublas"), raising=False)
+    with pytest.raises(UserError, match=r"--gpu 0: CuPy lacks what Chainer needs of it \(no libcublas\); -g -1"):
+        device.choose_device(0)
+
+
 def test_gpus_are_counted(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy_that(lambda: True, 2))
+    monkeypatch.setattr(chainer.backends.cuda, "available", True)
     assert device.gpu_count() == (2, "")
     with pytest.raises(UserError, match="there are 2 GPUs, numbered from 0"):
         device.choose_device(2)

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from cuda_harness import on_cpu
+from cuda_harness import by_gcc
 
 from medi2i.common import losses
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import cpu_engine, loss_nodes, reference
 from medi2i.common.kernels.gpu import loss_kernels
 
-needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
+needs_gcc = pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
 
 LOSSES = {
     "abs": lambda y: losses.total_variation(y, "abs"),

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from cuda_harness import on_cpu
+from cuda_harness import by_gcc
 from PIL import Image
 
 from medi2i.common.compat import L, chainer
@@ -56,7 +56,7 @@ def test_a_step(shape, order):
     np.testing.assert_allclose(average, value, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
+@pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
 def test_the_kernel_for_gpus_does_the_same():
     random = np.random.default_rng(0)
     average, value = (random.normal(size=(7, 301)).astype(np.float32) for _ in range(2))

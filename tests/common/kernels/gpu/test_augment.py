@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from cuda_harness import on_cpu
+from cuda_harness import by_gcc
 
 from medi2i.common.kernels.gpu import augment
 from medi2i.datasets.augment import Draw, Uncut, apply
 from medi2i.datasets.scaling import Clip
 
-needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
+needs_gcc = pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
 CHANGES = {
     "still": Draw(),
     "shift": Draw(down=3, right=-2),

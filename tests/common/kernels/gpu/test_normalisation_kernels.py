@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cuda_harness import on_cpu
+from cuda_harness import by_gcc
 
 from medi2i.common.kernels import reference
 from medi2i.common.kernels.gpu import normalisation_kernels
 
-pytestmark = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
+pytestmark = pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
 
 TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
 SHAPE = (3, 5, 9, 7)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cuda_harness import all_sources, nvrtc, on_cpu, texts
+from cuda_harness import all_sources, by_gcc, nvrtc, texts
 
 from medi2i.common.kernels.gpu.sources import CudaSource
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.find() is None, reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
-needs_gcc = pytest.mark.skipif(on_cpu.compiler() is None, reason="g++ is not installed")
+needs_gcc = pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
 
 SOURCES = [
     pytest.param(source, dtype, id=f"{source.name}-{dtype}") for source in all_sources() for dtype in source.dtypes
@@ -112,10 +112,11 @@ def test_what_cuda_would_misread_is_refused():
         REVERSE.launch((1,), (4,), (x, x, np.float32(1), 4), "float32")
 
 
-def test_without_a_compiler_it_says_so(monkeypatch):
-    monkeypatch.setattr(on_cpu, "compiler", lambda: None)
-    on_cpu._library.cache_clear()
-    with pytest.raises(on_cpu.NoCompiler, match="through g"):
+def test_without_a_compiler_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(by_gcc, "compiler", lambda: None)
+    monkeypatch.setattr(by_gcc, "KEPT", tmp_path)
+    by_gcc.compiled.cache_clear()
+    with pytest.raises(by_gcc.NoCompiler, match="through g"):
         PRODUCT(np.float32([1]), np.float32([1]))
 
 

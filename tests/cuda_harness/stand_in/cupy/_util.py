@@ -1,0 +1,2 @@
+class PerformanceWarning(RuntimeWarning):
+    """As CuPy has it."""

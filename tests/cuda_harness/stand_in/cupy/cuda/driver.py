@@ -1,0 +1,6 @@
+class CUDADriverError(RuntimeError):
+    pass
+
+
+def ctxGetCurrent():
+    return 1

@@ -1,0 +1,4 @@
+class MemoryHook:
+    """A base to derive from. Nothing calls it."""
+
+    name = "MemoryHook"

@@ -1,0 +1,114 @@
+"""On a GPU: whole trainings and conversions do what they do on the CPU, and go on after they were ended."""
+
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_files import log_of, only_run, saved_arrays
+
+from medi2i.common.device import choose_device
+from medi2i.common.inference.generator import engine_of
+from medi2i.common.networks.checkpoint import load_generator
+from medi2i.common.registry import located
+from medi2i.common.training.adversarial import AdversarialUpdater
+from medi2i.cyclegan import convert as cyclegan_convert
+from medi2i.cyclegan import train as cyclegan_train
+from medi2i.pix2pix import convert as pix2pix_convert
+from medi2i.pix2pix import train as pix2pix_train
+
+pytestmark = pytest.mark.gpu
+
+SMALL = (
+    "-cw 16 -ch 16 -gc 4 6 -gnb 1 -dc 4 6 -e 2 --snapshot_interval 1 --dis_jitter 0 --cpu_engine numpy -op SGD".split()
+)
+RESTLESS = "-gdo 0.3 -n 0.1 -nz 0.1 -rs 0.1 -rt 2 --ema 0.9 --bn_reestimate 2 --parameter_statistics".split()
+APPLICATIONS = {
+    "pix2pix": (pix2pix_train, pix2pix_convert, ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"), []),
+    "cyclegan": (cyclegan_train, cyclegan_convert, ("enc_x", "dec_x", "dis_y", "opt_enc_y"), ["-it", "png"]),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pairs")
+    random = np.random.default_rng(5)
+    for phase, count in (("train", 3), ("test", 2)):
+        for domain in "AB":
+            (root / f"{phase}{domain}").mkdir()
+        for i in range(count):
+            clean = np.kron(random.integers(0, 255, (3, 4)), np.ones((6, 6)))[:, :22]
+            noisy = np.clip(clean + random.normal(0, 20, clean.shape), 0, 255)
+            for domain, image in (("A", noisy), ("B", clean)):
+                Image.fromarray(image.astype(np.uint8)).save(root / f"{phase}{domain}" / f"{i}.png")
+    return root
+
+
+def train(application, data, out, *argv, status=0):
+    module, _, _, more = APPLICATIONS[application]
+    assert module.main(["-R", str(data), "-o", str(out), *SMALL, *more, *argv]) == status
+    return only_run(out)
+
+
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_a_training_and_a_conversion(application, data, tmp_path):
+    """With validation and pictures; the log has the same numbers, the converted pictures the same grey levels."""
+    runs = {gpu: train(application, data, tmp_path / gpu, "-g", gpu) for gpu in ("-1", "0")}
+    logs = {gpu: log_of(run) for gpu, run in runs.items()}
+    assert [entry.keys() for entry in logs["0"]] == [entry.keys() for entry in logs["-1"]]
+    for entry, expected in zip(logs["0"], logs["-1"], strict=True):
+        assert entry == pytest.approx(expected, rel=2e-3, abs=1e-4)
+    assert any("validation" in name for name in logs["0"][-1])
+    assert [p.name for p in sorted(runs["0"].rglob("*.png"))] == [p.name for p in sorted(runs["-1"].rglob("*.png"))]
+    convert = APPLICATIONS[application][1]
+    for gpu in ("-1", "0"):
+        argv = [
+            str(runs["0"]),
+            str(data / "testA"),
+            "-o",
+            str(tmp_path / f"out{gpu}"),
+            "-g",
+            gpu,
+            "--engine",
+            "chainer",
+        ]
+        assert convert.main(argv) == 0
+    converted = [np.asarray(Image.open(path), float) for path in sorted((tmp_path / "out0").rglob("*.png"))]
+    expected = [np.asarray(Image.open(path), float) for path in sorted((tmp_path / "out-1").rglob("*.png"))]
+    assert len(converted) == len(expected) == 2
+    for image, other in zip(converted, expected, strict=True):
+        np.testing.assert_allclose(image, other, atol=1)
+
+
+@pytest.mark.parametrize("application, more", [("pix2pix", ["-dt", "mixed16"]), ("cyclegan", [])])
+def test_what_is_ended_goes_on(application, more, data, tmp_path, monkeypatch):
+    """By a signal within the fourth update, with all that draws random numbers: the same bytes in the end."""
+    argv = ["-g", "0", *RESTLESS, *more]
+    whole = train(application, data, tmp_path / "whole", *argv)
+    update = AdversarialUpdater.update
+
+    def ended(self):
+        update(self)
+        if self.iteration == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialUpdater, "update", ended)
+        run = train(application, data, tmp_path / "ended", *argv, status=128 + signal.SIGTERM)
+    assert APPLICATIONS[application][0].main(["--resume", str(run)]) == 0
+    names = APPLICATIONS[application][2]
+    assert saved_arrays(run, 2, names) == saved_arrays(whole, 2, names)
+    assert log_of(run) == log_of(whole)
+
+
+def test_whole_images_are_augmented_there(data, tmp_path):
+    run = train("pix2pix", data, tmp_path, "-g", "0", "--augment_on", "device", "-rt", "2", "-rr", "10", "-e", "1")
+    assert len(log_of(run)) == 1
+
+
+def test_a_packaged_model():
+    generator = load_generator(located("ct-denoise"))
+    x = np.random.default_rng(0).uniform(-1, 1, (1, generator.encoder.spec.in_ch, 32, 48)).astype(np.float32)
+    on_cpu = engine_of(generator, choose_device(-1)).run(x)
+    on_gpu = engine_of(load_generator(located("ct-denoise")), choose_device(0)).run(x)
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-5 * np.abs(on_cpu).max())

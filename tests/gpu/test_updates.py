@@ -1,0 +1,238 @@
+"""On a GPU: an update of each application gives and learns what it does on the CPU, and nothing makes the CPU wait.
+
+Without a GPU ``tests/test_without_a_gpu.py`` runs this on the stand-in for CuPy, where copies and waits are counted.
+"""
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+
+from medi2i.common.compat import chainer
+from medi2i.common.device import choose_device, use_gpu_engine
+from medi2i.common.kernels import cpu_engine
+from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.common.training.distributed import Ranks
+from medi2i.common.training.optimizers import make_optimizer
+from medi2i.common.training.randomness import RandomState
+from medi2i.cyclegan import net as cyclegan_net
+from medi2i.cyclegan import updater as cyclegan_updater
+from medi2i.datasets.augment import Draw, Uncut
+from medi2i.datasets.scaling import Clip
+from medi2i.pix2pix import net as pix2pix_net
+from medi2i.pix2pix import updater as pix2pix_updater
+
+pytestmark = pytest.mark.gpu
+
+SIZE = 16, 24
+SMALL = dict(
+    gen_chs=[4, 6], gen_nblock=1, dis_chs=[4, 6], dis_jitter=0.0, noise=0.0, batch_size=2, ch=1, out_ch=1,
+    crop_height=SIZE[0], crop_width=SIZE[1],
+)  # fmt: skip
+CASES = {
+    "pix2pix": (PairedOptions, dict(lambda_tv=0.1, lambda_reg=0.1, lambda_ssim=1.0, lambda_rec_l2=1.0)),
+    "pix2pix, critic": (PairedOptions, dict(dis_wgan=True, lambda_wgan_gp=1.0, lambda_msssim=1.0)),
+    "pix2pix, classes": (PairedOptions, dict(class_num=3, out_ch=3, lambda_rec_ce=1.0, lambda_dice=1.0)),
+    "pix2pix, none missing": (PairedOptions, dict(targets="neighbours", gen_norm="none", lambda_dis=0.0)),
+    "pix2pix, other blocks": (
+        PairedOptions,
+        dict(gen_chs=[4, 8], gen_down="maxpool_res", gen_up="deconv", unet="concat", gen_norm="group", dis_norm="fnorm",
+             gen_attention=True, eqconv=True, dis_down="avgpool", dis_reg_weighting=0.1),
+    ),
+    "pix2pix, separable": (
+        PairedOptions, dict(spconv=True, gen_up="pixsh", gen_norm="rbatch", dis_norm="none", gen_sample="half")
+    ),
+    "cyclegan": (UnpairedOptions, dict(lambda_tv=0.1, lambda_grad=0.1, lambda_dis_z=1.0, lambda_air=1.0)),
+    "cyclegan, instance": (
+        UnpairedOptions,
+        dict(gen_norm="instance", dis_norm="instance", lambda_gc_x=1.0, lambda_idempotence=1.0, gen_up="unpool"),
+    ),
+    "cyclegan, critic": (UnpairedOptions, dict(dis_wgan=True, lambda_wgan_gp=1.0, gen_norm="batch", dis_norm="none")),
+}  # fmt: skip
+
+
+class OneBatch(chainer.dataset.Iterator):
+    epoch, epoch_detail, is_new_epoch = 0, 0.0, False
+
+    def __init__(self, batch):
+        self._batch = batch
+
+    def next(self):
+        return self._batch
+
+
+def images(seed, options=None):
+    rng = np.random.default_rng(seed)
+    if getattr(options, "class_num", 0):
+        return [np.eye(3, dtype=np.float32)[rng.integers(3, size=SIZE)].transpose(2, 0, 1).copy() for _ in range(2)]
+    made = [rng.uniform(-1, 1, (1, *SIZE)).astype(np.float32) for _ in range(2)]
+    if getattr(options, "targets", "files") != "files":
+        for image in made:
+            image[:, ::3] = np.nan
+    return made
+
+
+def uncut(seed):
+    """Whole images, to be cut, turned, scaled and changed where they arrive."""
+    rng = np.random.default_rng(seed)
+    draw = Draw(down=1, right=2, flip=True, scale=1.1, degrees=5.0)
+    return [
+        Uncut(rng.integers(-200, 200, (1, 20, 30)).astype(np.int16), Clip(-200, 200), draw, SIZE, noise=0.1, key=5)
+        for _ in range(2)
+    ]
+
+
+def networks_of(case, **more):
+    kind, values = CASES[case]
+    options = kind(**{**SMALL, **values, **more})
+    np.random.seed(0)
+    with chainer.using_config("dtype", chainer.get_dtype()):
+        networks = (pix2pix_net if kind is PairedOptions else cyclegan_net).build(options)
+    return options, networks
+
+
+def grown(options, networks):
+    """``networks`` with all weights, some of which have their size from the first batch."""
+    sizes = {"x": SIZE, "y": SIZE}
+    ranks = Ranks()
+    ranks.communicator = object()
+    ranks.initialise(networks.as_dict(), sizes)
+    return networks
+
+
+def updater_of(options, networks, device, optimizer, batches=None):
+    for link in networks.as_dict().values():
+        link.to_device(device)
+    rate = 1e-3 if optimizer == "Adam" else 0.01
+    optimizers = {name: make_optimizer(optimizer, link, rate, 0.0) for name, link in networks.as_dict().items()}
+    random = RandomState(0, device.xp)
+    first, second = batches or (images(1), images(2, options))
+    if isinstance(options, PairedOptions):
+        pairs = list(zip(first, second, strict=True))
+        return pix2pix_updater.Pix2pixUpdater(OneBatch(pairs), optimizers, networks, options, random, device)
+    return cyclegan_updater.CycleganUpdater(
+        {"main": OneBatch(first), "second": OneBatch(second)}, optimizers, networks, options, random, device
+    )
+
+
+def after_updates(options, networks, device, optimizer="SGD", count=1, batches=None):
+    """What the last of ``count`` updates reported, (name, array) of all parameters, on the CPU; and what was counted
+    in the last one, None where nothing is."""
+    with chainer.using_device(device), cpu_engine.using("chainer"):
+        updater = updater_of(options, networks, device, optimizer, batches)
+        reporter, observed = chainer.Reporter(), {}
+        for turn in range(count):
+            last = turn == count - 1
+            watching = getattr(device.xp, "watched", contextlib.nullcontext) if last else contextlib.nullcontext
+            with reporter.scope(observed), watching() as counts:
+                updater.update()
+    numbers = {name: float(chainer.as_array(value)) for name, value in observed.items()}
+    for link in networks.as_dict().values():
+        link.to_device("@numpy")
+    arrays = [
+        (f"{name}{path}", param.array)
+        for name, link in networks.as_dict().items()
+        for path, param in link.namedparams()
+        if param.array is not None
+    ]
+    return numbers, arrays, counts
+
+
+def assert_same_numbers(found, expected, tolerance):
+    assert found.keys() == expected.keys() and found
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+
+
+def assert_same_arrays(found, expected, tolerance):
+    for (name, a), (name_gpu, b) in zip(expected, found, strict=True):
+        assert name == name_gpu and a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(b, a, atol=tolerance * max(1.0, np.abs(a).max()), rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_update(case):
+    options, networks = networks_of(case)
+    others = copy.deepcopy(grown(options, networks))
+    numbers, arrays, _ = after_updates(options, networks, chainer.get_device("@numpy"))
+    on_gpu, arrays_gpu, _ = after_updates(options, others, choose_device(0))
+    assert_same_numbers(on_gpu, numbers, 2e-5)
+    assert_same_arrays(arrays_gpu, arrays, 1e-5)
+
+
+@pytest.mark.parametrize("case", ["pix2pix, classes", "cyclegan, instance"])
+@pytest.mark.parametrize("tf32, engine", [(True, "auto"), (False, "chainer")])
+def test_an_update_by_each_engine(case, tf32, engine, monkeypatch):
+    """TF32 is what the GPU makes of it: with it nothing is said of the numbers but that they are near."""
+    for name in ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.setenv(name, "0")
+    options, networks = networks_of(case)
+    others = copy.deepcopy(grown(options, networks))
+    numbers, arrays, _ = after_updates(options, networks, chainer.get_device("@numpy"))
+    device = choose_device(0, tf32)
+    try:
+        use_gpu_engine(engine, tf32)
+        on_gpu, arrays_gpu, _ = after_updates(options, others, device)
+    finally:
+        use_gpu_engine("auto")
+    assert_same_numbers(on_gpu, numbers, 1e-2 if tf32 else 2e-5)
+    assert_same_arrays(arrays_gpu, arrays, 1e-2 if tf32 else 1e-5)
+
+
+@pytest.mark.parametrize("case", ["pix2pix, critic"])
+def test_images_that_are_cut_on_the_device(case):
+    options, networks = networks_of(case)
+    others = copy.deepcopy(grown(options, networks))
+    batches = uncut(1), uncut(2)
+    numbers, arrays, _ = after_updates(options, networks, chainer.get_device("@numpy"), batches=batches)
+    on_gpu, arrays_gpu, _ = after_updates(options, others, choose_device(0), batches=batches)
+    assert_same_numbers(on_gpu, numbers, 1e-4)
+    assert_same_arrays(arrays_gpu, arrays, 1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("pix2pix", "cyclegan, instance")])
+def test_half_precision(case):
+    """mixed16: weights stay near those of float32, and everything reported is a finite number."""
+    options, networks = networks_of(case)
+    numbers, arrays, _ = after_updates(options, grown(options, networks), chainer.get_device("@numpy"), "Adam")
+    with chainer.using_config("dtype", chainer.mixed16):
+        options, networks = networks_of(case, dtype="mixed16")
+        on_gpu, arrays_gpu, _ = after_updates(options, grown(options, networks), choose_device(0), "Adam", 2)
+    assert numbers.keys() == on_gpu.keys()
+    assert np.isfinite(list(on_gpu.values())).all()
+    for (name, a), (_, b) in zip(arrays, arrays_gpu, strict=True):
+        np.testing.assert_allclose(b, a, atol=5e-2, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "case, optimizer", [(case, "Adam") for case in CASES if case != "pix2pix, classes"] + [("pix2pix, classes", "Eve")]
+)
+def test_nothing_waits_within_an_update(case, optimizer):
+    """Of the third update: the first two fill the buffers. What waits is the copy before last of each buffer, and what
+    is copied are the two arrays of the batch, and for a critic the places of its penalty.
+    """
+    device = choose_device(0)
+    if not hasattr(device.xp, "watched"):
+        pytest.skip("only the stand-in for CuPy counts")
+    options, networks = networks_of(case)
+    _, _, counts = after_updates(options, grown(options, networks), device, optimizer, 3)
+    assert counts.to_host == []
+    assert [function_of(place) for place in counts.waits] == ["_copy"] * 2
+    critics = (len(networks.as_dict()) // 3 if options.dis_wgan else 0) * ["uniform_array"]
+    assert sorted(function_of(place) for place in counts.to_device) == ["_copy"] * 2 + critics
+
+
+def test_half_precision_looks_at_its_gradients_once_for_each_loss():
+    device = choose_device(0)
+    if not hasattr(device.xp, "watched"):
+        pytest.skip("only the stand-in for CuPy counts")
+    with chainer.using_config("dtype", chainer.mixed16):
+        options, networks = networks_of("pix2pix, classes", dtype="mixed16")
+        _, _, counts = after_updates(options, grown(options, networks), device, "Adam", 3)
+    assert [function_of(place) for place in counts.to_host] == ["everywhere"] * 2
+
+
+def function_of(place):
+    """The function that a place is in, "adversarial.py:300 _copy"."""
+    return place.split()[1]

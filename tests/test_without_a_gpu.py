@@ -1,0 +1,58 @@
+"""What ``pytest -m gpu`` runs on a GPU, on a machine without: on the stand-in for CuPy (tests/cuda_harness/stand_in).
+
+Chainer looks for CuPy once, when it is imported: so each group is a process of its own.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_harness import by_gcc, with_stand_in
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = "tests/common/kernels"
+GROUPS = {
+    "updates": (14, ["tests/gpu/test_updates.py"]),
+    "parts": (14, ["tests/gpu/test_parts.py", "tests/gpu/test_stand_in.py"]),
+    "runs": (14, ["tests/gpu/test_runs.py"]),
+    "kernels": (
+        14,
+        [
+            f"{KERNELS}/gpu/test_kernels_on_gpu.py",
+            f"{KERNELS}/gpu/test_augment.py",
+            f"{KERNELS}/test_gpu_engine.py",
+            "tests/common/training/test_adversarial_transfer.py",
+        ],
+    ),
+    "old": (
+        13,
+        ["tests/gpu/test_updates.py", "-k", "one_update and (critic or instance)", "tests/gpu/test_stand_in.py"],
+    ),
+}
+
+
+@pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
+@pytest.mark.parametrize("group", GROUPS)
+def test_on_the_stand_in(group):
+    version, what = GROUPS[group]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "gpu", "--no-header", "-p", "no:cacheprovider", *what],
+        cwd=ROOT,
+        env=with_stand_in(version, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", PYTEST_ADDOPTS=""),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+    assert "ss" not in done.stdout and re.search(r"^\.+", done.stdout), done.stdout
+
+
+def test_no_gpu_test_is_left_out():
+    """Whatever is marked ``gpu`` is in a group."""
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"mark\.gpu$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert marked == {name for _, what in GROUPS.values() for name in what if name.startswith("tests/")}
