@@ -8,7 +8,7 @@ from medi2i.common.choices import OPTIMIZERS, Activation, Norm
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.device import choose_device
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.networks.norms import ACTIVATIONS, normalization
+from medi2i.common.networks.layers import ACTIVATIONS, normalization
 from medi2i.common.training.averaging import step_towards
 from medi2i.common.training.optimizers import make_optimizer
 
