@@ -109,7 +109,7 @@ COMMANDS = {
     ],
     "Measure": [
         Command("evaluate", "tools.evaluate", "EvaluateOptions", "how good results are, as a report", "evaluate"),
-        Command("models", "tools.models", "ModelsOptions", "trained models by name, and their cards"),
+        Command("models", "tools.models", "ModelsOptions", "trained models by name, and the runs in a folder"),
     ],
 }
 """What people want to do -> the commands for it. A new command is one entry here."""
@@ -141,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] == "--version":
         print(f"medi2i {VERSION}")
+        return 0
+    if words[0] == "completion" and words[1:] in (["-h"], ["--help"]):
+        print("usage: medi2i completion bash > FILE    medi2i completion zsh > FILE    FILE is what the shell reads")
         return 0
     if words[0] == "completion":
         return errors.run(completion, words[1:])

@@ -244,7 +244,10 @@ def choose_rows(
 def tune(options: EvaluateOptions, basis: Row, measured: set[Path]) -> dict[str, classical.Tuned]:
     """Choose the strengths of --classical on --val_pairs. Raises UserError where one of those is measured here too."""
     if options.val_pairs is None:
-        raise UserError("--classical: needs --val_pairs, pairs to choose the strength on that are not measured")
+        raise UserError(
+            "--classical: needs --val_pairs, pairs to choose the strength on that are not measured; "
+            "tools/split_pairs.py makes lists of pairs"
+        )
     inputs, truth = files.list_pairs(options.val_pairs, options.root, options.from_col, options.to_col, options.imgtype)
     slices = files.match(truth, {IDENTITY: inputs}).slices
     both = [one.key for one in slices if one.truth.path.resolve() in measured]

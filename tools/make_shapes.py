@@ -159,7 +159,9 @@ class ShapesOptions(Checked):
     """What to make"""
 
     out: str = option("data/shapes", "-o", "--outdir", metavar="FOLDER", help="new folder for the images and lists")
-    make: str = option("pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold")
+    make: str = option(
+        "pairs", choices=["pairs", "labels", "textures"], help="what trainA and trainB hold; labels: classes 0 to 3"
+    )
     size: list[int] = option(
         [64],
         "-s",

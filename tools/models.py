@@ -1,7 +1,8 @@
-"""Which trained models there are by name, and what each one's card says.
+"""Which trained models there are by name, what each one's card says, and which epoch of a run is its best.
 
 python tools/models.py
 python tools/models.py ct-denoise
+python tools/models.py result
 """
 
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medi2i.common import registry
+from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError, run
 from medi2i.common.options import Checked, option, parse
 
@@ -18,7 +20,9 @@ from medi2i.common.options import Checked, option, parse
 class ModelsOptions(Checked):
     """What to show"""
 
-    name: str | None = option(None, "-m", bare=True, metavar="NAME", help="of a model whose card is to be shown")
+    name: str | None = option(
+        None, "-m", bare=True, metavar="NAME", help="of a model whose card is to be shown; or a folder of runs"
+    )
 
 
 def command(argv: list[str]) -> int:
@@ -27,6 +31,9 @@ def command(argv: list[str]) -> int:
     found = registry.models()
     if name is None:
         print("\n".join(listing()))
+        return 0
+    if name not in found and Path(name).is_dir():
+        print("\n".join(of_runs(Path(name))))
         return 0
     if name not in found:
         raise UserError(f"{name}: no model of this name; there are {', '.join(sorted(found)) or 'none'}")
@@ -52,6 +59,28 @@ def listing() -> list[str]:
         "your own: a run folder below one of " + ", ".join(map(str, registry.places()[:-1])),
         f"{registry.VARIABLE} names further places; nothing is fetched from any network",
     ]
+
+
+def of_runs(folder: Path) -> list[str]:
+    """A line for each run that ``folder`` is or holds: its epochs, and which is the best. Raises UserError."""
+    from medi2i.common.networks.checkpoint import BEST, find_run
+
+    inside = sorted(args.parent for args in (*folder.glob("args"), *folder.glob("*/args")))
+    if not inside:
+        raise UserError(f"{folder}: holds no run, whose args would be there; {registry.known_names()[3:]}")
+    lines = []
+    for place in inside:
+        try:
+            run = find_run(place)
+        except UserError as error:
+            lines.append(str(error))
+            continue
+        text = "none is known to be the best, the last one converts"
+        if run.best is not None:
+            best = read_json(place / BEST, "epoch, metric and value would be right")
+            text = f"the best is {run.best}, {best.get('metric')} {best.get('value')}"
+        lines.append(f"{place}: epochs {', '.join(map(str, run.epochs))}; {text}")
+    return [*lines, "", "by validation images of its own each; what they convert tools/evaluate.py compares"]
 
 
 def size_of(folder: Path) -> float:

@@ -2,11 +2,13 @@
 """Split a list of pairs into lists for training, validation and test.
 
   python tools/split_pairs.py data/ldct/pairs.txt --ratio 0.8
+  python tools/split_pairs.py data/mine --ratio 0.7 --test 0.15
 
-writes pairs_train.txt and pairs_val.txt beside the list (and pairs_test.txt with --test). No patient is in two lists:
-by default whole patients are drawn where there are several, else whole series, else whole folders, else the list is
-cut into contiguous blocks, because neighbouring slices are nearly the same image. The patient of DICOM is its
-PatientID; that of pictures is what all of their names or folders say (sub-01, patient3, case_0012).
+writes pairs_train.txt and pairs_val.txt beside the list (and pairs_test.txt with --test); a folder with trainA and
+trainB does in place of a list. No patient is in two lists: by default whole patients are drawn where there are several,
+else whole series, else whole folders, else the list is cut into contiguous blocks, because neighbouring slices are
+nearly the same image. The patient of DICOM is its PatientID; that of pictures is what all of their names or folders say
+(sub-01, patient3, case_0012).
 """
 
 import contextlib
@@ -28,7 +30,7 @@ from medi2i.common.outputs import write_text
 from medi2i.datasets import file_names
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file
-from medi2i.datasets.pairs import read_list
+from medi2i.datasets.pairs import find_pairs, read_list
 
 PATIENT, SERIES, FOLDER, BLOCK, IMAGE = "patient", "series", "folder", "block", "image"
 _PLURAL = {PATIENT: "patients", SERIES: "series", FOLDER: "folders", IMAGE: "images"}
@@ -43,7 +45,7 @@ class SplitOptions(Checked):
         "-i",
         "-f",
         metavar="FILE",
-        help="list of pairs; paths are relative to its folder",
+        help="list of pairs; paths are relative to its folder; or a folder with trainA and trainB",
         bare=True,
     )
     root: str = option(None, "-R", metavar="FOLDER", help="folder the paths are relative to; default: the list's")
@@ -82,12 +84,12 @@ def command(argv: list[str]) -> None:
         raise UserError(f"--ratio {options.ratio:g} and --test {options.test:g} are more than 1 together")
     parts = {name: share for name, share in shares.items() if share > 1e-9}
     path = Path(options.list)
-    root = Path(options.root) if options.root else path.parent
-    listed = read_list(path)
-    for row in listed:
-        if len(row.columns) < 2:
-            raise UserError(f"{path}: line {row.line} has one column; a pair is two paths, separated by a tab")
-    rows = [describe(row.columns, root) for row in listed]
+    if path.is_dir():
+        root, pairs = path, pairs_below(path)
+        path /= "pairs.txt"
+    else:
+        root, pairs = Path(options.root) if options.root else path.parent, pairs_listed(path)
+    rows = [describe(columns, root) for columns in pairs]
     if not all(row.patient for row in rows):  # names of some files say it and of others not: they do not count
         rows = [row if row.series else replace(row, patient="") for row in rows]
     by, note = choose(rows, options.by)
@@ -107,6 +109,21 @@ def command(argv: list[str]) -> None:
             number = len({row.group(by) for row in chosen[name]}) if by in _PLURAL else 0
             groups = f", {counted(number, by, _PLURAL[by])}" if number else ""
             print(f"{target}: {counted(len(chosen[name]), 'pair')}{groups}")
+
+
+def pairs_listed(path: Path) -> list[tuple[str, ...]]:
+    """The columns of each line of a list. Raises UserError."""
+    listed = read_list(path)
+    for row in listed:
+        if len(row.columns) < 2:
+            raise UserError(f"{path}: line {row.line} has one column; a pair is two paths, separated by a tab")
+    return [row.columns for row in listed]
+
+
+def pairs_below(root: Path) -> list[tuple[str, ...]]:
+    """The pairs of trainA and trainB, as a list would name them. Raises UserError."""
+    pairs = [(pair.inputs[0].path, pair.outputs[0].path) for pair in find_pairs(root, "__train__")]
+    return list(dict.fromkeys(tuple(file.relative_to(root).as_posix() for file in files) for files in pairs))
 
 
 def describe(columns: Sequence[str], root: Path) -> Row:

@@ -183,6 +183,11 @@ def test_completion_of_bash_offers_what_fits(capsys):
     assert done.stdout.split() == ["--photons"]
 
 
+def test_help_of_completion_is_no_error(capsys):
+    assert command.main(["completion", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: medi2i completion bash > FILE")
+
+
 @pytest.mark.parametrize("words", [(), ("fish",), ("bash", "zsh")])
 def test_completion_of_another_shell_is_refused(words, capsys):
     assert command.main(["completion", *words]) == 1

@@ -36,3 +36,22 @@ def test_a_card_is_shown_with_what_the_model_has_seen(mine, capsys):
 def test_an_unknown_name_is_refused_with_those_there_are(mine, capsys):
     assert models.main(["other"]) == 1
     assert "other: no model of this name; there are" in capsys.readouterr().err
+
+
+def test_runs_of_a_folder_are_told_with_their_best_epochs(tmp_path, capsys):
+    for name, epochs in (("a", (5, 10)), ("b", (3,)), ("c", ())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args").write_text("{}")
+        for file in (f"{part}{epoch}.npz" for epoch in epochs for part in ("enc_x", "dec_y")):
+            (tmp_path / name / file).touch()
+    (tmp_path / "a/best.json").write_text(json.dumps({"epoch": 5, "metric": "validation/RMSE", "value": 7.25}))
+    assert models.main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{tmp_path}/a: epochs 5, 10; the best is 5, validation/RMSE 7.25"
+    assert told[1] == f"{tmp_path}/b: epochs 3; none is known to be the best, the last one converts"
+    assert told[2].startswith(f"{tmp_path}/c: no weights")
+    assert models.main([str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == told[0]
+    (tmp_path / "none").mkdir()
+    assert models.main([str(tmp_path / "none")]) == 1
+    assert "none: holds no run, whose args would be there; a model by name: ct-denoise" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """No list is left empty, whatever rounding does."""
 
 import pytest
+from PIL import Image
 
 from medi2i.common.errors import UserError
 from medi2i.tools.split_pairs import main, shares_of
@@ -86,3 +87,15 @@ def test_patients_of_pictures_are_those_of_their_names(tmp_path, capsys, layout,
 def test_names_that_only_some_pictures_have_do_not_count(tmp_path, capsys):
     split(tmp_path, ["patient1/1.png", "patient2/1.png", "smith/1.png"])
     assert "by folder: 3 folders" in capsys.readouterr().out
+
+
+def test_a_folder_of_pairs_is_split_as_its_list_would_be(tmp_path, capsys):
+    for side in ("trainA", "trainB"):
+        for number in range(5):
+            path = tmp_path / side / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("L", (8, 6)).save(path)
+    assert main([str(tmp_path), "--ratio", "0.6", "--by", "image"]) == 0
+    rows = [line for name in ("train", "val") for line in (tmp_path / f"pairs_{name}.txt").read_text().splitlines()]
+    assert sorted(rows) == [f"trainA/{number}.png\ttrainB/{number}.png" for number in range(5)]
+    assert f"{tmp_path}/pairs_train.txt: 3 pairs" in capsys.readouterr().out
