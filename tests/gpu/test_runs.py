@@ -1,13 +1,18 @@
 """On a GPU: whole trainings and conversions do what they do on the CPU, and go on after they were ended."""
 
+import importlib.util
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from run_files import log_of, only_run, saved_arrays
 
-from medi2i.common.device import choose_device
+from medi2i.common.device import choose_device, gpu_count
 from medi2i.common.inference.generator import engine_of
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.registry import located
@@ -104,6 +109,35 @@ def test_what_is_ended_goes_on(application, more, data, tmp_path, monkeypatch):
 def test_whole_images_are_augmented_there(data, tmp_path):
     run = train("pix2pix", data, tmp_path, "-g", "0", "--augment_on", "device", "-rt", "2", "-rr", "10", "-e", "1")
     assert len(log_of(run)) == 1
+
+
+def test_two_ranks_normalise_together(data, tmp_path):
+    """On two GPUs by pure_nccl what two processes do on the CPU."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if gpu_count()[0] < 2 or mpiexec is None or importlib.util.find_spec("mpi4py") is None:
+        pytest.skip("it takes two GPUs and MPI")
+    found = []
+    for communicator, gpu in (("naive", "-1"), ("pure_nccl", "0")):
+        argv = ["-R", data, "-o", tmp_path / gpu, *SMALL, "-e", "1", "--nvis", "0", "--sync_bn", "-g", gpu]
+        command = [
+            mpiexec,
+            "-n",
+            "2",
+            sys.executable,
+            "-m",
+            "medi2i.pix2pix.train",
+            *argv,
+            "--communicator",
+            communicator,
+        ]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        run = only_run(tmp_path / gpu)
+        found.append({name: dict(np.load(run / f"{name}1.npz")) for name in ("enc_x", "dec_y", "dis")})
+    for name, arrays in found[0].items():
+        for key, expected in arrays.items():
+            np.testing.assert_allclose(found[1][name][key], expected, atol=1e-5, err_msg=f"{name}/{key}")
 
 
 def test_a_packaged_model():
