@@ -10,6 +10,7 @@ from ct_files import ct, ct_file  # noqa: F401 fixtures
 from cuda_harness import on_cpu
 
 from medi2i.common.kernels.gpu import sources
+from medi2i.common.resources import available_cores
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
 # A shell that starts the suite in the background has it ignore SIGINT, nohup SIGHUP, and so would the commands that
@@ -33,6 +34,17 @@ def pytest_addoption(parser):
         help="folder of golden cases of the released codes (default: parity and parity-more in ../shared, "
         "if they are there)",
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """``-n auto``: a process for each core that this one may use."""
+    return available_cores()
+
+
+def pytest_collection_modifyitems(items):
+    """What asks something of the whole project takes longest and begins first: no process has it left at the end."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 def parity_cases(config, kind):
