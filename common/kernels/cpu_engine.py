@@ -13,9 +13,9 @@ import numpy as np
 
 from medi2i.common.choices import CPU_ENGINES
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels import loss_nodes, normalisation_nodes, reference
+from medi2i.common.kernels import loss_nodes, normalisation_nodes, reference, steps
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
-from medi2i.common.kernels.cpu import adam, normalisation, onednn
+from medi2i.common.kernels.cpu import normalisation, onednn
 from medi2i.common.kernels.cpu.arrays import (
     add,
     can_add,
@@ -41,7 +41,7 @@ IMAGES = (0, 2, 3)
 
 def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     """What takes the place of Chainer's code on the CPU."""
-    update = adam.update_by_onednn if with_onednn else adam.update
+    update = steps.adam_step_by_onednn if with_onednn else steps.adam_step
     engine = normalisation if with_onednn else reference
     always = (
         (normalisation_nodes.NormalisationEngines, "cpu", lambda original: engine),

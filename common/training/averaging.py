@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medi2i.common.compat import Array, L, chainer
-from medi2i.common.kernels.averaging import step_towards
+from medi2i.common.kernels.steps import step_towards
 from medi2i.common.training.distributed import named_arrays
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.validation import inference_mode

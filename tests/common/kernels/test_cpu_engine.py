@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.kernels import chunked_convolution, cpu_engine
-from medi2i.common.kernels.cpu import adam as cpu_adam
+from medi2i.common.kernels import chunked_convolution, cpu_engine, steps
 from medi2i.common.kernels.cpu import arrays as cpu_arrays
 from medi2i.common.kernels.cpu import convolution, onednn
 from medi2i.common.kernels.geometry import Geometry
@@ -376,8 +375,8 @@ def test_batch_normalization_link_keeps_the_same_running_statistics():
 @pytest.mark.parametrize("engine", ["numpy", pytest.param("onednn", marks=needs_onednn)])
 def test_adam(engine, decay, monkeypatch):
     """NumPy gives what Chainer gives to the last bit; oneDNN does so for the moments, and rounds the weights."""
-    monkeypatch.setattr(cpu_adam, "PIECE", 1000)
-    monkeypatch.setattr(cpu_adam, "SMALLEST", 1000)  # the bias has fewer
+    monkeypatch.setattr(steps, "PIECE", 1000)
+    monkeypatch.setattr(steps, "SMALLEST", 1000)  # the bias has fewer
     links = {}
     for name in ("chainer", engine):
         links[name] = link = L.Linear(301, 223, initialW=random(223, 301), initial_bias=random(223))
@@ -397,7 +396,7 @@ def test_adam(engine, decay, monkeypatch):
 
 @needs_onednn
 def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
-    monkeypatch.setattr(cpu_adam, "SMALLEST", 10)
+    monkeypatch.setattr(steps, "SMALLEST", 10)
     monkeypatch.setattr(cpu_arrays, "SMALLEST_SUM", 10)
     links, ran = [], []
     run, call = onednn.Primitive.run, onednn.Library._call
@@ -411,7 +410,7 @@ def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
     for refuses in (None, "implementation", "_call"):
         links.append(link := L.Linear(7, 5, nobias=True, initialW=random(5, 7)))
         optimizer = chainer.optimizers.Adam().setup(link)
-        cpu_adam._plans.cache_clear()
+        steps._plans.cache_clear()
         if refuses == "implementation":
             monkeypatch.setattr(onednn.Library, refuses, lambda self, descriptor: "ref:any")
         elif refuses == "_call":
@@ -423,7 +422,7 @@ def test_what_onednn_has_no_quick_code_for_is_numpys(monkeypatch):
             total = link.W + link.W
         np.testing.assert_array_equal(total.array, 2 * link.W.array)
         assert len(ran) == 3 + 1
-    cpu_adam._plans.cache_clear()
+    steps._plans.cache_clear()
     cpu_arrays._addition.cache_clear()
     np.testing.assert_allclose(links[0].W.array, links[1].W.array, rtol=1e-6)
     np.testing.assert_array_equal(links[1].W.array, links[2].W.array)

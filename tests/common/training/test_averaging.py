@@ -9,8 +9,8 @@ from cuda_harness import by_gcc
 from PIL import Image
 
 from medi2i.common.compat import L, chainer
-from medi2i.common.kernels import averaging
-from medi2i.common.kernels.averaging import PIECE, step_towards
+from medi2i.common.kernels import steps
+from medi2i.common.kernels.steps import PIECE, step_towards
 from medi2i.common.networks.network import using_dtype
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training.averaging import Reestimation, WeightAverage, decay_at, has_batch_statistics
@@ -62,7 +62,7 @@ def test_the_kernel_for_gpus_does_the_same():
     average, value = (random.normal(size=(7, 301)).astype(np.float32) for _ in range(2))
     expected = average.copy()
     step_towards(expected, value, 0.125)
-    averaging._STEP(value, np.float32(0.125), average)
+    steps._STEP(value, np.float32(0.125), average)
     np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-7)
 
 

@@ -1,7 +1,8 @@
-"""Adam on the CPU (Kingma and Ba, arXiv 1412.6980; weight decay decoupled, arXiv 1711.05101).
+"""A training's steps through arrays, in place: Adam's on the CPU, and those of an average on any device.
 
-Chainer's takes a dozen passes through memory. NumPy does here the very same operations, and so gives the same bits, in
-pieces that stay in the cache; oneDNN needs three passes, on all threads: a quarter of that time.
+Adam: Kingma and Ba, arXiv 1412.6980; weight decay decoupled, arXiv 1711.05101. Chainer's takes a dozen passes through
+memory. NumPy does here the very same operations, and so gives the same bits, in pieces that stay in the cache; oneDNN
+needs three passes, on all threads: a quarter of that time. An average is one kernel on a GPU.
 """
 
 import functools
@@ -9,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.cpu import onednn
 from medi2i.common.kernels.cpu.arrays import PLANS
+from medi2i.common.kernels.gpu.sources import CudaSource
 
-PIECE = 1 << 15
+PIECE = 1 << 15  # numbers: two arrays and the scratch of 128 kB each stay in a core's cache
 SMALLEST = 1 << 13  # below, NumPy is as quick
 
 
-def update(param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, step: float, hyperparam: Any) -> None:
+def adam_step(param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, step: float, hyperparam: Any) -> None:
     """One step for float32 arrays of one shape, all C-contiguous; ``param``, ``m`` and ``v`` change in place.
 
     step: alpha_t, the rate with its bias correction. hyperparam: of ``chainer.optimizers.Adam``, without amsgrad and
@@ -86,10 +89,10 @@ def _plans(size: int, beta1: float, beta2: float, eps: float) -> list[onednn.Pri
     return steps if len(steps) == len(made) else []
 
 
-def update_by_onednn(
+def adam_step_by_onednn(
     param: np.ndarray, grad: np.ndarray, m: np.ndarray, v: np.ndarray, step: float, hyperparam: Any
 ) -> None:
-    """As :func:`update`, with the same bits in ``m`` and ``v`` and the same but for rounding in ``param``."""
+    """As :func:`adam_step`, with the same bits in ``m`` and ``v`` and the same but for rounding in ``param``."""
     shrink = _shrink(hyperparam)
     plans = (
         []
@@ -97,7 +100,7 @@ def update_by_onednn(
         else _plans(param.size, hyperparam.beta1, hyperparam.beta2, hyperparam.eps)
     )
     if not plans:
-        update(param, grad, m, v, step, hyperparam)
+        adam_step(param, grad, m, v, step, hyperparam)
         return
     first, second, last = plans
     factors = np.array([-hyperparam.eta * step / shrink, shrink], np.float32)
@@ -106,3 +109,31 @@ def update_by_onednn(
         first.run(g, mean, mean)
         second.run(g, g, square, square)
         last.run(square, square, p, mean, rate, rate + factors.itemsize)
+
+
+_STEP = CudaSource(
+    "average_step",
+    "elementwise",
+    in_params="float32 value, float32 rate",
+    out_params="float32 average",
+    operation="average += rate * (value - average);",
+)
+
+
+def step_towards(average: Array, value: Array, rate: float) -> None:
+    """Move the float32 array ``average`` towards ``value`` (float32, the same shape and device) by ``rate``, 0 to 1."""
+    by = np.float32(rate)
+    if chainer.backend.get_array_module(average) is not np:
+        _STEP(value, by, average)
+        return
+    if not (average.flags.c_contiguous and value.flags.c_contiguous):
+        average += by * (value - average)
+        return
+    average, value = average.reshape(-1), value.reshape(-1)
+    scratch = np.empty(min(PIECE, average.size), np.float32)
+    for start in range(0, average.size, PIECE):
+        piece = average[start : start + PIECE]
+        part = scratch[: piece.size]
+        np.subtract(value[start : start + PIECE], piece, out=part)
+        part *= by
+        piece += part
