@@ -34,7 +34,7 @@ from medi2i.common.training.trainer import Training
 from medi2i.cyclegan import net
 from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
-from medi2i.cyclegan.validation import CycleMeasure, tell_end
+from medi2i.cyclegan.validation import CycleMeasure, expected_of, tell_end
 from medi2i.datasets import unpaired
 from medi2i.datasets.unpaired import UnpairedDataset
 
@@ -116,7 +116,8 @@ def begin_at_shift(
     if resumed is not None:
         return options
     change = ranks.agreed(mean_change.of_domains(images[0], images[1], shift) if ranks.first else None)
-    return dataclasses.replace(options, mean_change=change)
+    expected = ranks.agreed(expected_of(images, change is not None) if ranks.first else None)
+    return dataclasses.replace(options, mean_change=change, **expected)
 
 
 def load_weights(links: Mapping[str, chainer.Link], options: UnpairedOptions) -> dict[str, Path]:

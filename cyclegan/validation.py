@@ -11,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.options import UnpairedOptions
-from medi2i.common.training import mean_change
+from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.validation import apply, batches, error_sums, measured, rmse_and_mae, validation_batch
 from medi2i.cyclegan import net
@@ -27,7 +27,8 @@ class CycleMeasure:
     images), the same for y, and ``cycle_RMSE``, ``cycle_MAE``: the mean of both domains. With both domains of as many
     channels also ``values_y``, how far the grey values of x → y lie from those of y (``distances``, in the
     unit of y), ``texture_y``, the same of differences between neighbours, both of doing nothing as ``…_identity``, and
-    the same for x.
+    the same for x. And how like x → y is to x, by ``likeness``: ``correlation_y``, ``inside_y``, ``change_y``; the same
+    for x.
     Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
     process, so the figures are its figures.
     """
@@ -60,14 +61,17 @@ class CycleMeasure:
 
     def __call__(self, indices: Iterable[int] | None = None) -> dict[str, float]:
         """The measures over the images ``indices`` of each domain that has them, by default all."""
-        result, own, made = {}, {}, {}
+        result, own, made, alike = {}, {}, {}, {}
         for name, (dataset, there, back) in self.sides.items():
             chosen = [i for i in (range(len(dataset)) if indices is None else indices) if i < len(dataset)]
-            error, own[name], made[name] = self._measured(dataset, there, back, chosen)
+            error, own[name], made[name], alike[name] = self._measured(dataset, there, back, chosen)
             result[f"cycle_RMSE_{name}"], result[f"cycle_MAE_{name}"] = rmse_and_mae(error)
         for kind in ("cycle_RMSE", "cycle_MAE"):
             result[kind] = sum(result[f"{kind}_{name}"] for name in self.sides) / len(self.sides)
         for source, target in (("x", "y"), ("y", "x")):
+            if source in alike:
+                found = likeness.means(alike[source])
+                result.update({f"{name}_{target}": number for name, number in found.items()})
             if len(own) == 2 and own["x"].shape == own["y"].shape:
                 half = self.sides[target][0].clip.width / 2
                 for suffix, images in (("", made[source]), ("_identity", own[source])):
@@ -79,13 +83,15 @@ class CycleMeasure:
     def _measured(
         self, dataset: UnpairedDataset, there: Callable, back: Callable, indices: Sequence[int]
     ) -> list[np.ndarray]:
-        """[``error_sums`` of the cycle, ``appearance`` of the images, ``appearance`` of their translations]."""
+        """[``error_sums`` of the cycle, ``appearance`` of the images, and of their translations, ``likeness.sums`` of
+        both]."""
 
-        def measure(batch: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def measure(batch: Sequence[int]) -> tuple[np.ndarray, ...]:
             images = np.stack([dataset.load(indices[i], None) for i in batch])
             translated = apply(there, images, self.device)
             again = dataset.clip.from_unit(apply(back, translated, self.device))
-            return error_sums(again, dataset.clip.from_unit(images)), appearance(images), appearance(translated)
+            cycle = error_sums(again, dataset.clip.from_unit(images))
+            return cycle, appearance(images), appearance(translated), likeness.sums(images, translated)
 
         found = self.ranks.spread(measure, batches(len(indices), self.batch_size))
         return [np.sum(parts, axis=0) for parts in zip(*found, strict=True)]
@@ -139,10 +145,27 @@ def tell_end(
         "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
         mean_change.LEAST_OF_DOMAINS,
     )
-    for said in (*beside_identity(entries, options, train), change):
+    for said in (*beside_identity(entries, options, train), change, *warned(entries, options)):
         if said is not None:
             print(said)
     print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
+
+
+def warned(entries: list[dict[str, Any]], options: UnpairedOptions) -> list[str]:
+    """What the last validation says of an inverted contrast, or of nothing learnt, from A to B."""
+    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/change_y" in entry), {})
+    return likeness.of_validation(last, options, "_y")
+
+
+def expected_of(images: Sequence[UnpairedDataset], one_unit: bool) -> dict[str, float]:
+    """What the domains, of one unit or not, let expect of a translation, as options of the training."""
+    looks, contrasts = [], []
+    for dataset in images:
+        chosen = [dataset.whole(i)[np.newaxis] for i in likeness.spread(len(dataset))]
+        looks.append(np.sum([appearance(image) for image in chosen], axis=0))
+        contrasts.append(np.mean([image.std() for image in chosen]))
+    texture = distances(*looks)[1] if one_unit else 0.0
+    return likeness.of_domains(one_unit, texture, float(min(contrasts)))
 
 
 def beside_identity(

@@ -13,7 +13,7 @@ from pathlib import Path
 from medi2i.common.errors import run
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
-from medi2i.common.training import mean_change
+from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.mean_change import mean_difference, start_at
@@ -115,8 +115,15 @@ def begin_at_mean(
         start_at(networks.dec_y, mean_difference(pairs, options.seed))
     if resumed is not None:
         return options
-    change = ranks.agreed(mean_change.of_pairs(pairs) if ranks.first else None)
-    return dataclasses.replace(options, mean_change=change)
+    change, expected = ranks.agreed((mean_change.of_pairs(pairs), expected_of(pairs)) if ranks.first else None)
+    return dataclasses.replace(options, mean_change=change, **expected)
+
+
+def expected_of(pairs: PairedDataset) -> dict[str, float]:
+    """What the training pairs let expect of a translation, as options; {} for classes."""
+    if pairs.domain_out.class_num:
+        return {}
+    return likeness.of_pairs(pairs.load(i, None) for i in likeness.spread(len(pairs)))
 
 
 def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.options import PairedOptions
-from medi2i.common.training import mean_change
+from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.validation import (
     apply,
@@ -34,7 +34,8 @@ class PairedMeasure:
     """Measures ``translate`` (links; (N, C, H, W) -> Variable, in [-1, 1]) on all pairs of ``dataset``.
 
     Called, it gives {"RMSE", "MAE"} in HU (or the images' unit), and where input and output have equal channels the
-    same of doing nothing as ``RMSE_identity``, ``MAE_identity``. With ``--class_num``: {"Dice", "accuracy"}.
+    same of doing nothing as ``RMSE_identity``, ``MAE_identity``; and how like the outputs are to the inputs, by
+    ``likeness``: ``correlation``, ``inside``, ``change``. With ``--class_num``: {"Dice", "accuracy"}.
     Batches are shared out to ``ranks`` (medi2i.common.training.distributed) and their sums added in the order of one
     process, so the figures are its figures.
     """
@@ -65,23 +66,25 @@ class PairedMeasure:
         parts = [[indices[i] for i in batch] for batch in batches(len(indices), self.batch_size)]
         if self.class_num > 0:
             return dict(zip(("Dice", "accuracy"), dice_and_accuracy(self._summed(self._overlap, parts)), strict=True))
-        own, nothing = self._summed(self._errors, parts)
+        own, nothing, *alike = self._summed(self._errors, parts)
         result = dict(zip(("RMSE", "MAE"), rmse_and_mae(own), strict=True))
         if nothing.any():
             result.update(zip(("RMSE_identity", "MAE_identity"), rmse_and_mae(nothing), strict=True))
+        result.update(likeness.means(np.array(alike)))
         return result
 
     def _summed(self, measure: Callable[[Sequence[int]], np.ndarray], parts: Sequence[Sequence[int]]) -> np.ndarray:
         return np.sum(self.ranks.spread(measure, parts), axis=0)
 
     def _errors(self, indices: Sequence[int]) -> np.ndarray:
-        """(2, 3): ``error_sums`` of the outputs, and of the inputs where these can be compared with the truth."""
+        """(4, 3): ``error_sums`` of the outputs, and of the inputs where these can be compared with the truth; then the
+        ``likeness.sums`` of both."""
         inputs, truths, outputs = self._batch(indices)
         truth = self.dataset.clip_out.from_unit(truths)
         own, nothing = error_sums(self.dataset.clip_out.from_unit(outputs), truth), np.zeros(3)
         if inputs.shape == truths.shape:
             nothing = error_sums(self.dataset.clip_in.from_unit(inputs), truth)
-        return np.stack([own, nothing])
+        return np.stack([own, nothing, *likeness.sums(inputs, outputs)])
 
     def _overlap(self, indices: Sequence[int]) -> np.ndarray:
         _, truths, outputs = self._batch(indices)
@@ -111,7 +114,9 @@ def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[st
         train.images[0].outputs[0].modality == "CT",
         "so far lie the outputs of the training pairs from their inputs, in the mean",
     )
-    for said in (beside_identity(entries), change):
+    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/change" in entry), {})
+    warned = likeness.of_validation(last, options, "")
+    for said in (beside_identity(entries), change, *warned):
         if said is not None:
             print(said)
     pair = train.images[0]

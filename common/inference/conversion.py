@@ -216,7 +216,7 @@ class Conversion:
         if shard is None:
             outcome.refuse_nothing()
         prefix = "" if shard is None else f"shard {shard}: "
-        tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix)
+        tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix, self.plan.expected)
         if shard is not None:
             _tell_shards(shard.count, whole, unfinished)
         outcome.refuse_incomplete(path, options.strict)

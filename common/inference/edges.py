@@ -17,9 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from medi2i.common.inference.values import BLOCK, block_means
 from medi2i.common.outputs import whole_file
 from medi2i.common.resources import bands
+from medi2i.common.training.likeness import BLOCK, block_means
 from medi2i.datasets.writing import write_npy
 
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines

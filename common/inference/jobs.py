@@ -20,6 +20,7 @@ from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
 from medi2i.common.inference.results import Results, grey
 from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
 from medi2i.common.inference.uncertainty import DeviationMaps, Samples
+from medi2i.common.training.likeness import compare
 from medi2i.datasets.catalogue import Source, Volume
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ class Jobs:
         details: dict[str, object] = {}
         try:
             refuse_no_number(y, deviation)
+            if self.plan.expected is not None:
+                details["likeness"] = {"series": volume.sources[0].label, **compare(grey(middle.unit), grey(y))}
             if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > 1:
                 details["structure"] = self._compare(source, middle, y)
             self._release(middle)

@@ -10,7 +10,7 @@ from medi2i.common.inference.generator import ConversionOptions, Model, Training
 from medi2i.common.inference.pipeline import Combine
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.networks.from_options import fixed_size
-from medi2i.common.training import mean_change
+from medi2i.common.training import likeness, mean_change
 from medi2i.datasets.catalogue import Catalogue, Source
 from medi2i.datasets.dicom import Unreadable
 from medi2i.datasets.file_names import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
@@ -104,8 +104,9 @@ class Plan:
 
     settings: dict of all that decides the pixels of a result beside the model. stack: slices in the channels of the
     network. hu_clip: what takes its output to HU, None where results are no HU. known: what is to be said of the model
-    before it begins. load_analysis(network_for, device): the maps that are to be written beside each result, made by an
-    ``Analysis``; None for none. network_for: as for ``cyclegan.analysis``.
+    before it begins. expected: as ``likeness.known`` has it, None where nothing is compared. load_analysis(network_for,
+    device): the maps that are to be written beside each result, made by an ``Analysis``; None for none. network_for: as
+    for ``cyclegan.analysis``.
     """
 
     options: ConversionOptions
@@ -120,6 +121,7 @@ class Plan:
     hu_clip: Clip | None
     known: str | None
     compare_edges: bool
+    expected: tuple[float | None, float | None, float | None] | None
     load_analysis: Callable | None = None
 
 
@@ -205,6 +207,7 @@ def make_plan(
         hu_clip=(clip or dicom_clip) if not classes and found == "dcm" else None,
         known=_known_change(model, clip or (dicom_clip if found == "dcm" else None), images),
         compare_edges=not classes and not model.trained.gen_fc,
+        expected=_expected(options, model) if not classes and not model.trained.gen_fc else None,
         load_analysis=load_analysis,
     )
 
@@ -317,6 +320,13 @@ def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> str | N
         f"this model {words}, as its training images differed by so much: right for "
         "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
     )
+
+
+def _expected(options: ConversionOptions, model: Model) -> tuple[float | None, float | None, float | None] | None:
+    """What is to be expected of the translations; None where they are meant to be the input."""
+    if model.generator is None or options.strength == 0:
+        return None
+    return likeness.known(model.trained, options.strength)
 
 
 def _samples_in_settings(options: ConversionOptions) -> dict[str, object]:

@@ -18,6 +18,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference import edges, values
 from medi2i.common.outputs import BESIDE, append_text, write_text
 from medi2i.common.outputs import REPORT as NAME
+from medi2i.common.training import likeness
 
 WRITE_EVERY_SECONDS = 10.0
 MOST_BYTES = 1 << 27  # some 300,000 images
@@ -226,7 +227,8 @@ def _is_entry(entry: object) -> bool:
         isinstance(entry, dict)
         and entry.get("status") in (WRITTEN, THERE, SKIPPED)
         and (entry["status"] != SKIPPED or isinstance(entry.get("reason"), str))
-        and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation"))
+        and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation", "likeness"))
+        and isinstance(entry.get("likeness", {}).get("series", ""), str)
     )
 
 
@@ -272,27 +274,54 @@ def state_of(files: Entries) -> str:
 
 def summary_of(files: Entries, samples: str | None) -> dict[str, dict]:
     """What a finished report says of all images together. samples: what was sampled for deviation maps, in words."""
-    found = {
+    found: dict[str, dict] = {
         "structure": edges.summary(_changes(files)),
+        "likeness": _likeness(files),
         "deviation": values.deviation_summary(_details(files, "deviation"), samples),
         **values.summary(_details(files, "values"), _details(files, "mean_change")),
     }
     return {key: value for key, value in found.items() if value}
 
 
+def _likeness(files: Entries) -> dict[str, dict[str, float]]:
+    """Label of the first image of a series -> how like its images are to their results, by ``likeness.typical``."""
+    series: dict[str, list[dict[str, Any]]] = {}
+    for entry in _details(files, "likeness").values():
+        series.setdefault(entry["series"], []).append(entry)
+    return {name: likeness.typical(entries) for name, entries in sorted(series.items())}
+
+
 def tell(
-    outcome: Outcome, seconds: float, folder: Path, report: Path, limit: float, samples: str | None, prefix: str
+    outcome: Outcome,
+    seconds: float,
+    folder: Path,
+    report: Path,
+    limit: float,
+    samples: str | None,
+    prefix: str,
+    expected: Sequence[float | None] | None = None,
 ) -> None:
     """Tell all of it on stderr.
 
     seconds: that it took. folder: of the results. report: path of the file that lists all. limit: of
     ``--structure_warn``. samples: what was sampled for deviation maps, in words. prefix: of the last line.
+    expected: of how like results are to their images, as a Plan has it.
     """
     found = summary_of(outcome.files, samples)
+    alike = found.get("likeness", {})
     _tell_some([f"skipped {name}: {reason}" for name, reason in sorted(outcome.skipped.items())], report)
     if "structure" in found:
         _tell_structure(found["structure"], _changes(outcome.files), report, limit)
     _tell(*values.lines(found))
+    if (line := likeness.in_words(list(alike.values()))) is not None:
+        _tell(line)
+    if expected is not None:
+        warned = [
+            f"warning: {name} ...: {said}"
+            for name, one in alike.items()
+            for said in likeness.warnings(one, expected, likeness.SHARE_CONVERTED)
+        ]
+        _tell_some(warned, report)
     if "deviation" in found:
         _tell(values.deviation_text(found["deviation"], folder))
     rate = f", {outcome.written / seconds:.2f} images/s" if outcome.written else ""

@@ -4,7 +4,6 @@ A network that lowers everything by 100 HU moves no edge, and one that was never
 its clip; neither shows in a picture. So each result is measured against its source, and the numbers of all are said.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from medi2i.common.errors import counted
 from medi2i.common.resources import bands
+from medi2i.common.training.likeness import BLOCK, block_means
 from medi2i.datasets.scaling import Clip
 
 # By the HU of the input, upper ends; between lung and fat there is mostly the edge of the two.
@@ -21,7 +21,6 @@ TISSUES = (("air", -900.0), ("lung", -400.0), (None, -150.0), ("fat", -30.0), ("
 DEVIATIONS = "uncertainty"  # folder of the maps
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 """Of the network's clip, where values are not HU."""
-BLOCK = 4  # pixels, of the squares whose means are sorted and compared: noise must not sort pixels
 
 
 Found = dict[str, Any]
@@ -61,16 +60,6 @@ def _classes(clip: Clip, ct: bool) -> tuple[Sequence[str | None], list[float]]:
     if clip.lower is None:
         return [None], []
     return QUARTERS, [clip.lower + share * clip.width for share in (0.25, 0.5, 0.75)]
-
-
-def block_means(values: np.ndarray, side: int) -> np.ndarray:
-    """(H, W) -> means over squares of ``side`` pixels, without the rest at the ends.
-
-    NumPy adds slices far more quickly than it takes the mean of four neighbours.
-    """
-    height, width = (n // side * side for n in values.shape)
-    rows = functools.reduce(np.add, (values[i:height:side, :width] for i in range(side)))
-    return functools.reduce(np.add, (rows[:, i::side] for i in range(side))) / np.float32(side * side)
 
 
 def _rounded(value: float) -> float:

@@ -165,6 +165,9 @@ class ImageOptions(Checked):
         "file, or CONTINUED, a training here went on from such a file"
     )
     mean_change: float = derived("mean of output - input over the training images, in HU or their own unit", type=float)
+    expected_correlation: float = derived("of inputs and outputs, by the training images (likeness.py)", type=float)
+    expected_inside: float = derived("the same without air", type=float)
+    expected_change: float = derived("standard deviation of output - input there, in [-1, 1]", type=float)
 
 
 @dataclass
