@@ -1,12 +1,17 @@
-"""The networks of CycleGAN: two encoders, two decoders and the discriminators of both domains."""
+"""The networks of CycleGAN: two encoders, two decoders and the discriminators of both domains.
 
+UNIT (Liu, Breuel and Kautz, arXiv 1703.00848) has the same, and around the latent blocks that both domains share.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
+from medi2i.common.errors import UserError
 from medi2i.common.networks.discriminator import Discriminator
 from medi2i.common.networks.from_options import decoder_spec, discriminator_spec, encoder_spec, levels_of
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.network import using_dtype
+from medi2i.common.networks.network import Network, using_dtype
 from medi2i.common.networks.pretrained import load_options_weights
 from medi2i.common.options import UnpairedOptions
 
@@ -29,6 +34,11 @@ class Networks:
     def as_dict(self) -> dict[str, chainer.Chain]:
         """Name, as in file names, → network, for those there are."""
         return {name: link for name, link in vars(self).items() if link is not None}
+
+    def trained(self) -> dict[str, chainer.Chain]:
+        """The same for optimizers and snapshots: of blocks that two networks share only the first one has a part."""
+        seen: set[int] = set()
+        return {name: _without(link, seen) for name, link in self.as_dict().items()}
 
     def translate(self, x: ArrayOrVariable) -> chainer.Variable:
         """X → Y: (N, C, H, W) in [-1, 1] → the same."""
@@ -61,5 +71,43 @@ def build(options: UnpairedOptions) -> Networks:
         dis_z = None
         if options.lambda_dis_z > 0:
             dis_z = Discriminator(discriminator_spec(options, levels_of(options, "gen")[0][-1]))
+    share_blocks(options, enc_x, enc_y, dec_x, dec_y)
     load_options_weights(options, encoders=[enc_x] if enc_x is enc_y else [enc_x, enc_y], discriminators=[dis_x, dis_y])
     return Networks(enc_x, enc_y, dec_x, dec_y, dis_x, dis_y, dis_z)
+
+
+class Part(chainer.Chain):
+    """Those children of a network that are trained with it, by their names."""
+
+    def __init__(self, whole: Network, names: Iterable[str]) -> None:
+        super().__init__()
+        self.spec = whole.spec
+        for name in names:
+            self.add_link(name, whole[name])
+
+
+def _without(link: chainer.Chain, seen: set[int]) -> chainer.Chain:
+    """``link``, or where some of its children were ``seen`` before in another one, what is left; these are seen now."""
+    names = [child.name for child in link.children()]
+    own = [name for name in names if id(link[name]) not in seen]
+    again = id(link) in seen
+    seen |= {id(link), *(id(link[name]) for name in names)}
+    return link if again or len(own) == len(names) else Part(link, own)
+
+
+def share_blocks(options: UnpairedOptions, enc_x: Encoder, enc_y: Encoder, dec_x: Decoder, dec_y: Decoder) -> None:
+    """Make the last ``share_latent_blocks`` residual blocks of both encoders one link, and the first of the decoders.
+
+    Raises UserError where there are fewer.
+    """
+    count = options.share_latent_blocks
+    encoding, decoding = ([name for name in one.plan.deepest if name != "a"] for one in (enc_x, dec_x))
+    if count > min(len(encoding), len(decoding)):
+        raise UserError(
+            f"--share_latent_blocks: {count} of the {len(encoding)} residual blocks of an encoder and the "
+            f"{len(decoding)} of a decoder; more of --gen_nblock, or fewer to share"
+        )
+    for name in encoding[len(encoding) - count :]:
+        setattr(enc_y, name, enc_x[name])
+    for name in decoding[:count]:
+        setattr(dec_y, name, dec_x[name])

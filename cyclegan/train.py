@@ -71,7 +71,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     shown, average = place(networks, options, device, ranks, {"x": images[0].size, "y": images[1].size})
 
     # optimizers
-    optimizers, controls = make_optimizers(networks.as_dict(), options, loaded, ranks)
+    optimizers, controls = make_optimizers(networks.trained(), options, loaded, ranks)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
     main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(images))

@@ -1,6 +1,7 @@
 """One update of CycleGAN (Zhu et al., 2017, and the additions of Kaji and Kida, 2019)."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,12 @@ from medi2i.common.training.distributed import ALONE, Ranks
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
 
+log = logging.getLogger(__name__)
+
 _SLICE_KINDS = ("dcm", "auto")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
+ACTIVE = 0.01  # variance of a latent channel that says something
+COLLAPSED = 0.1, 0.5  # mean square of the latent and share of active channels below which images are forgotten
 
 
 def check_terms(options: UnpairedOptions) -> None:
@@ -26,6 +31,11 @@ def check_terms(options: UnpairedOptions) -> None:
                 f"--{field.name}: it compares images of both domains, which have {options.ch} and {options.out_ch} "
                 f"channels; --{field.name} 0 would do"
             )
+    if options.lambda_kl > 0 and (options.unet != "none" or options.gen_residual > 0):
+        raise UserError(
+            "--lambda_kl: what --unet or --gen_residual lets pass by the latent needs no latent; --unet none and "
+            "--gen_residual 0 would do"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,8 @@ class CycleganUpdater(AdversarialUpdater):
 
     Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
     ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,
-    ``loss_grad``, ``loss_gc``, ``loss_tv``; under dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under
+    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_kl``, ``loss_kl_cycle``, ``latent_square``,
+    ``latent_active``; under dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
@@ -90,6 +101,7 @@ class CycleganUpdater(AdversarialUpdater):
         check_terms(options)
         super().__init__(iterators, optimizers, networks, options, random, device, ranks)
         self.features = features
+        self._warned = False
         for name, weight in (("y", options.lambda_dis_y), ("x", options.lambda_dis_x)):
             if weight > 0:
                 self.pools[name] = HistoryPool(50 * options.batch_size, random)
@@ -114,9 +126,27 @@ class CycleganUpdater(AdversarialUpdater):
         No Variable is returned, so that the graph's memory is free when the discriminators start.
         """
         images = self.translate(x, y)
+        if self.options.lambda_kl > 0:
+            self.report_latents(images)
         generators = [name for name in _GENERATORS if name in self.get_all_optimizers()]
         self.minimise(generators, self.generator_terms(images))
         return images.arrays()
+
+    def report_latents(self, images: Translated) -> None:
+        """Report of both latents the mean square and the share of active channels; warn once, at the end of an epoch,
+        where they have collapsed: then every image is decoded to the same."""
+        for name, features in (("enc_x", images.features_x), ("enc_y", images.features_y)):
+            square, active = latent_statistics(features[-1].array)
+            chainer.report({f"{name}/latent_square": square, f"{name}/latent_active": active})
+            if self.is_new_epoch and not self._warned and (square < COLLAPSED[0] or active < COLLAPSED[1]):
+                self._warned = True
+                log.warning(
+                    "%s: the latent has collapsed: mean square %.3g, %.0f %% of its channels active; a smaller "
+                    "--lambda_kl would do",
+                    name,
+                    float(square),
+                    100 * float(active),
+                )
 
     def translate(self, x: Array, y: Array) -> Translated:
         """Encode arrays x and y (N, C, H, W), each with its own noise, and decode them into both domains.
@@ -125,7 +155,7 @@ class CycleganUpdater(AdversarialUpdater):
         """
         n, s = self.networks, self.options
         features_x, features_y = n.enc_x(self.with_noise(x, s.noise)), n.enc_y(self.with_noise(y, s.noise))
-        in_x, in_y = list(features_x), list(features_y)
+        in_x, in_y = self.sampled(features_x), self.sampled(features_y)
         x_x, y_y = n.dec_x(in_x), n.dec_y(in_y)
         x_y, y_x = n.dec_y(in_x), n.dec_x(in_y)
         # A network cannot make noise of nothing. Without it images would come back from X cleaner than X's are.
@@ -143,23 +173,40 @@ class CycleganUpdater(AdversarialUpdater):
             y_x,
         )
 
+    def sampled(self, features: list) -> list:
+        """What the decoders get of an encoder's ``features``: with ``lambda_kl`` the latent is z = mu + N(0, 1)."""
+        if self.options.lambda_kl == 0:
+            return list(features)
+        *skips, mean = features
+        return [*skips, mean + self.random.normal_array(mean.shape).astype(mean.dtype, copy=False)]
+
     def generator_terms(self, images: Translated) -> list[Term]:
         """All terms of encoders and decoders, in the released order."""
         s, n = self.options, self.networks
         x_y, y_x = images.x_y, images.y_x
+        divergence = losses.gaussian_divergence
+        of_latents = terms_of(
+            ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_x[-1])),
+            ("enc_y/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_y[-1])),
+            # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
+            ("enc_x/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_x), 1.0)),
+            ("enc_y/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_y), 0.0)),
+            ("enc_x/loss_kl", s.lambda_kl, lambda: divergence(images.features_x[-1])),
+            ("enc_y/loss_kl", s.lambda_kl, lambda: divergence(images.features_y[-1])),
+        )
+        again_y = n.enc_y(x_y)
+        back_x = n.dec_x(self.sampled(again_y))
+        again_x = n.enc_x(y_x)
+        back_y = n.dec_y(self.sampled(again_x))
         return [
-            *terms_of(
-                ("enc_x/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_x[-1])),
-                ("enc_y/loss_reg", s.lambda_reg, lambda: losses.mean_square(images.features_y[-1])),
-                # Each encoder is to be taken for the other one's; the discriminator learns x as 0 and y as 1.
-                ("enc_x/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_x), 1.0)),
-                ("enc_y/loss_adv", s.lambda_dis_z, lambda: self.judged(n.dis_z, deepest_map(images.features_y), 0.0)),
-            ),
+            *of_latents,
             Term("enc_x/loss_cycle", s.lambda_Az, losses.mean_absolute(images.x_x, images.x)),
             Term("enc_y/loss_cycle", s.lambda_Bz, losses.mean_absolute(images.y_y, images.y)),
-            Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(n.dec_x(n.enc_y(x_y)), images.x)),
-            Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(n.dec_y(n.enc_x(y_x)), images.y)),
+            Term("dec_x/loss_cycle", s.lambda_A, losses.mean_absolute(back_x, images.x)),
+            Term("dec_y/loss_cycle", s.lambda_B, losses.mean_absolute(back_y, images.y)),
             *terms_of(
+                ("enc_y/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_y[-1])),
+                ("enc_x/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_x[-1])),
                 ("dec_y/loss_adv", s.lambda_dis_y, lambda: self.judged(n.dis_y, x_y, 1.0)),
                 ("dec_x/loss_adv", s.lambda_dis_x, lambda: self.judged(n.dis_x, y_x, 1.0)),
                 ("dec_x/loss_idem", s.lambda_idempotence, lambda: losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x)))),
@@ -230,3 +277,9 @@ class CycleganUpdater(AdversarialUpdater):
 def deepest_map(features: list) -> chainer.Variable:
     """The deepest feature of an encoder's list that is still an image (N, C, h, w): a latent vector is passed over."""
     return next(feature for feature in reversed(features) if feature.ndim == 4)
+
+
+def latent_statistics(latent: Array) -> tuple[Array, Array]:
+    """(mean square, share of channels whose variance over images and places is above ``ACTIVE``) of (N, C, ...)."""
+    values = latent.astype("f").swapaxes(0, 1).reshape(latent.shape[1], -1)
+    return (values * values).mean(), (values.var(axis=1) > ACTIVE).mean()

@@ -40,6 +40,12 @@ def mean_square(e: ArrayOrVariable) -> chainer.Variable:
     return F.mean(F.square(in_float32(e)))
 
 
+def gaussian_divergence(mean: ArrayOrVariable) -> chainer.Variable:
+    """KL(N(mean, I) || N(0, I)) by element, mean(mean^2) / 2 (Kingma and Welling, 2014, appendix B, with a deviation of
+    1; Liu, Breuel and Kautz, 2017, equation 3). Any shape."""
+    return 0.5 * mean_square(mean)
+
+
 def unfold_stack(y: ArrayOrVariable, stack: int) -> chainer.Variable:
     """(N, stack*C, H, W) to (N*stack, C, H, W): the slices of a stack become images of their own."""
     n, channels, height, width = y.shape

@@ -176,6 +176,7 @@ class Decoder(Network):
     """
 
     spec: DecoderSpec
+    plan: DecoderPlan
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__(DecoderPlan(spec))

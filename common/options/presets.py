@@ -212,6 +212,28 @@ UNPAIRED = MappingProxyType(
                 *_LONG_EPOCHS,
             ),
         ),
+        "unit": Preset(
+            "as synthesis, by one latent for both domains (UNIT; Liu et al., 2017); what comes out is smooth",
+            (
+                Setting(
+                    "lambda_kl", 0.01, "the latent is sampled, and near N(0, 1): a tenth of the paper's, as all its"
+                ),
+                Setting("share_latent_blocks", 1, "as in the paper; 0 as in its authors' later code"),
+                Setting("gen_nblock", 8, "four residual blocks in each encoder and decoder, as in the paper"),
+                Setting("unet", "none", "what passes by the latent needs none"),
+                Setting("gen_chs", (32, 64, 128), "half of the paper's: a core has minutes, not days"),
+                Setting("dis_chs", (32, 64, 128), "no stronger than the generator"),
+                Setting("lambda_A", 10, "a tenth of the paper's 100, as the weights of its later code"),
+                Setting("lambda_B", 10, "as lambda_A"),
+                Setting("lambda_Az", 10, "as lambda_A: the latent says all of the own domain, too"),
+                Setting("lambda_Bz", 10, "as lambda_A"),
+                Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
+                Setting("adam_beta1", 0.5, "as in the paper"),
+                Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
+                Setting("random_translate", 16, "the body may lie anywhere"),
+                Setting("random_scale", 0.05, "patients differ in size"),
+            ),
+        ),
         "synthesis": Preset(
             "another modality, as MR to CT, from images in no pairs",
             (

@@ -109,6 +109,13 @@ class UnpairedLossOptions(Checked):
         0, "-la", type=float, low=0, same_channels=True, help="weight of air that becomes tissue, or the reverse"
     )
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
+    lambda_kl: float = option(
+        0,
+        type=float,
+        low=0,
+        help="weight of the divergence of the latent from N(0, 1), of images and of translations; above 0 the latent "
+        "is sampled in training (UNIT; Liu et al., 2017)",
+    )
     lambda_domain: float = option(
         0.1, "-ld", type=float, low=0, same_channels=True, help="weight of leaving the own domain as it is"
     )
@@ -143,6 +150,15 @@ class UnpairedGeneratorOptions(shared.GeneratorOptions):
     gen_up: str = redefault(shared.GeneratorOptions, "gen_up", "unpool")
     unet: str = redefault(shared.GeneratorOptions, "unet", "none")
     single_encoder: bool = option(False, "-senc", type=bool, network=True, help="one encoder for both domains")
+    share_latent_blocks: int = option(
+        0,
+        type=int,
+        low=0,
+        high=1000,
+        network=True,
+        help="so many residual blocks beside the latent are one for both domains: the last of the encoders, the first "
+        "of the decoders (UNIT)",
+    )
 
 
 @dataclass

@@ -73,6 +73,7 @@ class WeightAverage(chainer.training.Extension):
 
     def _arrays(self) -> Iterator[tuple[str, Array, Array]]:
         """(key, what is averaged, the averaged network's array) of every weight and every array that is saved."""
+        seen: set[int] = set()  # blocks that two networks share are averaged once
         for name, link, averaged in self._pairs:
             params, others = dict(link.namedparams()), dict(averaged.namedparams())
             for path, param in params.items():
@@ -80,6 +81,9 @@ class WeightAverage(chainer.training.Extension):
                     others[path].initialize(param.shape)
             shown = dict(named_arrays(averaged))
             for path, value in named_arrays(link):
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
                 yield name + path, _master(params[path]) if path in params else value, shown[path]
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:

@@ -42,6 +42,7 @@ SMALL = [
     "--nvis_B",
     "0",
 ]
+UNIT = ["--lambda_kl", "0.1", "--share_latent_blocks", "1", "-gnb", "2", "--ema", "0.9"]
 NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y")
 
 
@@ -168,7 +169,7 @@ def test_pictures_show_both_domains(finished):
     assert {0, 255} <= set(block.ravel()) and (block[:, 0] == block[:, 3]).all()
 
 
-@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"]])
+@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"], UNIT])
 def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
     straight = train(data, tmp_path / "straight", *argv)

@@ -121,7 +121,7 @@ def test_each_preset_trains_and_converts(cls, name, data, tmp_path):
     paired = cls is PairedOptions
     train, convert = (pix2pix_train, pix2pix_convert) if paired else (cyclegan_train, cyclegan_convert)
     root = data / "labels" if "class_num" in cls.PRESETS[name].needs else data
-    quick = ["-cw", "16", "-ch", "16", "-gc", "2", "4", "-gnb", "1", "-dc", "2", "2", "-b", "2", "-e", "1", "-g", "-1"]
+    quick = ["-cw", "16", "-ch", "16", "-gc", "2", "4", "-gnb", "2", "-dc", "2", "2", "-b", "2", "-e", "1", "-g", "-1"]
     quick += ["--nvis", "0"] if paired else ["--nvis_A", "0", "--nvis_B", "0"]
     assert train.main(["-R", str(root), "-o", str(tmp_path / "runs"), *argv_of(cls, name), *quick]) == 0
     run = next((tmp_path / "runs").iterdir())
