@@ -7,6 +7,7 @@ it is given. This number goes into the run's ``args`` as ``mean_change``. A resi
 from collections.abc import Iterable
 
 import numpy as np
+from scipy import ndimage
 
 from medi2i.common.choices import Activation
 from medi2i.common.compat import chainer
@@ -17,6 +18,9 @@ from medi2i.datasets.unpaired import UnpairedDataset
 
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
 QUANTILES = np.linspace(0.02, 0.98, 97)
+BINS = 4096  # of the range [-1, 1]: less than one HU of -1024…2000
+NEAR = 0.02  # in [-1, 1], 30 HU of -1024…2000: farther from the quantiles' shift, modes are those of other tissues
+MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
 
 
 def mean_difference(dataset: PairedDataset, seed: int, examples: int = EXAMPLES) -> np.ndarray:
@@ -30,23 +34,46 @@ def mean_difference(dataset: PairedDataset, seed: int, examples: int = EXAMPLES)
 def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, examples: int = EXAMPLES) -> np.ndarray:
     """How far the grey values of y lie above those of x, two ``UnpairedDataset``; float32 (C,), in [-1, 1] units.
 
-    The median over ``QUANTILES`` of (quantile of y - quantile of x) in each channel of evenly spread whole images: a
-    domain that shows a little more air, or bone, than the other moves the mean, but few of the quantiles. Quantiles
-    at an end of the clip say nothing and are left out.
+    First the median over ``QUANTILES`` of (quantile of y - quantile of x) in each channel of evenly spread images,
+    without quantiles at an end of the clip. Where one domain shows more air or fat than the other, quantiles slip from
+    one tissue to the next; the modes of a histogram stay. So the shift is then that at which the histograms of both
+    agree best (their correlation), if that lies within ``NEAR`` of the first. They are of means over 3x3 pixels, so
+    that noise in one domain does not melt its modes, and without ``MARGIN`` at the ends, where air is cut off.
     """
-    x, y = (_quantiles(dataset, examples) for dataset in (dataset_x, dataset_y))
+    (x, some_x), (y, some_y) = (_grey_values(dataset, examples) for dataset in (dataset_x, dataset_y))
     told = (abs(x) < 1) & (abs(y) < 1)
     shifts = [np.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)]
-    return np.array(shifts, np.float32)
+    return np.array([_agreeing(*one) for one in zip(some_x, some_y, shifts, strict=True)], np.float32)
 
 
-def _quantiles(dataset: UnpairedDataset, examples: int) -> np.ndarray:
-    """(C, quantiles)."""
+def _grey_values(dataset: UnpairedDataset, examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """((C, quantiles), (C, BINS) histograms) of evenly spread images."""
     chosen = np.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
     images = [dataset.whole(int(i)) for i in chosen]
-    return np.stack(
-        [np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES) for c in range(len(images[0]))]
-    )
+    quantiles = [
+        np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES) for c in range(len(images[0]))
+    ]
+    return np.stack(quantiles), np.sum([[_histogram(channel) for channel in image] for image in images], axis=0)
+
+
+def _histogram(image: np.ndarray) -> np.ndarray:
+    """(BINS,): how often the means over 3x3 pixels of (H, W) fall into each bin of [-1, 1], none near its ends."""
+    means = ndimage.uniform_filter(image, 3, mode="nearest")
+    return np.histogram(means, BINS, (-1, 1))[0] * (abs(np.linspace(-1, 1, BINS)) < 1 - 2 * MARGIN)
+
+
+def _agreeing(x: np.ndarray, y: np.ndarray, shift: float) -> float:
+    """The shift near ``shift`` at which two histograms (BINS,) agree best; ``shift`` where none near it does."""
+    x, y = (ndimage.gaussian_filter1d(counts.astype(np.float64), 3, mode="constant") for counts in (x, y))
+    first, reach = round(shift * BINS / 2), round(NEAR * BINS / 2)
+    agreement = np.fft.irfft(np.fft.rfft(y, 2 * BINS) * np.fft.rfft(x, 2 * BINS).conj())
+    near = agreement[np.arange(first - reach, first + reach + 1)]  # negative ones wrap around
+    best = int(near.argmax())
+    if not 0 < best < 2 * reach or near[best] <= 0:
+        return shift
+    below, top, above = near[best - 1 : best + 2]
+    between = 0.5 * (below - above) / (below - 2 * top + above)
+    return (first - reach + best + between) * 2 / BINS
 
 
 def start_at(decoder: chainer.Chain, shift: np.ndarray) -> None:
@@ -62,7 +89,6 @@ def start_at(decoder: chainer.Chain, shift: np.ndarray) -> None:
             parameter.array[...] = shift / np.float32(decoder.spec.residual)
 
 
-MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
 # Of the clip's width: a smaller change is not spoken of. 1 HU of -1024…2000, and 5 HU between domains.
 LEAST, LEAST_OF_DOMAINS = 1 / 3000, 5 / 3000
 
@@ -93,7 +119,7 @@ def of_pairs(dataset: PairedDataset) -> float | None:
 def of_domains(dataset_a: UnpairedDataset, dataset_b: UnpairedDataset, shift: np.ndarray | None = None) -> float | None:
     """How far domain B lies above domain A, two ``UnpairedDataset``, in HU or their own unit; mean over the channels.
 
-    shift: ``domain_shift`` of both, where known already; right to 1 or 2 HU where both show the same things.
+    shift: ``domain_shift`` of both, where known already; right to 1 HU where both show the same things, to 3 HU else.
     None where the domains are not of one unit.
     """
     if not _one_unit(dataset_a.domain, dataset_b.domain, _modality(dataset_a.images), _modality(dataset_b.images)):
