@@ -165,6 +165,9 @@ def test_mr_to_ct(here):
     trained = len((here / "data" / "mr2ct" / "pairs_train.txt").read_text().splitlines())
     assert trained == 4  # two patients, and one apart
 
+    for line in block("docs/mr_to_ct.md", 2):
+        typed(line, [])
+    assert (here / "evaluation/report.html").is_file() and len(list((here / "cut/p1").iterdir())) == 2
     for path in results:
         path.unlink()
     find_report(here / "as_ct").unlink()

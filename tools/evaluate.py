@@ -26,6 +26,7 @@ from medi2i.tools.evaluation.page import write_page
 from medi2i.tools.evaluation.physics import TRUTH
 
 IDENTITY = "identity"
+SIMPLE = "water", "histogram"  # rows of --body
 SHOWN_MISSING = 5
 MOST_VALIDATION = 12  # slices that a classical filter is chosen on, evenly spaced
 REPORT = "report.html"
@@ -71,7 +72,8 @@ class ComparedOptions(Checked):
     val_pairs: str | None = option(
         None,
         metavar="FILE",
-        help="list of validation pairs, none of them measured here, that the strength of --classical is chosen on",
+        help="list of pairs, none of them measured here, to choose the strength of --classical and the table of "
+        "--body on",
         first=True,
     )
 
@@ -82,6 +84,13 @@ class MeasureOptions(Checked):
 
     classes: int | None = option(
         None, "-cn", type=int, low=2, high=1024, help="the images hold class numbers 0…N-1: Dice and IoU", first=True
+    )
+    body: bool = option(
+        False,
+        type=bool,
+        help="of synthetic CT, as SynthRAD reports it: inside of the body of the truth, the full range -1024 to 3000 "
+        "HU, Dice of bone (above 150 HU), and the rows water (0 HU) and, with --val_pairs, histogram (a look-up table)",
+        first=True,
     )
     clip: list[float] | None = option(
         None,
@@ -137,6 +146,8 @@ def compare(options: EvaluateOptions) -> Evaluation:
     with locked(Path(options.out), "writing"):
         left_out = problems(matching, [inputs, truth, *converted.values()])
         unit = "HU" if truth.first.modality == "CT" else ""
+        if options.body and (unit != "HU" or options.classes):
+            raise UserError(f"--body: {truth.first.path} is no CT, in which it could be found; leave it out")
         ranges = choose_windows(options, matching.slices, unit)
         shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
         with tempfile.TemporaryDirectory() as scratch:
@@ -149,6 +160,7 @@ def compare(options: EvaluateOptions) -> Evaluation:
                 shown,
                 unit,
                 classes=options.classes,
+                body=options.body,
                 seed=options.seed,
                 left_out=left_out,
                 folders=folders,
@@ -187,7 +199,7 @@ def converted_folders(options: EvaluateOptions) -> dict[str, str]:
         name, folder = (name, folder) if mark else (Path(text).name or text, text)
         if not name or not folder:
             raise UserError(f"--converted: {text!r} is not NAME=FOLDER; both are needed, or a folder alone")
-        if name in (*folders, *classical.FILTERS, IDENTITY, TRUTH):
+        if name in (*folders, *classical.FILTERS, *SIMPLE, IDENTITY, TRUTH):
             raise UserError(f"--converted: {text}: the name {name} is taken; give another as NAME={folder}")
         folders[name] = folder
     return folders
@@ -212,7 +224,8 @@ def choose_windows(options: EvaluateOptions, slices: list[Slice], unit: str) -> 
     others = [metrics.parse_window(text) for text in asked]
     if options.classes:
         return [Window("classes", 0, options.classes - 1)]
-    full = metrics.clip_window(options.clip) or metrics.full_window(slices, unit)
+    synthetic = metrics.SYNTHETIC if options.body else None
+    full = metrics.clip_window(options.clip) or synthetic or metrics.full_window(slices, unit)
     return list({window.name: window for window in (full, *others)}.values())
 
 
@@ -231,7 +244,14 @@ def choose_rows(
     if options.classes and folders:
         rows = []  # what went in holds grey levels, not classes
     rows += [measure.file_row(name, folder) for name, folder in folders.items()]
-    tuned = tune(options, basis, {one.truth.path.resolve() for one in matching.slices}) if options.classical else {}
+    measured = {one.truth.path.resolve() for one in matching.slices}
+    if options.body:
+        rows.append(measure.water_row())
+        if options.val_pairs is not None:
+            chosen = validation(options, options.val_pairs, measured)
+            pairs = [measure.read(one, [identity], body=True) for one in chosen]
+            rows.append(measure.histogram_row(identity, pairs))
+    tuned = tune(options, basis, measured) if options.classical else {}
     for name, one in tuned.items():
         note = (
             f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
@@ -248,7 +268,15 @@ def tune(options: EvaluateOptions, basis: Row, measured: set[Path]) -> dict[str,
             "--classical: needs --val_pairs, pairs to choose the strength on that are not measured; "
             "tools/split_pairs.py makes lists of pairs"
         )
-    inputs, truth = files.list_pairs(options.val_pairs, options.root, options.from_col, options.to_col, options.imgtype)
+    chosen = validation(options, options.val_pairs, measured)
+    scenes = [measure.read(one, [measure.input_row(IDENTITY, options.scale), basis]) for one in chosen]
+    pairs = [(scene.images[basis.name], scene.truth, scene.mask) for scene in scenes]
+    return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical or [])}
+
+
+def validation(options: EvaluateOptions, listed: str, measured: set[Path]) -> list[Slice]:
+    """Some of --val_pairs, evenly spaced. Raises UserError where one of those is measured here too."""
+    inputs, truth = files.list_pairs(listed, options.root, options.from_col, options.to_col, options.imgtype)
     slices = files.match(truth, {IDENTITY: inputs}).slices
     both = [one.key for one in slices if one.truth.path.resolve() in measured]
     if both:
@@ -256,10 +284,7 @@ def tune(options: EvaluateOptions, basis: Row, measured: set[Path]) -> dict[str,
             f"--val_pairs: {both[0]} is measured too ({len(both)} are); a filter must not be chosen on "
             "what it is judged by"
         )
-    chosen = slices[:: max(1, -(-len(slices) // MOST_VALIDATION))]
-    scenes = [measure.read(one, [measure.input_row(IDENTITY, options.scale), basis]) for one in chosen]
-    pairs = [(scene.images[basis.name], scene.truth, scene.mask) for scene in scenes]
-    return {name: classical.tune(classical.FILTERS[name], pairs) for name in dict.fromkeys(options.classical or [])}
+    return slices[:: max(1, -(-len(slices) // MOST_VALIDATION))]
 
 
 def problems(matching: Matching, listed: list[Listing]) -> dict[str, list[str]]:
@@ -282,7 +307,13 @@ def write(evaluation: Evaluation, options: EvaluateOptions, tuned: dict[str, cla
     """Print the tables and write everything that was asked for."""
     out = Path(options.out)
     nothing = [row.name for row in evaluation.nothing]
-    said = [one for baselines in (nothing, list(tuned)) if baselines for one in table.verdicts(evaluation, baselines)]
+    simple = [row.name for row in evaluation.rows if row.name in SIMPLE and row.name not in evaluation.folders]
+    said = [
+        one
+        for baselines in (nothing, simple, list(tuned))
+        if baselines
+        for one in table.verdicts(evaluation, baselines)
+    ]
     print_tables(evaluation, said)
     pictures = write_pictures(out, evaluation, judged)
     table.write_slices_csv(out / "slices.csv", evaluation.records)

@@ -3,11 +3,13 @@
 
   python tools/register.py -i ct -o registered --to body --size 256 --spacing 1.5
   python tools/register.py -i mr -o registered --to template --template ct
+  python tools/register.py -i ct -o data/trainB --to position --template mr
   python tools/register.py -i ct -o public --to none --mask body --deidentify
 
 Images are shifted in their plane, the same for all slices of a series, so that the centre of the body, or the place
 where the series looks like the template, comes to the middle. Every slice stays at its place in the patient: positions
-are those of the new pixels in the series' own frame of reference, never the template's.
+are those of the new pixels in the series' own frame of reference, never the template's. With --to position nothing is
+shifted: of two series of one frame of reference, what lies where the template does is cut out, under its names.
 """
 
 import sys
@@ -35,7 +37,7 @@ from medi2i.tools.making import registration
 from medi2i.tools.making.deidentify import Deidentifier
 from medi2i.tools.making.training_pairs import first_readable, name_of
 
-BODY, TEMPLATE, NONE = "body", "template", "none"
+BODY, TEMPLATE, POSITION, NONE = "body", "template", "position", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way
 POOR = 0.5  # correlation after registration below which to warn
 
@@ -52,12 +54,13 @@ class RegisterOptions(Checked):
     )
     to: str = option(
         BODY,
-        choices=[BODY, TEMPLATE, NONE],
-        help="what comes to the middle: the body's centre, what is there in the template, or what is there already",
+        choices=[BODY, TEMPLATE, POSITION, NONE],
+        help="what comes to the middle: the body's centre, what is there in the template by its looks, or by its "
+        "positions in mm, or what is there already",
         first=True,
     )
     template: str | None = option(
-        None, metavar="FOLDER", help="series for --to template; its grid is the default", first=True
+        None, metavar="FOLDER", help="series for --to template and --to position; its grid is the default", first=True
     )
     size: list[int] | None = option(
         None,
@@ -149,8 +152,8 @@ def command(argv: list[str]) -> None:
     for name, counts in (("translate", (0, 2)), ("mask_img", (0, 1))):
         if len(getattr(options, name) or []) not in counts:
             raise UserError(f"--{name}: {len(getattr(options, name))} values; it takes none or {counts[1]}")
-    if (options.template is not None) != (options.to == TEMPLATE):
-        raise UserError("--template: goes with --to template, and --to template with it")
+    if (options.template is not None) != (options.to in (TEMPLATE, POSITION)):
+        raise UserError("--template: goes with --to template and --to position, and these with it")
     deidentifier = Deidentifier() if options.deidentify else None
     template = read_template(options)
     found = dicom.scan(options.root, modalities=tuple(options.modality))
@@ -171,6 +174,10 @@ def register(
 ) -> None:
     """Write one series. Raises UserError."""
     slices = chosen_slices(series, options.slice_range)
+    names = {id(item): item.path for item in slices}
+    if options.to == POSITION and template is not None:
+        names = at_heights(slices, series, template)
+        slices = [item for item in slices if id(item) in names]
     source = Grid.of(series.shape, spacing_of(series)[1:])
     centre, told = where(series, slices, template, options)
     target, moved = shifted(target_grid(source, centre, template, options), series, options)
@@ -204,7 +211,8 @@ def register(
             if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
                 values, padding = np.where(beside, air, values), None  # beside the image there is air
             position = new_position(item.position, item.orientation, source, target)
-            out = Path(options.out) / name_of(name_below(item.path, Path(options.root)), "dcm", item, taken)
+            below = name_below(item.path, Path(options.root)) if names[id(item)] == item.path else names[id(item)].name
+            out = Path(options.out) / name_of(below, "dcm", item, taken)
             report = derived.write(
                 out if deidentifier is None else Path(private) / "image.dcm",
                 image,
@@ -253,6 +261,8 @@ def where(
         v, u = registration.body_centre(volume, spacing_of(series)[1:], series.modality, options.threshold)
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
     require_parallel(series, template)
+    if options.to == POSITION:
+        return between(slices[0], template), "cut out where the template lies"
     found = registration.translation(
         dicom.read_volume(template),
         spacing_of(template),
@@ -271,6 +281,41 @@ def where(
         f"was {u:+.2f} mm to the right of the template, {v:+.2f} mm below and {z:+.1f} mm along the slices "
         f"(which stay): correlation {found.before:.3f} → {found.after:.3f}"
     )
+
+
+def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dicom.Series) -> dict[int, Path]:
+    """id of each slice that lies within half a slice of one of the template → the path of that one.
+
+    Raises UserError where both have no frame of reference in common, or nothing in common.
+    """
+    frames = {item.frame_of_reference for item in (*slices, *template.slices)}
+    if len(frames) > 1 or not all(frames) or any(item.height is None for item in (*slices, *template.slices)):
+        raise UserError(
+            f"--to position: {slices[0].path.parent} and the template have no FrameOfReferenceUID in common, so their "
+            "positions cannot be compared; --to template goes by their looks"
+        )
+    reach = (template.slice_distance or template.slices[0].thickness or 1.0) / 2
+    names: dict[int, Path] = {}
+    for one in template.slices:
+        nearest = min(slices, key=lambda item: abs(float(item.height or 0) - float(one.height or 0)))
+        if abs(float(nearest.height or 0) - float(one.height or 0)) <= reach:
+            names.setdefault(id(nearest), one.path)
+    if not names:
+        raise UserError(f"--to position: no slice of {slices[0].path.parent} lies at the height of one of the template")
+    return names
+
+
+def between(item: dicom.SliceRef, template: dicom.Series) -> tuple[float, float]:
+    """(v, u): the template's centre in mm from that of the slice ``item``, down and right, by their positions."""
+    if item.orientation is None or item.position is None or template.slices[0].position is None:
+        raise UserError(f"--to position: {item.path} or the template has no ImagePositionPatient")
+    axes = np.array(item.orientation, dtype=float).reshape(2, 3)[::-1]  # down, right
+    middles = [
+        np.array(one.position, dtype=float) + (np.subtract(one.shape, 1) / 2 * (one.spacing or (1.0, 1.0))) @ axes
+        for one in (item, template.slices[0])
+    ]
+    v, u = axes @ (middles[1] - middles[0])
+    return float(v), float(u)
 
 
 def target_grid(

@@ -366,3 +366,44 @@ def test_a_slice_in_which_a_row_equals_the_truth_does_not_make_the_mean_infinite
     assert mean(result, "out", "rmse") == pytest.approx(40 / 3)
     assert {one["count"] for one in result["summary"] if one["metric"] == "psnr full"} == {2}
     assert "mean PSNR full without 1 slices in which a row equals the truth" in capsys.readouterr().out
+
+
+def test_a_synthetic_ct_is_measured_in_the_body_beside_water_and_a_look_up_table(tmp_path, capsys):
+    """The body is 40x40 of soft tissue at 40 HU with bone at 400; outside of it everything may be wrong."""
+    truth = np.full((60, 64), -1000.0)
+    truth[10:50, 12:52] = 40
+    truth[20:30, 20:32] = 400
+    found = truth + 10
+    found[truth < -500] = 77  # what lies outside counts nowhere
+    found[20:25, 20:32] = 100  # half of the bone is lost
+    mr = np.select([truth > 300, truth > 0], [1200.0, 800.0], 3.0)  # a table can undo that, for ranks are as in CT
+    for name in ("a", "b"):
+        write_ct(tmp_path / f"ct/{name}", truth)
+        write_ct(tmp_path / f"mr/{name}", mr)
+        write_ct(tmp_path / f"out/{name}", found)
+    (tmp_path / "val.txt").write_text("mr/b\tct/b\n")
+    (tmp_path / "test.txt").write_text("mr/a\tct/a\n")
+    words = ["-R", tmp_path, "--pairs", tmp_path / "test.txt", "--val_pairs", tmp_path / "val.txt", "--body"]
+    (tmp_path / "converted/mr").mkdir(parents=True)
+    (tmp_path / "out/a").rename(tmp_path / "converted/mr/a")
+    words += ["-c", f"net={tmp_path / 'converted'}", "-o", tmp_path / "seen"]
+    assert evaluate.main([str(word) for word in words]) == 0
+    result = evaluated(tmp_path / "seen")
+    body, bone = 40 * 40, 10 * 12
+    of_net = (60 * 300 + (body - 60) * 10) / body
+    assert mean(result, "net", "mae") == pytest.approx(of_net, rel=0.01)  # the body's rim may be rounded off
+    assert mean(result, "water", "mae") == pytest.approx((bone * 400 + (body - bone) * 40) / body, rel=0.01)
+    assert mean(result, "histogram", "mae") < 5
+    assert mean(result, "net", "dice bone") == pytest.approx(2 * 60 / (60 + bone))
+    assert mean(result, "water", "dice bone") == 0 and mean(result, "histogram", "dice bone") == 1
+    assert result["windows"]["full"] == [-1024, 3000]
+    assert "net: RMSE" in capsys.readouterr().out.split("WORSE than histogram")[0]
+
+
+def test_the_body_is_that_of_a_ct(tmp_path, capsys):
+    for name in ("in", "truth"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", np.zeros((20, 20), np.float32))
+    words = ["-i", tmp_path / "in", "-t", tmp_path / "truth", "--body", "-o", tmp_path / "out"]
+    assert evaluate.main([str(word) for word in words]) == 1
+    assert "is no CT, in which it could be found" in capsys.readouterr().err

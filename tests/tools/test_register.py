@@ -216,3 +216,33 @@ def test_masks_by_a_picture_and_by_a_threshold(phantom, tmp_path, capsys):
 
 def test_anonimise_is_deidentify():
     assert parse(register.RegisterOptions, ["--anonimise", "-z", "1", "2", "-s", "9"]).deidentify
+
+
+def test_what_lies_where_the_template_does_is_cut_out_under_its_names(phantom, tmp_path, capsys):
+    """The template is a part of the series: fewer rows and columns, fewer slices, other names."""
+    before = only_series(phantom)
+    (tmp_path / "all").mkdir()
+    assert run(phantom, tmp_path / "all", "--to", "none", "--size", "40", "52", "-tr", "3", "-2") == 0
+    (tmp_path / "part").mkdir()
+    for number, path in enumerate(only_series(tmp_path / "all").paths[1:4]):
+        shutil.copy(path, tmp_path / f"part/mr{number}.dcm")
+    part = only_series(tmp_path / "part")
+    assert run(phantom, tmp_path / "out", "--to", "position", "--template", str(tmp_path / "part")) == 0
+    assert "3 slices, 52×40 pixels" in capsys.readouterr().out
+    found = only_series(tmp_path / "out")
+    assert sorted(path.name for path in found.paths) == ["mr0.dcm", "mr1.dcm", "mr2.dcm"]
+    np.testing.assert_allclose(dicom.read_volume(found), dicom.read_volume(part), atol=1.01)  # rounded twice
+    for one, other, old in zip(found.slices, part.slices, before.slices[1:4], strict=True):
+        assert one.path.name == other.path.name
+        assert one.position == pytest.approx(other.position, abs=1e-3)
+        assert one.height == pytest.approx(old.height)
+
+
+def test_positions_of_two_frames_of_reference_are_not_compared(phantom, tmp_path, capsys):
+    for path in phantom.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.FrameOfReferenceUID = "1.2.3"
+        (tmp_path / "other").mkdir(exist_ok=True)
+        dataset.save_as(tmp_path / "other" / path.name)
+    assert run(phantom, tmp_path / "out", "--to", "position", "--template", str(tmp_path / "other")) == 1
+    assert "have no FrameOfReferenceUID in common" in capsys.readouterr().err

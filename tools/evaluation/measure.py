@@ -11,6 +11,7 @@ from tqdm import tqdm
 from medi2i.common.errors import UserError
 from medi2i.common.outputs import naming
 from medi2i.datasets.grid import enlarge, enlarge_mask
+from medi2i.datasets.preparing import body_mask
 from medi2i.tools.evaluation import metrics
 from medi2i.tools.evaluation.files import Slice, load
 from medi2i.tools.evaluation.metrics import Window
@@ -142,6 +143,28 @@ def without_bias(source: Row, value: float, lower: float) -> Row:
     )
 
 
+def water_row() -> Row:
+    """0 HU everywhere: what anybody can say of a body of which nothing is known."""
+    return Row("water", "0 HU everywhere", lambda one: np.zeros_like(load(one.truth).array))
+
+
+def histogram_row(source: Row, pairs: Sequence[Scene]) -> Row:
+    """Grey values of row `source`, each as the value of the same rank in the truths of `pairs`, in their bodies: what a
+    look-up table can do."""
+    ranks = np.linspace(0, 1, 257)
+    seen: list[list[np.ndarray]] = [[], []]
+    for scene in pairs:
+        for kept, image in zip(seen, (scene.images[source.name], scene.truth), strict=True):
+            kept.append((image if scene.mask is None else image[..., scene.mask]).ravel())
+    inputs, truths = (np.quantile(np.concatenate(kept), ranks) for kept in seen)
+    values, first = np.unique(inputs, return_index=True)
+    return Row(
+        "histogram",
+        f"{source.name} by a look-up table that matches the histograms of validation pairs",
+        lambda one: np.interp(source.image(one), values, truths[first]).astype(np.float32),
+    )
+
+
 def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], np.ndarray], folder: Path) -> Row:
     """What `change`, which takes long, makes of the images of row `source`: once, and then read from `folder`."""
     folder.mkdir()
@@ -159,8 +182,9 @@ def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], n
     return Row(name, note, image)
 
 
-def read(one: Slice, rows: Sequence[Row]) -> Scene:
-    """The scene of a slice. What the truth or the first row (the input) marks as padding counts in no row.
+def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
+    """The scene of a slice. What the truth or the first row (the input) marks as padding counts in no row; with `body`
+    neither does what lies outside of the body in the truth (CT).
 
     Raises UserError where an image is not of the truth's size, Unreadable.
     """
@@ -172,6 +196,9 @@ def read(one: Slice, rows: Sequence[Row]) -> Scene:
         given = given if scale < 2 else ~enlarge_mask(~given, scale)
     if given is not None and given.shape == loaded.array.shape[-2:]:
         mask = given if mask is None else mask & given
+    if body:
+        inside = body_mask(loaded.array.reshape(-1, *loaded.array.shape[-2:])[0])
+        mask = inside if mask is None else mask & inside
     images = {}
     for row in rows:
         images[row.name] = row.image(one)
@@ -239,24 +266,26 @@ def evaluate(
     unit: str,
     *,
     classes: int | None = None,
+    body: bool = False,
     folders: dict[str, str] | None = None,
     left_out: dict[str, list[str]] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure all rows on all slices. With `classes` the images are class numbers. Raises UserError, Unreadable."""
+    """Measure all rows on all slices. With `classes` the images are class numbers; with `body` only what lies in it
+    counts, and so does bone. Raises UserError, Unreadable."""
     spacings = {one.truth.spacing for one in slices}
     physics = None if classes else Physics(windows[0], unit, spacings.pop() if len(spacings) == 1 else None)
     records = []
     counts: dict[str, np.ndarray] = {}
     for one in tqdm(slices, desc="measuring", unit="slice", disable=True if len(slices) <= FEW else None):
-        scene = read(one, rows)
+        scene = read(one, rows, body)
         for name, image in scene.images.items():
             if classes:
                 found = metrics.confusion(image, scene.truth, classes, scene.mask)
                 counts[name] = np.add(counts.get(name, 0), found)
                 values = metrics.of_labels(found)
             else:
-                values = metrics.of_image(image, scene.truth, windows, scene.mask)
+                values = metrics.of_image(image, scene.truth, windows, scene.mask, body)
             records.append(Record(name, scene.series, scene.key, values))
         if physics is not None:
             physics.add(scene.truth, scene.images, scene.mask)

@@ -44,7 +44,10 @@ class Window:
         return np.clip(np.asarray(array, dtype=np.float64), self.lower, self.upper)
 
 
+BONE_HU = 150.0
 FULL = Window("full", -1024, 2000)
+SYNTHETIC = Window("full", -1024, 3000)
+"""The dynamic range of synthetic CT in SynthRAD (Huijben et al., Medical Image Analysis 97, 2024)."""
 WINDOWS = {
     window.name: window
     for window in (
@@ -140,21 +143,35 @@ def mean_of_known(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
+def dice_above(image: np.ndarray, truth: np.ndarray, threshold: float, mask: np.ndarray | None = None) -> float:
+    """2·|A ∩ B| / (|A| + |B|) of what lies above a threshold in both images; nan where neither has such."""
+    _same_shape(image, truth)
+    keep = np.True_ if mask is None else np.broadcast_to(mask, truth.shape)
+    found, true = ((array > threshold) & keep for array in (image, truth))
+    total = int(found.sum()) + int(true.sum())
+    return 2 * int((found & true).sum()) / total if total else math.nan
+
+
 def larger_is_better(metric: str) -> bool:
     """Of `rmse`, `psnr soft` and so on."""
     return metric.partition(" ")[0] in ("psnr", "ssim", "dice", "iou")
 
 
 def of_image(
-    image: np.ndarray, truth: np.ndarray, windows: Sequence[Window], mask: np.ndarray | None = None
+    image: np.ndarray,
+    truth: np.ndarray,
+    windows: Sequence[Window],
+    mask: np.ndarray | None = None,
+    bone: bool = False,
 ) -> dict[str, float]:
-    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small."""
+    """rmse, mae, bias, and psnr and ssim of every window, as `psnr soft` and so on; no number where it is too small.
+    bone: with the Dice of it, `dice bone`."""
     values = {"rmse": rmse(image, truth, mask), "mae": mae(image, truth, mask), "bias": bias(image, truth, mask)}
     for window in windows:
         values[f"psnr {window.name}"] = psnr(image, truth, window, mask)
         small = min(truth.shape[-2:]) < SSIM_WIDTH
         values[f"ssim {window.name}"] = math.nan if small else ssim(image, truth, window, mask)
-    return values
+    return {**values, "dice bone": dice_above(image, truth, BONE_HU, mask)} if bone else values
 
 
 def of_labels(counts: np.ndarray) -> dict[str, float]:
