@@ -10,8 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medi2i.common.compat import chainer
 from medi2i.common.errors import run
 from medi2i.common.networks.from_options import size_multiple
+from medi2i.common.networks.segmentor import Segmentor
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import Ranks, joined
@@ -82,7 +84,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
 
     # updater
     iterator = make_iterator(pairs, options, ranks, options.seed)
-    updater = Pix2pixUpdater(iterator, optimizers, networks, options, random, device, ranks)
+    updater = Pix2pixUpdater(iterator, optimizers, networks, options, random, device, ranks, judge_of(options, device))
     measure = None if val is None else PairedMeasure(val, shown.translate, device, options, ranks)
     if options.check:
         return check({"training": pairs, "validation": val}, updater, measure), None
@@ -124,6 +126,16 @@ def expected_of(pairs: PairedDataset) -> dict[str, float]:
     if pairs.domain_out.class_num:
         return {}
     return likeness.of_pairs(pairs.load(i, None) for i in likeness.spread(len(pairs)))
+
+
+def judge_of(options: PairedOptions, device: chainer.backend.Device) -> Segmentor | None:
+    """The Segmentor of ``--lambda_anatomy``, on ``device``; None where that has no weight. Raises UserError."""
+    if options.lambda_anatomy <= 0:
+        return None
+    clip = getattr(options, options.clip_names[1])
+    segmentor = Segmentor.load(options.segmentor, None if clip is None else tuple(clip), options.out_ch)
+    segmentor.to_device(device)
+    return segmentor
 
 
 def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Path]:

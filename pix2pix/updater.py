@@ -7,6 +7,7 @@ from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
+from medi2i.common.networks.segmentor import Segmentor
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
 from medi2i.common.training.distributed import ALONE, Ranks
@@ -23,6 +24,8 @@ def check_terms(options: PairedOptions) -> None:
         if getattr(options, name) > 0 and (options.class_num > 0 or side < WIDTH):
             what = "classes have no structure" if options.class_num > 0 else f"a crop of {side} pixels is too small"
             raise UserError(f"--{name}: {what}; it takes images of at least {WIDTH}×{WIDTH} pixels")
+    if options.lambda_anatomy > 0 and options.class_num > 0:
+        raise UserError("--lambda_anatomy: compares images, and classes are none; --lambda_dice compares these")
 
 
 class Pix2pixUpdater(AdversarialUpdater):
@@ -34,10 +37,12 @@ class Pix2pixUpdater(AdversarialUpdater):
         networks: object with ``enc_x``, ``dec_y`` and ``dis`` (None without adversarial loss).
         options: PairedOptions. Raises UserError where a term does not fit the images.
         random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
+        segmentor: gives the features of ``lambda_anatomy``; None without that loss.
 
     Reported, each without its weight: ``enc_x/loss_reg``, ``dec_y/loss_CE``, ``loss_L1``, ``loss_L2``, ``loss_dice``,
-    ``loss_SSIM`` (1 - SSIM), ``loss_MSSSIM``, ``loss_tv``, ``loss_dis`` (adversarial), ``dis/loss_fake``,
-    ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released code.
+    ``loss_SSIM`` (1 - SSIM), ``loss_MSSSIM``, ``loss_anatomy``, ``loss_tv``, ``loss_dis`` (adversarial),
+    ``dis/loss_fake``, ``loss_real``, ``loss_mispair``; ``dis/loss_gp`` is reported with its weight, as in the released
+    code.
     """
 
     weighted = staticmethod(losses.sigmoid_weighted_least_squares)
@@ -51,8 +56,10 @@ class Pix2pixUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Ranks = ALONE,
+        segmentor: Segmentor | None = None,
     ) -> None:
         check_terms(options)
+        self.segmentor = segmentor
         super().__init__(iterator, optimizers, networks, options, random, device, ranks)
         if options.lambda_dis > 0:
             self.pools["xy"] = HistoryPool(50 * options.batch_size, random)
@@ -100,8 +107,17 @@ class Pix2pixUpdater(AdversarialUpdater):
             ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight)),
             ("dec_y/loss_SSIM", s.lambda_ssim, lambda: losses.structural_dissimilarity(y, t)),
             ("dec_y/loss_MSSSIM", s.lambda_msssim, lambda: losses.multiscale_dissimilarity(y, t)),
+            ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy(y, t)),
             ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),
         )
+
+    def anatomy(self, y: chainer.Variable, t: Array) -> chainer.Variable:
+        """How far the segmentor's features of outputs and truths (N, C', H, W) are apart."""
+        if self.segmentor is None:
+            raise ValueError("lambda_anatomy needs a segmentor")
+        with chainer.no_backprop_mode():
+            truth = self.segmentor(t)
+        return losses.feature_distance(self.segmentor(y), truth)
 
     def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""

@@ -25,7 +25,12 @@ from medi2i.common.losses.reconstruction import (
     mean_squared,
     unfold_stack,
 )
-from medi2i.common.losses.similarity import multiscale_dissimilarity, perceptual, structural_dissimilarity
+from medi2i.common.losses.similarity import (
+    feature_distance,
+    multiscale_dissimilarity,
+    perceptual,
+    structural_dissimilarity,
+)
 from medi2i.common.losses.smoothness import (
     TV_METHODS,
     channel_variation,
@@ -41,6 +46,7 @@ __all__ = [
     "channel_weight",
     "class_probabilities",
     "dice",
+    "feature_distance",
     "focal_cross_entropy",
     "fold_stack",
     "gaussian_divergence",

@@ -4,7 +4,7 @@ The window of structural similarity is that of Wang et al. (2004) and of ``medi2
 Gaussian, 11 x 11 pixels, sigma 1.5, without padding; the data range is 2, for images in [-1, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -84,6 +84,15 @@ def _blurred(x: chainer.Variable) -> chainer.Variable:
     window = xp.exp(-0.5 * (distance / SIGMA) ** 2)
     window = (window / window.sum()).astype(x.dtype)
     return F.convolution_2d(F.convolution_2d(x, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
+
+
+def feature_distance(one: Sequence[ArrayOrVariable], other: Sequence[ArrayOrVariable]) -> chainer.Variable:
+    """mean over the levels of mean |f - g|, of the features that a frozen segmentation network has of an image and of
+    its truth (the anatomical feature-prioritised loss of Longuefosse et al.). Two lists of equal shapes; the gradient
+    flows into both.
+    """
+    distances = [F.mean(F.absolute(in_float32(f) - in_float32(g))) for f, g in zip(one, other, strict=True)]
+    return sum(distances[1:], distances[0]) / len(distances)
 
 
 def perceptual(

@@ -103,6 +103,15 @@ class PairedLossOptions(Checked):
     lambda_msssim: float = option(
         0, type=float, low=0, help="weight of 1 - MS-SSIM, the same at up to 5 scales (Wang, Simoncelli, Bovik, 2003)"
     )
+    lambda_anatomy: float = option(
+        0,
+        type=float,
+        low=0,
+        help="weight of the difference of features of --segmentor, of outputs and truths",
+    )
+    segmentor: str = option(
+        None, metavar="RUN", help="run of pix2pix with --class_num on images of domain B, frozen, for --lambda_anatomy"
+    )
     lambda_dis: float = option(1, "-ldis", type=float, low=0, help="weight of the adversarial loss")
     lambda_mispair: float = option(0, "-lm", type=float, low=0, help="weight of wrong pairs for the discriminator")
     focal_gamma: float = option(2, "-fg", type=float, low=0, help="exponent of the focal cross entropy")
