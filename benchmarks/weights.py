@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Trains the packaged models from nothing: makes pairs (noisy, target), trains as anybody would, packs models/NAME.
 
-  python benchmarks/weights.py /path/to/data --work weights --minutes 60
+  python benchmarks/weights.py /path/to/data --work weights
   python benchmarks/weights.py /path/to/data --work weights --only ct-denoise-fast
 
 A target keeps some texture, as a clinical image has it: what is measured against an image with noise of its own is best
@@ -35,12 +35,13 @@ from medi2i.tools.making import noise
 
 LEVEL = 20.0  # of the noise in all pairs
 CLIP = (-10240, 20480)  # of the models: -1536 to 3072 HU at the lowest of LEVELS, so that noise in air stays below air
+BATCH, CROPS = 4, 4  # crops of an update, and of an image in an epoch
 CHANNELS = {"ct-denoise": (32, 64, 128), "ct-denoise-fast": (16, 32, 64)}
 # The clip is wide, so one step of the residual is small, and so are its errors in [-1, 1].
 TRAINING = (
     *("--preset", "denoise", "--imgtype", "npy", "--noise_level", LEVEL, "--clipA", *CLIP, "--clipB", *CLIP),
     *("--gen_sample", "half", "--gen_residual", 0.003, "--lambda_rec_l2", 200000, "--lambda_rec_l1", 300),
-    *("--batch_size", 4, "--crops_per_image", 32, "--cache_mb", 4000),
+    *("--batch_size", BATCH, "--crops_per_image", CROPS, "--cache_mb", 4000),
 )
 LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
 TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
@@ -188,9 +189,12 @@ def make_pairs(data: Path, out: Path, seed: int, workers: int) -> None:
     print(f"{out}: {len(names)} pairs")
 
 
-def train(pairs: Path, runs: Path, channels: Sequence[int], minutes: float, seed: int) -> Path:
-    """One training. Returns its run folder."""
-    words = [*TRAINING, "-R", pairs, "-t", pairs / "pairs.txt", "-gc", *channels, "--minutes", minutes, "--seed", seed]
+def train(pairs: Path, runs: Path, channels: Sequence[int], updates: int, seed: int) -> Path:
+    """One training of about so many ``updates``, whole epochs: the same on any machine. Returns its run folder."""
+    listed = pairs / "pairs.txt"
+    images = len(listed.read_text(encoding="utf-8").splitlines())
+    epochs = max(1, round(updates * BATCH / (CROPS * images)))
+    words = [*TRAINING, "-R", pairs, "-t", listed, "-gc", *channels, "--epoch", epochs, "--seed", seed]
     subprocess.run([sys.executable, "-m", "medi2i.pix2pix.train", *map(str, words), "-o", str(runs)], check=True)
     return max(runs.iterdir())
 
@@ -215,7 +219,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("weights"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="where to put them")
     parser.add_argument("--only", choices=CHANNELS, help="one of the models")
-    parser.add_argument("--minutes", type=float, default=60, help="of each training, on one core")
+    parser.add_argument("--updates", type=int, default=54000, help="of each training; some 70 minutes of a core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-j", "--workers", type=int, default=2)
     options = parser.parse_args()
@@ -224,7 +228,7 @@ def main() -> None:
         make_pairs(options.data, pairs, options.seed, options.workers)
     for name, channels in CHANNELS.items():
         if options.only in (None, name):
-            run = train(pairs, options.work / name, channels, options.minutes, options.seed)
+            run = train(pairs, options.work / name, channels, options.updates, options.seed)
             pack(run, options.models / name)
 
 

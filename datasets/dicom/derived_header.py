@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
@@ -85,6 +85,9 @@ _ACROSS_MODALITIES = _tags("""
     ImagePositionPatient ImageOrientationPatient Laterality FrameOfReferenceUID PositionReferenceIndicator
     SliceLocation PixelSpacing BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio
     LossyImageCompressionMethod""")
+# Items are to be no part of two headers, a name has its bytes beside its text, and which integer it is may depend on
+# PixelRepresentation.
+_DEPENDENT = ("SQ", "PN", "US", "SS", "OB", "OW")
 _SCANNER = "InstitutionName StationName ManufacturerModelName DeviceSerialNumber SoftwareVersions".split()
 
 
@@ -97,12 +100,38 @@ def uid_from(*entropy: object) -> str:
 _IMPLEMENTATION_UID = uid_from("medi2i", "implementation")
 
 
-def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
+class Known:
+    """Elements that were found writable, one of each tag: most of a series' elements are the same in all of its images.
+    Threads may share one."""
+
+    def __init__(self) -> None:
+        self._found: dict[BaseTag, tuple[tuple, DataElement]] = {}
+
+    def writable(self, source: Dataset, tag: BaseTag, encodings: Encodings) -> DataElement | None:
+        """``_writable`` of the element; that of another image where both have the same content."""
+        given = source.get_item(tag)
+        if given.VR in _DEPENDENT:
+            return _writable(source, tag, encodings)
+        # Numbers are as the file spells them, in repr as in bytes.
+        how: object = repr(given.value)
+        if isinstance(given, RawDataElement):
+            how = given.is_implicit_VR, given.is_little_endian, given.value
+        content = given.VR, how, encodings
+        kept = self._found.get(tag)
+        if kept is None or kept[0] != content:
+            element = _writable(source, tag, encodings)
+            if element is None or element.VR in _DEPENDENT:
+                return element
+            kept = self._found[tag] = content, element
+        return copy.copy(kept[1])
+
+
+def kept_of(source: Dataset, frame: int, modality: str, known: Known) -> Dataset:
     """A copy of what a derived single-frame image of ``modality`` keeps of the source: no pixels, no private tags,
     nothing stale.
 
     For an enhanced source the frame's functional groups become plain attributes. Damaged elements are left out;
-    NotWritable where one says whose image it is.
+    NotWritable where one says whose image it is. ``known``: of other images of the series.
     """
     kept = empty_like(source)
     foreign = text(source, "Modality") != modality
@@ -120,7 +149,7 @@ def kept_of(source: Dataset, frame: int, modality: str) -> Dataset:
             and tag not in _ACROSS_MODALITIES
         ):
             continue
-        element = _writable(source, tag, encodings)
+        element = known.writable(source, tag, encodings)
         if element is not None:
             kept.add(element)
         elif tag in _IDENTITY:

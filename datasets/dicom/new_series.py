@@ -80,6 +80,7 @@ class DerivedSeries:
         self.value_range = value_range
         self.encoding = encoding
         self.contrast = contrast
+        self._known = derived_header.Known()
         self._entropy = (
             model_name,
             model_sha256,
@@ -145,7 +146,7 @@ class DerivedSeries:
         spacing: tuple[float, float] | None,
         position: tuple[float, float, float] | None,
     ) -> Dataset:
-        header = derived_header.kept_of(image.header, image.frame, self.modality)
+        header = derived_header.kept_of(image.header, image.frame, self.modality, self._known)
         derived_header.complete(header, self.modality, image.header, image.frame)
         derived_header.mark_lossy(header, next((one for one in inputs if one.lossy), None))
         if self.contrast or not derived_header.has_window_in_units(header):

@@ -163,6 +163,23 @@ def test_invalid_uids_are_replaced_alike_in_all_slices(ct_file, tmp_path):
     assert "SourceImageSequence" not in found[0]
 
 
+def test_what_slices_share_is_in_each_as_if_it_were_alone(tmp_path, ct_file):
+    """Other values, and the same values in other words."""
+    same = {"KVP": "120", "ConvolutionKernel": ["B", "70"], "ProtocolName": "a", "SliceThickness": "1.0"}
+    changed = [{}, {"KVP": "120.0"}, {"ProtocolName": "b", "PatientName": "Other^Name"}, {"ConvolutionKernel": ["B"]}]
+    images = [
+        dicom.read(ct_file(f"in{number}", STORED, InstanceNumber=number, **(same | change)))
+        for number, change in enumerate(changed)
+    ]
+    shared = series_of(images[0])
+    for number, image in enumerate([*images, *images]):
+        paths = [tmp_path / f"{number}_{kind}" for kind in ("shared", "alone")]
+        for path, series in zip(paths, (shared, series_of(images[0])), strict=True):
+            series.write(path, image, image.hu)
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        assert pydicom.dcmread(paths[0]).KVP.original_string == image.header.KVP.original_string
+
+
 def test_a_stack_names_all_its_sources(ct_file, tmp_path):
     paths = [ct_file(f"in{n}", STORED, InstanceNumber=n) for n in (1, 2, 3)]
     image = dicom.read(paths[1])
