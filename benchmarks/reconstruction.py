@@ -1,12 +1,13 @@
 """Reconstruction from few views: each method beside the others, on data of a finer grid, as a page.
 
-    python benchmarks/reconstruction.py [--ct FOLDER ...] [--prior RUN] [--phantoms 32] [--write PAGE.md]
-                                        [--train MINUTES] [--work FOLDER]
+    python benchmarks/reconstruction.py [--ct FOLDER ...] [--prior RUN ...] [--critic RUN ...] [--phantoms 32]
+                                        [--train MINUTES] [--dip N] [--work FOLDER] [--write PAGE.md]
 
-Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, what learns is
-trained for so many minutes each on other phantoms (learned primal-dual, pix2pix on filtered back-projections), and the
-deep image prior, minutes an image, is fitted to --dip of those shown; a training that is there is gone on with. One
-core.
+Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, what learns from
+phantoms is trained for so many minutes each on others (learned primal-dual, pix2pix on filtered back-projections); the
+deep image prior, minutes an image, is fitted to --dip of those shown. Priors and critics of CT are given, one for all
+series or one for each, and have to come of others. One core. What is trained or measured is kept in --work and not made
+again: a run that was ended goes on where it was.
 """
 
 import argparse
@@ -16,13 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from medi2i.common import VERSION
+from medi2i.common.device import use_cpu_engine
+from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
+from medi2i.datasets.writing import write_image
 from medi2i.reconstruction import solvers
 from medi2i.reconstruction.dip import DeepImagePrior, Prior
 from medi2i.reconstruction.fbp import fbp
@@ -35,8 +41,16 @@ from medi2i.tools.make_sinograms import PHANTOM_MM
 
 Case = tuple[np.ndarray, np.ndarray]  # sinogram and truth in 1/mm
 Method = Callable[[np.ndarray], np.ndarray]
-STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+LEVELS = (20.0, 40.0, 80.0)  # HU, of what a denoiser takes away each time
+PARTS, STRENGTH_BESIDE = (0.1, 0.3, 1.0), 0.5  # of the critic, and of total variation beside it
+LEARNED = ("--ema", 0.998)
+PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is larger than noise
+    *("--preset", "denoise", "--gen_sample", "half", "--gen_chs", 48, 96, 192, "--gen_residual", 0.1),
+    *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),
+)
 FINENESS = 3
+METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "learned primal-dual", "pix2pix on fbp")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -51,12 +65,25 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     return float(10 * np.log10(np.ptp(truth) ** 2 / np.mean((image - truth) ** 2)))
 
 
-def methods(
-    operator: Operator, photons: float | None, prior: str | None, runs: dict[str, Path]
-) -> dict[str, list[tuple[str, Method]]]:
+def best_of(candidates: list[tuple[str, Method]], error: Callable[[Method], float]) -> tuple[str, Method]:
+    """The candidate of the least ``error``, found by going downhill from the middle: strengths are in order."""
+    found: dict[int, float] = {}
+
+    def at(index: int) -> float:
+        if index not in found:
+            found[index] = error(candidates[index][1]) if 0 <= index < len(candidates) else np.inf
+        return found[index]
+
+    here = len(candidates) // 2
+    while (there := min((here - 1, here + 1), key=at)) is not None and at(there) < at(here):
+        here = there
+    return candidates[here]
+
+
+def methods(operator: Operator, photons: float | None, runs: dict[str, str]) -> dict[str, list[tuple[str, Method]]]:
     """Each method with its candidates: what is to be chosen, and the function sinogram -> image in 1/mm.
 
-    runs: name of a trained method -> its run folder.
+    runs: "learned", "pix2pix", "prior" or "critic" -> run folder.
     """
     geometry = operator.geometry
 
@@ -76,43 +103,56 @@ def methods(
         return f"λ = {strength:g}", lambda y: solvers.total_variation(problem(y), strength, 300, start(y))
 
     found = {
-        "fbp": [filtered(window, cutoff) for window in ("ramp", "hann") for cutoff in (0.5, 0.7, 1.0)],
+        "fbp": [filtered("hann", cutoff) for cutoff in (0.3, 0.5, 0.7, 1.0)] + [filtered("ramp", 1.0)],
         "sirt": [sirt(iterations) for iterations in (30, 100, 300)],
         "tv": [variation(strength) for strength in STRENGTHS],
     }
-    if prior is not None:
-        denoise = denoiser_of(prior)
+    if "prior" in runs:
 
-        def plugged(pull: float) -> tuple[str, Method]:
-            return f"pull {pull:g}", lambda y: solvers.plug_and_play(problem(y), denoise, 20, pull, start(y))
+        def plugged(level: float) -> tuple[str, Method]:
+            denoise = denoiser_of(runs["prior"], level, geometry.spacing)
+            return f"{level:g} HU", lambda y: solvers.plug_and_play(problem(y), denoise, 40, 0.003, start(y))
 
-        found["pnp"] = [plugged(pull) for pull in (0.003, 0.01, 0.03, 0.1, 0.3)]
+        found["pnp"] = [plugged(level) for level in LEVELS]
+    if "critic" in runs:
+        options = {"method": "adversarial", "prior": runs["critic"], "photons": photons}
+
+        def judged(part: float, strength: float) -> tuple[str, Method]:
+            def one(y: np.ndarray) -> np.ndarray:
+                weight = part * solvers.noise_in_image(problem(y), photons or 1e5)
+                chosen = ReconstructionOptions(**options, weight=weight, strength=strength, iterations=300)
+                return Reconstruction(operator, chosen)(y)[0]
+
+            return f"λ = {strength:g}, ω = {part:g} noise", one
+
+        found["adversarial"] = [judged(part, STRENGTH_BESIDE) for part in PARTS]
     if "learned" in runs:
-        learned = Reconstruction(operator, ReconstructionOptions(method="learned", prior=str(runs["learned"])))
+        learned = Reconstruction(operator, ReconstructionOptions(method="learned", prior=runs["learned"]))
         found["learned primal-dual"] = [("", lambda y: learned(y)[0])]
     if "pix2pix" in runs:
-        improve = denoiser_of(str(runs["pix2pix"]))
+        improve = denoiser_of(runs["pix2pix"])
         found["pix2pix on fbp"] = [
             ("", lambda y: geometry.to_attenuation(improve(geometry.to_hu(start(y)).astype(np.float32))))
         ]
     return found
 
 
-def train(work: Path, minutes: float, phantoms: int) -> dict[str, Path]:
+def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
     """Train what learns, on ``phantoms`` ellipse phantoms of their own, and validate on eight: name -> run folder."""
     scans, size = work / "scans", ("--of", "ellipses", "--size", 128, "--views", 30, "--noise", 0.025)
     for folder, count, seed in ((scans, phantoms, 11), (work / "val", 8, 12)):
-        if not (folder / "geometry.json").is_file():
-            command("tools/make_sinograms.py", *size, "--num", count, "--seed", seed, "-o", folder)
-        command("reconstruction/reconstruct.py", "-i", folder, "-o", folder / "fbp", "--method", "fbp", "--resume")
+        if (folder / "pairs.txt").is_file():
+            continue
+        command("tools/make_sinograms.py", *size, "--num", count, "--seed", seed, "-o", folder)
+        command("reconstruction/reconstruct.py", "-i", folder, "-o", folder / "fbp", "--method", "fbp")
         names = sorted(path.name for path in (folder / "truth").glob("*.npy"))
         write_text(folder / "pairs.txt", "".join(f"fbp/{name}\ttruth/{name}\n" for name in names))
     # The scans lie at -1000 (0) to 0 (1) HU; what rings beyond is cut.
     pairs = ("-it", "npy", "-R", scans, "-t", "pairs.txt", "--val", work / "val" / "pairs.txt")
     clips = ("-ca", -1300, 300, "-cb", -1300, 300)
     trained = {
-        "learned": ("reconstruction/train.py", "-i", scans, "--val", work / "val"),
-        "pix2pix": ("pix2pix/train.py", *pairs, *clips, "--preset", "denoise"),
+        "learned": ("reconstruction/train.py", "-i", scans, "--val", work / "val", *LEARNED),
+        "pix2pix": ("pix2pix/train.py", *pairs, *clips, *PIX2PIX),
     }
     found = {}
     for name, words in trained.items():
@@ -121,7 +161,8 @@ def train(work: Path, minutes: float, phantoms: int) -> dict[str, Path]:
             command(words[0], "--resume", runs[0])
         else:
             command(*words, "--minutes", minutes, "-o", work / name)
-        (found[name],) = (work / name).glob("*_*")
+        run = find_run(next((work / name).glob("*_*")))
+        found[name] = str(run.folder if name == "learned" else run.folder / f"enc_x{run.epoch('best')}.npz")
     return found
 
 
@@ -132,55 +173,95 @@ def command(script: object, *words: object) -> None:
         raise SystemExit(f"{script} failed")
 
 
-def deep_image_prior(geometry: Geometry, shown: list[Case], photons: float | None) -> str:
-    """A row of the deep image prior on these cases, beside total variation on the same."""
-    operator, quality, off, beside = Operator(geometry), [], [], []
-    started = time.perf_counter()
-    for y, truth in shown:
-        problem = solvers.problem_of(operator, y, photons)
-        start = fbp(geometry, y, "hann", 0.5)
-        image = DeepImagePrior(problem, start, Prior()).run()
-        quality.append(psnr(image, truth))
-        beside.append(psnr(solvers.total_variation(problem, 5.0, 300, start), truth))
-        off.append(problem.residual(image))
-        print(f"dip {quality[-1]:.2f} dB", flush=True)
-    seconds = (time.perf_counter() - started) / len(shown)
-    chosen = f"γ = {Prior.strength:g}; tv on the same: {np.mean(beside):.2f}"
-    return f"| dip, {len(shown)} of them | {chosen} | {np.mean(quality):.2f} | | {np.mean(off):.4f} | {seconds:.0f} |"
+@dataclass
+class Section:
+    """A table: ``choosing`` and ``shown`` cases of one geometry; runs as in ``methods``; work: where rows are kept."""
 
+    title: str
+    geometry: Geometry
+    choosing: list[Case]
+    shown: list[Case]
+    work: Path
+    photons: float | None = None
+    runs: dict[str, str] = field(default_factory=dict)
 
-def rows(
-    geometry: Geometry,
-    choosing: list[Case],
-    shown: list[Case],
-    photons: float | None,
-    prior: str | None,
-    hu: bool,
-    runs: dict[str, Path] | None = None,
-) -> list[str]:
-    """A table: for each method the candidate with the least squared error on ``choosing``, and its figures."""
-    operator, lines = (
-        Operator(geometry),
-        ["| | chosen | PSNR / dB | RMSE | rays off by | s an image |", "|---|---|---|---|---|---|"],
-    )
-    unit = 1000 / geometry.mu_water if hu else 1 / geometry.mu_water
-    for name, candidates in methods(operator, photons, prior, runs or {}).items():
-        squares = [sum(np.mean((method(y) - truth) ** 2) for y, truth in choosing) for _, method in candidates]
-        choice, method = candidates[int(np.argmin(squares))]
-        started = time.perf_counter()
-        images = [method(y) for y, _ in shown]
-        seconds = (time.perf_counter() - started) / len(shown)
-        quality = np.mean([psnr(image, truth) for image, (_, truth) in zip(images, shown, strict=True)])
-        pairs = list(zip(images, shown, strict=True))
-        error = np.sqrt(np.mean([np.mean((image - truth) ** 2) for image, (_, truth) in pairs])) * unit
-        off = np.mean([solvers.problem_of(operator, y, photons).residual(image) for image, (y, _) in pairs])
-        lines.append(
-            f"| {name} | {choice} | {quality:.2f} | {error:.1f} HU | {off:.4f} | {seconds:.2f} |"
-            if hu
-            else f"| {name} | {choice} | {quality:.2f} | {error:.4f} | {off:.4f} | {seconds:.2f} |"
+    def page(self, dip: int, pictures: Path) -> list[str]:
+        """Heading, table and picture: of each method the candidate with the least squared error on ``choosing``."""
+        operator, name = Operator(self.geometry), self.title.split(",")[0].replace(" ", "-").lower()
+        lines, images = [], {"truth": self.shown[0][1]}
+        found = methods(operator, self.photons, self.runs)
+        for method in METHODS:
+            if method in found or self.file(f"{name}-{method}").is_file():
+                measure = partial(self.row, operator, method, found.get(method, []))
+                lines.append(self.kept(f"{name}-{method}", images, method, measure))
+        if dip:
+            lines.append(self.kept(f"{name}-dip", images, "dip", partial(self.deep_image_prior, operator, dip)))
+        picture = pictures / f"reconstruction_{name}.png"
+        draw(picture, [self.geometry.to_hu(image) for image in images.values()], self.photons is not None)
+        head = ["| | chosen | PSNR / dB | RMSE | rays off by | s an image |", "|---|---|---|---|---|---|"]
+        words = f"![{', '.join(images)}](pictures/{picture.name})"
+        return [f"## {self.title}", "", *head, *lines, "", f"The first of them: {', '.join(images)}.", "", words, ""]
+
+    def file(self, name: str) -> Path:
+        """Where a row is kept."""
+        return self.work / "rows" / f"{name.replace(' ', '-')}.npz"
+
+    def kept(
+        self, file: str, images: dict[str, np.ndarray], method: str, measure: Callable[[], tuple[str, np.ndarray]]
+    ) -> str:
+        """The line and the first image of a method, measured unless that was done before."""
+        path = self.file(file)
+        if not path.is_file():
+            line, image = measure()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, line=line, image=image)
+            print(self.title, line, flush=True)
+        with np.load(path) as found:
+            images[method] = found["image"]
+            return str(found["line"])
+
+    def row(self, operator: Operator, name: str, candidates: list[tuple[str, Method]]) -> tuple[str, np.ndarray]:
+        """The line of a method and its first image."""
+        choice, method = candidates[0]
+        if len(candidates) > 1:
+            choice, method = best_of(
+                candidates, lambda one: sum(np.mean((one(y) - truth) ** 2) for y, truth in self.choosing)
+            )
+        started = time.process_time()
+        images = [method(y) for y, _ in self.shown]
+        return self.line(operator, name, choice, images, time.process_time() - started), images[0]
+
+    def line(self, operator: Operator, name: str, choice: str, images: list[np.ndarray], seconds: float) -> str:
+        """name, what was chosen, and the figures of ``images`` of the first cases shown."""
+        pairs = list(zip(images, self.shown, strict=False))
+        quality = np.mean([psnr(image, truth) for image, (_, truth) in pairs])
+        error = np.sqrt(np.mean([np.mean((image - truth) ** 2) for image, (_, truth) in pairs]))
+        off = np.mean([solvers.problem_of(operator, y, self.photons).residual(image) for image, (y, _) in pairs])
+        told = (
+            f"{error / self.geometry.mu_water:.4f}"
+            if self.photons is None
+            else (f"{1000 * error / self.geometry.mu_water:.1f} HU")
         )
-        print(lines[-1], flush=True)
-    return lines
+        return f"| {name} | {choice} | {quality:.2f} | {told} | {off:.4f} | {seconds / len(images):.2f} |"
+
+    def deep_image_prior(self, operator: Operator, count: int) -> tuple[str, np.ndarray]:
+        """The line of the deep image prior on the first cases, with total variation on the same, and an image."""
+        images, beside, started = [], [], time.process_time()
+        for number, (y, truth) in enumerate(self.shown[:count]):
+            problem, start = solvers.problem_of(operator, y, self.photons), fbp(self.geometry, y, "hann", 0.5)
+            state = self.work / f"dip{number}.npz"
+            images.append(DeepImagePrior(problem, start, Prior(), state).run())
+            beside.append(psnr(solvers.total_variation(problem, 5.0, 300, start), truth))
+            print(f"dip {psnr(images[-1], truth):.2f} dB, tv {beside[-1]:.2f} dB", flush=True)
+        chosen = f"γ = {Prior.strength:g}; tv on the same {np.mean(beside):.2f}"
+        seconds = time.process_time() - started
+        return self.line(operator, f"dip, the first {count}", chosen, images, seconds), images[0]
+
+
+def draw(path: Path, images: list[np.ndarray], soft: bool) -> None:
+    """Images in HU beside each other: of CT from -160 to 240 HU, of phantoms from 0 to 1."""
+    low, high = (-160, 240) if soft else (-1000, 0)
+    write_image(path, (np.hstack(images) - low) / (high - low) * 255)
 
 
 def phantoms(count: int, geometry: Geometry, first: int, noise: float) -> list[Case]:
@@ -211,40 +292,48 @@ def slices(folder: str, photons: float) -> tuple[Geometry, list[Case], list[Case
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ct", nargs="*", default=[], help="folders of CT series")
-    parser.add_argument("--prior", help="run folder of a denoiser, for pnp")
+    parser.add_argument(
+        "--prior", nargs="*", default=[], help="run of a denoiser for pnp: of each CT, or one; - is none"
+    )
+    parser.add_argument("--critic", nargs="*", default=[], help="run of a critic, alike")
     parser.add_argument("--phantoms", type=int, default=32, help="ellipse images to show")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="of each training; else nothing is trained")
     parser.add_argument("--scans", type=int, default=3000, help="phantoms to train on")
     parser.add_argument("--dip", type=int, default=0, metavar="N", help="phantoms to fit a deep image prior to")
-    parser.add_argument("--work", type=Path, default=Path("reconstruction_work"), help="folder for trainings")
-    parser.add_argument("--write", type=Path, help="the page")
+    parser.add_argument("--work", type=Path, default=Path("reconstruction_work"), help="folder for trainings and rows")
+    parser.add_argument("--write", type=Path, help="the page; its pictures go into pictures/ beside it")
     options = parser.parse_args()
-    page = [
-        "# Reconstruction from few views",
-        "",
-        f"Made by benchmarks/reconstruction.py of medi2i {VERSION}, NumPy {np.__version__}, {platform.machine()}, one "
-        f"core. Data are made on a grid {FINENESS} times as fine; what is chosen is chosen on other images.",
-        "",
-    ]
+    use_cpu_engine("auto")
+    noise = 0.025
     geometry = regular((128, 128), (PHANTOM_MM / 128, PHANTOM_MM / 128), 30)
-    page += ["## Random ellipses, 128², 30 views, noise 2.5 %", ""]
     runs = {} if options.train is None else train(options.work, options.train, options.scans)
-    choosing, shown = phantoms(4, geometry, 1000, 0.025), phantoms(options.phantoms, geometry, 0, 0.025)
-    page += rows(geometry, choosing, shown, None, None, False, runs)
-    if options.dip:
-        page.append(deep_image_prior(geometry, shown[: options.dip], None))
+    choosing, shown = phantoms(4, geometry, 1000, noise), phantoms(options.phantoms, geometry, 0, noise)
+    title = f"Random ellipses, {options.phantoms} of 128², 30 views, noise 2.5 %"
+    sections = [Section(title, geometry, choosing, shown, options.work, runs=runs)]
     geometry = regular((256, 256), (1.0, 1.0), 30)
     fine = shepp_logan(256 * FINENESS) * np.float32(geometry.mu_water)
     case = Scanner(geometry, FINENESS).measure(fine, np.random.default_rng(0)), coarse(fine)
-    page += ["", "## Shepp–Logan, 256², 30 views, no noise (chosen on itself)", ""]
-    page += rows(geometry, [case], [case], None, None, False)
-    for folder in options.ct:
+    title = "Shepp–Logan, 256², 30 views, no noise (chosen on itself)"
+    sections.append(Section(title, geometry, [case], [case], options.work))
+    for number, folder in enumerate(options.ct):
         geometry, choosing, shown = slices(folder, 1e5)
-        name = Path(folder).name
-        page += ["", f"## {name}, {geometry.shape[0]}², 60 views, 10⁵ photons a ray", ""]
-        page += rows(geometry, choosing, shown, 1e5, options.prior, True)
+        title = f"{Path(folder).name}, {geometry.shape[0]}², 60 views, 10⁵ photons a ray"
+        given = {"prior": options.prior, "critic": options.critic}
+        runs = {name: found for name, some in given.items() if some and (found := some[number % len(some)]) != "-"}
+        sections.append(Section(title, geometry, choosing, shown, options.work, 1e5, runs))
+    page = [
+        "# Reconstruction from few views",
+        "",
+        f"Made by benchmarks/reconstruction.py of medi2i {VERSION}, NumPy {np.__version__}, {platform.machine()}. Data "
+        f"are made on a grid {FINENESS} times as fine; what is chosen is chosen on other images. Seconds are of one "
+        "core's time. In the pictures CT is from -160 to 240 HU.",
+        "",
+    ]
+    pictures = (options.write or options.work).parent / "pictures"
+    for number, section in enumerate(sections):
+        page += section.page(options.dip if number == 0 else 0, pictures)
     if options.write:
-        write_text(options.write, "\n".join(page) + "\n")
+        write_text(options.write, "\n".join(page).rstrip() + "\n")
 
 
 if __name__ == "__main__":

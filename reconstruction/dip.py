@@ -23,6 +23,7 @@ from medi2i.reconstruction.solvers import Problem
 HELD_OUT = 0.05  # of the rays
 AVERAGE = 0.99  # how much of the average of outputs stays at each step
 LOOK = 25  # steps between two looks at the rays that were held out
+KEEP = 250  # steps between two states in the file
 
 
 @dataclasses.dataclass
@@ -92,6 +93,8 @@ class DeepImagePrior:
                 if watch is not None and watch(self.step, self.average * np.float32(self.problem.water)):
                     self.save()
                     break
+            if self.step % KEEP == 0:
+                self.save()
         return self.best * np.float32(self.problem.water)
 
     def save(self) -> None:

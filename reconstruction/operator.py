@@ -21,17 +21,11 @@ _CHUNK_BYTES = 32 << 20
 class Operator:
     """A of ``geometry``. keep: bytes of the matrix that may stay in memory (512² at 180 views takes 1 GB).
 
-    On a GPU with ``xp=cupy``, ``sparse_module=cupyx.scipy.sparse``: arrays given and returned are CuPy's.
+    On a GPU with ``xp=cupy``: arrays given and returned are CuPy's.
     """
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        keep: int = MATRIX_BYTES,
-        xp: ModuleType = np,
-        sparse_module: ModuleType = sparse,
-    ) -> None:
-        self.geometry, self.xp, self._sparse = geometry, xp, sparse_module
+    def __init__(self, geometry: Geometry, keep: int = MATRIX_BYTES, xp: ModuleType = np) -> None:
+        self.geometry, self.xp = geometry, xp
         bytes_of_view = geometry.bins * max(geometry.shape) * 16
         views = max(1, _CHUNK_BYTES // bytes_of_view)
         count = len(geometry.angles)
@@ -53,9 +47,13 @@ class Operator:
             image += self._matrix(chunk).T @ rays[views.start : views.stop].reshape(-1)
         return image.reshape(self.geometry.shape)
 
+    def __deepcopy__(self, memo: dict) -> "Operator":
+        """Itself, which nothing changes: a copy of a network projects by the same matrix."""
+        return self
+
     def norm(self, iterations: int = 15) -> float:
         """The largest singular value, from below, by power iteration (1 % off at most after 15)."""
-        return power_norm(lambda image: self.transposed(self(image)), self.geometry.shape, iterations) ** 0.5
+        return power_norm(lambda image: self.transposed(self(image)), self.geometry.shape, iterations, self.xp) ** 0.5
 
     def _matrix(self, chunk: int) -> sparse.csr_matrix:
         if chunk in self._kept:
@@ -63,19 +61,23 @@ class Operator:
         blocks = [matrix_of_view(self.geometry, view) for view in self._chunks[chunk]]
         matrix = sparse.vstack(blocks, format="csr", dtype=np.float32)
         if self.xp is not np:
-            matrix = self._sparse.csr_matrix(matrix)
+            from cupyx.scipy import sparse as on_gpu
+
+            matrix = on_gpu.csr_matrix(matrix)
         if len(self._kept) < self._most_kept:
             self._kept[chunk] = matrix
         return matrix
 
 
-def power_norm(function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], iterations: int) -> float:
+def power_norm(
+    function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], iterations: int, xp: ModuleType = np
+) -> float:
     """The largest eigenvalue of a positive linear ``function`` of arrays of ``shape``, from below."""
-    vector = np.random.default_rng(0).random(shape, dtype=np.float32) + 0.5
+    vector = xp.asarray(np.random.default_rng(0).random(shape, dtype=np.float32) + 0.5)
     value = 0.0
     for _ in range(iterations):
-        vector = function(vector / np.linalg.norm(vector))
-        value = float(np.linalg.norm(vector))
+        vector = function(vector / xp.linalg.norm(vector))
+        value = float(xp.linalg.norm(vector))
     return value
 
 

@@ -6,10 +6,10 @@
   python reconstruction/reconstruct.py -i sinograms -o pnp --method pnp --prior run --photons 1e5
   python reconstruction/reconstruct.py -i sinograms -o dip --method dip --resume
 
-A sinogram is an npy file (views, bins) or (slices, views, bins) of line integrals, -log(I/I0); geometry.json beside it
-says where the rays ran. Where sources.json names the DICOM images that the sinograms were made of, results are DICOM in
-HU with their geometry; else npy, float32, in HU. reconstruction.json tells what was done and how far the rays of every
-result are from those that were measured.
+A sinogram is an npy or npz file (views, bins) or (slices, views, bins), or a TIFF (views, bins), of line integrals,
+-log(I/I0); geometry.json beside it says where the rays ran. Where sources.json names the DICOM images that the
+sinograms were made of, results are DICOM in HU with their geometry; else npy, float32, in HU. reconstruction.json tells
+what was done and how far the rays of every result are from those that were measured.
 """
 
 import json
@@ -27,18 +27,21 @@ import numpy as np
 from medi2i.common import VERSION
 from medi2i.common.bounded_files import read_json
 from medi2i.common.compat import chainer
+from medi2i.common.device import use_cpu_engine
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.generator import AnySize, engine_of
+from medi2i.common.inference.plan import for_noise
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
 from medi2i.common.outputs import write_text
+from medi2i.common.registry import card_of, located
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.validation import inference_mode
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.scaling import PAIRED_HU, Clip
-from medi2i.datasets.writing import write_npy
+from medi2i.datasets.writing import write_image, write_npy
 from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import net, solvers
 from medi2i.reconstruction.dip import DeepImagePrior
@@ -50,8 +53,10 @@ from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sou
 FBP, SIRT, TV, PNP, ADVERSARIAL, DIP, LEARNED = METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "dip", "learned")
 TRAINED = {PNP: "a denoiser of pix2pix", ADVERSARIAL: "a critic", LEARNED: "a primal-dual network"}
 ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 3000}
-REPORT = "reconstruction.json"
-PLACES = ("root", "out", "geometry", "force", "resume")  # options that decide no value
+REPORT, MOST_REPORT = "reconstruction.json", 64 << 20  # bytes
+PLACES = ("root", "out", "geometry", "force", "resume", "vis_freq", "vis_window")  # options that decide no value
+NOISE_LEVEL = 40.0  # HU
+LOOK = 5  # iterations between two slopes of a critic
 Denoiser = Callable[[np.ndarray], np.ndarray]
 Told = dict[str, float | int]
 Stop = solvers.Watch | None
@@ -63,7 +68,7 @@ class ReconstructionOptions(Checked):
     """What to reconstruct, and how"""
 
     root: str = option(
-        "sinograms", "-i", "-R", metavar="FOLDER", help="folder with sinograms (npy), or one file", bare=True
+        "sinograms", "-i", "-R", metavar="FOLDER", help="folder with sinograms (npy, npz, tif), or one file", bare=True
     )
     out: str = option("reconstructed", "-o", "--outdir", metavar="FOLDER", help="new folder for the images")
     method: str = option(
@@ -120,9 +125,24 @@ class ReconstructionOptions(Checked):
     pull: float = option(
         0.01, type=float, low=1e-9, high=1e6, metavar="X", help="pnp: how much the denoiser's answer counts"
     )
+    noise_level: float | None = option(
+        None,
+        type=float,
+        low=0.1,
+        high=10000,
+        metavar="HU",
+        help=f"pnp: standard deviation of what a denoiser trained with --noise_level takes away each time "
+        f"[{NOISE_LEVEL:g}]",
+    )
     seed: int = option(0, type=int, low=0, high=2**32 - 1, help="dip: of the network's first weights and its input")
     force: bool = option(False, type=bool, help="overwrite files that are there")
     resume: bool = option(False, type=bool, help="leave results that are there, and go on with a dip that was ended")
+    vis_freq: int | None = option(
+        None, type=int, low=1, metavar="N", help="a picture of every so many iterations, in the folder vis of --out"
+    )
+    vis_window: list[float] = option(
+        [-160.0, 240.0], type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU shown black and white in pictures"
+    )
 
 
 def command(argv: list[str]) -> int:
@@ -136,20 +156,31 @@ def command(argv: list[str]) -> int:
         raise UserError(f"--iterations: --method {options.method} has none of its own")
     if options.weight is not None and options.method != ADVERSARIAL:
         raise UserError(f"--weight: is of the critic, and --method is {options.method}")
+    if options.noise_level is not None and options.method != PNP:
+        raise UserError(f"--noise_level: is of a denoiser, and --method is {options.method}")
+    if options.vis_freq is not None and options.method not in ITERATIONS:
+        raise UserError(f"--vis_freq: --method {options.method} has no iterations to show")
     root = Path(options.root)
     files = find_sinograms(root)
     folder = root if root.is_dir() else root.parent
     geometry = geometries.load(Path(options.geometry) if options.geometry else folder / GEOMETRY)
+    use_cpu_engine("auto")
     method = Method(Operator(geometry), options)
     writer = Writer(Path(options.out), folder, geometry, options)
     with SignalWatch(plan="ending with what is done; --resume goes on") as watch:
         for number, (name, sinogram) in enumerate(sinograms(files, geometry), 1):
             if watch.received:
                 break
-            if options.resume and writer.path(name).exists():
+            if writer.has(name):
                 continue
             started = time.perf_counter()
-            image, told = method(sinogram, lambda *_: watch.received is not None, writer.state(name))
+
+            def seen(iteration: int, image: np.ndarray, name: str = name) -> bool:
+                if options.vis_freq is not None and iteration % options.vis_freq == 0:
+                    writer.draw(name, iteration, geometry.to_hu(image))
+                return watch.received is not None
+
+            image, told = method(sinogram, seen, writer.state(name))
             if watch.received:  # an iteration that was ended is no result
                 break
             seconds = time.perf_counter() - started
@@ -170,7 +201,7 @@ class Method:
         if options.prior is None:
             return
         if options.method == PNP:
-            self.denoise = denoiser_of(options.prior)
+            self.denoise = denoiser_of(options.prior, options.noise_level, geometry.spacing)
         elif options.method == ADVERSARIAL:
             self.networks, trained = net.load(options.prior, CRITIC)
             if not np.allclose(trained.spacing, geometry.spacing, rtol=0.05):
@@ -199,10 +230,19 @@ class Method:
         if options.method == SIRT:
             image = solvers.sirt(problem, self.iterations, watch=stop)
         else:
-            start = fbp(self.operator.geometry, sinogram, options.window, options.cutoff)
+            start = self._start(problem, sinogram)
             image = getattr(self, f"_{options.method}")(problem, sinogram, start, told, stop, state)
         told["residual"] = problem.residual(image)
         return image, told
+
+    def _start(self, problem: solvers.Problem, sinogram: np.ndarray) -> np.ndarray:
+        """Filtered back-projection; where the angles are too few for it, what iterates begins with some of SIRT."""
+        try:
+            return fbp(self.operator.geometry, sinogram, self.options.window, self.options.cutoff)
+        except UserError:
+            if self.options.method in (FBP, LEARNED):
+                raise
+            return solvers.sirt(problem, 30)
 
     def _fbp(self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, *_: object) -> np.ndarray:
         return start
@@ -233,9 +273,17 @@ class Method:
             weight = 1.0 if photons is None else solvers.noise_in_image(problem, photons)
         strength = 0.2 if self.options.strength is None else self.options.strength
         told |= {"strength": strength, "weight": weight}
-        return solvers.total_variation(
-            problem, strength, self.iterations, start, stop, prior=lambda x: weight * self.networks.slope(x)
-        )
+        calls, kept = 0, start
+
+        def slope(x: np.ndarray) -> np.ndarray:
+            """Looked up anew every ``LOOK``-th time only: it costs ten times what projecting does and turns slowly."""
+            nonlocal calls, kept
+            if calls % LOOK == 0:
+                kept = weight * self.networks.slope(x)
+            calls += 1
+            return kept
+
+        return solvers.total_variation(problem, strength, self.iterations, start, stop, prior=slope)
 
     def _dip(
         self,
@@ -261,6 +309,10 @@ class Method:
         return image * np.float32(geometry.mu_water)
 
 
+def _span(clip: Clip) -> str:
+    return f"{clip.lower:g} to {clip.upper:g}"
+
+
 def _mm(geometry: geometries.Geometry) -> str:
     return " x ".join(f"{size:.3g}" for size in geometry.spacing)
 
@@ -270,8 +322,12 @@ def _words(geometry: geometries.Geometry) -> str:
     return f"{geometry.shape[0]} x {geometry.shape[1]} pixels of {_mm(geometry)} mm and {views} views of {bins} bins"
 
 
-def denoiser_of(run_folder: str) -> Denoiser:
-    """The network of a run of pix2pix, HU to HU; values outside of its clip are left as they are. Raises UserError."""
+def denoiser_of(run_folder: str, level: float | None = None, spacing: tuple[float, float] | None = None) -> Denoiser:
+    """The network of a run of pix2pix, HU to HU; values outside of its clip are left as they are.
+
+    level: HU, of what a network trained with ``--noise_level`` is to take away, by default NOISE_LEVEL; None of others.
+    spacing: of the images, mm. Raises UserError for a network that is no denoiser of CT, or of CT with other pixels.
+    """
     generator = load_generator(run_folder)
     trained = generator.options
     if not isinstance(trained, PairedOptions) or (trained.ch, trained.out_ch, trained.scale) != (1, 1, 1):
@@ -285,6 +341,25 @@ def denoiser_of(run_folder: str) -> Denoiser:
     clip_in, clip_out = (Clip(*clip) if (clip := getattr(trained, name)) else PAIRED_HU for name in trained.clip_names)
     if clip_in.lower is None or clip_in.upper is None or not clip_out.scales:
         raise UserError(f"--prior: {run_folder}: was trained without a clip, so that its values are not known to be HU")
+    if clip_in != clip_out:
+        raise UserError(
+            f"--prior: {run_folder}: was trained to bring {_span(clip_in)} to {_span(clip_out)} HU; one that leaves HU "
+            "what they are, with one clip for both, would be right"
+        )
+    if trained.noise_level is not None:
+        clip_in = clip_out = for_noise(clip_in, trained.noise_level, level or NOISE_LEVEL)
+    elif level is not None:
+        raise UserError(f"--noise_level: {run_folder} was not trained with --noise_level, so it takes none")
+    card = card_of(located(run_folder))
+    if card.modality not in (None, "CT"):
+        raise UserError(f"--prior: {run_folder}: is for {card.modality}; one for CT would be right")
+    if spacing is not None and card.pixel_mm is not None:
+        low, high = card.pixel_mm
+        if not all(low <= size <= high for size in spacing):
+            raise UserError(
+                f"--prior: {run_folder}: is for pixels of {low:g} to {high:g} mm, and these are of "
+                f"{' x '.join(f'{size:.3g}' for size in spacing)}"
+            )
     lower, upper = clip_in.lower, clip_in.upper
     network = AnySize(generator, engine_of(generator, chainer.get_device("@numpy")))
 
@@ -307,12 +382,28 @@ class Writer:
         self._series: dict[str, DerivedSeries] = {}
         self._told: dict[str, Told] = {}
         if options.resume and (self.out / REPORT).is_file():
-            self._told = read_json(self.out / REPORT, "the report of an earlier run would be right")["images"]
+            self._told = self._earlier()
 
     @property
     def count(self) -> int:
         """Images written."""
         return len(self._told)
+
+    def has(self, name: str) -> bool:
+        """Whether an image was written by an earlier run. Raises UserError for one that is another's."""
+        path = self.path(name)
+        if path.exists() and name not in self._told and not self.options.force:
+            raise UserError(
+                f"{path}: exists already; --force overwrites it, --resume goes on with what {REPORT} tells of"
+            )
+        return path.exists() and name in self._told
+
+    def draw(self, name: str, iteration: int, hu: np.ndarray) -> None:
+        """A picture of an image (H, W) in HU after so many iterations."""
+        low, high = self.options.vis_window
+        path = self.out / "vis" / f"{name}_i{iteration}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, (hu - low) / (high - low) * 255)
 
     def path(self, name: str) -> Path:
         """The file of an image."""
@@ -323,33 +414,50 @@ class Writer:
         return self.out / f".{name}.dip.npz"
 
     def write(self, name: str, hu: np.ndarray, told: dict[str, float | int]) -> None:
-        """One image (H, W) in HU and what is told of it."""
+        """One image (H, W) in HU, and in the report what is told of it: first, so that no image is without."""
         path = self.path(name)
+        self._told[name] = told
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.close()
         if name in self._sources:
             file, frame = self._sources[name]
             source = dicom.read(Path(file), frame)
             self._series_of(source).write(path, source, hu, force=self.options.force)
         else:
             write_npy(path, hu.astype(np.float32), self.options.force)
-        self._told[name] = told
         self.state(name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write the report: options, geometry, and each image's iterations, strength, residual and seconds."""
-        report = {
-            "medi2i": VERSION,
-            "options": asdict(self.options),
-            "geometry": asdict(self.geometry),
-            "images": self._told,
-        }
+        report = {"medi2i": VERSION, **self._settings(), "images": self._told}
         write_text(self.out / REPORT, json.dumps(report, indent=1) + "\n")
+
+    def _settings(self) -> dict[str, dict]:
+        return {"options": asdict(self.options), "geometry": asdict(self.geometry)}
+
+    def _earlier(self) -> dict[str, Told]:
+        """What the report of an earlier run tells of its images. Raises UserError where it is not of this one."""
+        path = self.out / REPORT
+        found = read_json(
+            path, right := "the report of an earlier run with the same options would be right", MOST_REPORT
+        )
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(k), dict) for k in (*self._settings(), "images")
+        ):
+            raise UserError(f"--resume: {path}: is no report of reconstruct.py; {right}")
+        for part, own in json.loads(json.dumps(self._settings())).items():
+            for name, value in own.items():
+                if name not in PLACES and found[part].get(name) != value:
+                    raise UserError(
+                        f"--resume: {path}: is of a run with {name} {str(found[part].get(name))[:40]}, not "
+                        f"{str(value)[:40]}; {right}, or another --out"
+                    )
+        return found["images"]
 
     def _series_of(self, source: dicom.DicomImage) -> DerivedSeries:
         uid = str(source.header.get("SeriesInstanceUID", ""))
         if uid not in self._series:
-            decides = {
-                k: v for k, v in asdict(self.options).items() if k not in ("root", "out", "force", "resume", "geometry")
-            }
+            decides = {k: v for k, v in asdict(self.options).items() if k not in PLACES}
             self._series[uid] = DerivedSeries(
                 source.header,
                 model_name=f"medi2i reconstruct {self.options.method}",

@@ -6,8 +6,9 @@
   python tools/make_sinograms.py -o scan --of ellipses --num 32 --size 128 --views 30 --noise 0.025
 
 Scans (--of ct, ellipses, shepp-logan) are what reconstruction/reconstruct.py takes: an npy file (views, bins) of line
-integrals for each image, geometry.json, and sources.json, which names the CT's slices; of phantoms the folder truth
-holds the images, in HU (-1000 is 0 and 0 is 1). They are measured on a grid three times as fine.
+integrals for each image, geometry.json, and sources.json, which names the CT's slices, as pairs.txt does for
+evaluate.py; of phantoms the folder truth holds the images, in HU (-1000 is 0 and 0 is 1). They are measured on a grid
+three times as fine.
 
 Pairs (--of shapes): trainA and testA hold sinograms, trainB and testB the images they are of; train.txt and test.txt
 list the pairs. The Radon transform is scikit-image's: `size` angles from 0 to 180 degrees, each with `size` rays, one
@@ -143,6 +144,7 @@ def scan(options: SinogramOptions, out: Path) -> None:
     geometries.save(out / GEOMETRY, geometry)
     if sources:
         write_text(out / SOURCES, json.dumps(sources, indent=1) + "\n")
+        write_text(out / "pairs.txt", "".join(f"{name}.dcm\t{file}\n" for name, (file, _) in sources.items()))
     views, bins = geometry.sinogram_shape
     print(f"{out}: {number} sinograms of {views} views and {bins} bins; {GEOMETRY} says where the rays ran")
 

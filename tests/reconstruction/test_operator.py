@@ -1,5 +1,9 @@
 """The projection against closed formulas, its transpose against its definition, and gradients of every order."""
 
+import copy
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -63,3 +67,25 @@ def test_gradients_of_both_orders():
     for function, x, gy in ((project, image, sinogram), (back_project, sinogram, image)):
         gradient_check.check_backward(lambda v, f=function: f(v, operator) ** 2, x, gy, **about)
         gradient_check.check_double_backward(lambda v, f=function: f(v, operator) ** 2, x, gy, x, **about)
+
+
+def test_on_a_gpu_arrays_stay_there(monkeypatch):
+    """With what stands for CuPy here: nothing but its functions makes the arrays, and its sparse matrices multiply."""
+    from scipy import sparse
+
+    made = []
+    fake = types.ModuleType("cupy")
+    vars(fake).update({name: getattr(np, name) for name in ("float32", "zeros", "concatenate", "linalg")})
+    fake.asarray = lambda values, dtype=None: made.append(values) or np.asarray(values, dtype)
+    on_gpu = types.SimpleNamespace(csr_matrix=lambda matrix: made.append(matrix) or sparse.csr_matrix(matrix))
+    for name, one in {
+        "cupyx": types.ModuleType("cupyx"),
+        "cupyx.scipy": types.SimpleNamespace(sparse=on_gpu),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, one)
+    geometry = regular((16, 20), (2.0, 2.0), 7)
+    ours, theirs = Operator(geometry), Operator(geometry, xp=fake)
+    image = np.random.default_rng(0).random((16, 20), dtype=np.float32)
+    assert np.array_equal(theirs(image), ours(image)) and any(sparse.issparse(one) for one in made)
+    assert theirs.norm() == ours.norm()
+    assert copy.deepcopy(theirs) is theirs  # a copied network has no matrix of its own

@@ -6,13 +6,16 @@ import signal
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.datasets import dicom
 from medi2i.pix2pix import net
 from medi2i.reconstruction import reconstruct, solvers
-from medi2i.tools import make_phantom, make_sinograms
+from medi2i.reconstruction.scans import Scans
+from medi2i.tools import evaluate, make_phantom, make_sinograms
 
 
 def run(main, *arguments):
@@ -83,11 +86,125 @@ def test_several_slices_in_one_file(tmp_path):
     assert np.array_equal(first, third) and (second == -1000).all() and first.max() > -600
 
 
+@pytest.mark.parametrize("kind", ["npz", "tif"])
+def test_sinograms_of_other_kinds(tmp_path, kind):
+    assert run(make_sinograms.main, "-o", tmp_path / "scan", "--of", "shepp-logan", "--size", 32, "--views", 20) == 0
+    assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / "npy", "--method", "fbp") == 0
+    array = np.load(tmp_path / "scan/00001.npy")
+    (tmp_path / "scan/00001.npy").unlink()
+    if kind == "npz":
+        np.savez_compressed(tmp_path / "scan/00001.npz", sinogram=array)
+    else:
+        tifffile.imwrite(tmp_path / "scan/00001.tif", array)
+    assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / kind, "--method", "fbp") == 0
+    assert np.array_equal(np.load(tmp_path / kind / "00001.npy"), np.load(tmp_path / "npy/00001.npy"))
+    data = Scans(tmp_path / "scan")
+    assert np.array_equal(data.load(0)[0][0], array)
+
+
+def test_a_fan_of_too_few_angles_is_for_what_iterates(tmp_path, capsys):
+    arguments = "--of", "shepp-logan", "--size", 32, "--views", 20, "--beam", "flat", "--turn", 120
+    assert run(make_sinograms.main, "-o", tmp_path / "scan", *arguments) == 0
+    assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / "fbp", "--method", "fbp") == 1
+    error = capsys.readouterr().err
+    assert "the views cover 120" in error and error.count("\n") == 1 and not (tmp_path / "fbp").exists()
+    assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / "tv", "--strength", 0.02) == 0
+    off = np.load(tmp_path / "tv/00001.npy") - np.load(tmp_path / "scan/truth/00001.npy")
+    assert np.sqrt(np.mean(off**2)) < 150
+
+
+def test_pictures_of_the_iterates_and_a_report(scan, tmp_path):
+    arguments = "-i", scan / "sinograms", "--method", "tv", "--iterations", 4, "--vis_freq", 2
+    assert run(reconstruct.main, *arguments, "-o", tmp_path / "tv") == 0
+    pictures = sorted(path.name for path in (tmp_path / "tv/vis").iterdir())
+    assert pictures == [f"0000{number}_i{step}.png" for number in (1, 2) for step in (2, 4)]
+    assert np.asarray(Image.open(tmp_path / "tv/vis/00001_i4.png")).shape == (64, 64)
+    assert run(reconstruct.main, "-i", scan / "sinograms", "-o", tmp_path / "fbp", "--method", "fbp") == 0
+    pairs = "-R", tmp_path / "fbp", "--pairs", scan / "sinograms/pairs.txt"
+    assert run(evaluate.main, *pairs, "-c", f"tv={tmp_path / 'tv'}", "-o", tmp_path / "report") == 0
+    assert (tmp_path / "report/report.html").is_file()
+
+
+def test_what_is_resumed_is_the_same_run(scan, tmp_path, capsys):
+    arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--iterations", 2
+    report = tmp_path / "out/reconstruction.json"
+    assert run(reconstruct.main, *arguments) == 0
+    told = report.read_text()
+    capsys.readouterr()
+    for more, text, words in (
+        (["--method", "sirt", "--resume"], told, "is of a run with method tv, not sirt"),
+        (["--strength", 3, "--resume"], told, "is of a run with strength None, not 3"),
+        ([], told, "exists already; --force overwrites it"),
+        (["--resume"], "{}", "is no report of reconstruct.py"),
+        (["--resume"], "[1]", "is no report of reconstruct.py"),
+        (["--resume"], "{", "not JSON"),
+        (["--resume"], None, "exists already; --force overwrites it"),
+    ):
+        report.write_text(text) if text is not None else report.unlink()
+        assert run(reconstruct.main, *arguments, *more) == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+        assert text is None or report.read_text() == text
+    report.write_text(told)
+    (tmp_path / "out/00002.dcm").unlink()
+    before = (tmp_path / "out/00001.dcm").stat().st_mtime_ns
+    assert run(reconstruct.main, *arguments, "--resume") == 0
+    assert (tmp_path / "out/00002.dcm").exists() and (tmp_path / "out/00001.dcm").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (lambda y: np.where(y == y.max(), np.nan, y), "1 values are no numbers"),
+        (lambda y: -y, "says that more came through than was sent"),
+        (lambda y: 1e5 * np.exp(-y), "says that nothing came through"),
+        (lambda y: y[:, 1:], "holds 90 x 92 values of type float32; the geometry has 90 views x 93 bins"),
+    ],
+)
+def test_sinograms_that_are_none(scan, tmp_path, array, words, capsys):
+    (tmp_path / "scan").mkdir()
+    y = np.load(scan / "sinograms/00001.npy")
+    np.save(tmp_path / "scan/a.npy", array(y).astype(np.float32))
+    (tmp_path / "scan/geometry.json").write_text((scan / "sinograms/geometry.json").read_text())
+    for method in ("fbp", "sirt"):
+        assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / "out", "--method", method) == 1
+        error = capsys.readouterr().err
+        assert words in error and "a.npy: " in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(beam="arc", source_distance=20.0), "the source would lie within the image"),
+        (dict(bins=0), "bins 0: from 1 to 16384 would be right"),
+        (dict(angles=["a"]), "a value is not of its kind"),
+    ],
+)
+def test_geometries_that_are_none(scan, tmp_path, change, words, capsys):
+    values = json.loads((scan / "sinograms/geometry.json").read_text()) | change
+    (tmp_path / "geometry.json").write_text(json.dumps(values))
+    arguments = "-i", scan / "sinograms", "-g", tmp_path / "geometry.json", "-o", tmp_path / "out"
+    assert run(reconstruct.main, *arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"00001": "a.dcm"}', '{"00001": ["a.dcm", "0"]}'])
+def test_sources_that_are_none(scan, tmp_path, text, capsys):
+    (tmp_path / "scan").mkdir()
+    for name in ("00001.npy", "geometry.json"):
+        (tmp_path / "scan" / name).write_bytes((scan / "sinograms" / name).read_bytes())
+    (tmp_path / "scan/sources.json").write_text(text)
+    assert run(reconstruct.main, "-i", tmp_path / "scan", "-o", tmp_path / "out", "--method", "fbp") == 1
+    error = capsys.readouterr().err
+    assert "sources.json: " in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["-i", "nowhere"], "--root: nowhere: no such file or folder"),
-        (["-i", "{empty}"], "holds no sinogram, which would be an npy file"),
+        (["-i", "{empty}"], "holds no sinogram, which would be an npy, npz or tif file"),
         (["-i", "{scan}", "--prior", "run"], "--prior: --method tv takes none"),
         (["-i", "{scan}", "--method", "pnp"], "--prior: --method pnp needs a denoiser of pix2pix"),
         (["-i", "{scan}", "--method", "fbp", "--iterations", "3"], "--iterations: --method fbp has none of its own"),
@@ -144,6 +261,29 @@ def test_a_network_of_ours_as_prior(scan, prior, tmp_path):
     (truth,) = dicom.scan(scan / "ct").series
     off = dicom.read_volume(series) - np.maximum(dicom.read_volume(truth), -1000)
     assert np.sqrt(np.mean(off**2)) < 160
+
+
+def test_a_denoiser_is_told_how_much_and_is_for_its_pixels(prior, scan, tmp_path, capsys):
+    folder = prior(clipA=[-1000, 2000], clipB=[-1000, 2000], gen_residual=0.02, noise_level=20.0)
+    hu = np.random.default_rng(0).uniform(-900, 900, (32, 32)).astype(np.float32)
+    taken = {level: hu - reconstruct.denoiser_of(str(folder), level)(hu) for level in (20, 40)}
+    twice = 2 * hu - reconstruct.denoiser_of(str(folder), 40)(2 * hu)
+    assert np.allclose(twice, 2 * taken[20], rtol=1e-4, atol=0.05) and not np.allclose(taken[40], taken[20], atol=1)
+    (folder / "card.json").write_text('{"summary": "of a test", "modality": "CT", "pixel_mm": [0.1, 0.2]}')
+    arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--method", "pnp", "--prior", folder
+    assert run(reconstruct.main, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "is for pixels of 0.1 to 0.2 mm, and these are of" in error and error.count("\n") == 1
+
+
+def test_a_prior_of_another_clip(prior, scan, tmp_path, capsys):
+    folder = prior(clipA=[-1000, 500], clipB=[0, 4000])
+    arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--method", "pnp", "--prior", folder
+    assert run(reconstruct.main, *arguments) == 1
+    error = capsys.readouterr().err
+    assert "was trained to bring -1000 to 500 to 0 to 4000 HU" in error and error.count("\n") == 1
+    assert run(reconstruct.main, *arguments, "--noise_level", 20) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("options", [dict(class_num=3, out_ch=3), dict(clipA=None, imgtype="npy", ch=3, out_ch=3)])

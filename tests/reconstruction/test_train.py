@@ -120,7 +120,7 @@ def test_the_critic_learns_by_the_formula(scans, monkeypatch):
 
 @pytest.mark.parametrize("learns", [PRIMAL_DUAL, CRITIC])
 def test_a_killed_training_resumes_bit_for_bit(scans, tmp_path, learns, monkeypatch, capsys):
-    more = "--learns", learns, "-e", 3, "--val", scans, "--snapshot_interval", 1, "--seed", 4
+    more = "--learns", learns, "-e", 3, "--val", scans, "--snapshot_interval", 1, "--seed", 4, "--ema", 0.9
     whole = trained(scans, tmp_path / "whole", *more)
     kind = updater.PrimalDualUpdater if learns == PRIMAL_DUAL else updater.CriticUpdater
     update = kind.update_core

@@ -162,11 +162,7 @@ def line_integrals(hu: np.ndarray, scan: Geometry, xp: ModuleType = np) -> np.nd
 @functools.lru_cache(maxsize=1)
 def _operator(geometry: Geometry, xp: ModuleType) -> Operator:
     """Kept from slice to slice of a series."""
-    if xp is np:
-        return Operator(geometry)
-    from cupyx.scipy import sparse
-
-    return Operator(geometry, xp=xp, sparse_module=sparse)
+    return Operator(geometry, xp=xp)
 
 
 def _block_mean(image: np.ndarray, factor: int) -> np.ndarray:
