@@ -5,7 +5,8 @@
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
 # make weights DATA=/path/to/data   trains the packaged models again, in models/: some hours of one core
-# make reconstruction [CT="/path/to/series ..."]   trains what reconstructs and compares it: $(WORK)/reconstruction.md
+# make reconstruction [CT="/path/to/series ..." PRIOR=ct-denoise CRITIC=/path/to/run]
+#                      trains what reconstructs and compares it: $(WORK)/reconstruction.md
 # WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
 PYTHON ?= python3
@@ -52,7 +53,8 @@ quality: $(READY)
 reconstruction: $(READY)
 	@mkdir -p "$(WORK)"
 	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),30) --dip 4 --work "$(WORK)/reconstruction" \
-	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT))
+	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT)) \
+	  $(if $(PRIOR),--prior $(PRIOR)) $(if $(CRITIC),--critic $(CRITIC))
 
 # Chainer and ChainerCV have no wheels and do not build with today's tools. Built here, any pip installs them on any
 # system: ChainerCV's is Python alone, since CC=true leaves its C extension out, but setuptools does not know that.

@@ -13,6 +13,7 @@ again: a run that was ended goes on where it was.
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),
 )
 FINENESS = 3
+CLIP = (-1300, 300)  # phantoms lie at -1000 (0) to 0 (1) HU; what rings beyond is cut before a network sees it
 METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "learned primal-dual", "pix2pix on fbp")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,7 +134,10 @@ def methods(operator: Operator, photons: float | None, runs: dict[str, str]) -> 
     if "pix2pix" in runs:
         improve = denoiser_of(runs["pix2pix"])
         found["pix2pix on fbp"] = [
-            ("", lambda y: geometry.to_attenuation(improve(geometry.to_hu(start(y)).astype(np.float32))))
+            (
+                "",
+                lambda y: geometry.to_attenuation(improve(np.clip(geometry.to_hu(start(y)), *CLIP).astype(np.float32))),
+            )
         ]
     return found
 
@@ -147,9 +152,8 @@ def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
         command("reconstruction/reconstruct.py", "-i", folder, "-o", folder / "fbp", "--method", "fbp")
         names = sorted(path.name for path in (folder / "truth").glob("*.npy"))
         write_text(folder / "pairs.txt", "".join(f"fbp/{name}\ttruth/{name}\n" for name in names))
-    # The scans lie at -1000 (0) to 0 (1) HU; what rings beyond is cut.
     pairs = ("-it", "npy", "-R", scans, "-t", "pairs.txt", "--val", work / "val" / "pairs.txt")
-    clips = ("-ca", -1300, 300, "-cb", -1300, 300)
+    clips = ("-ca", *CLIP, "-cb", *CLIP)
     trained = {
         "learned": ("reconstruction/train.py", "-i", scans, "--val", work / "val", *LEARNED),
         "pix2pix": ("pix2pix/train.py", *pairs, *clips, *PIX2PIX),
@@ -187,7 +191,7 @@ class Section:
 
     def page(self, dip: int, pictures: Path) -> list[str]:
         """Heading, table and picture: of each method the candidate with the least squared error on ``choosing``."""
-        operator, name = Operator(self.geometry), self.title.split(",")[0].replace(" ", "-").lower()
+        operator, name = Operator(self.geometry), re.sub("[^a-z0-9]+", "-", self.title.split(",")[0].lower())
         lines, images = [], {"truth": self.shown[0][1]}
         found = methods(operator, self.photons, self.runs)
         for method in METHODS:
