@@ -117,13 +117,19 @@ def methods(operator: Operator, photons: float | None, runs: dict[str, str]) -> 
 
         found["pnp"] = [plugged(level) for level in LEVELS]
     if "critic" in runs:
-        options = {"method": "adversarial", "prior": runs["critic"], "photons": photons}
 
         def judged(part: float, strength: float) -> tuple[str, Method]:
             def one(y: np.ndarray) -> np.ndarray:
                 weight = part * solvers.noise_in_image(problem(y), photons or 1e5)
-                chosen = ReconstructionOptions(**options, weight=weight, strength=strength, iterations=300)
-                return Reconstruction(operator, chosen)(y)[0]
+                options = ReconstructionOptions(
+                    method="adversarial",
+                    prior=runs["critic"],
+                    photons=photons,
+                    weight=weight,
+                    strength=strength,
+                    iterations=300,
+                )
+                return Reconstruction(operator, options)(y)[0]
 
             return f"λ = {strength:g}, ω = {part:g} noise", one
 

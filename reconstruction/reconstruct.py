@@ -34,7 +34,7 @@ from medi2i.common.inference.plan import for_noise
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
-from medi2i.common.outputs import write_text
+from medi2i.common.outputs import BESIDE, write_text
 from medi2i.common.registry import card_of, located
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.validation import inference_mode
@@ -138,7 +138,7 @@ class ReconstructionOptions(Checked):
     force: bool = option(False, type=bool, help="overwrite files that are there")
     resume: bool = option(False, type=bool, help="leave results that are there, and go on with a dip that was ended")
     vis_freq: int | None = option(
-        None, type=int, low=1, metavar="N", help="a picture of every so many iterations, in the folder vis of --out"
+        None, type=int, low=1, metavar="N", help="a picture of every so many iterations, in <out>.report"
     )
     vis_window: list[float] = option(
         [-160.0, 240.0], type=float, nargs=2, metavar=("LOW", "HIGH"), help="HU shown black and white in pictures"
@@ -401,7 +401,7 @@ class Writer:
     def draw(self, name: str, iteration: int, hu: np.ndarray) -> None:
         """A picture of an image (H, W) in HU after so many iterations."""
         low, high = self.options.vis_window
-        path = self.out / "vis" / f"{name}_i{iteration}.png"
+        path = self.out.with_name(self.out.name + BESIDE) / f"{name}_i{iteration}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, (hu - low) / (high - low) * 255)
 

@@ -116,12 +116,12 @@ def test_a_fan_of_too_few_angles_is_for_what_iterates(tmp_path, capsys):
 def test_pictures_of_the_iterates_and_a_report(scan, tmp_path):
     arguments = "-i", scan / "sinograms", "--method", "tv", "--iterations", 4, "--vis_freq", 2
     assert run(reconstruct.main, *arguments, "-o", tmp_path / "tv") == 0
-    pictures = sorted(path.name for path in (tmp_path / "tv/vis").iterdir())
+    pictures = sorted(path.name for path in (tmp_path / "tv.report").iterdir())
     assert pictures == [f"0000{number}_i{step}.png" for number in (1, 2) for step in (2, 4)]
-    assert np.asarray(Image.open(tmp_path / "tv/vis/00001_i4.png")).shape == (64, 64)
+    assert np.asarray(Image.open(tmp_path / "tv.report/00001_i4.png")).shape == (64, 64)
     assert run(reconstruct.main, "-i", scan / "sinograms", "-o", tmp_path / "fbp", "--method", "fbp") == 0
     pairs = "-R", tmp_path / "fbp", "--pairs", scan / "sinograms/pairs.txt"
-    assert run(evaluate.main, *pairs, "-c", f"tv={tmp_path / 'tv'}", "-o", tmp_path / "report") == 0
+    assert run(evaluate.main, *pairs, "-c", f"by_tv={tmp_path / 'tv'}", "-o", tmp_path / "report") == 0
     assert (tmp_path / "report/report.html").is_file()
 
 
