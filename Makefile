@@ -29,9 +29,11 @@ $(READY): setup.py pyproject.toml uv.lock
 	UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv sync -q --inexact --extra test
 	touch $@
 
-# A process for each core, so one thread is enough for each.
+# A process for each core, so one thread is enough for each. What the commands that tests start import is compiled before,
+# once; not by them, for some of them have a full disk, and half a compiled module is an error to all that come after.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
+	PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 demo: $(READY)
 	$(VENV)/bin/python -m medi2i.tools.demo --out $(DEMO) $(if $(CT),--ct "$(CT)")
