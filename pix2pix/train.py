@@ -13,7 +13,6 @@ from pathlib import Path
 from medi2i.common.compat import chainer
 from medi2i.common.errors import run
 from medi2i.common.networks.from_options import size_multiple
-from medi2i.common.networks.segmentor import Segmentor
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import Ranks, joined
@@ -128,12 +127,12 @@ def expected_of(pairs: PairedDataset) -> dict[str, float]:
     return likeness.of_pairs(pairs.load(i, None) for i in likeness.spread(len(pairs)))
 
 
-def judge_of(options: PairedOptions, device: chainer.backend.Device) -> Segmentor | None:
-    """The Segmentor of ``--lambda_anatomy``, on ``device``; None where that has no weight. Raises UserError."""
+def judge_of(options: PairedOptions, device: chainer.backend.Device) -> net.Segmentor | None:
+    """The segmentor of ``--lambda_anatomy``, on ``device``; None where that has no weight. Raises UserError."""
     if options.lambda_anatomy <= 0:
         return None
     clip = getattr(options, options.clip_names[1])
-    segmentor = Segmentor.load(options.segmentor, None if clip is None else tuple(clip), options.out_ch)
+    segmentor = net.Segmentor.load(options.segmentor, None if clip is None else tuple(clip), options.out_ch)
     segmentor.to_device(device)
     return segmentor
 

@@ -7,7 +7,6 @@ from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
 from medi2i.common.networks.network import constant_weights
-from medi2i.common.networks.segmentor import Segmentor
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
 from medi2i.common.training.distributed import ALONE, Ranks
@@ -56,7 +55,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Ranks = ALONE,
-        segmentor: Segmentor | None = None,
+        segmentor: net.Segmentor | None = None,
     ) -> None:
         check_terms(options)
         self.segmentor = segmentor

@@ -7,9 +7,9 @@ from medi2i.common import losses
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.files import save_networks
-from medi2i.common.networks.segmentor import Segmentor
 from medi2i.common.options import PairedOptions, load_args, save_args
 from medi2i.pix2pix import net, train
+from medi2i.pix2pix.net import Segmentor
 
 SMALL = {"gen_chs": [3, 4], "gen_nblock": 1, "lambda_dis": 0, "unet": "concat", "gen_norm": "batch"}
 
