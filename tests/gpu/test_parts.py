@@ -50,6 +50,8 @@ LOSSES = {
     "structural_dissimilarity": losses.structural_dissimilarity,
     "multiscale_dissimilarity": losses.multiscale_dissimilarity,
     "perceptual": lambda x, y: losses.perceptual(F.square, x, y, True),
+    "gaussian_divergence": lambda x, y: losses.gaussian_divergence(x),
+    "feature_distance": lambda x, y: losses.feature_distance([x, F.tanh(x)], [y, F.tanh(y)]),
     "channel_variation": lambda x, y: losses.channel_variation(x),
     "gradient_consistency": losses.gradient_consistency,
     "gradient_difference": losses.gradient_difference,

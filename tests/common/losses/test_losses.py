@@ -256,6 +256,8 @@ GRADIENTS = {
     "tanh_weighted_least_squares": (lambda d: losses.tanh_weighted_least_squares(d, 0.0), ANSWERS),
     "weight_magnitude": (losses.weight_magnitude, ANSWERS),
     "mean_answer": (losses.mean_answer, ANSWERS),
+    "gaussian_divergence": (losses.gaussian_divergence, ANSWERS),
+    "feature_distance": (lambda y: losses.feature_distance([F.tanh(y), y], [TRUTH, TRUTH + 0.5]), TRUTH + 2),
     "perceptual x": (lambda x: losses.perceptual(F.tanh, x, TRUTH, colour=False), random_images()[0]),
     "perceptual y": (lambda y: losses.perceptual(F.tanh, TRUTH, y, colour=True), random_images()[0]),
 }

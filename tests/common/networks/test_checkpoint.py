@@ -286,7 +286,8 @@ def test_a_waiting_layer_takes_its_size_from_the_file(tmp_path):
     "name, message",
     [
         ("dis5.npz", "dis5.npz: not named like a generator's weights"),
-        ("weights.npz", "weights.npz: not named like"),
+        ("args", "args: not named like a generator's weights"),
+        ("weights.npz", "weights.npz: no such file or folder"),
         ("20990101", "20990101: no such file or folder"),
         ("enc_x7.npz", "enc_x7.npz and dec_y7.npz missing; translating X to Y needs"),
     ],
