@@ -16,10 +16,16 @@ import threading
 from pathlib import Path
 
 KEPT = Path(__file__).resolve().parents[2] / "build" / "kernels"
-FLAGS = ("-std=c++20", "-O1", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-shared", "-fPIC")
+FLAGS = (
+    "-std=c++20", "-O1", "-fno-stack-protector", "-U_FORTIFY_SOURCE", "-ffp-contract=off", "-fno-exceptions",
+    "-nostdlib", "-shared", "-fPIC",
+)  # fmt: skip
+LIBRARIES = ("-lgcc", "-lm", "-lc")
 
-# The headers of C only: those of C++ take several times as long to compile as all the rest.
+# The headers of C only: those of C++ take several times as long to compile as all the rest. g++ would put its <cmath>
+# in the place of <math.h>, so what CUDA has for float under the names for double is said here.
 HEAD = r"""
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <math.h>
 #include <setjmp.h>
 #include <stddef.h>
@@ -40,6 +46,17 @@ static void __syncthreads() { pause(); }
 template <class V> static V atomicAdd(V* p, V v) { const V old = *p; *p = old + v; return old; }
 template <class U, class V> static auto max(U u, V v) -> decltype(u + v) { return u > v ? u : v; }
 template <class U, class V> static auto min(U u, V v) -> decltype(u + v) { return u < v ? u : v; }
+#define OF_FLOAT(name) static inline float name(float x) { return name##f(x); }
+OF_FLOAT(acos) OF_FLOAT(asin) OF_FLOAT(atan) OF_FLOAT(ceil) OF_FLOAT(cos) OF_FLOAT(cosh) OF_FLOAT(erf) OF_FLOAT(erfc)
+OF_FLOAT(exp) OF_FLOAT(exp2) OF_FLOAT(expm1) OF_FLOAT(fabs) OF_FLOAT(floor) OF_FLOAT(lgamma) OF_FLOAT(log)
+OF_FLOAT(log10) OF_FLOAT(log1p) OF_FLOAT(log2) OF_FLOAT(rint) OF_FLOAT(round) OF_FLOAT(sin) OF_FLOAT(sinh)
+OF_FLOAT(sqrt) OF_FLOAT(tan) OF_FLOAT(tanh) OF_FLOAT(tgamma) OF_FLOAT(trunc)
+#define OF_FLOATS(name) static inline float name(float x, float y) { return name##f(x, y); }
+OF_FLOATS(atan2) OF_FLOATS(copysign) OF_FLOATS(fmax) OF_FLOATS(fmin) OF_FLOATS(fmod) OF_FLOATS(hypot) OF_FLOATS(pow)
+static inline float abs(float x) { return fabsf(x); }
+static inline double abs(double x) { return fabs(x); }
+static inline int abs(int x) { return x < 0 ? -x : x; }
+static inline long long abs(long long x) { return x < 0 ? -x : x; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline float rsqrt(float x) { return 1.0f / sqrtf(x); }
@@ -132,14 +149,14 @@ def compiler():
 @functools.lru_cache(None)
 def compiled(name, text):
     """The library of C++ ``text``, by g++ or from what is kept. Raises NoCompiler, or ValueError with g++'s words."""
-    made = KEPT / f"{name[:40]}-{hashlib.sha256(repr((text, FLAGS)).encode()).hexdigest()[:24]}.so"
+    made = KEPT / f"{name[:40]}-{hashlib.sha256(repr((text, FLAGS, LIBRARIES)).encode()).hexdigest()[:24]}.so"
     if not made.is_file():
         if compiler() is None:
             raise NoCompiler(f"{name}: CUDA sources run without a GPU through g++ only, which is not installed")
         KEPT.mkdir(parents=True, exist_ok=True)
         temporary = made.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         done = subprocess.run(
-            [compiler(), *FLAGS, "-x", "c++", "-", "-o", temporary],
+            [compiler(), *FLAGS, "-x", "c++", "-", "-o", temporary, *LIBRARIES],
             input=text,
             capture_output=True,
             text=True,

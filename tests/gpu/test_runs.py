@@ -1,21 +1,18 @@
 """On a GPU: whole trainings and conversions do what they do on the CPU, and go on after they were ended."""
 
-import importlib.util
-import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from ranks import finish, no_mpi, start
 from run_files import log_of, only_run, saved_arrays
 
 from medi2i.common.device import choose_device, gpu_count
 from medi2i.common.inference.generator import engine_of
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.registry import located
+from medi2i.common.training import pictures
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
@@ -32,6 +29,12 @@ APPLICATIONS = {
     "pix2pix": (pix2pix_train, pix2pix_convert, ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"), []),
     "cyclegan": (cyclegan_train, cyclegan_convert, ("enc_x", "dec_x", "dis_y", "opt_enc_y"), ["-it", "png"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Those of the log are drawn on the CPU, and slowly."""
+    monkeypatch.setattr(pictures, "draw_all", lambda entries, folder: [])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,10 @@ def test_a_training_and_a_conversion(application, data, tmp_path):
         np.testing.assert_allclose(image, other, atol=1)
 
 
-@pytest.mark.parametrize("application, more", [("pix2pix", ["-dt", "mixed16"]), ("cyclegan", [])])
+@pytest.mark.parametrize(
+    "application, more",
+    [("pix2pix", ["-dt", "mixed16", "--nvis", "0"]), ("cyclegan", ["--nvis_A", "0", "--nvis_B", "0"])],
+)
 def test_what_is_ended_goes_on(application, more, data, tmp_path, monkeypatch):
     """By a signal within the fourth update, with all that draws random numbers: the same bytes in the end."""
     argv = ["-g", "0", *RESTLESS, *more]
@@ -111,33 +117,34 @@ def test_whole_images_are_augmented_there(data, tmp_path):
     assert len(log_of(run)) == 1
 
 
+TWICE = """
+import sys
+from medi2i.common.training import pictures
+from medi2i.pix2pix.train import main
+
+pictures.draw_all = lambda *given: []
+out, *argv = sys.argv[1:]
+for gpu, communicator in (("-1", "naive"), ("0", "pure_nccl")):
+    status = main([*argv, "-o", f"{out}/{gpu}", "-g", gpu, "--communicator", communicator])
+    if status:
+        sys.exit(status)
+"""
+
+
 def test_two_ranks_normalise_together(data, tmp_path):
     """On two GPUs by pure_nccl what two processes do on the CPU."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if gpu_count()[0] < 2 or mpiexec is None or importlib.util.find_spec("mpi4py") is None:
-        pytest.skip("it takes two GPUs and MPI")
-    found = []
-    for communicator, gpu in (("naive", "-1"), ("pure_nccl", "0")):
-        argv = ["-R", data, "-o", tmp_path / gpu, *SMALL, "-e", "1", "--nvis", "0", "--sync_bn", "-g", gpu]
-        command = [
-            mpiexec,
-            "-n",
-            "2",
-            sys.executable,
-            "-m",
-            "medi2i.pix2pix.train",
-            *argv,
-            "--communicator",
-            communicator,
-        ]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        run = only_run(tmp_path / gpu)
-        found.append({name: dict(np.load(run / f"{name}1.npz")) for name in ("enc_x", "dec_y", "dis")})
-    for name, arrays in found[0].items():
-        for key, expected in arrays.items():
-            np.testing.assert_allclose(found[1][name][key], expected, atol=1e-5, err_msg=f"{name}/{key}")
+    if gpu_count()[0] < 2 or no_mpi():
+        pytest.skip(f"it takes two GPUs and MPI: {no_mpi() or 'there is one GPU'}")
+    argv = ["-R", data, *SMALL, "-e", "1", "--nvis", "0", "--sync_bn"]
+    status, _, errors = finish(start("-c", TWICE, tmp_path, *argv))
+    assert status == 0, errors
+    expected, found = (
+        {name: dict(np.load(only_run(tmp_path / gpu) / f"{name}1.npz")) for name in ("enc_x", "dec_y", "dis")}
+        for gpu in ("-1", "0")
+    )
+    for name, arrays in expected.items():
+        for key, array in arrays.items():
+            np.testing.assert_allclose(found[name][key], array, atol=1e-5, err_msg=f"{name}/{key}")
 
 
 def test_a_packaged_model():

@@ -3,17 +3,15 @@
 Skipped where MPI is not installed; each has a time limit. The rules are in test_distributed.py, with threads.
 """
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from ranks import LIMIT, finish, no_mpi, start
 from run_files import log_of, only_run, saved_arrays
 
 from medi2i.common.training.snapshot import SnapshotStore, iteration_of
@@ -22,7 +20,6 @@ from medi2i.pix2pix.train import main
 SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis", "0"]
 RESTLESS = [*SMALL, "-gdo", "0.3", "-n", "0.1", "-nz", "0.1", "-rt", "2", "-rr", "10", "-rs", "0.1", "-ddo", "0.2"]
 SAVED = ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis")
-LIMIT = 120  # seconds for any one start of mpiexec
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
@@ -45,37 +42,6 @@ def write_images(root, count):
     return root
 
 
-def mpiexec():
-    beside = Path(sys.executable).with_name("mpiexec")
-    return str(beside) if beside.exists() else shutil.which("mpiexec")
-
-
-def no_mpi():
-    """Why two processes cannot be started, or None."""
-    if importlib.util.find_spec("mpi4py") is None:
-        return "mpi4py is not installed: pip install 'medi2i[mpi]'"
-    if mpiexec() is None:
-        return "there is no mpiexec: pip install 'medi2i[mpi]'"
-    try:
-        done = subprocess.run(
-            [
-                mpiexec(),
-                "-n",
-                "2",
-                sys.executable,
-                "-c",
-                "from mpi4py.MPI import COMM_WORLD as c; c.barrier(); c.rank or print(c.size)",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    except subprocess.TimeoutExpired:
-        return "mpiexec hangs here"
-    works = done.stdout.strip() == "2"
-    return None if works else f"mpiexec does not work here: {(done.stderr or 'no word')[:200]}"
-
-
 @pytest.fixture(scope="module")
 def mpi():
     reason = no_mpi()
@@ -83,31 +49,10 @@ def mpi():
         pytest.skip(reason)
 
 
-def start(*argv):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [mpiexec(), "-n", "2", sys.executable, str(SCRIPT), *map(str, argv)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    """(status, stdout, stderr) within the limit; what takes longer is ended, and fails."""
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        pytest.fail(f"not over after {LIMIT} s: {process.communicate()}")
-    return process.returncode, out, err
-
-
 def test_equal_weights_joined_gradient_and_joined_batch_normalisation(mpi, data, tmp_path):
     write_images(tmp_path / "pairs", 2)
     write_images(tmp_path / "domains", 5)
-    status, out, err = finish(start("check", data, tmp_path / "domains", tmp_path))
+    status, out, err = finish(start(SCRIPT, "check", data, tmp_path / "domains", tmp_path))
     assert status == 0 and "all checks passed" in out, out + err
 
 
@@ -127,10 +72,10 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_one_matches(mpi, data, tmp_p
         "--communicator",
         "naive",
     ]
-    straight = start("train", tmp_path, *argv, "-o", tmp_path / "straight")
+    straight = start(SCRIPT, "train", tmp_path, *argv, "-o", tmp_path / "straight")
     status, out, err = finish(straight)
     assert status == 0 and " on 2 ranks" in out, out + err
-    process = start("train", tmp_path, *argv, "-o", tmp_path / "killed")
+    process = start(SCRIPT, "train", tmp_path, *argv, "-o", tmp_path / "killed")
     end = time.monotonic() + LIMIT
     while not list((tmp_path / "killed").glob("2*/snapshots/snapshot_000000006.npz")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
@@ -142,7 +87,7 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_one_matches(mpi, data, tmp_p
     run = only_run(tmp_path / "killed")
     shutil.copytree(run, tmp_path / "copy")
     assert not list(run.glob("enc_x5.npz"))
-    status, out, err = finish(start("train", tmp_path, "--resume", run, "--communicator", "naive"))
+    status, out, err = finish(start(SCRIPT, "train", tmp_path, "--resume", run, "--communicator", "naive"))
     assert status == 0 and "resumed from" in out and "bit for bit" not in out, out + err
     expected = only_run(tmp_path / "straight")
     assert saved_arrays(run, 5, SAVED) == saved_arrays(expected, 5, SAVED)
@@ -156,6 +101,7 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_one_matches(mpi, data, tmp_p
 def test_a_rank_that_raises_ends_the_job_with_its_message(mpi, data, tmp_path):
     began = time.monotonic()
     process = start(
+        SCRIPT,
         "train",
         tmp_path,
         "--fail",
