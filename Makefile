@@ -4,6 +4,7 @@
 # make wheels   dist/*.whl, which pip install takes as they are
 # make bench  speed and memory beside plain Chainer, PyTorch, ONNX Runtime and OpenVINO (brings them): $(RESULTS)/speed.md
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
+# make gpu-kit  build/gpu-kit: a folder with run.sh for a machine with a GPU and without a network (docs/gpu.md)
 # make weights DATA=/path/to/data   trains the packaged models again, in models/: some hours of one core
 # make reconstruction [CT="/path/to/series ..." PRIOR=ct-denoise CRITIC=/path/to/run]
 #                      trains what reconstructs and compares it: $(WORK)/reconstruction.md
@@ -19,7 +20,7 @@ RESULTS = benchmarks/results
 TREE    = build/tree/medi2i
 MINUTES ?= 10
 
-.PHONY: test demo bench quality weights reconstruction wheels lint clean
+.PHONY: test demo bench gpu-kit quality weights reconstruction wheels lint clean
 
 $(READY): setup.py pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -41,6 +42,9 @@ demo: $(READY)
 bench: $(READY)
 	$(PIP) install -q -e ".[bench]"
 	$(VENV)/bin/python benchmarks/bench.py --out $(RESULTS) --write $(or $(WRITE),$(RESULTS)/speed.md)
+
+gpu-kit: $(READY)
+	$(VENV)/bin/python benchmarks/gpu_kit.py build/gpu-kit
 
 weights: $(READY)
 	@test -n "$(DATA)" || { echo "error: make weights DATA=/path/to/data: the folder of the series that benchmarks/weights.py names" >&2; exit 1; }

@@ -1,18 +1,19 @@
 """Training steps and conversion on a GPU: medi2i and the PyTorch twin on the same one. Nothing runs without a GPU.
 
-    python benchmarks/gpu.py pix2pix 256 8 medi2i tf32       one candidate; prints its median seconds as JSON
+    python benchmarks/gpu.py medi2i tf32 20 pix2pix:256:8 convert:512:1    one candidate; a line of JSON for each case
 
 Every candidate runs in a process of its own: whether TF32 is used is decided before the first product of matrices.
-"mixed" is float16 weights with float32 copies here, autocast to bfloat16 in PyTorch.
+"mixed" is float16 weights with float32 copies here, autocast to bfloat16 in PyTorch. Times are between CUDA events,
+memory is what the pools of both held at most.
 """
 
 import contextlib
+import gc
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,8 +28,8 @@ OURS, CONTIGUOUS, LAST = "medi2i", "PyTorch", "PyTorch channels last"
 NUMBERS = ("fp32", "tf32", "mixed")
 
 
-def ours(what: str, size: int, batch: int, numbers: str) -> tuple[Callable[[], object], Callable[[], None]]:
-    """(a function that makes one update or conversion, a function that waits for the device)."""
+def ours(what: str, size: int, batch: int, numbers: str) -> Callable[[], object]:
+    """A function that makes one update or conversion."""
     device = choose_device(0, tf32=numbers != "fp32")
     device.use()
     use_gpu_engine("auto", tf32=numbers != "fp32")
@@ -36,14 +37,12 @@ def ours(what: str, size: int, batch: int, numbers: str) -> tuple[Callable[[], o
     if what == "convert":
         networks, _ = subjects.pix2pix(size, batch, device, dtype)
         engine, x = ChainerEngine(networks.enc_x, networks.dec_y, device), subjects.images(batch, size, 3)[0][None]
-        return lambda: engine.run(x), device.device.synchronize
+        return lambda: engine.run(x)
     _, updater = subjects.APPLICATIONS[what](size, batch, device, dtype)
-    return updater.update, device.device.synchronize
+    return updater.update
 
 
-def pytorch(
-    what: str, size: int, batch: int, numbers: str, channels_last: bool
-) -> tuple[Callable[[], object], Callable[[], None]]:
+def pytorch(what: str, size: int, batch: int, numbers: str, channels_last: bool) -> Callable[[], object]:
     """The same of the twin."""
     import torch
     import twin
@@ -69,7 +68,7 @@ def pytorch(
             with torch.inference_mode(), number_format:
                 return model(on_gpu(x)).float().cpu()
 
-        return convert, torch.cuda.synchronize
+        return convert
     trained, updater = subjects.APPLICATIONS[what](size, batch)
     step = twin.STEPS[what](trained, updater.options, subjects.RATE, subjects.DECAY)
     for module in step.modules():
@@ -80,20 +79,48 @@ def pytorch(
         with number_format:
             step(*(on_gpu(b) for b in batches))
 
-    return update, torch.cuda.synchronize
+    return update
 
 
-def measured(step: Callable[[], object], wait: Callable[[], None], repeats: int, warm_up: int = 5) -> list[float]:
-    """Seconds of each of ``repeats`` steps, the device waited for."""
-    seconds = []
+def measured(step: Callable[[], object], name: str, repeats: int) -> list[float]:
+    """Seconds of each of ``repeats`` steps, from the event before to the event after it on the device; some before them
+    do not count."""
+    if name == OURS:
+        import cupy
+
+        new, seconds = cupy.cuda.Event, lambda a, b: cupy.cuda.get_elapsed_time(a, b) / 1e3
+    else:
+        import torch
+
+        new, seconds = lambda: torch.cuda.Event(enable_timing=True), lambda a, b: a.elapsed_time(b) / 1e3
+    found, warm_up = [], min(5, repeats)
     for turn in range(warm_up + repeats):
-        wait()
-        start = time.perf_counter()
+        before, after = new(), new()
+        before.record()
         step()
-        wait()
+        after.record()
+        after.synchronize()
         if turn >= warm_up:
-            seconds.append(time.perf_counter() - start)
-    return seconds
+            found.append(seconds(before, after))
+    return found
+
+
+def held_megabytes(name: str) -> float:
+    """The most that the pool held since the last time, in MB; it then gives back what is free."""
+    gc.collect()
+    if name == OURS:
+        import cupy
+
+        pool = cupy.get_default_memory_pool()
+        held = pool.total_bytes()
+        pool.free_all_blocks()
+    else:
+        import torch
+
+        held = torch.cuda.max_memory_reserved()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return held / 2**20
 
 
 def run(repeats: int, cases: Iterable[tuple[str, int, int]] = CASES) -> list[dict[str, Any]]:
@@ -102,42 +129,55 @@ def run(repeats: int, cases: Iterable[tuple[str, int, int]] = CASES) -> list[dic
     if not count:
         print(f"\nNo GPU columns: {why}")
         return []
-    results = []
-    for what, size, batch in cases:
-        print(f"\nOn the GPU: {what} {size}x{size}, batch {batch}")
-        rows = {}
-        for numbers in NUMBERS:
-            for name in (OURS, CONTIGUOUS, LAST):
-                seconds = in_own_process(what, size, batch, name, numbers, repeats)
-                rows[f"{name}, {numbers}"] = seconds
-                shown = "did not run" if seconds is None else f"{1e3 * seconds:8.1f} ms"
-                print(f"  {name:22} {numbers:6} {shown}", flush=True)
-        results.append({"what": f"gpu {what}", "size": size, "batch": batch, "median_s": rows})
+    cases = list(cases)
+    results: list[dict[str, Any]] = [
+        {"what": f"gpu {what}", "size": size, "batch": batch, "median_s": {}, "megabytes": {}}
+        for what, size, batch in cases
+    ]
+    for numbers in NUMBERS:
+        for name in (OURS, CONTIGUOUS, LAST):
+            print(f"\nOn the GPU: {name}, {numbers}")
+            rows = in_own_process(name, numbers, repeats, cases)
+            for (what, size, batch), row, result in zip(cases, rows, results, strict=True):
+                shown = "did not run" if row is None else f"{1e3 * row['median_s']:8.1f} ms {row['megabytes']:8.0f} MB"
+                print(f"  {what} {size}x{size}, batch {batch}: {shown}", flush=True)
+                for key in ("median_s", "megabytes"):
+                    result[key][f"{name}, {numbers}"] = row and row[key]
     return results
 
 
-def in_own_process(what: str, size: int, batch: int, name: str, numbers: str, repeats: int) -> float | None:
-    """Median seconds, None where it fails (PyTorch not installed, memory too small); its last words are printed."""
+def in_own_process(
+    name: str, numbers: str, repeats: int, cases: list[tuple[str, int, int]]
+) -> list[dict[str, float] | None]:
+    """A row for each case, None from where it fails (PyTorch not installed, memory too small); its last words are
+    printed."""
     done = subprocess.run(
-        [sys.executable, __file__, what, str(size), str(batch), name, numbers, str(repeats)],
+        [sys.executable, __file__, name, numbers, str(repeats), *(":".join(map(str, case)) for case in cases)],
         capture_output=True,
         text=True,
         env={**os.environ, "CUPY_TF32": str(int(numbers != "fp32"))},
     )
     if done.returncode:
         print("  " + (done.stderr.strip().splitlines() or ["no message"])[-1])
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
+    rows: list[dict[str, float] | None] = [json.loads(line) for line in done.stdout.splitlines() if line[:1] == "{"]
+    return rows + [None] * (len(cases) - len(rows))
 
 
-def main(what: str, size: str, batch: str, name: str, numbers: str, repeats: str = "20") -> None:
-    """One candidate, in this process."""
-    if name == OURS:
-        step, wait = ours(what, int(size), int(batch), numbers)
-    else:
-        step, wait = pytorch(what, int(size), int(batch), numbers, name == LAST)
-    with chainer.using_config("autotune", True):
-        print(json.dumps(statistics.median(measured(step, wait, int(repeats)))))
+def main(names: str, numbers: str, repeats: str, *cases: str) -> None:
+    """One candidate in this process, or several (with commas between) that take the same numbers."""
+    for name in names.split(","):
+        for case in cases:
+            what, size, batch = case.split(":")
+            if name == OURS:
+                step = ours(what, int(size), int(batch), numbers)
+            else:
+                step = pytorch(what, int(size), int(batch), numbers, name == LAST)
+            held_megabytes(name)
+            with chainer.using_config("autotune", True):
+                seconds = statistics.median(measured(step, name, int(repeats)))
+            del step
+            row = {"candidate": f"{name}, {numbers}", "case": case, "median_s": seconds}
+            print(json.dumps(row | {"megabytes": held_megabytes(name)}), flush=True)
 
 
 if __name__ == "__main__":

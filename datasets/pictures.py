@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image as Pillow
@@ -298,6 +297,8 @@ def _unpacked(data: bytes, compression: int, most: int) -> int:
 
 def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
     """(H, W) or (C, H, W) values, and their bits as in ``reading.Image``; a transparent channel is dropped."""
+    import imagecodecs  # where nothing is compressed it need not be there
+
     with opened_tiff(path) as (page, number):
         if page.compression in _PILLOW_TIFFS:
             return read_picture(path, "tif", labels, number)

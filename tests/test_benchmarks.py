@@ -26,6 +26,8 @@ def benchmark(monkeypatch):
         "twin",
         "training",
         "gpu",
+        "gpu_kit",
+        "gpu_parts",
         "loader",
         "end_to_end",
         "conversion",
@@ -94,13 +96,14 @@ def test_gpu_columns_only_with_a_gpu(benchmark, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "gpu_count", lambda: (0, "there is none"))
     assert gpu.run(3) == [] and "No GPU columns: there is none" in capsys.readouterr().out
     monkeypatch.setattr(gpu, "gpu_count", lambda: (1, ""))
+    row = {"median_s": 0.25, "megabytes": 99.0}
     monkeypatch.setattr(
-        gpu, "in_own_process", lambda what, size, batch, name, numbers, repeats: None if name == gpu.LAST else 0.25
+        gpu, "in_own_process", lambda name, numbers, repeats, cases: [None if name == gpu.LAST else row] * len(cases)
     )
     (result,) = gpu.run(3, [("pix2pix", 32, 2)])
-    assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == 9
+    assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == len(result["megabytes"]) == 9
     assert result["median_s"]["medi2i, tf32"] == 0.25 and result["median_s"]["PyTorch channels last, mixed"] is None
-    assert "250.0 ms" in capsys.readouterr().out
+    assert "250.0 ms       99 MB" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what, numbers", [("pix2pix", "mixed"), ("cyclegan", "fp32"), ("convert", "mixed")])
@@ -108,23 +111,17 @@ def test_what_the_gpu_runs_runs(benchmark, monkeypatch, capsys, what, numbers):
     """With the CPU in the place of a GPU."""
     gpu, subjects = benchmark("gpu"), benchmark("subjects")
     monkeypatch.setattr(subjects, "CHANNELS", [4, 8])
-    called = []
 
-    class Device(type(subjects.CPU)):
-        class device:
-            @staticmethod
-            def synchronize():
-                called.append("wait")
-
-    def measured(step, wait, repeats):
+    def measured(step, name, repeats):
         step()
-        wait()
         return [0.5, 0.25, 1.0][:repeats]
 
-    monkeypatch.setattr(gpu, "choose_device", lambda number, tf32=False: Device())
+    monkeypatch.setattr(gpu, "choose_device", lambda number, tf32=False: subjects.CPU)
     monkeypatch.setattr(gpu, "measured", measured)
-    gpu.main(what, "16", "1", gpu.OURS, numbers, "3")
-    assert capsys.readouterr().out.split() == ["0.5"] and called == ["wait"]
+    monkeypatch.setattr(gpu, "held_megabytes", lambda name: 7.0)
+    gpu.main(gpu.OURS, numbers, "3", f"{what}:16:1")
+    row = {"candidate": f"medi2i, {numbers}", "case": f"{what}:16:1", "median_s": 0.5, "megabytes": 7.0}
+    assert json.loads(capsys.readouterr().out) == row
 
 
 def test_dicom_to_dicom_is_measured_beside_the_engine_that_ran(benchmark, capsys):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
 
@@ -149,6 +148,8 @@ def decode(encoded: bytes, syntax: UID, into: np.ndarray) -> None:
 
     Raises one of PARSE_ERRORS where it is of another size or type, or damaged.
     """
+    import imagecodecs  # where nothing is compressed it need not be there
+
     if syntax in RLETransferSyntaxes:
         if len(imagecodecs.dicomrle_decode(encoded, into.dtype, out=into.data.cast("B"))) < into.nbytes:
             raise ValueError("ends before the last pixel")
