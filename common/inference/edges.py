@@ -7,6 +7,7 @@ outlines; it cannot tell that a faint lesion is gone, and a high correlation pro
 """
 
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from scipy import ndimage
 
 from medi2i.common.outputs import whole_file
@@ -189,27 +191,36 @@ class Panel:
 
 def draw_maps(path: Path, panels: Sequence[Panel]) -> None:
     """Write the panels as one PNG, four in a row. The same panels give the same bytes. Threads may call it."""
-    rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
-    tallest = max(panel.values.shape[0] / panel.values.shape[1] for panel in panels)
-    height = SIDE * min(max(tallest, 0.3), 3.0)  # inches of an image
     with _lock, whole_file(path, force=True) as temporary:
-        figure = Figure(figsize=(columns * (SIDE + BAR), rows * (height + TITLE)), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(figure)
-        places = figure.subplots(rows, columns, squeeze=False).ravel()
-        figure.subplots_adjust(
-            0.01, 0.01, 1 - BAR / figure.get_figwidth(), 1 - TITLE / figure.get_figheight(), BAR / SIDE, TITLE / height
-        )
-        for axes in places:
-            axes.set_axis_off()
-        for axes, panel in zip(places, panels, strict=False):
-            image = axes.imshow(
-                panel.values, cmap=panel.colours, vmin=panel.lowest, vmax=panel.highest, interpolation="nearest"
-            )
-            axes.set_title(panel.title, fontsize=9, pad=3)
-            bar = axes.inset_axes((1.03, 0.05, 0.1 / SIDE, 0.9))
-            figure.colorbar(image, cax=bar)
-            bar.tick_params(labelsize=7)
+        figure, images = _sheet(tuple((panel.title, panel.colours, panel.values.shape) for panel in panels))
+        for image, panel in zip(images, panels, strict=True):
+            image.set_data(panel.values)
+            image.set_clim(panel.lowest, panel.highest)
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@functools.lru_cache(maxsize=2)
+def _sheet(panels: tuple[tuple[str, str, tuple[int, int]], ...]) -> tuple[Figure, list[AxesImage]]:
+    """What pictures of panels (title, colour map, shape) have in common, to be drawn again and again."""
+    rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
+    tallest = max(height / width for _, _, (height, width) in panels)
+    height = SIDE * min(max(tallest, 0.3), 3.0)  # inches of an image
+    figure = Figure(figsize=(columns * (SIDE + BAR), rows * (height + TITLE)), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.subplots_adjust(
+        0.01, 0.01, 1 - BAR / figure.get_figwidth(), 1 - TITLE / figure.get_figheight(), BAR / SIDE, TITLE / height
+    )
+    images = []
+    for axes in places:
+        axes.set_axis_off()
+    for axes, (title, colours, shape) in zip(places, panels, strict=False):
+        images.append(axes.imshow(np.zeros(shape), cmap=colours, vmin=0, vmax=1, interpolation="nearest"))
+        axes.set_title(title, fontsize=9, pad=3, y=1)
+        bar = axes.inset_axes((1.03, 0.05, 0.1 / SIDE, 0.9))
+        figure.colorbar(images[-1], cax=bar)
+        bar.tick_params(labelsize=7)
+    return figure, images
 
 
 def write_maps(base: Path, x: np.ndarray, y: np.ndarray, found: Structure) -> None:

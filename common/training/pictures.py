@@ -239,6 +239,9 @@ class Pictures(chainer.training.Extension):
 MAX_POINTS = 2000  # more would not be seen
 SPAN = 10  # of values that need a logarithmic axis
 NOTHING = "_identity"
+WIDTH, HEIGHT = 7.0, 4.0  # inches, of a plot without its legend
+LEFT, BOTTOM, RIGHT, TOP = 0.8, 0.6, 0.2, 0.35  # around its axes
+LEGEND_COLUMNS, LEGEND_ROW = 3, 0.2  # and the height of a row of it
 
 
 @dataclasses.dataclass(eq=False)
@@ -304,15 +307,20 @@ def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: 
     What doing nothing would be (``…_identity``) is a dashed line in the colour of its curve. Where it would press the
     curves together, only the legend, which stands beside them, says it.
     """
-    figure = Figure(figsize=(7, 4.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     nothing = {label.removesuffix(NOTHING): ys[-1] for label, (_, ys) in curves.items() if label.endswith(NOTHING)}
     own = {label: both for label, both in sorted(curves.items()) if not label.endswith(NOTHING)}
     finite = [y for _, ys in own.values() for y in ys if math.isfinite(y)]
     smallest, largest = min(finite, default=0.0), max(finite, default=0.0)
     log = smallest > 0 and largest > SPAN * smallest
     room = largest - smallest or math.inf
+    legend = LEGEND_ROW * -(-(len(own) + len(nothing)) // LEGEND_COLUMNS)
+    figure = Figure(figsize=(WIDTH, HEIGHT + legend), dpi=100)
+    FigureCanvasAgg(figure)
+    # Every place is given: to have them found takes longer than to draw.
+    figure.subplots_adjust(
+        LEFT / WIDTH, (BOTTOM + legend) / (HEIGHT + legend), 1 - RIGHT / WIDTH, 1 - TOP / (HEIGHT + legend)
+    )
+    axes = figure.subplots()
     for label, (xs, ys) in own.items():
         step = max(1, len(xs) // MAX_POINTS)
         marker = "o" if len(xs) < 30 else None
@@ -331,8 +339,8 @@ def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: 
     if log:
         axes.set_yscale("log")
     axes.set_xlabel("iteration")
-    axes.set_title(title)
+    axes.set_title(title, y=1)
     axes.grid(True, alpha=0.3)
     if curves:
-        figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+        figure.legend(fontsize=8, loc="lower center", ncols=LEGEND_COLUMNS)
     save_figure(figure, path)

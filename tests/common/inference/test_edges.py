@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medi2i.common.inference import edges
 
@@ -63,3 +64,18 @@ def test_summary_names_the_worst_image():
         "largest_in": "b/c",
     }
     assert edges.summary({}) == {}
+
+
+def test_a_picture_holds_nothing_of_the_one_before(tmp_path):
+    """Axes are drawn again with other images: each has its own values, ends of the colour bar, and size."""
+    ramp = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+
+    def drawn(values, highest):
+        edges.draw_maps(tmp_path / "map.png", [edges.Panel("a", values, "gray", 0, highest)])
+        return np.asarray(Image.open(tmp_path / "map.png").convert("L"))
+
+    first, other, large = drawn(ramp, 1), drawn(1 - ramp, 4), drawn(np.zeros((40, 40), np.float32), 1)
+    np.testing.assert_array_equal(drawn(ramp, 1), first)
+    row, column = first.shape[0] // 2, first.shape[1] // 4
+    assert first.shape == other.shape != large.shape
+    assert 85 < first[row, column] < 150 and 15 < other[row, column] < 50 and large[row, column] == 0
