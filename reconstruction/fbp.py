@@ -28,7 +28,7 @@ def fbp(
     rays = np.asarray(sinogram, np.float64) * view_weights(geometry)
     if geometry.beam != PARALLEL:
         rays *= geometry.source_distance * np.cos(gamma) if geometry.beam == ARC else np.cos(gamma)
-    return _back_projected(geometry, _filtered(geometry, xp.asarray(rays), window, cutoff, xp), xp)
+    return _back_projected(geometry, filtered(geometry, xp.asarray(rays), window, cutoff, xp), xp)
 
 
 def view_weights(geometry: Geometry) -> np.ndarray:
@@ -78,10 +78,16 @@ def _parker(beta: np.ndarray, gamma: np.ndarray, excess: float) -> np.ndarray:
     return np.where(beta < 2 * rise, rising, np.where(beta > np.pi - 2 * gamma, falling, 1.0))
 
 
-def _filtered(geometry: Geometry, rays: np.ndarray, window: str, cutoff: float, xp: ModuleType) -> np.ndarray:
+def filtered(
+    geometry: Geometry, rays: np.ndarray, window: str = "ramp", cutoff: float = 1.0, xp: ModuleType = np
+) -> np.ndarray:
+    """Views (..., bins) through the ramp filter, float32; its matrix, between the bins of a view, is symmetric.
+
+    window, cutoff, xp: as of ``fbp``. Raises UserError where they are none.
+    """
     if window not in WINDOWS or not 0 < cutoff <= 1:
         raise UserError(f"window {window!r} with cutoff {cutoff:g}: one of {', '.join(WINDOWS)}, and above 0 to 1")
-    bins = rays.shape[1]
+    bins = rays.shape[-1]
     size = 1 << math.ceil(math.log2(2 * bins))
     offsets = np.concatenate([np.arange(size // 2), np.arange(-size // 2, 0)])
     odd = offsets % 2 == 1
@@ -104,11 +110,11 @@ def _filtered(geometry: Geometry, rays: np.ndarray, window: str, cutoff: float, 
         "cosine": np.cos(np.pi / 2 * part),
     }[window]
     response *= np.where(part <= 1, shape, 0)
-    spectrum = xp.fft.rfft(rays, size, axis=1) * xp.asarray(response)
-    return xp.fft.irfft(spectrum, size, axis=1)[:, :bins].astype(np.float32)
+    spectrum = xp.fft.rfft(rays, size, axis=-1) * xp.asarray(response)
+    return xp.fft.irfft(spectrum, size, axis=-1)[..., :bins].astype(np.float32)
 
 
-def _back_projected(geometry: Geometry, filtered: np.ndarray, xp: ModuleType) -> np.ndarray:
+def _back_projected(geometry: Geometry, rays: np.ndarray, xp: ModuleType) -> np.ndarray:
     """Each pixel's share of all views, linear between bins; nothing from beside the detector."""
     (rows, columns), (down, along) = geometry.shape, geometry.spacing
     y = ((xp.arange(rows, dtype=np.float32) - (rows - 1) / 2) * down).astype(np.float32)[:, None]
@@ -116,7 +122,7 @@ def _back_projected(geometry: Geometry, filtered: np.ndarray, xp: ModuleType) ->
     image = xp.zeros(geometry.shape, np.float32)
     distance = np.float32(geometry.source_distance)
     first = np.float32(geometry.detector()[0])
-    padded = xp.pad(filtered, ((0, 0), (1, 2)))
+    padded = xp.pad(rays, ((0, 0), (1, 2)))
     steps = xp.diff(padded, axis=1)
     ends = geometry.detector()[[0, -1]] * (-1, 1)  # how far it reaches on both sides
     seen = geometry.beam == PARALLEL and geometry.radius <= ends.min()

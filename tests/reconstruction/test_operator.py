@@ -10,7 +10,7 @@ import pytest
 from medi2i.common.compat import gradient_check
 from medi2i.reconstruction import operator as module
 from medi2i.reconstruction.geometry import Geometry, regular
-from medi2i.reconstruction.nodes import back_project, project
+from medi2i.reconstruction.nodes import back_project, project, ramp
 from medi2i.reconstruction.operator import Operator
 
 SCANS = {
@@ -64,7 +64,7 @@ def test_gradients_of_both_orders():
     image = rng.random((2, 1, 5, 7), dtype=np.float32)
     sinogram = rng.random((2, 1, *geometry.sinogram_shape), dtype=np.float32)
     about = dict(eps=1e-2, atol=1e-3, rtol=1e-3)
-    for function, x, gy in ((project, image, sinogram), (back_project, sinogram, image)):
+    for function, x, gy in ((project, image, sinogram), (back_project, sinogram, image), (ramp, sinogram, sinogram)):
         gradient_check.check_backward(lambda v, f=function: f(v, operator) ** 2, x, gy, **about)
         gradient_check.check_double_backward(lambda v, f=function: f(v, operator) ** 2, x, gy, x, **about)
 
