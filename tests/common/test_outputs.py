@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import io
 import os
 import resource
@@ -12,6 +13,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 
@@ -81,9 +83,8 @@ COMMANDS = {
 }
 
 
-def run_command(name, source, out, **options):
-    command = [{"IN": str(source), "OUT": str(out)}.get(part, part) for part in COMMANDS[name]]
-    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, **options)
+def command_line(name, source, out):
+    return [{"IN": str(source), "OUT": str(out)}.get(part, part) for part in COMMANDS[name]]
 
 
 @pytest.fixture
@@ -97,9 +98,8 @@ def series(ct_file, tmp_path):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_write_that_fails_half_way_is_one_line_and_no_half_file(series, tmp_path, name):
     limit = 6000  # bytes; the third slice alone is larger
-    done = run_command(
-        name, series, tmp_path / "out", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    limited = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    done = commands.finish(*command_line(name, series, tmp_path / "out"), before=limited)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and last.endswith(": File too large") and str(tmp_path / "out") in last
@@ -113,7 +113,7 @@ def test_a_full_disk(series, name):
         if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("needs the right to mount a small file system")
         try:
-            done = run_command(name, series, Path(folder, "out"))
+            done = commands.finish(*command_line(name, series, Path(folder, "out")))
             last = done.stderr.strip().splitlines()[-1]
             assert done.returncode == 1 and last.startswith("error: ") and last.endswith(": No space left on device")
             assert folder in last
@@ -141,13 +141,13 @@ def test_names_that_are_no_utf8_and_a_terminal_of_ascii(ct_file, tmp_path, name)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     strict = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
-    done = run_command(name, tmp_path / "in", tmp_path / "out", env=strict)
+    done, report = (
+        subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, env=strict)
+        for words in (command_line(name, tmp_path / "in", tmp_path / "out"), ["medi2i.tools.scan", tmp_path / "in"])
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr
     written = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix not in (".json", ".txt")]
     assert len(written) == {"make_noisy": 2, "convert": 1}[name]
-    report = subprocess.run(
-        [sys.executable, "-m", "medi2i.tools.scan", tmp_path / "in"], capture_output=True, text=True, env=strict
-    )
     assert report.returncode == 0 and "skipped " in report.stdout and "r\\udcf6ntgen\\udcff" in report.stdout
 
 

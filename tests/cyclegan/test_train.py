@@ -1,14 +1,11 @@
 """Tiny CycleGAN trainings from the command line: two domains, two iterators, pools, exact resume."""
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -174,16 +171,13 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
     straight = train(data, tmp_path / "straight", *argv)
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "medi2i.cyclegan.train", "-R", str(data), "-o", str(out), *KINDS, *SMALL, *argv],
-        stderr=subprocess.PIPE,
-    )
+    process = commands.start("medi2i.cyclegan.train", "-R", data, "-o", out, *KINDS, *SMALL, *argv)
     end = time.monotonic() + 240
     while not any(iteration_of(p) >= 6 for p in out.glob("2*/snapshots/snapshot_*.npz")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     run = next(out.glob("2*"))
     newest = max((run / "snapshots").glob("snapshot_*.npz"), key=iteration_of)
     assert iteration_of(newest) < 15

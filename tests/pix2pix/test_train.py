@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,12 +79,7 @@ def train(data, out, *argv, options=SMALL, status=0):
 
 def start(*argv):
     """Run the command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "medi2i.pix2pix.train", *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return commands.start("medi2i.pix2pix.train", *argv)
 
 
 def weights(run, epoch):

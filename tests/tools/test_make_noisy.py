@@ -2,11 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pydicom
 import pytest
@@ -230,9 +229,7 @@ def test_refusals_are_one_line_and_leave_nothing(made, tmp_path, capsys, case, c
 
 def test_a_kill_leaves_no_half_file(made, tmp_path):
     out = tmp_path / "o"
-    process = subprocess.Popen(
-        [sys.executable, make_noisy.__file__, "-i", str(made), "-o", str(out), "-r", "40", "-j", "1"]
-    )
+    process = commands.start("medi2i.tools.make_noisy", "-i", made, "-o", out, "-r", "40", "-j", "1")
     deadline = time.monotonic() + 60
     while len(list(out.rglob("*.dcm"))) < 7 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)

@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 
+import commands
 import pytest
 
 from medi2i.common.inference import generator
@@ -101,7 +100,7 @@ def test_a_kill_is_forgotten_once_the_rest_is_done(tmp_path, files, moment, shar
     expected = files.contents(tmp_path / "whole")
     part = ["--shards", "1/1"] if shards else []
     code = KILLED.format(name=name, at=at, before=before)
-    done = subprocess.run([sys.executable, "-c", code, *arguments, str(out), *part], capture_output=True, timeout=120)
+    done = commands.finish(code, *arguments, out, *part)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert run(*arguments, out, "--resume", *part) == 0
     assert files.contents(out) == expected

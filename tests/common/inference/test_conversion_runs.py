@@ -3,10 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import commands
 import numpy as np
 import pytest
 
@@ -78,9 +77,7 @@ def test_killed_and_resumed_gives_the_same_bytes_as_never_killed(tmp_path, files
     assert run(*arguments, tmp_path / "whole", "-b", 2) == 0
     out = tmp_path / "killed"
     for enough in (2, 6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SLOW, *arguments, str(out), "-b", "2", "--resume"], stderr=subprocess.DEVNULL
-        )
+        process = commands.start(SLOW, *arguments, out, "-b", "2", "--resume")
         deadline = time.monotonic() + 60
         while len(list(out.glob("IM*"))) < enough and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)

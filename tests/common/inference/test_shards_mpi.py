@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from medi2i.common.inference import shards
@@ -37,13 +38,7 @@ def test_no_process_starts_mpi(tmp_path, files):
     cases = ([], {}, 2), (["--shards", "1/2"], second, 1), ([], second, 1)  # --shards needs no launcher and wins
     for number, (more, launcher, written) in enumerate(cases):
         out = tmp_path / f"out{number}"
-        done = subprocess.run(
-            [sys.executable, "-c", code, "-m", "identity", "-R", folder, "-o", out, *more],
-            env=os.environ | launcher,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        done = commands.finish(code, "-m", "identity", "-R", folder, "-o", out, *more, **launcher)
         assert done.returncode == 0 and f"{written} written" in done.stderr, done.stderr
 
 
