@@ -32,7 +32,7 @@ def interrupted(folder, *words):
 MODULES = sorted({f"medi2i.{c.module}" for c in (*BY_NAME.values(), *BY_OLD_NAME.values()) if c.module})
 
 
-@pytest.mark.parametrize("words", [*MODULES, *(f"medi2i {name}" for name in sorted(BY_NAME))])
+@pytest.mark.parametrize("words", [*MODULES, "medi2i noise"])
 def test_ctrl_c_during_imports_ends_a_command_without_a_word(tmp_path, words):
     done = interrupted(tmp_path, "-m", *words.split())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

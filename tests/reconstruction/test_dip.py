@@ -51,17 +51,22 @@ def test_patience_ends_it(scan):
     assert fit.step - fit.best_step == 50 < fit.step < 1000
 
 
-def test_ended_and_resumed_it_is_the_same_bit_for_bit(scan, tmp_path):
+@pytest.fixture
+def looks_often(monkeypatch):
+    monkeypatch.setattr(dip, "LOOK", 5)
+
+
+def test_ended_and_resumed_it_is_the_same_bit_for_bit(scan, tmp_path, looks_often):
     problem, start, _ = scan
-    prior = dip.Prior(steps=100, **SMALL)
+    prior = dip.Prior(steps=20, **SMALL)
     whole = dip.DeepImagePrior(problem, start, prior).run()
     file = tmp_path / "state.npz"
-    dip.DeepImagePrior(problem, start, prior, file).run(lambda step, image: step == 50)
+    dip.DeepImagePrior(problem, start, prior, file).run(lambda step, image: step == 10)
     second = dip.DeepImagePrior(problem, start, prior, file)
-    assert np.array_equal(second.run(), whole) and second.step == 100
+    assert np.array_equal(second.run(), whole) and second.step == 20
 
 
-def test_the_command_goes_on_after_a_signal(scan, tmp_path, monkeypatch, capsys):
+def test_the_command_goes_on_after_a_signal(scan, tmp_path, monkeypatch, looks_often):
     from medi2i.reconstruction import geometry as geometries
 
     problem, _, _ = scan
@@ -70,7 +75,7 @@ def test_the_command_goes_on_after_a_signal(scan, tmp_path, monkeypatch, capsys)
     geometries.save(folder / "geometry.json", problem.operator.geometry)
     for name in ("a", "b"):
         np.save(folder / f"{name}.npy", problem.sinogram)
-    arguments = ["-i", str(folder), "--method", "dip", "--iterations", "50"]
+    arguments = ["-i", str(folder), "--method", "dip", "--iterations", "10"]
     assert reconstruct.main([*arguments, "-o", str(tmp_path / "whole")]) == 0
     look = dip.DeepImagePrior._look
 

@@ -85,12 +85,23 @@ def launcher():
     return [program, *(["--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version else [])]
 
 
+def launched(count, *arguments, module="pix2pix"):
+    """(status, errors) of each of ``count`` processes that a launcher would have started."""
+    started = [
+        commands.start(
+            f"medi2i.{module}.convert", *arguments, PMI_RANK=str(rank), PMI_SIZE=str(count), MPI_LOCALRANKID=str(rank)
+        )
+        for rank in range(count)
+    ]
+    return [(command.wait(SECONDS), command.communicate()[1]) for command in started]
+
+
 @pytest.fixture
 def mpiexec(launcher):
     """run(processes, arguments of convert.py) -> finished process."""
 
-    def run(processes, *arguments, module="pix2pix", code=None):
-        script = ["-c", code] if code else ["-m", f"medi2i.{module}.convert"]
+    def run(processes, *arguments, code=None):
+        script = ["-c", code] if code else ["-m", "medi2i.pix2pix.convert"]
         return subprocess.run(
             [*launcher, "-n", str(processes), sys.executable, *script, *map(str, arguments)],
             capture_output=True,
@@ -113,21 +124,22 @@ def test_two_processes_write_what_one_writes(tmp_path, paired_run, files, mpiexe
     assert files.contents(tmp_path / "two") == files.contents(tmp_path / "one")
 
 
-def test_three_processes_of_cyclegan(tmp_path, unpaired_run, files, mpiexec):
+def test_three_processes_of_cyclegan(tmp_path, unpaired_run, files):
     folder, model = files.write_series(tmp_path / "in", 4), unpaired_run(stack=3, ch=3, out_ch=3)
-    assert mpiexec(3, model, "-R", folder, "-o", tmp_path / "three", module="cyclegan").returncode == 0
+    done = launched(3, model, "-R", folder, "-o", tmp_path / "three", module="cyclegan")
+    assert [status for status, _ in done] == [0, 0, 0], done
     assert unpaired.main([str(word) for word in (model, "-R", folder, "-o", tmp_path / "one")]) == 0
     assert files.contents(tmp_path / "three") == files.contents(tmp_path / "one")
 
 
-def test_errors_under_mpiexec_are_told_by_each_and_nothing_hangs(tmp_path, files, mpiexec):
+def test_errors_are_told_by_each_and_nothing_hangs(tmp_path, files):
     folder = files.write_series(tmp_path / "in", 2)
     for arguments, words in (
         (["-m", tmp_path / "none", "-R", folder], "none: no such file or folder"),
         (["-m", "identity", "-R", folder / "IM0"], "2 shards for 1 image(s)"),
     ):
-        done = mpiexec(2, "-o", tmp_path / "out", *arguments)
-        assert done.returncode != 0 and done.stderr.count("error: ") == done.stderr.count(words) == 2, done.stderr
+        for status, told in launched(2, "-o", tmp_path / "out", *arguments):
+            assert status == 1 and told.count("error: ") == told.count(words) == 1, told
 
 
 FAILING = """
@@ -155,8 +167,8 @@ def test_a_process_that_fails_ends_the_job_and_resume_finishes_it(tmp_path, file
     if error.startswith("raise"):
         assert "error: x: No space left on device" in done.stderr
     assert find_report(out) is None
-    done = mpiexec(2, *arguments, out, "--resume")
-    assert done.returncode == 0, done.stderr
+    done = launched(2, *arguments, out, "--resume")
+    assert [status for status, _ in done] == [0, 0], done
     assert convert.main([str(word) for word in (*arguments, tmp_path / "one")]) == 0
     assert {name: data for name, data in files.contents(out).items() if name != "conversion.json"} == {
         name: data for name, data in files.contents(tmp_path / "one").items() if name != "conversion.json"
