@@ -120,13 +120,23 @@ def test_commands_answer(installed, tmp_path):
     text = (ROOT / "pyproject.toml").read_text()
     commands = re.findall(r"^(medi2i[\w-]*) =", text, re.M)
     assert len(commands) >= 8
-    running = {
-        name: subprocess.Popen(
-            [home / "bin" / name, "--help"], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for name in commands
-    }
-    for name, process in running.items():
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, (name, err)
-        assert "--debug" in out or "usage" in out, name
+    scripts = [(home / "bin" / name).read_text() for name in commands]
+    code = f"""
+import sys
+for name, script in zip({commands!r}, {scripts!r}):
+    sys.argv = [name, "--help"]
+    try:
+        exec(script, {{"__name__": "__main__"}})
+    except SystemExit as error:
+        print("status", error.code)
+"""
+    starts = [[home / "bin" / commands[0], "--help"], [home / "bin" / "python", "-c", code]]
+    first, all_of_them = (
+        subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, timeout=300) for words in starts
+    )
+    assert first.returncode == all_of_them.returncode == 0, first.stderr + all_of_them.stderr
+    *answers, rest = re.split(r"^status (?:0|None)$", all_of_them.stdout, flags=re.M)
+    assert len(answers) == len(commands) and not rest.strip()
+    for name, answer in zip(commands, answers, strict=True):
+        assert "usage" in answer or "--debug" in answer, name
+    assert first.stdout.strip() == answers[0].strip()

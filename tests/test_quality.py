@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import commands
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -88,6 +90,13 @@ def test_verdicts_name_the_best_other_row_and_bm3d(benchmark):
     assert bm3d.startswith("Against bm3d: RMSE -0.50 (better), PSNR full +0.00 (worse), ")
 
 
+def forked(words, stdout, **_):
+    """Of ``subprocess.run([python, "-m", module, …])``: it, sooner."""
+    done = commands.finish(*words[2:])
+    stdout.write(done.stdout + done.stderr)
+    return done
+
+
 def test_everything_on_a_phantom(tmp_path, benchmark, monkeypatch):
     """Two subjects, tiny: all steps are the project's commands, and a second run makes none of them again."""
     from medi2i.tools import make_phantom
@@ -105,6 +114,7 @@ def test_everything_on_a_phantom(tmp_path, benchmark, monkeypatch):
             ),
         )
     monkeypatch.setattr(quality.quality_steps, "one_thread", lambda: None)  # it would stay so for other tests
+    monkeypatch.setattr(quality.quality_steps, "subprocess", types.SimpleNamespace(run=forked, STDOUT=None))
     monkeypatch.setattr(quality, "run", lambda jobs, count: sum(not quality.guarded(job)[1] for job in jobs))
     words = [
         "quality.py",
