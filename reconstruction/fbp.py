@@ -4,6 +4,7 @@ Kak and Slaney, Principles of Computerized Tomographic Imaging, sections 3.3 (pa
 short scans of fans weighted as Parker (Med. Phys. 9, 1982), with the scan's own excess in place of the fan's angle.
 """
 
+import functools
 import math
 from types import ModuleType
 
@@ -89,6 +90,16 @@ def filtered(
         raise UserError(f"window {window!r} with cutoff {cutoff:g}: one of {', '.join(WINDOWS)}, and above 0 to 1")
     bins = rays.shape[-1]
     size = 1 << math.ceil(math.log2(2 * bins))
+    place = None if xp is np else xp.cuda.runtime.getDevice()
+    spectrum = xp.fft.rfft(rays, size, axis=-1) * _response(geometry, size, window, cutoff, xp, place)
+    return xp.fft.irfft(spectrum, size, axis=-1)[..., :bins].astype(np.float32)
+
+
+@functools.lru_cache(8)  # a network filters many times in each update, and an array for the device is a wait
+def _response(
+    geometry: Geometry, size: int, window: str, cutoff: float, xp: ModuleType, place: int | None
+) -> np.ndarray:
+    """What ``filtered`` multiplies ``size`` // 2 + 1 frequencies by, float64; CuPy's on the device ``place``."""
     offsets = np.concatenate([np.arange(size // 2), np.arange(-size // 2, 0)])
     odd = offsets % 2 == 1
     kernel = np.zeros(size)  # equation 3.61
@@ -109,9 +120,7 @@ def filtered(
         "shepp-logan": np.sinc(part / 2),
         "cosine": np.cos(np.pi / 2 * part),
     }[window]
-    response *= np.where(part <= 1, shape, 0)
-    spectrum = xp.fft.rfft(rays, size, axis=-1) * xp.asarray(response)
-    return xp.fft.irfft(spectrum, size, axis=-1)[..., :bins].astype(np.float32)
+    return xp.asarray(response * np.where(part <= 1, shape, 0))
 
 
 def _back_projected(geometry: Geometry, rays: np.ndarray, xp: ModuleType) -> np.ndarray:

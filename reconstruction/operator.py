@@ -63,6 +63,7 @@ class Operator:
         if self.xp is not np:
             from cupyx.scipy import sparse as on_gpu
 
+            matrix.sum_duplicates()  # sorts; else CuPy does, at every product with a transpose that came before another
             matrix = on_gpu.csr_matrix(matrix)
         if len(self._kept) < self._most_kept:
             self._kept[chunk] = matrix

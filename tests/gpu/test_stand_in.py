@@ -88,7 +88,7 @@ def test_an_array_is_on_one_device():
 
 
 def test_what_it_has_not_is_named():
-    for module, name in ((cupy, "fft"), (cupy.random, "poisson"), (cupy.cuda, "cutensor")):
+    for module, name in ((cupy, "polynomial"), (cupy.random, "poisson"), (cupy.cuda, "cutensor")):
         with pytest.raises(AttributeError, match=f"has no {module.__name__}.{name}"):
             getattr(module, name)
     has = chainer.backends.cuda.cudnn_enabled
@@ -127,6 +127,55 @@ def test_kernels():
         cupy.ElementwiseKernel("raw T x", "raw T y", "y[i] = x[i]", "raw")(x, x)
     with pytest.raises(ValueError, match="Out shape is mismatched"):
         twice(x, 2, cupy.asarray(np.int32([0, 1])), cupy.empty((1, 3), "f"), cupy.empty((1, 3), "q"))
+
+
+FUSED = {
+    "read back": lambda x, y: x + y if x.sum() > 0 else y,
+    "an item": lambda x, y: x * y.sum().item(),
+    "to the host": lambda x, y: x + cupy.asarray(y.get()),
+    "sorted": lambda x, y: cupy.sort(x) + y,
+    "a matrix product": lambda x, y: x @ y.T,
+}
+
+
+def test_fuse():
+    x = cupy.asarray(X)
+    fused = cupy.fuse(lambda x, y, s: cupy.maximum(x, y) * s + cupy.sqrt(abs(x)))
+    np.testing.assert_allclose(fused(x, -x, 2).get(), np.abs(X) * 2 + np.sqrt(np.abs(X)), rtol=1e-6)
+    assert cupy.fuse(kernel_name="total")(lambda x: cupy.sum(x * x))(x).get() == (X**2).sum()
+    assert cupy.fuse(lambda x: float(x.sum()))(X) == X.sum()  # of NumPy's alone nothing is fused
+    with pytest.raises(TypeError, match="Invalid argument type for '<lambda>'"):
+        fused(x, X, 2)
+    with pytest.raises(TypeError):
+        fused(x, y=x, s=2)
+    x.sum().item()
+
+
+@pytest.mark.parametrize("what", FUSED)
+def test_what_cannot_be_one_kernel_is_not_fused(what):
+    with pytest.raises(TypeError, match="cannot be fused"):
+        cupy.fuse(FUSED[what])(cupy.asarray(X), cupy.asarray(X))
+
+
+def test_sparse_matrices():
+    from cupyx.scipy import sparse as on_gpu
+    from scipy import sparse
+
+    host = sparse.csr_matrix((np.float32([1, 2, 3, 4]), [2, 0, 1, 1], [0, 2, 4]), shape=(2, 3))  # unsorted, one twice
+    x, y = cupy.arange(3, dtype="f"), cupy.arange(2, dtype="f")
+    with cupy.watched() as counts:
+        matrix = on_gpu.csr_matrix(host)
+        assert (matrix @ x).get().tolist() == [2, 7] and (matrix.T @ y).get().tolist() == [0, 7, 0]
+    assert (len(counts.to_device), len(counts.waits), len(counts.to_host)) == (3, 1, 3)  # two of which are get()
+    matrix = on_gpu.csr_matrix(host)
+    with cupy.watched() as counts:
+        for _ in range(3):
+            matrix.T @ y
+    assert (len(counts.to_host), len(counts.waits)) == (1, 3)  # each transpose is another matrix
+    with pytest.raises(TypeError):
+        matrix @ x.get()
+    with pytest.raises(ValueError, match="Only bool"):
+        on_gpu.csr_matrix(host.astype(np.int32))
 
 
 def test_raw_kernels():

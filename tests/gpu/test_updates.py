@@ -13,6 +13,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_gpu_engine
 from medi2i.common.kernels import cpu_engine
 from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL, LearnedOptions
 from medi2i.common.training.distributed import Ranks
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
@@ -22,6 +23,10 @@ from medi2i.datasets.augment import Draw, Uncut
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix import net as pix2pix_net
 from medi2i.pix2pix import updater as pix2pix_updater
+from medi2i.reconstruction import net as reconstruction_net
+from medi2i.reconstruction.geometry import regular
+from medi2i.reconstruction.operator import Operator
+from medi2i.reconstruction.updater import CriticUpdater, PrimalDualUpdater
 
 pytestmark = pytest.mark.gpu
 
@@ -221,6 +226,62 @@ def test_nothing_waits_within_an_update(case, optimizer):
     assert [function_of(place) for place in counts.waits] == ["_copy"] * 2
     critics = (len(networks.as_dict()) // 3 if options.dis_wgan else 0) * ["uniform_array"]
     assert sorted(function_of(place) for place in counts.to_device) == ["_copy"] * 2 + critics
+
+
+LEARNS = {PRIMAL_DUAL: ("net", PrimalDualUpdater), CRITIC: ("critic", CriticUpdater)}
+
+
+def learned(learns, device, count):
+    """(weights, counts) after ``count`` updates of what learns to reconstruct; the counts are of the last."""
+    options = LearnedOptions(learns=learns, unrolled=2, memory=2, channels=4, batch_size=2)
+    geometry = regular((12, 16), (3.0, 3.0), 7)
+    rng = np.random.default_rng(0)
+    shapes = (1, *geometry.sinogram_shape), (1, 12, 16), (1, 12, 16)
+    batch = [tuple(rng.random(shape, dtype=np.float32) for shape in shapes) for _ in range(2)]
+    np.random.seed(0)
+    name, kind = LEARNS[learns]
+    with chainer.using_device(device), cpu_engine.using("chainer"):
+        operator = Operator(geometry, xp=device.xp)
+        networks = reconstruction_net.build(options, operator)
+        link = networks.as_dict()[name]
+        link.to_device(device)
+        optimizers = {name: make_optimizer("SGD", link, 0.01, 0.0)}
+        random = RandomState(0, device.xp)
+        updater = kind(OneBatch(batch), optimizers, networks, options, random, device)
+        for _ in range(count):
+            watching = getattr(device.xp, "watched", contextlib.nullcontext)
+            with watching() as counts:
+                updater.update()
+    link.to_device("@numpy")
+    return [(path, param.array) for path, param in link.namedparams()], counts
+
+
+@pytest.mark.parametrize("learns", LEARNS)
+def test_an_update_of_what_reconstructs(learns):
+    """Its matrix stays on the device; of the third update what is copied is the batch, and the mixture of a critic."""
+    device = choose_device(0)
+    expected, _ = learned(learns, chainer.get_device("@numpy"), 1)
+    assert_same_arrays(learned(learns, device, 1)[0], expected, 1e-5)
+    _, counts = learned(learns, device, 3)
+    if counts is not None:
+        assert counts.to_host == [] and {function_of(place) for place in counts.waits} == {"_copy"}
+        mixture = ["uniform_array"] if learns == CRITIC else []
+        assert [function_of(place) for place in counts.to_device] == ["_copy"] * 3 + mixture
+
+
+def test_a_back_projection_that_comes_first_sorts_nothing_on_the_device():
+    device = choose_device(0)
+    if not hasattr(device.xp, "watched"):
+        pytest.skip("only the stand-in for CuPy counts")
+    geometry = regular((12, 16), (3.0, 3.0), 7)
+    rays = np.random.default_rng(0).random(geometry.sinogram_shape, dtype=np.float32)
+    with chainer.using_device(device):
+        operator, there = Operator(geometry, xp=device.xp), device.send(rays)
+        with device.xp.watched() as counts:
+            operator.transposed(there)
+            image = operator.transposed(there)
+    assert counts.waits == [] and [function_of(place) for place in counts.to_host] == ["transposed"]  # a flag, once
+    np.testing.assert_allclose(image.get(), Operator(geometry).transposed(rays), rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_looks_at_its_gradients_once_for_each_loss():

@@ -7,7 +7,8 @@ plays: 14 (the default), or 13, which has cuDNN and lets NumPy's numbers give wa
 
 What it does not model: that a GPU works behind the program's back (everything is done at once), streams that run side
 by side, peer access, races, the rounding of fused multiply-add, of TF32 and of CUDA's own functions, the order in which
-CuPy adds up, memory that runs out, speed. Functions are NumPy's. ``fuse`` runs the function as it is. Of cuDNN 13 there
+CuPy adds up, memory that runs out, speed. Functions are NumPy's. ``fuse`` runs the function
+as it is, and refuses what could not be one kernel. Of cuDNN 13 there
 are convolutions and activations. What else is missing raises ``Missing``, by name.
 """
 
@@ -47,7 +48,7 @@ from numpy import (
 from numpy import int8, int16, int32, int64, integer, intp, isscalar, nan, newaxis, number, pi, result_type
 from numpy import uint8, uint16, uint32, uint64
 
-from cupy import _util, cuda, lib, linalg, random
+from cupy import _util, cuda, fft, lib, linalg, random
 from cupy._array import ndarray
 from cupy._functions import *  # noqa: F403
 from cupy._kernels import ElementwiseKernel, RawKernel, RawModule, ReductionKernel, clear_memo, fuse, memoize

@@ -1,5 +1,6 @@
 """The array of the stand-in: host memory behind a class that does only what CuPy's array does."""
 
+import contextlib
 import ctypes
 import operator
 import threading
@@ -25,6 +26,25 @@ def use_device(number):
 
         raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
     _here.device = number
+
+
+def is_fusing():
+    return getattr(_here, "fusing", False)
+
+
+@contextlib.contextmanager
+def fusing():
+    """While a function is made into one kernel."""
+    _here.fusing = True
+    try:
+        yield
+    finally:
+        _here.fusing = False
+
+
+def refuse_fused(what):
+    if is_fusing():
+        raise TypeError(f"{what} cannot be fused")
 
 
 class _Block:
@@ -121,6 +141,7 @@ class ndarray:
     def get(self, stream=None, order="C", out=None, blocking=True):
         if out is not None or not blocking:
             raise NotImplementedError("the stand-in for CuPy: get(out=…, blocking=False)")
+        refuse_fused("a number that is read back")
         _watch.seen("to_host")
         return self._host.copy(order)
 

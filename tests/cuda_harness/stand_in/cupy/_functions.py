@@ -13,6 +13,7 @@ logical_and logical_not logical_or maximum minimum mod multiply negative not_equ
 sin sinh sqrt square subtract tan tanh true_divide copysign left_shift right_shift logical_xor modf
 arcsin arccos""".split()
 _REDUCTIONS = "sum mean var std max min prod all any argmax argmin amax amin nansum cumsum count_nonzero".split()
+_FUSABLE = "sum prod max min amax amin any all clip where".split()
 _SHAPES = """expand_dims squeeze broadcast_to moveaxis rollaxis swapaxes transpose reshape ravel atleast_1d
 atleast_2d flip fliplr flipud rot90 diagonal""".split()
 _OTHERS = """clip where repeat tile pad roll tensordot matmul dot einsum outer around sort argsort take
@@ -64,6 +65,8 @@ def _function(name, numpys, ufunc=False):
             raise TypeError(f"cupy.{name} takes CuPy's arrays, not {', '.join(type(a).__name__ for a in args)}")
         if _array.VERSION < 14 and name == "where" and not builtins.any(isinstance(a, ndarray) for a in args[1:]):
             raise TypeError("cupy.where of two numbers: CuPy 13 may take them for float16")
+        if not ufunc and name not in _FUSABLE:
+            _array.refuse_fused(f"cupy.{name}")
         beside = arrays[0] if arrays else None
         hosts, kwargs = _hosts(args, beside), {key: _host(value, beside) for key, value in kwargs.items()}
         _watch.launched()
@@ -180,6 +183,7 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, blocking=
         return made(np.array(obj._host, dtype=dtype, order=order, ndmin=ndmin))
     if isinstance(obj, list | tuple) and builtins.any(isinstance(part, ndarray) for part in obj):
         return stack([array(part, dtype) for part in obj])
+    _array.refuse_fused("an array from the host")
     _watch.seen("to_device")
     host = np.array(obj, dtype=dtype, order=order, ndmin=ndmin)
     if host.dtype.kind not in "biufc":

@@ -344,8 +344,27 @@ class RawModule:
 
 
 def fuse(*args, **kwargs):
-    """The function as it is: what it does one after the other, CuPy does in one kernel."""
-    return args[0] if args and callable(args[0]) else lambda function: function
+    """The function as it is, but for what CuPy could not make a kernel of: what it is called with, numbers that are
+    read back, and functions that are not of elements, nor sums and the like."""
+
+    def decorator(function, kernel_name=None):
+        @functools.wraps(function)
+        def fused(*given):
+            if _array.is_fusing() or not any(isinstance(arg, ndarray) for arg in given):
+                return function(*given)
+            if not all(
+                arg is None or isinstance(arg, ndarray | np.generic | bool | int | float | complex) for arg in given
+            ):
+                kinds = ", ".join(repr(type(arg)) for arg in given)
+                raise TypeError(f"Invalid argument type for '{kernel_name or function.__name__}': ({kinds})")
+            with _array.fusing():
+                return function(*given)
+
+        return fused
+
+    if len(args) == 1 and not kwargs and callable(args[0]):
+        return decorator(args[0])
+    return lambda function: decorator(function, *args, **kwargs)
 
 
 _memos = []
