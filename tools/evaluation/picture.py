@@ -15,7 +15,8 @@ from medi2i.common.outputs import whole_file
 from medi2i.tools.evaluation.metrics import Window
 
 DIFFERENCE_QUANTILE = 0.995  # the colour scale shall show structure, not one outlier
-PANEL = 3.2  # inches
+PANEL, GAP = 3.2, 0.15  # inches: an image, and between two
+NAME, TITLE, BAR = 0.5, 0.55, 0.9  # inches: above an image, above all, and right of all
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # a name of a file may hold dollar signs
@@ -42,13 +43,19 @@ def comparison(
     columns = len(images) + 1
     height, width = _grey(truth).shape
     panel_height = PANEL * height / width
-    figure = Figure(figsize=(PANEL * columns + 0.6, 2 * panel_height + 1.2), layout="constrained")
+    wide, high = columns * (PANEL + GAP) + BAR, 2 * (panel_height + NAME) + TITLE
+    figure = Figure(figsize=(wide, high))
     FigureCanvasAgg(figure)
+    # Every place is given: to have them found takes longer than to draw.
+    figure.subplots_adjust(
+        GAP / wide, GAP / high, 1 - BAR / wide, 1 - (TITLE + NAME - GAP) / high, GAP / PANEL, NAME / panel_height
+    )
     axes = figure.subplots(2, columns, squeeze=False)
     unit = unit and f" {unit}"
-    figure.suptitle(title + ("" if classes else f"\nshown: {window.lower:g}…{window.upper:g}{unit}"), fontsize=10)
+    shown_range = "" if classes else f"\nshown: {window.lower:g}…{window.upper:g}{unit}"
+    figure.suptitle(title + shown_range, y=1 - GAP / high, fontsize=10)
     for axis, (name, image) in zip(axes[0], {**images, "truth": truth}.items(), strict=True):
-        axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9)
+        axis.set_title(name + (f"\n{notes[name]}" if name in notes else ""), fontsize=9, y=1)
         if classes:
             known = np.where(np.isin(_grey(image), range(classes)), _grey(image), -1).astype(np.int32)
             _, legend = compat.chainercv.visualizations.vis_semantic_segmentation(
@@ -67,7 +74,7 @@ def comparison(
             axis.imshow(difference != 0, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         else:
             shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-        axis.set_title(f"{name}: wrong pixels" if classes else f"{name} - truth", fontsize=9)
+        axis.set_title(f"{name}: wrong pixels" if classes else f"{name} - truth", fontsize=9, y=1)
     if not classes:
         bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
         bar.set_label("difference" + (unit and f" /{unit}"))
