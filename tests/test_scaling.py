@@ -11,18 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """Imports a module of benchmarks/, which is no package."""
+@pytest.fixture(scope="module")
+def benchmark():
+    """Imports a module of benchmarks/, which is no package, once: what they have counted they keep."""
     if not (ROOT / "benchmarks").is_dir():
         pytest.skip("the benchmarks are not installed")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield importlib.import_module
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module
     for name in ("scaling", "scaling_model", "scaling_subjects", "scaling_measure", "subjects"):
         sys.modules.pop(name, None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(benchmark):
     return benchmark("scaling_model")
 
