@@ -20,7 +20,7 @@ RESULTS = benchmarks/results
 TREE    = build/tree/medi2i
 MINUTES ?= 10
 
-.PHONY: test demo bench gpu-kit quality weights reconstruction wheels lint clean
+.PHONY: test compiled demo bench gpu-kit quality weights reconstruction wheels lint clean
 
 $(READY): setup.py pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -30,11 +30,16 @@ $(READY): setup.py pyproject.toml uv.lock
 	UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv sync -q --inexact --extra test
 	touch $@
 
-# A process for each core, so one thread is enough for each. What the commands that tests start import is compiled before,
-# once; not by them, for some of them have a full disk, and half a compiled module is an error to all that come after.
-test: lint
-	PYTHONWARNINGS=ignore $(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
+# A process for each core and one more, so one thread is enough for each.
+test: $(READY)
+	@$(MAKE) --no-print-directory -j 2 lint compiled
 	PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# What the commands that tests start import is compiled before, once; not by them, for some of them have a full disk, and
+# half a compiled module is an error to all that come after.
+compiled: $(READY)
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m compileall -q -x '/(tests?|mypy|mypyc|babel|networkx|fontTools|pip)/' \
+	  $(VENV)/lib $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 
 demo: $(READY)
 	$(VENV)/bin/python -m medi2i.tools.demo --out $(DEMO) $(if $(CT),--ct "$(CT)")

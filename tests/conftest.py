@@ -38,8 +38,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """``-n auto``: a process for each core that this one may use."""
-    return available_cores()
+    """``-n auto``: a process for each core that this one may use, and one more: a seventh of the time they wait, for
+    disks and for processes that they started."""
+    return available_cores() + 1
 
 
 def pytest_collection_modifyitems(items):
