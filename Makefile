@@ -30,7 +30,7 @@ $(READY): setup.py pyproject.toml uv.lock
 	UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv sync -q --inexact --extra test
 	touch $@
 
-# A process for each core and one more, so one thread is enough for each.
+# A process for each core, so one thread is enough for each.
 test: $(READY)
 	@$(MAKE) --no-print-directory -j 2 lint compiled
 	PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

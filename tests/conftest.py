@@ -38,9 +38,8 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """``-n auto``: a process for each core that this one may use, and one more: a seventh of the time they wait, for
-    disks and for processes that they started."""
-    return available_cores() + 1
+    """``-n auto``: a process for each core that this one may use."""
+    return available_cores()
 
 
 def pytest_collection_modifyitems(items):
@@ -98,3 +97,14 @@ def small_blocks():
         from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
 
         normalisation_kernels.BLOCK = loss_kernels.BLOCK = 8
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_curves():
+    """Trainings end without plots of their log, which take longer than all else of one this small: a test that looks at
+    them sets ``pictures.draw_all`` again."""
+    from medi2i.common.training import pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw_all", lambda entries, folder: [])
+        yield

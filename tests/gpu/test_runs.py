@@ -12,7 +12,6 @@ from medi2i.common.device import choose_device, gpu_count
 from medi2i.common.inference.generator import engine_of
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.registry import located
-from medi2i.common.training import pictures
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
@@ -29,12 +28,6 @@ APPLICATIONS = {
     "pix2pix": (pix2pix_train, pix2pix_convert, ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"), []),
     "cyclegan": (cyclegan_train, cyclegan_convert, ("enc_x", "dec_x", "dis_y", "opt_enc_y"), ["-it", "png"]),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Those of the log are drawn on the CPU, and slowly."""
-    monkeypatch.setattr(pictures, "draw_all", lambda entries, folder: [])
 
 
 @pytest.fixture(scope="module")

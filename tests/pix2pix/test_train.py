@@ -17,7 +17,9 @@ from run_files import log_of, only_run, saved_arrays, translation
 
 from medi2i.common.networks.checkpoint import find_run, load_generator
 from medi2i.common.options import load_args
+from medi2i.common.training import pictures
 from medi2i.common.training.log import read_log
+from medi2i.common.training.pictures import draw_all
 from medi2i.common.training.snapshot import iteration_of
 from medi2i.pix2pix.train import main
 
@@ -96,23 +98,15 @@ def wait_for(condition, process, seconds=240):
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """One whole run, 3 epochs, looked at by several tests."""
-    return train(
-        data,
-        tmp_path_factory.mktemp("out"),
-        "-e",
-        "3",
-        "-si",
-        "2",
-        "--display_interval",
-        "5",
-        "-ps",
-        "--vis_window",
-        "50",
-        "200",
-        "--nvis",
-        "2",
-    )
+    """One whole run, 3 epochs, with its plots, looked at by several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw_all", draw_all)
+        return train(
+            data,
+            tmp_path_factory.mktemp("out"),
+            *("-e", "3", "-si", "2", "--display_interval", "5", "-ps"),
+            *("--vis_window", "50", "200", "--nvis", "2"),
+        )
 
 
 def test_a_run_leaves_weights_in_the_released_layout(finished):

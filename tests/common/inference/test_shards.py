@@ -46,7 +46,7 @@ def split(count, *arguments, order=None, main=paired.main):
         assert run(*arguments, "--shards", f"{number}/{count}", main=main) == 0
 
 
-@pytest.mark.parametrize(("count", "order"), [(2, (1, 2)), (2, (2, 1)), (3, (2, 3, 1)), (8, None), (1, None)])
+@pytest.mark.parametrize(("count", "order"), [(2, (2, 1)), (3, (2, 3, 1)), (8, None), (1, None)])
 def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files, count, order):
     folder, model = mixed(files, tmp_path / "in"), paired_run(stack=3, ch=3, out_ch=3)
     assert run(model, "-R", folder, "-o", tmp_path / "one", "--structure", "maps") == 0
@@ -57,7 +57,7 @@ def test_pix2pix_in_shards_is_pix2pix_in_one_process(tmp_path, paired_run, files
     assert files.report_of(tmp_path / "more")["counts"] == {"skipped": 4, "written": 5}
 
 
-@pytest.mark.parametrize(("count", "order"), [(2, (2, 1)), (3, None), (4, (4, 1, 3, 2))])
+@pytest.mark.parametrize(("count", "order"), [(2, (2, 1)), (4, (4, 1, 3, 2))])
 def test_cyclegans_stacks_overlap_across_the_borders_of_shards(tmp_path, unpaired_run, files, count, order):
     folder, model = mixed(files, tmp_path / "in"), unpaired_run(forth=[[0.9]], stack=3, ch=3, out_ch=3)
     arguments = model, "-R", folder, "-oa", "--uncertainty", "tta"
