@@ -3,8 +3,9 @@
     python benchmarks/gpu.py medi2i tf32 20 pix2pix:256:8 convert:512:1    one candidate; a line of JSON for each case
 
 Every candidate runs in a process of its own: whether TF32 is used is decided before the first product of matrices.
-"mixed" is float16 weights with float32 copies here, autocast to bfloat16 in PyTorch. Times are between CUDA events,
-memory is what the pools of both held at most.
+"mixed" is float16 weights with float32 copies; beside it PyTorch's autocast to bfloat16 and to float16 (without scaling
+the loss, which costs time, so that it is measured no slower than it is). Times are between CUDA events, memory is what
+the pools of both held at most.
 """
 
 import contextlib
@@ -23,9 +24,9 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, gpu_count, use_gpu_engine
 from medi2i.common.inference.engines import ChainerEngine
 
-CASES = (("pix2pix", 256, 8), ("pix2pix", 512, 4), ("cyclegan", 256, 8), ("cyclegan", 512, 4), ("convert", 512, 1))
+CASES = (("pix2pix", 256, 4), ("pix2pix", 512, 4), ("cyclegan", 256, 4), ("cyclegan", 512, 4), ("convert", 512, 1))
 OURS, CONTIGUOUS, LAST = "medi2i", "PyTorch", "PyTorch channels last"
-NUMBERS = ("fp32", "tf32", "mixed")
+FULL, HALF = ("fp32", "tf32"), {OURS: ("mixed",), CONTIGUOUS: ("bf16", "fp16"), LAST: ("bf16", "fp16")}
 
 
 def ours(what: str, size: int, batch: int, numbers: str) -> Callable[[], object]:
@@ -54,7 +55,8 @@ def pytorch(what: str, size: int, batch: int, numbers: str, channels_last: bool)
     def on_gpu(array: torch.Tensor) -> torch.Tensor:
         return array.to("cuda").contiguous(memory_format=layout)
 
-    number_format = torch.autocast("cuda", torch.bfloat16) if numbers == "mixed" else contextlib.nullcontext()
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(numbers)
+    number_format = contextlib.nullcontext() if half is None else torch.autocast("cuda", half)
     if what == "convert":
         networks, _ = subjects.pix2pix(size, batch)
         model = (
@@ -134,8 +136,8 @@ def run(repeats: int, cases: Iterable[tuple[str, int, int]] = CASES) -> list[dic
         {"what": f"gpu {what}", "size": size, "batch": batch, "median_s": {}, "megabytes": {}}
         for what, size, batch in cases
     ]
-    for numbers in NUMBERS:
-        for name in (OURS, CONTIGUOUS, LAST):
+    for name in HALF:
+        for numbers in FULL + HALF[name]:
             print(f"\nOn the GPU: {name}, {numbers}")
             rows = in_own_process(name, numbers, repeats, cases)
             for (what, size, batch), row, result in zip(cases, rows, results, strict=True):

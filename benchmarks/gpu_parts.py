@@ -10,6 +10,7 @@ Each part is a process with a limit of time, and the next one runs however it en
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "site.tar.xz"
 OURS, CONTIGUOUS, LAST = "medi2i", "PyTorch", "PyTorch channels last"  # as in gpu.py, which needs CuPy
-CASES = ("pix2pix:256:4", "cyclegan:256:4", "convert:512:1")
+CASES = ("pix2pix:256:4", "pix2pix:512:4", "cyclegan:256:4", "cyclegan:512:4", "convert:512:1")  # its CASES
+HALF = {OURS: ("mixed",), CONTIGUOUS: ("bf16", "fp16")}
 MINUTES = 3.0  # of the training
 WHOLE = 480  # seconds for everything
 UNPACKING = 15
@@ -53,19 +55,19 @@ def parts(out: Path, dry: bool) -> list[Part]:
     """In the order in which they run; the tests, which leave something to be seen however they end, come last."""
     python, own = sys.executable, str(Path(__file__))
     tests = ["tests/gpu/test_parts.py", "-k", "test_activations"] if dry else marked(ROOT / "tests")
-    cases, repeats = (("pix2pix:16:1", "convert:16:1"), "1") if dry else (CASES, "20")
-    numbers = ("fp32",) if dry else ("fp32", "tf32", "mixed")
+    cases, repeats = (tuple(re.sub(":.*", ":16:1", case) for case in CASES[::2]), "1") if dry else (CASES, "10")
+    numbers = ("fp32",) if dry else ("fp32", "tf32")
     training = ("0.001", "32", "10") if dry else (str(MINUTES), "256", "40")
     measure = [python, "-c", SMALL] if dry else [python, str(ROOT / "benchmarks/gpu.py")]
     steps = [
         Part(
             f"{names[0]}, {precision}",
             [*measure, ",".join(names), precision, repeats, *cases],
-            27,
+            23,
             {"CUPY_TF32": str(int(precision != "fp32"))},
         )
         for names in ([OURS], [CONTIGUOUS, LAST])
-        for precision in numbers
+        for precision in (*numbers, *([] if dry else HALF[names[0]]))
     ]
     return [
         Part("environment", [python, own, "facts"], 15, {}),
@@ -132,9 +134,10 @@ def page(results: list[dict[str, Any]], seconds: float) -> str:
 
 
 def best_of_pytorch(timed: dict[str, dict[str, Any]], candidate: str) -> dict[str, Any] | None:
-    """For a candidate of ours, the faster row of PyTorch with the same numbers; None without."""
+    """For a candidate of ours, the fastest row of PyTorch with the same numbers, or such of half; None without."""
     name, _, numbers = candidate.partition(", ")
-    rows = [timed[other] for other in (f"{CONTIGUOUS}, {numbers}", f"{LAST}, {numbers}") if other in timed]
+    same = HALF[CONTIGUOUS] if numbers in HALF[OURS] else (numbers,)
+    rows = [timed[f"{other}, {one}"] for other in (CONTIGUOUS, LAST) for one in same if f"{other}, {one}" in timed]
     return min(rows, key=lambda row: row["median_s"]) if name == OURS and rows else None
 
 

@@ -101,8 +101,8 @@ def test_gpu_columns_only_with_a_gpu(benchmark, monkeypatch, capsys):
         gpu, "in_own_process", lambda name, numbers, repeats, cases: [None if name == gpu.LAST else row] * len(cases)
     )
     (result,) = gpu.run(3, [("pix2pix", 32, 2)])
-    assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == len(result["megabytes"]) == 9
-    assert result["median_s"]["medi2i, tf32"] == 0.25 and result["median_s"]["PyTorch channels last, mixed"] is None
+    assert result["what"] == "gpu pix2pix" and len(result["median_s"]) == len(result["megabytes"]) == 11
+    assert result["median_s"]["medi2i, tf32"] == 0.25 and result["median_s"]["PyTorch channels last, bf16"] is None
     assert "250.0 ms       99 MB" in capsys.readouterr().out
 
 

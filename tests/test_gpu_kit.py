@@ -37,7 +37,9 @@ def test_a_dry_run(tmp_path):
         done.stdout
     )
     assert " passed" in results["tests"]["last"]
-    assert [row["case"] for row in results["medi2i, fp32"]["found"]] == ["pix2pix:16:1", "convert:16:1"]
+    assert [row["case"] for row in results["medi2i, fp32"]["found"]] == [
+        f"{case}:16:1" for case in ("pix2pix", "cyclegan", "convert")
+    ]
     assert all(row["median_s"] > 0 and row["megabytes"] > 0 for row in results["medi2i, fp32"]["found"])
     (facts,) = results["environment"]["found"]
     assert facts["gpu"].startswith("stand-in") and facts["convolutions"].startswith("matrix products")
@@ -71,9 +73,15 @@ def test_what_fails_or_takes_too_long_stops_nothing(parts, tmp_path):
 def test_all_parts_together_keep_within_eight_minutes(parts, tmp_path):
     given = parts.parts(tmp_path, False)
     assert sum(part.limit for part in given) + parts.UNPACKING <= parts.WHOLE == 480
-    steps = [f"{name}, {numbers}" for name in ("medi2i", "PyTorch") for numbers in ("fp32", "tf32", "mixed")]
+    steps = [f"medi2i, {numbers}" for numbers in ("fp32", "tf32", "mixed")]
+    steps += [f"PyTorch, {numbers}" for numbers in ("fp32", "tf32", "bf16", "fp16")]
     assert [part.name for part in given] == ["environment", *steps, "denoise", "tests"]
     (tests,) = (part.words for part in given if part.name == "tests")
+    words = given[1].words[-len(parts.CASES) :]
+    import gpu
+
+    assert words == [":".join(map(str, case)) for case in gpu.CASES]
+    assert {name: gpu.HALF[name] for name in parts.HALF} == parts.HALF
     assert {"tests/gpu/test_updates.py", "tests/common/kernels/gpu/test_augment.py"} < set(tests)
 
 

@@ -1,5 +1,6 @@
 """On a GPU: whole trainings and conversions do what they do on the CPU, and go on after they were ended."""
 
+import json
 import signal
 
 import numpy as np
@@ -15,8 +16,10 @@ from medi2i.common.registry import located
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.cyclegan import convert as cyclegan_convert
 from medi2i.cyclegan import train as cyclegan_train
+from medi2i.datasets import dicom
 from medi2i.pix2pix import convert as pix2pix_convert
 from medi2i.pix2pix import train as pix2pix_train
+from medi2i.tools import denoise, make_noisy, make_phantom
 
 pytestmark = pytest.mark.gpu
 
@@ -24,6 +27,7 @@ SMALL = (
     "-cw 16 -ch 16 -gc 4 6 -gnb 1 -dc 4 6 -e 2 --snapshot_interval 1 --dis_jitter 0 --cpu_engine numpy -op SGD".split()
 )
 RESTLESS = "-gdo 0.3 -n 0.1 -nz 0.1 -rs 0.1 -rt 2 --ema 0.9 --bn_reestimate 2 --parameter_statistics".split()
+NO_PICTURES = {"pix2pix": ["--nvis", "0"], "cyclegan": ["--nvis_A", "0", "--nvis_B", "0"]}
 APPLICATIONS = {
     "pix2pix": (pix2pix_train, pix2pix_convert, ("enc_x", "dec_y", "dis", "opt_enc_x", "opt_dis"), []),
     "cyclegan": (cyclegan_train, cyclegan_convert, ("enc_x", "dec_x", "dis_y", "opt_enc_y"), ["-it", "png"]),
@@ -61,33 +65,50 @@ def test_a_training_and_a_conversion(application, data, tmp_path):
         assert entry == pytest.approx(expected, rel=2e-3, abs=1e-4)
     assert any("validation" in name for name in logs["0"][-1])
     assert [p.name for p in sorted(runs["0"].rglob("*.png"))] == [p.name for p in sorted(runs["-1"].rglob("*.png"))]
-    convert = APPLICATIONS[application][1]
-    for gpu in ("-1", "0"):
-        argv = [
-            str(runs["0"]),
-            str(data / "testA"),
-            "-o",
-            str(tmp_path / f"out{gpu}"),
-            "-g",
-            gpu,
-            "--engine",
-            "chainer",
-        ]
-        assert convert.main(argv) == 0
-    converted = [np.asarray(Image.open(path), float) for path in sorted((tmp_path / "out0").rglob("*.png"))]
-    expected = [np.asarray(Image.open(path), float) for path in sorted((tmp_path / "out-1").rglob("*.png"))]
-    assert len(converted) == len(expected) == 2
-    for image, other in zip(converted, expected, strict=True):
+    assert_converted_alike(application, runs["0"], data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "application, more, maps",
+    [("pix2pix", ["--tile", "20", "--tile_overlap", "1", "--uncertainty", "tta"], 2), ("cyclegan", ["--ensemble"], 0)],
+)
+def test_tiles_and_uncertainty(application, more, maps, data, tmp_path):
+    run = train(application, data, tmp_path / "run", "-g", "0", "-e", "1", *NO_PICTURES[application])
+    assert_converted_alike(application, run, data, tmp_path, *more, maps=maps)
+
+
+def test_uncertainty_by_dropout(data, tmp_path):
+    """Whose draws are others there: the mean of the deviations is about the same."""
+    run = train("pix2pix", data, tmp_path / "run", "-g", "0", "-e", "1", "-gdo", "0.5", "--nvis", "0")
+    argv = ["--uncertainty", "dropout", "--uncertainty_samples", "30"]
+    _, maps = zip(*(converted("pix2pix", run, data, tmp_path / gpu, gpu, *argv) for gpu in ("-1", "0")), strict=True)
+    assert np.mean(maps[1]) == pytest.approx(np.mean(maps[0]), rel=0.1) and np.mean(maps[1]) > 1
+
+
+def converted(application, run, data, out, gpu, *more):
+    """Pictures and maps of a conversion of two images, in the order of their names."""
+    argv = [str(run), str(data / "testA"), "-o", str(out), "-g", gpu, "--engine", "chainer", *more]
+    assert APPLICATIONS[application][1].main(argv) == 0
+    pictures = [np.asarray(Image.open(path), float) for path in sorted(out.glob("*.png"))]
+    assert len(pictures) == 2
+    return pictures, [np.load(path) for path in sorted(out.glob("uncertainty/*.npy"))]
+
+
+def assert_converted_alike(application, run, data, out, *more, maps=0):
+    """A conversion on the GPU writes the pictures, and so many maps, of one on the CPU."""
+    expected, found = (converted(application, run, data, out / f"out{gpu}", gpu, *more) for gpu in ("-1", "0"))
+    assert len(expected[1]) == len(found[1]) == maps
+    for image, other in zip(found[0] + found[1], expected[0] + expected[1], strict=True):
         np.testing.assert_allclose(image, other, atol=1)
 
 
 @pytest.mark.parametrize(
     "application, more",
-    [("pix2pix", ["-dt", "mixed16", "--nvis", "0"]), ("cyclegan", ["--nvis_A", "0", "--nvis_B", "0"])],
+    [("pix2pix", ["-dt", "mixed16"]), ("cyclegan", [])],
 )
 def test_what_is_ended_goes_on(application, more, data, tmp_path, monkeypatch):
     """By a signal within the fourth update, with all that draws random numbers: the same bytes in the end."""
-    argv = ["-g", "0", *RESTLESS, *more]
+    argv = ["-g", "0", *RESTLESS, *more, *NO_PICTURES[application]]
     whole = train(application, data, tmp_path / "whole", *argv)
     update = AdversarialUpdater.update
 
@@ -146,3 +167,24 @@ def test_a_packaged_model():
     on_cpu = engine_of(generator, choose_device(-1)).run(x)
     on_gpu = engine_of(load_generator(located("ct-denoise")), choose_device(0)).run(x)
     np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-5 * np.abs(on_cpu).max())
+
+
+def test_denoising_without_a_training(tmp_path):
+    """``medi2i denoise``: the same HU, to what is rounded when written, and the same noise in the report."""
+    clean, noisy = tmp_path / "clean", tmp_path / "noisy"
+    assert make_phantom.main(["-o", str(clean), "--size", "256", "--slices", "1"]) == 0
+    assert make_noisy.main(["-i", str(clean), "-o", str(noisy), "--model", "gaussian", "--sd", "20", "-j", "1"]) == 0
+    found = {}
+    for gpu in ("-1", "0"):
+        argv = [str(noisy / "trainA"), "-o", str(tmp_path / gpu), "-g", gpu, "--engine", "chainer", "--anyway"]
+        assert denoise.main([*argv, "--precision", "fp32"]) == 0
+        report = json.loads((tmp_path / f"{gpu}.report/safety.json").read_text())
+        images = [dicom.read(path).hu for path in sorted((tmp_path / gpu).rglob("*.dcm"))]
+        found[gpu] = np.stack(images), report["series"][0]["noise"]
+    np.testing.assert_allclose(found["0"][0], found["-1"][0], atol=1)
+    for when in ("before", "after"):
+        assert found["0"][1][when]["level"] == pytest.approx(found["-1"][1][when]["level"], rel=1e-2)
+    (truth,), (before,) = (
+        [dicom.read(path).hu for path in folder.rglob("*.dcm")] for folder in (clean, noisy / "trainA")
+    )
+    assert np.std(found["0"][0] - truth) < 0.5 * np.std(before - truth)
