@@ -1,6 +1,5 @@
 """On a GPU: whole trainings and conversions do what they do on the CPU, and go on after they were ended."""
 
-import json
 import signal
 
 import numpy as np
@@ -170,21 +169,14 @@ def test_a_packaged_model():
 
 
 def test_denoising_without_a_training(tmp_path):
-    """``medi2i denoise``: the same HU, to what is rounded when written, and the same noise in the report."""
+    """``medi2i denoise``: the same HU, to what is rounded when written."""
     clean, noisy = tmp_path / "clean", tmp_path / "noisy"
     assert make_phantom.main(["-o", str(clean), "--size", "256", "--slices", "1"]) == 0
     assert make_noisy.main(["-i", str(clean), "-o", str(noisy), "--model", "gaussian", "--sd", "20", "-j", "1"]) == 0
-    found = {}
     for gpu in ("-1", "0"):
-        argv = [str(noisy / "trainA"), "-o", str(tmp_path / gpu), "-g", gpu, "--engine", "chainer", "--anyway"]
-        assert denoise.main([*argv, "--precision", "fp32"]) == 0
-        report = json.loads((tmp_path / f"{gpu}.report/safety.json").read_text())
-        images = [dicom.read(path).hu for path in sorted((tmp_path / gpu).rglob("*.dcm"))]
-        found[gpu] = np.stack(images), report["series"][0]["noise"]
-    np.testing.assert_allclose(found["0"][0], found["-1"][0], atol=1)
-    for when in ("before", "after"):
-        assert found["0"][1][when]["level"] == pytest.approx(found["-1"][1][when]["level"], rel=1e-2)
-    (truth,), (before,) = (
-        [dicom.read(path).hu for path in folder.rglob("*.dcm")] for folder in (clean, noisy / "trainA")
-    )
-    assert np.std(found["0"][0] - truth) < 0.5 * np.std(before - truth)
+        argv = [str(noisy / "trainA"), "-o", str(tmp_path / gpu), "-g", gpu, "--engine", "chainer"]
+        assert denoise.main([*argv, "--precision", "fp32", "--no-report"]) == 0
+    folders = (clean, noisy / "trainA", tmp_path / "-1", tmp_path / "0")
+    truth, before, expected, found = (dicom.read(next(folder.rglob("*.dcm"))).hu for folder in folders)
+    np.testing.assert_allclose(found, expected, atol=1)
+    assert np.std(found - truth) < 0.5 * np.std(before - truth)
