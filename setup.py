@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-FOLDERS = ("common", "datasets", "pix2pix", "cyclegan", "reconstruction", "models", "tools")
+FOLDERS = ("common", "datasets", "pix2pix", "cyclegan", "reconstruction", "synthesis", "models", "tools")
 
 packages = {"medi2i": "api"} | {
     "medi2i." + init.parent.as_posix().replace("/", "."): init.parent.as_posix()

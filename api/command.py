@@ -89,6 +89,12 @@ COMMANDS = {
             "common.options.learned.LearnedOptions",
             "what reconstructs, from scans of known images",
         ),
+        Command(
+            "train synthesis",
+            "synthesis.train",
+            "common.options.learned.SynthesisOptions",
+            "what makes images of noise",
+        ),
     ],
     "Use": [
         Command("denoise", "tools.denoise", "DenoiseOptions", "noisy CT without a training, with a safety report"),

@@ -131,7 +131,7 @@ def _is_command() -> bool:
     script = Path(sys.argv[0]) if sys.argv else Path()
     if str(script) == "-m":  # the module is being looked for
         return "-m" in words[:-1] and words[words.index("-m") + 1].partition(".")[0] == "medi2i"
-    folders = [place / folder for folder in ("api", "pix2pix", "cyclegan", "reconstruction", "tools")]
+    folders = [place / folder for folder in ("api", "pix2pix", "cyclegan", "reconstruction", "synthesis", "tools")]
     named = script.name.partition("-")[0] == "medi2i" or script.parts[-2:] == ("medi2i", "__main__.py")
     return named or script.resolve().parent in folders
 

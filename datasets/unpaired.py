@@ -1,4 +1,4 @@
-"""Images of one domain for CycleGAN: files -> one image in [-1, 1]."""
+"""Images of one domain, for CycleGAN and synthesis: files -> one image in [-1, 1]."""
 
 import dataclasses
 import logging
@@ -78,17 +78,23 @@ class UnpairedDataset(ImageDataset[Source]):
 
 
 def build(
-    options: "UnpairedOptions", domain: str, phase: str = "train", *, multiple: int = 1, cache: ImageCache | None = None
+    options: "UnpairedOptions",
+    domain: str,
+    phase: str = "train",
+    *,
+    multiple: int = 1,
+    cache: ImageCache | None = None,
+    folder: Path | None = None,
 ) -> UnpairedDataset:
     """The ``UnpairedDataset`` of UnpairedOptions: ``domain`` "A" or "B", ``phase`` "train" or "val".
 
     Every DICOM series is a volume of its own, wherever its files lie; slices are read when they are needed. The two
     domains may differ in kind, clip and size: a crop that is not given is chosen for each. ``multiple``: what the
     network needs the crop to be divisible by. ``cache``: an ImageCache to share; by default all data sets of one
-    process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before validation is built. Raises
-    UserError.
+    process share one with ``--cache_mb``. ``folder``: of the images, where it is another than that of domain and phase.
+    Fill ``options`` in with ``complete`` before validation is built. Raises UserError.
     """
-    folder = unpacked(options.root) / FOLDERS[domain, phase]
+    folder = unpacked(options.root) / FOLDERS[domain, phase] if folder is None else folder
     kind = options.imgtype_b if domain == "B" and options.imgtype_b else options.imgtype
     sources = sources_in(folder, kind, by_file=bool(options.released) and options.slice_range is None)
     spacing = options.forceSpacing if options.forceSpacing > 0 else None

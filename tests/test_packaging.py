@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("api", "common", "datasets", "pix2pix", "cyclegan", "reconstruction", "tools")
+FOLDERS = ("api", "common", "datasets", "pix2pix", "cyclegan", "reconstruction", "synthesis", "tools")
 
 
 @pytest.fixture(scope="module")

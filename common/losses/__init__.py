@@ -6,10 +6,14 @@ to the updaters. Half-precision values are cast to float32 first: a mean over an
 
 from medi2i.common.losses.adversarial import (
     gradient_penalty,
+    hinge,
     least_squares,
+    logistic,
     mean_answer,
     sigmoid_weighted_least_squares,
+    squared_slope,
     tanh_weighted_least_squares,
+    wasserstein,
     weight_magnitude,
 )
 from medi2i.common.losses.reconstruction import (
@@ -53,7 +57,9 @@ __all__ = [
     "gradient_consistency",
     "gradient_difference",
     "gradient_penalty",
+    "hinge",
     "least_squares",
+    "logistic",
     "mean_absolute",
     "mean_answer",
     "mean_square",
@@ -61,9 +67,11 @@ __all__ = [
     "multiscale_dissimilarity",
     "perceptual",
     "sigmoid_weighted_least_squares",
+    "squared_slope",
     "structural_dissimilarity",
     "tanh_weighted_least_squares",
     "total_variation",
     "unfold_stack",
+    "wasserstein",
     "weight_magnitude",
 ]

@@ -1,4 +1,4 @@
-"""What a discriminator's answer costs: least squares, plain or weighted by place, and Wasserstein.
+"""What a discriminator's answer costs: least squares, plain or weighted by place, logistic, hinge and Wasserstein.
 
 A patch discriminator answers D of shape (N, 1, h, w). With ``dis_reg_weighting`` it answers (N, 2, h, w): the second
 channel is how much it trusts its own decision at each place.
@@ -44,6 +44,26 @@ def weight_magnitude(d: ArrayOrVariable) -> chainer.Variable:
     return F.mean(F.absolute(_decision(d, 2)[:, 1]))
 
 
+def logistic(d: ArrayOrVariable, real: bool) -> chainer.Variable:
+    """mean log(1 + exp(-D)) where the answer should be ``real``, with D for -D where not. Any shape.
+
+    Of a discriminator, and non-saturating of a generator with ``real`` (Goodfellow et al., 2014).
+    """
+    d = in_float32(d)
+    return F.mean(F.softplus(-d if real else d))
+
+
+def hinge(d: ArrayOrVariable, real: bool) -> chainer.Variable:
+    """mean max(0, 1 - D) where the answer should be ``real``, with 1 + D where not (Lim and Ye, 2017). Any shape."""
+    d = in_float32(d)
+    return F.mean(F.relu(1.0 - d if real else 1.0 + d))
+
+
+def wasserstein(d: ArrayOrVariable, real: bool) -> chainer.Variable:
+    """-mean D where the answer should be ``real``, mean D where not (see ``mean_answer``)."""
+    return -mean_answer(d) if real else mean_answer(d)
+
+
 def mean_answer(d: ArrayOrVariable) -> chainer.Variable:
     """mean D, of which Wasserstein losses are made (Arjovsky et al., 2017). Any shape.
 
@@ -67,3 +87,13 @@ def gradient_penalty(
     (gradient,) = chainer.grad([F.sum(in_float32(dis(middle)))], [middle], enable_double_backprop=True)
     norm = F.sqrt(F.batch_l2_norm_squared(in_float32(gradient)) + 1e-6)
     return F.mean(F.square(norm - 1.0))
+
+
+def squared_slope(dis: Callable[[chainer.Variable], chainer.Variable], x: Array) -> chainer.Variable:
+    """mean |grad D(x)|^2 over the images x (N, C, H, W); of real ones R1 (Mescheder et al., 2018) but for gamma / 2.
+
+    Differentiable with respect to the parameters of ``dis`` (second order), as ``gradient_penalty``.
+    """
+    image = chainer.Variable(x)
+    (gradient,) = chainer.grad([F.sum(in_float32(dis(image)))], [image], enable_double_backprop=True)
+    return F.mean(F.batch_l2_norm_squared(in_float32(gradient)))

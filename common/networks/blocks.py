@@ -246,22 +246,26 @@ def fully_connected(in_size: int | None, out_size: int, activation: Activation) 
 
 
 class SpectralConvolution(chainer.Link):
-    """1×1 convolution without bias whose weight W (out, in, 1, 1) is divided by its largest singular value.
+    """Convolution whose weight W (out, in, k, k), seen as a matrix (out, in k k), is divided by its largest singular
+    value. Miyato et al., arXiv 1802.05957.
 
-    Miyato et al., arXiv 1802.05957. One power iteration from ``u`` (1, out) estimates that value in each call; the new
-    ``u`` is kept, and saved, only while training, so that a network at test time gives the same answer twice.
+    One power iteration from ``u`` (1, out) estimates that value in each call; the new ``u`` is kept, and saved, only
+    while training, so that a network at test time gives the same answer twice.
     """
 
-    def __init__(self, in_ch: int, out_ch: int) -> None:
+    def __init__(
+        self, in_ch: int, out_ch: int, ksize: int = 1, stride: int = 1, pad: int = 0, nobias: bool = True
+    ) -> None:
         super().__init__()
-        self.in_ch, self.out_ch = in_ch, out_ch
+        self.in_ch, self.out_ch, self.stride, self.pad = in_ch, out_ch, stride, pad
         with self.init_scope():
-            self.W = chainer.Parameter(chainer.initializers.LeCunNormal(), (out_ch, in_ch, 1, 1))
+            self.W = chainer.Parameter(chainer.initializers.LeCunNormal(), (out_ch, in_ch, ksize, ksize))
+            self.b = None if nobias else chainer.Parameter(0, (out_ch,))
         self.add_persistent("u", np.random.standard_normal((1, out_ch)).astype(self.W.dtype))
 
     def normalized_weight(self) -> chainer.Variable:
         """W / σ with σ = u W v; u and v count as constants in the gradient."""
-        W = F.reshape(self.W, (self.out_ch, self.in_ch))
+        W = F.reshape(self.W, (self.out_ch, -1))
         matrix = W.array
         # Norms of fp16 vectors overflow; the iteration is tiny, so it always runs wider.
         wide = matrix if matrix.dtype == np.float64 else matrix.astype(np.float32)
@@ -273,7 +277,7 @@ class SpectralConvolution(chainer.Link):
         return F.reshape(W / F.broadcast_to(sigma, W.shape), self.W.shape)
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
-        return F.convolution_2d(x, self.normalized_weight())
+        return F.convolution_2d(x, self.normalized_weight(), self.b, self.stride, self.pad)
 
 
 def _unit(vector: Array) -> Array:

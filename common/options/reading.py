@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 from medi2i.common import VERSION
 from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
-from medi2i.common.options.learned import LearnedOptions
+from medi2i.common.options.learned import LearnedOptions, SynthesisOptions
 from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, take_common
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.presets import preset_values
@@ -22,11 +22,11 @@ from medi2i.common.registry import located
 
 ARGS, CONTINUED = "args", "continued"  # what ``released`` can be
 APPLICATIONS: dict[str, type["AnyTraining"]] = {
-    cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions, LearnedOptions)
+    cls.APPLICATION: cls for cls in (PairedOptions, UnpairedOptions, LearnedOptions, SynthesisOptions)
 }
 
 AnyOptions: TypeAlias = PairedOptions | UnpairedOptions  # of what translates images
-AnyTraining: TypeAlias = AnyOptions | LearnedOptions
+AnyTraining: TypeAlias = AnyOptions | LearnedOptions | SynthesisOptions
 T = TypeVar("T", bound=Checked)
 
 
@@ -91,7 +91,7 @@ def options_from_dict(values: Any, source: str = "args") -> AnyTraining:
         application = "cyclegan" if "lambda_A" in values else "pix2pix"
     if not isinstance(application, str) or application not in APPLICATIONS:
         raise UserError(f"{source}: application {application!r} is unknown; it can be {', '.join(APPLICATIONS)}")
-    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs", "learns")):
+    if not any(name in values for name in ("gen_chs", "gen_norm", "dis_chs", "learns", "network")):
         raise UserError(f"{source}: not an args file; it names no network (gen_chs, gen_norm)")
     cls = APPLICATIONS[application]
     released = None if "medi2i_version" in values else ARGS  # ours say who wrote them
@@ -125,8 +125,11 @@ def load_args(path: str | Path) -> AnyOptions:
     """The options saved in the file ``path`` (or in the ``args`` of a run folder, or of a model by name): PairedOptions
     or UnpairedOptions."""
     options = load_training(path)
-    if isinstance(options, LearnedOptions):
-        raise UserError(f"{path}: is a run of reconstruction/train.py, which reconstruction/reconstruct.py takes")
+    if not isinstance(options, AnyOptions):
+        taken_by = {"reconstruction": "reconstruct", "synthesis": "generate"}[options.APPLICATION]
+        raise UserError(
+            f"{path}: is a run of {options.APPLICATION}/train.py, which {options.APPLICATION}/{taken_by}.py takes"
+        )
     return options
 
 

@@ -95,7 +95,7 @@ class Eve(chainer.optimizers.Adam):
 
 
 OWN = {"Eve": Eve}
-BETA1 = TrainingOptions().adam_beta1
+BETA1, BETA2 = TrainingOptions().adam_beta1, 0.999
 
 
 def make_optimizer(
@@ -105,6 +105,7 @@ def make_optimizer(
     weight_decay: float,
     weight_decay_norm: str = "l2",
     beta1: float = BETA1,
+    beta2: float = BETA2,
 ) -> chainer.Optimizer:
     """An optimizer set up on ``link``.
 
@@ -119,7 +120,8 @@ def make_optimizer(
             takes ``eta * weight_decay`` of the parameter. Else it is added to the gradient, times the parameter
             ("l2") or times its sign ("l1").
         weight_decay_norm: "l1" or "l2".
-        beta1: of Adam, AdaBound and Eve: how much of the mean gradient so far stays at each step.
+        beta1, beta2: of Adam, AdaBound and Eve: how much of the mean gradient so far stays at each step, and of the
+            mean squares.
 
     float16 parameters are updated through float32 copies: their own steps would be lost in rounding, and the squares
     of their gradients that Adam keeps would be 0.
@@ -131,7 +133,7 @@ def make_optimizer(
     if weight_decay_norm not in ("l1", "l2"):
         raise ValueError(f"weight decay norm {weight_decay_norm!r} is unknown; it can be l1, l2")
     kind = OPTIMIZERS[name]
-    more = {"beta1": beta1} if kind.rate == "alpha" else {}
+    more = {"beta1": beta1, "beta2": beta2} if kind.rate == "alpha" else {}
     optimizer = (OWN.get(kind.name) or getattr(chainer.optimizers, kind.name))(**{kind.rate: learning_rate}, **more)
     optimizer.use_fp32_update()
     optimizer.setup(link)
@@ -143,6 +145,14 @@ def make_optimizer(
         else:
             optimizer.add_hook(chainer.optimizer_hooks.Lasso(weight_decay))
     return optimizer
+
+
+def begin_anew(optimizer: chainer.Optimizer) -> None:
+    """Forget what an optimizer keeps of gradients so far: its next step is a first one."""
+    for param in optimizer.target.params():
+        if param.update_rule is not None:
+            param.update_rule.t = 0
+            param.update_rule._state = None
 
 
 class RateControl:

@@ -17,7 +17,7 @@ from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
-from medi2i.common.options.learned import LearnedOptions
+from medi2i.common.options.learned import LearnedOptions, SynthesisOptions
 from medi2i.common.options.machinery import default_of
 from medi2i.common.options.reading import AnyOptions, AnyTraining, given_values, load_training
 from medi2i.common.registry import located
@@ -26,6 +26,7 @@ from medi2i.common.training.distributed import ALONE, Ranks, share_batches
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.log import summary_writer
 from medi2i.common.training.optimizers import (
+    BETA2,
     RateControl,
     make_optimizer,
     missing_states_allowed,
@@ -40,7 +41,7 @@ from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.unpacking import unpacked
 
 log = logging.getLogger(__name__)
-T = TypeVar("T", PairedOptions, UnpairedOptions, LearnedOptions)
+T = TypeVar("T", PairedOptions, UnpairedOptions, LearnedOptions, SynthesisOptions)
 
 
 def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None) -> tuple[T, str | None]:
@@ -81,7 +82,7 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
 def _find_data(options: AnyTraining, run: str) -> None:
     """Raises UserError where the data of ``run`` are no longer where they were."""
     root, listed = unpacked(options.root), getattr(options, "train", "__train__")
-    if isinstance(options, LearnedOptions):
+    if not isinstance(options, AnyOptions):
         missing, where = None if root.is_dir() else root, "-R FOLDER"
     elif listed in pairs.FOLDERS:
         there = [root / folder for folder in pairs.FOLDERS[listed]]
@@ -145,7 +146,7 @@ def place(
     Returns (networks to validate, draw and save, WeightAverage or None): with ``--ema`` those of averaged weights.
     """
     links = networks.as_dict()
-    if options.summary and not isinstance(options, LearnedOptions):
+    if options.summary and isinstance(options, AnyOptions):
         print(summary_text(links, options, sizes["x"]))
     for link in links.values():
         link.to_device(device)
@@ -181,6 +182,7 @@ def make_optimizers(
             options.weight_decay,
             getattr(options, "weight_decay_norm", "l2"),
             options.adam_beta1,
+            getattr(options, "adam_beta2", BETA2),
         )
         for name, link in links.items()
     }

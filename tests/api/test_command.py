@@ -46,7 +46,7 @@ def test_the_first_word_of_two_shows_what_comes_next(words, capsys):
     assert command.main(words) == 0
     shown = capsys.readouterr().out
     names = [name for name in command.BY_NAME if f" {name} " in shown]
-    assert names == ["train pix2pix", "train cyclegan", "train recon"]
+    assert names == ["train pix2pix", "train cyclegan", "train recon", "train synthesis"]
 
 
 def test_help_and_version_load_neither_chainer_nor_numpy():
@@ -66,7 +66,11 @@ def test_python_m_medi2i_is_the_command():
     ("words", "said"),
     [
         (["nois"], "nois is no command of medi2i; did you mean noise?"),
-        (["train"], "train: which? medi2i train pix2pix or medi2i train cyclegan or medi2i train recon"),
+        (
+            ["train"],
+            "train: which? medi2i train pix2pix or medi2i train cyclegan or medi2i train recon or "
+            "medi2i train synthesis",
+        ),
         (["xyz", "-i", "a"], "xyz is no command of medi2i"),
     ],
 )

@@ -329,7 +329,7 @@ def test_engines_are_imported_in_one_place_only():
     names = re.compile(r"^ *import (onnxruntime|openvino)\b", re.M)
     found = {
         path.relative_to(root).as_posix()
-        for folder in ("common", "datasets", "pix2pix", "cyclegan", "reconstruction", "tools")
+        for folder in ("common", "datasets", "pix2pix", "cyclegan", "reconstruction", "synthesis", "tools")
         for path in (root / folder).rglob("*.py")
         if names.search(path.read_text(encoding="utf-8"))
     }

@@ -256,6 +256,9 @@ GRADIENTS = {
     "tanh_weighted_least_squares": (lambda d: losses.tanh_weighted_least_squares(d, 0.0), ANSWERS),
     "weight_magnitude": (losses.weight_magnitude, ANSWERS),
     "mean_answer": (losses.mean_answer, ANSWERS),
+    "logistic": (lambda d: losses.logistic(d, True) + 2 * losses.logistic(d, False), ANSWERS),
+    "hinge": (lambda d: losses.hinge(d, True) + 2 * losses.hinge(d, False), ANSWERS),
+    "wasserstein": (lambda d: losses.wasserstein(d, True) + 2 * losses.wasserstein(d, False), ANSWERS),
     "gaussian_divergence": (losses.gaussian_divergence, ANSWERS),
     "feature_distance": (lambda y: losses.feature_distance([F.tanh(y), y], [TRUTH, TRUTH + 0.5]), TRUTH + 2),
     "perceptual x": (lambda x: losses.perceptual(F.tanh, x, TRUTH, colour=False), random_images()[0]),
@@ -270,7 +273,8 @@ def test_gradient(name):
 
 
 def test_every_loss_has_a_gradient_test():
-    elsewhere = {"structural_dissimilarity", "multiscale_dissimilarity"}  # test_similarity.py
+    # test_similarity.py, tests/synthesis/test_net.py
+    elsewhere = {"structural_dissimilarity", "multiscale_dissimilarity", "squared_slope"}
     tested = {name.split()[0] for name in GRADIENTS} | {"focal_cross_entropy", "gradient_penalty"} | elsewhere
     not_losses = {"TV_METHODS", "channel_weight", "fold_stack", "unfold_stack"}
     assert set(losses.__all__) - not_losses <= tested
