@@ -35,7 +35,8 @@ import functools, sys
 sys.path.insert(0, "benchmarks")
 import subjects
 subjects.CHANNELS = [4, 8]
-subjects.PairedOptions = functools.partial(subjects.PairedOptions, gen_nblock=1, dis_chs=[4, 8])
+for name in ("PairedOptions", "UnpairedOptions"):
+    setattr(subjects, name, functools.partial(getattr(subjects, name), gen_nblock=1, dis_chs=[4, 8]))
 import gpu
 gpu.main(*sys.argv[1:])
 """

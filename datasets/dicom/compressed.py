@@ -101,40 +101,37 @@ def _by_offsets(path: Path, fragments: Fragments, offsets: list[int]) -> list[Fr
 
 def _by_ends(path: Path, read: Read, fragments: Fragments, frames: int) -> list[Fragments]:
     """Frames of several fragments end with the mark of the end of an image."""
-    found, current = [], []
-    for start, length in fragments:
-        current.append((start, length))
-        if _FRAME_ENDS in read(max(start, start + length - 10), min(length, 10)):
-            found.append(current)
-            current = []
-    if current or len(found) != frames:
+    ends = [
+        number
+        for number, (start, length) in enumerate(fragments, 1)
+        if _FRAME_ENDS in read(max(start, start + length - 10), min(length, 10))
+    ]
+    if len(ends) != frames or ends[-1] != len(fragments):
         raise Unreadable(path, f"{len(fragments)} fragments of pixel data cannot be told apart as {frames} frames")
-    return found
+    return [fragments[first:end] for first, end in pairwise([0, *ends])]
 
 
-def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream | None:
-    """The head of a compressed image, compared with the header; None for RLE, which has none.
+def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream:
+    """The head of a compressed image, compared with the header; RLE, which has none, is taken to be what this says.
 
     Raises Unreadable where it is of another size, or cannot be found: what cannot be measured is not decoded, as the
     decoder would allocate whatever it finds.
     """
     syntax = layout.syntax
     if syntax in RLETransferSyntaxes:
-        return None
-    if syntax in JPEG2000TransferSyntaxes:
-        found, whole = _jpeg_2000(encoded), True
-    elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
-        found, whole = _jpeg(encoded)
-    else:
+        return Codestream(layout.rows, layout.columns, 1, layout.allocated)
+    head = next((head for family, head, _ in _CODECS if syntax in family), None)
+    if head is None:
         raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}")
-    if found is not None and (found.rows, found.columns) != (layout.rows, layout.columns):
+    found = head(encoded)
+    if found is None:
+        raise Unreadable(
+            path, f"the size of the compressed image cannot be found: damaged, or not {syntax.name}; it is not decoded"
+        )
+    if (found.rows, found.columns) != (layout.rows, layout.columns):
         raise Unreadable(
             path,
             f"the compressed image is {found.rows}×{found.columns}, Rows × Columns say {layout.rows}×{layout.columns}",
-        )
-    if found is None or not whole:
-        raise Unreadable(
-            path, f"the size of the compressed image cannot be found: damaged, or not {syntax.name}; it is not decoded"
         )
     if found.components != 1:
         raise Unreadable(path, f"the compressed image has {found.components} components, not 1")
@@ -150,15 +147,11 @@ def decode(encoded: bytes, syntax: UID, into: np.ndarray) -> None:
     """
     import imagecodecs  # where nothing is compressed it need not be there
 
-    if syntax in RLETransferSyntaxes:
-        if len(imagecodecs.dicomrle_decode(encoded, into.dtype, out=into.data.cast("B"))) < into.nbytes:
-            raise ValueError("ends before the last pixel")
-    elif syntax in JPEG2000TransferSyntaxes:
-        imagecodecs.jpeg2k_decode(encoded, out=into)
-    elif syntax in JPEGLSTransferSyntaxes:
-        imagecodecs.jpegls_decode(encoded, out=into)
-    else:
-        imagecodecs.jpeg8_decode(encoded, out=into)
+    if syntax not in RLETransferSyntaxes:
+        decoder = next(decoder for family, _, decoder in _CODECS if syntax in family)
+        getattr(imagecodecs, decoder)(encoded, out=into)
+    elif len(imagecodecs.dicomrle_decode(encoded, into.dtype, out=into.data.cast("B"))) < into.nbytes:
+        raise ValueError("ends before the last pixel")
 
 
 def _jpeg_2000(encoded: bytes) -> Codestream | None:
@@ -198,8 +191,8 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _HIERARCHICAL, _START_OF_SCAN = (0xDE, 0xDF), 0xDA
 
 
-def _jpeg(encoded: bytes) -> tuple[Codestream | None, bool]:
-    """(the frame header of a JPEG or JPEG-LS image, whether it is the only one before the first scan)."""
+def _jpeg(encoded: bytes) -> Codestream | None:
+    """The frame header of a JPEG or JPEG-LS image, where there is one alone before the first scan."""
     found, at = None, 2
     while encoded[:2] == b"\xff\xd8" and at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
@@ -207,7 +200,7 @@ def _jpeg(encoded: bytes) -> tuple[Codestream | None, bool]:
             at += 1
             continue
         if marker == _START_OF_SCAN:
-            return found, True
+            return found
         if marker in _HIERARCHICAL or 0xD0 <= marker <= 0xD9 or marker in (0x00, 0x01):
             break
         if marker in _START_OF_FRAME:
@@ -216,4 +209,11 @@ def _jpeg(encoded: bytes) -> tuple[Codestream | None, bool]:
             precision, rows, columns, components = struct.unpack(">BHHB", encoded[at + 4 : at + 10])
             found = Codestream(rows, columns, components, precision)
         at += 2 + struct.unpack(">H", encoded[at + 2 : at + 4])[0]
-    return found, False
+    return None
+
+
+_CODECS = (  # transfer syntaxes, what reads the head, and the function of imagecodecs; JPEGs in this order
+    (JPEG2000TransferSyntaxes, _jpeg_2000, "jpeg2k_decode"),
+    (JPEGLSTransferSyntaxes, _jpeg, "jpegls_decode"),
+    (JPEGTransferSyntaxes, _jpeg, "jpeg8_decode"),
+)

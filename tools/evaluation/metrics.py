@@ -114,10 +114,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, window: Window, mask: np.ndarray 
 
 def confusion(labels: np.ndarray, truth: np.ndarray, classes: int, mask: np.ndarray | None = None) -> np.ndarray:
     """(classes + 1)² counts of pixels by class of the truth and of `labels`; what is no class 0 … counts as the last.
-
-    Sums of several are what Dice and IoU are made of.
-    """
-    _same_shape(labels, truth)
+    Sums of several are what Dice and IoU are made of."""
     found, true = (
         np.where(np.isin(image, range(classes)), image, classes).astype(np.int32).reshape(-1, image.shape[-1])
         for image in (labels, truth)
@@ -132,9 +129,8 @@ def dice_and_iou(counts: np.ndarray) -> dict[str, list[float]]:
     """2·|A ∩ B| / (|A| + |B|) and |A ∩ B| / |A ∪ B| of classes 1, 2, … (0 is the background) of a `confusion`; nan
     where neither image has the class."""
     with np.errstate(invalid="ignore"):
-        dice = 2 * np.diag(counts) / (counts.sum(axis=0) + counts.sum(axis=1))
-        iou = compat.chainercv.evaluations.calc_semantic_segmentation_iou(counts)
-    return {"dice": dice[1:-1].tolist(), "iou": iou[1:-1].tolist()}
+        iou = compat.chainercv.evaluations.calc_semantic_segmentation_iou(counts)[1:-1]
+    return {"dice": (2 * iou / (1 + iou)).tolist(), "iou": iou.tolist()}
 
 
 def mean_of_known(values: Sequence[float]) -> float:

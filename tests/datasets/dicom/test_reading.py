@@ -222,7 +222,7 @@ def test_truncated_compressed_pixels(tmp_path, ct):
 
 def test_size_inside_a_compressed_image_is_compared_first(tmp_path, ct):
     dataset = ct(STORED)
-    jpeg = b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB", 11, 16, 60000, 60000, 1) + bytes(20)
+    jpeg = b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB", 11, 16, 60000, 60000, 1) + bytes(3) + b"\xff\xda" + bytes(15)
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.70"
     dataset.PixelData = encapsulate([jpeg])
     dataset["PixelData"].is_undefined_length = True
