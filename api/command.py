@@ -111,6 +111,7 @@ COMMANDS = {
             "images from sinograms",
             "reconstruct",
         ),
+        Command("generate", "synthesis.generate", "GenerateOptions", "images of nobody, by a network trained for it"),
         Command("export", "tools.export_onnx", "ExportOptions", "a trained network as ONNX", "export-onnx"),
     ],
     "Measure": [
@@ -275,7 +276,7 @@ def unknown(words: Sequence[str]) -> str:
 
 def overview(word: str = "") -> str:
     """The text of ``medi2i --help``, within 80 columns and 24 lines; or of ``medi2i train --help``, for that word."""
-    lines = ["usage: medi2i COMMAND [options]    medi2i COMMAND --help    medi2i --version", ""]
+    lines = ["usage: medi2i COMMAND [options]    medi2i COMMAND --help    medi2i --version"]
     for title, group in COMMANDS.items():
         shown = [command for command in group if command.name.startswith(word)]
         titles = [title, *[""] * len(group)]

@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second, Unet
 from medi2i.common.compat import chainer
-from medi2i.common.networks.layers import BATCH_DECAY, BATCH_EPS
+from medi2i.common.networks.layers import BATCH_DECAY, BATCH_EPS, Convolution
 from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec
 from medi2i.common.options import PairedOptions, UnpairedOptions
+from medi2i.common.options.learned import SynthesisOptions
 from medi2i.cyclegan import net as cyclegan_net
 from medi2i.pix2pix import net as pix2pix_net
+from medi2i.synthesis import net as synthesis_net
 
 KEEP = Sampling(SampleKind.NONE, Second.NONE)
 _ACTIVATIONS = {
@@ -262,6 +264,38 @@ class CycleganStep:
                 self.discriminators[name],
                 0.5 * dis(fake.detach()).square().mean() + 0.5 * (dis(real) - 1).square().mean(),
             )
+
+
+class DcganStep:
+    """One update of DCGAN as :class:`medi2i.synthesis.updater.SynthesisUpdater` does it; call it with x."""
+
+    def __init__(self, networks: synthesis_net.Networks, options: SynthesisOptions) -> None:
+        self.latent = networks.latent
+        self.gen = nn.Sequential(*(_layer(link) for link in networks.gen.children()))
+        self.dis = nn.Sequential(*(_layer(link) for link in networks.dis.children()))
+        count = sum(parameter.numel() for network in (self.gen, self.dis) for parameter in network.parameters())
+        if count != sum(param.size for link in networks.as_dict().values() for param in link.params()):
+            raise ValueError(f"{count} parameters, and others in the Chainer networks")
+        self.optimizers = [
+            torch.optim.Adam(network.parameters(), lr=options.learning_rate, betas=(options.adam_beta1, 0.999))
+            for network in (self.gen, self.dis)
+        ]
+
+    def __call__(self, x: torch.Tensor) -> None:
+        fake = self.gen(torch.randn(len(x), self.latent, 1, 1))
+        cost = F.softplus(-self.dis(x)).mean() + F.softplus(self.dis(fake.detach())).mean()
+        _minimise(self.optimizers[1], cost)
+        self.dis.requires_grad_(False)
+        cost = F.softplus(-self.dis(fake)).mean()
+        _minimise(self.optimizers[0], cost)
+        self.dis.requires_grad_(True)
+
+
+def _layer(link: chainer.Link) -> nn.Module:
+    """The PyTorch layer of a link of DCGAN."""
+    if isinstance(link, Convolution):
+        return nn.Conv2d(link.in_ch, link.out_ch, link.ksize, link.stride, link.pad)
+    return CBR(link.in_ch, link.out_ch, link.c1.ksize, link.c1.pad, link.norm, link.sample, link.activation_kind)
 
 
 STEPS: dict[str, Callable] = {"pix2pix": Pix2pixStep, "cyclegan": CycleganStep}

@@ -4,6 +4,7 @@
   python tools/evaluate.py -i noisy -t clean -c result/converted --bias 100
   python tools/evaluate.py -R data --pairs data/pairs_test.txt -c mine=run1/converted theirs=run2/converted
   python tools/evaluate.py -R data --pairs data/pairs_test.txt --classical tv nlm --val_pairs data/pairs_val.txt
+  python tools/evaluate.py --sets -t real -c dcgan=made
 
 Files belong together by their name relative to their folder.
 """
@@ -18,6 +19,7 @@ from medi2i.common.errors import UserError, run
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import file_names
+from medi2i.synthesis import sets
 from medi2i.tools.evaluation import classical, files, measure, metrics, picture, safety_page, table
 from medi2i.tools.evaluation.files import Listing, Matching, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate
@@ -50,6 +52,13 @@ class ComparedOptions(Checked):
     from_col: int = option(0, "-c1", type=int, low=0, help="column of the input in --pairs")
     to_col: int = option(1, "-c2", type=int, low=0, help="column of the truth in --pairs")
     imgtype: str | None = option(None, "-it", choices=list(file_names.KINDS), help="kind of the images [found out]")
+    sets: bool = option(
+        False,
+        type=bool,
+        help="no pairs: how alike the images of --truth and those of each --converted are as sets, how diverse, and "
+        "whether any is a copy",
+        first=True,
+    )
     scale: int = option(
         1,
         type=int,
@@ -126,6 +135,8 @@ class EvaluateOptions(MeasureOptions, ComparedOptions):
 
 def command(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, __doc__)
+    if options.sets:
+        return compare_sets(options)
     if options.input and not options.truth and not options.pairs:
         return without_truth(options)
     return 1 if any(compare(options).left_out.values()) and options.strict else 0
@@ -177,6 +188,31 @@ def without_truth(options: EvaluateOptions) -> int:
     check_out(options, list(folders.values()))
     with locked(Path(options.out), "writing"):
         safety_page.of_folders(options.input or "", next(iter(folders.values())), Path(options.out), options.title)
+    return 0
+
+
+def compare_sets(options: EvaluateOptions) -> int:
+    """Sets of images that are no pairs, made of noise or of images of another kind. Raises UserError."""
+    folders = converted_folders(options)
+    if not (options.truth and folders) or options.input or options.pairs:
+        raise UserError("--sets: takes --truth, a folder of real images, and --converted, what to compare with them")
+    check_out(options, list(folders.values()))
+    out, clip = Path(options.out), metrics.clip_window(options.clip)
+    with locked(out, "writing"):
+        window = None if clip is None else (clip.lower, clip.upper)
+        rows, limit = sets.of_folders(options.truth, folders, out, window, options.seed)
+    print(table.aligned(sets.lines_of(rows)))
+    print("SWD: sliced Wasserstein distance × 1000 of each level of the Laplacian pyramid, by its rows")
+    print("nearest: root mean square difference from the nearest real image")
+    print(f"copies: those nearer than {limit:.4g}, as 1 % of the real images are to another")
+    for row in rows[2:]:
+        if row.copies:
+            print(
+                f"warning: {row.name}: {row.copies} of {len(row.distance)} images are as near to a real image as "
+                f"copies; look at {out / f'nearest_{row.name}.png'}",
+                file=sys.stderr,
+            )
+    print(f"written: {out / 'sets.json'}, and pictures of the closest pairs")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 A derived image is HU in a file that says what it is, from what it was made, and holds what was meant. A DerivedSeries
 is made once per source series and writes its slices. Every file is written whole or not at all, read back, and
-compared, before it gets its name. A NewSeries is for phantoms, and for volumes that come without DICOM headers.
+compared, before it gets its name. A NewSeries is for phantoms, for images of nobody, and for volumes that come without
+DICOM headers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -257,6 +258,7 @@ def _ascii(value: str, length: int) -> str:
     return value if len(value) <= length else value[: length - 3] + "..."
 
 
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DATE = "20190101"
 """Of every series made here. Fixed, so that the same input makes the same files on any day."""
 
@@ -265,13 +267,14 @@ DATE = "20190101"
 class NewSeries:
     """What the slices of a new series share.
 
-    affine: 4×4, from (column, row, slice) to patient coordinates in mm (LPS), rows and columns at right angles.
+    affine: 4×4, from (column, row, slice) to patient coordinates in mm (LPS), rows and columns at right angles. None:
+    the images lie nowhere, and are Secondary Capture (PS3.3 A.8.1) with neither place nor pixel size.
     entropy: whatever decides the pixels; it decides the UIDs. image_type: values 1 to 3. extra: further keywords and
     values.
     """
 
     modality: str
-    affine: np.ndarray
+    affine: np.ndarray | None
     encoding: Encoding
     entropy: tuple
     patient_id: str
@@ -293,11 +296,10 @@ class NewSeries:
         header = put(
             Dataset(),
             SpecificCharacterSet="ISO_IR 192",
-            SOPClassUID=STORAGE[self.modality],
+            SOPClassUID=SECONDARY_CAPTURE if self.affine is None else STORAGE[self.modality],
             SOPInstanceUID=uid_from("instance", self.entropy, index),
             StudyInstanceUID=uid_from("study", self.entropy),
             SeriesInstanceUID=uid_from("series", self.entropy),
-            FrameOfReferenceUID=uid_from("frame of reference", self.entropy),
             ImageType=list(self.image_type),
             **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), DATE),
             **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "120000"),
@@ -322,21 +324,25 @@ class NewSeries:
         elif self.modality == "MR":  # RM: research mode; how it was acquired is not known
             put(header, ScanningSequence="RM", SequenceVariant="NONE", ScanOptions="", MRAcquisitionType="")
             put(header, RepetitionTime=None, EchoTime=None, EchoTrainLength=None)
-        self._put_geometry(header, index)
+        if "BodyPartExamined" not in self.extra:  # it might be one of a pair (type 2C)
+            header.Laterality = ""
+        if self.affine is None:  # WSD: made by a workstation
+            put(header, ConversionType="WSD", PatientOrientation="")
+        else:
+            self._put_geometry(header, index, self.affine)
         put_pixels(header, encoded, self.encoding)
         return as_file(put(header, **self.extra))
 
-    def _put_geometry(self, header: Dataset, index: int) -> None:
-        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
-        axes = (self.affine[:3, :2] / spacing[:2]).T
-        thickness = abs(float(np.cross(*axes) @ self.affine[:3, 2]))  # of slices that may be shifted, too
-        if "BodyPartExamined" not in self.extra:  # it might be one of a pair (type 2C)
-            header.Laterality = ""
+    def _put_geometry(self, header: Dataset, index: int, affine: np.ndarray) -> None:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        axes = (affine[:3, :2] / spacing[:2]).T
+        thickness = abs(float(np.cross(*axes) @ affine[:3, 2]))  # of slices that may be shifted, too
         put(
             header,
+            FrameOfReferenceUID=uid_from("frame of reference", self.entropy),
             PatientPosition="HFS",
             SliceThickness=decimal(thickness),
-            ImagePositionPatient=[decimal(v) for v in self.affine[:3, 3] + index * self.affine[:3, 2]],
+            ImagePositionPatient=[decimal(v) for v in affine[:3, 3] + index * affine[:3, 2]],
             ImageOrientationPatient=[decimal(v) for v in axes.ravel()],
             PositionReferenceIndicator="",
             PixelSpacing=[decimal(spacing[1]), decimal(spacing[0])],
