@@ -36,7 +36,7 @@ MADE = 400
 SHARED = ("--size", SIZE, "--clipA", *CLIP, "-b", 16, "--diffaugment", "--ema", 0.998, "--vis_freq", 400)
 TRAININGS = {
     "dcgan": ("--channels", 16, "--spectral"),
-    "pggan": ("--network", "pggan", "--channels", 24, "--latent", 64, "--phase_images", 4800),
+    "pggan": ("--network", "pggan", "--channels", 24, "--latent", 64, "--phase_images", 3200),
 }
 NOISE, BOUNDS = 100.0, (-300.0, 150.0)  # HU: on the segmentor's input; between air, soft tissue and bone
 SEGMENTOR = (
@@ -185,7 +185,18 @@ def segmentors(work: Path, real: Path, made: Path, other: str, minutes: float) -
         if not (data / "pairs.txt").is_file():
             pairs(data, [np.squeeze(np.load(path)) for path in files], rng)
         if not list(out.glob("*_*/enc_x*.npz")):
-            lists = ("-it", "npy", "-R", data, "-t", data / "pairs.txt", "--val", data / "pairs.txt")
+            lists = (
+                "-it",
+                "npy",
+                "--imgtype_out",
+                "png",
+                "-R",
+                data,
+                "-t",
+                data / "pairs.txt",
+                "--val",
+                data / "pairs.txt",
+            )
             command("pix2pix/train.py", *lists, "-ca", *CLIP, "-o", out, *SEGMENTOR, "--minutes", minutes)
         converted = work / f"labels_{name.replace(' ', '_')}"
         run = find_run(next(out.glob("*_*")))

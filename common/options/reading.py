@@ -55,7 +55,7 @@ def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     start = given.get("model_gen")
     if not start or not located(start).is_dir():
         return {}
-    trained = load_args(start)
+    trained = load_training(start)
     if not isinstance(trained, cls):
         raise UserError(f"--model_gen: {start} is of {trained.APPLICATION}; one of {cls.APPLICATION} would be right")
     known = {field.name: getattr(trained, field.name) for field in dataclasses.fields(cls) if field.metadata["network"]}
@@ -65,7 +65,8 @@ def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"--{name}: {given[name]} is not what {start} was trained with ({known[name]}); leave it out"
             )
-    return {**known, **{name: getattr(trained, name) for name in ("clipA", "clipB", "clips_in_hu")}}
+    clips = (name for name in ("clipA", "clipB", "clips_in_hu") if name in cls.__dataclass_fields__)
+    return {**known, **{name: getattr(trained, name) for name in clips}}
 
 
 def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | None = None) -> dict[str, Any]:

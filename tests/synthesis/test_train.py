@@ -181,3 +181,17 @@ def test_the_args_say_what_was_decided(images, tmp_path, capsys):
     args = json.loads((only_run(tmp_path) / "args").read_text())
     assert args["application"] == "synthesis" and args["loss"] == "wgan-gp" and args["learning_rate"] == 1e-3
     assert args["ch"] == 1 and args["clipA"] == [-1000, 1000] and args["adam_beta1"] == 0
+
+
+def test_a_training_begins_with_the_weights_of_another(images, tmp_path, capsys):
+    assert run(images, tmp_path / "first", *GROWING, "-e", 1) == 0
+    first = only_run(tmp_path / "first")
+    words = "-i", images, "-o", tmp_path / "second", "-m", first, "-e", 1, "-lr", 1e-9, "-b", 4, "--nvis", 0
+    assert train.main([str(word) for word in words]) == 0
+    (one, _, _), (two, options, _) = net.load(first), net.load(only_run(tmp_path / "second"))
+    assert options.network == "pggan" and options.size == 16 and options.clipA == [-1000, 1000]
+    assert two.growth.shown == 2 * one.growth.shown == 24  # it goes on to grow
+    for (name, a), (_, b) in zip(one.gen.namedparams(), two.gen.namedparams(), strict=True):
+        assert np.allclose(a.array, b.array, atol=1e-6), name
+    assert run(images, tmp_path / "no", "-m", first, "--size", 32) == 1
+    assert "--size: 32 is not what" in capsys.readouterr().err
