@@ -15,7 +15,7 @@ from medi2i.common.kernels import cpu_engine
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import PairedOptions, UnpairedOptions
-from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL, LearnedOptions
+from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL, LearnedOptions, SynthesisOptions
 from medi2i.common.training.distributed import Ranks
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
@@ -29,6 +29,8 @@ from medi2i.reconstruction import net as reconstruction_net
 from medi2i.reconstruction.geometry import regular
 from medi2i.reconstruction.operator import Operator
 from medi2i.reconstruction.updater import CriticUpdater, PrimalDualUpdater
+from medi2i.synthesis import net as synthesis_net
+from medi2i.synthesis.updater import SynthesisUpdater
 
 pytestmark = pytest.mark.gpu
 
@@ -334,3 +336,39 @@ def test_half_precision_looks_at_its_gradients_once_for_each_loss():
 def function_of(place):
     """The function that a place is in, "adversarial.py:300 _copy"."""
     return place.split()[1]
+
+
+SYNTHESIS = {
+    "dcgan": dict(),
+    "dcgan, spectral": dict(spectral=True, diffaugment=True, lambda_r1=1.0),
+    "pggan": dict(network="pggan", phase_images=4),
+}
+
+
+def synthesised(case, device):
+    """All weights after an update of what makes images; PGGAN is within a fade."""
+    options = SynthesisOptions(size=8, channels=2, latent=3, ch=1, batch_size=2, **SYNTHESIS[case])
+    np.random.seed(0)
+    random = RandomState(0, device.xp)
+    random.normal_array = lambda shape: device.xp.asarray(random.generator.standard_normal(shape, dtype=np.float32))
+    batch = list(np.random.default_rng(1).uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32))
+    with chainer.using_device(device), cpu_engine.using("chainer"):
+        networks = synthesis_net.build(options)
+        if networks.growth is not None:
+            networks.growth.shown = 6
+        links = networks.as_dict()
+        for link in links.values():
+            link.to_device(device)
+        optimizers = {name: make_optimizer("SGD", link, 0.01, 0.0) for name, link in links.items()}
+        SynthesisUpdater(OneBatch(batch), optimizers, networks, options, random, device).update()
+    for link in links.values():
+        link.to_device("@numpy")
+    return [(name + path, param.array) for name, link in links.items() for path, param in link.namedparams()]
+
+
+@pytest.mark.parametrize("case", SYNTHESIS)
+def test_an_update_of_what_makes_images(case):
+    """Also of penalties, with their second derivatives."""
+    expected = synthesised(case, chainer.get_device("@numpy"))
+    for (name, array), (_, found) in zip(expected, synthesised(case, choose_device(0)), strict=True):
+        assert np.allclose(found, array, rtol=1e-3, atol=1e-5), name
