@@ -124,10 +124,14 @@ class NoisyPairs(PairMaker):
         try:
             photons = noise.photons_for(usable, level, self.dose(noise.Dose.photons), rng, self.xp)
         except ValueError as error:
-            self.told.append(f"{name}: {error}: {noise.Dose.photons:g} photons a ray")
+            self.told.append(f"{name}: {error}: {noise.Dose.photons:g} photons a ray, a guess; --photons says how many")
             return
         self.photons[series.uid] = photons
-        self.told.append(f"{name}: {photons:.3g} photons a ray make the {level:.1f} HU of noise that it has")
+        low = level / self.options.dose**0.5
+        self.told.append(
+            f"{name}: {photons:.3g} photons a ray make the {level:.1f} HU of noise that it has; {low:.1f} HU are added at "
+            f"{self.options.dose:g} of the dose"
+        )
 
     def series(self, header: Dataset, repeat: int) -> DerivedSeries:
         """Its description says what was done; all that decides the noise enters the UIDs."""

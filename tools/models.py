@@ -62,13 +62,15 @@ def listing() -> list[str]:
 
 
 def of_runs(folder: Path) -> list[str]:
-    """A line for each run that ``folder`` is or holds: its epochs, and which is the best. Raises UserError."""
+    """A line for each run that ``folder`` is or holds: its epochs, and which is the best; then which run is, where all
+    were validated by the same images. Raises UserError."""
     from medi2i.common.networks.checkpoint import BEST, find_run
+    from medi2i.tools.evaluation.metrics import larger_is_better
 
     inside = sorted(args.parent for args in (*folder.glob("args"), *folder.glob("*/args")))
     if not inside:
         raise UserError(f"{folder}: holds no run, whose args would be there; {registry.known_names()[3:]}")
-    lines = []
+    lines, judged = [], {}
     for place in inside:
         try:
             run = find_run(place)
@@ -78,9 +80,18 @@ def of_runs(folder: Path) -> list[str]:
         text = "none is known to be the best, the last one converts"
         if run.best is not None:
             best = read_json(place / BEST, "epoch, metric and value would be right")
-            text = f"the best is {run.best}, {best.get('metric')} {best.get('value')}"
+            text, metric, value = f"the best is {run.best}", str(best.get("metric")), best.get("value")
+            if isinstance(value, (int, float)):
+                text += f", {metric} {value:.5g}"
+                files = place / "files_val.txt"
+                judged[place] = value, (metric, files.read_text("utf-8") if files.is_file() else str(place))
         lines.append(f"{place}: epochs {', '.join(map(str, run.epochs))}; {text}")
-    return [*lines, "", "by validation images of its own each; what they convert tools/evaluate.py compares"]
+    if len({by for _, by in judged.values()}) > 1 or len(judged) < 2:
+        return [*lines, "", "by validation images of its own each; what they convert medi2i evaluate compares"]
+    ((metric, images),) = {by for _, by in judged.values()}
+    better = max if larger_is_better(metric.rpartition("/")[2].lower()) else min
+    place = better(judged, key=lambda one: judged[one][0])
+    return [*lines, "", f"the best of all, by the same {len(images.splitlines())} validation images: {place}"]
 
 
 def size_of(folder: Path) -> float:

@@ -333,7 +333,7 @@ def tell(
 
 def _tell_structure(found: dict, changes: dict[str, float], report: Path, limit: float) -> None:
     _tell(
-        f"edges: mean change {found['mean_edge_change']:.3f}, largest {found['largest_edge_change']:.3f} in "
+        f"edges: mean change {found['mean_edge_change']:.2g}, largest {found['largest_edge_change']:.2g} in "
         f"{found['largest_in']} (1 - correlation of edges of input and output)"
     )
     _tell_some(

@@ -130,8 +130,10 @@ def test_dose_is_that_of_the_series_itself(tmp_path, capsys):
     (x,), (t,) = (volumes(tmp_path / "own" / part).values() for part in ("trainA", "trainB"))
     capsys.readouterr()
     assert noisy(tmp_path / "own/trainA", tmp_path / "o", "-m", "dose", "--dose", "1", "--views", "90", "-g", "-1") == 0
-    level = float(re.search(r"photons a ray make the ([0-9.]+) HU of noise that it has", capsys.readouterr().out)[1])
-    assert level == pytest.approx(30, rel=0.15)
+    told = re.search(
+        r"photons a ray make the (\S+) HU of noise that it has; (\S+) HU are added", capsys.readouterr().out
+    )
+    assert float(told[1]) == float(told[2]) == pytest.approx(30, rel=0.15)
     (again,) = volumes(tmp_path / "o" / "trainA").values()
     assert (again - x)[np.abs(t) < 150].std() == pytest.approx(30, rel=0.25)  # stronger in the middle than all over
 

@@ -55,3 +55,21 @@ def test_runs_of_a_folder_are_told_with_their_best_epochs(tmp_path, capsys):
     (tmp_path / "none").mkdir()
     assert models.main([str(tmp_path / "none")]) == 1
     assert "none: holds no run, whose args would be there; a model by name: ct-denoise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("metric", "best"), [("validation/RMSE", "b"), ("validation/Dice", "a")])
+def test_the_best_of_runs_that_were_validated_by_the_same_images(tmp_path, capsys, metric, best):
+    for name, value in (("a", 0.75), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "args").write_text("{}")
+        for part in ("enc_x", "dec_y"):
+            (tmp_path / name / f"{part}4.npz").touch()
+        (tmp_path / name / "best.json").write_text(json.dumps({"epoch": 4, "metric": metric, "value": value}))
+        (tmp_path / name / "files_val.txt").write_text("1.dcm\t1.dcm\n2.dcm\t2.dcm\n")
+    assert models.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(f"the best of all, by the same 2 validation images: {tmp_path}/{best}\n")
+    (tmp_path / "a/files_val.txt").write_text("3.dcm\t3.dcm\n")
+    (tmp_path / "a/best.json").write_text(json.dumps({"epoch": 4, "metric": metric}))
+    assert models.main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith("epochs 4; the best is 4") and "of its own each" in told[-1]

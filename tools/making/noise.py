@@ -85,7 +85,8 @@ def photons_for(
     NoiseMeter measures it) in CT images, each (HU (H, W), spacing in mm): that of the series itself, as a rule.
 
     ``dose``: all but its ``fraction`` and ``photons``, which is where the search begins. The variance of the simulated
-    noise is that by which it raises the one that is measured in the images. ValueError where nothing can be measured.
+    noise is that by which it raises the one that is measured in the images. ValueError where nothing can be measured,
+    or structures hide what is added.
     """
     photons = dose.photons
     for _ in range(TRIES):
@@ -103,6 +104,8 @@ def photons_for(
         photons = float(np.clip(photons * ratio, *PHOTONS))
         if abs(ratio - 1) < 0.05:
             break
+    if not 0.5 < ratio < 2:
+        raise ValueError(f"{level:.1f} HU of noise cannot be told from what else is in its middle slices")
     return photons
 
 

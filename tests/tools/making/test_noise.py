@@ -177,6 +177,14 @@ def test_photons_of_images_without_noise_are_not_known():
         noise.photons_for([(hu, SPACING)], 0.0, Dose(views=60), generator_for(0, 0))
 
 
+def test_photons_of_noise_that_structures_hide_are_not_known():
+    """Five HU are said, and the slices differ by fifty from pixel to pixel."""
+    hu, _ = water_cylinder()
+    rough = (hu + 50 * np.random.default_rng(3).standard_normal(hu.shape)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"5\.0 HU of noise cannot be told from what else is in its middle slices"):
+        noise.photons_for([(rough, SPACING)], 5.0, Dose(views=60), generator_for(0, 0))
+
+
 def test_bone_makes_noise_and_bowtie_evens_it_out():
     hu, distance = water_cylinder()
     plain = [dose_noise(hu, SPACING, Dose(0.5, 1e4, 0.0, views=90), generator_for(0, k, b"w")) for k in range(4)]
