@@ -137,6 +137,7 @@ def command(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, __doc__)
     if options.sets:
         return compare_sets(options)
+    classical.check(options.classical or [])
     if options.input and not options.truth and not options.pairs:
         return without_truth(options)
     return 1 if any(compare(options).left_out.values()) and options.strict else 0
@@ -293,6 +294,7 @@ def choose_rows(
             f"{one.filter.note} of {basis.name}; strength {one.strength:.3g} × {one.sigma:.3g}, "
             "chosen on validation pairs"
         )
+        print(f"{name}: {note}", file=sys.stderr)
         rows.append(measure.filtered(basis, name, note, one, Path(scratch) / name))
     return rows, tuned
 

@@ -129,8 +129,8 @@ class NoisyPairs(PairMaker):
         self.photons[series.uid] = photons
         low = level / self.options.dose**0.5
         self.told.append(
-            f"{name}: {photons:.3g} photons a ray make the {level:.1f} HU of noise that it has; {low:.1f} HU are added at "
-            f"{self.options.dose:g} of the dose"
+            f"{name}: {photons:.3g} photons a ray make the {level:.1f} HU of noise that it has; {low:.1f} HU are added "
+            f"at {self.options.dose:g} of the dose"
         )
 
     def series(self, header: Dataset, repeat: int) -> DerivedSeries:

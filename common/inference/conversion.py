@@ -95,7 +95,7 @@ def convert(plan: Plan, networks: Networks, shard: Shard | None) -> Done:
         work = Conversion(plan, networks, shard)
         work.begin()
         if speaks and plan.known:
-            print(plan.known, file=sys.stderr)
+            print("\n".join(plan.known), file=sys.stderr)
         outcome = work.run(watch)
         left = len(work.jobs.left)
         if left and watch.received:

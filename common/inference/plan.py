@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from medi2i.datasets.dicom import Unreadable
 from medi2i.datasets.file_names import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.grid import STEP
 from medi2i.datasets.noise_level import Noise, noise_in, noise_of
+from medi2i.datasets.pairs import read_list
 from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip, default_clip
 
@@ -104,9 +106,9 @@ class Plan:
 
     settings: dict of all that decides the pixels of a result beside the model. stack: slices in the channels of the
     network. hu_clip: what takes its output to HU, None where results are no HU. known: what is to be said of the model
-    before it begins. expected: as ``likeness.known`` has it, None where nothing is compared. load_analysis(network_for,
-    device): the maps that are to be written beside each result, made by an ``Analysis``; None for none. network_for: as
-    for ``cyclegan.analysis``.
+    before it begins, a line each. expected: as ``likeness.known`` has it, None where nothing is compared.
+    load_analysis(network_for, device): the maps that are to be written beside each result, made by an ``Analysis``;
+    None for none. network_for: as for ``cyclegan.analysis``.
     """
 
     options: ConversionOptions
@@ -119,7 +121,7 @@ class Plan:
     combine: Combine
     description: str
     hu_clip: Clip | None
-    known: str | None
+    known: list[str]
     compare_edges: bool
     expected: tuple[float | None, float | None, float | None] | None
     load_analysis: Callable | None = None
@@ -205,7 +207,10 @@ def make_plan(
         combine,
         description,
         hu_clip=(clip or dicom_clip) if not classes and found == "dcm" else None,
-        known=_known_change(model, clip or (dicom_clip if found == "dcm" else None), images),
+        known=[
+            *_known_change(model, clip or (dicom_clip if found == "dcm" else None), images),
+            *_trained_on(model, images),
+        ],
         compare_edges=not classes and not model.trained.gen_fc,
         expected=_expected(options, model) if not classes and not model.trained.gen_fc else None,
         load_analysis=load_analysis,
@@ -306,20 +311,32 @@ def _keeps_outside(
     return wanted == "keep" and reason is None
 
 
-def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> str | None:
-    """What a conversion says before it begins of a model that changes the mean of what it was trained on; else None.
+def _known_change(model: Model, clip: Clip | None, images: Catalogue) -> list[str]:
+    """What a conversion says before it begins of a model that changes the mean of what it was trained on.
 
     clip: of the results.
     """
     in_hu = any(volume.series is not None and volume.series.modality == "CT" for volume in images.volumes)
     change = model.trained.mean_change if model.generator is not None else None
     if change is None or not mean_change.worth_telling(change, 2.0 if clip is None else clip.width):
-        return None
+        return []
     words = mean_change.words(change if model.direction == "xy" else -change, in_hu)
-    return (
+    return [
         f"this model {words}, as its training images differed by so much: right for "
         "images that differ like them, else wrong by as much; mean change, below, is what it did to these"
-    )
+    ]
+
+
+def _trained_on(model: Model, images: Catalogue) -> list[str]:
+    """What is said of images that the run's list has, of those it was trained on."""
+    lists = [file.parent / "files_train.txt" for file in (model.generator.files if model.generator else ())]
+    if not lists or not lists[0].is_file():
+        return []
+    root = Path(model.trained.root)
+    known = {(root / name).resolve() for row in read_list(lists[0]) for name in row.columns}
+    seen = sum(source.held is None and source.path.resolve() in known for source in images.sources)
+    all_of = f"{seen} of {len(images.sources)} images are" if len(images.sources) > 1 else "this image is"
+    return [f"{all_of} what this model was trained on: measured on such, it looks better than it is"] if seen else []
 
 
 def _expected(options: ConversionOptions, model: Model) -> tuple[float | None, float | None, float | None] | None:

@@ -4,7 +4,9 @@ All of it works on grey images (H, W) in their own unit. The parameter is a mult
 so one search serves every unit.
 """
 
+import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,14 +42,18 @@ def _non_local_means(image: np.ndarray, strength: float, sigma: float) -> np.nda
 
 
 def _bm3d(image: np.ndarray, strength: float, sigma: float) -> np.ndarray:
-    try:
-        from bm3d import bm3d  # not a dependency: its licence allows non-commercial use only
-    except ImportError:
-        raise UserError(
-            "--classical: bm3d is not installed: pip install bm3d (its licence allows non-commercial use "
-            "only); or leave it out"
-        ) from None
+    from bm3d import bm3d  # not a dependency: its licence allows non-commercial use only
+
     return bm3d(np.asarray(image, dtype=np.float64), strength * sigma)
+
+
+def check(names: Sequence[str]) -> None:
+    """Raise UserError where a filter of these names is not installed."""
+    if "bm3d" in names and importlib.util.find_spec("bm3d") is None:
+        raise UserError(
+            f"--classical: bm3d is not installed: pip install bm3d (its licence allows non-commercial use only), into "
+            f"{sys.prefix}; or leave it out"
+        )
 
 
 FILTERS = {

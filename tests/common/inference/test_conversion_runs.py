@@ -207,6 +207,19 @@ def test_no_permission_is_found_before_anything_is_done(tmp_path, files, capsys,
     assert files.tree(tmp_path / "out") == []
 
 
+def test_images_of_the_training_are_told(tmp_path, paired_run, files, capsys):
+    folder, run_folder = files.write_series(tmp_path / "in", 3), paired_run()
+    options = json.loads((run_folder / "args").read_text())
+    (run_folder / "args").write_text(json.dumps({**options, "root": str(tmp_path)}))
+    (run_folder / "files_train.txt").write_text("in/IM0\tclean/IM0\nin/IM4\tclean/IM4\nelsewhere\tin/none\n")
+    words = "what this model was trained on: measured on such, it looks better than it is"
+    for given, told in ((folder, f"2 of 3 images are {words}"), (folder / "IM0", f"this image is {words}")):
+        assert run(run_folder, "-R", given, "-o", tmp_path / "out", "--force") == 0
+        assert told in capsys.readouterr().err
+    assert run(run_folder, "-R", folder / "IM7", "-o", tmp_path / "out", "--force") == 0
+    assert words not in capsys.readouterr().err
+
+
 def test_two_inputs_for_one_output_are_refused(tmp_path, paired_run, capsys):
     from PIL import Image as Pillow
 
