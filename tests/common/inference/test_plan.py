@@ -21,7 +21,8 @@ APPLICATIONS = {
 
 def plan_of(application, kind="dcm", direction="xy", **training):
     module, trained, options = APPLICATIONS[application]
-    model = Model(SimpleNamespace(), trained(**{"ch": 1, "out_ch": 1, **training}), "enc_x1.npz", "ab", direction)
+    given = trained(**{"ch": 1, "out_ch": 1, **training})
+    model = Model(SimpleNamespace(files=()), given, "enc_x1.npz", "ab", direction)
     images = Catalogue([Volume([Source((Path("a"),), kind, "a")])], [])
     return module.plan_of(options(model_gen="enc_x1.npz"), model, images)
 
