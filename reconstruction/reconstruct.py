@@ -12,7 +12,6 @@ sinograms were made of, results are DICOM in HU with their geometry; else npy, f
 what was done and how far the rays of every result are from those that were measured.
 """
 
-import json
 import logging
 import sys
 import time
@@ -24,17 +23,16 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 
 import numpy as np
 
-from medi2i.common import VERSION
-from medi2i.common.bounded_files import read_json
 from medi2i.common.compat import chainer
 from medi2i.common.device import use_cpu_engine
 from medi2i.common.errors import UserError, run
 from medi2i.common.inference.generator import AnySize, engine_of
 from medi2i.common.inference.plan import for_noise
+from medi2i.common.inference.report import COMPLETE, WRITTEN, Report
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
-from medi2i.common.outputs import BESIDE, write_text
+from medi2i.common.outputs import BESIDE
 from medi2i.common.registry import card_of, located
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.validation import inference_mode
@@ -53,7 +51,7 @@ from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sou
 FBP, SIRT, TV, PNP, ADVERSARIAL, DIP, LEARNED = METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "dip", "learned")
 TRAINED = {PNP: "a denoiser of pix2pix", ADVERSARIAL: "a critic", LEARNED: "a primal-dual network"}
 ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 3000}
-REPORT, MOST_REPORT = "reconstruction.json", 64 << 20  # bytes
+REPORT = "reconstruction.json"
 PLACES = ("root", "out", "geometry", "force", "resume", "vis_freq", "vis_window")  # options that decide no value
 NOISE_LEVEL = 40.0  # HU
 LOOK = 5  # iterations between two slopes of a critic
@@ -186,7 +184,7 @@ def command(argv: list[str]) -> int:
             seconds = time.perf_counter() - started
             writer.write(name, geometry.to_hu(image), told | {"seconds": round(seconds, 3)})
             log.info("%d: %s, rays off by %.3g (%.1f s)", number, name, told["residual"], seconds)
-    writer.close()
+    writer.close("interrupted" if watch.received else COMPLETE)
     print(f"{options.out}: {writer.count} images by {options.method}; {REPORT} tells how")
     return 128 + watch.received if watch.received else 0
 
@@ -377,26 +375,29 @@ class Writer:
     """
 
     def __init__(self, out: Path, folder: Path, geometry: geometries.Geometry, options: ReconstructionOptions) -> None:
-        self.out, self.geometry, self.options = out, geometry, options
+        self.out, self.options = out, options
         self._sources = sources_of(folder)
         self._series: dict[str, DerivedSeries] = {}
-        self._told: dict[str, Told] = {}
-        if options.resume and (self.out / REPORT).is_file():
-            self._told = self._earlier()
+        self._decides = {name: value for name, value in asdict(options).items() if name not in PLACES}
+        self._geometry = asdict(geometry)
+        model = {name: self._decides.pop(name) for name in ("method", "prior")}
+        self._report = Report(out, model, self._decides | self._geometry, [options.root], REPORT)
+        if options.resume:
+            self._report.resume()
 
     @property
     def count(self) -> int:
         """Images written."""
-        return len(self._told)
+        return len(self._report.files)
 
     def has(self, name: str) -> bool:
         """Whether an image was written by an earlier run. Raises UserError for one that is another's."""
-        path = self.path(name)
-        if path.exists() and name not in self._told and not self.options.force:
+        path, told = self.path(name), name in self._report.files
+        if path.exists() and not told and not self.options.force:
             raise UserError(
                 f"{path}: exists already; --force overwrites it, --resume goes on with what {REPORT} tells of"
             )
-        return path.exists() and name in self._told
+        return path.exists() and told
 
     def draw(self, name: str, iteration: int, hu: np.ndarray) -> None:
         """A picture of an image (H, W) in HU after so many iterations."""
@@ -413,12 +414,11 @@ class Writer:
         """Where a fit that was ended is kept."""
         return self.out / f".{name}.dip.npz"
 
-    def write(self, name: str, hu: np.ndarray, told: dict[str, float | int]) -> None:
+    def write(self, name: str, hu: np.ndarray, told: Told) -> None:
         """One image (H, W) in HU, and in the report what is told of it: first, so that no image is without."""
         path = self.path(name)
-        self._told[name] = told
         self.out.mkdir(parents=True, exist_ok=True)
-        self.close()
+        self._report.note(name, WRITTEN, **told)
         if name in self._sources:
             file, frame = self._sources[name]
             source = dicom.read(Path(file), frame)
@@ -427,42 +427,18 @@ class Writer:
             write_npy(path, hu.astype(np.float32), self.options.force)
         self.state(name).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Write the report: options, geometry, and each image's iterations, strength, residual and seconds."""
-        report = {"medi2i": VERSION, **self._settings(), "images": self._told}
-        write_text(self.out / REPORT, json.dumps(report, indent=1) + "\n")
-
-    def _settings(self) -> dict[str, dict]:
-        return {"options": asdict(self.options), "geometry": asdict(self.geometry)}
-
-    def _earlier(self) -> dict[str, Told]:
-        """What the report of an earlier run tells of its images. Raises UserError where it is not of this one."""
-        path = self.out / REPORT
-        found = read_json(
-            path, right := "the report of an earlier run with the same options would be right", MOST_REPORT
-        )
-        if not isinstance(found, dict) or not all(
-            isinstance(found.get(k), dict) for k in (*self._settings(), "images")
-        ):
-            raise UserError(f"--resume: {path}: is no report of reconstruct.py; {right}")
-        for part, own in json.loads(json.dumps(self._settings())).items():
-            for name, value in own.items():
-                if name not in PLACES and found[part].get(name) != value:
-                    raise UserError(
-                        f"--resume: {path}: is of a run with {name} {str(found[part].get(name))[:40]}, not "
-                        f"{str(value)[:40]}; {right}, or another --out"
-                    )
-        return found["images"]
+    def close(self, state: str) -> None:
+        """Write the report: method, options and geometry, and each image's iterations, strength, residual, seconds."""
+        self._report.write(state)
 
     def _series_of(self, source: dicom.DicomImage) -> DerivedSeries:
         uid = str(source.header.get("SeriesInstanceUID", ""))
         if uid not in self._series:
-            decides = {k: v for k, v in asdict(self.options).items() if k not in PLACES}
             self._series[uid] = DerivedSeries(
                 source.header,
                 model_name=f"medi2i reconstruct {self.options.method}",
                 description=f"{self.options.method} of simulated projections",
-                options=decides | {"geometry": asdict(self.geometry)},
+                options=self._report.content["model"] | self._decides | {"geometry": self._geometry},
             )
         return self._series[uid]
 

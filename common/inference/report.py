@@ -25,6 +25,7 @@ MOST_BYTES = 1 << 27  # some 300,000 images
 COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
 COMPLETE, NOTHING = "complete", "nothing converted"
+MOST_SHOWN = 80  # characters of an option in an error
 LINES = 10  # of one kind on the terminal; conversion.json has all
 
 Entries = dict[str, dict[str, Any]]
@@ -109,8 +110,8 @@ class Report:
         other = self.difference(old)
         if other is not None:
             raise UserError(
-                f"--resume: {self.path} is of a conversion with another {other}; use the same, another "
-                "--out, or --force to convert everything again"
+                f"--resume: {self.path} is of a run with another {other}; use the same, another "
+                "--out, or --force to make everything anew"
             )
         self.take_over(old["files"])
 
@@ -133,7 +134,7 @@ class Report:
             then, now = old.get(key, {}), json.loads(json.dumps(self.content[key]))
             for name in sorted({*then, *now}):
                 if then.get(name) != now.get(name):
-                    return f"{name} ({then.get(name)}; now {now.get(name)})"
+                    return f"{name} ({_short(then.get(name))}; now {_short(now.get(name))})"
         shards = self.content.get("shards")
         return None if shards in (None, old.get("shards")) else f"number of shards ({old.get('shards')}; now {shards})"
 
@@ -179,6 +180,11 @@ class Report:
             write_text(self._journal, "".join(_line(begun=name) for name in sorted(self._begun)))
         else:
             self._journal.unlink(missing_ok=True)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def journal_of(path: Path) -> Path:

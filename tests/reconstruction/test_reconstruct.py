@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from medi2i.common.inference import report
 from medi2i.common.networks.files import save_networks
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.datasets import dicom
@@ -41,9 +42,9 @@ def test_a_ct_comes_back_in_hu_at_its_place(scan, tmp_path, method):
     assert [item.position for item in found.slices] == [item.position for item in truth.slices]
     off = dicom.read_volume(found) - np.maximum(dicom.read_volume(truth), -1000)
     assert abs(off.mean()) < 15 and np.sqrt(np.mean(off**2)) < {"fbp": 160, "sirt": 160, "tv": 110}[method[0]]
-    report = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
-    assert sorted(report["images"]) == ["00001", "00002"]
-    assert all(0 < told["residual"] < 0.5 for told in report["images"].values())
+    told = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    assert sorted(told["files"]) == ["00001", "00002"] and told["state"] == "complete"
+    assert all(0 < one["residual"] < 0.5 for one in told["files"].values())
 
 
 @pytest.mark.parametrize("beam", ["parallel", "arc", "flat"])
@@ -127,29 +128,57 @@ def test_pictures_of_the_iterates_and_a_report(scan, tmp_path):
 
 def test_what_is_resumed_is_the_same_run(scan, tmp_path, capsys):
     arguments = "-i", scan / "sinograms", "-o", tmp_path / "out", "--iterations", 2
-    report = tmp_path / "out/reconstruction.json"
+    path = tmp_path / "out/reconstruction.json"
     assert run(reconstruct.main, *arguments) == 0
-    told = report.read_text()
+    told = path.read_text()
     capsys.readouterr()
     for more, text, words in (
-        (["--method", "sirt", "--resume"], told, "is of a run with method tv, not sirt"),
-        (["--strength", 3, "--resume"], told, "is of a run with strength None, not 3"),
+        (["--method", "sirt", "--resume"], told, "is of a run with another method (tv; now sirt)"),
+        (["--strength", 3, "--resume"], told, "is of a run with another strength (None; now 3"),
+        (["-i", scan / "sinograms/00001.npy", "--resume"], told, "is of a run with another given ("),
         ([], told, "exists already; --force overwrites it"),
-        (["--resume"], "{}", "is no report of reconstruct.py"),
-        (["--resume"], "[1]", "is no report of reconstruct.py"),
-        (["--resume"], "{", "not JSON"),
+        (["--resume"], "{}", "not a readable report"),
+        (["--resume"], "[1]", "not a readable report"),
+        (["--resume"], "{", "not a readable report (Expecting property name"),
         (["--resume"], None, "exists already; --force overwrites it"),
     ):
-        report.write_text(text) if text is not None else report.unlink()
+        path.write_text(text) if text is not None else path.unlink()
         assert run(reconstruct.main, *arguments, *more) == 1
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
-        assert text is None or report.read_text() == text
-    report.write_text(told)
+        assert text is None or path.read_text() == text
+    path.write_text(told)
     (tmp_path / "out/00002.dcm").unlink()
     before = (tmp_path / "out/00001.dcm").stat().st_mtime_ns
     assert run(reconstruct.main, *arguments, "--resume") == 0
     assert (tmp_path / "out/00002.dcm").exists() and (tmp_path / "out/00001.dcm").stat().st_mtime_ns == before
+
+
+def test_the_report_of_many_images_is_not_written_anew_for_each(tmp_path, monkeypatch):
+    assert run(make_sinograms.main, "-o", tmp_path / "scan", "--of", "shepp-logan", "--size", 16, "--views", 8) == 0
+    np.save(tmp_path / "scan/00001.npy", np.stack([np.load(tmp_path / "scan/00001.npy")] * 9))
+    arguments = "-i", tmp_path / "scan", "-o", tmp_path / "out", "--method", "fbp"
+    wholes, images, write, write_npy = [], [], report.Report._write, reconstruct.write_npy
+
+    def killed(path, *rest):
+        if len(images) == 5:
+            raise ArithmeticError
+        images.append(path)
+        write_npy(path, *rest)
+
+    monkeypatch.setattr(report.Report, "_write", lambda self: (wholes.append(len(self.files)), write(self)))
+    monkeypatch.setattr(reconstruct, "write_npy", killed)
+    with pytest.raises(ArithmeticError):
+        run(reconstruct.main, *arguments)
+    assert wholes == [1]  # the other five are in the journal beside it, and of the last there is no image
+    monkeypatch.setattr(reconstruct, "write_npy", write_npy)
+    before = [path.stat().st_mtime_ns for path in images]
+    assert run(reconstruct.main, *arguments, "--resume") == 0
+    assert [path.stat().st_mtime_ns for path in images] == before and len(images) == 5
+    assert wholes == [1, 6, 9] and len(list((tmp_path / "out").glob("*.npy"))) == 9
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".npy") == [
+        "reconstruction.json"
+    ]
 
 
 @pytest.mark.parametrize(
