@@ -269,10 +269,10 @@ class Section:
         for number, (y, truth) in enumerate(self.shown[:count]):
             problem, start = solvers.problem_of(operator, y, self.photons), fbp(self.geometry, y, "hann", 0.5)
             state = self.work / f"dip{number}.npz"
-            images.append(DeepImagePrior(problem, start, Prior(), state).run())
+            images.append(DeepImagePrior(problem, start, Prior(5.0), state).run())
             beside.append(psnr(solvers.total_variation(problem, 5.0, 300, start), truth))
             print(f"dip {psnr(images[-1], truth):.2f} dB, tv {beside[-1]:.2f} dB", flush=True)
-        chosen = f"γ = {Prior.strength:g}; tv on the same {np.mean(beside):.2f}"
+        chosen = f"λ = 5, {Prior.part:g} of it; tv on the same {np.mean(beside):.2f}"
         seconds = time.process_time() - started
         return self.line(operator, f"dip, the first {count}", chosen, images, seconds), images[0]
 

@@ -50,7 +50,7 @@ from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sou
 
 FBP, SIRT, TV, PNP, ADVERSARIAL, DIP, LEARNED = METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "dip", "learned")
 TRAINED = {PNP: "a denoiser of pix2pix", ADVERSARIAL: "a critic", LEARNED: "a primal-dual network"}
-ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 3000}
+ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 400}
 REPORT = "reconstruction.json"
 PLACES = ("root", "out", "geometry", "force", "resume", "vis_freq", "vis_window")  # options that decide no value
 NOISE_LEVEL = 40.0  # HU
@@ -95,7 +95,7 @@ class ReconstructionOptions(Checked):
         high=1e6,
         metavar="X",
         help="of total variation, water = 1 and lengths in pixels [tv: with --photons the one that leaves the noise in "
-        "the rays, else 0.2; adversarial 0.2; dip, where it is of means, 1e-4]",
+        "the rays, else 0.2; adversarial 0.2; dip as tv]",
     )
     weight: float | None = option(
         None,
@@ -248,15 +248,17 @@ class Method:
     def _tv(
         self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, told: Told, stop: Stop, *_: object
     ) -> np.ndarray:
-        strength, photons = self.options.strength, self.options.photons
-        if strength is None:
-            strength = (
-                0.2
-                if photons is None
-                else solvers.strength_for(problem, solvers.expected_residual(sinogram, photons), start)
-            )
-        told["strength"] = strength
+        told["strength"] = strength = self._strength(problem, sinogram, start)
         return solvers.total_variation(problem, strength, self.iterations, start, stop)
+
+    def _strength(self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray) -> float:
+        """Of total variation: what was asked for, else by the noise where it is known."""
+        strength, photons = self.options.strength, self.options.photons
+        if strength is not None:
+            return strength
+        if photons is None:
+            return 0.2
+        return solvers.strength_for(problem, solvers.expected_residual(sinogram, photons), start)
 
     def _pnp(
         self, problem: solvers.Problem, sinogram: np.ndarray, start: np.ndarray, told: Told, stop: Stop, *_: object
@@ -292,8 +294,8 @@ class Method:
         stop: Stop,
         state: Path | None,
     ) -> np.ndarray:
-        strength = DipOptions.strength if self.options.strength is None else self.options.strength
-        prior = DipOptions(steps=self.iterations, strength=strength, seed=self.options.seed)
+        strength = self._strength(problem, sinogram, start)
+        prior = DipOptions(strength, steps=self.iterations, seed=self.options.seed)
         fit = DeepImagePrior(problem, start, prior, state)
         image = fit.run(stop)
         told |= {"strength": strength, "iterations": fit.step, "best": fit.best_step}
