@@ -50,7 +50,7 @@ from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sou
 
 FBP, SIRT, TV, PNP, ADVERSARIAL, DIP, LEARNED = METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "dip", "learned")
 TRAINED = {PNP: "a denoiser of pix2pix", ADVERSARIAL: "a critic", LEARNED: "a primal-dual network"}
-ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 400}
+ITERATIONS = {SIRT: 100, TV: 300, PNP: 20, ADVERSARIAL: 200, DIP: 500}
 REPORT = "reconstruction.json"
 PLACES = ("root", "out", "geometry", "force", "resume", "vis_freq", "vis_window")  # options that decide no value
 NOISE_LEVEL = 40.0  # HU
