@@ -5,7 +5,7 @@
 
 Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, what learns from
 phantoms is trained for so many minutes each on others (learned primal-dual, pix2pix on filtered back-projections); the
-deep image prior, minutes an image, is fitted to --dip of those shown. Priors and critics of CT are given, one for all
+deep image prior, a minute an image, is fitted to --dip of those shown. Priors and critics of CT are given, one for all
 series or one for each, and have to come of others. One core. What is trained or measured is kept in --work and not made
 again: a run that was ended goes on where it was.
 """
@@ -45,16 +45,7 @@ Method = Callable[[np.ndarray], np.ndarray]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 LEVELS = (20.0, 40.0, 80.0)  # HU, of what a denoiser takes away each time
 PARTS, STRENGTH_BESIDE = (0.1, 0.3, 1.0), 0.5  # of the critic, and of total variation beside it
-LEARNED = (
-    "--unrolled",
-    6,
-    "--strength",
-    4,
-    "-lr",
-    2e-3,
-    "--ema",
-    0.998,
-)  # as good as ten iterations after the same minutes
+LEARNED = ("--unrolled", 6, "-lr", 2e-3, "--ema", 0.998)  # as good as ten iterations after the same minutes
 PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is larger than noise
     *("--preset", "denoise", "--gen_sample", "half", "--gen_chs", 48, 96, 192, "--gen_residual", 0.1),
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),

@@ -162,8 +162,5 @@ def _back_projected(geometry: Geometry, rays: np.ndarray, xp: ModuleType) -> np.
 
 
 def first_image(geometry: Geometry, sinogram: np.ndarray) -> np.ndarray:
-    """What every network begins with, in training and after: (views, bins) -> (H, W) float32, water = 1, never below 0.
-
-    ``solvers.first_images`` has more.
-    """
+    """What a network begins with, in training and after: (views, bins) -> (H, W) float32, water = 1, never below 0."""
     return np.maximum(fbp(geometry, sinogram) / geometry.mu_water, 0).astype(np.float32)

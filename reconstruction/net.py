@@ -44,8 +44,7 @@ class PrimalDual(chainer.Chain):
     What goes from rays to the image is filtered, so that it is of the size of the error in the image already: with Aᵀ
     alone, as published, a training takes about three times as long to be as good.
 
-    (N, 1, views, bins), line integrals, and images to begin with (N, 1 or 2, H, W), water = 1 -> (N, 1, H, W). Of two,
-    the second is what is mended, and the first is handed on beside it.
+    (N, 1, views, bins), line integrals, and images to begin with (N, 1, H, W), water = 1 -> (N, 1, H, W).
     """
 
     def __init__(self, operator: Operator, unrolled: int, memory: int, channels: int) -> None:
@@ -59,10 +58,7 @@ class PrimalDual(chainer.Chain):
 
     def forward(self, sinogram: ArrayOrVariable, start: ArrayOrVariable) -> chainer.Variable:
         measured = chainer.as_variable(sinogram) * (self.scale / self.operator.geometry.mu_water)
-        start = chainer.as_variable(start)
-        images = F.repeat(start[:, -1:], self.memory, axis=1)
-        if start.shape[1] > 1 and self.memory > 2:
-            images = F.concat([images[:, :-1], start[:, :1]], axis=1)
+        images = F.repeat(chainer.as_variable(start), self.memory, axis=1)
         rays = F.repeat(0 * measured, self.memory, axis=1)
         for dual, primal in zip(self.of_rays, self.of_image, strict=True):
             seen = self.scale * project(images[:, 1:2] if self.memory > 1 else images, self.operator)
@@ -105,21 +101,17 @@ def _mean(x: chainer.Variable) -> chainer.Variable:
 
 @dataclass
 class Networks:
-    """``net`` reconstructs; ``critic`` tells images apart. One of them is there.
-
-    strength: of the total variation that ``net`` begins with.
-    """
+    """``net`` reconstructs; ``critic`` tells images apart. One of them is there."""
 
     net: PrimalDual | None = None
     critic: Critic | None = None
-    strength: float = 0.0
 
     def as_dict(self) -> dict[str, chainer.Chain]:
         """Name, as in file names, -> network."""
-        return {name: link for name in ("net", "critic") if (link := getattr(self, name)) is not None}
+        return {name: link for name, link in vars(self).items() if link is not None}
 
     def reconstruct(self, sinogram: Array, start: Array) -> chainer.Variable:
-        """(N, 1, views, bins), line integrals, and (N, 1 or 2, H, W) -> (N, 1, H, W), water = 1."""
+        """(N, 1, views, bins), line integrals, and (N, 1, H, W) -> (N, 1, H, W), water = 1."""
         if self.net is None:
             raise TypeError("a critic reconstructs nothing")
         return self.net(sinogram, start)
@@ -136,8 +128,7 @@ class Networks:
 def build(options: LearnedOptions, operator: Operator) -> Networks:
     """The network that the options name, with fresh weights."""
     if options.learns == PRIMAL_DUAL:
-        network = PrimalDual(operator, options.unrolled, options.memory, options.channels)
-        return Networks(net=network, strength=options.strength)
+        return Networks(net=PrimalDual(operator, options.unrolled, options.memory, options.channels))
     return Networks(critic=Critic(options.channels))
 
 

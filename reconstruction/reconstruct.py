@@ -44,7 +44,7 @@ from medi2i.reconstruction import geometry as geometries
 from medi2i.reconstruction import net, solvers
 from medi2i.reconstruction.dip import DeepImagePrior
 from medi2i.reconstruction.dip import Prior as DipOptions
-from medi2i.reconstruction.fbp import WINDOWS, fbp
+from medi2i.reconstruction.fbp import WINDOWS, fbp, first_image
 from medi2i.reconstruction.operator import Operator
 from medi2i.reconstruction.scans import GEOMETRY, find_sinograms, sinograms, sources_of
 
@@ -303,9 +303,9 @@ class Method:
 
     def _learned(self, problem: solvers.Problem, sinogram: np.ndarray, *_: object) -> np.ndarray:
         geometry = self.operator.geometry
-        start = solvers.first_images(self.operator, sinogram, self.networks.strength)
+        start = first_image(geometry, sinogram)[None, None]
         with inference_mode():
-            image = self.networks.reconstruct(sinogram[None, None], start[None]).array[0, 0]
+            image = self.networks.reconstruct(sinogram[None, None], start).array[0, 0]
         return image * np.float32(geometry.mu_water)
 
 

@@ -11,11 +11,9 @@ from medi2i.common.errors import UserError, one_line
 from medi2i.datasets import dicom
 from medi2i.datasets.reading import read_image
 from medi2i.reconstruction import geometry as geometries
-from medi2i.reconstruction.operator import Operator
-from medi2i.reconstruction.solvers import first_images
+from medi2i.reconstruction.fbp import first_image
 
 GEOMETRY, SOURCES, TRUTH = "geometry.json", "sources.json", "truth"
-KEPT_BYTES = 512 << 20  # of images to begin with
 _TIFF = (".tif", ".tiff")
 KINDS = (".npy", ".npz", *_TIFF)
 MOST, LEAST = 100.0, -0.1  # of a line integral, of which nothing is left long before, and of the mean of all
@@ -98,18 +96,13 @@ def sources_of(folder: Path) -> dict[str, tuple[str, int]]:
 class Scans:
     """Scans with their truth, to learn from. Raises UserError where a scan has none.
 
-    Example i: (sinogram (1, views, bins), what a network begins with (1 or 2, H, W), its filtered back-projection
-    first, truth (1, H, W)), images with water = 1. The sinogram is in 1/mm·mm, as measured.
-    ``geometry``: what all have.
-
-    strength: of the total variation to begin with; 0: none.
+    Example i: (sinogram (1, views, bins), its filtered back-projection (1, H, W), truth (1, H, W)), images with water =
+    1. The sinogram is in 1/mm·mm, as measured. ``geometry``: what all have.
     """
 
-    def __init__(self, root: str | Path, strength: float = 0.0) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.folder = Path(root)
         self.geometry = geometries.load(self.folder / GEOMETRY)
-        self._operator, self._strength = Operator(self.geometry), strength
-        self._kept: dict[int, np.ndarray] = {}
         self.size = self.geometry.shape
         self._files, self._sources = find_sinograms(self.folder), sources_of(self.folder)
         for path in self._files:
@@ -140,16 +133,7 @@ class Scans:
         if hu.shape != geometry.shape:
             raise UserError(f"{path}: its truth has {hu.shape}, the geometry {geometry.shape} pixels")
         truth = np.maximum(1 + hu / 1000, 0)
-        return sinogram[None], self._first_images(index, sinogram), truth[None].astype(np.float32)
-
-    def _first_images(self, index: int, sinogram: np.ndarray) -> np.ndarray:
-        """Kept as long as there is room for it: total variation takes a third of the time of an update."""
-        if index in self._kept:
-            return self._kept[index]
-        images = first_images(self._operator, sinogram, self._strength)
-        if self._strength > 0 and (len(self._kept) + 1) * images.nbytes <= KEPT_BYTES:
-            self._kept[index] = images
-        return images
+        return sinogram[None], first_image(geometry, sinogram)[None], truth[None].astype(np.float32)
 
     def share_cache(self, processes: int | None = None) -> None:
         """There is none."""

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.reconstruction.fbp import fbp, first_image
 from medi2i.reconstruction.operator import Operator, power_norm
 
-FIRST = 60  # iterations, of what a network begins with
 Watch = Callable[[int, np.ndarray], bool | None]
 """Called with the number of iterations done and the image in 1/mm; True ends the iteration."""
 
@@ -81,21 +79,6 @@ def problem_of(operator: Operator, sinogram: np.ndarray, photons: float | None =
         square = power_norm(lambda image: problem.back(weights * problem.project(image)), geometry.shape, 15)
         problem.norm = 1.01 * square**0.5
     return problem
-
-
-def first_images(operator: Operator, sinogram: np.ndarray, strength: float = 0.0) -> np.ndarray:
-    """What a network begins with, in training and after: (views, bins) -> (1 or 2, H, W), water = 1, never below 0.
-
-    Filtered back-projection, and with a ``strength`` after it ``FIRST`` iterations of total variation, from a softer
-    one and with short steps of the image: they are nearly there by then, if the noise is what the strength is for.
-    """
-    geometry = operator.geometry
-    images = [first_image(geometry, sinogram)]
-    if strength > 0:
-        soft = fbp(geometry, sinogram, "hann", 0.5)
-        smooth = total_variation(problem_of(operator, sinogram), strength, FIRST, soft, ratio=5.0)
-        images.append(smooth / np.float32(geometry.mu_water))
-    return np.stack(images)
 
 
 def sirt(

@@ -16,7 +16,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError, run
-from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL, LearnedOptions
+from medi2i.common.options.learned import CRITIC, LearnedOptions
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.pictures import (
     Panel,
@@ -62,10 +62,8 @@ def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ran
     device, random = prepare(options, ranks)
 
     # data
-    if options.strength and options.learns != PRIMAL_DUAL:
-        raise UserError(f"--strength: is of what a primal-dual network begins with, and --learns is {options.learns}")
-    scans = Scans(options.root, options.strength)
-    val = None if options.val is None else Scans(options.val, options.strength)
+    scans = Scans(options.root)
+    val = None if options.val is None else Scans(options.val)
     if val is not None and val.geometry != scans.geometry:
         raise UserError(f"--val: {options.val} was scanned by another geometry than {options.root}")
 
@@ -134,7 +132,7 @@ class Measured:
                 distance += float(np.sum(judged[0] - judged[1]))
                 continue
             own += error_sums(1000 * reconstructed(self.networks, sinograms, starts, self.device), 1000 * truths)
-            nothing += error_sums(1000 * starts[:, :1], 1000 * truths)
+            nothing += error_sums(1000 * starts, 1000 * truths)
         if self.networks.critic is not None:
             return {"distance": distance / len(indices)}
         return {"RMSE": rmse_and_mae(own)[0], "RMSE_fbp": rmse_and_mae(nothing)[0]}
@@ -143,7 +141,7 @@ class Measured:
 def reconstructed(
     networks: net.Networks, sinograms: Array, starts: Array, device: chainer.backend.Device
 ) -> np.ndarray:
-    """(N, 1, views, bins) and (N, 1 or 2, H, W) -> (N, 1, H, W), all NumPy, water = 1."""
+    """(N, 1, views, bins) and (N, 1, H, W) -> (N, 1, H, W), all NumPy, water = 1."""
     with chainer.using_device(device), inference_mode():
         images = networks.reconstruct(device.send(sinograms), device.send(starts))
     return np.asarray(chainer.backends.cuda.to_cpu(images.array), np.float32)
@@ -169,7 +167,7 @@ class ScanPictures(Pictures):
     def draw(self, chosen: Sequence[Sequence[int]], path: Path) -> None:
         scans = [self.scans.load(i) for i in chosen[0]]
         low, high = window_of([], RANGE, self.windows[0])
-        starts, truths = np.stack([one[1][:1] for one in scans]), np.stack([one[2] for one in scans])
+        starts, truths = (np.stack([one[i] for one in scans]) for i in (1, 2))
         reach = 1000 * reach_of(starts, truths, (high - low) / 1000, True)
         rows = []
         for sinogram, start, truth in scans:

@@ -50,16 +50,6 @@ class LearnedNetworkOptions(Checked):
     )
     unrolled: int = option(10, type=int, low=1, high=100, network=True, help="iterations of the primal-dual network")
     memory: int = option(5, type=int, low=1, high=64, network=True, help="images and sinograms that it hands on")
-    strength: float = option(
-        0.0,
-        type=float,
-        low=0,
-        high=1e6,
-        network=True,
-        metavar="X",
-        help="of the total variation that a primal-dual network begins with, as of reconstruct.py; 0: with filtered "
-        "back-projection",
-    )
     channels: int = option(32, type=int, low=1, high=1024, network=True, help="of its layers; the critic's first")
 
 
