@@ -27,7 +27,7 @@ AVERAGE = 0.99  # how much of the average of outputs stays at each step
 LOOK = 25  # steps between two looks at the rays that were held out
 SMOOTH = 300  # iterations of total variation to begin with
 EDGE = 1e-4  # of water: a difference that total variation takes for none while the network is fitted
-KEEP = 250  # steps between two states in the file
+KEEP = 50  # steps between two states in the file
 
 
 @dataclasses.dataclass
