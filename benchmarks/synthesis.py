@@ -35,8 +35,8 @@ SIZE, CLIP = 64, (-1000, 1000)  # HU
 MADE = 400
 SHARED = ("--size", SIZE, "--clipA", *CLIP, "-b", 16, "--diffaugment", "--ema", 0.998, "--vis_freq", 400)
 TRAININGS = {
-    "dcgan": ("--channels", 16, "--spectral"),
-    "pggan": ("--network", "pggan", "--channels", 24, "--latent", 64, "--phase_images", 3200),
+    "dcgan": ("--channels", 8, "--spectral"),
+    "pggan": ("--network", "pggan", "--channels", 16, "--latent", 64, "--phase_images", 2000),
 }
 NOISE, BOUNDS = 100.0, (-300.0, 150.0)  # HU: on the segmentor's input; between air, soft tissue and bone
 SEGMENTOR = (
