@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="of each of both trainings")
     parser.add_argument("--segmentor", type=float, default=2, metavar="MINUTES", help="of each of three segmentors")
     parser.add_argument("--work", type=Path, default=Path("synthesis_work"), help="folder for slices and trainings")
+    parser.add_argument("--about", metavar="TEXT", help="what else a reader should know, for the page")
     parser.add_argument("--write", type=Path, help="the page; its pictures go into pictures/ beside it")
     options = parser.parse_args()
     use_cpu_engine("auto")
@@ -240,8 +241,9 @@ def main() -> None:
         "",
         f"Made by benchmarks/synthesis.py of medi2i {VERSION}, NumPy {np.__version__}, {platform.machine()}. {count} "
         f"slices of {SIZE}² pixels of {', '.join(Path(folder).name for folder in options.ct)} and a phantom; "
-        f"{options.minutes:g} minutes of one core each; {MADE} images of each network. What the columns are: "
+        f"{options.minutes:g} minutes for each network; {MADE} images of each network. What the columns are: "
         "[synthesis.md](synthesis.md#is-it-any-good-and-is-it-somebodys-image).",
+        *([] if options.about is None else ["", options.about]),
         "",
         *judged(options.work, real, runs, pictures),
     ]
