@@ -271,8 +271,10 @@ class DcganStep:
 
     def __init__(self, networks: synthesis_net.Networks, options: SynthesisOptions) -> None:
         self.latent = networks.latent
-        self.gen = nn.Sequential(*(_layer(link) for link in networks.gen.children()))
-        self.dis = nn.Sequential(*(_layer(link) for link in networks.dis.children()))
+        self.gen, self.dis = (
+            nn.Sequential(*(_layer(link) for link in network if isinstance(link, chainer.Link)))
+            for network in (networks.gen, networks.dis)
+        )
         count = sum(parameter.numel() for network in (self.gen, self.dis) for parameter in network.parameters())
         if count != sum(param.size for link in networks.as_dict().values() for param in link.params()):
             raise ValueError(f"{count} parameters, and others in the Chainer networks")
