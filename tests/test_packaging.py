@@ -51,7 +51,11 @@ def installed(wheel, tmp_path_factory):
         check=True,
         timeout=300,
     )
-    (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    # ChainerCV imports distutils, which from Python 3.12 on setuptools lends where its own .pth lies.
+    distutils = (
+        "import importlib.util as u; u.find_spec('_distutils_hack') and __import__('_distutils_hack').add_shim()"
+    )
+    (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + f"\n{distutils}\n")
     return home, site
 
 
