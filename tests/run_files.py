@@ -39,3 +39,12 @@ def translation(generator, x):
     """(N, C, H, W) in [-1, 1] → what a loaded generator makes of it, in test mode."""
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         return generator.decoder(generator.encoder(x)).array
+
+
+def arrays_of(folder):
+    """Every weight and every state of an optimizer of a run folder."""
+    found = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as arrays:
+            found |= {f"{path.name}/{name}": arrays[name] for name in arrays.files}
+    return found

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from run_files import arrays_of
 
 from medi2i.common.compat import chainer
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL
@@ -35,15 +36,6 @@ def trained(scans, out, *arguments):
     assert run(train.main, "-i", scans, "-o", out, *SMALL, *arguments) in (0, 128 + signal.SIGTERM)
     (folder,) = out.iterdir()
     return folder
-
-
-def arrays_of(folder):
-    """Every weight and every state of an optimizer of a run folder, and its log but for the seconds."""
-    found = {}
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as arrays:
-            found |= {f"{path.name}/{name}": arrays[name] for name in arrays.files}
-    return found
 
 
 def test_a_fresh_network_changes_little_and_an_empty_update_nothing():

@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import ranks
-from run_files import log_of, only_run
+from run_files import arrays_of, log_of, only_run
 
 from medi2i.common.compat import F, chainer, gradient_check
 from medi2i.common.options.learned import SynthesisOptions
@@ -21,15 +21,6 @@ GROWING = "--network", "pggan", "--phase_images", 16
 
 def run(images, out, *arguments):
     return train.main([str(word) for word in ("-i", images, "-o", out, *SMALL, *arguments)])
-
-
-def arrays_of(folder):
-    """Every weight and every state of an optimizer of a run folder."""
-    found = {}
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as arrays:
-            found |= {f"{path.name}/{name}": arrays[name] for name in arrays.files}
-    return found
 
 
 def updater_of(network, **options):
