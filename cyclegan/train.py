@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import run
+from medi2i.common.errors import UserError, run
+from medi2i.common.networks.checkpoint import Segmentor
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
@@ -67,7 +68,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     if not options.check:  # which reads all images, and tells of all that it cannot read
         options = begin_at_shift(networks, options, images, resumed, ranks)
     loaded = {} if resumed is not None else load_weights(networks.as_dict(), options)
-    features = perceptual_features(options, device)
+    features, segmentors = perceptual_features(options, device), segmentors_of(options, device)
     shown, average = place(networks, options, device, ranks, {"x": images[0].size, "y": images[1].size})
 
     # optimizers
@@ -76,7 +77,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     # updater: with one seed, domains of equal size would always meet in the same pairs
     main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(images))
     both = {"main": main, "second": second}
-    updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks)
+    updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks, segmentors)
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
         read = {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b}
@@ -134,6 +135,26 @@ def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device
     features = PerceptualFeatures.load(options.perceptual_weights, options.perceptual_layer)
     features.to_device(device)
     return features
+
+
+def segmentors_of(options: UnpairedOptions, device: chainer.backend.Device) -> dict[str, Segmentor]:
+    """Those of domains A ("x") and B ("y") for ``--lambda_anatomy``, on ``device``; none where that has no weight.
+
+    Raises UserError.
+    """
+    if options.lambda_anatomy <= 0:
+        return {}
+    if not options.segmentor:
+        raise UserError(
+            "--lambda_anatomy: needs --segmentor RUN_A RUN_B (or one for both), pix2pix runs with --class_num"
+        )
+    found = {
+        "x": Segmentor.load(options.segmentor[0], options.clipA, options.ch, "clipA"),
+        "y": Segmentor.load(options.segmentor[-1], options.clipB, options.out_ch, "clipB"),
+    }
+    for segmentor in found.values():
+        segmentor.to_device(device)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

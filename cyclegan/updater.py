@@ -8,6 +8,7 @@ from typing import Any
 from medi2i.common import losses
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.networks.checkpoint import Segmentor
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
@@ -77,10 +78,11 @@ class CycleganUpdater(AdversarialUpdater):
         random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
+        segmentors: dict "x", "y" -> Segmentor of that domain, for ``lambda_anatomy``; without that loss none.
 
     Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
     ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,
-    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_kl``, ``loss_kl_cycle``, ``latent_square``,
+    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_anatomy``, ``loss_kl``, ``loss_kl_cycle``, ``latent_square``,
     ``latent_active``; under dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under
     dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
@@ -97,10 +99,12 @@ class CycleganUpdater(AdversarialUpdater):
         device: chainer.backend.Device | None = None,
         features: Any = None,
         ranks: Ranks = ALONE,
+        segmentors: Mapping[str, Segmentor] | None = None,
     ) -> None:
         check_terms(options)
         super().__init__(iterators, optimizers, networks, options, random, device, ranks)
         self.features = features
+        self.segmentors = segmentors or {}
         self._warned = False
         for name, weight in (("y", options.lambda_dis_y), ("x", options.lambda_dis_x)):
             if weight > 0:
@@ -207,6 +211,8 @@ class CycleganUpdater(AdversarialUpdater):
             *terms_of(
                 ("enc_y/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_y[-1])),
                 ("enc_x/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_x[-1])),
+                ("dec_x/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("x", back_x, images.x)),
+                ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("y", back_y, images.y)),
                 ("dec_y/loss_adv", s.lambda_dis_y, lambda: self.judged(n.dis_y, x_y, 1.0)),
                 ("dec_x/loss_adv", s.lambda_dis_x, lambda: self.judged(n.dis_x, y_x, 1.0)),
                 ("dec_x/loss_idem", s.lambda_idempotence, lambda: losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x)))),
@@ -217,6 +223,13 @@ class CycleganUpdater(AdversarialUpdater):
             *self._likeness_terms(images.x, x_y, images.y, images.plain_y_x),
             *terms_of(("dec_y/loss_tv", s.lambda_tv, lambda: self._variation(x_y))),
         ]
+
+    def anatomy(self, domain: str, image: chainer.Variable, original: Array) -> chainer.Variable:
+        """How far the features that the segmentor of a domain ("x", "y") has of two images (N, C, H, W) are apart."""
+        segmentor = self.segmentors[domain]
+        with chainer.no_backprop_mode():
+            truth = segmentor.judge(original)
+        return losses.feature_distance(segmentor.judge(image), truth)
 
     def _likeness_terms(self, x: Array, x_y: Any, y: Array, y_x: Any) -> list[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""

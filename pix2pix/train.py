@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import run
+from medi2i.common.errors import UserError, run
+from medi2i.common.networks.checkpoint import Segmentor
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training import likeness, mean_change
@@ -127,12 +128,14 @@ def expected_of(pairs: PairedDataset) -> dict[str, float]:
     return likeness.of_pairs(pairs.load(i, None) for i in likeness.spread(len(pairs)))
 
 
-def judge_of(options: PairedOptions, device: chainer.backend.Device) -> net.Segmentor | None:
+def judge_of(options: PairedOptions, device: chainer.backend.Device) -> Segmentor | None:
     """The segmentor of ``--lambda_anatomy``, on ``device``; None where that has no weight. Raises UserError."""
     if options.lambda_anatomy <= 0:
         return None
-    clip = getattr(options, options.clip_names[1])
-    segmentor = net.Segmentor.load(options.segmentor, None if clip is None else tuple(clip), options.out_ch)
+    if options.segmentor is None:
+        raise UserError("--lambda_anatomy: needs --segmentor RUN, a pix2pix run with --class_num")
+    clip_option = options.clip_names[1]
+    segmentor = Segmentor.load(options.segmentor, getattr(options, clip_option), options.out_ch, clip_option)
     segmentor.to_device(device)
     return segmentor
 

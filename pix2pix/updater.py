@@ -6,6 +6,7 @@ from medi2i.common import losses
 from medi2i.common.compat import Array, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.losses.similarity import WIDTH
+from medi2i.common.networks.checkpoint import Segmentor
 from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
@@ -55,7 +56,7 @@ class Pix2pixUpdater(AdversarialUpdater):
         random: RandomState,
         device: chainer.backend.Device | None = None,
         ranks: Ranks = ALONE,
-        segmentor: net.Segmentor | None = None,
+        segmentor: Segmentor | None = None,
     ) -> None:
         check_terms(options)
         self.segmentor = segmentor
@@ -115,8 +116,8 @@ class Pix2pixUpdater(AdversarialUpdater):
         if self.segmentor is None:
             raise ValueError("lambda_anatomy needs a segmentor")
         with chainer.no_backprop_mode():
-            truth = self.segmentor(t)
-        return losses.feature_distance(self.segmentor(y), truth)
+            truth = self.segmentor.judge(t)
+        return losses.feature_distance(self.segmentor.judge(y), truth)
 
     def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""

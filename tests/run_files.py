@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.networks.files import save_networks
+from medi2i.common.options import PairedOptions, save_args
+from medi2i.pix2pix import net
 
 
 def only_run(out):
@@ -39,6 +42,18 @@ def translation(generator, x):
     """(N, C, H, W) in [-1, 1] → what a loaded generator makes of it, in test mode."""
     with chainer.using_config("train", False), chainer.no_backprop_mode():
         return generator.decoder(generator.encoder(x)).array
+
+
+def save_segmentor(folder, clip=(-200, 600), seed=3, **given):
+    """A run folder of pix2pix with three classes, of one-channel images of ``clip``: the folder."""
+    folder.mkdir()
+    small = {"gen_chs": [3, 4], "gen_nblock": 1, "lambda_dis": 0, "unet": "concat", "gen_norm": "batch"}
+    options = PairedOptions(**{**small, "class_num": 3, "clipA": list(clip), **given})
+    options.ch, options.out_ch = options.stack, options.stack * options.class_num
+    np.random.seed(seed)
+    save_args(options, folder / "args")
+    save_networks(folder, net.build(options).as_dict(), 4)
+    return folder
 
 
 def arrays_of(folder):

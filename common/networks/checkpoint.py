@@ -1,4 +1,5 @@
-"""The weights of a training, by the released file names (``enc_x50.npz dec_y50.npz gen_50.npz``), and their generator.
+"""The weights of a training, by the released file names (``enc_x50.npz dec_y50.npz gen_50.npz``), and their generator,
+which with classes may judge other images.
 
 The ``args`` file beside the weights describes the networks; no option is needed to load them.
 """
@@ -6,19 +7,22 @@ The ``args`` file beside the weights describes the networks; no option is needed
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from medi2i.common.bounded_files import read_json
+from medi2i.common.compat import ArrayOrVariable, F, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.files import arrays_of, frozen_file, load_arrays, split_generator, stored_arrays
 from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.network import Network, using_dtype
+from medi2i.common.networks.network import Network, constant_weights, using_dtype
 from medi2i.common.networks.pretrained import load_pretrained
-from medi2i.common.options import load_args
+from medi2i.common.options import PairedOptions, load_args
 from medi2i.common.registry import known_names, located
 
 DIRECTIONS = {"xy": ("enc_x", "dec_y"), "yx": ("enc_y", "dec_x")}
@@ -180,6 +184,64 @@ def load_generator(
     if encoder.frozen is not None and not any(name.startswith("base/") for name in names[0] or stored[0]):
         fill_frozen(encoder, "enc", folder, pretrained or options.gen_pretrained_weights, bool(pretrained))
     return Generator(encoder, decoder, options, direction, files, digest(files))
+
+
+class Segmentor(chainer.Chain):
+    """A segmentation network that looks at images (N, C, H, W) in [-1, 1]: what it tells of anatomy is compared.
+
+    Called, it gives its features, from the skips of its encoder on, and at last the probabilities of the classes of
+    each slice (N * stack, classes, H, W). Args: generator: of a pix2pix run with classes. clip: the values that are -1
+    and 1 in the images, of their own unit; they are brought to the clip that the network was trained with. channels: of
+    the images. Raises UserError, naming --segmentor.
+    """
+
+    def __init__(self, generator: Generator, clip: tuple[float, float], channels: int) -> None:
+        super().__init__()
+        trained = generator.options
+        where = generator.files[0].parent if generator.files else "this network"
+        if not isinstance(trained, PairedOptions) or not trained.class_num:
+            raise UserError(f"--segmentor: {where} tells no classes apart; a pix2pix run with --class_num would")
+        if trained.ch != channels:
+            raise UserError(f"--segmentor: {where} takes images of {trained.ch} channels, these have {channels}")
+        low, high = getattr(trained, trained.clip_names[0]) or clip
+        if low >= clip[1] or high <= clip[0]:
+            raise UserError(
+                f"--segmentor: {where} was trained on values from {low:g} to {high:g}, and these images have none of "
+                f"them: {clip[0]:g} to {clip[1]:g}"
+            )
+        self.trained = trained
+        self.scale = np.float32((clip[1] - clip[0]) / (high - low))
+        self.shift = np.float32(((clip[0] - low) + (clip[1] - high)) / (high - low))
+        with self.init_scope():
+            self.encoder, self.decoder = generator.encoder, generator.decoder
+
+    @classmethod
+    def load(cls, run: str | Path, clip: Sequence[float] | None, channels: int, clip_option: str) -> "Segmentor":
+        """That of the best epoch of a run folder, else of its last. clip_option: where the clip would come from, for
+        messages. Raises UserError."""
+        if clip is None:
+            raise UserError(
+                f"--segmentor: images have no clip; --{clip_option} LOW HIGH would say which values -1 and 1 are"
+            )
+        try:
+            generator = load_generator(run, epoch="best")
+        except UserError:
+            generator = load_generator(run)
+        return cls(generator, (clip[0], clip[1]), channels)
+
+    def forward(self, image: ArrayOrVariable) -> list[chainer.Variable]:
+        # What lies outside of its clip it has never seen.
+        features = self.encoder(F.clip(self.scale * chainer.as_variable(image) + self.shift, -1.0, 1.0))
+        scores, stack = self.decoder(list(features)), self.trained.stack
+        n, channels, height, width = scores.shape
+        scores = F.reshape(scores, (n * stack, channels // stack, height, width))
+        return [*features, F.softmax(scores, axis=1)]
+
+    def judge(self, image: ArrayOrVariable) -> list[chainer.Variable]:
+        """The same, frozen: the gradient flows to the image, weights and statistics are constants, and nothing is drawn
+        (test mode)."""
+        with chainer.using_config("train", False), constant_weights(self):
+            return self(image)
 
 
 def epoch_of(model: str | Path) -> int | None:

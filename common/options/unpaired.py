@@ -109,6 +109,20 @@ class UnpairedLossOptions(Checked):
         0, "-la", type=float, low=0, same_channels=True, help="weight of air that becomes tissue, or the reverse"
     )
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
+    lambda_anatomy: float = option(
+        0,
+        type=float,
+        low=0,
+        help="weight of the difference of features of --segmentor, of images and what their cycles make of them",
+    )
+    segmentor: list = option(
+        None,
+        nargs="+",
+        most=2,
+        metavar="RUN",
+        help="runs of pix2pix with --class_num on images of domain A and of domain B, or one run for both, frozen, for "
+        "--lambda_anatomy",
+    )
     lambda_kl: float = option(
         0,
         type=float,

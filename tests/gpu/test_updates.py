@@ -12,7 +12,7 @@ import pytest
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_gpu_engine
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.networks.checkpoint import Generator
+from medi2i.common.networks.checkpoint import Generator, Segmentor
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.options.learned import CRITIC, PRIMAL_DUAL, LearnedOptions, SynthesisOptions
@@ -58,6 +58,7 @@ CASES = {
         dict(gen_norm="instance", dis_norm="instance", lambda_gc_x=1.0, lambda_idempotence=1.0, gen_up="unpool"),
     ),
     "pix2pix, anatomy": (PairedOptions, dict(lambda_anatomy=1.0)),
+    "cyclegan, anatomy": (UnpairedOptions, dict(lambda_anatomy=1.0)),
     "cyclegan, perceptual": (UnpairedOptions, dict(lambda_identity_x=1.0, lambda_identity_y=1.0)),
     "cyclegan, unit": (
         UnpairedOptions, dict(lambda_kl=0.1, share_latent_blocks=1, gen_nblock=2, unet="none", gen_norm="instance")
@@ -65,7 +66,7 @@ CASES = {
     "cyclegan, critic": (UnpairedOptions, dict(dis_wgan=True, lambda_wgan_gp=1.0, gen_norm="batch", dis_norm="none")),
 }  # fmt: skip
 
-IN_FULL = "pix2pix", "pix2pix, anatomy", "cyclegan, instance", "cyclegan, perceptual"  # others have all that they have
+IN_FULL = "pix2pix", "pix2pix, anatomy", "cyclegan, instance", "cyclegan, anatomy", "cyclegan, perceptual"
 
 
 class OneBatch(chainer.dataset.Iterator):
@@ -129,7 +130,9 @@ def _judges(options):
         np.random.seed(1)
         networks = pix2pix_net.build(trained)
         generator = Generator(networks.enc_x, networks.dec_y, trained, "xy", (), "")
-        return {"segmentor": pix2pix_net.Segmentor(generator, (-1024.0, 2000.0), 1)}
+        segmentor = Segmentor(generator, (-1024.0, 2000.0), 1)
+        paired = isinstance(options, PairedOptions)
+        return {"segmentor": segmentor} if paired else {"segmentors": {"x": segmentor, "y": segmentor}}
     if getattr(options, "lambda_identity_x", 0):
         np.random.seed(1)
         return {"features": PerceptualFeatures("conv2_2", (3, 4))}
@@ -143,7 +146,7 @@ def updater_of(options, networks, device, optimizer, batches=None):
     optimizers = {name: make_optimizer(optimizer, link, rate, 0.0) for name, link in networks.as_dict().items()}
     random = RandomState(0, device.xp)
     judges = judges_of(options)
-    for judge in judges.values():
+    for judge in judges.get("segmentors", judges).values():
         judge.to_device(device)
     first, second = batches or (images(1), images(2, options))
     if isinstance(options, PairedOptions):
