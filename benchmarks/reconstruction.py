@@ -45,7 +45,7 @@ Method = Callable[[np.ndarray], np.ndarray]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 LEVELS = (20.0, 40.0, 80.0)  # HU, of what a denoiser takes away each time
 PARTS, STRENGTH_BESIDE = (0.1, 0.3, 1.0), 0.5  # of the critic, and of total variation beside it
-LEARNED = ("--unrolled", 6, "-lr", 2e-3, "--ema", 0.998)  # as good as ten iterations after the same minutes
+LEARNED = ("--ema", 0.998)
 PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is larger than noise
     *("--preset", "denoise", "--gen_sample", "half", "--gen_chs", 48, 96, 192, "--gen_residual", 0.1),
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),

@@ -39,6 +39,7 @@ OPTIMIZERS = {
     "RMSprop": Optimizer("RMSprop", "lr", 1),
     "NesterovAG": Optimizer("NesterovAG", "lr", 1),
     "Eve": Optimizer("Eve", "alpha", 2),
+    "Muon": Optimizer("Muon", "alpha", 1),
 }
 
 

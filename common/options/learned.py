@@ -5,6 +5,7 @@ critic as regulariser, and of what makes them of noise, DCGAN or PGGAN.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.errors import UserError
 from medi2i.common.options import shared
 from medi2i.common.options.machinery import Checked, derived, option, redefault
@@ -48,7 +49,7 @@ class LearnedNetworkOptions(Checked):
         help="primal-dual: a network that reconstructs; critic: what tells true images from filtered back-projections, "
         "for reconstruct.py --method adversarial",
     )
-    unrolled: int = option(10, type=int, low=1, high=100, network=True, help="iterations of the primal-dual network")
+    unrolled: int = option(6, type=int, low=1, high=100, network=True, help="iterations of the primal-dual network")
     memory: int = option(5, type=int, low=1, high=64, network=True, help="images and sinograms that it hands on")
     channels: int = option(32, type=int, low=1, high=1024, network=True, help="of its layers; the critic's first")
 
@@ -57,7 +58,8 @@ class LearnedNetworkOptions(Checked):
 class LearnedTrainingOptions(shared.TrainingOptions):
     """Training."""
 
-    learning_rate: float = option(None, "-lr", type=float, low=0, help="[primal-dual 1e-3, critic 1e-4]")
+    optimizer: str = option(None, "-op", choices=tuple(OPTIMIZERS), help="optimizer [primal-dual Muon, critic Adam]")
+    learning_rate: float = option(None, "-lr", type=float, low=0, help="[primal-dual 2e-3, critic 1e-4]")
     learning_rate_gen: float = derived("there is one rate", type=float)
     learning_rate_dis: float = derived("there is one rate", type=float)
     adam_beta1: float = redefault(shared.TrainingOptions, "adam_beta1", 0.9)
@@ -71,8 +73,7 @@ class LearnedTrainingOptions(shared.TrainingOptions):
     @property
     def rates(self) -> tuple[float, float]:
         """The learning rate, twice."""
-        rate = self.learning_rate or (1e-3 if vars(self)["learns"] == PRIMAL_DUAL else 1e-4)
-        return rate, rate
+        return self.learning_rate, self.learning_rate
 
 
 @dataclass
@@ -98,6 +99,12 @@ class LearnedOptions(
     """All options of reconstruction/train.py."""
 
     APPLICATION: ClassVar[str] = "reconstruction"
+
+    def __post_init__(self) -> None:
+        """Fill in what is best for what learns, and check."""
+        super().__post_init__()
+        self.fill_in(optimizer="Adam" if self.learns == CRITIC else "Muon")
+        self.fill_in(learning_rate=1e-4 if self.learns == CRITIC else 2e-3)
 
 
 @dataclass
@@ -258,9 +265,7 @@ class SynthesisOptions(
         own["loss"] = "hinge" if self.spectral else "logistic"
         if self.network == PGGAN:
             own = dict(channels=512, latent=512, learning_rate=1e-3, adam_beta1=0.0, loss="wgan-gp")
-        for name, value in own.items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
+        self.fill_in(**own)
         if self.size & (self.size - 1):
             raise UserError(f"--size: {self.size} is no power of 2; 32, 64 or 128 would be")
         if self.spectral and self.network == PGGAN:

@@ -160,6 +160,12 @@ class Checked:
         for field in dataclasses.fields(self):
             setattr(self, field.name, checked(field, getattr(self, field.name)))
 
+    def fill_in(self, **values: Any) -> None:
+        """Set what is None."""
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
 
 def checked(field: dataclasses.Field, value: Any) -> Any:
     """``value`` with the field's type, or UserError with the option's name and what is allowed."""

@@ -1,5 +1,5 @@
-"""The optimizers that options can name, set up as the released codes do, with Eve, which Chainer has not; how their
-rates fall; and what they need beside their own ``serialize`` so that a run resumes exactly.
+"""The optimizers that options can name, set up as the released codes do, with Eve and Muon, which Chainer has not; how
+their rates fall; and what they need beside their own ``serialize`` so that a run resumes exactly.
 
 A Chainer optimizer is one entry of ``OPTIMIZERS`` in medi2i.common.choices; one that Chainer has not is a class
 here besides.
@@ -94,7 +94,57 @@ class Eve(chainer.optimizers.Adam):
             setattr(self, name, serializer(name, value))
 
 
-OWN = {"Eve": Eve}
+class MuonRule(chainer.optimizers.adam.AdamRule):
+    """One parameter's update; see :class:`Muon`."""
+
+    def init_state(self, param: chainer.Parameter) -> None:
+        super().init_state(param)
+        if param.ndim > 1:
+            self.state["v"] = self.state["v"].ravel()[:0].copy()  # Chainer reads the same names for all parameters
+
+    def update_core(self, param: chainer.Parameter) -> None:
+        if param.ndim < 2 or param.grad is None:
+            super().update_core(param)
+            return
+        hp, m = self.hyperparam, self.state["m"]
+        m *= Muon.momentum
+        m += param.grad
+        step = orthogonal((param.grad + Muon.momentum * m).reshape(len(m), -1))
+        scale = hp.alpha * Muon.like_adam * max(step.shape) ** 0.5
+        param.data -= hp.eta * (scale * step.reshape(m.shape) + hp.weight_decay_rate * param.data)
+
+
+class Muon(chainer.optimizers.Adam):
+    """The step of a matrix is the nearest orthogonal one to its Nesterov momentum (Jordan, "Muon", 2024).
+
+    M_t = mu M_{t-1} + G_t,  O = orthogonal(G_t + mu M_t),  W -= eta (alpha 0.2 sqrt(max(rows, columns)) O + decay W),
+    so that elements move by as much as with Adam, whose rates hold (Liu et al., arXiv 2502.16982, equation 4). Weights
+    of a convolution are a matrix of a row for each output channel. What has one axis, a bias, moves by Adam.
+    """
+
+    momentum, like_adam = 0.95, 0.2
+
+    def create_update_rule(self) -> MuonRule:
+        return MuonRule(self.hyperparam)
+
+
+def orthogonal(matrix: Array) -> Array:
+    """A matrix of the same singular vectors, whose singular values are from 0.68 to 1.21, but for those that were below
+    a fiftieth of the root of the sum of their squares.
+
+    By five of Jordan's iterations X = a X + (b X X' + c (X X')^2) X, float32 within.
+    """
+    xp = chainer.backend.get_array_module(matrix)
+    x = matrix.astype(np.float32)
+    x = x.T if len(x) > x.shape[1] else x
+    x = x / (xp.sqrt(xp.square(x).sum()) + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return (x.T if len(matrix) > matrix.shape[1] else x).astype(matrix.dtype)
+
+
+OWN = {"Eve": Eve, "Muon": Muon}
 BETA1, BETA2 = TrainingOptions().adam_beta1, 0.999
 
 
@@ -113,15 +163,15 @@ def make_optimizer(
         name: SGD and Momentum (both momentum SGD, 0.9), AdaDelta (which has no learning rate: ``learning_rate`` is its
             rho, how much of the mean squares stays at each step, as in the released codes), AdaGrad, Adam and AdaBound,
             RMSprop, NesterovAG (as Chainer has it: v = mu v - lr g, then p = p + mu^2 v - (1 + mu) lr g; the paper has
-            the v before that), Eve.
+            the v before that), Eve, Muon.
         link: Chain or Link.
         learning_rate: alpha of the Adam family, else lr.
         weight_decay: decoupled from the gradient for the Adam family (Loshchilov and Hutter, 2019): each step also
             takes ``eta * weight_decay`` of the parameter. Else it is added to the gradient, times the parameter
             ("l2") or times its sign ("l1").
         weight_decay_norm: "l1" or "l2".
-        beta1, beta2: of Adam, AdaBound and Eve: how much of the mean gradient so far stays at each step, and of the
-            mean squares.
+        beta1, beta2: of Adam, AdaBound, Eve and Muon: how much of the mean gradient so far stays at each step, and of
+            the mean squares.
 
     float16 parameters are updated through float32 copies: their own steps would be lost in rounding, and the squares
     of their gradients that Adam keeps would be 0.

@@ -146,7 +146,7 @@ def test_a_killed_training_resumes_bit_for_bit(scans, tmp_path, learns, monkeypa
 
 
 def test_it_learns_and_reconstructs_what_it_was_trained_for(scans, tmp_path, capsys):
-    folder = trained(scans, tmp_path / "run", "-e", 20, "--val", scans, "--vis_freq", 60)
+    folder = trained(scans, tmp_path / "run", "-e", 20, "-lr", 0.01, "--val", scans, "--vis_freq", 60)
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert log[-1]["validation/RMSE"] < 0.85 * log[-1]["validation/RMSE_fbp"]
     assert len(list((folder / "vis").glob("*.png"))) > 0

@@ -5,7 +5,7 @@ import pytest
 
 from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import F, L, chainer
-from medi2i.common.training.optimizers import RateControl, make_optimizer
+from medi2i.common.training.optimizers import RateControl, make_optimizer, orthogonal
 
 STEPS = 5
 RATE = 0.01
@@ -134,6 +134,7 @@ def run(name, weight_decay=0.0, norm="l2"):
         ("Adam", adam),
         ("AdaBound", adabound),
         ("Eve", eve),
+        ("Muon", adam),  # of what has one axis
     ],
 )
 def test_formula(name, expected):
@@ -147,7 +148,39 @@ def test_every_option_has_an_optimizer():
         make_optimizer("AdamX", one_parameter(), RATE, 0.0)
 
 
-@pytest.mark.parametrize("name, expected", [("Adam", adam), ("AdaBound", adabound), ("Eve", eve)])
+@pytest.mark.parametrize("shape", [(3, 2, 3, 3), (5, 2), (1, 4)])
+def test_muon_moves_a_matrix_by_the_singular_vectors_of_its_momentum(shape):
+    link = chainer.Link()
+    with link.init_scope():
+        link.W = chainer.Parameter(np.random.RandomState(0).randn(*shape).astype(np.float32))
+    expected, m, rows = link.W.array.astype(np.float64), 0, shape[0]
+    optimizer = make_optimizer("Muon", link, RATE, 0.1)
+    for scale in (1, 1e-3, 30):
+        link.W.grad = gradient = (scale * np.random.RandomState(1).randn(*shape)).astype(np.float32)
+        optimizer.update()
+        m = 0.95 * m + gradient.astype(np.float64)
+        u, s, v = np.linalg.svd((gradient + 0.95 * m).reshape(rows, -1), full_matrices=False)
+        s /= np.sqrt((s**2).sum())
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        expected -= RATE * 0.2 * np.sqrt(max(rows, expected.size // rows)) * (u * s @ v).reshape(shape) + 0.1 * expected
+    assert link.W.array == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_what_is_nearly_orthogonal_has_singular_values_near_1():
+    for scale in (1e-6, 1, 1e6):
+        for shape in ((32, 288), (288, 32), (1, 9)):
+            matrix = (scale * np.random.RandomState(2).randn(*shape)).astype(np.float32)
+            found = np.linalg.svd(orthogonal(matrix), compute_uv=False)
+            assert found.min() > 0.68 and found.max() < 1.21
+    # Those from a fiftieth of the norm on are there.
+    values = np.geomspace(0.02, 1, 500)
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    assert values.min() > 0.68 and values.max() < 1.21
+
+
+@pytest.mark.parametrize("name, expected", [("Adam", adam), ("AdaBound", adabound), ("Eve", eve), ("Muon", adam)])
 def test_weight_decay_of_the_adam_family_is_decoupled(name, expected):
     for norm in ("l1", "l2"):  # the norm is the others'
         assert run(name, 0.1, norm) == pytest.approx(expected(0.1), rel=1e-5, abs=1e-6)
@@ -206,7 +239,7 @@ def test_the_state_of_eve_has_the_released_names(tmp_path):
         assert float(file["d_tilde"]) == 1 and float(file["f"]) == 3
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdaBound", "Eve"])
+@pytest.mark.parametrize("name", ["Adam", "AdaBound", "Eve", "Muon"])
 def test_float16_parameters_and_small_gradients(name):
     link = chainer.Link()
     with link.init_scope():
