@@ -35,8 +35,8 @@ SIZE, CLIP = 64, (-1000, 1000)  # HU
 MADE = 400
 SHARED = ("--size", SIZE, "--clipA", *CLIP, "-b", 16, "--diffaugment", "--ema", 0.998, "--vis_freq", 400)
 TRAININGS = {
-    "dcgan": ("--channels", 8, "--spectral"),
-    "pggan": ("--network", "pggan", "--channels", 16, "--latent", 64, "--phase_images", 2000),
+    "dcgan": ("--channels", 16, "--spectral"),
+    "pggan": ("--network", "pggan", "--channels", 16, "--latent", 64, "--phase_images", 8000),
 }
 NOISE, BOUNDS = 100.0, (-300.0, 150.0)  # HU: on the segmentor's input; between air, soft tissue and bone
 SEGMENTOR = (
@@ -147,28 +147,30 @@ def judged(work: Path, real: Path, runs: dict[str, Path], pictures: Path) -> lis
 
 
 def speed() -> list[str]:
-    """An update of DCGAN here and in PyTorch, one thread."""
+    """An update of either network here and in PyTorch, one thread."""
     import torch
     from measure import alternate, summary
     from subjects import OneBatch, images
-    from twin import DcganStep
+    from twin import DcganStep, PgganStep
 
     from medi2i.common.training.randomness import RandomState
     from medi2i.common.training.setup import make_optimizers
     from medi2i.synthesis.updater import SynthesisUpdater
 
     torch.set_num_threads(1)
-    lines = ["| DCGAN, 64², batch | here / s | PyTorch / s | ratio |", "|---|---|---|---|"]
-    for channels, batch in ((16, 16), (32, 32)):
-        options = SynthesisOptions(channels=channels, ch=1, batch_size=batch)
+    lines = ["| 64², batch | here / s | PyTorch / s | ratio |", "|---|---|---|---|"]
+    for name, channels, batch in (("dcgan", 16, 16), ("dcgan", 32, 32), ("pggan", 16, 16), ("pggan", 32, 16)):
+        options = SynthesisOptions(network=name, channels=channels, latent=100, ch=1, batch_size=batch)
         networks = net.build(options)
+        if networks.growth is not None:
+            networks.growth.shown = 2 * networks.growth.levels * networks.growth.phase  # grown up
         optimizers, _ = make_optimizers(networks.as_dict(), options)
-        there = DcganStep(networks, options)
+        there = (DcganStep if networks.growth is None else PgganStep)(networks, options)
         updater = SynthesisUpdater(OneBatch(images(batch, SIZE, 1)), optimizers, networks, options, RandomState(0))
         x = torch.from_numpy(np.stack(images(batch, SIZE, 1)))
         rows = summary(alternate({"here": updater.update, "PyTorch": partial(there, x)}, 15, 3), "PyTorch")
         median, ratio = [rows[one]["median_s"] for one in ("here", "PyTorch")], rows["here"]["ratio"]
-        lines.append(f"| {batch}, --channels {channels} | {median[0]:.3f} | {median[1]:.3f} | {ratio:.2f} |")
+        lines.append(f"| {batch}, {name} --channels {channels} | {median[0]:.3f} | {median[1]:.3f} | {ratio:.2f} |")
     return [*lines, "", f"PyTorch {torch.__version__}, one thread each, in turn.", ""]
 
 

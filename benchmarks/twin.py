@@ -300,6 +300,91 @@ def _layer(link: chainer.Link) -> nn.Module:
     return CBR(link.in_ch, link.out_ch, link.c1.ksize, link.c1.pad, link.norm, link.sample, link.activation_kind)
 
 
+class PgganStep:
+    """One update of PGGAN, grown up, as :class:`medi2i.synthesis.updater.SynthesisUpdater` does it; call it with x."""
+
+    def __init__(self, networks: synthesis_net.Networks, options: SynthesisOptions) -> None:
+        self.latent, self.options = networks.latent, options
+        self.gen, self.dis = PgganGenerator(networks.gen), PgganDiscriminator(networks.dis)
+        self.optimizers = [
+            torch.optim.Adam(
+                network.parameters(), lr=options.learning_rate, betas=(options.adam_beta1, options.adam_beta2)
+            )
+            for network in (self.gen, self.dis)
+        ]
+
+    def __call__(self, x: torch.Tensor) -> None:
+        fake, s = self.gen(torch.randn(len(x), self.latent)), self.options
+        answer, made = self.dis(x), self.dis(fake.detach())
+        mix = torch.rand(len(x), 1, 1, 1)
+        between = (mix * x + (1 - mix) * fake.detach()).requires_grad_()
+        (slope,) = torch.autograd.grad(self.dis(between).sum(), between, create_graph=True)
+        penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        drift = answer.square().mean()
+        _minimise(self.optimizers[1], made.mean() - answer.mean() + s.lambda_gp * penalty + s.lambda_drift * drift)
+        self.dis.requires_grad_(False)
+        _minimise(self.optimizers[0], -self.dis(fake).mean())
+        self.dis.requires_grad_(True)
+
+
+class Equalised(nn.Conv2d):
+    """A convolution whose weights are scaled at run time, in the place of a link of PGGAN."""
+
+    def __init__(self, link: Convolution) -> None:
+        super().__init__(link.in_ch, link.out_ch, link.ksize, link.stride, link.pad)
+        self.scale = float(link.scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, self.scale * self.weight, self.bias, self.stride, self.padding)
+
+
+def _equalised(links: chainer.ChainList) -> nn.ModuleList:
+    return nn.ModuleList(Equalised(link) for link in links)
+
+
+class PgganGenerator(nn.Module):
+    """(N, latent) -> (N, out_ch, size, size), all resolutions in."""
+
+    def __init__(self, network: synthesis_net.PgganGenerator) -> None:
+        super().__init__()
+        self.first, self.second = _equalised(network.first), _equalised(network.second)
+        self.to_image = Equalised(network.to_image[-1])
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x = _one_length(z[:, :, None, None])
+        for number, layers in enumerate(zip(self.first, self.second, strict=True)):
+            x = F.interpolate(x, scale_factor=2) if number else x
+            for layer in layers:
+                x = _one_length(F.leaky_relu(layer(x), 0.2))
+        return self.to_image(x)
+
+
+def _one_length(x: torch.Tensor) -> torch.Tensor:
+    """Pixel normalisation."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class PgganDiscriminator(nn.Module):
+    """(N, in_ch, size, size) -> (N, 1), all resolutions in."""
+
+    def __init__(self, network: synthesis_net.PgganDiscriminator) -> None:
+        super().__init__()
+        self.first, self.second = _equalised(network.first), _equalised(network.second)
+        self.from_image, self.last = Equalised(network.from_image[-1]), Equalised(network.last)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = F.leaky_relu(self.from_image(image), 0.2)
+        for number in range(len(self.first) - 1, -1, -1):
+            if number == 0:
+                groups = x.reshape(synthesis_net.GROUP, -1, *x.shape[1:])
+                deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3)).repeat(synthesis_net.GROUP)
+                x = torch.cat([x, deviation[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+            for layer in (self.first[number], self.second[number]):
+                x = F.leaky_relu(layer(x), 0.2)
+            x = F.avg_pool2d(x, 2) if number else x
+        return self.last(x).flatten(1)
+
+
 STEPS: dict[str, Callable] = {"pix2pix": Pix2pixStep, "cyclegan": CycleganStep}
 
 
