@@ -332,7 +332,7 @@ class Equalised(nn.Conv2d):
 
     def __init__(self, link: Convolution) -> None:
         super().__init__(link.in_ch, link.out_ch, link.ksize, link.stride, link.pad)
-        self.scale = float(link.scale)
+        self.scale = 1.0 if link.scale is None else float(link.scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.conv2d(x, self.scale * self.weight, self.bias, self.stride, self.padding)
