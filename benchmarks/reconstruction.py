@@ -1,13 +1,13 @@
 """Reconstruction from few views: each method beside the others, on data of a finer grid, as a page.
 
-    python benchmarks/reconstruction.py [--ct FOLDER ...] [--prior RUN ...] [--critic RUN ...] [--phantoms 32]
+    python benchmarks/reconstruction.py [--ct FOLDER ...] [--others FOLDER ...] [--prior RUN ...] [--phantoms 32]
                                         [--train MINUTES] [--dip N] [--work FOLDER] [--write PAGE.md]
 
-Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, what learns from
-phantoms is trained for so many minutes each on others (learned primal-dual, pix2pix on filtered back-projections); the
-deep image prior, a minute an image, is fitted to --dip of those shown. Priors and critics of CT are given, one for all
-series or one for each, and have to come of others. One core. What is trained or measured is kept in --work and not made
-again: a run that was ended goes on where it was.
+Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, learned
+primal-dual is trained for so many minutes on other phantoms, pix2pix on filtered back-projections for half of it, and
+for each CT a critic for a fifth, on the other series; the deep image prior, a minute an image, is fitted to --dip of
+those shown. Denoisers as priors are given, one for all series or one for each, and have to come of others. One core.
+What is trained or measured is kept in --work and not made again: a run that was ended goes on where it was.
 """
 
 import argparse
@@ -17,26 +17,29 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from medi2i.common import VERSION
 from medi2i.common.device import use_cpu_engine
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
-from medi2i.datasets.writing import write_image
+from medi2i.datasets.writing import write_image, write_npy
 from medi2i.reconstruction import solvers
 from medi2i.reconstruction.dip import DeepImagePrior, Prior
 from medi2i.reconstruction.fbp import fbp
 from medi2i.reconstruction.geometry import Geometry, regular
+from medi2i.reconstruction.geometry import save as save_geometry
 from medi2i.reconstruction.operator import Operator
 from medi2i.reconstruction.reconstruct import Method as Reconstruction
 from medi2i.reconstruction.reconstruct import ReconstructionOptions, denoiser_of
+from medi2i.reconstruction.scans import GEOMETRY
 from medi2i.reconstruction.simulate import Scanner, ellipses, shepp_logan
 from medi2i.tools.make_sinograms import PHANTOM_MM
 
@@ -50,6 +53,9 @@ PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is
     *("--preset", "denoise", "--gen_sample", "half", "--gen_chs", 48, 96, 192, "--gen_residual", 0.1),
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),
 )
+CRITIC = ("--channels", 16, "-lr", 5e-4, "--ema", 0.99)
+CRITIC_SIZE, CRITIC_STRENGTH = 256, 0.5  # rows and columns that it learns from; of the total variation that it judges
+THICK = 5  # slices of thin ones, whose mean is clean enough
 FINENESS = 3
 CLIP = (-1300, 300)  # phantoms lie at -1000 (0) to 0 (1) HU; what rings beyond is cut before a network sees it
 METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "learned primal-dual", "pix2pix on fbp")
@@ -160,20 +166,55 @@ def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
         write_text(folder / "pairs.txt", "".join(f"fbp/{name}\ttruth/{name}\n" for name in names))
     pairs = ("-it", "npy", "-R", scans, "-t", "pairs.txt", "--val", work / "val" / "pairs.txt")
     clips = ("-ca", *CLIP, "-cb", *CLIP)
-    trained = {
-        "learned": ("reconstruction/train.py", "-i", scans, "--val", work / "val", *LEARNED),
-        "pix2pix": ("pix2pix/train.py", *pairs, *clips, *PIX2PIX),
-    }
-    found = {}
-    for name, words in trained.items():
-        runs = sorted((work / name).glob("*_*"))
-        if runs:
-            command(words[0], "--resume", runs[0])
-        else:
-            command(*words, "--minutes", minutes, "-o", work / name)
-        run = find_run(next((work / name).glob("*_*")))
-        found[name] = str(run.folder if name == "learned" else run.folder / f"enc_x{run.epoch('best')}.npz")
-    return found
+    learned = trained(
+        work / "learned", minutes, "reconstruction/train.py", "-i", scans, "--val", work / "val", *LEARNED
+    )
+    run = find_run(trained(work / "pix2pix", minutes / 2, "pix2pix/train.py", *pairs, *clips, *PIX2PIX))
+    return {"learned": str(learned), "pix2pix": str(run.folder / f"enc_x{run.epoch('best')}.npz")}
+
+
+def trained(out: Path, minutes: float, *words: object) -> Path:
+    """The run folder in ``out`` of a training by ``words``, made or gone on with."""
+    if runs := sorted(out.glob("*_*")):
+        command(words[0], "--resume", runs[0])
+    else:
+        command(*words, "--minutes", minutes, "-o", out)
+    return next(out.glob("*_*"))
+
+
+def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float, folders: list[str]) -> str:
+    """The run of a critic that tells the slices of ``folders``, with pixels as in ``geometry``, from what total
+    variation makes of their rays."""
+    scans, rng = work / "scans", np.random.default_rng(7)
+    if not scans.is_dir():
+        small = regular((CRITIC_SIZE, CRITIC_SIZE), geometry.spacing, geometry.sinogram_shape[0])
+        scanner, operator = Scanner(small, FINENESS, photons=photons), Operator(small)
+        for number, hu in enumerate(clean_slices(folders, small)):
+            sinogram = scanner.measure(small.to_attenuation(hu), rng)
+            problem, start = solvers.problem_of(operator, sinogram, photons), fbp(small, sinogram, "hann")
+            image = solvers.total_variation(problem, CRITIC_STRENGTH, 150, start)
+            for folder, array in (("", sinogram), ("truth", hu), ("tv", small.to_hu(image))):
+                write_npy(work / "scans.new" / folder / f"{number:04d}.npy", array.astype(np.float32))
+        save_geometry(work / "scans.new" / GEOMETRY, small)
+        (work / "scans.new").rename(scans)
+    words = ("reconstruction/train.py", "-i", scans, "--learns", "critic", "--against", scans / "tv", *CRITIC)
+    return str(trained(work / "critic", minutes, *words))
+
+
+def clean_slices(folders: list[str], geometry: Geometry) -> Iterator[np.ndarray]:
+    """Means of THICK slices that follow each other, in HU, brought to the middle of ``geometry``, air around."""
+    for folder in folders:
+        series = max(dicom.scan([folder], modalities=("CT",)).require_series(), key=lambda one: len(one.slices))
+        images = [np.maximum(dicom.read(item.path, item.frame).hu, -1000) for item in series.slices]
+        thick = THICK if len(images) > 100 else 1
+        for first in range(0, len(images) - thick + 1, max(len(images) // 16, 1)):
+            hu = np.mean(images[first : first + thick], axis=0) + 1000
+            zoom = np.divide(series.spacing or (1, 1), geometry.spacing)
+            hu = ndimage.zoom(ndimage.gaussian_filter(hu, 0.5 * np.maximum(1 / zoom - 1, 0)), zoom, order=1)
+            room = [max(size - have, 0) for size, have in zip(geometry.shape, hu.shape, strict=True)]
+            hu = np.pad(hu, [(one // 2, one - one // 2) for one in room])
+            top, left = ((have - size) // 2 for size, have in zip(geometry.shape, hu.shape, strict=True))
+            yield hu[top : top + geometry.shape[0], left : left + geometry.shape[1]] - 1000
 
 
 def command(script: object, *words: object) -> None:
@@ -305,9 +346,9 @@ def main() -> None:
     parser.add_argument(
         "--prior", nargs="*", default=[], help="run of a denoiser for pnp: of each CT, or one; - is none"
     )
-    parser.add_argument("--critic", nargs="*", default=[], help="run of a critic, alike")
+    parser.add_argument("--others", nargs="*", default=[], help="further CT series, for critics to learn from")
     parser.add_argument("--phantoms", type=int, default=32, help="ellipse images to show")
-    parser.add_argument("--train", type=float, metavar="MINUTES", help="of each training; else nothing is trained")
+    parser.add_argument("--train", type=float, metavar="MINUTES", help="of learned primal-dual; else none is trained")
     parser.add_argument("--scans", type=int, default=3000, help="phantoms to train on")
     parser.add_argument("--dip", type=int, default=0, metavar="N", help="phantoms to fit a deep image prior to")
     parser.add_argument("--work", type=Path, default=Path("reconstruction_work"), help="folder for trainings and rows")
@@ -328,8 +369,12 @@ def main() -> None:
     for number, folder in enumerate(options.ct):
         geometry, choosing, shown = slices(folder, 1e5)
         title = f"{Path(folder).name}, {geometry.shape[0]}², 60 views, 10⁵ photons a ray"
-        given = {"prior": options.prior, "critic": options.critic}
-        runs = {name: found for name, some in given.items() if some and (found := some[number % len(some)]) != "-"}
+        runs = {"prior": options.prior[number % len(options.prior)]} if options.prior else {}
+        if runs.get("prior") == "-":
+            runs = {}
+        if options.train is not None and (others := [one for one in (*options.ct, *options.others) if one != folder]):
+            work = options.work / f"critic_{Path(folder).name}"
+            runs["critic"] = train_critic(work, options.train / 5, geometry, 1e5, others)
         sections.append(Section(title, geometry, choosing, shown, options.work, 1e5, runs))
     page = [
         "# Reconstruction from few views",

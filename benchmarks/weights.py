@@ -3,6 +3,7 @@
 
   python benchmarks/weights.py /path/to/data --work weights
   python benchmarks/weights.py /path/to/data --work weights --only ct-denoise-fast
+  python benchmarks/weights.py /path/to/data --work other --only ct-denoise --without ct-abdomen-ge --models other
 
 A target keeps some texture, as a clinical image has it: what is measured against an image with noise of its own is best
 where the noise on top is taken away and that texture is left. So thin slices are averaged, what non-local means would
@@ -178,12 +179,12 @@ def make(task: Task, out: Path) -> list[str]:
     return names
 
 
-def make_pairs(data: Path, out: Path, seed: int, workers: int) -> None:
-    """All pairs of the series below ``data``, and pairs.txt."""
+def make_pairs(data: Path, out: Path, seed: int, workers: int, without: str | None = None) -> None:
+    """All pairs of the series below ``data``, but for that ``without``, and pairs.txt."""
     for folder in ("trainA", "trainB"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        made = [pool.submit(make, task, out) for task in tasks(data, seed)]
+        made = [pool.submit(make, task, out) for task in tasks(data, seed) if task.series.folder != without]
         names = [name for one in made for name in one.result()]
     write_text(out / "pairs.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
     print(f"{out}: {len(names)} pairs")
@@ -219,13 +220,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("weights"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="where to put them")
     parser.add_argument("--only", choices=CHANNELS, help="one of the models")
+    parser.add_argument("--without", metavar="FOLDER", help="leave this series out, to judge by")
     parser.add_argument("--updates", type=int, default=54000, help="of each training; some 70 minutes of a core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-j", "--workers", type=int, default=2)
     options = parser.parse_args()
     pairs = options.work / "pairs"
     if not (pairs / "pairs.txt").exists():
-        make_pairs(options.data, pairs, options.seed, options.workers)
+        make_pairs(options.data, pairs, options.seed, options.workers, options.without)
     for name, channels in CHANNELS.items():
         if options.only in (None, name):
             run = train(pairs, options.work / name, channels, options.updates, options.seed)

@@ -97,23 +97,33 @@ class Scans:
     """Scans with their truth, to learn from. Raises UserError where a scan has none.
 
     Example i: (sinogram (1, views, bins), its filtered back-projection (1, H, W), truth (1, H, W)), images with water =
-    1. The sinogram is in 1/mm·mm, as measured. ``geometry``: what all have.
+    1. The sinogram is in 1/mm·mm, as measured. ``geometry``: what all have. starts: a folder with other images of the
+    same scans, of reconstruct.py, in place of filtered back-projections.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.folder = Path(root)
+    def __init__(self, root: str | Path, starts: str | Path | None = None) -> None:
+        self.folder, self._starts = Path(root), None if starts is None else Path(starts)
         self.geometry = geometries.load(self.folder / GEOMETRY)
         self.size = self.geometry.shape
         self._files, self._sources = find_sinograms(self.folder), sources_of(self.folder)
         for path in self._files:
             if path.stem not in self._sources and not self._truth(path).is_file():
                 raise UserError(f"{path}: no truth is known; make_sinograms.py keeps it in {TRUTH} or {SOURCES}")
+            if self._starts is not None:
+                self._start(path)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def _truth(self, path: Path) -> Path:
         return self.folder / TRUTH / f"{path.stem}.npy"
+
+    def _start(self, path: Path) -> Path:
+        found = [self._starts / f"{path.stem}{kind}" for kind in (".npy", ".dcm")] if self._starts else []
+        for file in found:
+            if file.is_file():
+                return file
+        raise UserError(f"--against: {found[0]}: no such file; an image of reconstruct.py for each scan would be right")
 
     def name(self, index: int) -> str:
         """What scan ``index`` is called."""
@@ -130,10 +140,18 @@ class Scans:
             hu = np.asarray(dicom.read(Path(file), frame).hu)
         else:
             hu = _load(self._truth(path))
-        if hu.shape != geometry.shape:
-            raise UserError(f"{path}: its truth has {hu.shape}, the geometry {geometry.shape} pixels")
-        truth = np.maximum(1 + hu / 1000, 0)
-        return sinogram[None], first_image(geometry, sinogram)[None], truth[None].astype(np.float32)
+        truth = self._image(path, "truth", hu)
+        if self._starts is None:
+            return sinogram[None], first_image(geometry, sinogram)[None], truth[None]
+        file = self._start(path)
+        hu = np.asarray(dicom.read(file).hu) if file.suffix == ".dcm" else _load(file)
+        return sinogram[None], self._image(file, "image", hu)[None], truth[None]
+
+    def _image(self, path: Path, what: str, hu: np.ndarray) -> np.ndarray:
+        """HU -> water = 1, float32. Raises UserError for another size than the geometry's."""
+        if hu.shape != self.size:
+            raise UserError(f"{path}: its {what} has {hu.shape}, the geometry {self.size} pixels")
+        return np.maximum(1 + hu / 1000, 0).astype(np.float32)
 
     def share_cache(self, processes: int | None = None) -> None:
         """There is none."""

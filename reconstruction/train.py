@@ -62,7 +62,9 @@ def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ran
     device, random = prepare(options, ranks)
 
     # data
-    scans = Scans(options.root)
+    if options.against is not None and options.learns != CRITIC:
+        raise UserError("--against: is of a critic; --learns critic goes with it")
+    scans = Scans(options.root, options.against)
     val = None if options.val is None else Scans(options.val)
     if val is not None and val.geometry != scans.geometry:
         raise UserError(f"--val: {options.val} was scanned by another geometry than {options.root}")

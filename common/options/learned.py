@@ -49,6 +49,13 @@ class LearnedNetworkOptions(Checked):
         help="primal-dual: a network that reconstructs; critic: what tells true images from filtered back-projections, "
         "for reconstruct.py --method adversarial",
     )
+    against: str = option(
+        None,
+        metavar="DIR",
+        changeable=True,
+        help="critic: images of reconstruct.py, of the same scans, to tell true ones from, as by tv [filtered "
+        "back-projections]",
+    )
     unrolled: int = option(6, type=int, low=1, high=100, network=True, help="iterations of the primal-dual network")
     memory: int = option(5, type=int, low=1, high=64, network=True, help="images and sinograms that it hands on")
     channels: int = option(32, type=int, low=1, high=1024, network=True, help="of its layers; the critic's first")

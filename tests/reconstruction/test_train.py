@@ -169,6 +169,27 @@ def test_it_learns_and_reconstructs_what_it_was_trained_for(scans, tmp_path, cap
         assert words in error and error.count("\n") == 1 and not (tmp_path / "no").exists()
 
 
+def test_a_critic_is_told_true_images_from_those_that_it_is_given(scans, tmp_path, capsys):
+    assert run(reconstruct.main, "-i", scans, "--strength", 0.2, "--iterations", 30, "-o", tmp_path / "tv") == 0
+    of_tv, of_fbp = Scans(scans, tmp_path / "tv"), Scans(scans)
+    for index in range(len(of_tv)):
+        image = np.load(tmp_path / "tv" / f"{of_tv.name(index)}.npy")
+        assert np.array_equal(of_tv.load(index)[1][0], np.maximum(1 + image / 1000, 0).astype(np.float32))
+        assert np.array_equal(of_tv.load(index)[2], of_fbp.load(index)[2])
+    folder = trained(scans, tmp_path / "run", "-e", 2, "--learns", "critic", "--against", tmp_path / "tv")
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert np.isfinite(log[-1]["critic/loss_fake"])
+    (tmp_path / "tv" / "00003.npy").unlink()
+    capsys.readouterr()
+    for words, arguments in (
+        ("00003.npy: no such file", ("--learns", "critic", "--against", tmp_path / "tv")),
+        ("--learns critic goes with it", ("--against", tmp_path / "tv")),
+    ):
+        assert run(train.main, "-i", scans, "-o", tmp_path / "no", *SMALL, *arguments) == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+
+
 def test_a_critic_as_regulariser(scans, tmp_path, capsys):
     folder = trained(scans, tmp_path / "run", "-e", 2, "--learns", "critic")
     arguments = "-i", scans, "--method", "adversarial", "--prior", folder, "--iterations", 30
