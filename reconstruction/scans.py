@@ -143,9 +143,9 @@ class Scans:
         truth = self._image(path, "truth", hu)
         if self._starts is None:
             return sinogram[None], first_image(geometry, sinogram)[None], truth[None]
-        file = self._start(path)
-        hu = np.asarray(dicom.read(file).hu) if file.suffix == ".dcm" else _load(file)
-        return sinogram[None], self._image(file, "image", hu)[None], truth[None]
+        start = self._start(path)
+        hu = np.asarray(dicom.read(start).hu) if start.suffix == ".dcm" else _load(start)
+        return sinogram[None], self._image(start, "image", hu)[None], truth[None]
 
     def _image(self, path: Path, what: str, hu: np.ndarray) -> np.ndarray:
         """HU -> water = 1, float32. Raises UserError for another size than the geometry's."""
