@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError, run
-from medi2i.common.networks.checkpoint import Segmentor
-from medi2i.common.networks.from_options import size_multiple
+from medi2i.common.errors import run
+from medi2i.common.networks.from_options import check_size, size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
@@ -55,6 +54,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
 
     argv: the words behind the name of the command, to be written down.
     """
+    net.check_segmentors(options)
     device, random = prepare(options, ranks)
 
     # data
@@ -62,25 +62,35 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     options = unpaired.complete(options, *images)
     val_a, val_b = [unpaired.build_validation(options, domain, multiple=size_multiple(options)) for domain in "AB"]
     check_sizes(options, (*images, val_a, val_b))
+    examples = [
+        unpaired.labelled(options, domain, one) if options.shape_classes else one
+        for domain, one in zip("AB", images, strict=True)
+    ]
 
     # networks
     networks = net.build(options)
     if not options.check:  # which reads all images, and tells of all that it cannot read
         options = begin_at_shift(networks, options, images, resumed, ranks)
     loaded = {} if resumed is not None else load_weights(networks.as_dict(), options)
-    features, segmentors = perceptual_features(options, device), segmentors_of(options, device)
+    features, segmentors = perceptual_features(options, device), net.frozen_segmentors(options)
+    for segmentor in segmentors.values():
+        segmentor.to_device(device)
+    for name, one in zip("xy", images, strict=True):
+        segmentor = segmentors.get(name) or getattr(networks, f"seg_{name}")
+        if segmentor is not None:
+            check_size(segmentor.trained, one.size)
     shown, average = place(networks, options, device, ranks, {"x": images[0].size, "y": images[1].size})
 
     # optimizers
     optimizers, controls = make_optimizers(networks.trained(), options, loaded, ranks)
 
     # updater: with one seed, domains of equal size would always meet in the same pairs
-    main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(images))
+    main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(examples))
     both = {"main": main, "second": second}
     updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks, segmentors)
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
-        read = {"training A": images[0], "training B": images[1], "validation A": val_a, "validation B": val_b}
+        read = {"training A": examples[0], "training B": examples[1], "validation A": val_a, "validation B": val_b}
         return check(read, updater, measure), None
 
     # trainer
@@ -125,7 +135,7 @@ def load_weights(links: Mapping[str, chainer.Link], options: UnpairedOptions) ->
     """Load the weights that ``--model_gen`` names. Returns {name of the network: file}."""
     if options.model_gen is None:
         return {}
-    return load_initial(options.model_gen, links, [name for name in links if not name.startswith("dis")])
+    return load_initial(options.model_gen, links, [name for name in links if name.startswith(("enc", "dec"))])
 
 
 def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device) -> PerceptualFeatures | None:
@@ -135,26 +145,6 @@ def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device
     features = PerceptualFeatures.load(options.perceptual_weights, options.perceptual_layer)
     features.to_device(device)
     return features
-
-
-def segmentors_of(options: UnpairedOptions, device: chainer.backend.Device) -> dict[str, Segmentor]:
-    """Those of domains A ("x") and B ("y") for ``--lambda_anatomy``, on ``device``; none where that has no weight.
-
-    Raises UserError.
-    """
-    if options.lambda_anatomy <= 0:
-        return {}
-    if not options.segmentor:
-        raise UserError(
-            "--lambda_anatomy: needs --segmentor RUN_A RUN_B (or one for both), pix2pix runs with --class_num"
-        )
-    found = {
-        "x": Segmentor.load(options.segmentor[0], options.clipA, options.ch, "clipA"),
-        "y": Segmentor.load(options.segmentor[-1], options.clipB, options.out_ch, "clipB"),
-    }
-    for segmentor in found.values():
-        segmentor.to_device(device)
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

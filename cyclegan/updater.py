@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _SLICE_KINDS = ("dcm", "auto")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
 ACTIVE = 0.01  # variance of a latent channel that says something
+SHAPE_FROM = 0.2  # of the training: until then domains are learnt, and segmentors on real images alone
 COLLAPSED = 0.1, 0.5  # mean square of the latent and share of active channels below which images are forgotten
 
 
@@ -44,7 +45,8 @@ class Translated:
     """A batch of both domains (arrays), what the encoders answered, and what the decoders made of it.
 
     features_x, features_y: before the decoders, which add ``noise_z`` to theirs; z_x, z_y: the deepest maps after them.
-    x_x, y_y: back in the own domain; x_y, y_x: translations. plain_y_x: as it was before ``noise_x``.
+    x_x, y_y: back in the own domain; x_y, y_x: translations. plain_y_x: as it was before ``noise_x``. classes_x,
+    classes_y: what the pixels of x and y are, one-hot (N * stack, classes, H, W), where there are labels.
     """
 
     x: Array
@@ -58,33 +60,38 @@ class Translated:
     x_y: Any
     y_x: Any
     plain_y_x: Any
+    classes_x: Array | None = None
+    classes_y: Array | None = None
 
     def arrays(self) -> "Translated":
         """The same without the graph that made it."""
-        features = ([feature.array for feature in features] for features in (self.features_x, self.features_y))
-        made = (one.array for one in (self.z_x, self.z_y, self.x_x, self.y_y, self.x_y, self.y_x, self.plain_y_x))
-        return Translated(self.x, self.y, *features, *made)
+        made = {name: getattr(self, name).array for name in ("z_x", "z_y", "x_x", "y_y", "x_y", "y_x", "plain_y_x")}
+        features_x, features_y = ([one.array for one in features] for features in (self.features_x, self.features_y))
+        return dataclasses.replace(self, features_x=features_x, features_y=features_y, **made)
 
 
 class CycleganUpdater(AdversarialUpdater):
-    """Encoders and decoders first, with all their terms; then each discriminator, on its history pool.
+    """Encoders and decoders first, with all their terms; then each discriminator, on its history pool, and segmentors.
 
     Args:
-        iterators: dict "main" (domain A, called x) and "second" (domain B, called y); examples (C, H, W) in [-1, 1].
+        iterators: dict "main" (domain A, called x) and "second" (domain B, called y); examples (C, H, W) in [-1, 1],
+            or pairs of such and their classes, one-hot (stack * classes, H, W).
         optimizers: dict with "enc_x", "dec_x", "enc_y", "dec_y", "dis_x", "dis_y" and, where its loss has a weight,
-            "dis_z". With one encoder for both domains there is no "enc_y".
+            "dis_z"; "seg_x" and "seg_y" with classes. With one encoder for both domains there is no "enc_y".
         networks: object with links of these names.
         options: UnpairedOptions. Raises UserError where a term does not fit the channels.
         random, device, ranks: see :class:`medi2i.common.training.adversarial.AdversarialUpdater`.
         features: callable for the perceptual loss, as
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
-        segmentors: dict "x", "y" -> Segmentor of that domain, for ``lambda_anatomy``; without that loss none.
+        segmentors: dict "x", "y" -> Segmentor of that domain, for ``lambda_anatomy`` and, where there are no labels,
+            ``lambda_shape``; without these losses none.
 
     Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
     ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,
-    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_anatomy``, ``loss_kl``, ``loss_kl_cycle``, ``latent_square``,
-    ``latent_active``; under dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under
-    dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
+    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_anatomy``, ``loss_shape``, ``loss_kl``, ``loss_kl_cycle``,
+    ``latent_square``, ``latent_active``; under seg_x and seg_y: ``loss_real``, ``loss_fake``; under dis_x and
+    dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics
+    (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
     weighted = staticmethod(losses.tanh_weighted_least_squares)
@@ -112,7 +119,8 @@ class CycleganUpdater(AdversarialUpdater):
 
     def update_core(self) -> None:
         s = self.options
-        made = self.update_generators(self.next_batch("main"), self.next_batch("second"))
+        (x, classes_x), (y, classes_y) = self.next_images("main"), self.next_images("second")
+        made = self.update_generators(x, y, classes_x, classes_y)
         fakes = {"y": made.x_y, "x": made.y_x}
         old = {name: pool.query(fakes[name]) for name, pool in self.pools.items()}
         # Critics learn at every update, whatever learning_freq_d says: so the released code has it.
@@ -123,13 +131,25 @@ class CycleganUpdater(AdversarialUpdater):
                 self.minimise(("dis_x",), self.discriminator_terms("dis_x", old["x"], made.x))
             if s.lambda_dis_z > 0:
                 self.minimise(("dis_z",), self.discriminator_terms("dis_z", made.z_x, made.z_y, ("loss_x", "loss_y")))
+        for name in "xy":
+            if getattr(self.networks, f"seg_{name}") is not None:
+                self.minimise((f"seg_{name}",), self.segmentor_terms(name, made))
 
-    def update_generators(self, x: Array, y: Array) -> Translated:
+    def next_images(self, name: str) -> tuple[Array, Array | None]:
+        """The next batch of an iterator: images (N, C, H, W) and, where there are labels, classes, slice by slice."""
+        batch = self.next_batch(name)
+        if not isinstance(batch, tuple):
+            return batch, None
+        return batch[0], losses.unfold_stack(batch[1], self.options.stack).array
+
+    def update_generators(
+        self, x: Array, y: Array, classes_x: Array | None = None, classes_y: Array | None = None
+    ) -> Translated:
         """One step of encoders and decoders. Returns what they made, as arrays.
 
         No Variable is returned, so that the graph's memory is free when the discriminators start.
         """
-        images = self.translate(x, y)
+        images = dataclasses.replace(self.translate(x, y), classes_x=classes_x, classes_y=classes_y)
         if self.options.lambda_kl > 0:
             self.report_latents(images)
         generators = [name for name in _GENERATORS if name in self.get_all_optimizers()]
@@ -198,6 +218,7 @@ class CycleganUpdater(AdversarialUpdater):
             ("enc_x/loss_kl", s.lambda_kl, lambda: divergence(images.features_x[-1])),
             ("enc_y/loss_kl", s.lambda_kl, lambda: divergence(images.features_y[-1])),
         )
+        shape = s.lambda_shape if self.progress() >= SHAPE_FROM else 0.0
         again_y = n.enc_y(x_y)
         back_x = n.dec_x(self.sampled(again_y))
         again_x = n.enc_x(y_x)
@@ -213,6 +234,8 @@ class CycleganUpdater(AdversarialUpdater):
                 ("enc_x/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_x[-1])),
                 ("dec_x/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("x", back_x, images.x)),
                 ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("y", back_y, images.y)),
+                ("dec_y/loss_shape", shape, lambda: self.shape("y", x_y, "x", images.x, images.classes_x)),
+                ("dec_x/loss_shape", shape, lambda: self.shape("x", y_x, "y", images.y, images.classes_y)),
                 ("dec_y/loss_adv", s.lambda_dis_y, lambda: self.judged(n.dis_y, x_y, 1.0)),
                 ("dec_x/loss_adv", s.lambda_dis_x, lambda: self.judged(n.dis_x, y_x, 1.0)),
                 ("dec_x/loss_idem", s.lambda_idempotence, lambda: losses.mean_absolute(y_x, n.dec_x(n.enc_y(y_x)))),
@@ -230,6 +253,32 @@ class CycleganUpdater(AdversarialUpdater):
         with chainer.no_backprop_mode():
             truth = segmentor.judge(original)
         return losses.feature_distance(segmentor.judge(image), truth)
+
+    def shape(
+        self, target: str, image: chainer.Variable, source: str, original: Array, classes: Array | None
+    ) -> chainer.Variable:
+        """How far the classes in a translation into the domain ``target`` are from those of the ``original`` in
+        ``source``: its labels (Zhang, Yang and Zheng, 2018) or, where these are None, what the segmentor of
+        ``source`` sees in it (as Kaji and Kida, 2019, describe it)."""
+        segmentor = getattr(self.networks, f"seg_{target}")
+        if classes is None:
+            segmentor = self.segmentors[target]
+            with chainer.no_backprop_mode():
+                classes = self.segmentors[source].judge(original)[-1].array
+        return losses.class_mismatch(segmentor.judge(image)[-1], classes)
+
+    def segmentor_terms(self, name: str, made: Translated) -> list[Term]:
+        """All terms of the segmentor of domain ``name`` ("x", "y"): its images by their labels and, once translations
+        are to keep shapes, as many translated ones by those of what they were made of."""
+        segmentor = getattr(self.networks, f"seg_{name}")
+        real, fake = (made.x, made.classes_x), (made.y_x, made.classes_y)
+        if name == "y":
+            real, fake = (made.y, made.classes_y), (made.x_y, made.classes_x)
+        begun = float(self.progress() >= SHAPE_FROM)
+        return terms_of(
+            (f"seg_{name}/loss_real", 1.0, lambda: losses.class_mismatch(segmentor(real[0])[-1], real[1])),
+            (f"seg_{name}/loss_fake", begun, lambda: losses.class_mismatch(segmentor(fake[0])[-1], fake[1])),
+        )
 
     def _likeness_terms(self, x: Array, x_y: Any, y: Array, y_x: Any) -> list[Term]:
         """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""

@@ -234,14 +234,14 @@ def describe(
     return found
 
 
-def sources_in(folder: Path, kind: str = "auto", by_file: bool = False) -> list[Source]:
+def sources_in(folder: Path, kind: str = "auto", by_file: bool = False, labels: bool = False) -> list[Source]:
     """All images of one kind below ``folder``, in the order of ``number_key``.
 
-    by_file: as for ``list_images``. Warns of files that cannot be read. Raises UserError for folders without any image
-    that can.
+    by_file, labels: as for ``list_images``. Warns of files that cannot be read. Raises UserError for folders without
+    any image that can.
     """
     kind, files = find_files(folder, kind)
-    found = describe(files, folder, kind, by_file=by_file)
+    found = describe(files, folder, kind, labels, by_file)
     if not found.volumes:
         some = "; ".join(f"{item.path.name}: {item.advice}" for item in found.skipped[:3])
         raise UserError(f"{folder}: none of the {len(files)} {kind} file(s) can be read ({some})")

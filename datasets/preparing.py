@@ -167,7 +167,7 @@ class Domain:
             shown = ", ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else "")
             raise Unreadable(
                 source.path,
-                f"holds values {shown}; with --class_num {self.class_num} they must be 0 to "
+                f"holds values {shown}; with {self.class_num} classes they must be 0 to "
                 f"{self.class_num - 1}" + (" (JPEG changes values: use PNG)" if source.kind == "jpg" else ""),
             )
         return labels

@@ -1,5 +1,6 @@
-"""Images of one domain, for CycleGAN and synthesis: files -> one image in [-1, 1]."""
+"""Images of one domain, for CycleGAN and synthesis: files -> one image in [-1, 1], and its classes where labels say."""
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.datasets.augment import (
     Augmentation,
+    Draw,
     Uncut,
     add_noise,
     apply,
@@ -22,7 +24,7 @@ from medi2i.datasets.augment import (
 from medi2i.datasets.catalogue import Source, sources_in, within
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.preparing import Domain, choose_channels
+from medi2i.datasets.preparing import Domain, choose_channels, one_hot
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip
 from medi2i.datasets.unpacking import unpacked
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HU_KINDS = ("dcm", "npy")  # for which --HU_base… counts
+LABELS = {"A": "labelsA", "B": "labelsB"}
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
@@ -75,6 +78,76 @@ class UnpairedDataset(ImageDataset[Source]):
         draw, noise = self.draw(rng), self.augmentation.noise
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
         return Uncut(continued(values, draw, self.size), clip, draw, self.size, *noise_and_key(noise, rng))
+
+
+class LabelledExamples:
+    """Examples (x, t) of ``images``: t, (stack * class_num, H, W) of 0 and 1, says which class each pixel of x is of.
+
+    labels: of each of the images. What happens to x happens to t.
+    """
+
+    def __init__(self, images: UnpairedDataset, labels: list[Source], class_num: int):
+        self.images, self.labels = images, labels
+        self.domain = Domain(Clip(), 1, images.cache, class_num)
+        self.size, self.share_cache = images.size, images.share_cache
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
+        labels, draw = self._labels(index, rng)
+        labels = apply(labels, draw, self.size, nearest=True, outside=0.0)
+        t = np.concatenate([one_hot(plane[np.newaxis], self.domain.class_num) for plane in labels])
+        return self.images.load(index, rng), t
+
+    def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
+        """What ``load`` would cut and change, for a device to do so. Raises Unreadable."""
+        labels, draw = self._labels(index, rng)
+        t = Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num)
+        return self.images.uncut(index, rng), t
+
+    def _labels(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, Draw]:
+        """(class numbers of each slice, what the image's augmentation is going to draw from ``rng``)."""
+        draw = self.images.draw(copy.deepcopy(rng))
+        slices = [self.domain.classes(self.labels[position]) for position in self.images.windows[index]]
+        return continued(np.concatenate(slices), draw, self.size), draw
+
+
+def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledExamples:
+    """The training ``images`` of ``domain`` "A" or "B" with their labels, of the same names, in the folder ``LABELS``.
+
+    Raises UserError where some are missing, of another size, or hold no classes.
+    """
+    root = unpacked(options.root)
+    folder = root / LABELS[domain]
+    if options.forceSpacing > 0:
+        raise UserError(
+            "--shape_classes: labels are not resampled; --forceSpacing -1 would leave the images as they are"
+        )
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; with --shape_classes it should hold labels under the names of the images in "
+            f"{root / FOLDERS[domain, 'train']}"
+        )
+    found = {source.stem: source for source in sources_in(folder, labels=True)}
+    missing = [image.label for image in images.images if image.stem not in found]
+    if missing:
+        raise UserError(
+            f"{folder}: no labels of {len(missing)} of {len(images.images)} images, among them {missing[0]}; "
+            "they should have the names of the images"
+        )
+    labels = [found[image.stem] for image in images.images]
+    for label, image in zip(labels, images.images, strict=True):
+        if label.shape[1:] != image.shape[1:]:
+            sizes = ["x".join(str(n) for n in source.shape[:0:-1]) for source in (label, image)]
+            raise UserError(
+                f"{label.path}: is {sizes[0]} and its image, {image.path}, {sizes[1]} (width x height); "
+                "labels should have the size of their image"
+            )
+    examples = LabelledExamples(images, labels, options.shape_classes)
+    examples.domain.classes(labels[0])  # images that hold no classes are told now
+    return examples
 
 
 def build(

@@ -19,6 +19,7 @@ from medi2i.common.losses.adversarial import (
 from medi2i.common.losses.reconstruction import (
     air_mismatch,
     channel_weight,
+    class_mismatch,
     class_probabilities,
     dice,
     focal_cross_entropy,
@@ -48,6 +49,7 @@ __all__ = [
     "air_mismatch",
     "channel_variation",
     "channel_weight",
+    "class_mismatch",
     "class_probabilities",
     "dice",
     "feature_distance",

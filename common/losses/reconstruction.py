@@ -95,6 +95,16 @@ def dice(p: ArrayOrVariable, t: ArrayOrVariable, weight: Array | None = None) ->
     return -overlap if weight is None else -overlap * F.sum(chainer.as_variable(weight))
 
 
+def class_mismatch(p: ArrayOrVariable, t: ArrayOrVariable) -> chainer.Variable:
+    """How far the classes of pixels are apart: mean over pixels of -sum_c t_c log p_c, and 1 - mean_c of the Dice of
+    each class, 2 sum(p t) / sum(p^2 + t^2). Near 0 where both are certain and equal.
+
+    Args: p probabilities, t the truth, one-hot or probabilities, too; both (N, C, H, W).
+    """
+    classes = p.shape[1]
+    return classes * focal_cross_entropy(p, t, 0.0) + 1.0 + (2.0 / classes) * dice(p, t)
+
+
 def air_mismatch(x: ArrayOrVariable, y: ArrayOrVariable, threshold: float) -> chainer.Variable:
     """mean(|x - y| where exactly one of x and y is <= threshold, else 0): air that becomes tissue, or the reverse.
 

@@ -245,7 +245,7 @@ def passes(networks: Mapping[str, Network], options: AnyOptions) -> dict[str, in
     # Each domain: its own image and the translated one; both decoders of each feature, and one cycle.
     extra = (1 if options.lambda_idempotence > 0 else 0) + (1 if options.lambda_domain > 0 else 0)
     runs = {"enc": 2 + extra, "dec": 3 + extra, "dis": 1}
-    counted = {name: runs[name.partition("_")[0]] for name in networks}
+    counted = {name: runs[part] for name in networks if (part := name.partition("_")[0]) in runs}
     if options.single_encoder:
         counted["enc_x"], counted["enc_y"] = 2 * runs["enc"], 0
     if "dis_z" in counted:

@@ -121,7 +121,22 @@ class UnpairedLossOptions(Checked):
         most=2,
         metavar="RUN",
         help="runs of pix2pix with --class_num on images of domain A and of domain B, or one run for both, frozen, for "
-        "--lambda_anatomy",
+        "--lambda_anatomy and --lambda_shape; with --shape_classes what learns them begins with these",
+    )
+    lambda_shape: float = option(
+        0,
+        type=float,
+        low=0,
+        help="weight of what a translation changes of the classes of pixels, as --segmentor sees them or, with "
+        "--shape_classes, what learns them from labels; after a fifth of the training (Zhang et al., 2018)",
+    )
+    shape_classes: int = option(
+        0,
+        type=int,
+        low=0,
+        high=256,
+        help="the folders labelsA and labelsB hold, named as the training images, images of classes 0 to this minus 1, "
+        "for --lambda_shape",
     )
     lambda_kl: float = option(
         0,

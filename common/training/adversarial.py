@@ -118,6 +118,7 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         # What kept images from being loaded: nothing of that update was done.
         self.failure: Exception | None = None
         self.graphs: Path | None = None  # the folder where the first update of each network leaves its graph
+        self.elapsed: Callable[[], float] = lambda: 0.0  # seconds of training; the trainer says them
         self._graphed: set[str] = set()
         self._drawn: list[str] = []
         self._checked = False
@@ -137,6 +138,13 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
             super().update()
         self._checked = True
         self.ranks.share_statistics([optimizer.target for optimizer in self.get_all_optimizers().values()])
+
+    def progress(self) -> float:
+        """How much of the whole training is done, from 0 to 1."""
+        s = self.options
+        if s.minutes is not None:
+            return self.elapsed() / (60 * s.minutes)
+        return max(self.epoch_detail / s.epoch, self.iteration / (getattr(s, "iteration", None) or np.inf))
 
     def next_batch(self, name: str = "main") -> Any:
         """The next batch of an iterator on the device: one array (N, C, H, W), or a tuple of them."""

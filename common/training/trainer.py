@@ -53,6 +53,7 @@ class Training:
         self.best: Best | None = None
         self.profile = updater.profile
         self.trainer = chainer.training.Trainer(updater, self.ending, out="." if run is None else str(run.path))
+        updater.elapsed = lambda: ranks.agreed(self.trainer.elapsed_time)
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
         self.extend(

@@ -39,13 +39,14 @@ SMALL = [
     "--nvis_B",
     "0",
 ]
+SHAPE = ["--lambda_shape", "1", "--shape_classes", "3"]
 UNIT = ["--lambda_kl", "0.1", "--share_latent_blocks", "1", "-gnb", "2", "--ema", "0.9"]
 NETWORKS = ("enc_x", "enc_y", "dec_x", "dec_y", "dis_x", "dis_y")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Domain A: 5 grey pictures of stripes, 18×22; domain B: 7 npy images of blocks in HU, 20×17."""
+    """Domain A: 5 grey pictures of stripes, 18×22; domain B: 7 npy images of blocks in HU, 20×17; labels of both."""
     root = tmp_path_factory.mktemp("domains")
     random = np.random.default_rng(1)
     for phase, counts in (("train", (5, 7)), ("test", (2, 3))):
@@ -58,6 +59,11 @@ def data(tmp_path_factory):
                 else:
                     image = np.kron(random.integers(-1000, 1000, (5, 5)), np.ones((4, 4)))[:, :17]
                     np.save(root / f"{phase}B" / f"{i}.npy", image.astype(np.float32))
+                if phase == "train":
+                    (root / f"labels{domain}").mkdir(exist_ok=True)
+                    low, high = np.quantile(image, (0.3, 0.7))
+                    classes = (image > low).astype(np.uint8) + (image > high)
+                    Image.fromarray(classes).save(root / f"labels{domain}" / f"{i}.png")
     return root
 
 
@@ -166,7 +172,7 @@ def test_pictures_show_both_domains(finished):
     assert {0, 255} <= set(block.ravel()) and (block[:, 0] == block[:, 3]).all()
 
 
-@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"], UNIT])
+@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"], UNIT, SHAPE])
 def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
     straight = train(data, tmp_path / "straight", *argv)
@@ -183,6 +189,7 @@ def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     assert iteration_of(newest) < 15
     assert main(["--resume", str(run)]) == 0
     names = (*NETWORKS, "dis_z") if "-lz" in extra else NETWORKS
+    names = (*names, "seg_x", "seg_y", "opt_seg_y") if extra is SHAPE else names
     assert weights(run, 3, names) == weights(straight, 3, names)
     if "-senc" in extra:
         with np.load(run / "enc_x3.npz") as x, np.load(run / "enc_y3.npz") as y:

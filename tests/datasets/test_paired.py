@@ -148,7 +148,7 @@ def test_classes_are_one_hot_and_stay_so_when_rotated(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"class_num": 2}, r"a.png: holds values 2, 3; with --class_num 2 they must be 0 to 1"),
+        ({"class_num": 2}, r"a.png: holds values 2, 3; with 2 classes they must be 0 to 1"),
         ({"class_num": 1}, "--class_num: 1 class"),
         ({"class_num": 4, "to_col": [1, 1]}, "--to_col should name one"),
     ],

@@ -51,6 +51,7 @@ LOSSES = {
         probabilities(x), one_hot(x.array), 2.0, weight(x.array)
     ),
     "dice": lambda x, y: losses.dice(probabilities(x), one_hot(x.array), weight(x.array)),
+    "class_mismatch": lambda x, y: losses.class_mismatch(probabilities(x), probabilities(y)),
     "structural_dissimilarity": losses.structural_dissimilarity,
     "multiscale_dissimilarity": losses.multiscale_dissimilarity,
     "perceptual": lambda x, y: losses.perceptual(F.square, x, y, True),

@@ -87,6 +87,21 @@ def test_dice():
     assert value(losses.dice(p, t, losses.channel_weight([0.5, 4]))) == pytest.approx(-2 / 3 * 4.5, rel=1e-6)
 
 
+def test_class_mismatch_is_the_cross_entropy_of_a_pixel_and_what_lacks_of_the_mean_dice():
+    t = np.zeros((2, 2, 1, 2), np.float32)
+    t[0, 0], t[1, 1] = 1, 1
+    assert value(losses.class_mismatch(t, t)) == pytest.approx(0, abs=1e-5)
+    p = np.full_like(t, 0.5)
+    assert value(losses.class_mismatch(p, t)) == pytest.approx(math.log(2) + 1 - 2 / 3, rel=1e-5)
+    p[:, 0], p[:, 1] = 0.25, 0.75
+    entropy = -(math.log(0.25) + math.log(0.75)) / 2
+    overlap = (2 * 0.5 / (4 * 0.25**2 + 2) + 2 * 1.5 / (4 * 0.75**2 + 2)) / 2
+    assert value(losses.class_mismatch(p, t)) == pytest.approx(entropy + 1 - overlap, rel=1e-5)
+    # Between two maps of probabilities it is least where they are equal, at the entropy.
+    assert value(losses.class_mismatch(p, p)) == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75), rel=1e-5)
+    assert value(losses.class_mismatch(t, p)) > value(losses.class_mismatch(p, p))
+
+
 def test_air_mismatch_counts_where_one_of_the_two_is_air():
     x = image([-1.0, -1.0, 0.5], [-0.9, 0.0, -0.99])
     y = image([-1.0, 0.0, -1.0], [-0.5, 1.0, -0.97])
@@ -243,6 +258,7 @@ GRADIENTS = {
     ),
     "focal_cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 2, WEIGHT), probabilities()[0]),
     "cross_entropy": (lambda p: losses.focal_cross_entropy(p, probabilities()[1], 0), probabilities()[0]),
+    "class_mismatch": (lambda p: losses.class_mismatch(p, probabilities()[1]), probabilities()[0]),
     "dice": (lambda p: losses.dice(p, probabilities()[1], WEIGHT), probabilities()[0]),
     "air_mismatch": (lambda y: losses.air_mismatch(TRUTH, y, -0.5), random_images()[0]),
     "total_variation abs": (lambda y: losses.total_variation(y, "abs"), random_images()[0]),
