@@ -143,6 +143,15 @@ class Best(chainer.training.Extension):
     value: float | None = dataclasses.field(default=None, init=False)
     unfinished: tuple[int, float] | None = dataclasses.field(default=None, init=False)
 
+    def initialize(self, trainer: chainer.training.Trainer) -> None:
+        """Called by the trainer. A run that is resumed and extended finishes the epoch that it ended within, and judges
+        it again; one that was over is kept as it was.
+        """
+        if self.unfinished is not None and self.ending.complete(trainer.updater):
+            self.keep(self.unfinished[0], self.metric, self.unfinished[1], None)
+        else:
+            self.unfinished = None
+
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
         if not self.ending.epoch_over(updater):
@@ -152,7 +161,6 @@ class Best(chainer.training.Extension):
             self.value is None or (value > self.value if self.larger else value < self.value)
         )
         if not updater.is_new_epoch:
-            # Not remembered: a run that is resumed and extended finishes this epoch, and its weights are made again.
             if better:
                 self.unfinished = updater.epoch + 1, value
                 self.keep(updater.epoch + 1, self.metric, value, None)
@@ -172,7 +180,9 @@ class Best(chainer.training.Extension):
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the best so far."""
-        self.epoch, self.value = serialize_json(serializer, "best", [self.epoch, self.value])
+        self.epoch, self.value, *more = serialize_json(serializer, "best", [self.epoch, self.value, self.unfinished])
+        epoch, value = (more and more[0]) or (None, None)  # snapshots had none of it before
+        self.unfinished = None if epoch is None else (epoch, value)
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:

@@ -169,6 +169,17 @@ def test_it_learns_and_reconstructs_what_it_was_trained_for(scans, tmp_path, cap
         assert words in error and error.count("\n") == 1 and not (tmp_path / "no").exists()
 
 
+def test_a_run_that_was_over_stays_as_it_was_when_it_is_resumed(scans, tmp_path):
+    folder = trained(scans, tmp_path / "run", "-e", 50, "--val", scans, "-lr", 0.01, "--minutes", 0.05)
+    best = json.loads((folder / "best.json").read_text())
+    before = arrays_of(folder)
+    assert run(train.main, "--resume", folder) == 0
+    assert json.loads((folder / "best.json").read_text()) == best
+    after = arrays_of(folder)
+    assert before.keys() == after.keys() and all(np.array_equal(after[name], before[name]) for name in before)
+    assert f"net{best['epoch']}.npz" in {name.split('/')[0] for name in before}
+
+
 def test_a_critic_is_told_true_images_from_those_that_it_is_given(scans, tmp_path, capsys):
     assert run(reconstruct.main, "-i", scans, "--strength", 0.2, "--iterations", 30, "-o", tmp_path / "tv") == 0
     of_tv, of_fbp = Scans(scans, tmp_path / "tv"), Scans(scans)

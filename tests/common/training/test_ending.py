@@ -9,7 +9,7 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime, scalars
-from medi2i.common.training.snapshot import Reader, Writer
+from medi2i.common.training.snapshot import Reader, Writer, serialize_json
 
 
 def trainer_at(epoch=0, iteration=0, **observation):
@@ -137,7 +137,7 @@ def test_a_resumed_run_that_has_had_its_minutes_does_nothing():
     assert ending(timed(500.0))
 
 
-def test_the_epoch_in_which_a_training_ends_is_judged_and_not_remembered():
+def test_the_epoch_in_which_a_training_ends_is_judged_and_judged_again_if_it_goes_on():
     kept, ending = [], Ending(None)
     best = Best(ending, "m", False, 1, lambda *args: kept.append(args))
     best(timed(1, epoch=1, new=True, m=5.0))
@@ -147,13 +147,26 @@ def test_the_epoch_in_which_a_training_ends_is_judged_and_not_remembered():
     assert kept == [(1, "m", 5.0, None), (2, "m", 4.0, None)] and best.latest == (2, 4.0)
     state = {}
     best.serialize(Writer(state))
-    again = Best(ending, "m", False, 1, None)
-    again.serialize(Reader(state))
-    assert again.latest == (1, 5.0)
+    over = Best(ending, "m", False, 1, lambda *args: kept.append(args))
+    over.serialize(Reader(state))
+    over.initialize(timed(3, epoch=1))
+    assert kept[2:] == [(2, "m", 4.0, None)] and over.latest == (2, 4.0)
+    ending.time_over = False
     worse = Best(ending, "m", False, 1, lambda *args: kept.append(args))
     worse.serialize(Reader(state))
+    worse.initialize(timed(3, epoch=1))
+    assert worse.latest == (1, 5.0)
+    ending.time_over = True
     worse(timed(3, epoch=1, m=6.0))
-    assert len(kept) == 2 and worse.latest == (1, 5.0)
+    assert len(kept) == 3 and worse.latest == (1, 5.0)
+
+
+def test_a_snapshot_of_before_tells_the_best_of_whole_epochs():
+    state = {}
+    serialize_json(Writer(state), "best", [3, 2.5])
+    best = Best(Ending(None), "m", False, 1, None)
+    best.serialize(Reader(state))
+    assert best.latest == (3, 2.5)
 
 
 def test_all_losses_on_a_gpu_cost_one_copy(monkeypatch):
