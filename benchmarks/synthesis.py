@@ -176,10 +176,13 @@ def speed() -> list[str]:
     return [*lines, "", f"PyTorch {torch.__version__}, one thread each, in turn.", ""]
 
 
-def segmentors(work: Path, real: Path, made: Path, other: str, minutes: float) -> list[str]:
+def segmentors(work: Path, real: Path, other: str, minutes: float) -> list[str]:
     """Dice of segmentors trained on real slices, on these and made ones, on made ones, by a patient of none of them."""
     rng = np.random.default_rng(0)
-    test, folders = work / "other", {"real": [real], "real and made": [real, made], "made": [made]}
+    test, folders = work / "other", {"real": [real]}
+    for name in TRAININGS:
+        made = work / f"made_{name}"
+        folders |= {f"real and {name}": [real, made], name: [made]}
     if not (test / "pairs.txt").is_file():
         pairs(test, slices(other), rng)
     lines = ["| trained on | images | Dice of soft tissue | of bone |", "|---|---|---|---|"]
@@ -258,8 +261,7 @@ def main() -> None:
         page += ["## Speed", "", *speed()]
     if options.other:
         page += ["## A segmentor with and without made images", ""]
-        made = options.work / "made_dcgan"
-        page += segmentors(options.work, real, made, options.other, options.segmentor)
+        page += segmentors(options.work, real, options.other, options.segmentor)
     if options.write:
         write_text(options.write, "\n".join(page).rstrip() + "\n")
     else:
