@@ -177,7 +177,7 @@ def test_a_run_that_was_over_stays_as_it_was_when_it_is_resumed(scans, tmp_path)
     assert json.loads((folder / "best.json").read_text()) == best
     after = arrays_of(folder)
     assert before.keys() == after.keys() and all(np.array_equal(after[name], before[name]) for name in before)
-    assert f"net{best['epoch']}.npz" in {name.split('/')[0] for name in before}
+    assert f"net{best['epoch']}.npz" in {name.split("/")[0] for name in before}
 
 
 def test_a_critic_is_told_true_images_from_those_that_it_is_given(scans, tmp_path, capsys):
