@@ -181,8 +181,8 @@ class Best(chainer.training.Extension):
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the best so far."""
         self.epoch, self.value, *more = serialize_json(serializer, "best", [self.epoch, self.value, self.unfinished])
-        epoch, value = (more and more[0]) or (None, None)  # snapshots had none of it before
-        self.unfinished = None if epoch is None else (epoch, value)
+        unfinished = more[0] if more else None  # snapshots of before have none of it
+        self.unfinished = None if unfinished is None else (unfinished[0], unfinished[1])
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:
