@@ -33,6 +33,7 @@ def benchmark(monkeypatch):
         "conversion",
         "bench",
         "speed_page",
+        "shapes",
     ):
         sys.modules.pop(name, None)
 
@@ -185,3 +186,38 @@ def test_the_page_has_every_figure(benchmark, tmp_path):
     ):
         assert shown in text
     assert "PyTorch |" not in text
+
+
+def test_shapes_of_b_are_larger_by_what_is_said_and_are_seen_by_the_threshold(benchmark):
+    shapes, areas = benchmark("shapes"), {}
+    for striped in (False, True):
+        images, classes = map(
+            np.stack, zip(*(shapes.drawn(np.random.default_rng(s), striped) for s in range(20)), strict=True)
+        )
+        assert set(np.unique(classes)) == {0, 1, 2} and images.shape == (20, 64, 64)
+        areas[striped] = (classes > 0).sum()
+        assert shapes.dice(images > sum(shapes.LEVELS) / 2, classes > 0) > 0.97
+    assert areas[True] / areas[False] == pytest.approx(1.12**2, rel=0.03)
+    small, large = (np.hypot(*(np.indices((64, 64)) - 31.5)) < radius for radius in (18, 18 * 1.12))
+    assert shapes.dice(small, large) == pytest.approx(2 / (1 + 1.12**2), abs=0.01)  # what CycleGAN is led to
+
+
+def test_what_was_asked_of_shape_consistency_is_judged_seed_by_seed(benchmark):
+    shapes = benchmark("shapes")
+
+    def row(dice, distance=1.0):
+        return {"dice": dice, "area": 1.0, "distance": distance}
+
+    found = {
+        "plain": [row(0.88), row(0.89)],
+        "labels": [row(0.98, 1.2), row(0.98)],
+        "segmentors": [row(0.98), row(0.98)],
+    }
+    assert [there for _, there in shapes.asked(found)] == [True] * 5
+    found = {
+        "plain": [row(0.88), row(0.92)],
+        "labels": [row(0.98, 1.4), row(0.98)],
+        "segmentors": [row(0.96), row(0.98)],
+    }
+    assert [there for _, there in shapes.asked(found)] == [False, True, False, False, True]
+    assert shapes.table(found)[1].split() == ["plain", "0.900", "1.000", "1.000"]
