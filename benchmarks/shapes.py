@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("shapes"), help="folder for all steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=16, help="of each CycleGAN")
+    parser.add_argument("--epochs", type=int, default=10, help="of each CycleGAN")
     parser.add_argument("--segmentor_epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=IMAGES, help="of each domain to train on")
     given = parser.parse_args(argv)
