@@ -113,10 +113,9 @@ def judged(work: Path, real: Path, runs: dict[str, Path], pictures: Path) -> lis
     for name, run in runs.items():
         folders[name] = str(work / f"made_{name}")
         command("synthesis/generate.py", run, "-n", MADE, "-o", folders[name], "--imgtype", "npy", "--force")
-        for what in ("grid", "interpolation"):
-            source = work / f"made_{name}.report" / f"{what}.png"
-            pictures.mkdir(parents=True, exist_ok=True)
-            (pictures / f"synthesis_{name}_{what}.png").write_bytes(source.read_bytes())
+        pictures.mkdir(parents=True, exist_ok=True)
+        grid = work / f"made_{name}.report" / "grid.png"
+        (pictures / f"synthesis_{name}_grid.png").write_bytes(grid.read_bytes())
     rows, limit = sets.of_folders(str(real), folders, work / "sets", CLIP, 0)
     for name in runs:
         (pictures / f"synthesis_{name}_nearest.png").write_bytes((work / "sets" / f"nearest_{name}.png").read_bytes())
