@@ -11,11 +11,8 @@ What is trained or measured is kept in --work and not made again: a run that was
 """
 
 import argparse
-import os
 import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from own_scripts import command, longest_ct, trained
 from scipy import ndimage
 
 from medi2i.common import VERSION
@@ -59,7 +57,6 @@ THICK = 5  # slices of thin ones, whose mean is clean enough
 FINENESS = 3
 CLIP = (-1300, 300)  # phantoms lie at -1000 (0) to 0 (1) HU; what rings beyond is cut before a network sees it
 METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "learned primal-dual", "pix2pix on fbp")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
@@ -88,12 +85,10 @@ def best_of(candidates: list[tuple[str, Method]], error: Callable[[Method], floa
     return candidates[here]
 
 
-def methods(
-    operator: Operator, photons: float | None, runs: dict[str, str], beside: float
-) -> dict[str, list[tuple[str, Method]]]:
+def methods(operator: Operator, photons: float | None, runs: dict[str, str]) -> dict[str, list[tuple[str, Method]]]:
     """Each method with its candidates: what is to be chosen, and the function sinogram -> image in 1/mm.
 
-    runs: "learned", "pix2pix", "prior" or "critic" -> run folder. beside: strength of total variation with a critic.
+    runs: "learned", "pix2pix" or "prior" -> run folder.
     """
     geometry = operator.geometry
 
@@ -124,24 +119,6 @@ def methods(
             return f"{level:g} HU", lambda y: solvers.plug_and_play(problem(y), denoise, 40, 0.003, start(y))
 
         found["pnp"] = [plugged(level) for level in LEVELS]
-    if "critic" in runs:
-
-        def judged(part: float, strength: float) -> tuple[str, Method]:
-            def one(y: np.ndarray) -> np.ndarray:
-                weight = part * solvers.noise_in_image(problem(y), photons or 1e5)
-                options = ReconstructionOptions(
-                    method="adversarial",
-                    prior=runs["critic"],
-                    photons=photons,
-                    weight=weight,
-                    strength=strength,
-                    iterations=300,
-                )
-                return Reconstruction(operator, options)(y)[0]
-
-            return f"λ = {strength:g}, ω = {part:g} noise", one
-
-        found["adversarial"] = [judged(part, beside) for part in PARTS]
     if "learned" in runs:
         learned = Reconstruction(operator, ReconstructionOptions(method="learned", prior=runs["learned"]))
         found["learned primal-dual"] = [("", lambda y: learned(y)[0])]
@@ -154,6 +131,22 @@ def methods(
             )
         ]
     return found
+
+
+def with_critic(operator: Operator, photons: float, run: str, strength: float) -> list[tuple[str, Method]]:
+    """The candidates of a critic beside total variation of ``strength``."""
+
+    def judged(part: float) -> tuple[str, Method]:
+        def one(y: np.ndarray) -> np.ndarray:
+            weight = part * solvers.noise_in_image(solvers.problem_of(operator, y, photons), photons)
+            options = ReconstructionOptions(
+                method="adversarial", prior=run, photons=photons, weight=weight, strength=strength, iterations=300
+            )
+            return Reconstruction(operator, options)(y)[0]
+
+        return f"λ = {strength:g}, ω = {part:g} noise", one
+
+    return [judged(part) for part in PARTS]
 
 
 def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
@@ -173,15 +166,6 @@ def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
     )
     run = find_run(trained(work / "pix2pix", minutes / 2, "pix2pix/train.py", *pairs, *clips, *PIX2PIX))
     return {"learned": str(learned), "pix2pix": str(run.folder / f"enc_x{run.epoch('best')}.npz")}
-
-
-def trained(out: Path, minutes: float, *words: object) -> Path:
-    """The run folder in ``out`` of a training by ``words``, made or gone on with."""
-    if runs := sorted(out.glob("*_*")):
-        command(words[0], "--resume", runs[0])
-    else:
-        command(*words, "--minutes", minutes, "-o", out)
-    return next(out.glob("*_*"))
 
 
 def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float, folders: list[str]) -> str:
@@ -206,7 +190,7 @@ def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float,
 def clean_slices(folders: list[str], geometry: Geometry) -> Iterator[np.ndarray]:
     """Means of THICK slices that follow each other, in HU, brought to the middle of ``geometry``, air around."""
     for folder in folders:
-        series = max(dicom.scan([folder], modalities=("CT",)).require_series(), key=lambda one: len(one.slices))
+        series = longest_ct(folder)
         images = [np.maximum(dicom.read(item.path, item.frame).hu, -1000) for item in series.slices]
         thick = THICK if len(images) > 100 else 1
         for first in range(0, len(images) - thick + 1, max(len(images) // 16, 1)):
@@ -217,13 +201,6 @@ def clean_slices(folders: list[str], geometry: Geometry) -> Iterator[np.ndarray]
             hu = np.pad(hu, [(one // 2, one - one // 2) for one in room])
             top, left = ((have - size) // 2 for size, have in zip(geometry.shape, hu.shape, strict=True))
             yield hu[top : top + geometry.shape[0], left : left + geometry.shape[1]] - 1000
-
-
-def command(script: object, *words: object) -> None:
-    """Run one of the project's scripts; ends the program where it fails."""
-    arguments = [sys.executable, str(ROOT / str(script)), *map(str, words)]
-    if subprocess.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
-        raise SystemExit(f"{script} failed")
 
 
 @dataclass
@@ -243,11 +220,11 @@ class Section:
         operator, name = Operator(self.geometry), re.sub("[^a-z0-9]+", "-", self.title.split(",")[0].lower())
         lines: list[str] = []
         images = {"truth": self.shown[0][1]}
-        found = methods(operator, self.photons, self.runs, 0)
+        found = methods(operator, self.photons, self.runs)
         for method in METHODS:
-            if method == "adversarial" and method in found:
+            if method == "adversarial" and "critic" in self.runs and self.photons is not None:
                 (strength,) = (float(line.split("|")[2].split("=")[1]) for line in lines if line.startswith("| tv |"))
-                found = methods(operator, self.photons, self.runs, strength)
+                found[method] = with_critic(operator, self.photons, self.runs["critic"], strength)
             if method in found or self.file(f"{name}-{method}").is_file():
                 measure = partial(self.row, operator, method, found.get(method, []))
                 lines.append(self.kept(f"{name}-{method}", images, method, measure))
@@ -334,7 +311,7 @@ def phantoms(count: int, geometry: Geometry, first: int, noise: float) -> list[C
 
 def slices(folder: str, photons: float) -> tuple[Geometry, list[Case], list[Case]]:
     """60 views of a CT: two slices to choose by, and two others."""
-    series = max(dicom.scan([folder], modalities=("CT",)).require_series(), key=lambda one: len(one.slices))
+    series = longest_ct(folder)
     if series.spacing is None:
         raise SystemExit(f"{folder}: pixels of no known size")
     geometry = regular(series.shape, series.spacing, 60)

@@ -12,14 +12,12 @@ the real slices, on these and made ones, and on made ones alone, and judged by t
 import argparse
 import importlib.util
 import json
-import os
 import platform
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from own_scripts import command, longest_ct, trained
 
 from medi2i.common import VERSION
 from medi2i.common.device import use_cpu_engine
@@ -30,7 +28,6 @@ from medi2i.datasets import dicom
 from medi2i.datasets.writing import write_image, write_npy
 from medi2i.synthesis import net, sets
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE, CLIP = 64, (-1000, 1000)  # HU
 MADE = 400
 SHARED = ("--size", SIZE, "--clipA", *CLIP, "-b", 16, "--ema", 0.998, "--vis_freq", 400)
@@ -65,16 +62,9 @@ SEGMENTOR = (
 )
 
 
-def command(script: object, *words: object) -> None:
-    """Run one of the project's scripts; ends the program where it fails."""
-    arguments = [sys.executable, str(ROOT / str(script)), *map(str, words)]
-    if subprocess.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
-        raise SystemExit(f"{script} failed")
-
-
 def slices(folder: str) -> list[np.ndarray]:
     """The slices of the longest CT series of a folder, in HU, air where nothing was measured, as means of SIZE²."""
-    series = max(dicom.scan([folder], modalities=("CT",)).require_series(), key=lambda one: len(one.slices))
+    series = longest_ct(folder)
     found = []
     for item in series.slices:
         hu = np.maximum(dicom.read(item.path, item.frame).hu, -1000).astype(np.float32)
@@ -95,16 +85,6 @@ def prepare(work: Path, folders: list[str]) -> Path:
                 write_npy(work / "real.new" / f"{number}_{index:03d}.npy", hu)
         (work / "real.new").rename(real)
     return real
-
-
-def trained(work: Path, real: Path, name: str, minutes: float) -> Path:
-    """The run folder of a training, made or gone on with."""
-    runs = sorted((work / name).glob("*_*"))
-    if runs:
-        command("synthesis/train.py", "--resume", runs[0])
-    else:
-        command("synthesis/train.py", "-i", real, "-o", work / name, *SHARED, *TRAININGS[name], "--minutes", minutes)
-    return next((work / name).glob("*_*"))
 
 
 def judged(work: Path, real: Path, runs: dict[str, Path], pictures: Path) -> list[str]:
@@ -239,7 +219,10 @@ def main() -> None:
     options = parser.parse_args()
     use_cpu_engine("auto")
     real = prepare(options.work, options.ct)
-    runs = {name: trained(options.work, real, name, options.minutes) for name in TRAININGS}
+    runs = {
+        name: trained(options.work / name, options.minutes, "synthesis/train.py", "-i", real, *SHARED, *own)
+        for name, own in TRAININGS.items()
+    }
     pictures = (options.write or options.work / "page").parent / "pictures"
     count = len(list(real.glob("*.npy")))
     page = [

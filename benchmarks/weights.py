@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("weights"))
     parser.add_argument("--models", type=Path, default=Path("models"), help="where to put them")
     parser.add_argument("--only", choices=CHANNELS, help="one of the models")
-    parser.add_argument("--without", metavar="FOLDER", help="leave this series out, to judge by")
+    parser.add_argument("--without", choices=sorted({one.folder for one in SERIES}), help="left out, to judge by")
     parser.add_argument("--updates", type=int, default=54000, help="of each training; some 70 minutes of a core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-j", "--workers", type=int, default=2)

@@ -93,6 +93,16 @@ def sources_of(folder: Path) -> dict[str, tuple[str, int]]:
     return found
 
 
+def _start(folder: Path, name: str) -> Path:
+    """The image of a scan in the folder of ``--against``. Raises UserError."""
+    for kind in (".npy", ".dcm"):
+        if (path := folder / (name + kind)).is_file():
+            return path
+    raise UserError(
+        f"--against: {folder / name}.npy: no such file; an image of reconstruct.py for each scan would be right"
+    )
+
+
 class Scans:
     """Scans with their truth, to learn from. Raises UserError where a scan has none.
 
@@ -102,28 +112,20 @@ class Scans:
     """
 
     def __init__(self, root: str | Path, starts: str | Path | None = None) -> None:
-        self.folder, self._starts = Path(root), None if starts is None else Path(starts)
+        self.folder = Path(root)
         self.geometry = geometries.load(self.folder / GEOMETRY)
         self.size = self.geometry.shape
         self._files, self._sources = find_sinograms(self.folder), sources_of(self.folder)
         for path in self._files:
             if path.stem not in self._sources and not self._truth(path).is_file():
                 raise UserError(f"{path}: no truth is known; make_sinograms.py keeps it in {TRUTH} or {SOURCES}")
-            if self._starts is not None:
-                self._start(path)
+        self._starts = [None if starts is None else _start(Path(starts), path.stem) for path in self._files]
 
     def __len__(self) -> int:
         return len(self._files)
 
     def _truth(self, path: Path) -> Path:
         return self.folder / TRUTH / f"{path.stem}.npy"
-
-    def _start(self, path: Path) -> Path:
-        found = [self._starts / f"{path.stem}{kind}" for kind in (".npy", ".dcm")] if self._starts else []
-        for file in found:
-            if file.is_file():
-                return file
-        raise UserError(f"--against: {found[0]}: no such file; an image of reconstruct.py for each scan would be right")
 
     def name(self, index: int) -> str:
         """What scan ``index`` is called."""
@@ -141,9 +143,9 @@ class Scans:
         else:
             hu = _load(self._truth(path))
         truth = self._image(path, "truth", hu)
-        if self._starts is None:
+        start = self._starts[index]
+        if start is None:
             return sinogram[None], first_image(geometry, sinogram)[None], truth[None]
-        start = self._start(path)
         hu = np.asarray(dicom.read(start).hu) if start.suffix == ".dcm" else _load(start)
         return sinogram[None], self._image(start, "image", hu)[None], truth[None]
 

@@ -62,8 +62,6 @@ def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ran
     device, random = prepare(options, ranks)
 
     # data
-    if options.against is not None and options.learns != CRITIC:
-        raise UserError("--against: is of a critic; --learns critic goes with it")
     scans = Scans(options.root, options.against)
     val = None if options.val is None else Scans(options.val)
     if val is not None and val.geometry != scans.geometry:

@@ -110,8 +110,12 @@ class LearnedOptions(
     def __post_init__(self) -> None:
         """Fill in what is best for what learns, and check."""
         super().__post_init__()
-        self.fill_in(optimizer="Adam" if self.learns == CRITIC else "Muon")
-        self.fill_in(learning_rate=1e-4 if self.learns == CRITIC else 2e-3)
+        if self.learns == CRITIC:
+            self.fill_in(optimizer="Adam", learning_rate=1e-4)
+        else:
+            self.fill_in(optimizer="Muon", learning_rate=2e-3)
+        if self.against is not None and self.learns != CRITIC:
+            raise UserError("--against: is of a critic; --learns critic goes with it")
 
 
 @dataclass
