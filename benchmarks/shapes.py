@@ -34,12 +34,14 @@ from medi2i.tools.make_shapes import ELLIPSE, RECTANGLE, Shape
 
 SIZE, RADIUS, LARGER = 64, 9.0, 1.12
 IMAGES, TESTS, PARTS = 200, 40, {"trainA": "labelsA", "trainB": "labelsB", "testA": "truthA", "testB": "truthB"}
+STRIPES = 0.15  # half of the height of those of B
 CLASSES = 3  # background, disc, square
 LEVELS = -0.6, 0.4  # of background and shapes in [-1, 1]; half of the range between them is the threshold
 SEEN = ("-ca", -1, 1, "-cb", -1, 1, "-cw", 56, "-ch", 56, "-rt", 4, "-g", -1)
 SEGMENTOR = ("--preset", "segment", "-cn", CLASSES, "-gnb", 2, "--nvis", 0)
 NETWORK = ("-gc", 16, 32, "-gnb", 2, "-gs", "none", "-gu", "resize", "-u", "none", "-dc", 16, 32, 64)
 TRAINING = ("-b", 1, "-lrg", "1e-3", "-lrd", "3e-4", "-lcAz", 0, "-lcBz", 0, "-ld", 0, "--nvis_A", 0, "--nvis_B", 0)
+WEIGHT = 10  # of the shape loss
 PLAIN, LABELS, SEGMENTORS = "plain", "labels", "segmentors"
 MOST, LEAST, WORSE = 0.90, 0.97, 1.3  # Dice without and with shape consistency; distance to B, as a multiple
 
@@ -64,7 +66,7 @@ def drawn(rng: np.random.Generator, striped: bool) -> tuple[np.ndarray, np.ndarr
     classes = np.zeros((SIZE, SIZE))
     image = np.full((SIZE, SIZE), LEVELS[0])
     rows, columns = np.indices(image.shape)
-    texture = LEVELS[1] + (0.3 * np.sign(np.sin((rows + columns) * 1.2)) if striped else 0.0)
+    texture = LEVELS[1] + (STRIPES * np.sign(np.sin((rows + columns) * 1.2)) if striped else 0.0)
     for number, (centre, kind) in enumerate(((first, ELLIPSE), (second, RECTANGLE)), 1):
         half = (radius, radius) if kind == ELLIPSE else (0.85 * radius, 0.85 * radius)
         place = float(centre[0]), float(centre[1])
@@ -106,8 +108,8 @@ def words_of(way: str, work: Work) -> tuple[object, ...]:
     if way == PLAIN:
         return ()
     if way == LABELS:
-        return "--lambda_shape", 1, "--shape_classes", CLASSES
-    return "--lambda_shape", 1, "--segmentor", *(only_run(work.folder(f"classes{domain}/run")) for domain in "AB")
+        return "--lambda_shape", WEIGHT, "--shape_classes", CLASSES
+    return "--lambda_shape", WEIGHT, "--segmentor", *(only_run(work.folder(f"classes{domain}/run")) for domain in "AB")
 
 
 def images_in(folder: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ CPU_ENGINES = ("auto", "onednn", "numpy", "chainer")
 GPU_ENGINES = ("auto", "chainer")
 ENGINES = ("auto", "chainer", "openvino", "onnxruntime")
 PRECISIONS = ("fp32", "bf16", "int8")
+NORMALISATIONS = ("none", "percentiles", "nyul")
 TARGETS = ("files", "neighbours", "blind")
 COMMUNICATORS = ("naive", "flat", "pure_nccl")
 

@@ -57,7 +57,9 @@ def plan_of(options: UnpairedConversionOptions, model: Model[UnpairedOptions], i
     )
     spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
     preparation = dataclasses.replace(
-        prepared(options, model, clip_in, UNPAIRED_HU, trained.ch if forward else trained.out_ch),
+        prepared(
+            options, model, images, "AB"[not forward], clip_in, UNPAIRED_HU, trained.ch if forward else trained.out_ch
+        ),
         spacing=spacing if spacing > 0 else None,
         body=trained.clip_body and not identity,
         numbers=GREY_LEVELS if model.as_released else Clip(),

@@ -13,7 +13,7 @@ from medi2i.datasets.catalogue import Source
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.pairs import FOLDERS, Pair, find_pairs
-from medi2i.datasets.preparing import Domain, choose_channels, one_hot
+from medi2i.datasets.preparing import Domain, choose_channels, clip_given, landmarks_of, one_hot, scale_of
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
 from medi2i.datasets.unpacking import unpacked
 
@@ -185,21 +185,27 @@ def _domain(
 ) -> Domain:
     if class_num:
         return Domain(Clip(), 1, cache, class_num)
+    domain = option[-1]
+    normalised = scale_of(vars(options)[f"normalise{domain}"], sources, domain, vars(options)[f"landmarks{domain}"])
     return Domain(
-        choose_clip(vars(options)[option], sources, option, PAIRED_HU),
+        choose_clip(clip_given(vars(options)[option], normalised), sources, option, PAIRED_HU),
         choose_channels(sources, options.grey, bool(options.released)),
         cache,
         scale=scale,
         released=bool(options.released),
+        normalised=normalised,
     )
 
 
 def complete(options: "PairedOptions", dataset: PairedDataset) -> "PairedOptions":
-    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
+    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, landmarksA, landmarksB,
+    crop_height and crop_width.
 
     Clips stay as they are where values are not scaled.
     """
     clips = dict(zip(options.clip_names, (dataset.clip_in, dataset.clip_out), strict=True))
     decided: dict[str, Any] = {option: [clip.lower, clip.upper] for option, clip in clips.items() if clip.scales}
+    for option, side in zip(options.clip_names, (dataset.domain_in, dataset.domain_out), strict=True):
+        decided[f"landmarks{option[-1]}"] = landmarks_of(side)
     decided.update(crop_height=dataset.size[0], crop_width=dataset.size[1])
     return dataclasses.replace(options, ch=dataset.in_channels, out_ch=dataset.out_channels, **decided)

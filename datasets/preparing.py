@@ -4,8 +4,11 @@ Training (``Domain``) and conversion take the same steps: ``to_grid`` (body, enl
 ``with_channels``. ``Placement`` is the way back.
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -16,7 +19,9 @@ from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.file_names import PLAIN_NUMBERS
 from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_back, resample_mask, resampled_size
 from medi2i.datasets.reading import Image, read_image, to_grey
-from medi2i.datasets.scaling import Clip
+from medi2i.datasets.scaling import Clip, default_clip
+
+log = logging.getLogger(__name__)
 
 PADDING = -1.0  # in [-1, 1]: the lower end of the clip
 AIR_HU = -1000.0
@@ -49,21 +54,132 @@ def clip_to_body(hu: np.ndarray) -> np.ndarray:
     return np.where(body_mask(hu), hu, np.float32(AIR_HU))
 
 
+STANDARD = 1000.0  # where the scale of a normalised series ends
+TISSUE_SHARE = 0.1  # of the 99.5th percentile: below is air, or noise
+LANDMARKS = {"percentiles": (99.5,), "nyul": (*range(10, 100, 10), 99.5)}  # percentiles of the tissue
+READ_OF_SERIES = 64  # slices, evenly spaced, that say what the levels of a series are
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """From the grey levels of one series to a scale that all series share, in straight pieces.
+
+    0, no signal, stays 0, and ``levels`` (rising, above 0) become ``landmarks``. What lies beyond the last, or below 0,
+    grows as from 0 to the last, or the first. With one level it is the factor landmark / level.
+    """
+
+    levels: tuple[float, ...]
+    landmarks: tuple[float, ...]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Any shape -> the same shape, float32."""
+        mapped = np.interp(values, (0.0, *self.levels), (0.0, *self.landmarks))
+        mapped = np.where(values > self.levels[-1], values * (self.landmarks[-1] / self.levels[-1]), mapped)
+        return np.where(values < 0, values * (self.landmarks[0] / self.levels[0]), mapped).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How the series of a domain are brought to one scale: by ``how`` of ``LANDMARKS``, to ``landmarks``; and the
+    ``curves`` of series by (group, column of the list). A series that has none could not be."""
+
+    how: str
+    landmarks: tuple[float, ...]
+    curves: Mapping[tuple[int, int], Curve]
+
+    def curve(self, source: Source, column: int = 0) -> Curve:
+        """Raises Unreadable where the series has none."""
+        found = self.curves.get((source.group, column))
+        if found is None:
+            raise Unreadable(source.path, "is of a series without a range of grey levels (told above)")
+        return found
+
+
+def scale_of(how: str, sources: Sequence[Source], domain: str, landmarks: Sequence[float] | None) -> Scale | None:
+    """The Scale of ``sources`` of a ``domain``, "A" or "B", by its ``--normaliseA`` or ``B``; None for "none".
+
+    A series is what has one ``group``: of DICOM a series, of other kinds a folder. What counts are the levels of all
+    its images, above TISSUE_SHARE of their 99.5th percentile, at the percentiles LANDMARKS (Nyúl, Udupa: Magn Reson Med
+    42, 1999; the first landmark is 0, no signal). landmarks: those of the training; None in a training, where they are
+    the means over its series, each brought to the same end first: STANDARD, of pictures their white. Raises UserError
+    for CT, whose values have a unit.
+    """
+    if how == "none":
+        return None
+    option = f"normalise{domain}"
+    series = collections.defaultdict(list)
+    for source in sources:
+        if source.modality == "CT":
+            raise UserError(
+                f"--{option}: {source.path} is a CT, whose HU are not to be normalised; none would be right"
+            )
+        for column in range(len(source.paths)):
+            series[source.group, column].append(source)
+    levels = {}
+    for key, images in series.items():
+        try:
+            levels[key] = _levels(images, key[1], LANDMARKS[how])
+        except Unreadable as error:
+            log.warning("--%s: %s: its series cannot be normalised: %s", option, error.path, error.reason)
+    if landmarks is None:
+        if not levels:
+            raise UserError(f"--{option}: none of the {len(series)} series can be normalised (told above)")
+        white = None if sources[0].kind == "dcm" else default_clip(sources[0].kind, sources[0].bits).upper
+        landmarks = np.mean([np.divide(one, one[-1]) for one in levels.values()], axis=0) * (white or STANDARD)
+    known = tuple(round(float(one), 4) for one in landmarks)
+    if len(known) != len(LANDMARKS[how]) or known[0] <= 0 or np.any(np.diff(known) < 0):
+        raise UserError(
+            f"landmarks{domain} of args: {known} are no scale by --{option} {how}, "
+            f"which is {len(LANDMARKS[how])} grey level(s), rising, above 0"
+        )
+    return Scale(how, known, {key: Curve(found, known) for key, found in levels.items()})
+
+
+def top_of(values: np.ndarray, path: Path) -> float:
+    """The 99.5th percentile of the grey levels of a series. Raises Unreadable, of ``path``, where it is no signal."""
+    top = float(np.percentile(values, *LANDMARKS["percentiles"])) if values.size else 0.0
+    if top <= 0:
+        raise Unreadable(path, "hardly any value of its series is above 0")
+    return top
+
+
+def clip_given(given: Sequence[float | None] | None, normalised: Scale | None) -> Sequence[float | None] | None:
+    """The clip that is ``given``; where none is, that from no signal to the end of the scale of a normalised domain."""
+    if normalised is None or given is not None and list(given) != [None, None]:
+        return given
+    return 0.0, normalised.landmarks[-1]
+
+
+def _levels(images: Sequence[Source], column: int, percentiles: Sequence[float]) -> tuple[float, ...]:
+    """The grey levels of a series at the percentiles of its tissue. Raises Unreadable where there is none."""
+    chosen = [images[number] for number in np.unique(np.linspace(0, len(images) - 1, READ_OF_SERIES).astype(int))]
+    parts = []
+    for source in chosen:
+        image = source.held or read_image(source.paths[column], source.kind, frame=source.frame)
+        parts.append(image.array.ravel() if image.mask is None else image.array[:, ~image.mask].ravel())
+    values = np.concatenate(parts)
+    top = top_of(values, chosen[0].path)
+    found = np.percentile(values[values > TISSUE_SHARE * top], percentiles)
+    return tuple(round(float(one), 4) for one in found)
+
+
 def to_grid(
     image: Image,
     source_spacing: tuple[float, float] | None,
     *,
+    curve: Curve | None = None,
     body: bool = False,
     scale: int = 1,
     spacing: float | None = None,
     released: bool = False,
 ) -> Image:
-    """The image on the network's grid, in its own unit. body: what lies outside of the body becomes air (CT, in HU).
+    """The image on the network's grid, in its own unit or on the scale to which ``curve`` brings it.
 
-    scale: enlarged so many times by bicubic interpolation. spacing: resampled from pixels of ``source_spacing`` (row,
-    column) mm to square ones of so many mm; ``released``: as the released codes did.
+    body: what lies outside of the body becomes air (CT, in HU). scale: enlarged so many times by bicubic interpolation.
+    spacing: resampled from pixels of ``source_spacing`` (row, column) mm to square ones of so many mm; ``released``: as
+    the released codes did.
     """
-    array, mask = image.array, image.mask
+    array, mask = image.array if curve is None else curve(image.array), image.mask
     if body:
         array = clip_to_body(array[0])[np.newaxis]
     if scale > 1:
@@ -98,8 +214,8 @@ class Domain:
 
     clip: to [-1, 1]. channels: of every image, 1 to 4 (TIFF: more). class_num: above 0, images hold classes 0 to
     class_num - 1 and ``clip`` does not matter. spacing, body, scale: as for ``to_grid``. released: colours become whole
-    grey levels, and pixel sizes change, as in the released codes. Files are read through ``cache``, which holds values
-    in the files' unit.
+    grey levels, and pixel sizes change, as in the released codes. normalised: the scale to which series are brought
+    first. Files are read through ``cache``, which holds values as they are before the clip.
     """
 
     clip: Clip
@@ -110,6 +226,7 @@ class Domain:
     body: bool = False
     scale: int = 1
     released: bool = False
+    normalised: Scale | None = None
 
     def size(self, source: Source) -> tuple[int, int]:
         """(H, W) of the image as ``unit`` gives it."""
@@ -120,22 +237,22 @@ class Domain:
 
     def image(self, source: Source) -> Image:
         """The image of ``source`` in its own unit, on the grid to be used, through the cache. Raises Unreadable."""
-        decisive = self.spacing, self.body, self.class_num > 0, self.scale, self._whole_grey
-        return self.cache.get((source.path, source.frame, source.stamp, *decisive), lambda: self._read(source))
+        curve = None if self.normalised is None else self.normalised.curve(source)
+        decisive = self.spacing, self.body, self.class_num > 0, self.scale, self._whole_grey, curve
+        return self.cache.get((source.path, source.frame, source.stamp, *decisive), lambda: self._read(source, curve))
 
     @property
     def _whole_grey(self) -> bool:
         return self.released and self.channels == 1 and not self.class_num
 
-    def _read(self, source: Source) -> Image:
+    def _read(self, source: Source, curve: Curve | None) -> Image:
         image = read_image(source.path, source.kind, frame=source.frame, labels=self.class_num > 0)
         if image.array.shape != source.shape:
             raise Unreadable(source.path, f"is {image.array.shape} now and was {source.shape}; it changed meanwhile")
         if self._whole_grey and image.bits == 8 and len(image.array) == 3:
             image = Image(to_grey(image.array, whole=True), image.mask, image.bits)
-        return to_grid(
-            image, source.spacing, body=self.body, scale=self.scale, spacing=self.spacing, released=self.released
-        )
+        how = {name: getattr(self, name) for name in ("body", "scale", "spacing", "released")}
+        return to_grid(image, source.spacing, curve=curve, **how)
 
     def unit(self, source: Source) -> np.ndarray:
         """The image of ``source`` in [-1, 1]: (channels, H, W) float32, padding at -1. Raises Unreadable."""
@@ -222,6 +339,11 @@ class Placement:
         on_grid = np.zeros((len(result), *self.grid), np.float32)
         on_grid[self.window] = result
         return resample_back(on_grid, spacing, source_spacing, self.size, self.released)
+
+
+def landmarks_of(domain: Domain) -> list[float] | None:
+    """What ``args`` says of the scale of a normalised domain."""
+    return None if domain.normalised is None else list(domain.normalised.landmarks)
 
 
 def one_hot(labels: np.ndarray, class_num: int) -> np.ndarray:

@@ -105,11 +105,12 @@ def choose_clip(given: Sequence[float | None] | None, sources: Sequence[Source],
     if others:
         log.warning(
             "--%s: the images are %s, whose values are not HU; the default %s is made for CT, and --%s LOWER "
-            "UPPER would fit better",
+            "UPPER, or --normalise%s percentiles where each series has its own range, would fit better",
             option,
             ", ".join(sorted(others)),
             _shown(dicom_clip),
             option,
+            option[-1],
         )
     clip = next(iter(defaults))
     if not clip.scales:

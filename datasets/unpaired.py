@@ -24,7 +24,7 @@ from medi2i.datasets.augment import (
 from medi2i.datasets.catalogue import Source, sources_in, within
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.preparing import Domain, choose_channels, one_hot
+from medi2i.datasets.preparing import Domain, Scale, choose_channels, clip_given, landmarks_of, one_hot, scale_of
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip
 from medi2i.datasets.unpacking import unpacked
 
@@ -174,13 +174,15 @@ def build(
     _refuse_what_needs_geometry(sources, options, spacing)
     if options.slice_range is not None:
         sources = _within(sources, options.slice_range, folder, bool(options.released))
+    normalised = scale_of(vars(options)[f"normalise{domain}"], sources, domain, vars(options)[f"landmarks{domain}"])
     side = Domain(
-        _clip(options, f"clip{domain}", sources),
+        _clip(options, f"clip{domain}", sources, normalised),
         choose_channels(sources, options.grey, bool(options.released)),
         ImageCache.shared(options.cache_mb) if cache is None else cache,
         spacing=spacing,
         body=options.clip_body,
         released=bool(options.released),
+        normalised=normalised,
     )
     smallest = tuple(map(min, zip(*(side.size(source) for source in sources), strict=True)))
     size = crop_for(phase, smallest, options, multiple, beyond=True)
@@ -228,7 +230,7 @@ def _refuse_what_needs_geometry(sources: list[Source], options: "UnpairedOptions
             raise UserError(f"--clip_body: {source.path} is no CT; the body is found by its HU")
 
 
-def _clip(options: "UnpairedOptions", option: str, sources: list[Source]) -> Clip:
+def _clip(options: "UnpairedOptions", option: str, sources: list[Source], normalised: Scale | None) -> Clip:
     """The clip of a domain. Base and width in HU are for DICOM and npy; npy has the default of DICOM, too."""
     given, kinds = vars(options)[option], {source.kind for source in sources}
     if given is not None and options.clips_in_hu and not kinds & set(HU_KINDS):
@@ -241,6 +243,7 @@ def _clip(options: "UnpairedOptions", option: str, sources: list[Source]) -> Cli
                 option,
             )
         given = None
+    given = clip_given(given, normalised)
     if given in (None, [None, None]) and kinds == {"npy"}:
         log.warning(
             "--%s: npy is taken to be HU, and %g to %g becomes -1 to 1, as in the released code; --%s -1 1 "
@@ -267,7 +270,8 @@ def _within(sources: list[Source], slice_range: Sequence[float], folder: Path, r
 
 
 def complete(options: "UnpairedOptions", dataset_a: UnpairedDataset, dataset_b: UnpairedDataset) -> "UnpairedOptions":
-    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, crop_height and crop_width.
+    """``options`` with what the training data decide filled in: ch, out_ch, clipA, clipB, landmarksA, landmarksB,
+    crop_height and crop_width.
 
     The crop is filled in only if it is the same for both domains; clips stay as they are where values are not scaled.
     """
@@ -276,4 +280,5 @@ def complete(options: "UnpairedOptions", dataset_a: UnpairedDataset, dataset_b: 
     if size == dataset_b.size:
         decided.update(crop_height=size[0], crop_width=size[1])
     decided.update(ch=dataset_a.channels, out_ch=dataset_b.channels, clips_in_hu=None)
+    decided.update(landmarksA=landmarks_of(dataset_a.domain), landmarksB=landmarks_of(dataset_b.domain))
     return dataclasses.replace(options, **decided)

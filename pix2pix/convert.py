@@ -71,7 +71,10 @@ def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], image
         options,
         model,
         images,
-        dataclasses.replace(prepared(options, model, clip_in, PAIRED_HU, trained.ch), scale=trained.scale),
+        dataclasses.replace(
+            prepared(options, model, images, trained.clip_names[0][-1], clip_in, PAIRED_HU, trained.ch),
+            scale=trained.scale,
+        ),
         kind=kind,
         clip=clip_out,
         combine=Combine.MIDDLE,

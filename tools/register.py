@@ -30,7 +30,7 @@ from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import name_below
 from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.grid import ORDERS, Grid, new_position, sample
-from medi2i.datasets.preparing import AIR_HU, SKIN_HU, body_mask
+from medi2i.datasets.preparing import AIR_HU, SKIN_HU, TISSUE_SHARE, body_mask, top_of
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.unpacking import unpacked
 from medi2i.tools.making import registration
@@ -115,19 +115,29 @@ class RegisterOptions(Checked):
     slice_range: list[float] | None = option(
         None, "-sr", "-z", nargs=2, type=float, metavar="MM", help="only slices between these positions", first=True
     )
-    mask: str = option(NONE, choices=[NONE, BODY], help="body: set what lies outside the body to air", first=True)
+    mask: str = option(
+        NONE,
+        choices=[NONE, BODY, TEMPLATE],
+        help="set to air what lies outside the body; template: outside that of the template, too, with --to position",
+        first=True,
+    )
     mask_img: list[str] | None = option(
         None,
         nargs="*",
         metavar="FILE",
         help="a picture or npy that is 0 on what is to be set to air; without one, --mask body",
     )
-    threshold: float | None = option(None, type=float, metavar="HU", help="what is above it is body [CT: -500]")
+    threshold: float | None = option(
+        None,
+        type=float,
+        metavar="HU",
+        help="what is above it is body [CT: -500, else a tenth of the 99.5th percentile]",
+    )
     padding: float | None = option(
         None,
         type=float,
         metavar="HU",
-        help="value beside the image and outside the mask [CT: -1000, else marked as padding]",
+        help="value beside the image and outside the mask [CT: -1000, else marked as padding, and 0 outside the mask]",
     )
     interpolation: str = option("linear", choices=list(ORDERS), help="between pixels")
     deidentify: bool = option(
@@ -154,6 +164,8 @@ def command(argv: list[str]) -> None:
             raise UserError(f"--{name}: {len(getattr(options, name))} values; it takes none or {counts[1]}")
     if (options.template is not None) != (options.to in (TEMPLATE, POSITION)):
         raise UserError("--template: goes with --to template and --to position, and these with it")
+    if options.mask == TEMPLATE and options.to != POSITION:
+        raise UserError("--mask template: goes with --to position, which alone says where the template's body is")
     deidentifier = Deidentifier() if options.deidentify else None
     template = read_template(options)
     found = dicom.scan(options.root, modalities=tuple(options.modality))
@@ -175,12 +187,17 @@ def register(
     """Write one series. Raises UserError."""
     slices = chosen_slices(series, options.slice_range)
     names = {id(item): item.path for item in slices}
+    partners: dict[int, dicom.SliceRef] = {}
     if options.to == POSITION and template is not None:
-        names = at_heights(slices, series, template)
+        partners = at_heights(slices, series, template)
+        names = {key: item.path for key, item in partners.items()}
         slices = [item for item in slices if id(item) in names]
+    threshold = None if options.mask == NONE and options.mask_img is None else body_threshold(series, options)
+    beyond = body_threshold(template, options) if options.mask == TEMPLATE and template is not None else None
     source = Grid.of(series.shape, spacing_of(series)[1:])
     centre, told = where(series, slices, template, options)
     target, moved = shifted(target_grid(source, centre, template, options), series, options)
+    on_template = replace(target, centre=(target.centre[0] - centre[0], target.centre[1] - centre[1]))
     header = dicom.read(first_readable(series), modalities=(series.modality,)).header
     description = f"{series.description} registered".strip() if deidentifier is None else "registered"
     derived = DerivedSeries(
@@ -200,13 +217,15 @@ def register(
             },
         },
     )
-    air = np.float32(AIR_HU if options.padding is None else options.padding)
+    air = np.float32((AIR_HU if series.modality == "CT" else 0.0) if options.padding is None else options.padding)
     clipped = padded = 0
     with tempfile.TemporaryDirectory() as private:  # nothing that names the patient ever has a name in --out
         for item in slices:
             image = dicom.read(item.path, item.frame, modalities=(series.modality,))
-            shown = masked(image, options, air)
+            shown = masked(image, options, threshold, air)
             values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
+            if template is not None and beyond is not None:
+                values = np.where(body_of(partners[id(item)], template, on_template, beyond), values, air)
             padding: np.ndarray | None = beside
             if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
                 values, padding = np.where(beside, air, values), None  # beside the image there is air
@@ -283,8 +302,8 @@ def where(
     )
 
 
-def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dicom.Series) -> dict[int, Path]:
-    """id of each slice that lies within half a slice of one of the template → the path of that one.
+def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dicom.Series) -> dict[int, dicom.SliceRef]:
+    """id of each slice that lies within half a slice of one of the template → that one.
 
     Raises UserError where both have no frame of reference in common, or nothing in common.
     """
@@ -295,11 +314,11 @@ def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dic
             "positions cannot be compared; --to template goes by their looks"
         )
     reach = (template.slice_distance or template.slices[0].thickness or 1.0) / 2
-    names: dict[int, Path] = {}
+    names: dict[int, dicom.SliceRef] = {}
     for one in template.slices:
         nearest = min(slices, key=lambda item: abs(float(item.height or 0) - float(one.height or 0)))
         if abs(float(nearest.height or 0) - float(one.height or 0)) <= reach:
-            names.setdefault(id(nearest), one.path)
+            names.setdefault(id(nearest), one)
     if not names:
         raise UserError(f"--to position: no slice of {slices[0].path.parent} lies at the height of one of the template")
     return names
@@ -348,8 +367,8 @@ def shifted(grid: Grid, series: dicom.Series, options: RegisterOptions) -> tuple
     return Grid(centre, grid.spacing, grid.size), f"; then {right:+.2f} mm to the right and {down:+.2f} mm down"
 
 
-def masked(image: dicom.DicomImage, options: RegisterOptions, air: np.float32) -> np.ndarray:
-    """The pixels (H, W), with air outside the body or where the mask is 0, as asked for."""
+def masked(image: dicom.DicomImage, options: RegisterOptions, threshold: float | None, air: np.float32) -> np.ndarray:
+    """The pixels (H, W), with air where the mask is 0, or outside the body, which is above a ``threshold``."""
     if options.mask_img:
         inside = read_image(options.mask_img[0]).array.any(axis=0)
         if inside.shape != image.hu.shape:
@@ -359,15 +378,23 @@ def masked(image: dicom.DicomImage, options: RegisterOptions, air: np.float32) -
                 f"{sizes[1]}; both must be equal"
             )
         return np.where(inside, image.hu, air)
-    if options.mask == NONE and options.mask_img is None:
-        return image.hu
-    if image.modality != "CT" and options.threshold is None:
-        raise UserError(
-            f"{image.path}: --mask body knows the body in CT only, not in {image.modality}; --threshold "
-            "would say above which value it is"
-        )
-    threshold = SKIN_HU if options.threshold is None else options.threshold
-    return np.where(body_mask(image.hu, threshold), image.hu, air)
+    return image.hu if threshold is None else np.where(body_mask(image.hu, threshold), image.hu, air)
+
+
+def body_threshold(series: dicom.Series, options: RegisterOptions) -> float:
+    """The value above which the body is. Raises Unreadable where a series that is no CT has no signal."""
+    if options.threshold is not None or series.modality == "CT":
+        return SKIN_HU if options.threshold is None else options.threshold
+    return TISSUE_SHARE * top_of(dicom.read_volume(series), series.slices[0].path)
+
+
+def body_of(item: dicom.SliceRef, series: dicom.Series, target: Grid, threshold: float) -> np.ndarray:
+    """The body in a slice of a series: (H, W) bool on the grid ``target``, in mm from the centre of that slice."""
+    image = dicom.read(item.path, item.frame, modalities=(series.modality,))
+    inside = body_mask(image.hu, threshold).astype(np.float32)
+    grid = Grid.of(series.shape, spacing_of(series)[1:])
+    found, beside = sample(inside, grid, target, None, ORDERS["linear"])
+    return (found > 0.5) & ~beside
 
 
 def read_template(options: RegisterOptions) -> dicom.Series | None:

@@ -18,6 +18,7 @@ from medi2i.datasets.file_names import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES,
 from medi2i.datasets.grid import STEP
 from medi2i.datasets.noise_level import Noise, noise_in, noise_of
 from medi2i.datasets.pairs import read_list
+from medi2i.datasets.preparing import Scale, scale_of
 from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip, default_clip
 
@@ -128,11 +129,18 @@ class Plan:
 
 
 def prepared(
-    options: ConversionOptions, model: Model, clip: Clip | None, dicom_clip: Clip, channels: int
+    options: ConversionOptions,
+    model: Model,
+    images: Catalogue,
+    domain: str,
+    clip: Clip | None,
+    dicom_clip: Clip,
+    channels: int,
 ) -> Preparation:
     """How images are prepared for ``model``, whose input has ``channels``, as far as both applications do it alike.
 
-    A model of the released codes is used on the crop of its training. Raises UserError where args contradicts itself.
+    domain: "A" or "B", that of the images in the training, which says how they are normalised. A model of the released
+    codes is used on the crop of its training. Raises UserError where args contradicts itself.
     """
     trained, stack = model.trained, model.stack
     if model.generator is not None and channels % stack:
@@ -141,6 +149,7 @@ def prepared(
         getattr(options, side) or (getattr(trained, side) if model.as_released else None)
         for side in ("crop_height", "crop_width")
     )
+    how, landmarks = (getattr(trained, f"{name}{domain}") for name in ("normalise", "landmarks"))
     return Preparation(
         clip,
         dicom_clip,
@@ -149,6 +158,7 @@ def prepared(
         fixed=None if model.generator is None else fixed_size(trained),
         released=model.released,
         step=STEP if model.as_released else 1,
+        normalised=None if model.generator is None else scale_of(how, images.sources, domain, landmarks or ()),
     )
 
 
@@ -185,6 +195,7 @@ def make_plan(
         **({"released": model.trained.released} if model.released else {}),
         **_samples_in_settings(options),
         **({"strength": options.strength} if options.strength != 1 else {}),
+        **_scale_in_settings(preparation.normalised),
         **settings,
     }
     return Plan(
@@ -352,6 +363,14 @@ def _samples_in_settings(options: ConversionOptions) -> dict[str, object]:
         return {}
     samples = {"samples": options.uncertainty_samples} if options.uncertainty == "dropout" else {}
     return {"uncertainty": options.uncertainty, "ensemble": options.ensemble, **samples}
+
+
+def _scale_in_settings(normalised: Scale | None) -> dict[str, object]:
+    """Which grey levels of each series came to the landmarks of the training."""
+    if normalised is None:
+        return {}
+    levels = [list(curve.levels) for curve in normalised.curves.values()]
+    return {"normalise": normalised.how, "landmarks": list(normalised.landmarks), "levels": levels}
 
 
 def _shown(clip: Clip | None) -> list[float | None] | None:

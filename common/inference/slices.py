@@ -18,7 +18,7 @@ from medi2i.common.inference.values import beyond_clip
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.grid import Grid, new_position, resampled_size
-from medi2i.datasets.preparing import Placement, to_grid, to_unit, with_channels
+from medi2i.datasets.preparing import Placement, Scale, to_grid, to_unit, with_channels
 from medi2i.datasets.reading import Image, declared_values, read_image, to_grey
 from medi2i.datasets.scaling import Clip, default_clip
 
@@ -38,6 +38,7 @@ class Preparation:
     pixels are those of the enlarged image. numbers: the clip of images that are no whole numbers, where none is given.
     released: as in the released codes, colours become whole grey levels, and scikit-image resamples. step: above 1,
     also crops are as there: no more than the image has, and where none is given, the largest multiple of ``step``.
+    normalised: the scale to which all values are brought as they are read: what a slice holds is on it.
     """
 
     clip: Clip | None
@@ -51,6 +52,7 @@ class Preparation:
     numbers: Clip = Clip()
     released: bool = False
     step: int = 1
+    normalised: Scale | None = None
 
 
 @dataclasses.dataclass
@@ -106,6 +108,9 @@ def load_slice(source: Source, preparation: Preparation) -> Slice:
         columns = [Image(image.hu[np.newaxis], image.mask) for image in images]
     else:
         columns = [read_image(path, source.kind) for path in source.paths]
+    if preparation.normalised is not None:
+        curves = [preparation.normalised.curve(source, number) for number in range(len(columns))]
+        columns = [Image(curve(one.array), one.mask, one.bits) for curve, one in zip(curves, columns, strict=True)]
     spacing, bits, scale = images[0].spacing if images else source.spacing, columns[0].bits, preparation.scale
     sizes = {column.array.shape[1:] for column in columns}
     if len(sizes) > 1:

@@ -137,9 +137,11 @@ def redefault(group: Any, name: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata=group.__dataclass_fields__[name].metadata)
 
 
-def derived(help: str = "", type: type = str, low: float | None = None, high: float | None = None) -> Any:
+def derived(
+    help: str = "", type: type = str, low: float | None = None, high: float | None = None, nargs: str | None = None
+) -> Any:
     """A field that the program fills in and saves; it has no command-line option. Checked like an option."""
-    made = option(None, type=type, help=help, low=low, high=high)
+    made = option(None, type=type, help=help, low=low, high=high, nargs=nargs)
     return dataclasses.field(default=None, metadata={**made.metadata, "flags": None})
 
 

@@ -10,6 +10,7 @@ from medi2i.common.choices import (
     GPU_ENGINES,
     HALF,
     HALVING,
+    NORMALISATIONS,
     OPTIMIZERS,
     SAMPLINGS,
     Activation,
@@ -144,6 +145,16 @@ class ImageOptions(Checked):
         help="values (HU) of domain B that become -1 and 1; default by kind of image",
         first=True,
     )
+    normaliseA: str = option(
+        "none",
+        choices=NORMALISATIONS,
+        help="bring each series of domain A, whose grey levels have no unit (MR), to a scale that ends at 1000 first: "
+        "by the 99.5th percentile of its tissue, or by ten landmarks (Nyul)",
+        first=True,
+    )
+    normaliseB: str = option(
+        "none", choices=NORMALISATIONS, help="the same for domain B; results are on that scale", first=True
+    )
     stack: int = option(
         1,
         "--num_slices",
@@ -157,6 +168,8 @@ class ImageOptions(Checked):
     )
     ch: int = derived("input channels", type=int, low=1, high=4096)
     out_ch: int = derived("output channels", type=int, low=1, high=4096)
+    landmarksA: list = derived("of the scale of --normaliseA, in grey levels", type=float, nargs="+")
+    landmarksB: list = derived("of the scale of --normaliseB, in grey levels", type=float, nargs="+")
     clips_in_hu: bool = derived(
         "clips were given as --HU_base…, which CycleGAN heeds for DICOM and npy only", type=bool
     )

@@ -370,6 +370,29 @@ def test_numbers_stacks_and_a_list_file(tmp_path):
     assert read_log(run / "log.jsonl")[-1]["validation/RMSE_identity"] > 10  # HU, not [-1, 1]
 
 
+def test_the_scale_of_normalised_series_is_saved_and_validation_is_on_it(tmp_path):
+    """Other gains in training and validation: both have the same values in [-1, 1] as a training of equal ones."""
+    runs = []
+    for name, gains in (("equal", (1.0, 1.0)), ("other", (2.5, 0.7))):
+        root = write_pairs(tmp_path / name, suffix="npy")
+        for phase, gain in zip(("trainA", "testA"), gains, strict=True):
+            for file in (root / phase).iterdir():
+                np.save(file, (np.load(file) + 1000) * gain)
+        argv = ["--normaliseA", "nyul", "-cb", "-1000", "1550", "-e", "2", "-rt", "0"]
+        runs.append(train(root, tmp_path / f"{name}_runs", *argv))
+    args = [load_args(run / "args") for run in runs]
+    assert len(args[0].landmarksA) == 10 and args[0].landmarksB is None
+    assert args[0].clipA == args[1].clipA == [0, 1000]
+    np.testing.assert_allclose(args[0].landmarksA, args[1].landmarksA, rtol=1e-5)
+    logs = [
+        [{key: value for key, value in line.items() if "loss" in key or "valid" in key} for line in log_of(run)]
+        for run in runs
+    ]
+    assert any("validation" in key for key in logs[0][-1])
+    for line, other in zip(*logs, strict=True):
+        assert line == pytest.approx(other, rel=1e-3)
+
+
 def test_classes(tmp_path):
     data = tmp_path / "d"
     random = np.random.default_rng(0)

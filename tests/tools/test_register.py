@@ -9,6 +9,7 @@ import pytest
 
 from medi2i.common.options import parse
 from medi2i.datasets import dicom
+from medi2i.datasets.preparing import body_mask
 from medi2i.tools import make_phantom, register
 from medi2i.tools.making.registration import body_centre
 
@@ -246,3 +247,31 @@ def test_positions_of_two_frames_of_reference_are_not_compared(phantom, tmp_path
         dataset.save_as(tmp_path / "other" / path.name)
     assert run(phantom, tmp_path / "out", "--to", "position", "--template", str(tmp_path / "other")) == 1
     assert "have no FrameOfReferenceUID in common" in capsys.readouterr().err
+
+
+def test_what_lies_outside_of_either_body_is_air_in_both(phantom, tmp_path, capsys):
+    """An MR of the phantom whose body is narrower: both show it where both have it, and nothing else changes."""
+    shutil.copytree(phantom, tmp_path / "mr")
+    for path in sorted((tmp_path / "mr").rglob("*.dcm")):
+        dataset = pydicom.dcmread(path)
+        hu = dataset.pixel_array.astype(int) * int(dataset.RescaleSlope) + int(dataset.RescaleIntercept)
+        signal = np.where(hu > -500, 700 + hu // 8, 0)
+        signal[:, :30] = 0
+        dataset.Modality, dataset.RescaleIntercept, dataset.RescaleSlope = "MR", 0, 1
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+        dataset.PixelData = signal.astype(np.int16).tobytes()
+        dataset.PixelRepresentation = 1
+        dataset.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["mr"])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        dataset.save_as(path)
+    words = "--to", "position", "--mask", "template"
+    assert run(phantom, tmp_path / "ct", *words, "--template", tmp_path / "mr") == 0
+    assert run(tmp_path / "mr", tmp_path / "mr2", *words, "--template", tmp_path / "ct") == 0
+    before, mr = dicom.read_volume(only_series(phantom)), dicom.read_volume(only_series(tmp_path / "mr"))
+    after, signal = dicom.read_volume(only_series(tmp_path / "ct")), dicom.read_volume(only_series(tmp_path / "mr2"))
+    both = np.stack([body_mask(one) & body_mask(other, 70) for one, other in zip(before, mr, strict=True)])
+    np.testing.assert_array_equal(after, np.where(both, before, -1000))
+    np.testing.assert_array_equal(signal, np.where(both, mr, 0))
+    assert 0 < both.mean() < np.mean([body_mask(one) for one in before])
+    assert run(phantom, tmp_path / "no", "--to", "body", "--mask", "template") == 1
+    assert "--mask template: goes with --to position" in capsys.readouterr().err

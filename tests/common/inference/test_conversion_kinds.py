@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image as Pillow
 
 from medi2i.common import resources
+from medi2i.datasets import dicom
 from medi2i.datasets.reading import read_image
 from medi2i.pix2pix import convert
 
@@ -179,3 +180,39 @@ def test_a_large_image_is_converted_in_little_memory(tmp_path, files, monkeypatc
     assert peak / stored.size < 24  # bytes per pixel: 18 and 20 if it is large, 52 and 68 with whole-image copies
     expected = stored if kind == "png" else stored - np.float32(1024)
     np.testing.assert_array_equal(read_image(tmp_path / "again" / f"a.{kind}").array[0], expected)
+
+
+@pytest.mark.parametrize("how, levels", [("percentiles", 1), ("nyul", 10)])
+def test_series_of_other_gains_are_brought_to_the_scale_of_the_training(tmp_path, paired_run, files, how, levels):
+    """Two MR series of one body: their results are equal, the source on that scale, and the report says by which."""
+    rng = np.random.default_rng(2)
+    bodies = [np.where(np.arange(34) < 10, 0, rng.integers(100, 400, (21, 34))) for _ in range(3)]
+    for series, gain in (("1", 1), ("2", 3)):
+        for number, stored in enumerate(bodies):
+            file = tmp_path / "in" / series / f"{number}.dcm"
+            files.write_slice(file, stored * gain, series=f"1.2.3.{series}", z=number, number=number, modality="MR")
+    ends = np.linspace(1000 / levels, 1000, levels).tolist()
+    model = paired_run(clipA=[0, 1000], clipB=[0, 1000], normaliseA=how, landmarksA=ends)
+    assert run(model, "-R", tmp_path / "in", "-o", tmp_path / "out", "--engine", "chainer") == 0
+    tissue = np.concatenate([stored[stored > 0] for stored in bodies])
+    percentiles = (99.5,) if levels == 1 else (*range(10, 100, 10), 99.5)
+    for number, stored in enumerate(bodies):
+        first, second = (dicom.read(tmp_path / "out" / series / f"{number}.dcm").hu for series in "12")
+        np.testing.assert_allclose(first, second, atol=1)
+        expected = np.interp(stored, (0, *np.percentile(tissue, percentiles)), (0, *ends))
+        np.testing.assert_allclose(first, expected, atol=1.01)  # both files are whole numbers
+    settings = files.report_of(tmp_path / "out")["settings"]
+    assert settings["normalise"] == how and len(settings["levels"]) == 2
+    np.testing.assert_allclose(settings["levels"][1], np.multiply(settings["levels"][0], 3), rtol=1e-4)
+
+
+def test_a_ct_is_not_normalised_and_a_broken_scale_is_refused(tmp_path, paired_run, files, capsys):
+    files.write_series(tmp_path / "in", 2)
+    normalised = {"clipA": [0, 1000], "clipB": [0, 1000], "normaliseA": "percentiles"}
+    assert run(paired_run(**normalised, landmarksA=[1000]), "-R", tmp_path / "in", "-o", tmp_path / "out") == 1
+    assert "is a CT, whose HU are not to be normalised" in capsys.readouterr().err
+    files.write_slice(tmp_path / "mr" / "0.dcm", np.full((21, 34), 300), modality="MR")
+    for broken in (None, [0], [-1], [500, 1000]):
+        assert run(paired_run(**normalised, landmarksA=broken), "-R", tmp_path / "mr", "-o", tmp_path / "out") == 1
+        assert "landmarksA of args" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
