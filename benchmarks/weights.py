@@ -44,6 +44,9 @@ TRAINING = (
     *("--gen_sample", "half", "--gen_residual", 0.003, "--lambda_rec_l2", 200000, "--lambda_rec_l1", 300),
     *("--batch_size", BATCH, "--crops_per_image", CROPS, "--cache_mb", 4000),
 )
+# Then it goes on by the orthogonal steps of Muon, for a quarter of the updates: 1 to 3 % nearer than before. From
+# nothing Muon at 2e-3 learnt nothing with this residual.
+AFTER = ("-op", "Muon", "-lrg", 3e-4)
 LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
 TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
 BODY = -300.0  # HU; above is the patient
@@ -190,12 +193,15 @@ def make_pairs(data: Path, out: Path, seed: int, workers: int, without: str | No
     print(f"{out}: {len(names)} pairs")
 
 
-def train(pairs: Path, runs: Path, channels: Sequence[int], updates: int, seed: int) -> Path:
-    """One training of about so many ``updates``, whole epochs: the same on any machine. Returns its run folder."""
+def train(
+    pairs: Path, runs: Path, channels: Sequence[int], updates: int, seed: int, more: Sequence[object] = ()
+) -> Path:
+    """One training of about so many ``updates``, whole epochs: the same on any machine. ``more``: words of the command.
+    Returns its run folder."""
     listed = pairs / "pairs.txt"
     images = len(listed.read_text(encoding="utf-8").splitlines())
     epochs = max(1, round(updates * BATCH / (CROPS * images)))
-    words = [*TRAINING, "-R", pairs, "-t", listed, "-gc", *channels, "--epoch", epochs, "--seed", seed]
+    words = [*TRAINING, *more, "-R", pairs, "-t", listed, "-gc", *channels, "--epoch", epochs, "--seed", seed]
     subprocess.run([sys.executable, "-m", "medi2i.pix2pix.train", *map(str, words), "-o", str(runs)], check=True)
     return max(runs.iterdir())
 
@@ -230,7 +236,9 @@ def main() -> None:
         make_pairs(options.data, pairs, options.seed, options.workers, options.without)
     for name, channels in CHANNELS.items():
         if options.only in (None, name):
-            run = train(pairs, options.work / name, channels, options.updates, options.seed)
+            first = train(pairs, options.work / name, channels, options.updates, options.seed)
+            after, updates = options.work / f"{name}-after", options.updates // 4
+            run = train(pairs, after, channels, updates, options.seed + 1, (*AFTER, "-m", first))
             pack(run, options.models / name)
 
 

@@ -1,5 +1,6 @@
 """What the packaged models are trained on, and their folders."""
 
+import itertools
 import json
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,29 @@ def test_the_noise_of_all_pairs_has_one_level_and_only_that_differs(tmp_path, we
     first = pairs[0][0]
     weights.make(task, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "trainA/a_0.npy"), first)
+
+
+def test_a_model_is_trained_then_goes_on_by_muon_from_there_and_that_is_packed(tmp_path, weights, monkeypatch):
+    calls = []
+
+    def run(words, check):
+        calls.append(words)
+        (Path(words[words.index("-o") + 1]) / "20260101").mkdir(parents=True)
+
+    (tmp_path / "work/pairs").mkdir(parents=True)
+    (tmp_path / "work/pairs/pairs.txt").write_text("a\tb\n" * 8)
+    packed = []
+    monkeypatch.setattr(weights.subprocess, "run", run)
+    monkeypatch.setattr(weights, "pack", lambda run, model: packed.append((run, model)))
+    argv = ["weights.py", "data", "--work", tmp_path / "work", "--models", tmp_path / "models", "--updates", 800]
+    monkeypatch.setattr("sys.argv", [str(word) for word in [*argv, "--only", "ct-denoise"]])
+    weights.main()
+    first, then = calls
+    assert first[first.index("--epoch") + 1] == "100" and then[then.index("--epoch") + 1] == "25"
+    assert "-op" not in first and then[then.index("-op") + 1] == "Muon"
+    begins = [after for word, after in itertools.pairwise(then) if word == "-m"][-1]  # the first is python -m
+    assert begins == str(tmp_path / "work/ct-denoise/20260101")
+    assert packed == [(tmp_path / "work/ct-denoise-after/20260101", tmp_path / "models/ct-denoise")]
 
 
 def test_series_of_the_body_are_cut_to_it(weights):
