@@ -33,6 +33,7 @@ from medi2i.common.training.setup import (
 )
 from medi2i.common.training.trainer import Training
 from medi2i.datasets import unpaired
+from medi2i.datasets.preparing import landmarks_of
 from medi2i.datasets.unpacking import unpacked
 from medi2i.datasets.unpaired import UnpairedDataset
 from medi2i.synthesis import net
@@ -98,6 +99,7 @@ def complete(options: SynthesisOptions, images: UnpairedDataset) -> SynthesisOpt
         options,
         ch=images.channels,
         clipA=[clip.lower, clip.upper] if clip.scales else options.clipA,
+        landmarksA=landmarks_of(images.domain),
         modality=modalities.pop() if len(modalities) == 1 else "",
     )
 

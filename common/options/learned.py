@@ -142,6 +142,8 @@ class SynthesisImageOptions(Checked):
     clip_body: bool = redefault(DomainOptions, "clip_body", False)
     grey: bool = redefault(shared.ImageOptions, "grey", False)
     clipA: list = redefault(shared.ImageOptions, "clipA", None)
+    normaliseA: str = redefault(shared.ImageOptions, "normaliseA", "none")
+    landmarksA: list = redefault(shared.ImageOptions, "landmarksA", None)
     random_translate: int = redefault(shared.AugmentationOptions, "random_translate", 0)
     random_rot90: bool = redefault(shared.AugmentationOptions, "random_rot90", False)
     random_rotation: float = redefault(shared.AugmentationOptions, "random_rotation", 0)

@@ -186,3 +186,17 @@ def test_a_training_begins_with_the_weights_of_another(images, tmp_path, capsys)
         assert np.allclose(a.array, b.array, atol=1e-6), name
     assert run(images, tmp_path / "no", "-m", first, "--size", 32) == 1
     assert "--size: 32 is not what" in capsys.readouterr().err
+
+
+def test_images_without_a_unit_come_to_one_scale_that_the_args_keep(tmp_path):
+    for folder, gain in (("one", 1), ("two", 5)):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        for number in range(4):
+            np.save(tmp_path / "images" / folder / f"{number}.npy", gain * np.arange(256.0).reshape(16, 16))
+    words = "--normaliseA", "percentiles", "-ca", 0, 1000
+    assert run(tmp_path / "images", tmp_path / "runs", *GROWING, "-e", 1, *words) == 0
+    _, options, _ = net.load(only_run(tmp_path / "runs"))
+    assert options.landmarksA == [1000] and options.clipA == [0, 1000]
+    first, *_, last = (train.dataset(options).load(number) for number in range(8))
+    np.testing.assert_allclose(first, last, atol=1e-5)
+    assert first.max() == 1
