@@ -99,7 +99,7 @@ def complete(options: SynthesisOptions, images: UnpairedDataset) -> SynthesisOpt
         options,
         ch=images.channels,
         clipA=[clip.lower, clip.upper] if clip.scales else options.clipA,
-        landmarksA=landmarks_of(images.domain),
+        landmarksA=landmarks_of(images.domain) or options.landmarksA,
         modality=modalities.pop() if len(modalities) == 1 else "",
     )
 
