@@ -77,6 +77,10 @@ class Curve:
         mapped = np.where(values > self.levels[-1], values * (self.landmarks[-1] / self.levels[-1]), mapped)
         return np.where(values < 0, values * (self.landmarks[0] / self.levels[0]), mapped).astype(np.float32)
 
+    def image(self, image: Image) -> Image:
+        """The image with its values on the scale."""
+        return Image(self(image.array), image.mask, image.bits)
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
@@ -167,19 +171,18 @@ def to_grid(
     image: Image,
     source_spacing: tuple[float, float] | None,
     *,
-    curve: Curve | None = None,
     body: bool = False,
     scale: int = 1,
     spacing: float | None = None,
     released: bool = False,
 ) -> Image:
-    """The image on the network's grid, in its own unit or on the scale to which ``curve`` brings it.
+    """The image on the network's grid, in its own unit.
 
     body: what lies outside of the body becomes air (CT, in HU). scale: enlarged so many times by bicubic interpolation.
     spacing: resampled from pixels of ``source_spacing`` (row, column) mm to square ones of so many mm; ``released``: as
     the released codes did.
     """
-    array, mask = image.array if curve is None else curve(image.array), image.mask
+    array, mask = image.array, image.mask
     if body:
         array = clip_to_body(array[0])[np.newaxis]
     if scale > 1:
@@ -252,7 +255,7 @@ class Domain:
         if self._whole_grey and image.bits == 8 and len(image.array) == 3:
             image = Image(to_grey(image.array, whole=True), image.mask, image.bits)
         how = {name: getattr(self, name) for name in ("body", "scale", "spacing", "released")}
-        return to_grid(image, source.spacing, curve=curve, **how)
+        return to_grid(image if curve is None else curve.image(image), source.spacing, **how)
 
     def unit(self, source: Source) -> np.ndarray:
         """The image of ``source`` in [-1, 1]: (channels, H, W) float32, padding at -1. Raises Unreadable."""

@@ -192,7 +192,8 @@ def register(
         partners = at_heights(slices, series, template)
         names = {key: item.path for key, item in partners.items()}
         slices = [item for item in slices if id(item) in names]
-    threshold = None if options.mask == NONE and options.mask_img is None else body_threshold(series, options)
+    by_body = not options.mask_img and (options.mask != NONE or options.mask_img is not None)
+    threshold = body_threshold(series, options) if by_body else None
     beyond = body_threshold(template, options) if options.mask == TEMPLATE and template is not None else None
     source = Grid.of(series.shape, spacing_of(series)[1:])
     centre, told = where(series, slices, template, options)
@@ -314,14 +315,14 @@ def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dic
             "positions cannot be compared; --to template goes by their looks"
         )
     reach = (template.slice_distance or template.slices[0].thickness or 1.0) / 2
-    names: dict[int, dicom.SliceRef] = {}
+    partners: dict[int, dicom.SliceRef] = {}
     for one in template.slices:
         nearest = min(slices, key=lambda item: abs(float(item.height or 0) - float(one.height or 0)))
         if abs(float(nearest.height or 0) - float(one.height or 0)) <= reach:
-            names.setdefault(id(nearest), one)
-    if not names:
+            partners.setdefault(id(nearest), one)
+    if not partners:
         raise UserError(f"--to position: no slice of {slices[0].path.parent} lies at the height of one of the template")
-    return names
+    return partners
 
 
 def between(item: dicom.SliceRef, template: dicom.Series) -> tuple[float, float]:

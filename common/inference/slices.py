@@ -109,8 +109,7 @@ def load_slice(source: Source, preparation: Preparation) -> Slice:
     else:
         columns = [read_image(path, source.kind) for path in source.paths]
     if preparation.normalised is not None:
-        curves = [preparation.normalised.curve(source, number) for number in range(len(columns))]
-        columns = [Image(curve(one.array), one.mask, one.bits) for curve, one in zip(curves, columns, strict=True)]
+        columns = [preparation.normalised.curve(source, number).image(one) for number, one in enumerate(columns)]
     spacing, bits, scale = images[0].spacing if images else source.spacing, columns[0].bits, preparation.scale
     sizes = {column.array.shape[1:] for column in columns}
     if len(sizes) > 1:
