@@ -137,7 +137,8 @@ def section(work: Work, name: str, one: dict[str, Any], pictures: Path) -> list[
         "",
         f"Input: {data.what}. "
         + (
-            "Domain A: every other training slice, noisy; domain B: those between them, clean. "
+            "Domain A: the first half of the training slices, noisy; domain B: the second half, other levels of the "
+            "body, clean. "
             if subject.unpaired
             else ""
         )

@@ -114,12 +114,14 @@ def thin_out(pairs: Path, most: int) -> None:
 
 
 def link_unpaired(data: Path, folder: Path) -> None:
-    """trainA: the inputs of every other training pair; trainB: the truths of those between them."""
-    for number, row in enumerate(read_list(lists_in(data)["train"])):
-        side, column = ("trainA", 0) if number % 2 == 0 else ("trainB", 1)
-        target = folder / side / Path(row.columns[column]).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(data / row.columns[column], target)
+    """trainA: the inputs of the first half of the training pairs; trainB: the truths of the second, another part of the
+    body; testA: the inputs of the validation pairs."""
+    rows, others = (read_list(lists_in(data)[part]) for part in ("train", "val"))
+    half = len(rows) // 2
+    for side, column, chosen in (("trainA", 0, rows[:half]), ("trainB", 1, rows[half:]), ("testA", 0, others)):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        for row in chosen:
+            os.link(data / row.columns[column], folder / side / Path(row.columns[column]).name)
 
 
 def training_words(subject: Subject, data: Path, images: Path, runs: Path, minutes: float, seed: int) -> list[object]:

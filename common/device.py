@@ -5,6 +5,7 @@ from medi2i.common.errors import UserError, one_line
 from medi2i.common.kernels import cpu_engine, gpu_engine, loss_nodes, normalisation_nodes
 from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
+from medi2i.common.resources import keep_memory
 
 
 def choose_device(gpu: int | None = None, tf32: bool = False, local: int = 0) -> chainer.backend.Device:
@@ -61,6 +62,7 @@ def use_cpu_engine(name: str) -> str:
 
     Returns what is in use, for the log. Raises UserError where oneDNN is asked for and is not there.
     """
+    keep_memory()
     try:
         return cpu_engine.enable(name)
     except OnednnError as error:

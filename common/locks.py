@@ -92,9 +92,8 @@ def locked(folder: Path, doing: str, part: str | None = None, work: str = "") ->
     """Hold the ``FolderLock`` of a folder for a block. The folder is made; if it is empty in the end, it goes again."""
     folder = Path(folder)
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FolderLock(folder, doing, part, work)
+        lock = _lock_of_made(folder, doing, part, work)
         try:
             yield
         finally:
@@ -103,6 +102,19 @@ def locked(folder: Path, doing: str, part: str | None = None, work: str = "") ->
         for one in missing:
             with contextlib.suppress(OSError):
                 one.rmdir()
+
+
+def _lock_of_made(folder: Path, doing: str, part: str | None, work: str) -> FolderLock:
+    """The lock of a folder that is made where it is not there, again where another of the same work, which was done
+    with it, took it away in between."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return FolderLock(folder, doing, part, work)
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
 
 
 def is_lock(path: Path) -> bool:

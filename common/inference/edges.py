@@ -25,6 +25,7 @@ from medi2i.common.training.likeness import BLOCK, block_means
 from medi2i.datasets.writing import write_npy
 
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
+SQUARE = 2  # pixels, of the squares whose edges are taken: smooth as they are, more would tell nothing
 NEIGHBOURHOOD = 8.0  # pixels (sd) over which the local correlation is taken
 FLOOR = 0.05  # variance of edges (in units of their mean square) below which there is nothing to compare
 
@@ -35,7 +36,7 @@ class Structure:
 
     change: 1 - the correlation of the edges of both images, 0 (same) to 2. worst: the same in the neighbourhood where
     it is largest, among those with clear edges, and its ``row`` and ``column``. edges_in, edges_out: mean gradient
-    length per pixel of input and output, in their own [-1, 1] units.
+    length per pixel of input and output, in their own [-1, 1] units. shape: (H, W) of the images.
     """
 
     change: float
@@ -44,20 +45,20 @@ class Structure:
     column: int
     edges_in: float
     edges_out: float
-    before: np.ndarray  # (H, W) edges of the input, divided by their rms
+    shape: tuple[int, int]
+    before: np.ndarray  # (h, w) edges of the input, divided by their rms, for squares of SQUARE pixels
     after: np.ndarray  # (H, W) those of the output by theirs
     blocks: np.ndarray  # 1 - local correlation, 0 where there is no edge to compare, for squares of BLOCK pixels
 
     @property
     def difference(self) -> np.ndarray:
         """(H, W) edges of the output minus those of the input, each divided by its own rms; float32."""
-        return self.after - self.before
+        return spread(self.after - self.before, SQUARE, self.shape)
 
     @property
     def local(self) -> np.ndarray:
         """(H, W) 1 - local correlation, 0 where there is no edge to compare; float32."""
-        height, width = self.before.shape
-        return self.blocks.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]
+        return spread(self.blocks, BLOCK, self.shape)
 
     def numbers(self) -> dict[str, float | list[int]]:
         """Everything but the maps, rounded, for a report."""
@@ -71,20 +72,22 @@ class Structure:
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """Length of the gradient of a smoothed image (H, W), per pixel; float32 (H, W)."""
+    """The gradient's length of a smoothed image (H, W), per pixel: float32 (h, w), for squares of ``SQUARE`` pixels."""
     image = np.asarray(image)
-    length = np.empty(image.shape, np.float32)
-    around = int(4 * SMOOTHING + 0.5) + 1  # rows: what SciPy's filter looks at, and one for the gradient
-    for rows in bands(image.shape):
-        first = max(rows.start - around, 0)
-        smooth = np.asarray(image[first : rows.stop + around], np.float32)
-        smooth = ndimage.gaussian_filter(smooth, SMOOTHING, mode="nearest")
-        down, right = (one[rows.start - first : rows.stop - first] for one in np.gradient(smooth))
-        down *= down
-        right *= right
-        down += right
-        np.sqrt(down, out=length[rows])
-    return length
+    means = [_means(np.asarray(image[rows], np.float32), SQUARE) for rows in bands(image.shape)]
+    # The mean over a square is a part of the smoothing.
+    rest = math.sqrt(SMOOTHING**2 - (SQUARE**2 - 1) / 12) / SQUARE
+    smooth = ndimage.gaussian_filter(np.concatenate(means), rest, mode="nearest")
+    down, right = np.gradient(smooth, SQUARE)
+    down *= down
+    right *= right
+    down += right
+    return np.sqrt(down, out=down)
+
+
+def spread(values: np.ndarray, side: int, shape: tuple[int, int]) -> np.ndarray:
+    """Values of squares of ``side`` pixels (h, w) -> of the pixels of an image, (H, W) = ``shape``."""
+    return values.repeat(side, 0).repeat(side, 1)[: shape[0], : shape[1]]
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -103,10 +106,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(ab / norm)
 
 
-def compare(before: np.ndarray, after: np.ndarray) -> Structure:
-    """Compare the ``edges`` (H, W) of an input and an output, which become those of the Structure."""
-    if before.shape != after.shape or before.ndim != 2 or min(before.shape) < 2:
-        raise ValueError(f"images of shapes {before.shape} and {after.shape}; two (H, W) of the same size are needed")
+def compare(x: np.ndarray, y: np.ndarray) -> Structure:
+    """Compare the edges of an input and an output (H, W), which have more than ``SQUARE`` rows and columns."""
+    if x.shape != y.shape or x.ndim != 2 or min(x.shape) <= SQUARE:
+        raise ValueError(f"images of shapes {x.shape} and {y.shape}; two (H, W) of the same size are needed")
+    before, after = edges(x), edges(y)
     change = max(1 - correlation(before, after), 0.0)
     edges_in, edges_out = float(before.mean()), float(after.mean())
     _divide_by_rms(before)
@@ -120,6 +124,7 @@ def compare(before: np.ndarray, after: np.ndarray) -> Structure:
         int(column) * BLOCK,
         edges_in,
         edges_out,
+        x.shape,
         before,
         after,
         blocks,
@@ -139,8 +144,8 @@ def _local_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """1 - correlation over a Gaussian neighbourhood, weighted down where neither image has edges, by blocks."""
 
     def mean(u: np.ndarray, v: np.ndarray | None = None) -> np.ndarray:
-        blocks = [_block_means(u[rows] if v is None else u[rows] * v[rows]) for rows in bands(u.shape)]
-        return ndimage.gaussian_filter(np.concatenate(blocks), NEIGHBOURHOOD / BLOCK, mode="nearest")
+        blocks = _means(u if v is None else u * v, BLOCK // SQUARE)
+        return ndimage.gaussian_filter(blocks, NEIGHBOURHOOD / BLOCK, mode="nearest")
 
     mean_a, mean_b = mean(a), mean(b)
     var_a = (mean(a, a) - mean_a**2).clip(0)
@@ -151,12 +156,12 @@ def _local_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (1 - agreement.clip(-1, 1)) * strongest / (strongest + FLOOR)
 
 
-def _block_means(v: np.ndarray) -> np.ndarray:
-    """(H, W) -> means over BLOCK x BLOCK squares, the last ones over what repeating the edge gives."""
+def _means(v: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) -> means over squares of ``side``, the last ones over what repeating the edge gives."""
     height, width = v.shape
-    if height % BLOCK or width % BLOCK:
-        v = np.pad(v, ((0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
-    return block_means(v, BLOCK)
+    if height % side or width % side:
+        v = np.pad(v, ((0, -height % side), (0, -width % side)), mode="edge")
+    return block_means(v, side)
 
 
 def summary(changes: Mapping[str, float]) -> dict[str, float | str]:

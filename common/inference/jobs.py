@@ -151,7 +151,7 @@ class Jobs:
             refuse_no_number(y, deviation)
             if self.plan.expected is not None:
                 details["likeness"] = {"series": volume.sources[0].label, **compare(grey(middle.unit), grey(y))}
-            if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > 1:
+            if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > edges.SQUARE:
                 details["structure"] = self._compare(source, middle, y)
             self._release(middle)
             if write_analysis is not None:
@@ -172,12 +172,8 @@ class Jobs:
         self._bar.update()
 
     def _compare(self, source: Source, middle: Slice, y: np.ndarray) -> dict[str, float | list[int]]:
-        maps = self.plan.options.structure == "maps"
-        before = edges.edges(grey(middle.unit))
-        if not maps:
-            self._release(middle)
-        found = edges.compare(before, edges.edges(grey(y)))
-        if maps:
+        found = edges.compare(grey(middle.unit), grey(y))
+        if self.plan.options.structure == "maps":
             edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
         return found.numbers()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from medi2i.common.errors import counted
 from medi2i.common.resources import bands
-from medi2i.common.training.likeness import BLOCK, block_means
+from medi2i.common.training.likeness import BLOCK, block_means, whole_blocks
 from medi2i.datasets.scaling import Clip
 
 # By the HU of the input, upper ends; between lung and fat there is mostly the edge of the two.
@@ -39,7 +39,7 @@ def mean_change(
     level = block_means(before, side)
     change = np.concatenate([block_means(after[rows] - before[rows], side) for rows in bands(before.shape)])
     if where is not None:
-        inside = block_means(where.astype(np.float32), side) == 1
+        inside = whole_blocks(where, side)
         level, change = level[inside], change[inside]
     if not level.size:
         return {}

@@ -36,6 +36,13 @@ def block_means(values: np.ndarray, side: int) -> np.ndarray:
     return functools.reduce(np.add, (rows[:, i::side] for i in range(side))) / np.float32(side * side)
 
 
+def whole_blocks(mask: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) bool -> which squares of ``side`` pixels are True all over, those of ``block_means``."""
+    height, width = (n // side * side for n in mask.shape)
+    rows = np.logical_and.reduce([mask[i:height:side, :width] for i in range(side)])
+    return np.logical_and.reduce([rows[:, i::side] for i in range(side)])
+
+
 def compare(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """An input and its translation (H, W) in [-1, 1]: Pearson's "correlation" of the means over squares of ``BLOCK``
     pixels, the same "inside", of squares all above ``AIR`` in the input, and the "change", the standard deviation of
@@ -43,7 +50,7 @@ def compare(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """
     side = BLOCK if min(x.shape) >= 4 * BLOCK else 1
     before, after = block_means(x, side).ravel(), block_means(y, side).ravel()
-    body = block_means((x > AIR).astype(np.float32), side).ravel() == 1  # edges of air would outdo all tissue
+    body = whole_blocks(x > AIR, side).ravel()  # edges of air would outdo all tissue
     found = {
         "correlation": _correlation(before, after),
         "inside": _correlation(before[body], after[body]) if np.count_nonzero(body) >= LEAST_SQUARES else None,
@@ -54,8 +61,10 @@ def compare(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     a, b = (v.astype(np.float64) - v.mean(dtype=np.float64) for v in (a, b))
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / norm if norm > 1e-8 * a.size else None
+    # Not by ``@``: BLAS would wake its threads for it, and they wait for the cores that the network is on.
+    aa, bb, ab = (float((one * other).sum()) for one, other in ((a, a), (b, b), (a, b)))
+    norm = math.sqrt(aa * bb)
+    return ab / norm if norm > 1e-8 * a.size else None
 
 
 def _deviation(x: np.ndarray, y: np.ndarray) -> float:

@@ -56,6 +56,23 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path):
     assert os.listdir(tmp_path / "a") == ["x"]
 
 
+def test_a_folder_that_another_part_took_away_is_made_again(tmp_path, monkeypatch):
+    """Of two parts that find nothing to do, one removes the empty folder while the other takes its lock."""
+    created, left = locks._created, [True]
+
+    def away_at_first(path, content):
+        if left:
+            left.pop()
+            path.parent.rmdir()
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return created(path, content)
+
+    monkeypatch.setattr(locks, "_created", away_at_first)
+    with locked(tmp_path / "out", "converting", "2of2"):
+        assert os.listdir(tmp_path / "out") == [".medi2i.2of2.lock"]
+    assert os.listdir(tmp_path) == [] and not left
+
+
 def test_parts_of_one_work_share_a_folder(tmp_path):
     first, second = (FolderLock(tmp_path, "converting", f"{number}of3", "model") for number in (1, 2))
     for part, work in (("1of3", "model"), ("3of3", "another"), (None, "")):

@@ -1,6 +1,9 @@
 """CPU time of containers, by made-up control groups of both versions."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +79,31 @@ def test_threads_follow_the_environment(monkeypatch):
     for nonsense in ("", "many", "0"):
         monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
         assert 1 <= resources.threads() <= os.cpu_count()
+
+
+ARRAYS = """
+import resource, sys
+import numpy as np
+from medi2i.common.resources import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+faults = 0
+for turn in range(12):
+    if turn == 2:
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [np.ones(1 << 20, np.float32) for _ in range(4)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_memory_of_arrays_is_used_again(monkeypatch):
+    """4 arrays of 4 MiB, made anew ten times: 1024 pages each where the kernel gives them every time."""
+
+    def faults(word):
+        return int(subprocess.run([sys.executable, "-c", ARRAYS, word], capture_output=True, check=True).stdout)
+
+    given = faults("leave")
+    assert given > 10000 and faults("keep") < 100
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")  # who sets it himself has it his way
+    assert faults("keep") > 10000

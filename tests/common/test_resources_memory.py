@@ -61,8 +61,8 @@ STORED = np.rint(BEFORE).astype(np.int16)
 ENCODING = encoding.Encoding(0.5, -100.0, 12)
 # Name -> (function, bytes per pixel at its peak, what it returns among them). In brackets: before there were bands.
 WORK = {
-    "edges": (lambda: edges.edges(BEFORE), 4 + 1),  # (20)
-    "compare": (lambda: edges.compare(edges.edges(BEFORE), edges.edges(AFTER)), 8 + 2),  # (24)
+    "edges": (lambda: edges.edges(BEFORE), 6),  # (20)
+    "compare": (lambda: edges.compare(BEFORE, AFTER), 8),  # (24)
     "correlation": (lambda: edges.correlation(BEFORE, AFTER), 0),  # (12)
     "mean_change": (lambda: values.mean_change(BEFORE, AFTER, None, Clip(-400, 500), True), 1.5),  # (5.5)
     "beyond_clip": (lambda: values.beyond_clip(BEFORE[None], None, Clip(-400, 500)), 4),  # (8)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, laplace
 
 from medi2i.common.inference import values
-from medi2i.common.inference.edges import correlation, edges
+from medi2i.common.inference.edges import SQUARE, correlation, edges, spread
 from medi2i.datasets.noise_level import SIDE, Noise, NoiseMeter, corner_of, uniform_squares
 from medi2i.datasets.scaling import Clip
 from medi2i.tools.evaluation.physics import STEP_CT, EdgeMeter
@@ -196,7 +196,8 @@ def anatomy_in(difference: np.ndarray, after: np.ndarray) -> float:
     edge leaves in the difference is proportional to it, noise is not. 0 where there is no edge.
     """
     smooth = gaussian_filter(np.asarray(after, np.float32), 1.0)
-    where = (edges(after) > LEAST_GRADIENT) & (gaussian_filter(smooth, 3.0) > BODY_HU)
+    clear = spread(edges(after) > LEAST_GRADIENT, SQUARE, after.shape)
+    where = clear & (gaussian_filter(smooth, 3.0) > BODY_HU)
     if np.count_nonzero(where) < SIDE or not difference.any():
         return 0.0
     return correlation(difference[where][None], laplace(smooth)[where][None])

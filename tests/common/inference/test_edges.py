@@ -14,46 +14,42 @@ def body(shift=0, lesion=0.0):
     return (image + lesion * (np.hypot(rows - 60, columns - 75) < 6)).astype(np.float32)
 
 
-def compare(x, y):
-    return edges.compare(edges.edges(x), edges.edges(y))
-
-
 def test_equal_images_have_no_change():
-    found = compare(body(), body())
+    found = edges.compare(body(), body())
     assert found.change == pytest.approx(0, abs=1e-9)
     assert found.worst < 1e-3
     np.testing.assert_array_equal(found.difference, 0)
 
 
 def test_another_contrast_and_an_inverted_one_change_no_edge():
-    assert compare(body(), 0.3 * body() + 0.1).change == pytest.approx(0, abs=1e-6)
-    assert compare(body(), -body()).change == pytest.approx(0, abs=1e-6)
+    assert edges.compare(body(), 0.3 * body() + 0.1).change == pytest.approx(0, abs=1e-6)
+    assert edges.compare(body(), -body()).change == pytest.approx(0, abs=1e-6)
 
 
 def test_noise_alone_is_no_change_but_a_shift_is():
     noisy = body() + np.random.default_rng(0).normal(scale=0.05, size=(90, 110)).astype(np.float32)
-    assert compare(noisy, body()).change < 0.1
-    assert compare(body(), body(shift=6)).change > 0.5
+    assert edges.compare(noisy, body()).change < 0.1
+    assert edges.compare(body(), body(shift=6)).change > 0.5
 
 
 def test_an_invented_lesion_is_found_where_it_is():
-    found = compare(body(), body(lesion=0.8))
+    found = edges.compare(body(), body(lesion=0.8))
     assert abs(found.row - 60) <= 12 and abs(found.column - 75) <= 12
     assert found.worst > 0.5
     assert found.difference[60, 69] > 1 and found.numbers()["worst_at"] == [found.row, found.column]
-    lost = compare(body(lesion=0.8), body())
+    lost = edges.compare(body(lesion=0.8), body())
     assert lost.difference[60, 69] < -1 and lost.worst > 0.5
 
 
 def test_two_flat_images_are_equal_and_one_flat_image_has_lost_everything():
     flat = np.zeros((20, 30), np.float32)
-    assert compare(flat, flat + 0.5).change == 0
-    assert compare(body(), np.zeros_like(body())).change == 1
+    assert edges.compare(flat, flat + 0.5).change == 0
+    assert edges.compare(body(), np.zeros_like(body())).change == 1
 
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="same size"):
-        compare(body(), body()[1:])
+        edges.compare(body(), body()[1:])
 
 
 def test_summary_names_the_worst_image():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -17,7 +18,7 @@ from medi2i.common import VERSION
 from medi2i.common.errors import UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom import new_series
-from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, choose_encoding, encode
+from medi2i.datasets.dicom.encoding import SAFE_CT, Encoding, choose_encoding, encode, reads_as
 from medi2i.datasets.scaling import Clip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -237,30 +238,48 @@ def test_nothing_is_overwritten(ct_file, tmp_path):
 def test_a_full_disk_leaves_nothing(ct_file, tmp_path, monkeypatch):
     image = dicom.read(ct_file("in", STORED))
 
-    def full(self, path, **_):
-        path.write_bytes(b"half")
+    def full(path, data):
+        path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(pydicom.dataset.FileDataset, "save_as", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         series_of(image).write(tmp_path / "o", image, image.hu)
     assert os.listdir(tmp_path) == ["in"]
 
 
 def test_what_reads_back_differently_is_refused(ct_file, tmp_path, monkeypatch):
-    image = dicom.read(ct_file("in", STORED))
-    whole = pydicom.dataset.FileDataset.save_as
+    image, whole = dicom.read(ct_file("in", STORED)), Path.write_bytes
+    series = series_of(image)
+    series.write(tmp_path / "good", image, image.hu)
 
-    def flips_a_bit(self, path, **options):
-        whole(self, path, **options)
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
+    def flips_a_bit(path, data):
+        changed = bytearray(data)
+        changed[-1] ^= 1
+        whole(path, changed)
 
-    monkeypatch.setattr(pydicom.dataset.FileDataset, "save_as", flips_a_bit)
+    monkeypatch.setattr(Path, "write_bytes", flips_a_bit)
     with pytest.raises(UserError, match="reads back differently"):
-        series_of(image).write(tmp_path / "o", image, image.hu)
-    assert os.listdir(tmp_path) == ["in"]
+        series.write(tmp_path / "o", image, image.hu)
+    assert sorted(os.listdir(tmp_path)) == ["good", "in"]
+
+
+def test_a_reader_looks_at_the_first_file_of_each_kind(ct_file, tmp_path, monkeypatch):
+    """And a file that it would take for another image gets no name."""
+    image, found = dicom.read(ct_file("in", STORED)), []
+
+    def looked(values, mask, encoded, encoding, padding):
+        found.append((mask is not None, reads_as(values, mask, encoded, encoding, padding)))
+        return found[-1][1] and len(found) < 3
+
+    monkeypatch.setattr(new_series, "reads_as", looked)
+    series, some = series_of(image), image.hu < 0
+    for number, mask in enumerate((None, None, some, some)):
+        series.write(tmp_path / f"{number}", image, image.hu, mask=mask)
+    assert found == [(False, True), (True, True)]
+    with pytest.raises(UserError, match="reads back differently"):
+        series_of(image).write(tmp_path / "4", image, image.hu)
+    assert not (tmp_path / "4").exists()
 
 
 def test_lossy_sources_stay_marked(tmp_path, ct):
