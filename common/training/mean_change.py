@@ -19,7 +19,8 @@ from medi2i.datasets.unpaired import UnpairedDataset
 EXAMPLES = 64  # random crops, or images; a shift of so many is known far better than one output pixel
 QUANTILES = np.linspace(0.02, 0.98, 97)
 BINS = 4096  # of the range [-1, 1]: less than one HU of -1024…2000
-NEAR = 0.02  # in [-1, 1], 30 HU of -1024…2000: farther from the quantiles' shift, modes are those of other tissues
+SMOOTH = 8  # bins (standard deviation), 6 HU of -1024…2000: what noise and rounding leave in a histogram
+NEAR = 0.1  # in [-1, 1], 150 HU of -1024…2000: quantiles are that far off where domains show other parts of the body
 MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
 
 
@@ -36,9 +37,10 @@ def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, example
 
     First the median over ``QUANTILES`` of (quantile of y - quantile of x) in each channel of evenly spread images,
     without quantiles at an end of the clip. Where one domain shows more air or fat than the other, quantiles slip from
-    one tissue to the next; the modes of a histogram stay. So the shift is then that at which the histograms of both
-    agree best (their correlation), if that lies within ``NEAR`` of the first. They are of means over 3x3 pixels, so
-    that noise in one domain does not melt its modes, and without ``MARGIN`` at the ends, where air is cut off.
+    one tissue to the next; the modes of a histogram stay, whatever their heights. So the shift is then that, within
+    ``NEAR`` of the first, at which the slopes of the logarithms of both histograms agree best (their correlation).
+    They are of means over 3x3 pixels, so that noise in one domain does not melt its modes, and ``MARGIN`` at the ends,
+    where air is cut off, does not count.
     """
     (x, some_x), (y, some_y) = (_grey_values(dataset, examples) for dataset in (dataset_x, dataset_y))
     told = (abs(x) < 1) & (abs(y) < 1)
@@ -57,14 +59,19 @@ def _grey_values(dataset: UnpairedDataset, examples: int) -> tuple[np.ndarray, n
 
 
 def _histogram(image: np.ndarray) -> np.ndarray:
-    """(BINS,): how often the means over 3x3 pixels of (H, W) fall into each bin of [-1, 1], none near its ends."""
-    means = ndimage.uniform_filter(image, 3, mode="nearest")
-    return np.histogram(means, BINS, (-1, 1))[0] * (abs(np.linspace(-1, 1, BINS)) < 1 - 2 * MARGIN)
+    """(BINS,): how often the means over 3x3 pixels of (H, W) fall into each bin of [-1, 1]."""
+    return np.histogram(ndimage.uniform_filter(image, 3, mode="nearest"), BINS, (-1, 1))[0]
+
+
+def _slopes(counts: np.ndarray) -> np.ndarray:
+    """(BINS,): of the logarithm of a histogram, in which small modes count as large ones do; 0 near the ends."""
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), SMOOTH, mode="nearest")
+    return np.gradient(np.log1p(smooth)) * (abs(np.linspace(-1, 1, BINS)) < 1 - 2 * MARGIN)
 
 
 def _agreeing(x: np.ndarray, y: np.ndarray, shift: float) -> float:
     """The shift near ``shift`` at which two histograms (BINS,) agree best; ``shift`` where none near it does."""
-    x, y = (ndimage.gaussian_filter1d(counts.astype(np.float64), 3, mode="constant") for counts in (x, y))
+    x, y = _slopes(x), _slopes(y)
     first, reach = round(shift * BINS / 2), round(NEAR * BINS / 2)
     agreement = np.fft.irfft(np.fft.rfft(y, 2 * BINS) * np.fft.rfft(x, 2 * BINS).conj())
     near = agreement[np.arange(first - reach, first + reach + 1)]  # negative ones wrap around

@@ -80,7 +80,7 @@ def test_quantiles_at_the_ends_of_the_clip_say_nothing():
         def whole(self, index):
             return np.clip(super().whole(index) * 4, -1, 1)
 
-    assert domain_shift(Clipped(0, 0.6), Clipped(0.05, 0.6)) == pytest.approx(0.2, abs=FINE)
+    assert domain_shift(Clipped(0, 0.6), Clipped(0.05, 0.6)) == pytest.approx(0.2, abs=2 / BINS)
     assert domain_shift(Clipped(0, 1), Clipped(0.05, 1)) == 0
 
 
@@ -125,6 +125,9 @@ def test_a_difference_of_anatomy_is_none_of_intensity(shift, noisy):
     assert domain_shift(b, a) == pytest.approx(-shift, abs=1e-3)
 
 
-def test_modes_that_are_far_from_the_quantiles_are_those_of_other_tissues():
-    assert domain_shift(Body(12, 0, 0), Body(0, 12, 0)) == pytest.approx(0.1, abs=1e-3)
-    assert domain_shift(Body(10, 1, 0), Body(1, 10, 0)) == pytest.approx(0.1, abs=0.01)  # nothing says otherwise
+def test_modes_of_any_height_say_where_tissues_are():
+    """Where nine tenths of a body are fat and of another one muscle, the small modes agree with the large ones."""
+    assert domain_shift(Body(10, 1, 0), Body(1, 10, 0)) == pytest.approx(0, abs=1e-3)
+    assert domain_shift(Body(12, 0, 0), Body(0, 12, 0)) == pytest.approx(
+        0.1, abs=1e-3
+    )  # one mode: nothing says otherwise
