@@ -6,7 +6,7 @@ module where a graph is made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,11 @@ FOLDED = (L.BatchNormalization, L.BatchRenormalization)
 
 @dataclass(frozen=True)
 class Graph:
-    """Adds nodes and constants to ``proto``. Names are numbered."""
+    """Adds nodes and constants to ``proto``. Names are numbered. ``halves``: values whose channels come twice, as parts
+    that add up to them."""
 
     proto: onnx.GraphProto
+    halves: set[str] = field(default_factory=set)
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
         """Add one node with one output, whose name is returned. An input "" is left out."""
@@ -86,7 +88,9 @@ class Graph:
     def mirrored(self, x: str, before: int, after: int) -> str:
         """Mirrored at the top and left by ``before`` pixels, at the bottom and right by ``after``."""
         pads = self.constant(np.array([0, 0, before, before, 0, 0, after, after]))
-        return self.add("Pad", x, pads, mode="reflect")
+        padded = self.add("Pad", x, pads, mode="reflect")
+        self.halves.update({padded} if x in self.halves else ())
+        return padded
 
     def activation(self, kind: Activation, x: str) -> str:
         """An activation of the networks."""
@@ -114,6 +118,8 @@ class Graph:
             scale, shift = _affine(norm)
             weights = weights * (scale[None, :, None, None] if transposed else scale[:, None, None, None])
             bias = (0 if bias is None else bias) * scale + shift
+        if x in self.halves:
+            weights = np.concatenate([weights, weights], axis=1)
         inputs = [x, self.constant(weights)] + ([] if bias is None else [self.constant(bias)])
         return self.add(
             "ConvTranspose" if transposed else "Conv",
@@ -277,10 +283,14 @@ class _Exporter:
         return self.graph.add("Concat", value, skip, axis=1)
 
 
-def export(encoder: Encoder, decoder: Decoder, metadata: Mapping[str, str] | None = None) -> bytes:
+def export(
+    encoder: Encoder, decoder: Decoder, metadata: Mapping[str, str] | None = None, change: bool = False
+) -> bytes:
     """The generator as the content of an ONNX file: ``image`` (N, C, H, W) in [-1, 1] → ``translation``, test mode.
 
-    encoder, decoder: on any device, of any dtype (the graph is float32). metadata: texts, kept in the file.
+    encoder, decoder: on any device, of any dtype (the graph is float32). metadata: texts, kept in the file. change: for
+    few digits; ``image`` (N, 2C, H, W) is a rounded image and what rounding left over, and the result is what a
+    generator with ``residual`` would multiply by it and add to the image.
     Raises UserError where the weights are more than such a file holds.
     """
     weights = 4 * sum(p.size for link in (encoder, decoder) for p in link.params() if p.array is not None)
@@ -298,15 +308,16 @@ def export(encoder: Encoder, decoder: Decoder, metadata: Mapping[str, str] | Non
     )
     helper.set_model_props(model, dict(metadata or {}))
     graph, spec, residual = Graph(model.graph), encoder.spec, decoder.spec.residual
+    graph.halves.update({INPUT} if change else ())
     with chainer.using_config("train", False), chainer.using_config("enable_backprop", False):
         features = encoder.plan.follow(_Exporter(graph, encoder), INPUT)
         y = decoder.plan.follow(_Exporter(graph, decoder), features)
-    if residual:
+    if residual and not change:
         y = graph.add("Add", INPUT, graph.add("Mul", y, graph.constant(float(residual))))
     graph.proto.node.append(helper.make_node("Identity", [y], [OUTPUT], OUTPUT))
     size = spec.size if spec.size is not None and (spec.fc_layers or spec.latent_dim > 0) else ("height", "width")
     for values, name, channels in (
-        (graph.proto.input, INPUT, spec.in_ch),
+        (graph.proto.input, INPUT, spec.in_ch * (2 if change else 1)),
         (graph.proto.output, OUTPUT, decoder.spec.out_ch),
     ):
         values.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", channels, *size)))

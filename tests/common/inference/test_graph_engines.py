@@ -111,6 +111,23 @@ def test_openvino_has_no_int8():
         picked("openvino", "int8")
 
 
+def test_bf16_keeps_the_digits_of_an_image_that_is_changed_a_little():
+    """Near 0.5 a number of 8 binary digits is up to 0.002 off, and what the first layer sees here is half of that."""
+    needs("openvino")
+    if not graph_engines.bf16_here():
+        pytest.skip("this CPU has no bf16")
+    encoder, decoder, _ = links(gen_residual=1e-3, gen_norm="none", gen_out_activation="none")
+    first = encoder.c0.c1.c
+    first.W.array[...] = 256 * np.sign(first.W.array)  # no digit of these gets lost
+    first.b.array[...] = -0.5 * first.W.array.sum((1, 2, 3))
+    x = 0.5 + 0.001 * image(96, 96)
+    plain = ChainerEngine(encoder, decoder, CPU)
+    expected, engine = plain.run(x), graph_engines.OpenVinoEngine(encoder, decoder, plain, "bf16")
+    inside = np.s_[..., 32:-32, 32:-32]  # zeros around the image are 0.5 away from it
+    off = np.abs(engine.run(x) - expected)[inside].max()
+    assert 0 < off < 0.03 * np.abs(expected - x)[inside].max()
+
+
 def test_int8_is_near_and_its_deviation_is_told(caplog):
     needs("onnxruntime")
     encoder, decoder, _ = links(gen_residual=0.1, gen_norm="none", gen_out_activation="none", unet="concat")

@@ -86,6 +86,19 @@ def test_equals_chainer(case):
         assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(expected).max(), 1)
 
 
+@pytest.mark.parametrize("case", [{}, {"pad": "reflect"}, {"gen_sample": "half"}, {"gen_sample": "none_res"}], ids=str)
+def test_the_change_of_an_image_that_comes_in_two_parts(case):
+    """What a residual generator adds, of images rounded to bf16 and what that leaves over."""
+    options = PairedOptions(gen_residual=0.5, gen_chs=[4, 8], gen_nblock=2, **case)
+    links = generator(options, 1, 1)
+    x = np.random.default_rng(5).normal(0, 0.5, (2, 1, 12, 24)).astype(np.float32)
+    high = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    assert 1e-3 < np.abs(x - high).max() < 2**-7
+    session = onnxruntime.InferenceSession(export(*links, change=True), providers=["CPUExecutionProvider"])
+    change = session.run([OUTPUT], {INPUT: np.concatenate([high, x - high], axis=1)})[0]
+    np.testing.assert_allclose(x + 0.5 * change, by_chainer(links, x), atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["vgg", "resnet"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pretrained_encoders(kind, channels, monkeypatch):
