@@ -87,7 +87,7 @@ def choose(
         precision: "fp32"; "bf16" with OpenVINO on a CPU that has it; "int8" with ONNX Runtime.
         examples: function that gives a list of inputs (1, C, H, W) that are like those to come, for "int8".
         images: how many are to be run, as far as is known.
-        piece: as for CheckedEngine, with "fp32"; with the others all of the first image shows how far they deviate.
+        piece: as for CheckedEngine.
         unit, unit_name: what 1 of the network's [-1, 1] is, as 750 "HU", for the report of the check.
 
     Raises UserError for a combination that does not exist here.
@@ -120,9 +120,7 @@ def choose(
     if not candidates:
         return plain
     graph = graph_engines.ENGINES[candidates[0]](encoder, decoder, plain, precision, examples, images)
-    if precision != "fp32":
-        return CheckedEngine(graph, plain, None, unit, unit_name)
-    return CheckedEngine(graph, plain, TOLERANCE, unit, unit_name, piece)
+    return CheckedEngine(graph, plain, TOLERANCE if precision == "fp32" else None, unit, unit_name, piece)
 
 
 class CheckedEngine:
