@@ -12,17 +12,19 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from scipy import ndimage
 
 from medi2i.common.outputs import whole_file
 from medi2i.common.resources import bands
 from medi2i.common.training.likeness import BLOCK, block_means
 from medi2i.datasets.writing import write_npy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 SMOOTHING = 1.5  # pixels (sd); takes the noise of a low-dose CT out of the gradient, keeps outlines
 SQUARE = 2  # pixels, of the squares whose edges are taken: smooth as they are, more would tell nothing
@@ -205,8 +207,11 @@ def draw_maps(path: Path, panels: Sequence[Panel]) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _sheet(panels: tuple[tuple[str, str, tuple[int, int]], ...]) -> tuple[Figure, list[AxesImage]]:
+def _sheet(panels: tuple[tuple[str, str, tuple[int, int]], ...]) -> "tuple[Figure, list[AxesImage]]":
     """What pictures of panels (title, colour map, shape) have in common, to be drawn again and again."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes time to import, and most conversions draw none
+    from matplotlib.figure import Figure
+
     rows, columns = -(-len(panels) // COLUMNS), min(len(panels), COLUMNS)
     tallest = max(height / width for _, _, (height, width) in panels)
     height = SIDE * min(max(tallest, 0.3), 3.0)  # inches of an image
