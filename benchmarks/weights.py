@@ -195,7 +195,8 @@ def make_pairs(data: Path, out: Path, seed: int, workers: int, without: str | No
 
 
 def train(pairs: Path, runs: Path, words: Sequence[object], updates: int, seed: int) -> Path:
-    """One training of about so many ``updates``, whole epochs: the same on any machine. Returns its run folder."""
+    """One training of about so many ``updates``, whole epochs: the same on any machine. words: of its command, beside
+    TRAINING. Returns its run folder."""
     listed = pairs / "pairs.txt"
     images = len(listed.read_text(encoding="utf-8").splitlines())
     epochs = max(1, round(updates * BATCH / (CROPS * images)))

@@ -49,7 +49,7 @@ class Structure:
     edges_out: float
     shape: tuple[int, int]
     before: np.ndarray  # (h, w) edges of the input, divided by their rms, for squares of SQUARE pixels
-    after: np.ndarray  # (H, W) those of the output by theirs
+    after: np.ndarray  # (h, w) those of the output by theirs
     blocks: np.ndarray  # 1 - local correlation, 0 where there is no edge to compare, for squares of BLOCK pixels
 
     @property

@@ -185,7 +185,7 @@ def _onnx_graph(
 class OpenVinoEngine(GraphEngine):
     """OpenVINO's CPU plug-in; ``precision`` "bf16" where the CPU has it.
 
-    bf16 has 8 binary digits: half of a step of a clip of 3000 HU is 6 HU. So an image whose change is asked for
+    bf16 has 8 binary digits: near the ends of a clip of 3000 HU a step is 6 HU. So an image whose change is asked for
     (``residual``) goes in as two such numbers a pixel, and is not in what comes out.
     """
 
