@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-j", "--workers", type=int, default=2)
     options = parser.parse_args()
-    pairs = options.work / "pairs"
+    pairs = options.work / ("pairs" if options.without is None else f"pairs_without_{Path(options.without).name}")
     if not (pairs / "pairs.txt").exists():
         make_pairs(options.data, pairs, options.seed, options.workers, options.without)
     for name, channels in CHANNELS.items():

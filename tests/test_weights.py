@@ -39,8 +39,8 @@ def test_the_noise_of_all_pairs_has_one_level_and_only_that_differs(tmp_path, we
     np.testing.assert_array_equal(np.load(tmp_path / "trainA/a_0.npy"), first)
 
 
-def test_a_model_is_trained_then_goes_on_by_muon_from_there_and_that_is_packed(tmp_path, weights, monkeypatch):
-    calls = []
+def test_a_model_is_trained_by_muon_at_its_rate_and_packed(tmp_path, weights, monkeypatch):
+    calls, packed = [], []
 
     def run(words, check):
         calls.append(words)
@@ -48,18 +48,15 @@ def test_a_model_is_trained_then_goes_on_by_muon_from_there_and_that_is_packed(t
 
     (tmp_path / "work/pairs").mkdir(parents=True)
     (tmp_path / "work/pairs/pairs.txt").write_text("a\tb\n" * 8)
-    packed = []
     monkeypatch.setattr(weights.subprocess, "run", run)
     monkeypatch.setattr(weights, "pack", lambda run, model: packed.append((run, model)))
     argv = ["weights.py", "data", "--work", tmp_path / "work", "--models", tmp_path / "models", "--updates", 800]
-    monkeypatch.setattr("sys.argv", [str(word) for word in [*argv, "--only", "ct-denoise"]])
+    monkeypatch.setattr("sys.argv", [str(word) for word in argv])
     weights.main()
-    first, then = calls
-    assert first[first.index("--epoch") + 1] == "100" and then[then.index("--epoch") + 1] == "25"
-    assert "-op" not in first and then[then.index("-op") + 1] == "Muon"
-    begins = [after for word, after in itertools.pairwise(then) if word == "-m"][-1]  # the first is python -m
-    assert begins == str(tmp_path / "work/ct-denoise/20260101")
-    assert packed == [(tmp_path / "work/ct-denoise-after/20260101", tmp_path / "models/ct-denoise")]
+    for words, (name, rate) in zip(calls, weights.RATES.items(), strict=True):
+        given = dict(itertools.pairwise(words))
+        assert (given["--epoch"], given["--optimizer"], given["--learning_rate_gen"]) == ("100", "Muon", str(rate))
+        assert packed.pop(0) == (tmp_path / f"work/{name}/20260101", tmp_path / f"models/{name}")
 
 
 def test_series_of_the_body_are_cut_to_it(weights):

@@ -210,6 +210,7 @@ class OpenVinoEngine(GraphEngine):
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "INFERENCE_NUM_THREADS": threads(),
             "NUM_STREAMS": self.at_once,
+            "ENABLE_CPU_PINNING": False,  # threads that read and write are on the same cores
         }
         self._residual = decoder.spec.residual if precision == "bf16" and not encoder.spec.conv.separable else 0.0
         graph = core.read_model(_onnx_graph(encoder, decoder, precision, None, bool(self._residual)))
