@@ -9,7 +9,9 @@ A target keeps some texture, as a clinical image has it: what is measured agains
 where the noise on top is taken away and that texture is left. So thin slices are averaged, what non-local means would
 take away is given back in part, and pixel sizes, contrast and sharpness vary. On top: white noise, or noise of a lower
 dose through the projections by many kernels, from 3 to 70 HU. Then all is scaled so that this noise has LEVEL: the
-network sees one level only (--noise_level). Whole numbers in .npy, trainA and trainB as train.py reads them.
+network sees one level only (--noise_level). All of these targets have real noise, and what fits them well keeps real
+noise (docs/denoise.md): ct-denoise is from before this recipe, and ct-denoise-fast went on beyond it. Whole numbers in
+.npy, trainA and trainB as train.py reads them.
 """
 
 import argparse
