@@ -46,6 +46,7 @@ def brain() -> tuple[np.ndarray, np.ndarray]:
     folder, parts = Path(nilearn.__file__).parent / "datasets" / "data", {}
     for name in ("t1", "gm", "wm"):
         file = nibabel.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+        assert isinstance(file, nibabel.Nifti1Image)
         volume = np.asarray(file.dataobj, np.float32).T / 255  # (z, y, x)
         even = volume[:, : volume.shape[1] // 2 * 2, : volume.shape[2] // 2 * 2]
         halved = even.reshape(len(even), even.shape[1] // 2, 2, even.shape[2] // 2, 2).mean((2, 4))
@@ -85,15 +86,15 @@ def judged(run: Path, x: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float
             between.append(there.decoder(middle).array[0, 0])
             latents.append(z[-1])
     square, active = latent_statistics(np.concatenate(latents))
-    made, own, between = ((np.stack(some) + 1) / 2 for some in (made, own, between))
+    translated, again, middles = ((np.stack(some) + 1) / 2 for some in (made, own, between))
     return {
-        "mae": float(np.abs(made - truth).mean()),
-        "own_mae": float(np.abs(own - x).mean()),
-        "between_lowest": float(between.min()),
-        "between_highest": float(between.max()),
+        "mae": float(np.abs(translated - truth).mean()),
+        "own_mae": float(np.abs(again - x).mean()),
+        "between_lowest": float(middles.min()),
+        "between_highest": float(middles.max()),
         "latent_square": float(square),
         "latent_active": float(active),
-    }, made
+    }, translated
 
 
 def main() -> int:
