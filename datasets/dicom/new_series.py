@@ -146,9 +146,9 @@ class DerivedSeries:
             kind = hu.shape, encoding, encoded.padding_value, encoded.padding_limit
             if same and kind not in self._checked:  # what a reader makes of it: the same for all of a kind
                 same = _reads_back(temporary, dataset, encoded, encoding, mask)
-                self._checked.add(kind)
             if not same:
                 raise UserError(f"{temporary}: reads back differently from what was written (a failing disk?)")
+            self._checked.add(kind)
         return WriteReport(**vars(encoded.changes), path=out_path, sop_uid=dataset.SOPInstanceUID, range=encoding.range)
 
     def _header(
