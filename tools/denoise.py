@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
 
@@ -42,9 +42,11 @@ from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_file
 from medi2i.datasets.noise_level import SLICES, Noise, NoiseMeter, noise_of
 from medi2i.datasets.scaling import PAIRED_HU, Clip
-from medi2i.pix2pix import convert, train
-from medi2i.tools.evaluation import safety_page
+from medi2i.pix2pix import convert
 from medi2i.tools.evaluation.safety import Safety, find_inserts
+
+if TYPE_CHECKING:
+    from medi2i.tools.evaluation.safety_page import Load
 
 MODEL = "ct-denoise"
 TITLE = "Denoised: is it safe?"
@@ -150,7 +152,7 @@ def denoise_folders(options: DenoiseOptions) -> int:
     images = convert.images_of(conversion, model)
     chosen, left_alone = choose(options, images, card_of(options.model))
     groups = [chosen] if model.trained.noise_level is None else alike(chosen)
-    found: list[tuple[Safety, safety_page.Load]] = []
+    found: list[tuple[Safety, Load]] = []
     for number, group in enumerate(groups, 1):
         of_group = Catalogue([one.volume for one in group], images.skipped if number == 1 else [])
         level = None if model.trained.noise_level is None else level_of(group)
@@ -169,6 +171,8 @@ def denoise_folders(options: DenoiseOptions) -> int:
             path = place_for(Path(options.out), True) / CONVERSION
             path.replace(path.with_name(f"{path.stem}_{number}{path.suffix}"))
     if options.report:
+        from medi2i.tools.evaluation import safety_page  # draws, which takes time to import
+
         adapted_too = "" if options.adapt is None else ", adapted to these images"
         lead = f"by {options.model} ({model.sha256[:8]}){adapted_too}, strength {options.strength:g}"
         safety_page.write_and_tell(place_for(Path(options.out), True), TITLE, lead, found, left_alone)
@@ -325,6 +329,8 @@ def adapted(options: DenoiseOptions, trained: PairedOptions, images: Catalogue, 
 
     level: HU of noise that is to be taken away, for a network of one level.
     """
+    from medi2i.pix2pix import train  # takes time to import, and most do not train
+
     runs = place_for(Path(options.out), True) / "adapted"
     paths = [source.path.resolve() for source in images.sources]
     root = os.path.commonpath([path.parent for path in paths])
@@ -384,17 +390,19 @@ class Translation:
 # --- what came of it ------------------------------------------------------------------------------------------------
 
 
-def measure(plan: Plan, group: Sequence[Chosen], translation: "Translation") -> list[tuple[Safety, safety_page.Load]]:
+def measure(plan: Plan, group: Sequence[Chosen], translation: "Translation") -> list[tuple[Safety, "Load"]]:
     """What a conversion did to each series, for the report; ``translation``: by the same network."""
+    from medi2i.tools.evaluation.safety_page import measured
+
     out, form = Path(plan.options.out), plan.form
-    found: list[tuple[Safety, safety_page.Load]] = []
+    found: list[tuple[Safety, Load]] = []
     for volume, _, reasons in group:
         written = [(source, out / form.names(source)[0]) for source in volume.sources]
         pairs = {source.label: (source, path) for source, path in written if path.is_file()}
         if not pairs:
             continue
         spacing = volume.sources[0].spacing
-        one, load = safety_page.measured(name_of(volume), spacing, pairs)
+        one, load = measured(name_of(volume), spacing, pairs)
         one.unknown = reasons
         if spacing is not None:
             chosen = evenly([source for source, _ in pairs.values()], INSERTED)

@@ -215,7 +215,7 @@ def test_adapting_trains_on_the_very_images_and_takes_what_came_of_it(tmp_path, 
         shutil.copytree(tmp_path / "models/ct-smooth", Path(told["-o"]) / "20260101_120000")
         return 0
 
-    monkeypatch.setattr(denoise.train, "command", train)
+    monkeypatch.setattr("medi2i.pix2pix.train.command", train)
     assert run(noisy, "-o", tmp_path / "out", "-m", model, "--adapt", "3", "--no-report") == 0
     assert told["files"] == sorted(path.resolve() for path in noisy.rglob("*.dcm"))
     assert (told["-m"], told["--preset"], told["--minutes"]) == (model, "denoise_self", "3.0")
