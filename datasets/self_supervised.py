@@ -131,11 +131,22 @@ def build(options: "PairedOptions", *, multiple: int = 1) -> SelfSupervised:
         )
     if options.lambda_rec_l1 + options.lambda_rec_l2 == 0 or options.lambda_dis > 0:
         raise UserError(f"--targets {options.targets}: is for --lambda_rec_l2 or --lambda_rec_l1 and --lambda_dis 0")
+    for name in ("normalise", "clip"):
+        a, b = (vars(options)[name + domain] for domain in "AB")
+        if a != b:
+            raise UserError(
+                f"--{name}A, --{name}B: {_words(a)} and {_words(b)}; with --targets {options.targets} both domains are "
+                "the same images, so the same for both would be right"
+            )
     pairs, usual = pairs_of(sources_of(options), options.targets)
     made = paired.build(options, "train", multiple=multiple, pairs=pairs, cls=SelfSupervised)
     assert isinstance(made, SelfSupervised)
     made.targets, made.usual = options.targets, usual
     return made
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
 
 
 def sources_of(options: "PairedOptions") -> list[Source]:

@@ -134,3 +134,9 @@ def test_noise_that_pixels_share_is_refused_for_blind_pixels(noise_of_files):
 def test_what_needs_a_clean_image_is_refused(phantom, more):
     with pytest.raises(UserError, match="--targets neighbours: "):
         self_supervised.build(options(phantom, *more))
+
+
+@pytest.mark.parametrize("more", [("--normaliseA", "nyul"), ("-ca", "-500", "500"), ("-cb", "-500", "500")])
+def test_what_would_give_inputs_and_targets_another_scale_is_refused(phantom, more):
+    with pytest.raises(UserError, match="the same for both would be right"):
+        self_supervised.build(options(phantom, *more))
