@@ -51,7 +51,8 @@ def parse(cls: type[T], argv: Sequence[str] | None, about: str | None = None) ->
 
 
 def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """{option: value} of the network and the clips in the folder that training starts from. Raises UserError."""
+    """{option: value} of the network, the clips and the scales of grey levels in the folder that training starts from.
+    Raises UserError."""
     start = given.get("model_gen")
     if not start or not located(start).is_dir():
         return {}
@@ -65,8 +66,11 @@ def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"--{name}: {given[name]} is not what {start} was trained with ({known[name]}); leave it out"
             )
-    clips = (name for name in ("clipA", "clipB", "clips_in_hu") if name in cls.__dataclass_fields__)
-    return {**known, **{name: getattr(trained, name) for name in clips}}
+    scales = ["clipA", "clipB", "clips_in_hu"]
+    for domain in "AB":
+        if f"normalise{domain}" not in given:
+            scales += [f"normalise{domain}", f"landmarks{domain}"]
+    return {**known, **{name: getattr(trained, name) for name in scales if name in cls.__dataclass_fields__}}
 
 
 def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | None = None) -> dict[str, Any]:

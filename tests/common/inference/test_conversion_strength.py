@@ -59,6 +59,14 @@ def test_training_goes_on_with_the_network_of_a_model_and_its_weights(named):
     assert {file.name for file in loaded.values()} == {"enc_x3.npz", "dec_y3.npz"}
 
 
+def test_training_goes_on_with_the_scale_of_grey_levels_of_the_model_unless_told(paired_run):
+    run = paired_run(normaliseA="nyul", landmarksA=[0.0, *range(10, 110, 10)])
+    options = parse(PairedOptions, ["-m", str(run), "-R", "data"])
+    assert (options.normaliseA, options.normaliseB) == ("nyul", "none") and options.landmarksA[-1] == 100
+    other = parse(PairedOptions, ["-m", str(run), "-R", "data", "--normaliseA", "percentiles"])
+    assert other.normaliseA == "percentiles" and other.landmarksA is None
+
+
 def test_another_network_than_the_models_is_refused(named):
     with pytest.raises(convert.UserError, match="--gen_chs: .* is not what smooth was trained with"):
         parse(PairedOptions, ["-m", named, "--gen_chs", "8", "16"])
