@@ -5,13 +5,13 @@
   python benchmarks/weights.py /path/to/data --work weights --only ct-denoise-fast
   python benchmarks/weights.py /path/to/data --work other --only ct-denoise --without ct-abdomen-ge --models other
 
-A target keeps some texture, as a clinical image has it: what is measured against an image with noise of its own is best
-where the noise on top is taken away and that texture is left. So thin slices are averaged, what non-local means would
-take away is given back in part, and pixel sizes, contrast and sharpness vary. On top: white noise, or noise of a lower
-dose through the projections by many kernels, from 3 to 70 HU. Then all is scaled so that this noise has LEVEL: the
-network sees one level only (--noise_level). All of these targets have real noise, and what fits them well keeps real
-noise (docs/denoise.md): ct-denoise is from before this recipe, and ct-denoise-fast went on beyond it. Whole numbers in
-.npy, trainA and trainB as train.py reads them.
+A network keeps noise that it has seen in targets, so none has that of its scanner where it is more than QUIET: thin
+slices are averaged and cleaned by non-local means. Two of three then get a texture, as a clinical image has it, by the
+noise of another scan (what is measured against an image with noise of its own is best where that is left), and
+pixel sizes, contrast and sharpness vary. The third has none, larger pixels, and ellipses from faint to bright.
+On top: white noise, or noise of a lower dose through projections by many kernels, from 3 to 70 HU. Then all is scaled
+so that this noise has LEVEL: the network sees one level only (--noise_level), and where all noise is to go, one that is
+as far off as an estimate may be. Whole numbers in .npy, trainA and trainB as train.py reads them.
 """
 
 import argparse
@@ -50,6 +50,9 @@ TRAINING = (
     *("--batch_size", BATCH, "--crops_per_image", CROPS, "--cache_mb", 4000),
     *("--optimizer", "Muon"),
 )
+CLEAN = 3  # of so many pairs one has a target without noise
+OFF = (0.8, 1.2)  # of the level that such a pair is told, times the noise: an estimate is off, too
+QUIET = 5.0  # HU; a series with less noise of its own may be a target as it is
 LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
 TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
 BODY = -300.0  # HU; above is the patient
@@ -72,12 +75,12 @@ class Series:
 
 
 SERIES = (
-    Series("ct-abdomen-ge", 1, 1, 9.0, 8),
-    Series("ct-chest-philips", 5, 5, 12.0, 4),
-    Series("ct-chest-philips", 3, 4, 13.0, 4, half=True),
-    Series("ct-phantom-philips/soft-5mm", 1, 2, 4.0, 4),
-    Series("ct-phantom-philips/soft-1mm", 1, 5, 3.5, 4),
-    Series("ct-phantom-philips/sharp-1mm", 5, 5, 9.5, 4),
+    Series("ct-abdomen-ge", 1, 1, 9.0, 12),
+    Series("ct-chest-philips", 5, 5, 12.0, 6),
+    Series("ct-chest-philips", 3, 4, 13.0, 6, half=True),
+    Series("ct-phantom-philips/soft-5mm", 1, 2, 4.0, 6),
+    Series("ct-phantom-philips/soft-1mm", 1, 5, 3.5, 6),
+    Series("ct-phantom-philips/sharp-1mm", 5, 5, 9.5, 6),
 )
 
 
@@ -117,15 +120,13 @@ def target(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(image (H, W) in HU with a texture of its own, ``field`` on its grid).
 
-    Often the image is as it is where its noise is low. Else its texture is weaker or stronger, or another kernel's; or
-    its edges are sharper, its contrast higher or its pixels larger: what other scanners and patients may bring.
+    The image is as it is only where its noise is low: a network keeps noise that it has seen in targets.
+    Else its texture is another kernel's; or its edges are sharper, its contrast higher or its pixels larger: what other
+    scanners and patients may bring.
     """
     own, hu = task.series.own, task.hu
-    draw = rng.random()
-    if draw < 0.3:
+    if own > QUIET or rng.random() < 0.5:
         hu = smooth + textured(field, hu, rng.uniform(*TEXTURE), rng)
-    elif own > 10 or draw < 0.7:
-        hu = smooth + rng.uniform(*TEXTURE) / own * (hu - smooth)
     if rng.random() < 0.3:
         hu = hu + rng.uniform(0.3, 1.2) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
     if rng.random() < 0.3:
@@ -135,6 +136,43 @@ def target(
         soft = 0.35 * max(1 / zoom - 1, 0)
         hu, field = (ndimage.zoom(ndimage.gaussian_filter(one, soft), zoom, order=3) for one in (hu, field))
     return hu, field
+
+
+def clean_target(task: Task, smooth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Image (H, W) in HU without noise: what is left of it in ``smooth`` falls by pixels of twice the size or more.
+
+    Ellipses lie on it, from faint ones in soft tissue, which are to be kept, to calcium.
+    """
+    hu = smooth if task.series.half or task.series.own < 5 else noise._block_mean(smooth, 2)
+    zoom = rng.uniform(0.7, 1.3)
+    hu = ndimage.zoom(ndimage.gaussian_filter(hu, 0.35 * max(1 / zoom - 1, 0)), zoom, order=3)
+    hu = hu + rng.uniform(0, 1.5) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
+    if rng.random() < 0.3:
+        hu = (hu - BODY) * rng.uniform(0.7, 1.8) + BODY + rng.uniform(-50, 50)
+    return with_ellipses(hu, rng)
+
+
+def with_ellipses(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``hu`` (H, W) and, in the body, an ellipse for every 800 pixels or so, of 8 to 120 HU and 1.5 to 20 pixels."""
+    hu = hu.copy()
+    inside = np.argwhere(hu > BODY)
+    for _ in range(rng.integers(0, len(inside) // 400 + 1)):
+        (row, column), angle = inside[rng.integers(len(inside))], rng.uniform(0, np.pi)
+        long, short = (np.exp(rng.uniform(*np.log((1.5, 20)))) for _ in range(2))
+        reach = int(max(long, short)) + 3
+        part = (slice(max(row - reach, 0), row + reach + 1), slice(max(column - reach, 0), column + reach + 1))
+        y, x = np.mgrid[part]
+        turned = np.hypot(
+            ((y - row) * np.cos(angle) + (x - column) * np.sin(angle)) / long,
+            ((x - column) * np.cos(angle) - (y - row) * np.sin(angle)) / short,
+        )
+        edge = np.clip((1 - turned) * min(long, short) / rng.uniform(1, 3) + 0.5, 0, 1)
+        hu[part] += (
+            rng.choice((-1, 1))
+            * np.exp(rng.uniform(*np.log((8, 120))))
+            * edge[: hu[part].shape[0], : hu[part].shape[1]]
+        )
+    return hu
 
 
 def kernel(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -170,17 +208,19 @@ def make(task: Task, out: Path) -> list[str]:
     for repeat in range(task.series.repeats):
         # Turned, it is the noise of another scan: a target that has its texture of the field is no part of it.
         other = np.rot90(field, 2)
-        hu, beside = target(task, smooth, field, rng)
+        clean = repeat % CLEAN == CLEAN - 1
+        hu, beside = (clean_target(task, smooth, rng), field) if clean else target(task, smooth, field, rng)
         level = np.exp(rng.uniform(*np.log(LEVELS)))
         if repeat % 2:
             added = level * rng.standard_normal(hu.shape)
         else:
-            if beside.shape != other.shape:
+            if hu.shape != other.shape:
                 other = ndimage.zoom(other, np.divide(hu.shape, other.shape), order=3)
             added = textured(other, hu, level, rng)
+        told = level * rng.uniform(*OFF) if clean else level
         names.append(f"{task.name}_{repeat}.npy")
         for folder, image in (("trainA", hu + added), ("trainB", hu)):
-            scaled = np.clip(np.rint(image * (LEVEL / level)), *CLIP).astype(np.int16)
+            scaled = np.clip(np.rint(image * (LEVEL / told)), *CLIP).astype(np.int16)
             np.save(out / folder / names[-1], scaled, allow_pickle=False)
     return names
 
