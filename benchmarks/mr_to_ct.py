@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""MR to CT on two patients: trained on one, tested on the other, and the reverse; with pairs, and without.
+
+    python benchmarks/mr_to_ct.py /path/to/mr-ct-thigh --work mr_to_ct --minutes 10 [--only paired] [--seeds 0 1 2]
+
+The folder has one folder a patient, with CT and MR_T1 in one frame of reference; their common part is cut out and
+masked by register.py. Told are, inside of the body, MAE in HU and the Dice of bone by evaluate.py beside its simple
+rows, and the means of muscle and fat, which the MR tells (Otsu's threshold of its tissue). "anatomy" is paired, with
+the features of a segmentor of air, fat, muscle and bone, trained on CT of the same patient. What is trained is kept
+in --work.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from own_scripts import command, trained
+from skimage.filters import threshold_otsu
+
+from medi2i.common.outputs import write_text
+from medi2i.datasets import dicom
+from medi2i.datasets.writing import write_image, write_npy
+
+CLIP = (-1024, 2000)
+MR = ("--normaliseA", "percentiles", "-cb", *CLIP)
+ROWS, METRICS = ("network", "water", "histogram"), ("mae", "dice bone", "psnr full", "ssim full")
+CLASSES = (-400, -20, 150)  # HU between air, fat, muscle and bone
+WAYS = {
+    "paired": ("pix2pix/train.py", "--preset", "synthesis", *MR),
+    "anatomy": ("pix2pix/train.py", "--preset", "synthesis", *MR, "--lambda_anatomy", 1),
+    "unpaired": ("cyclegan/train.py", "--preset", "synthesis", *MR),
+}
+TISSUE = 0.1  # of the brightest MR; what is darker is no tissue, or bone
+BODY = -300.0  # HU
+
+
+def cut(folder: Path, out: Path) -> list[str]:
+    """trainA (MR) and trainB (CT) of each patient in ``out``, on one grid, and pairs_PATIENT.txt. Returns patients."""
+    patients = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for patient in patients:
+        for part, kind, template in (("trainB", "CT", folder / patient / "MR_T1"), ("trainA", "MR_T1", None)):
+            words = ("--to", "position", "--mask", "template", "--template", template or out / "trainB" / patient)
+            if not (out / part / patient).exists():
+                command("tools/register.py", "-i", folder / patient / kind, "-o", out / part / patient, *words)
+        names = sorted(path.relative_to(out / "trainA") for path in (out / "trainA" / patient).rglob("*.dcm"))
+        write_text(out / f"pairs_{patient}.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
+    return patients
+
+
+def pairs_of(data: Path, patient: str) -> list[list[str]]:
+    return [line.split("\t") for line in (data / f"pairs_{patient}.txt").read_text().splitlines()]
+
+
+def segmentor(data: Path, patient: str, work: Path, minutes: float) -> Path:
+    """A run that tells air, fat, muscle and bone of the patient's CT by its levels."""
+    place = work / f"classes_{patient}"
+    for _, ct in pairs_of(data, patient):
+        hu = dicom.read(data / ct).hu.astype(np.int16)
+        for part, values in (("trainA", hu), ("trainB", np.digitize(hu, CLASSES).astype(np.uint8))):
+            write_npy(place / "data" / part / f"{Path(ct).stem}.npy", values)
+    words = ("--imgtype", "npy", "-cn", len(CLASSES) + 1, "-ca", *CLIP, "-R", place / "data", "-gc", 16, 32, 64)
+    size = ("-cw", 64, "-ch", 64, "-gnb", 2, "-u", "concat", "-b", 4, "-rt", -1)
+    return trained(place / "runs", minutes, "pix2pix/train.py", *words, *size)
+
+
+def tissues(mr: list[np.ndarray], ct: list[np.ndarray], made: list[np.ndarray]) -> tuple[float, float]:
+    """Means of ``made`` in muscle and in fat, HU: what is dark and bright in the MR's tissue, within the CT's body."""
+    grey, body = np.stack(mr), np.stack(ct) > BODY
+    tissue = body & (grey > TISSUE * np.percentile(grey, 99.5))
+    bright = grey > threshold_otsu(grey[tissue])
+    result = np.stack(made)
+    return float(result[tissue & ~bright].mean()), float(result[tissue & bright].mean())
+
+
+def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> tuple[dict[str, float], np.ndarray]:
+    """Figures of a run, HU and Dice, and MR, result and truth of four slices, [0, 1]."""
+    place = run.parent.parent / f"{run.parent.name}_shown"
+    folder, given = place / "converted", ("-i", data / "trainA" / shown)
+    command(f"{application}/convert.py", run, *given, "--modality", "CT", "-o", folder, "--force")
+    table = ("-R", data, "--val_pairs", data / f"pairs_{learnt}.txt", "--body", "-o", place / "evaluation")
+    command("tools/evaluate.py", *given, "-t", data / "trainB" / shown, "-c", f"network={folder}", *table)
+    summary = json.loads((place / "evaluation" / "evaluation.json").read_text())["summary"]
+    pairs = pairs_of(data, shown)
+    found = {Path(one).name: one for one in map(str, folder.rglob("*.dcm"))}
+    mr, ct, made = (
+        [dicom.read(path).hu for path in paths]
+        for paths in (
+            [data / a for a, _ in pairs],
+            [data / b for _, b in pairs],
+            [found[Path(a).name] for a, _ in pairs],
+        )
+    )
+    muscle, fat = tissues(mr, ct, made)
+    some = range(len(pairs) // 8, len(pairs), max(len(pairs) // 4, 1))
+    pictures = [
+        np.concatenate([mr[i] / np.percentile(np.stack(mr), 99.5), (made[i] + 300) / 600, (ct[i] + 300) / 600])
+        for i in some
+    ]
+    figures = {
+        f"{one['row']}_{one['metric']}": one["mean"]
+        for one in summary
+        if one["row"] in ROWS and one["metric"] in METRICS and one["series"] == "all"
+    }
+    return {**figures, "muscle": muscle, "fat": fat}, np.concatenate(pictures, axis=1)
+
+
+def one_patient(data: Path, patient: str, out: Path) -> Path:
+    """trainA and trainB of a patient, as links."""
+    for part in ("trainA", "trainB"):
+        (out / part).mkdir(parents=True, exist_ok=True)
+        if not (out / part / patient).exists():
+            (out / part / patient).symlink_to((data / part / patient).resolve())
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with a folder a patient")
+    parser.add_argument("--work", type=Path, default=Path("mr_to_ct_work"), help="folder for pairs and trainings")
+    parser.add_argument("--minutes", type=float, default=10, help="of each training; a segmentor has a fifth")
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    data = options.work / "data"
+    patients = cut(options.data, data)
+    for way in options.only:
+        for learnt, shown in zip(patients, reversed(patients), strict=True):
+            words: list[object] = [*WAYS[way]]
+            if way == "anatomy":
+                words += ["--segmentor", segmentor(data, learnt, options.work, options.minutes / 5)]
+            words += ["-t", data / f"pairs_{learnt}.txt"] if way != "unpaired" else []
+            for seed in options.seeds:
+                place = options.work / f"{way}_{learnt}_{seed}"
+                root = data if way != "unpaired" else one_patient(data, learnt, options.work / f"only_{learnt}")
+                run = trained(place, options.minutes, *words, "-R", root, "--seed", seed)
+                figures, picture = judged(data, learnt, shown, run, Path(WAYS[way][0]).parent.name)
+                write_image(
+                    options.work / f"{way}_{learnt}_{seed}.png", np.clip(picture, 0, 1)[None] * 255, "png", bits=8
+                )
+                print(
+                    f"{way}, {learnt} -> {shown}, seed {seed}: "
+                    + json.dumps({name: round(value, 3) for name, value in figures.items()}),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
