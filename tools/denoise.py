@@ -53,6 +53,7 @@ TITLE = "Denoised: is it safe?"
 LARGEST_DEVIATION = 1.0  # HU RMS, that a quicker precision may differ by
 LEAST_NOISE = 2.0  # HU; below, there is nothing to gain
 LEAST_LEVEL = 0.5  # HU, of rounding: of images without noise, where they are denoised anyway
+ADAPT_RATE = 2e-4  # of Muon, for weights that are good already and networks wider than the preset's
 INSERTED = 3  # slices that discs are put into
 ITERATIVE = re.compile(  # names of iterative and learned reconstructions, where makers write them
     r"(?<![a-z])(i-?dose|asi?r(-v)?(?![a-z])|veo(?![a-z])|safire|admire|aidr|aice(?![a-z])|dlir|truefidelity|mbir"
@@ -335,6 +336,7 @@ def adapted(options: DenoiseOptions, trained: PairedOptions, images: Catalogue, 
     paths = [source.path.resolve() for source in images.sources]
     root = os.path.commonpath([path.parent for path in paths])
     words: list[object] = ["-R", root, "-m", options.model, "--preset", "denoise_self", "--minutes", options.adapt]
+    words += ["--learning_rate_gen", ADAPT_RATE]
     if level is not None and trained.noise_level is not None:
         for flag, clip in (("-ca", trained.clipA), ("-cb", trained.clipB)):
             scaled = for_noise(Clip(*clip), trained.noise_level, level)

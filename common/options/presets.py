@@ -67,13 +67,19 @@ _IN_MINUTES = (
     ),
     Setting("lambda_rec_l1", 0, "lambda_rec_l2 in its place"),
     _NO_ADVERSARY,
-    Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable; 2e-3 was not"),
-    Setting("adam_beta1", 0.9, "Adam's own value: the gradient of an error hardly turns from step to step"),
     Setting("batch_size", 2, "two crops an update: in 100 s of a core 5.3 HU, four 5.6, eight 5.8 (ct-head)"),
     Setting("ema", 0.999, "the average of the last updates is better than the last one"),
     Setting("random_rot90", True, "noise has no up and down: eight times the crops"),
     *_SMALL_CROPS,
     *_LONG_EPOCHS,
+)
+_BY_ADAM = (
+    Setting("learning_rate_gen", 1e-3, "without an adversary a higher rate is stable; 2e-3 was not"),
+    Setting("adam_beta1", 0.9, "Adam's own value: the gradient of an error hardly turns from step to step"),
+)
+_BY_MUON = (
+    Setting("optimizer", "Muon", "orthogonal steps: in 90 s of a core 5.2 HU, by Adam 5.5 (ct-head)"),
+    Setting("learning_rate_gen", 3e-3, "Muon's steps are of equal size in all layers; wider networks need less"),
 )
 
 PAIRED = MappingProxyType(
@@ -84,6 +90,7 @@ PAIRED = MappingProxyType(
                 Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
                 *_WHAT_TO_TAKE_AWAY,
                 *_IN_MINUTES,
+                *_BY_MUON,
             ),
         ),
         "denoise_self": Preset(
@@ -93,6 +100,7 @@ PAIRED = MappingProxyType(
                 Setting("gen_residual", 0.02, "the layers say only what to take away, in steps of the size of noise"),
                 *_WHAT_TO_TAKE_AWAY,
                 *_IN_MINUTES,
+                *_BY_MUON,
             ),
         ),
         "synthesis": Preset(
@@ -129,6 +137,7 @@ PAIRED = MappingProxyType(
                 Setting("gen_residual", 0.05, "the layers say only which detail to add"),
                 *_WHAT_TO_TAKE_AWAY,
                 *_IN_MINUTES,
+                *_BY_ADAM,
             ),
         ),
         "superres_gan": Preset(
