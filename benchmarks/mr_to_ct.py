@@ -134,7 +134,7 @@ def main() -> None:
                 place = options.work / f"{way}_{learnt}_{seed}"
                 root = data if way != "unpaired" else one_patient(data, learnt, options.work / f"only_{learnt}")
                 run = trained(place, options.minutes, *words, "-R", root, "--seed", seed)
-                figures, picture = judged(data, learnt, shown, run, Path(WAYS[way][0]).parent.name)
+                figures, picture = judged(data, learnt, shown, run, Path(str(WAYS[way][0])).parent.name)
                 write_image(
                     options.work / f"{way}_{learnt}_{seed}.png", np.clip(picture, 0, 1)[None] * 255, "png", bits=8
                 )
