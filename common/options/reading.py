@@ -66,6 +66,12 @@ def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"--{name}: {given[name]} is not what {start} was trained with ({known[name]}); leave it out"
             )
+    level = getattr(trained, "noise_level", None)
+    if level is not None and given.get("noise_level") is None:
+        raise UserError(
+            f"--model_gen: {start} has seen images scaled to {level:g} HU of noise; --noise_level with the noise of "
+            f"yours, and its clips times that / {level:g}, would be right (medi2i denoise --adapt does)"
+        )
     scales = ["clipA", "clipB", "clips_in_hu"]
     for domain in "AB":
         if f"normalise{domain}" not in given:

@@ -53,7 +53,7 @@ def test_a_model_is_taken_by_its_name_wherever_a_run_folder_is(tmp_path, named, 
 
 def test_training_goes_on_with_the_network_of_a_model_and_its_weights(named):
     options = parse(PairedOptions, ["-m", named, "--preset", "denoise", "-R", "data"])
-    assert options.gen_chs == [1] and options.clipA == [-1024, 2000] and options.learning_rate_gen == 1e-3
+    assert options.gen_chs == [1] and options.clipA == [-1024, 2000] and options.learning_rate_gen == 3e-3
     networks = build(PairedOptions(**{**vars(options), "ch": 1, "out_ch": 1})).as_dict()
     loaded = load_initial(options.model_gen, networks, ["enc_x", "dec_y"])
     assert {file.name for file in loaded.values()} == {"enc_x3.npz", "dec_y3.npz"}
@@ -65,6 +65,13 @@ def test_training_goes_on_with_the_scale_of_grey_levels_of_the_model_unless_told
     assert (options.normaliseA, options.normaliseB) == ("nyul", "none") and options.landmarksA[-1] == 100
     other = parse(PairedOptions, ["-m", str(run), "-R", "data", "--normaliseA", "percentiles"])
     assert other.normaliseA == "percentiles" and other.landmarksA is None
+
+
+def test_a_network_of_one_level_of_noise_wants_to_know_that_of_the_images(paired_run):
+    words = ["-m", str(paired_run(noise_level=20)), "-R", "data"]
+    with pytest.raises(convert.UserError, match="scaled to 20 HU of noise; --noise_level with the noise of yours"):
+        parse(PairedOptions, words)
+    assert parse(PairedOptions, [*words, "--noise_level", "8"]).noise_level == 8
 
 
 def test_another_network_than_the_models_is_refused(named):
