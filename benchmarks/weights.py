@@ -143,7 +143,7 @@ def clean_target(task: Task, smooth: np.ndarray, rng: np.random.Generator) -> np
 
     Ellipses lie on it, from faint ones in soft tissue, which are to be kept, to calcium.
     """
-    hu = smooth if task.series.half or task.series.own < 5 else noise._block_mean(smooth, 2)
+    hu = smooth if task.series.half or task.series.own <= QUIET else noise._block_mean(smooth, 2)
     zoom = rng.uniform(0.7, 1.3)
     hu = ndimage.zoom(ndimage.gaussian_filter(hu, 0.35 * max(1 / zoom - 1, 0)), zoom, order=3)
     hu = hu + rng.uniform(0, 1.5) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
