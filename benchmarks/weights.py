@@ -129,13 +129,23 @@ def target(
         hu = smooth + textured(field, hu, rng.uniform(*TEXTURE), rng)
     if rng.random() < 0.3:
         hu = hu + rng.uniform(0.3, 1.2) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
-    if rng.random() < 0.3:
-        hu = (hu - BODY) * rng.uniform(0.7, 1.8) + BODY + rng.uniform(-50, 50)
+    hu = of_other_contrast(hu, rng)
     if rng.random() < 0.4:
         zoom = rng.uniform(0.5, 1.3) if task.series.half else rng.uniform(0.45, 1.0)
-        soft = 0.35 * max(1 / zoom - 1, 0)
-        hu, field = (ndimage.zoom(ndimage.gaussian_filter(one, soft), zoom, order=3) for one in (hu, field))
+        hu, field = zoomed(hu, zoom), zoomed(field, zoom)
     return hu, field
+
+
+def of_other_contrast(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Three times of ten ``hu`` (H, W) with another contrast and level of tissue, else as it is."""
+    if rng.random() < 0.3:
+        return (hu - BODY) * rng.uniform(0.7, 1.8) + BODY + rng.uniform(-50, 50)
+    return hu
+
+
+def zoomed(image: np.ndarray, zoom: float) -> np.ndarray:
+    """(H, W) on a grid of ``zoom`` times its rows and columns, smoothed before it becomes coarser."""
+    return ndimage.zoom(ndimage.gaussian_filter(image, 0.35 * max(1 / zoom - 1, 0)), zoom, order=3)
 
 
 def clean_target(task: Task, smooth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -144,11 +154,9 @@ def clean_target(task: Task, smooth: np.ndarray, rng: np.random.Generator) -> np
     Ellipses lie on it, from faint ones in soft tissue, which are to be kept, to calcium.
     """
     hu = smooth if task.series.half or task.series.own <= QUIET else noise._block_mean(smooth, 2)
-    zoom = rng.uniform(0.7, 1.3)
-    hu = ndimage.zoom(ndimage.gaussian_filter(hu, 0.35 * max(1 / zoom - 1, 0)), zoom, order=3)
+    hu = zoomed(hu, rng.uniform(0.7, 1.3))
     hu = hu + rng.uniform(0, 1.5) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
-    if rng.random() < 0.3:
-        hu = (hu - BODY) * rng.uniform(0.7, 1.8) + BODY + rng.uniform(-50, 50)
+    hu = of_other_contrast(hu, rng)
     return with_ellipses(hu, rng)
 
 
