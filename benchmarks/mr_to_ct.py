@@ -82,7 +82,7 @@ def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> 
     command("tools/evaluate.py", *given, "-t", data / "trainB" / shown, "-c", f"network={folder}", *table)
     summary = json.loads((place / "evaluation" / "evaluation.json").read_text())["summary"]
     pairs = pairs_of(data, shown)
-    found = {Path(one).name: one for one in map(str, folder.rglob("*.dcm"))}
+    found = {path.name: path for path in folder.rglob("*.dcm")}
     mr, ct, made = (
         [dicom.read(path).hu for path in paths]
         for paths in (
@@ -129,11 +129,13 @@ def main() -> None:
             words: list[object] = [*WAYS[way]]
             if way == "anatomy":
                 words += ["--segmentor", segmentor(data, learnt, options.work, options.minutes / 5)]
-            words += ["-t", data / f"pairs_{learnt}.txt"] if way != "unpaired" else []
+            if way == "unpaired":
+                words += ["-R", one_patient(data, learnt, options.work / f"only_{learnt}")]
+            else:
+                words += ["-R", data, "-t", data / f"pairs_{learnt}.txt"]
             for seed in options.seeds:
                 place = options.work / f"{way}_{learnt}_{seed}"
-                root = data if way != "unpaired" else one_patient(data, learnt, options.work / f"only_{learnt}")
-                run = trained(place, options.minutes, *words, "-R", root, "--seed", seed)
+                run = trained(place, options.minutes, *words, "--seed", seed)
                 figures, picture = judged(data, learnt, shown, run, Path(str(WAYS[way][0])).parent.name)
                 write_image(
                     options.work / f"{way}_{learnt}_{seed}.png", np.clip(picture, 0, 1)[None] * 255, "png", bits=8
