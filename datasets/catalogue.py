@@ -143,12 +143,13 @@ def list_images(
     headers: bool = False,
     labels: bool = False,
     by_file: bool = False,
+    copies: bool = False,
 ) -> Catalogue:
     """The ``Catalogue`` of ``entries``; several of them may begin with one file.
 
     kind: of all files; None: what each one's name says, else DICOM. decode: as for ``dicom.scan``. headers: those of
     other kinds are read, too, with ``labels`` as for ``read_header``. by_file: the slices of a DICOM series follow each
-    other as the entries do, not along its normal.
+    other as the entries do, not along its normal. copies: as for ``dicom.scan``.
     """
     by_path: dict[Path, list[Entry]] = collections.defaultdict(list)
     for paths, name in entries:
@@ -157,7 +158,7 @@ def list_images(
     slices = [path for path in by_path if kinds[path] == "dcm"]
     missing = [Skipped(path, by_path[path][0][1], "no such file") for path in slices if not path.exists()]
     places = [path for path in slices if path.exists()]
-    scan = dicom.scan(places, decode=decode, progress=headers) if places else dicom.Scan([])
+    scan = dicom.scan(places, decode=decode, progress=headers, copies=copies) if places else dicom.Scan([])
     found = _of_scan(scan, by_path.__getitem__)
     found.skipped[:0] = missing
     if by_file:
@@ -219,14 +220,19 @@ def name_below(file: Path, root: Path) -> str:
 
 
 def describe(
-    files: Iterable[Path], root: Path, kind: str | None = None, labels: bool = False, by_file: bool = False
+    files: Iterable[Path],
+    root: Path,
+    kind: str | None = None,
+    labels: bool = False,
+    by_file: bool = False,
+    copies: bool = False,
 ) -> Catalogue:
     """The ``Catalogue`` of ``files`` below ``root``, each looked into now: what cannot be used is known at once.
 
-    kind, labels, by_file: as for ``list_images``.
+    kind, labels, by_file, copies: as for ``list_images``.
     """
     entries = [((file,), name_below(file, root)) for file in dict.fromkeys(files)]
-    found = list_images(entries, kind, headers=True, labels=labels, by_file=by_file)
+    found = list_images(entries, kind, headers=True, labels=labels, by_file=by_file, copies=copies)
     for volume in found.volumes:
         if volume.series is not None:
             for note in volume.series.warnings:

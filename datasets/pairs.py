@@ -73,8 +73,14 @@ def find_pairs(
         of_sides = tuple(None if kind == "auto" else kind for kind in kinds)
     if not rows:
         _stop(where, problems)
-    inputs = describe([file for row in rows for file in row.inputs], roots[0], of_sides[0], by_file=by_file)
-    outputs = describe([file for row in rows for file in row.outputs], roots[1], of_sides[1], labels, by_file)
+    # Pairs of several realisations of noise have the same target in several files.
+    inputs, outputs = (
+        describe(files, folder, kind, classes, by_file, copies=True)
+        for files, folder, kind, classes in (
+            ([file for row in rows for file in row.inputs], roots[0], of_sides[0], False),
+            ([file for row in rows for file in row.outputs], roots[1], of_sides[1], labels),
+        )
+    )
     by_path, of_outputs = inputs.by_path(), outputs.by_path()
     pairs: list[Pair] = []
     left_out = 0

@@ -77,12 +77,14 @@ def scan(
     max_pixels: int | None = None,
     workers: int | None = None,
     progress: bool = False,
+    copies: bool = False,
 ) -> Scan:
     """Find all CT, MR and PT images in files and folders (by content, recursively) and group them into sorted series.
 
     decode: also decode every image, so that a damaged one is skipped now and not in the middle of a training; gives
     HU ranges.
     workers: processes, default one per core; the result does not depend on it.
+    copies: files that repeat others make series of their own, so that all can be used; else they are skipped.
     Raises UserError where a place does not exist. A file that cannot be used is listed in ``skipped``; it never stops
     the scan.
     """
@@ -95,9 +97,11 @@ def scan(
             result.skipped.append(found)
         else:
             slices.extend(found)
-    slices, copies = _drop_copies(slices, modalities, max_pixels)
-    result.skipped.extend(copies)
-    result.series = group(slices)
+    sets, repeated = _without_copies(slices, modalities, max_pixels)
+    if not copies:
+        result.skipped.extend(repeated)
+        del sets[1:]
+    result.series = [series for one in sets for series in group(one)]
     return result
 
 
@@ -168,33 +172,33 @@ def examine_file(
         return Skipped(path, f"damaged DICOM ({type(error).__name__}: {short(error)})")
 
 
-def _drop_copies(
+def _without_copies(
     slices: list[SliceRef], modalities: tuple[str, ...], max_pixels: int | None
-) -> tuple[list[SliceRef], list[Skipped]]:
-    """Leave out files that repeat another one: same UID, place and pixels. The same UID alone is a writer's mistake,
-    not a copy."""
-    first: dict[tuple, list[SliceRef]] = defaultdict(list)
-    kept, copies = [], []
+) -> tuple[list[list[SliceRef]], list[Skipped]]:
+    """Sets of slices none of which repeats another one of its set: same UID, place and pixels in another file; the
+    first set has one of each. And all files that repeat others. The same UID alone is a writer's mistake, no copy."""
+    known: dict[tuple, list[list[SliceRef]]] = defaultdict(list)  # each a slice and its copies
+    sets: dict[int, list[SliceRef]] = defaultdict(list)
+    repeated = []
     for item in slices:
         key = (item.sop_uid, item.series_uid, item.frame, item.position, item.instance, item.shape, item.hu_range)
-        twin = (
-            next(
-                (
-                    other
-                    for other in first[key]
-                    if other.path != item.path and _same_pixels(item, other, modalities, max_pixels)
-                ),
-                None,
-            )
-            if item.sop_uid
-            else None
+        alike = next(
+            (
+                others
+                for others in known[key]
+                if item.sop_uid
+                and others[0].path != item.path
+                and _same_pixels(item, others[0], modalities, max_pixels)
+            ),
+            None,
         )
-        if twin is None:
-            first[key].append(item)
-            kept.append(item)
+        if alike is None:
+            known[key].append(alike := [])
         elif item.frame == 0:
-            copies.append(Skipped(item.path, f"copy of {twin.path}"))
-    return kept, copies
+            repeated.append(Skipped(item.path, f"copy of {alike[0].path}"))
+        sets[len(alike)].append(item)
+        alike.append(item)
+    return list(sets.values()), repeated
 
 
 def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], max_pixels: int | None) -> bool:

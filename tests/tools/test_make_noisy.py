@@ -13,7 +13,9 @@ from PIL import Image
 
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom import scanning
+from medi2i.datasets.pairs import find_pairs
 from medi2i.tools import make_noisy, make_phantom, split_pairs
+from medi2i.tools.evaluation.files import list_pairs
 from medi2i.tools.making.phantom import phantom
 
 
@@ -172,6 +174,21 @@ def test_realisations_differ_and_stay_together(made, tmp_path):
         for part in ("train", "val")
     )
     assert train and val and not {t.split("\t")[0] for t in train} & {v.split("\t")[0] for v in val}
+
+
+@pytest.mark.parametrize("place", ["pairs.txt", "__train__"])
+def test_every_realisation_is_a_pair(made, tmp_path, caplog, place):
+    """Their clean images are the same, in files of their own: no file among a pair's is left out as a copy."""
+    noisy(made, tmp_path / "o", "--repeat", "2")
+    caplog.clear()
+    pairs = find_pairs(tmp_path / "o", place)
+    assert len({pair.inputs[0].path for pair in pairs}) == 20 and not caplog.records
+    for pair in pairs:
+        assert pair.inputs[0].name.split("noise")[1] == pair.outputs[0].name.split("noise")[1]
+    windows = {(pair.outputs[0].group, pair.outputs[0].place) for pair in pairs}
+    assert windows == {(group, number) for group in range(4) for number in range(5)}
+    inputs, truths = list_pairs("pairs.txt", tmp_path / "o")
+    assert len(truths.files) == 20 and truths.files.keys() == inputs.files.keys() and not truths.skipped
 
 
 def test_names_cannot_collide(made, tmp_path):

@@ -88,7 +88,7 @@ def list_pairs(
 
 
 def _listed(root: Path, entries: list[Entry], kind: str | None) -> Listing:
-    found = list_images(entries, kind or "dcm")
+    found = list_images(entries, kind or "dcm", copies=True)
     if (kind or "dcm") == "dcm":
         found.require_series(root)
     files = {

@@ -125,6 +125,16 @@ def test_copies_are_skipped_and_equal_uids_alone_are_not_copies(ct_file, tmp_pat
     assert len(series.slices) == 2 and "1 slices repeat the SOPInstanceUID" in series.warnings[-1]
 
 
+def test_copies_may_be_series_of_their_own(ct_file, tmp_path):
+    for place in (1, 2):
+        one = ct_file(f"a{place}", STORED, SOPInstanceUID=f"1.2.3.{place}", InstanceNumber=place)
+        for copy in "bc"[: 3 - place]:
+            (tmp_path / f"{copy}{place}").write_bytes(one.read_bytes())
+    scan = dicom.scan(tmp_path, copies=True)
+    assert not scan.skipped
+    assert [[s.path.name for s in one.slices] for one in scan.series] == [["a1", "a2"], ["b1", "b2"], ["c1"]]
+
+
 def test_bad_files_among_good_ones(ct_file, tmp_path):
     write_series(ct_file, "s", (1, 2, 3))
     (tmp_path / "LICENSE").write_text("text")
