@@ -6,7 +6,7 @@
 # make quality CT=/path/to/series   trains the presets and compares them with classical filters: $(WORK)/quality.md
 # make gpu-kit  build/gpu-kit: a folder with run.sh for a machine with a GPU and without a network (docs/gpu.md)
 # make weights DATA=/path/to/data   trains the packaged models again, in models/: some hours of one core
-# make reconstruction [CT="/path/to/series ..." OTHERS="/path/to/series ..." PRIOR=ct-denoise]
+# make reconstruction [CT="/path/to/series ..." OTHERS="/path/to/series ..."]
 #                      trains what reconstructs and compares it: $(WORK)/reconstruction.md
 # WRITE=docs/speed.md or docs/quality.md writes the page of the documentation instead.
 # All make .venv first. PYTHON=python3.13 selects another interpreter, VENV=dir another place.
@@ -65,7 +65,7 @@ reconstruction: $(READY)
 	@mkdir -p "$(WORK)"
 	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),40) --dip 4 --work "$(WORK)/reconstruction" \
 	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT)) \
-	  $(if $(OTHERS),--others $(OTHERS)) $(if $(PRIOR),--prior $(PRIOR))
+	  $(if $(OTHERS),--others $(OTHERS))
 
 # Chainer and ChainerCV have no wheels and do not build with today's tools. Built here, any pip installs them on any
 # system: ChainerCV's is Python alone, since CC=true leaves its C extension out, but setuptools does not know that.

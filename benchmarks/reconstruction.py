@@ -1,12 +1,12 @@
 """Reconstruction from few views: each method beside the others, on data of a finer grid, as a page.
 
-    python benchmarks/reconstruction.py [--ct FOLDER ...] [--others FOLDER ...] [--prior RUN ...] [--phantoms 32]
-                                        [--train MINUTES] [--dip N] [--work FOLDER] [--write PAGE.md]
+    python benchmarks/reconstruction.py [--ct FOLDER ...] [--others FOLDER ...] [--phantoms 32] [--train MINUTES]
+                                        [--dip N] [--work FOLDER] [--write PAGE.md]
 
 Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, learned
 primal-dual is trained for so many minutes on other phantoms, pix2pix on filtered back-projections for half of it, and
-for each CT a critic for a fifth, on the other series; the deep image prior, a minute an image, is fitted to --dip of
-those shown. Denoisers as priors are given, one for all series or one for each, and have to come of others. One core.
+for each CT on the other series a denoiser as prior for half, a critic for a fifth; the deep image prior, a minute an
+image, is fitted to --dip of those shown. One core.
 What is trained or measured is kept in --work and not made again: a run that was ended goes on where it was.
 """
 
@@ -45,11 +45,16 @@ Case = tuple[np.ndarray, np.ndarray]  # sinogram and truth in 1/mm
 Method = Callable[[np.ndarray], np.ndarray]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
 LEVELS = (20.0, 40.0, 80.0)  # HU, of what a denoiser takes away each time
+LEARNT_LEVEL = 40.0  # HU, of the white noise that it has learnt to take away
 PARTS = (0.1, 0.3, 1.0)  # of the critic, beside total variation of the strength that was chosen for that alone
 LEARNED = ("--ema", 0.998)
 PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is larger than noise
     *("--preset", "denoise", "--gen_sample", "half", "--gen_chs", 48, 96, 192, "--gen_residual", 0.1),
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),
+)
+DENOISER = (
+    *("--preset", "denoise", "-it", "npy", "--noise_level", LEARNT_LEVEL),
+    *("-ca", -2000, 2000, "-cb", -2000, 2000),  # with room for noise in air
 )
 CRITIC = ("--channels", 16, "-lr", 5e-4, "--ema", 0.99)
 CRITIC_SIZE, CRITIC_STRENGTH = 256, 0.5  # rows and columns that it learns from; of the total variation that it judges
@@ -168,6 +173,19 @@ def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
     return {"learned": str(learned), "pix2pix": str(run.folder / f"enc_x{run.epoch('best')}.npz")}
 
 
+def train_denoiser(work: Path, minutes: float, geometry: Geometry, folders: list[str]) -> str:
+    """The run of a denoiser for the slices of ``folders``, with pixels as in ``geometry``."""
+    data, rng = work / "data", np.random.default_rng(7)
+    if not data.is_dir():
+        for number, hu in enumerate(clean_slices(folders, geometry, 48)):
+            for repeat in range(2):
+                noisy = hu + LEARNT_LEVEL * rng.standard_normal(hu.shape)
+                for folder, array in (("trainA", noisy), ("trainB", hu)):
+                    write_npy(work / "data.new" / folder / f"{number:04d}_{repeat}.npy", array.astype(np.float32))
+        (work / "data.new").rename(data)
+    return str(trained(work / "denoiser", minutes, "pix2pix/train.py", *DENOISER, "-R", data))
+
+
 def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float, folders: list[str]) -> str:
     """The run of a critic that tells the slices of ``folders``, with pixels as in ``geometry``, from what total
     variation makes of their rays."""
@@ -175,7 +193,7 @@ def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float,
     if not scans.is_dir():
         small = regular((CRITIC_SIZE, CRITIC_SIZE), geometry.spacing, geometry.sinogram_shape[0])
         scanner, operator = Scanner(small, FINENESS, photons=photons), Operator(small)
-        for number, hu in enumerate(clean_slices(folders, small)):
+        for number, hu in enumerate(clean_slices(folders, small, 16)):
             sinogram = scanner.measure(small.to_attenuation(hu), rng)
             problem, start = solvers.problem_of(operator, sinogram, photons), fbp(small, sinogram, "hann")
             image = solvers.total_variation(problem, CRITIC_STRENGTH, 150, start)
@@ -187,13 +205,14 @@ def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float,
     return str(trained(work / "critic", minutes, *words))
 
 
-def clean_slices(folders: list[str], geometry: Geometry) -> Iterator[np.ndarray]:
-    """Means of THICK slices that follow each other, in HU, brought to the middle of ``geometry``, air around."""
+def clean_slices(folders: list[str], geometry: Geometry, count: int) -> Iterator[np.ndarray]:
+    """Some ``count`` slices of each series in HU, of thin ones means of THICK, in the middle of ``geometry``, with air
+    around."""
     for folder in folders:
         series = longest_ct(folder)
         images = [np.maximum(dicom.read(item.path, item.frame).hu, -1000) for item in series.slices]
         thick = THICK if len(images) > 100 else 1
-        for first in range(0, len(images) - thick + 1, max(len(images) // 16, 1)):
+        for first in range(0, len(images) - thick + 1, max(len(images) // count, 1)):
             hu = np.mean(images[first : first + thick], axis=0) + 1000
             zoom = np.divide(series.spacing or (1, 1), geometry.spacing)
             hu = ndimage.zoom(ndimage.gaussian_filter(hu, 0.5 * np.maximum(1 / zoom - 1, 0)), zoom, order=1)
@@ -326,10 +345,7 @@ def slices(folder: str, photons: float) -> tuple[Geometry, list[Case], list[Case
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ct", nargs="*", default=[], help="folders of CT series")
-    parser.add_argument(
-        "--prior", nargs="*", default=[], help="run of a denoiser for pnp: of each CT, or one; - is none"
-    )
-    parser.add_argument("--others", nargs="*", default=[], help="further CT series, for critics to learn from")
+    parser.add_argument("--others", nargs="*", default=[], help="further CT series, for priors to learn from")
     parser.add_argument("--phantoms", type=int, default=32, help="ellipse images to show")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="of learned primal-dual; else none is trained")
     parser.add_argument("--scans", type=int, default=3000, help="phantoms to train on")
@@ -349,14 +365,13 @@ def main() -> None:
     case = Scanner(geometry, FINENESS).measure(fine, np.random.default_rng(0)), coarse(fine)
     title = "Shepp–Logan, 256², 30 views, no noise (chosen on itself)"
     sections.append(Section(title, geometry, [case], [case], options.work))
-    for number, folder in enumerate(options.ct):
+    for folder in options.ct:
         geometry, choosing, shown = slices(folder, 1e5)
         title = f"{Path(folder).name}, {geometry.shape[0]}², 60 views, 10⁵ photons a ray"
-        runs = {"prior": options.prior[number % len(options.prior)]} if options.prior else {}
-        if runs.get("prior") == "-":
-            runs = {}
+        runs = {}
         if options.train is not None and (others := [one for one in (*options.ct, *options.others) if one != folder]):
-            work = options.work / f"critic_{Path(folder).name}"
+            work = options.work / f"priors_{Path(folder).name}"
+            runs["prior"] = train_denoiser(work, options.train / 2, geometry, others)
             runs["critic"] = train_critic(work, options.train / 5, geometry, 1e5, others)
         sections.append(Section(title, geometry, choosing, shown, options.work, 1e5, runs))
     page = [

@@ -5,8 +5,8 @@
 
 The brain is the MNI152 template (Fonov et al., NeuroImage 2011) that nilearn brings (pip install nilearn): T1, and how
 much of a voxel is grey and white matter. T2-like is 0.25 white + 0.55 grey + 1.0 fluid; both get Rician noise of 0.02.
-Domain A: T1 of even slices, B: T2-like of odd ones, 96² pixels of 2 mm; no slice is in both. Judged on the 20 mm in the
-middle, which neither has, by their true T2-like without noise. What is trained is kept in --work. Ends with status 1
+Domain A: T1 of even slices, B: T2-like of odd ones, 96² pixels of 2 mm; no slice is in both. Judged on the 20 mm above,
+by their true T2-like without noise. What is trained is kept in --work. Ends with status 1
 where a figure that was asked for is not there.
 """
 
@@ -27,7 +27,7 @@ from medi2i.cyclegan.updater import ACTIVE, latent_statistics
 from medi2i.datasets.writing import write_image, write_npy
 
 SIZE, NOISE = 96, 0.02
-LEARNT, JUDGED = [*range(40, 78), *range(102, 141)], range(80, 100)  # slices
+LEARNT, JUDGED = range(40, 141), range(141, 161)  # slices
 T2 = {"wm": 0.25, "gm": 0.55}  # of the range; fluid 1.0
 SHARED = (
     *("--imgtype", "npy", "-ca", 0, 1, "-cb", 0, 1, "-cw", 64, "-ch", 64),

@@ -53,8 +53,9 @@ TRAINING = (
 CLEAN = 3  # of so many pairs one has a target without noise
 OFF = (0.8, 1.2)  # of the level that such a pair is told, times the noise: an estimate is off, too
 QUIET = 5.0  # HU; a series with less noise of its own may be a target as it is
+SAME_KERNEL = 0.5  # of those with noise of a lower dose: it has the kernel of what the target keeps
 LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
-TEXTURE = (2.0, 14.0)  # of what the target keeps, HU
+TEXTURE = (2.0, 25.0)  # of what the target keeps, HU
 BODY = -300.0  # HU; above is the patient
 # What args says of the machine that trained.
 PLACES = ("root", "out", "train", "val", "model_gen", "argfile", "imgtype", "cache_mb", "started")
@@ -115,10 +116,13 @@ def of_the_body(hu: np.ndarray) -> np.ndarray:
     return hu[max(rows[0] - MARGIN, 0) : rows[-1] + 1 + MARGIN, max(columns[0] - MARGIN, 0) : columns[-1] + 1 + MARGIN]
 
 
-def target(
-    task: Task, smooth: np.ndarray, field: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(image (H, W) in HU with a texture of its own, ``field`` on its grid).
+def drawn(span: tuple[float, float], rng: np.random.Generator) -> float:
+    """From the first to the last of ``span``, evenly by its logarithm."""
+    return float(np.exp(rng.uniform(*np.log(span))))
+
+
+def target(task: Task, smooth: np.ndarray, field: np.ndarray, kernel: "Kernel", rng: np.random.Generator) -> np.ndarray:
+    """Image (H, W) in HU with a texture of its own: ``field`` by ``kernel``.
 
     The image is as it is only where its noise is low: a network keeps noise that it has seen in targets.
     Else its texture is another kernel's; or its edges are sharper, its contrast higher or its pixels larger: what other
@@ -126,14 +130,14 @@ def target(
     """
     own, hu = task.series.own, task.hu
     if own > QUIET or rng.random() < 0.5:
-        hu = smooth + textured(field, hu, rng.uniform(*TEXTURE), rng)
+        hu = smooth + textured(field, hu, drawn(TEXTURE, rng), kernel)
     if rng.random() < 0.3:
         hu = hu + rng.uniform(0.3, 1.2) * (hu - ndimage.gaussian_filter(hu, rng.uniform(0.7, 1.2)))
     hu = of_other_contrast(hu, rng)
     if rng.random() < 0.4:
         zoom = rng.uniform(0.5, 1.3) if task.series.half else rng.uniform(0.45, 1.0)
-        hu, field = zoomed(hu, zoom), zoomed(field, zoom)
-    return hu, field
+        hu = zoomed(hu, zoom)
+    return hu
 
 
 def of_other_contrast(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -166,7 +170,7 @@ def with_ellipses(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     inside = np.argwhere(hu > BODY)
     for _ in range(rng.integers(0, len(inside) // 400 + 1)):
         (row, column), angle = inside[rng.integers(len(inside))], rng.uniform(0, np.pi)
-        long, short = (np.exp(rng.uniform(*np.log((1.5, 20)))) for _ in range(2))
+        long, short = (drawn((1.5, 20), rng) for _ in range(2))
         reach = int(max(long, short)) + 3
         part = (slice(max(row - reach, 0), row + reach + 1), slice(max(column - reach, 0), column + reach + 1))
         y, x = np.mgrid[part]
@@ -175,20 +179,27 @@ def with_ellipses(hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             ((x - column) * np.cos(angle) - (y - row) * np.sin(angle)) / short,
         )
         edge = np.clip((1 - turned) * min(long, short) / rng.uniform(1, 3) + 0.5, 0, 1)
-        hu[part] += (
-            rng.choice((-1, 1))
-            * np.exp(rng.uniform(*np.log((8, 120))))
-            * edge[: hu[part].shape[0], : hu[part].shape[1]]
-        )
+        hu[part] += rng.choice((-1, 1)) * drawn((8, 120), rng) * edge[: hu[part].shape[0], : hu[part].shape[1]]
     return hu
 
 
-def kernel(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """What a reconstruction kernel makes of the spectrum (rfft2) of noise through the ramp filter: soft to sharp."""
-    radius = 2 * np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])  # 1: Nyquist
-    cut = rng.uniform(0.45, 1.15)
-    window = np.where(radius < cut, 0.5 * (1 + np.cos(np.pi * radius / cut)), 0)
-    return window * (1 + rng.uniform(0, 2.5) * (radius / cut) ** 2 * (rng.random() < 0.4))
+@dataclass(frozen=True)
+class Kernel:
+    """Of a reconstruction, soft to sharp: passes what is below ``cut`` (1: Nyquist's frequency), less and less of it
+    or, with ``rise``, more at first."""
+
+    cut: float
+    rise: float
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> "Kernel":
+        """Any."""
+        return cls(rng.uniform(0.45, 1.15), rng.uniform(0, 2.5) * (rng.random() < 0.4))
+
+    def window(self, shape: tuple[int, int]) -> np.ndarray:
+        """What it makes of the spectrum (rfft2) of an image (H, W) of noise through the ramp filter."""
+        radius = 2 * np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]) / self.cut
+        return np.where(radius < 1, 0.5 * (1 + np.cos(np.pi * radius)), 0) * (1 + self.rise * radius**2)
 
 
 def through_projections(hu: np.ndarray, spacing: float, rng: np.random.Generator) -> np.ndarray:
@@ -199,9 +210,9 @@ def through_projections(hu: np.ndarray, spacing: float, rng: np.random.Generator
     return noise.dose_noise(hu, spacing, noise.Dose(1.0, photons, window="ramp", views=300), rng)
 
 
-def textured(field: np.ndarray, hu: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+def textured(field: np.ndarray, hu: np.ndarray, level: float, kernel: Kernel) -> np.ndarray:
     """Noise (H, W) of ``field`` by a kernel, of a standard deviation of ``level`` HU in the body."""
-    made = np.fft.irfft2(np.fft.rfft2(field) * kernel(field.shape, rng), field.shape)
+    made = np.fft.irfft2(np.fft.rfft2(field) * kernel.window(field.shape), field.shape)
     body = hu > BODY
     return made * (level / made[body if body.any() else ...].std())
 
@@ -217,14 +228,16 @@ def make(task: Task, out: Path) -> list[str]:
         # Turned, it is the noise of another scan: a target that has its texture of the field is no part of it.
         other = np.rot90(field, 2)
         clean = repeat % CLEAN == CLEAN - 1
-        hu, beside = (clean_target(task, smooth, rng), field) if clean else target(task, smooth, field, rng)
-        level = np.exp(rng.uniform(*np.log(LEVELS)))
+        kernel = Kernel.drawn(rng)
+        hu = clean_target(task, smooth, rng) if clean else target(task, smooth, field, kernel, rng)
+        level = drawn(LEVELS, rng)
         if repeat % 2:
             added = level * rng.standard_normal(hu.shape)
         else:
             if hu.shape != other.shape:
                 other = ndimage.zoom(other, np.divide(hu.shape, other.shape), order=3)
-            added = textured(other, hu, level, rng)
+            same = rng.random() < SAME_KERNEL
+            added = textured(other, hu, level, kernel if same else Kernel.drawn(rng))
         told = level * rng.uniform(*OFF) if clean else level
         names.append(f"{task.name}_{repeat}.npy")
         for folder, image in (("trainA", hu + added), ("trainB", hu)):

@@ -124,7 +124,8 @@ def test_a_target_has_no_noise_of_its_scanner(weights, task, monkeypatch):
     smooth = weights.denoise_nl_means(task.hu.astype(np.float32), 5, 6, h=7.2, sigma=9.0, fast_mode=True)
     assert grain(weights.clean_target(task, smooth, np.random.default_rng(0))) < 1
     monkeypatch.setattr(weights, "textured", lambda field, *_: np.zeros_like(field))
-    found = [weights.target(task, smooth, np.zeros_like(smooth), np.random.default_rng(n))[0] for n in range(8)]
+    kernel = weights.Kernel(1.0, 0.0)
+    found = [weights.target(task, smooth, np.zeros_like(smooth), kernel, np.random.default_rng(n)) for n in range(8)]
     assert max(map(grain, found)) < 3
 
 

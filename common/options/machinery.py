@@ -93,7 +93,8 @@ def option(
     The long option is ``--<field name>``; ``flags`` are further spellings. ``type=bool`` makes a switch
     (``--name`` and ``--no-name``). ``nargs`` as in argparse, values then are lists. ``choices`` and the range
     ``low <= value <= high`` are checked for the command line, for the JSON file and for Python callers alike, and so is
-    that a list has ``most`` values at most.
+    that a list has ``most`` values at most. A list of texts (folders, names) grows where the option is given again; of
+    other options the last one counts.
     ``choices_text`` is what ``--help`` says in place of a long list of choices. ``spelled``: text -> text, the choice
     that is meant by another spelling. ``old``: how the released CycleGAN spelt it.
 
@@ -415,7 +416,9 @@ def add_option(group: argparse._ActionsContainer, field: dataclasses.Field, hidd
         group.add_argument("--no-" + field.name, dest=field.name, action="store_false", help=argparse.SUPPRESS)
         return group.add_argument(*names, dest=field.name, action="store_true", help=text)
     metavar = rule["metavar"] or {int: "N", float: "X", str: "TEXT"}.get(rule["type"], "VALUE")
-    return group.add_argument(*names, dest=field.name, nargs=rule["nargs"], metavar=metavar, help=text)
+    listed = rule["type"] is str and rule["nargs"] in ("+", "*")
+    action = "extend" if listed else "store"
+    return group.add_argument(*names, dest=field.name, action=action, nargs=rule["nargs"], metavar=metavar, help=text)
 
 
 def _shown(field: dataclasses.Field) -> str:

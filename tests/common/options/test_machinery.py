@@ -258,6 +258,12 @@ def test_words_that_follow_no_option_are_the_folder_of_the_images(cls):
     )
 
 
+def test_lists_of_texts_grow_and_of_other_options_the_last_one_counts():
+    words = ["--segmentor", "one", "--segmentor", "two", "-gc", "8", "16", "-gc", "32", "-o", "a", "-o", "b"]
+    options = parse(UnpairedOptions, words)
+    assert (options.segmentor, options.gen_chs, options.out) == (["one", "two"], [32], "b")
+
+
 @pytest.mark.parametrize("cls", BOTH)
 def test_help_is_short_and_names_what_a_beginner_needs(cls, capsys):
     with pytest.raises(SystemExit):
