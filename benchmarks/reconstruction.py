@@ -44,8 +44,8 @@ from medi2i.tools.make_sinograms import PHANTOM_MM
 Case = tuple[np.ndarray, np.ndarray]  # sinogram and truth in 1/mm
 Method = Callable[[np.ndarray], np.ndarray]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
-LEVELS = (20.0, 40.0, 80.0)  # HU, of what a denoiser takes away each time
-LEARNT_LEVEL = 40.0  # HU, of the white noise that it has learnt to take away
+PULLS = (0.001, 0.003, 0.01, 0.03)  # of a denoiser's answer, beside the rays
+LEVEL = 40.0  # HU, of the white noise that it has learnt to take away
 PARTS = (0.1, 0.3, 1.0)  # of the critic, beside total variation of the strength that was chosen for that alone
 LEARNED = ("--ema", 0.998)
 PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is larger than noise
@@ -53,7 +53,7 @@ PIX2PIX = (  # whole images, since streaks are long; what is to be taken away is
     *("-cw", 128, "-ch", 128, "--random_translate", 0, "--crops_per_image", 1, "--batch_size", 1),
 )
 DENOISER = (
-    *("--preset", "denoise", "-it", "npy", "--noise_level", LEARNT_LEVEL),
+    *("--preset", "denoise", "-it", "npy", "--noise_level", LEVEL),
     *("-ca", -2000, 2000, "-cb", -2000, 2000),  # with room for noise in air
 )
 CRITIC = ("--channels", 16, "-lr", 5e-4, "--ema", 0.99)
@@ -118,12 +118,12 @@ def methods(operator: Operator, photons: float | None, runs: dict[str, str]) -> 
         "tv": [variation(strength) for strength in STRENGTHS],
     }
     if "prior" in runs:
+        denoise = denoiser_of(runs["prior"], LEVEL, geometry.spacing)
 
-        def plugged(level: float) -> tuple[str, Method]:
-            denoise = denoiser_of(runs["prior"], level, geometry.spacing)
-            return f"{level:g} HU", lambda y: solvers.plug_and_play(problem(y), denoise, 40, 0.003, start(y))
+        def plugged(pull: float) -> tuple[str, Method]:
+            return f"pull {pull:g}", lambda y: solvers.plug_and_play(problem(y), denoise, 40, pull, start(y))
 
-        found["pnp"] = [plugged(level) for level in LEVELS]
+        found["pnp"] = [plugged(pull) for pull in PULLS]
     if "learned" in runs:
         learned = Reconstruction(operator, ReconstructionOptions(method="learned", prior=runs["learned"]))
         found["learned primal-dual"] = [("", lambda y: learned(y)[0])]
@@ -179,7 +179,7 @@ def train_denoiser(work: Path, minutes: float, geometry: Geometry, folders: list
     if not data.is_dir():
         for number, hu in enumerate(clean_slices(folders, geometry, 48)):
             for repeat in range(2):
-                noisy = hu + LEARNT_LEVEL * rng.standard_normal(hu.shape)
+                noisy = hu + LEVEL * rng.standard_normal(hu.shape)
                 for folder, array in (("trainA", noisy), ("trainB", hu)):
                     write_npy(work / "data.new" / folder / f"{number:04d}_{repeat}.npy", array.astype(np.float32))
         (work / "data.new").rename(data)

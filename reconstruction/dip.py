@@ -2,8 +2,8 @@
 
 x = x_0 + f_w(z), argmin over w of ½ Σ w (A x - y)² + part·λ Σ |∇x| (Ulyanov, Vedaldi and Lempitsky, CVPR 2018; with
 total variation: Baguer, Leuschner and Schmidt, Inverse Problems 36, 2020). x_0 is what total variation of strength λ
-makes of the rays, where the papers have none: the network, whose last layer begins at zero, has only to find what that
-took away, which is some hundred updates in place of ten thousand. It would fit the noise in the end, so some rays are
+makes of the rays, as it is and flipped, where the papers have none: the network, whose last layer begins at zero, has
+only to find what that took away, which is some hundred updates in place of ten thousand. It would fit the noise in the end, so some rays are
 held out: what is kept is the average of outputs that explains these best.
 """
 
@@ -20,7 +20,7 @@ from medi2i.common.networks.generator import Decoder, Encoder
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.snapshot import Reader, Writer, read_npz, weights_of, write_npz
 from medi2i.reconstruction.nodes import project
-from medi2i.reconstruction.solvers import Problem, total_variation
+from medi2i.reconstruction.solvers import FLIPS, Problem, even_variation
 
 HELD_OUT = 0.05  # of the rays
 AVERAGE = 0.99  # how much of the average of outputs stays at each step
@@ -78,7 +78,7 @@ class DeepImagePrior:
         geometry = problem.operator.geometry
         fitting = fitting_sizes(options)
         self._shape = geometry.shape if fitting is None else tuple(fitting.above(size) for size in geometry.shape)
-        smooth = total_variation(problem, prior.strength, SMOOTH, start) / np.float32(problem.water)
+        smooth = even_variation(problem, prior.strength, SMOOTH, start) / np.float32(problem.water)
         top = np.float32(max(float(smooth.max()), 1e-3))
         edges = [(0, whole - part) for whole, part in zip(self._shape, geometry.shape, strict=True)]
         images = [np.pad(image / top, edges, mode="edge") for image in (np.maximum(start / problem.water, 0), smooth)]
@@ -130,7 +130,9 @@ class DeepImagePrior:
         off = rays - self.problem.sinogram[None, None]
         loss = F.sum(self._weights * F.square(off)) / 2
         if strength := self.prior.part * self.prior.strength:
-            loss += strength * image.size * losses.total_variation(image, "usual", EDGE)
+            axes = FLIPS[self.step % len(FLIPS)]
+            turned = image[:, :, :: -1 if 0 in axes else 1, :: -1 if 1 in axes else 1]
+            loss += strength * image.size * losses.total_variation(turned, "usual", EDGE)
         loss *= self._unit  # 1 to begin with: Adam takes gradients of 1e-8 for nothing
         self.network.cleargrads()
         loss.backward()

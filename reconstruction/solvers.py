@@ -13,6 +13,7 @@ import numpy as np
 from medi2i.common.errors import UserError
 from medi2i.reconstruction.operator import Operator, power_norm
 
+FLIPS = ((), (0,), (1,), (0, 1))  # axes of an image
 Watch = Callable[[int, np.ndarray], bool | None]
 """Called with the number of iterations done and the image in 1/mm; True ends the iteration."""
 
@@ -52,6 +53,19 @@ class Problem:
         """√(Σ w (A x - y)² / Σ w), the weighted root mean square of what the rays of ``image`` (1/mm) are off by."""
         difference = self.operator(image) - self.sinogram * np.float32(self.water * self.pixel)
         return float(np.sqrt(np.mean(np.square(difference) * (1 if self.weights is None else self.weights))))
+
+
+@dataclass
+class Flipped(Problem):
+    """The same scan, of images that are flipped along ``axes``."""
+
+    axes: tuple[int, ...] = ()
+
+    def project(self, image: np.ndarray) -> np.ndarray:
+        return super().project(np.ascontiguousarray(np.flip(image, self.axes)))
+
+    def back(self, sinogram: np.ndarray) -> np.ndarray:
+        return np.flip(super().back(sinogram), self.axes)
 
 
 def problem_of(operator: Operator, sinogram: np.ndarray, photons: float | None = None) -> Problem:
@@ -194,6 +208,18 @@ def _conjugate_gradients(
         length, before = float(np.vdot(rest, rest)), length
         way = rest + np.float32(length / before) * way
     return x
+
+
+def even_variation(problem: Problem, strength: float, iterations: int, start: np.ndarray) -> np.ndarray:
+    """The mean of ``total_variation`` of the image as it is and flipped along rows, columns and both.
+
+    A gradient of forward differences is longer across one diagonal than across the other; the mean favours none.
+    """
+    images = []
+    for axes in FLIPS:
+        flipped = Flipped(**vars(problem), axes=axes)
+        images.append(np.flip(total_variation(flipped, strength, iterations, np.flip(start, axes)), axes))
+    return np.mean(images, axis=0, dtype=np.float32)
 
 
 def _start(problem: Problem, start: np.ndarray | None) -> np.ndarray:

@@ -28,7 +28,7 @@ def scan():
 def test_it_begins_with_total_variation(scan):
     problem, start, truth = scan
     fit = dip.DeepImagePrior(problem, start, dip.Prior(steps=1, rate=0.0, **SMALL))
-    smooth = solvers.total_variation(problem, 2.0, dip.SMOOTH, start)
+    smooth = solvers.even_variation(problem, 2.0, dip.SMOOTH, start)
     assert np.allclose(fit.run(), smooth, atol=1e-6 * smooth.max())
     fit._update()
     assert np.allclose(fit.average * problem.water, smooth, atol=1e-6 * smooth.max())  # nothing learned, nothing added
