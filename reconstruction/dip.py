@@ -3,8 +3,8 @@
 x = x_0 + f_w(z), argmin over w of ½ Σ w (A x - y)² + part·λ Σ |∇x| (Ulyanov, Vedaldi and Lempitsky, CVPR 2018; with
 total variation: Baguer, Leuschner and Schmidt, Inverse Problems 36, 2020). x_0 is what total variation of strength λ
 makes of the rays, as it is and flipped, where the papers have none: the network, whose last layer begins at zero, has
-only to find what that took away, which is some hundred updates in place of ten thousand. It would fit the noise in the end, so some rays are
-held out: what is kept is the average of outputs that explains these best.
+only to find what that took away, which is some hundred updates in place of ten thousand. It would fit the noise in the
+end, so some rays are held out: what is kept is the average of outputs that explains these best.
 """
 
 import dataclasses
