@@ -219,7 +219,7 @@ def even_variation(problem: Problem, strength: float, iterations: int, start: np
     for axes in FLIPS:
         flipped = Flipped(**vars(problem), axes=axes)
         images.append(np.flip(total_variation(flipped, strength, iterations, np.flip(start, axes)), axes))
-    return np.mean(images, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(images, axis=0, dtype=np.float32))
 
 
 def _start(problem: Problem, start: np.ndarray | None) -> np.ndarray:
