@@ -40,12 +40,12 @@ class Prior:
     """
 
     strength: float
-    steps: int = 1000
+    steps: int = 500
     channels: int = 24
     levels: int = 5
-    part: float = 0.3
+    part: float = 0.15
     reach: float = 0.3
-    jitter: float = 0.1
+    jitter: float = 0.05
     rate: float = 3e-3
     patience: int = 200
     seed: int = 0
