@@ -6,8 +6,8 @@
 The brain is the MNI152 template (Fonov et al., NeuroImage 2011) that nilearn brings (pip install nilearn): T1, and how
 much of a voxel is grey and white matter. T2-like is 0.25 white + 0.55 grey + 1.0 fluid; both get Rician noise of 0.02.
 Domain A: T1 of even slices, B: T2-like of odd ones, 96² pixels of 2 mm; no slice is in both. Judged on the 20 mm above,
-by their true T2-like without noise. What is trained is kept in --work. Ends with status 1
-where a figure that was asked for is not there.
+by their true T2-like without noise. What is trained is kept in --work. Ends with status 1 where a figure that was asked
+for is not there.
 """
 
 import argparse

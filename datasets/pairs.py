@@ -74,13 +74,9 @@ def find_pairs(
     if not rows:
         _stop(where, problems)
     # Pairs of several realisations of noise have the same target in several files.
-    inputs, outputs = (
-        describe(files, folder, kind, classes, by_file, copies=True)
-        for files, folder, kind, classes in (
-            ([file for row in rows for file in row.inputs], roots[0], of_sides[0], False),
-            ([file for row in rows for file in row.outputs], roots[1], of_sides[1], labels),
-        )
-    )
+    files = [file for row in rows for file in row.inputs], [file for row in rows for file in row.outputs]
+    inputs = describe(files[0], roots[0], of_sides[0], by_file=by_file, copies=True)
+    outputs = describe(files[1], roots[1], of_sides[1], labels, by_file, copies=True)
     by_path, of_outputs = inputs.by_path(), outputs.by_path()
     pairs: list[Pair] = []
     left_out = 0
