@@ -2,9 +2,9 @@
 
 x = x_0 + f_w(z), argmin over w of ½ Σ w (A x - y)² + part·λ Σ |∇x| (Ulyanov, Vedaldi and Lempitsky, CVPR 2018; with
 total variation: Baguer, Leuschner and Schmidt, Inverse Problems 36, 2020). x_0 is what total variation of strength λ
-makes of the rays, as it is and flipped, where the papers have none: the network, whose last layer begins at zero, has
-only to find what that took away, which is some hundred updates in place of ten thousand. It would fit the noise in the
-end, so some rays are held out: what is kept is the average of outputs that explains these best.
+makes of the rays on finer pixels, as it is and flipped, where the papers have none: the network, whose last layer
+begins at zero, has only to find what that took away, which is some hundred updates in place of ten thousand. It would
+fit the noise in the end, so some rays are held out: what is kept is the average of outputs that explains these best.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Prior:
     steps: int = 500
     channels: int = 24
     levels: int = 5
-    part: float = 0.15
+    part: float = 0.3
     reach: float = 0.3
     jitter: float = 0.05
     rate: float = 3e-3

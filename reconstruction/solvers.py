@@ -6,7 +6,7 @@ bins).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from medi2i.common.errors import UserError
 from medi2i.reconstruction.operator import Operator, power_norm
 
 FLIPS = ((), (0,), (1,), (0, 1))  # axes of an image
+FINER = 2
 Watch = Callable[[int, np.ndarray], bool | None]
 """Called with the number of iterations done and the image in 1/mm; True ends the iteration."""
 
@@ -211,15 +212,24 @@ def _conjugate_gradients(
 
 
 def even_variation(problem: Problem, strength: float, iterations: int, start: np.ndarray) -> np.ndarray:
-    """The mean of ``total_variation`` of the image as it is and flipped along rows, columns and both.
+    """The mean of ``total_variation`` of the image as it is and flipped along rows, columns and both, on finer pixels.
 
     A gradient of forward differences is longer across one diagonal than across the other; the mean favours none.
+    Pixels FINER times as fine, whose means are given, let an edge pass through a pixel, as edges do.
     """
+    geometry, repeated = problem.operator.geometry, np.ones((FINER, FINER), np.float32)
+    rows, columns = geometry.shape
+    down, along = geometry.spacing
+    fine = replace(geometry, shape=(rows * FINER, columns * FINER), spacing=(down / FINER, along / FINER))
+    rays = problem.sinogram * np.float32(problem.water * problem.pixel)
+    finer = problem_of(Operator(fine, xp=problem.operator.xp), rays, None if problem.weights is None else 1.0)
     images = []
     for axes in FLIPS:
-        flipped = Flipped(**vars(problem), axes=axes)
-        images.append(np.flip(total_variation(flipped, strength, iterations, np.flip(start, axes)), axes))
-    return np.asarray(np.mean(images, axis=0, dtype=np.float32))
+        flipped = Flipped(**vars(finer), axes=axes)
+        begin = np.flip(np.kron(start, repeated), axes)
+        images.append(np.flip(total_variation(flipped, FINER * strength, iterations, begin), axes))
+    mean = np.mean(images, axis=0, dtype=np.float32)
+    return np.asarray(mean.reshape(rows, FINER, columns, FINER).mean((1, 3)))
 
 
 def _start(problem: Problem, start: np.ndarray | None) -> np.ndarray:

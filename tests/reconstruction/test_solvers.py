@@ -61,6 +61,21 @@ def test_even_variation_favours_no_diagonal(phantom):
     assert off[0] < 1e-3 and off[1] > 1e-2
 
 
+@pytest.mark.parametrize("photons", [None, 1e4])
+def test_even_variation_takes_as_much_contrast_as_the_plain_one(photons):
+    """Its λ is that of the image's own pixels, whatever it works on: of a disc the same is missing."""
+    geometry = regular((32, 32), (3.0, 3.0), 24)
+    y, x = np.indices(geometry.shape) - 15.5
+    disc = ((y**2 + x**2 < 81) * MU_WATER).astype(np.float32)
+    operator = Operator(geometry)
+    problem = solvers.problem_of(operator, operator(disc), photons)
+    even, plain = (
+        1 - method(problem, 40.0, 600, disc)[12:20, 12:20].mean() / MU_WATER
+        for method in (solvers.even_variation, solvers.total_variation)
+    )
+    assert plain > 0.03 and even == pytest.approx(plain, rel=0.15)
+
+
 def test_total_variation_finds_the_minimum(phantom):
     """No image nearby has a smaller sum of both terms; weights included."""
     operator, sinogram, _ = phantom
