@@ -34,6 +34,11 @@ class Operator:
         self._norm: float | None = None
         self._most_kept = max(1, keep // (bytes_of_view * views))
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no view has to be made anew."""
+        return self._most_kept >= len(self._chunks)
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A·image: (H, W) 1/mm -> (views, bins) float32."""
         flat = self.xp.asarray(image, dtype=self.xp.float32).reshape(-1)

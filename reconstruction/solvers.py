@@ -215,21 +215,24 @@ def even_variation(problem: Problem, strength: float, iterations: int, start: np
     """The mean of ``total_variation`` of the image as it is and flipped along rows, columns and both, on finer pixels.
 
     A gradient of forward differences is longer across one diagonal than across the other; the mean favours none.
-    Pixels FINER times as fine, whose means are given, let an edge pass through a pixel, as edges do.
+    Pixels FINER times as fine, whose means are given, let an edge pass through a pixel, as edges do. Where their matrix
+    cannot be kept, which would take hours, the image's own pixels do.
     """
-    geometry, repeated = problem.operator.geometry, np.ones((FINER, FINER), np.float32)
-    rows, columns = geometry.shape
-    down, along = geometry.spacing
-    fine = replace(geometry, shape=(rows * FINER, columns * FINER), spacing=(down / FINER, along / FINER))
+    geometry, parts = problem.operator.geometry, FINER
+    (rows, columns), (down, along) = geometry.shape, geometry.spacing
+    fine = replace(geometry, shape=(rows * parts, columns * parts), spacing=(down / parts, along / parts))
+    operator = Operator(fine, xp=problem.operator.xp)
+    if not operator.keeps_all:
+        operator, parts = problem.operator, 1
     rays = problem.sinogram * np.float32(problem.water * problem.pixel)
-    finer = problem_of(Operator(fine, xp=problem.operator.xp), rays, None if problem.weights is None else 1.0)
+    finer = problem_of(operator, rays, None if problem.weights is None else 1.0)
     images = []
     for axes in FLIPS:
         flipped = Flipped(**vars(finer), axes=axes)
-        begin = np.flip(np.kron(start, repeated), axes)
-        images.append(np.flip(total_variation(flipped, FINER * strength, iterations, begin), axes))
+        begin = np.flip(np.kron(start, np.ones((parts, parts), np.float32)), axes)
+        images.append(np.flip(total_variation(flipped, parts * strength, iterations, begin), axes))
     mean = np.mean(images, axis=0, dtype=np.float32)
-    return np.asarray(mean.reshape(rows, FINER, columns, FINER).mean((1, 3)))
+    return np.asarray(mean.reshape(rows, parts, columns, parts).mean((1, 3)))
 
 
 def _start(problem: Problem, start: np.ndarray | None) -> np.ndarray:
