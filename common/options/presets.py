@@ -244,6 +244,9 @@ UNPAIRED = MappingProxyType(
                 ),
                 Setting("share_latent_blocks", 1, "as in the paper; 0 as in its authors' later code"),
                 Setting("gen_nblock", 8, "four residual blocks in each encoder and decoder, as in the paper"),
+                Setting(
+                    "gen_norm", "fnorm", "of each pixel: statistics of an image fail where it shows more or less air"
+                ),
                 Setting("unet", "none", "what passes by the latent needs none"),
                 Setting("gen_chs", (32, 64, 128), "half of the paper's: a core has minutes, not days"),
                 Setting("dis_chs", (32, 64, 128), "no stronger than the generator"),
