@@ -6,6 +6,7 @@ return zeros of the right shape, so that a network of any size is counted in a s
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import F, chainer
+from medi2i.common.kernels.replacing import Replaced
 from medi2i.common.networks.from_options import AnyOptions, crop_size, fitting_of, fixed_size
 from medi2i.common.networks.network import Network, Spec, describe
 from medi2i.common.networks.receptive import discriminator_field, generator_reach, global_layers
@@ -76,7 +78,7 @@ def counting() -> Iterator[Costs]:
     """While the block runs, convolutions, linear layers and matrix products on the CPU give zeros and are counted."""
     costs = Costs()
 
-    def counted(cost_of: Callable[..., Cost]) -> Callable[..., tuple[np.ndarray]]:
+    def counted(cost_of: Callable[..., Cost], original: Callable) -> Callable[..., tuple[np.ndarray]]:
         def forward(self: Any, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray]:
             shape, multiply_adds, unfolded = cost_of(self, *inputs[:2])
             costs.multiply_adds += multiply_adds
@@ -87,14 +89,10 @@ def counting() -> Iterator[Costs]:
 
         return forward
 
-    before = {(cls, name): cls.__dict__[name] for cls, name in COSTS}
-    for (cls, name), cost_of in COSTS.items():
-        setattr(cls, name, counted(cost_of))
-    try:
+    replaced = Replaced()
+    with replaced.kept():
+        replaced.replace((cls, name, functools.partial(counted, cost_of)) for (cls, name), cost_of in COSTS.items())
         yield costs
-    finally:
-        for (cls, name), original in before.items():
-            setattr(cls, name, original)
 
 
 def kept_bytes(outputs: Iterable[chainer.Variable], links: Iterable[chainer.Link]) -> int:
