@@ -1,21 +1,59 @@
-"""Convolution and its two gradients by matrix products over chunks of bounded size, for NumPy and CuPy alike.
+"""The sizes that a convolution is made of, whatever computes it, and its computation by matrix products over chunks of
+bounded size, for NumPy and CuPy alike.
 
-This is what convolutions run on where a GPU has no cuDNN that Chainer can call, and on the CPU without oneDNN.
+These are what convolutions run on where a GPU has no cuDNN that Chainer can call, and on the CPU without oneDNN.
 Chainer's own way there unfolds the whole batch at once (im2col): 3.3 GB for an image of 512 x 512 in a layer of 64
 channels and 7 x 7 taps, and its kernels for a GPU count with 32 bits, which three such images overflow. Here a chunk is
 as many whole samples as fit, or a band of rows of one. On the CPU it is at most one sample, multiplied while it is in
 the cache. Arguments as in ``cpu.convolution``; any float dtype, any number of groups.
 """
 
+import math
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels.geometry import Geometry
 
 CHUNK = 1 << 26  # numbers in an unfolded chunk: 256 MiB of float32; also far below what 32 bits can count
 BAND = 1 << 20  # the same on the CPU
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution of images (N, C, H, W) to (N, C', H', W'), from ``shape`` to ``out_shape``.
+
+    weights: (C', C / groups, kh, kw). stride, pad (top and left), dilate: (vertical, horizontal), dilate 1 is dense.
+    """
+
+    shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    weights: tuple[int, ...]
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    dilate: tuple[int, int]
+    groups: int
+
+    @property
+    def pad_after(self) -> tuple[int, ...]:
+        """Padding at the bottom and right that the output's size needs; never below 0."""
+        return tuple(
+            max(0, (out - 1) * s + (k - 1) * d + 1 - size - p)
+            for out, s, k, d, size, p in zip(
+                self.out_shape[2:], self.stride, self.weights[2:], self.dilate, self.shape[2:], self.pad, strict=True
+            )
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compute, which oneDNN does not take."""
+        return 0 in self.shape or 0 in self.out_shape or 0 in self.weights
+
+
+def first_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a dense array in the order of its axes."""
+    return tuple(math.prod(shape[axis:]) for axis in range(1, len(shape) + 1))
 
 
 def chunks(geometry: Geometry, limit: int = CHUNK) -> list[tuple[int, int, int, int]]:

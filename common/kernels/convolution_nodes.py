@@ -8,10 +8,10 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels import chunked_convolution
+from medi2i.common.kernels.chunked_convolution import Geometry
 from medi2i.common.kernels.cpu import convolution
 from medi2i.common.kernels.cpu.arrays import plain_float32
 from medi2i.common.kernels.cpu.onednn import OnednnError
-from medi2i.common.kernels.geometry import Geometry
 from medi2i.common.kernels.replacing import Replacement, forward_by, no_graph
 
 _conv = chainer.functions.connection.convolution_2d

@@ -11,7 +11,7 @@ from medi2i.common.bounded_files import refuse_not_finite
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError
-from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE
+from medi2i.common.kernels.gpu_engine import WORKSPACE
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.networks.files import load_link
 from medi2i.common.networks.from_options import check_size

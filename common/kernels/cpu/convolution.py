@@ -16,9 +16,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from medi2i.common.kernels.chunked_convolution import Geometry
 from medi2i.common.kernels.cpu import onednn
 from medi2i.common.kernels.cpu.arrays import PLANS, channels_last, empty_images, matmul, sum_of_pixels
-from medi2i.common.kernels.geometry import Geometry
 
 NARROW, WIDE, TAPS = 2, 16, 9
 BAND = 1 << 18  # numbers in a band's maps: 1 MB, half of a core's cache

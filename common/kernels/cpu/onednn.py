@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from medi2i.common.kernels.geometry import first_strides, last_strides
+from medi2i.common.kernels.chunked_convolution import first_strides
 from medi2i.common.resources import available_cores
 
 DISTRIBUTION = "onednn-cpu-gomp"
@@ -234,7 +234,8 @@ class Library:
 
     def images(self, shape: tuple[int, ...]) -> c_void_p:
         """Descriptor of (N, C, H, W), channels last in memory."""
-        return self.descriptor(shape, last_strides(shape))
+        _, c, h, w = shape
+        return self.descriptor(shape, (c * h * w, 1, w * c, c))
 
     def primitive(self, kind: str, *values: Any, of: dict[int, c_void_p]) -> "Primitive":
         """A :class:`Primitive` of a ``kind`` ("eltwise_forward") that oneDNN makes from an engine and ``values``."""

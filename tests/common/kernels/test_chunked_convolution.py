@@ -7,7 +7,7 @@ import pytest
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine
-from medi2i.common.kernels.geometry import Geometry
+from medi2i.common.kernels.chunked_convolution import Geometry
 
 LAYERS = {
     "3x3": dict(x=(2, 3, 7, 10), w=(4, 3, 3, 3), stride=(1, 1), pad=(1, 1)),

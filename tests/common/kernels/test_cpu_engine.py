@@ -7,9 +7,9 @@ import pytest
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine, steps
+from medi2i.common.kernels.chunked_convolution import Geometry
 from medi2i.common.kernels.cpu import arrays as cpu_arrays
 from medi2i.common.kernels.cpu import convolution, onednn
-from medi2i.common.kernels.geometry import Geometry
 
 needs_onednn = pytest.mark.skipif(onednn.find() is None, reason="the wheel onednn-cpu-gomp is not installed")
 

@@ -9,9 +9,8 @@ import pytest
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import chunked_convolution, cpu_engine, gpu_engine
-from medi2i.common.kernels.geometry import Geometry
-from medi2i.common.kernels.gpu import cudnn_graphs
-from medi2i.common.kernels.gpu.cudnn_graphs import WORKSPACE, CudnnConvolutions
+from medi2i.common.kernels.chunked_convolution import Geometry
+from medi2i.common.kernels.gpu_engine import WORKSPACE, CudnnConvolutions
 
 _CONV = chainer.functions.connection.convolution_2d
 _DECONV = chainer.functions.connection.deconvolution_2d
@@ -158,7 +157,7 @@ def chainers_own_before_and_after():
 def on_host(monkeypatch):
     """Arrays of NumPy where those of a GPU would be."""
     for name, stand_in in dict(device=lambda: 0, stream=lambda: 5, address=lambda array: array.ctypes.data).items():
-        monkeypatch.setattr(cudnn_graphs, f"_{name}", stand_in)
+        monkeypatch.setattr(gpu_engine, f"_{name}", stand_in)
 
 
 SETTINGS = [

@@ -26,7 +26,7 @@ def _dense(*arrays):
 
 
 def _geometry(shape, out_shape, weights, pad, stride, dilation, groups):
-    from medi2i.common.kernels.geometry import Geometry
+    from medi2i.common.kernels.chunked_convolution import Geometry
 
     return Geometry(shape, out_shape, weights, tuple(stride), tuple(pad), tuple(dilation), groups)
 
