@@ -82,13 +82,13 @@ def test_shards_of_one_conversion_work_together(data, tmp_path, monkeypatch):
 
     run = Jobs.run
 
-    def others_meanwhile(self, stop, quiet):
+    def others_meanwhile(self, watch):
         monkeypatch.setattr(Jobs, "run", run)
         held["names"] = sorted(path.name for path in out.glob(".medi2i*"))
         held["again"] = convert.main([*arguments, "2/2"])
         held["whole"] = convert.main([*arguments[:-1], "--resume"])
         held["first"] = convert.main([*arguments, "1/2", "--resume"])
-        return run(self, stop, quiet)
+        return run(self, watch)
 
     monkeypatch.setattr(Jobs, "run", others_meanwhile)
     assert convert.main([*arguments, "2/2"]) == 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
 from medi2i.common.errors import UserError, counted
-from medi2i.common.inference import pipeline, shards
+from medi2i.common.inference import pipeline, shards, values
 from medi2i.common.inference.generator import (
     AnySize,
     ConversionOptions,
@@ -26,29 +26,22 @@ from medi2i.common.inference.generator import (
 from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.jobs import Jobs, Networks, refuse_no_number
 from medi2i.common.inference.plan import Plan
-from medi2i.common.inference.report import (
-    COMPLETE,
-    SKIPPED,
-    THERE,
-    Outcome,
-    Report,
-    place_for,
-    state_of,
-    summary_of,
-    tell,
-)
-from medi2i.common.inference.results import Results, background, parts_of, softmax
+from medi2i.common.inference.report import COMPLETE, Report
+from medi2i.common.inference.results import background, parts_of
 from medi2i.common.inference.shards import Shard, sharing
 from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
-from medi2i.common.inference.uncertainty import DeviationMaps, sampled, samples_of
+from medi2i.common.inference.uncertainty import sampled, samples_of, softmax
 from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import Generator
 from medi2i.common.networks.from_options import fitting_of
+from medi2i.common.training import likeness
 from medi2i.common.training.ending import SignalWatch
 from medi2i.datasets.catalogue import Catalogue, Source, Volume
 from medi2i.datasets.dicom.series import SliceRef
 from medi2i.datasets.reading import Image
 from medi2i.datasets.unpacking import write_back
+
+LINES = 10  # of one kind on the terminal; conversion.json has all
 
 
 class Done(NamedTuple):
@@ -92,21 +85,33 @@ def convert(plan: Plan, networks: Networks, shard: Shard | None) -> Done:
         SignalWatch(speaks, "finishing the images under way, then the report") as watch,
         _hold_folder(plan, shard),
     ):
-        work = Conversion(plan, networks, shard)
-        work.begin()
-        if speaks and plan.known:
-            print("\n".join(plan.known), file=sys.stderr)
-        outcome = work.run(watch)
-        left = len(work.jobs.left)
+        jobs = Jobs(plan, networks, shard)
+        jobs.begin()
+        if speaks:
+            _tell(*plan.known)
+        jobs.run(watch)
+        left, report = len(jobs.left), jobs.report
         if left and watch.received:
-            print(
-                f"{watch.received.name}: {outcome.written} written, {outcome.there} there already, "
-                f"{len(outcome.skipped)} skipped, {left} left out, as {work.report.path} says; --resume converts "
-                "the rest",
-                file=sys.stderr,
+            _tell(
+                f"{watch.received.name}: {jobs.written} written, {jobs.there} there already, "
+                f"{len(report.skipped)} skipped, {left} left out, as {report.path} says; --resume converts the rest"
             )
             return Done(plan, 128 + watch.received, False)
-        return Done(plan, 0, work.close(outcome, time.perf_counter() - started))
+        whole: Report | None = report
+        unfinished: list[int] = []
+        if isinstance(report, shards.ShardReport):
+            whole, unfinished = report.merge()
+        elif not (jobs.written or jobs.there):
+            report.refuse_nothing()
+        path = (whole or report).path
+        _tell_all(jobs, time.perf_counter() - started, path)
+        if shard is not None:
+            _tell_shards(shard.count, whole, unfinished)
+        if jobs.failed:
+            raise UserError(f"{jobs.failed} image(s) without a result, listed in {path}")
+        if plan.options.strict and report.skipped:
+            raise UserError(f"--strict: {len(report.skipped)} file(s) skipped, listed in {path}")
+        return Done(plan, 0, whole is not None)
 
 
 def open_networks(plan: Plan) -> Networks:
@@ -133,160 +138,90 @@ def open_networks(plan: Plan) -> Networks:
 
 
 def _hold_folder(plan: Plan, shard: Shard | None) -> contextlib.AbstractContextManager:
-    """Context that holds the output folder, together with other shards of this conversion. Raises UserError."""
+    """Context that holds the output folder, together with other shards of this conversion.
+
+    Raises UserError if images to convert lie there, it cannot be made, or nothing can be written into it.
+    """
     out = Path(plan.options.out)
     about = [plan.model.description, plan.settings, shard and shard.count]
     work = json.dumps(about, sort_keys=True, default=str)
-    part = None if shard is None else f"{shard.number}of{shard.count}"
-    _check_folder(out, plan.images)
-    return locked(out, "converting", part, work)
-
-
-class Conversion:
-    """The share of a conversion that is this process's. Raises UserError for files in the way."""
-
-    def __init__(self, plan: Plan, networks: Networks, shard: Shard | None) -> None:
-        options, images, samples, self.out = plan.options, plan.images, networks.samples, Path(plan.options.out)
-        self.plan, self.shard = plan, shard
-        self.sampled = None if samples is None else samples.text
-        place = place_for(self.out, plan.form.is_dicom(images.sources[0]))
-        about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
-        self.report = Report(place, *about)
-        self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
-        if shard is not None:
-            self.own = shard.own_slices(images)
-            self.report = shards.ShardReport(self.out, shard, self.report, images)
-        elif not (options.resume or options.force):
-            shards.refuse_begun(self.out)
-        self.results = Results(plan)
-        maps = DeviationMaps(self.results, samples) if samples is not None and samples.deviation else None
-        pending = _pending(plan, self.results, maps, self.own, self._unfinished())
-        self.jobs = Jobs(plan, networks, self.report, self.results, maps, place, pending)
-        self.there = sum(map(len, self.own.values())) - len(self.jobs.left)
-
-    def _unfinished(self) -> set[str]:
-        """What killed processes were writing, if this one goes on where they were."""
-        if not self.plan.options.resume:
-            return set()
-        return self.report.unfinished() | (shards.unfinished(self.out) if self.shard is None else set())
-
-    def begin(self) -> None:
-        """Make the folder and a report, with what an earlier run did."""
-        options, report, images = self.plan.options, self.report, self.plan.images
-        if isinstance(report, shards.ShardReport):
-            report.join(resume=options.resume, force=options.force)
-        elif options.resume:
-            report.resume()
-            report.take_over(report.files | shards.begun(self.out, report))
-        if self.shard is None or self.shard.number == 1:
-            for item in images.skipped:
-                report.put(item.name, SKIPPED, reason=item.reason)
-        for number, indices in self.own.items():
-            for source in (images.volumes[number].sources[index] for index in sorted(indices)):
-                if source.label not in self.jobs.left and source.label not in report.files:
-                    report.put(source.label, THERE, results=self.results.named(source))
-        report.write()
-        if self.shard is None:
-            shards.remove(self.out)
-
-    def run(self, watch: SignalWatch) -> Outcome:
-        """Convert until ``watch`` says otherwise. Raises UserError, and what the operating system says of files."""
-        state, report = "interrupted", self.report
-        try:
-            self.jobs.run(lambda: watch.received is not None, quiet=self.shard is not None and self.shard.quiet)
-            if not self.jobs.left or watch.received is None:
-                state = state_of(report.files) if self.shard is None else COMPLETE
-        finally:
-            failed = sys.exc_info()[0] is not None
-            try:
-                report.write(state, **summary_of(report.files, self.sampled))
-            except OSError:  # where the disk is full it is the first error that counts, and the journal has all
-                if not failed:
-                    raise
-        return Outcome(self.jobs.written, self.there, self.jobs.failed, report.files)
-
-    def close(self, outcome: Outcome, seconds: float) -> bool:
-        """Tell what came out; whether that is the whole conversion. Raises UserError if it is nothing."""
-        options, shard = self.plan.options, self.shard
-        whole: Report | None = self.report
-        unfinished: list[int] = []
-        if isinstance(self.report, shards.ShardReport):
-            whole, unfinished = self.report.merge(self.sampled)
-        path = (whole or self.report).path
-        if shard is None:
-            outcome.refuse_nothing()
-        prefix = "" if shard is None else f"shard {shard}: "
-        tell(outcome, seconds, self.out, path, options.structure_warn, self.sampled, prefix, self.plan.expected)
-        if shard is not None:
-            _tell_shards(shard.count, whole, unfinished)
-        outcome.refuse_incomplete(path, options.strict)
-        return whole is not None
-
-
-def _tell_shards(count: int, whole: Report | None, unfinished: list[int]) -> None:
-    if whole is not None:
-        all_of_it = Outcome(files=whole.files)
-        if state_of(whole.files) != COMPLETE:
-            all_of_it.refuse_nothing()
-        skipped = len(all_of_it.skipped)
-        print(
-            f"all {count} shards have finished: {len(whole.files) - skipped} converted, "
-            f"{skipped} skipped, listed in {whole.path}",
-            file=sys.stderr,
-        )
-    elif unfinished:
-        print(
-            f"{counted(len(unfinished), 'shard')} of {count} not finished yet: "
-            f"{', '.join(map(str, unfinished))}; the last one writes conversion.json",
-            file=sys.stderr,
-        )
-
-
-def _pending(
-    plan: Plan, results: Results, maps: DeviationMaps | None, own: dict[int, set[int]], unfinished: set[str]
-) -> dict[int, set[int]]:
-    """{index of volume: set of indices of slices} of ``own`` to be converted. Raises UserError for files in the way."""
-    options, in_the_way = plan.options, []
-    claimed: dict[Path, Source] = {}
-    pending: dict[int, set[int]] = {}
-    sources = {os.path.realpath(path) for source in plan.images.sources for path in source.paths}
-    for number, volume in enumerate(plan.images.volumes):
-        for index, source in enumerate(volume.sources):
-            paths = results.paths(source) + (() if maps is None else maps.paths(source))
-            for path in paths:
-                other = claimed.setdefault(path, source)
-                if other is not source:
-                    raise UserError(
-                        f"{source.label} and {other.label} would both be written as {path}; convert them "
-                        "in two runs with different --out"
-                    )
-                if os.path.realpath(path) in sources:
-                    raise UserError(f"--out: {path} is one of the images to convert; choose another folder")
-            if index not in own.get(number, ()):
-                continue
-            there = [path for path in paths if path.exists()]
-            if there and not (options.resume or options.force):
-                in_the_way.append(there[0])
-            if options.force or len(there) < len(paths) or source.label in unfinished:
-                pending.setdefault(number, set()).add(index)
-    if in_the_way:
-        more = f", and so do {counted(len(in_the_way) - 1, 'more result')}" if in_the_way[1:] else ""
-        raise UserError(
-            f"{in_the_way[0]}: exists{more}; --resume would leave what is there and convert the rest, --force would "
-            "overwrite it"
-        )
-    return pending
-
-
-def _check_folder(out: Path, images: Catalogue) -> None:
-    """UserError if images to convert lie in the output folder, it cannot be made, or nothing can be written into it."""
-    if os.path.realpath(out) in {os.path.realpath(source.path.parent) for source in images.sources}:
+    if os.path.realpath(out) in {os.path.realpath(source.path.parent) for source in plan.images.sources}:
         raise UserError(f"--out: {out} is a folder of the images to convert; results go into another one")
     place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not place.is_dir():
         raise UserError(f"--out: {out} is, or lies below, a file; it should be a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"--out: no permission to write into {place}")
+    return locked(out, "converting", None if shard is None else f"{shard.number}of{shard.count}", work)
+
+
+def _tell_all(jobs: Jobs, seconds: float, path: Path) -> None:
+    """Tell what came of the ``jobs``, in ``seconds``; ``path``: of the report that lists all."""
+    report, plan = jobs.report, jobs.plan
+    found, limit = report.summary(), plan.options.structure_warn
+    alike = found.get("likeness", {})
+    _tell_some([f"skipped {name}: {reason}" for name, reason in sorted(report.skipped.items())], path)
+    if "structure" in found:
+        edges = found["structure"]
+        _tell(
+            f"edges: mean change {edges['mean_edge_change']:.2g}, largest {edges['largest_edge_change']:.2g} in "
+            f"{edges['largest_in']} (1 - correlation of edges of input and output)"
+        )
+        changes = sorted(((change, name) for name, change in report.edge_changes().items()), reverse=True)
+        _tell_some(
+            [
+                f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
+                "structures may have been added, moved or lost"
+                for change, name in changes
+                if change > limit
+            ],
+            path,
+        )
+    _tell(*values.lines(found))
+    if (line := likeness.in_words(list(alike.values()))) is not None:
+        _tell(line)
+    if plan.expected is not None:
+        warned = [
+            f"warning: {name} ...: {said}"
+            for name, one in alike.items()
+            for said in likeness.warnings(one, plan.expected, likeness.SHARE_CONVERTED)
+        ]
+        _tell_some(warned, path)
+    if "deviation" in found:
+        _tell(values.deviation_text(found["deviation"], Path(plan.options.out)))
+    prefix = "" if jobs.shard is None else f"shard {jobs.shard}: "
+    rate = f", {jobs.written / seconds:.2f} images/s" if jobs.written else ""
+    _tell(
+        f"{prefix}{jobs.written} written, {jobs.there} there already, {len(report.skipped)} skipped, in "
+        f"{Path(plan.options.out)} ({seconds:.1f} s{rate})"
+    )
+
+
+def _tell_shards(count: int, whole: Report | None, unfinished: list[int]) -> None:
+    if whole is not None:
+        if whole.final_state != COMPLETE:
+            whole.refuse_nothing()
+        skipped = len(whole.skipped)
+        _tell(
+            f"all {count} shards have finished: {len(whole.files) - skipped} converted, "
+            f"{skipped} skipped, listed in {whole.path}"
+        )
+    elif unfinished:
+        _tell(
+            f"{counted(len(unfinished), 'shard')} of {count} not finished yet: "
+            f"{', '.join(map(str, unfinished))}; the last one writes conversion.json"
+        )
+
+
+def _tell_some(lines: list[str], report: Path) -> None:
+    _tell(*lines[:LINES])
+    if len(lines) > LINES:
+        _tell(f"... and {len(lines) - LINES} more like this, listed in {report}")
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def translate(

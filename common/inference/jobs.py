@@ -1,7 +1,9 @@
-"""The images of a conversion as jobs of the pipeline: each slice into the network, and its result into files."""
+"""The images of a conversion as jobs of the pipeline: which are to be converted, each slice into the network, and its
+result into files."""
 
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,15 +13,17 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from medi2i.common.errors import UserError, one_line
-from medi2i.common.inference import edges, pipeline
+from medi2i.common.errors import UserError, counted, one_line
+from medi2i.common.inference import edges, pipeline, shards
 from medi2i.common.inference.analysis import Analysis
 from medi2i.common.inference.generator import Translate
 from medi2i.common.inference.plan import Plan
-from medi2i.common.inference.report import SKIPPED, WRITTEN, Report
+from medi2i.common.inference.report import COMPLETE, SKIPPED, THERE, WRITTEN, Report, place_for
 from medi2i.common.inference.results import Results, grey
+from medi2i.common.inference.shards import Shard
 from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
-from medi2i.common.inference.uncertainty import DeviationMaps, Samples
+from medi2i.common.inference.uncertainty import Samples
+from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.likeness import compare
 from medi2i.datasets.catalogue import Source, Volume
 
@@ -39,39 +43,100 @@ class Networks(NamedTuple):
 
 
 class Jobs:
-    """What is ``pending`` of a conversion, and what becomes of it.
+    """The share of a conversion that is this process's: what is to be done of it, and what becomes of it.
 
-    report, results, maps: where it is written down, and to. place: folder for what lies beside results. pending:
-    {index of volume: set of indices of slices}. Attributes: ``written`` and ``failed`` images so far, these because the
-    network has no result for them, and the labels of those that are ``left``.
+    Attributes: ``report``, of the whole or of the ``shard``; the labels of images that are ``left``; how many were
+    ``there`` before, are ``written``, and ``failed`` because the network has no result for them. Raises UserError for
+    files in the way.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        networks: Networks,
-        report: Report,
-        results: Results,
-        maps: DeviationMaps | None,
-        place: Path,
-        pending: dict[int, set[int]],
-    ) -> None:
-        self.plan, self.networks, self.report, self.results, self.maps = plan, networks, report, results, maps
-        self.place, self.pending = place, pending
+    def __init__(self, plan: Plan, networks: Networks, shard: Shard | None) -> None:
+        options, images, samples, out = plan.options, plan.images, networks.samples, Path(plan.options.out)
+        self.plan, self.networks, self.shard = plan, networks, shard
+        self.place = place_for(out, plan.form.is_dicom(images.sources[0]))  # of what lies beside results
+        about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
+        self.report = Report(self.place, *about, samples=None if samples is None else samples.text)
+        self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
+        if shard is not None:
+            self.own = shard.own_slices(images)
+            self.report = shards.ShardReport(out, shard, self.report, images)
+        elif not (options.resume or options.force):
+            shards.refuse_begun(out)
+        self.results = Results(plan, samples)
+        self.pending = self._pending()
+        self.left = {images.volumes[number].sources[i].label for number, some in self.pending.items() for i in some}
+        self.there = sum(map(len, self.own.values())) - len(self.left)
         self.written = self.failed = 0
-        self.left = {plan.images.volumes[number].sources[i].label for number, some in pending.items() for i in some}
         self._skipped = 0
         self._told: set[tuple[int, str]] = set()
 
-    def run(self, stop: Callable[[], bool], quiet: bool) -> None:
-        """Convert it all, until ``stop`` says otherwise; ``quiet``: no progress is shown.
+    def _pending(self) -> dict[int, set[int]]:
+        """{index of volume: set of indices of slices} of its own to be converted. Raises UserError for files in the
+        way."""
+        options, images, in_the_way = self.plan.options, self.plan.images, []
+        unfinished: set[str] = set()  # what killed processes were writing, if this one goes on where they were
+        if options.resume:
+            begun_by_shards = shards.unfinished(Path(options.out)) if self.shard is None else set()
+            unfinished = self.report.unfinished() | begun_by_shards
+        claimed: dict[Path, Source] = {}
+        pending: dict[int, set[int]] = {}
+        sources = {os.path.realpath(path) for source in images.sources for path in source.paths}
+        for number, volume in enumerate(images.volumes):
+            for index, source in enumerate(volume.sources):
+                paths = self.results.paths(source) + self.results.paths_of_map(source)
+                for path in paths:
+                    other = claimed.setdefault(path, source)
+                    if other is not source:
+                        raise UserError(
+                            f"{source.label} and {other.label} would both be written as {path}; convert them "
+                            "in two runs with different --out"
+                        )
+                    if os.path.realpath(path) in sources:
+                        raise UserError(f"--out: {path} is one of the images to convert; choose another folder")
+                if index not in self.own.get(number, ()):
+                    continue
+                there = [path for path in paths if path.exists()]
+                if there and not (options.resume or options.force):
+                    in_the_way.append(there[0])
+                if options.force or len(there) < len(paths) or source.label in unfinished:
+                    pending.setdefault(number, set()).add(index)
+        if in_the_way:
+            more = f", and so do {counted(len(in_the_way) - 1, 'more result')}" if in_the_way[1:] else ""
+            raise UserError(
+                f"{in_the_way[0]}: exists{more}; --resume would leave what is there and convert the rest, "
+                "--force would overwrite it"
+            )
+        return pending
+
+    def begin(self) -> None:
+        """Make the folder and a report, with what an earlier run did."""
+        options, report, images, out = self.plan.options, self.report, self.plan.images, Path(self.plan.options.out)
+        if isinstance(report, shards.ShardReport):
+            report.join(resume=options.resume, force=options.force)
+        elif options.resume:
+            report.resume()
+            report.take_over(report.files | shards.begun(out, report))
+        if self.shard is None or self.shard.number == 1:
+            for item in images.skipped:
+                report.put(item.name, SKIPPED, reason=item.reason)
+        for number, indices in self.own.items():
+            for source in (images.volumes[number].sources[index] for index in sorted(indices)):
+                if source.label not in self.left and source.label not in report.files:
+                    report.put(source.label, THERE, results=self.results.named(source))
+        report.write()
+        if self.shard is None:
+            shards.remove(out)
+
+    def run(self, watch: SignalWatch) -> None:
+        """Convert it all, until ``watch`` says otherwise; a quiet shard shows no progress.
 
         Raises UserError, and what the operating system says of files.
         """
-        options = self.plan.options
+        options, report, state = self.plan.options, self.report, "interrupted"
+        hidden = True if self.shard is not None and self.shard.quiet else None
         try:
             with tqdm(
-                total=len(self.left), desc="converting", unit="image", file=sys.stderr, disable=True if quiet else None
+                total=len(self.left), desc="converting", unit="image", file=sys.stderr, disable=hidden
             ) as self._bar:
                 pipeline.run(
                     self._jobs(),
@@ -79,19 +144,26 @@ class Jobs:
                     batch_size=options.batch_size,
                     workers=options.workers,
                     at_once=self.networks.at_once,
-                    stop=stop,
+                    stop=lambda: watch.received is not None,
                 )
+            if not self.left or watch.received is None:
+                state = report.final_state if self.shard is None else COMPLETE
         except MemoryError as error:
             raise UserError(
                 f"out of memory ({error}); --tile 512, or a smaller one, needs less, and so does a smaller --batch_size"
             ) from error
+        finally:
+            failed = sys.exc_info()[0] is not None
+            try:
+                report.write(state, **report.summary())
+            except OSError:  # where the disk is full it is the first error that counts, and the journal has all
+                if not failed:
+                    raise
 
     def _jobs(self) -> Iterator[pipeline.Job]:
         for number, wanted in sorted(self.pending.items()):
             volume = self.plan.images.volumes[number]
             self.results.begin(volume)
-            if self.maps is not None:
-                self.maps.begin(volume)
             for warning in volume.series.warnings if volume.series is not None else ():
                 log.warning("%s ...: %s", volume.sources[0].label, warning)
             yield from self._jobs_of(volume, wanted)
@@ -152,13 +224,17 @@ class Jobs:
             if self.plan.expected is not None:
                 details["likeness"] = {"series": volume.sources[0].label, **compare(grey(middle.unit), grey(y))}
             if self.plan.compare_edges and options.structure != "none" and min(y.shape[1:]) > edges.SQUARE:
-                details["structure"] = self._compare(source, middle, y)
-            self._release(middle)
+                found = edges.compare(grey(middle.unit), grey(y))
+                if options.structure == "maps":
+                    edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
+                details["structure"] = found.numbers()
+            if self.plan.stack == 1:  # an image that no other stack needs is not kept for the network it was in
+                middle.unit = np.empty(0, np.float32)
             if write_analysis is not None:
                 write_analysis(self._beside("analysis", source))
             inputs = [one for _, one in sorted(slices.items())]
-            if deviation is not None and self.maps is not None:
-                details["deviation"] = self.maps.write(volume, source, deviation, middle, inputs)
+            if deviation is not None:
+                details["deviation"] = self.results.write_map(volume, source, deviation, middle, inputs)
             details.update(self.results.write(volume, source, y, middle, inputs))
         except UserError as error:  # an image that cannot be held by its kind of file; the disk's errors end the run
             self._failed(source, error)
@@ -170,17 +246,6 @@ class Jobs:
     def _done(self, source: Source) -> None:
         self.left.discard(source.label)
         self._bar.update()
-
-    def _compare(self, source: Source, middle: Slice, y: np.ndarray) -> dict[str, float | list[int]]:
-        found = edges.compare(grey(middle.unit), grey(y))
-        if self.plan.options.structure == "maps":
-            edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
-        return found.numbers()
-
-    def _release(self, middle: Slice) -> None:
-        """An image that no other stack needs is not kept for the network that it has been in."""
-        if self.plan.stack == 1:
-            middle.unit = np.empty(0, np.float32)
 
     def _beside(self, folder: str, source: Source) -> Path:
         """Path without suffix for extra files on a result, in a folder of their own."""

@@ -1,10 +1,8 @@
-"""``conversion.json``: what was converted, by which model, with which options, what became of each file, told."""
+"""``conversion.json``: what was converted, by which model, with which options, what became of each file."""
 
-import dataclasses
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,7 +24,6 @@ COMPARED = ("model", "settings", "inputs")
 WRITTEN, THERE, SKIPPED = "written", "there already", "skipped"
 COMPLETE, NOTHING = "complete", "nothing converted"
 MOST_SHOWN = 80  # characters of an option in an error
-LINES = 10  # of one kind on the terminal; conversion.json has all
 
 Entries = dict[str, dict[str, Any]]
 """What became of each file, by its name: "status", of what was skipped the "reason", else how it was measured."""
@@ -69,7 +66,8 @@ class Report:
     """The state of one conversion, on disk from the first moment and always a whole file.
 
     ``model`` and ``settings`` are dicts of what decides the content of the results, ``inputs`` the files and folders
-    given; ``resume`` compares them. ``name``: of the file, below ``folder``.
+    given; ``resume`` compares them. ``name``: of the file, below ``folder``. ``samples``: what was sampled for maps of
+    the deviation, in words.
     The file holds no times, so that converting the same files again gives the same bytes. Threads may share it.
     """
 
@@ -80,8 +78,9 @@ class Report:
         settings: Mapping[str, object],
         inputs: Sequence[str],
         name: str = NAME,
+        samples: str | None = None,
     ) -> None:
-        self.path, self.about = Path(folder) / name, (model, settings, inputs)
+        self.path, self.about, self.samples = Path(folder) / name, (model, settings, inputs), samples
         self.content: dict[str, Any] = {
             "medi2i_version": VERSION,
             "model": model,
@@ -101,6 +100,44 @@ class Report:
     def files(self) -> Entries:
         """What became of each file so far."""
         return self.content["files"]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """name -> reason of what was skipped."""
+        return {name: entry["reason"] for name, entry in self.files.items() if entry["status"] == SKIPPED}
+
+    @property
+    def final_state(self) -> str:
+        """ "complete", or "nothing converted" where every image was skipped."""
+        return COMPLETE if any(entry["status"] in (WRITTEN, THERE) for entry in self.files.values()) else NOTHING
+
+    def details(self, key: str) -> dict[str, Any]:
+        """name -> detail ``key`` of its entry, of the files that have it."""
+        return {name: entry[key] for name, entry in self.files.items() if key in entry}
+
+    def edge_changes(self) -> dict[str, float]:
+        """name -> ``edges.Structure.change``, of the files that were compared."""
+        return {name: found["edge_change"] for name, found in self.details("structure").items()}
+
+    def summary(self) -> dict[str, dict]:
+        """What a finished report says of all images together."""
+        series: dict[str, list[dict[str, Any]]] = {}
+        for entry in self.details("likeness").values():
+            series.setdefault(entry["series"], []).append(entry)
+        found: dict[str, dict] = {
+            "structure": edges.summary(self.edge_changes()),
+            "likeness": {name: likeness.typical(entries) for name, entries in sorted(series.items())},
+            "deviation": values.deviation_summary(self.details("deviation"), self.samples),
+            **values.summary(self.details("values"), self.details("mean_change")),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def refuse_nothing(self) -> None:
+        """UserError: there is no result at all."""
+        skipped = self.skipped
+        name, reason = min(skipped.items())
+        others = f" (nor could the other {len(skipped) - 1} files be converted)" if len(skipped) > 1 else ""
+        raise UserError(f"{name}: {reason}{others}")
 
     def resume(self) -> None:
         """Take over the files of an earlier run. Raises UserError if it had another model or other options."""
@@ -236,138 +273,3 @@ def _is_entry(entry: object) -> bool:
         and all(isinstance(entry.get(key, {}), dict) for key in ("structure", "deviation", "likeness"))
         and isinstance(entry.get("likeness", {}).get("series", ""), str)
     )
-
-
-@dataclasses.dataclass
-class Outcome:
-    """Images ``written`` now and ``there`` before, those that ``failed``, for which the network has no result, and the
-    entries of the report on all of them."""
-
-    written: int = 0
-    there: int = 0
-    failed: int = 0
-    files: Entries = dataclasses.field(default_factory=dict)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """name -> reason of what was skipped."""
-        return {name: entry["reason"] for name, entry in self.files.items() if entry["status"] == SKIPPED}
-
-    def refuse_nothing(self) -> None:
-        """UserError if there is no result at all."""
-        if self.written or self.there:
-            return
-        skipped = self.skipped
-        name, reason = min(skipped.items())
-        others = f" (nor could the other {len(skipped) - 1} files be converted)" if len(skipped) > 1 else ""
-        raise UserError(f"{name}: {reason}{others}")
-
-    def refuse_incomplete(self, report: Path, strict: bool) -> None:
-        """UserError if there is an image that the network has no result for, or, ``strict``, if anything was skipped.
-
-        report: the file that lists it.
-        """
-        if self.failed:
-            raise UserError(f"{self.failed} image(s) without a result, listed in {report}")
-        if strict and self.skipped:
-            raise UserError(f"--strict: {len(self.skipped)} file(s) skipped, listed in {report}")
-
-
-def state_of(files: Entries) -> str:
-    """ "complete", or "nothing converted" where every image was skipped."""
-    return COMPLETE if any(entry["status"] in (WRITTEN, THERE) for entry in files.values()) else NOTHING
-
-
-def summary_of(files: Entries, samples: str | None) -> dict[str, dict]:
-    """What a finished report says of all images together. samples: what was sampled for deviation maps, in words."""
-    found: dict[str, dict] = {
-        "structure": edges.summary(_changes(files)),
-        "likeness": _likeness(files),
-        "deviation": values.deviation_summary(_details(files, "deviation"), samples),
-        **values.summary(_details(files, "values"), _details(files, "mean_change")),
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def _likeness(files: Entries) -> dict[str, dict[str, float]]:
-    """Label of the first image of a series -> how like its images are to their results, by ``likeness.typical``."""
-    series: dict[str, list[dict[str, Any]]] = {}
-    for entry in _details(files, "likeness").values():
-        series.setdefault(entry["series"], []).append(entry)
-    return {name: likeness.typical(entries) for name, entries in sorted(series.items())}
-
-
-def tell(
-    outcome: Outcome,
-    seconds: float,
-    folder: Path,
-    report: Path,
-    limit: float,
-    samples: str | None,
-    prefix: str,
-    expected: Sequence[float | None] | None = None,
-) -> None:
-    """Tell all of it on stderr.
-
-    seconds: that it took. folder: of the results. report: path of the file that lists all. limit: of
-    ``--structure_warn``. samples: what was sampled for deviation maps, in words. prefix: of the last line.
-    expected: of how like results are to their images, as a Plan has it.
-    """
-    found = summary_of(outcome.files, samples)
-    alike = found.get("likeness", {})
-    _tell_some([f"skipped {name}: {reason}" for name, reason in sorted(outcome.skipped.items())], report)
-    if "structure" in found:
-        _tell_structure(found["structure"], _changes(outcome.files), report, limit)
-    _tell(*values.lines(found))
-    if (line := likeness.in_words(list(alike.values()))) is not None:
-        _tell(line)
-    if expected is not None:
-        warned = [
-            f"warning: {name} ...: {said}"
-            for name, one in alike.items()
-            for said in likeness.warnings(one, expected, likeness.SHARE_CONVERTED)
-        ]
-        _tell_some(warned, report)
-    if "deviation" in found:
-        _tell(values.deviation_text(found["deviation"], folder))
-    rate = f", {outcome.written / seconds:.2f} images/s" if outcome.written else ""
-    _tell(
-        f"{prefix}{outcome.written} written, {outcome.there} there already, {len(outcome.skipped)} skipped, in "
-        f"{folder} ({seconds:.1f} s{rate})"
-    )
-
-
-def _tell_structure(found: dict, changes: dict[str, float], report: Path, limit: float) -> None:
-    _tell(
-        f"edges: mean change {found['mean_edge_change']:.2g}, largest {found['largest_edge_change']:.2g} in "
-        f"{found['largest_in']} (1 - correlation of edges of input and output)"
-    )
-    _tell_some(
-        [
-            f"warning: {name}: edges change by {change:.3f}, more than --structure_warn {limit:g}; "
-            "structures may have been added, moved or lost"
-            for change, name in sorted(((change, name) for name, change in changes.items()), reverse=True)
-            if change > limit
-        ],
-        report,
-    )
-
-
-def _changes(files: Entries) -> dict[str, float]:
-    return {name: found["edge_change"] for name, found in _details(files, "structure").items()}
-
-
-def _details(files: Entries, key: str) -> dict[str, dict]:
-    """name -> detail ``key`` of its entry, of the files that have it."""
-    return {name: entry[key] for name, entry in files.items() if key in entry}
-
-
-def _tell_some(lines: list[str], report: Path) -> None:
-    _tell(*lines[:LINES])
-    if len(lines) > LINES:
-        _tell(f"... and {len(lines) - LINES} more like this, listed in {report}")
-
-
-def _tell(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)

@@ -1,4 +1,5 @@
-"""Where a result goes, and how it is written: DICOM as a derived series, classes as labels, all else as it came."""
+"""Where a result goes, and how it is written: DICOM as a derived series, classes as labels, all else as it came; and
+beside it how sure the network is of it, as a map."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from medi2i.common.inference import values
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.plan import Format, Plan
 from medi2i.common.inference.slices import Slice
+from medi2i.common.inference.uncertainty import Samples, softmax, step_for
 from medi2i.common.resources import bands
 from medi2i.datasets.catalogue import Source, Volume
 from medi2i.datasets.dicom.encoding import ROUNDING, Encoding
@@ -24,35 +26,54 @@ from medi2i.datasets.writing import write_image, write_npy
 
 
 class Results:
-    """Writes the results of a ``plan`` below its folder; existing files only where it says so."""
+    """Writes the results of a ``plan`` below its folder; existing files only where it says so.
 
-    def __init__(self, plan: Plan) -> None:
+    Where ``samples`` have a deviation, also one map of it a result, below ``uncertainty``, named as the result: DICOM
+    where that is (a series of its own: DERIVED, SECONDARY, third value, STD_DEVIATION as in PS3.3 C.8.16.1.4, in HU for
+    CT; 0 around a crop), else npy (channels, H, W) in the result's unit, of classes in probability.
+    """
+
+    def __init__(self, plan: Plan, samples: Samples | None) -> None:
+        self.samples = samples if samples is not None and samples.deviation else None
         self.plan, self.form, self.folder = plan, plan.form, Path(plan.options.out)
         self.force = plan.options.force or plan.options.resume
         found = [volume.series for volume in plan.images.volumes if volume.series is not None]
         self._uids = Counter(series.uid for series in found)
         self._numbers = {(series.slices[0].study_uid, series.number) for series in found}
         self._series: dict[int, list[DerivedSeries]] = {}
+        self._series_of_maps: dict[int, list[DerivedSeries]] = {}
 
     def paths(self, source: Source) -> tuple[Path, ...]:
         """The files that the result of ``source`` will have."""
         return tuple(self.folder / PurePosixPath(name) for name in self.form.names(source))
 
+    def paths_of_map(self, source: Source) -> tuple[Path, ...]:
+        """Those of the map of its deviation, if there will be one."""
+        if self.samples is None:
+            return ()
+        names = self.form.names(source) if self.form.is_dicom(source) else (f"{self.form.stem(source)}.npy",)
+        return tuple(self.folder / values.DEVIATIONS / PurePosixPath(name) for name in names)
+
     def named(self, source: Source) -> str | list[str]:
-        """The same for the report: their names below the folder, one as text, several as a list."""
+        """The files of the result for the report: their names below the folder, one as text, several as a list."""
         names = self.form.names(source)
         return names[0] if len(names) == 1 else list(names)
 
     def begin(self, volume: Volume) -> None:
         """Get ready for the slices of a volume: a DICOM series gets its new UID from its first slice."""
-        if (series := self.dicom_series(volume)) is not None:
-            self._series[id(volume)] = self.derived(series)
+        if volume.series is None or not self.form.is_dicom(volume.sources[0]):
+            return
+        self._series[id(volume)] = self._derived(volume.series)
+        if self.samples is not None:
+            self._series_of_maps[id(volume)] = self._derived(
+                volume.series,
+                f"Standard deviation ({self.samples.text}):",
+                {"map": "standard deviation"},
+                encoding=Encoding(step_for(self.form.clip_for("dcm", None)), 0.0, 16, signed=False),
+                contrast="STD_DEVIATION",
+            )
 
-    def dicom_series(self, volume: Volume) -> Series | None:
-        """The series of a volume whose results are DICOM, too."""
-        return volume.series if self.form.is_dicom(volume.sources[0]) else None
-
-    def derived(
+    def _derived(
         self,
         series: Series,
         prefix: str = "",
@@ -113,6 +134,28 @@ class Results:
         changed = {**values.outside_of(middle.beyond, middle.clip, kept), **written}
         return {**details, **({"values": changed} if changed else {})}
 
+    def write_map(
+        self, volume: Volume, source: Source, unit: np.ndarray, middle: Slice, inputs: Sequence[Slice]
+    ) -> dict[str, object]:
+        """Write the map of ``source``: ``unit`` (C, h, w), a deviation in [-1, 1] units. Returns its statistics.
+
+        middle, inputs: as for ``write``. Raises UserError, OSError.
+        """
+        kind, clip = "npy", Clip()
+        if not self.form.classes:
+            kind = self.form.kind_for(source)
+            clip = self.form.clip_for(kind, self.form.bits_for(kind, source, middle.bits))
+        found = unit * np.float32(clip.width / 2) if clip.scales else unit
+        found = np.maximum(middle.placement.back(found, 0.0), 0)
+        paths = self.paths_of_map(source)
+        if kind == "dcm":
+            parts = [part[0] for part in np.split(found, self.form.images)]
+            self._write_series(self._series_of_maps[id(volume)], paths, parts, middle.mask, middle, inputs)
+        else:
+            write_npy(paths[0], found)
+        modality = self.plan.options.modality or (middle.images[0].modality if middle.images else None)
+        return values.deviation(found[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
+
     def _write_plain(
         self,
         paths: Sequence[Path],
@@ -158,7 +201,7 @@ class Results:
             outside = placement.back(np.zeros((1, placement.height, placement.width)), 1.0)[0] > 0
             mask, around = outside if mask is None else mask | outside, clip.lower or 0.0
         hu = [placement.back(part, around)[0] for part in parts]
-        written = self.write_dicom(self._series[id(volume)], paths, hu, mask, middle, inputs)
+        written = self._write_series(self._series[id(volume)], paths, hu, mask, middle, inputs)
         details: dict[str, object] = {}
         if len(parts) == 1 and same_modality and (middle.clip == clip or image.modality == "CT"):
             details = self._mean_change(middle.values[0], hu[0], middle)
@@ -166,7 +209,7 @@ class Results:
         changed = values.of_file([(one.clipped, one.rounded, one.largest) for one in written])
         return {"sop_uid": uids if len(uids) > 1 else uids[0], **details}, changed
 
-    def write_dicom(
+    def _write_series(
         self,
         series: Sequence[DerivedSeries],
         paths: Sequence[Path],
@@ -240,9 +283,3 @@ def parts_of(unit: np.ndarray, form: Format, clip: Clip, middle: Slice) -> list[
 def background(classes: int) -> np.ndarray:
     """(classes, 1, 1) probabilities of what lies around a crop: class 0."""
     return np.eye(classes, 1, dtype=np.float32)[..., np.newaxis]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """(C, H, W) scores -> probabilities of the classes, adding up to 1 along the first axis."""
-    shifted = np.exp(scores - scores.max(0))
-    return shifted / shifted.sum(0)

@@ -17,7 +17,7 @@ from typing import Any
 from medi2i.common.device import gpu_count
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions
-from medi2i.common.inference.report import COMPLETE, Entries, Report, read_journal, read_report, state_of, summary_of
+from medi2i.common.inference.report import COMPLETE, Entries, Report, read_journal, read_report
 from medi2i.common.resources import launched
 from medi2i.datasets.catalogue import Catalogue
 
@@ -81,7 +81,7 @@ class ShardReport(Report):
     """The report of one ``shard``, which becomes part of ``whole``, that of converting ``images`` into ``out``."""
 
     def __init__(self, out: Path, shard: Shard, whole: Report, images: Catalogue) -> None:
-        super().__init__(out / FOLDER, *whole.about, name=f"{shard.number}.json")
+        super().__init__(out / FOLDER, *whole.about, f"{shard.number}.json", whole.samples)
         self.content["shards"] = shard.count
         self.out, self.shard, self.whole, self.images = out, shard, whole, images
         self._earlier: Entries = {}  # of a complete earlier conversion that is continued or done again here
@@ -99,11 +99,8 @@ class ShardReport(Report):
             labels = self.shard.labels(self.images)
             self.take_over({name: entry for name, entry in known.items() if name in labels})
 
-    def merge(self, samples: str | None) -> tuple[Report | None, list[int]]:
-        """Write the report of the whole if all shards have finished: (that Report, []), else (None, who has not).
-
-        samples: what was sampled for deviation maps, in words.
-        """
+    def merge(self) -> tuple[Report | None, list[int]]:
+        """Write the report of the whole if all shards have finished: (that Report, []), else (None, who has not)."""
         files: Entries = {}
         read, unfinished = [], []
         for number in range(1, self.shard.count + 1):
@@ -119,7 +116,7 @@ class ShardReport(Report):
         if unfinished:  # if one's own is gone, another shard finished at the same time and has put all together
             return None, unfinished if self.path.exists() else []
         self.whole.content["files"] = files
-        self.whole.write(state_of(files), **summary_of(files, samples))
+        self.whole.write(self.whole.final_state, **self.whole.summary())
         _take_away(read)
         return self.whole, []
 

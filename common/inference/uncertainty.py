@@ -12,27 +12,20 @@ share does not show, and nothing in here was calibrated.
 import dataclasses
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions, Model, Translate
-from medi2i.common.inference.results import Results, counted, softmax
-from medi2i.common.inference.slices import Slice
-from medi2i.common.inference.values import DEVIATIONS, deviation
 from medi2i.common.networks.blocks import sampled_dropout
-from medi2i.datasets.catalogue import Source, Volume
-from medi2i.datasets.dicom.encoding import Encoding
-from medi2i.datasets.dicom.new_series import DerivedSeries
 from medi2i.datasets.scaling import Clip
-from medi2i.datasets.writing import write_npy
 
 log = logging.getLogger(__name__)
 
 _TINY = 1e-12
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # times powers of ten
 
 
 def symmetries(height: int, width: int) -> tuple[tuple[int, bool], ...]:
@@ -120,6 +113,12 @@ class Samples:
         return np.stack([softmax(scores) for scores in slices]).reshape(y.shape)
 
 
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """(C, H, W) scores -> probabilities of the classes, adding up to 1 along the first axis."""
+    shifted = np.exp(scores - scores.max(0))
+    return shifted / shifted.sum(0)
+
+
 def moments(samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation with n - 1) of float32 arrays of one shape, one at a time (Welford, 1962)."""
     samples, count = iter(samples), 1
@@ -178,68 +177,6 @@ def samples_of(
     return Samples(network, kind, options.uncertainty is not None, stack, classes)
 
 
-STEPS = (1.0, 2.0, 2.5, 5.0)  # times powers of ten
-
-
-class DeviationMaps:
-    """Writes one map a result below ``<out>/uncertainty``, named as the result.
-
-    DICOM where the result is (a series of its own: DERIVED, SECONDARY, third value, STD_DEVIATION as in PS3.3
-    C.8.16.1.4, in HU for CT; 0 around a crop), else npy (channels, H, W) in the result's unit, of classes in
-    probability.
-
-    results: the Results of the conversion. samples: ``uncertainty.Samples``.
-    """
-
-    def __init__(self, results: Results, samples: Samples) -> None:
-        self.results, self.samples = results, samples
-        self._series: dict[int, list[DerivedSeries]] = {}
-
-    def paths(self, source: Source) -> tuple[Path, ...]:
-        """The files that the map of ``source`` will have."""
-        form = self.results.form
-        names = form.names(source) if form.is_dicom(source) else (f"{form.stem(source)}.npy",)
-        return tuple(self.results.folder / DEVIATIONS / PurePosixPath(name) for name in names)
-
-    def begin(self, volume: Volume) -> None:
-        """Get ready for the slices of a volume, after ``Results.begin``."""
-        series = self.results.dicom_series(volume)
-        if series is None:
-            return
-        clip = self.results.form.clip_for("dcm", None)
-        encoding = Encoding(step_for(clip), 0.0, 16, signed=False)
-        self._series[id(volume)] = self.results.derived(
-            series,
-            f"Standard deviation ({self.samples.text}):",
-            {"map": "standard deviation"},
-            encoding=encoding,
-            contrast="STD_DEVIATION",
-        )
-
-    def write(
-        self, volume: Volume, source: Source, unit: np.ndarray, middle: Slice, inputs: Sequence[Slice]
-    ) -> dict[str, object]:
-        """Write the map of ``source``: ``unit`` (C, h, w), a deviation in [-1, 1] units. Returns its statistics.
-
-        middle, inputs: as for ``Results.write``. Raises UserError, OSError.
-        """
-        form = self.results.form
-        kind, clip = "npy", Clip()
-        if not form.classes:
-            kind = form.kind_for(source)
-            clip = form.clip_for(kind, form.bits_for(kind, source, middle.bits))
-        values = unit * np.float32(clip.width / 2) if clip.scales else unit
-        values = np.maximum(middle.placement.back(values, 0.0), 0)
-        paths = self.paths(source)
-        if kind == "dcm":
-            parts = [part[0] for part in np.split(values, form.images)]
-            self.results.write_dicom(self._series[id(volume)], paths, parts, middle.mask, middle, inputs)
-        else:
-            write_npy(paths[0], values)
-        modality = self.results.plan.options.modality or (middle.images[0].modality if middle.images else None)
-        return deviation(values[:, counted(middle)], "HU" if kind == "dcm" and modality == "CT" else "")
-
-
 def step_for(clip: Clip) -> float:
     """The rescale slope of a map: the finest round one with which 16 bits hold any deviation within the clip.
 
@@ -248,4 +185,4 @@ def step_for(clip: Clip) -> float:
     width = clip.width if clip.scales else 65535.0
     least = 0.6 * width / 65535
     power = 10.0 ** np.floor(np.log10(least))
-    return float(next(f"{step * power:.6g}" for step in (*STEPS, 10.0) if step * power >= least))
+    return float(next(f"{step * power:.6g}" for step in STEPS if step * power >= least))
