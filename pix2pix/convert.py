@@ -4,7 +4,6 @@ python pix2pix/convert.py RUN -R data/ldct/testA -o converted
 python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pairs_val.txt -o converted
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -71,8 +70,14 @@ def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], image
         options,
         model,
         images,
-        dataclasses.replace(
-            prepared(options, model, images, trained.clip_names[0][-1], clip_in, PAIRED_HU, trained.ch),
+        prepared(
+            options,
+            model,
+            images,
+            trained.clip_names[0][-1],
+            clip_in,
+            PAIRED_HU,
+            trained.ch,
             scale=trained.scale,
         ),
         kind=kind,

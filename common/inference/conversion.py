@@ -29,7 +29,7 @@ from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import COMPLETE, Report
 from medi2i.common.inference.results import background, parts_of
 from medi2i.common.inference.shards import Shard, sharing
-from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
+from medi2i.common.inference.slices import Slice, SliceCache
 from medi2i.common.inference.uncertainty import sampled, samples_of, softmax
 from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import Generator
@@ -119,7 +119,7 @@ def open_networks(plan: Plan) -> Networks:
     options, model, device = plan.options, plan.model, choose_device(plan.options.gpu)
 
     def examples() -> list[np.ndarray]:
-        return examples_of(plan.images, plan.preparation, plan.stack, fitting_of(model.trained))
+        return examples_of(plan.images, plan.preparation, plan.model.stack, fitting_of(model.trained))
 
     def network(generator: Generator | None, images: int = 1, strength: float = 1.0) -> AnySize:
         engine = engine_of(generator, device, options, plan.hu_clip, examples, images)
@@ -130,7 +130,7 @@ def open_networks(plan: Plan) -> Networks:
         return AnySize(model.generator, engine, options.tile, options.tile_overlap, options.strength)
 
     once = network(model.generator, 1 if sampled(options) else len(plan.images.sources), options.strength)
-    samples = samples_of(options, model, once, by_chainer, device, stack=plan.stack, classes=plan.form.classes)
+    samples = samples_of(options, model, once, by_chainer, device, stack=plan.model.stack, classes=plan.form.classes)
     analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)
     return (
         Networks(once, once.at_once, None, analysis) if samples is None else Networks(samples.run, 1, samples, analysis)
@@ -268,16 +268,13 @@ def translate(
     def failed(index: int, error: Exception) -> None:
         raise error
 
-    cache = SliceCache(
-        lambda index: load_slice(sources[index], plan.preparation),
-        len(sources) if plan.stack > 1 else 0,
-        lambda index: bytes_of(sources[index], plan.preparation),
-    )
+    count, stack = len(sources), plan.model.stack
+    cache = SliceCache(sources, plan.preparation, count if stack > 1 else 0)
     pipeline.run(
-        pipeline.jobs(cache, len(sources), plan.stack, plan.combine, set(range(len(sources))), deliver, failed),
+        pipeline.jobs(cache, stack, plan.combine, set(range(count)), deliver, failed),
         networks.run,
         batch_size=plan.options.batch_size,
         workers=plan.options.workers,
         at_once=networks.at_once,
     )
-    return np.stack([results[index] for index in range(len(sources))])
+    return np.stack([results[index] for index in range(count)])

@@ -21,7 +21,7 @@ from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import COMPLETE, SKIPPED, THERE, WRITTEN, Report, place_for
 from medi2i.common.inference.results import Results, grey
 from medi2i.common.inference.shards import Shard
-from medi2i.common.inference.slices import Slice, SliceCache, bytes_of, load_slice
+from medi2i.common.inference.slices import Slice, SliceCache
 from medi2i.common.inference.uncertainty import Samples
 from medi2i.common.training.ending import SignalWatch
 from medi2i.common.training.likeness import compare
@@ -169,21 +169,16 @@ class Jobs:
             yield from self._jobs_of(volume, wanted)
 
     def _jobs_of(self, volume: Volume, wanted: set[int]) -> Iterator[pipeline.Job]:
-        plan, batch, sources = self.plan, self.plan.options.batch_size, volume.sources
-        limit = plan.stack + 2 * (plan.options.workers + batch) + (self.networks.at_once + 1) * batch
-        cache = SliceCache(
-            lambda index: load_slice(sources[index], plan.preparation),
-            limit if plan.stack > 1 else 0,  # a slice that is in one stack only is asked for once
-            lambda index: bytes_of(sources[index], plan.preparation),
-        )
+        plan, batch, stack = self.plan, self.plan.options.batch_size, self.plan.model.stack
+        limit = stack + 2 * (plan.options.workers + batch) + (self.networks.at_once + 1) * batch
         return pipeline.jobs(
-            cache,
-            len(sources),
-            plan.stack,
+            # A slice that is in one stack only is asked for once.
+            SliceCache(volume.sources, plan.preparation, limit if stack > 1 else 0),
+            stack,
             plan.combine,
             wanted,
             functools.partial(self._ready, volume),
-            lambda index, error: self._failed(sources[index], error),
+            lambda index, error: self._failed(volume.sources[index], error),
         )
 
     def _ready(self, volume: Volume, index: int, y: np.ndarray, slices: dict[int, Slice]) -> Callable[[], None]:
@@ -191,7 +186,7 @@ class Jobs:
         self._warn(volume, volume.sources[index], slices[index])
         write_analysis = None
         if (analysis := self.networks.analysis) is not None:
-            members = pipeline.middle_stack(index, len(volume.sources), self.plan.stack)
+            members = pipeline.middle_stack(index, len(volume.sources), self.plan.model.stack)
             maps = analysis.maps(np.concatenate([slices.get(i, slices[index]).unit for i in members]))
             write_analysis = functools.partial(analysis.write, maps=maps)
         return lambda: self._write(volume, index, y, slices, write_analysis)
@@ -228,7 +223,7 @@ class Jobs:
                 if options.structure == "maps":
                     edges.write_maps(self._beside("structure", source), grey(middle.unit), grey(y), found)
                 details["structure"] = found.numbers()
-            if self.plan.stack == 1:  # an image that no other stack needs is not kept for the network it was in
+            if self.plan.model.stack == 1:  # an image that no other stack needs is not kept for the network it was in
                 middle.unit = np.empty(0, np.float32)
             if write_analysis is not None:
                 write_analysis(self._beside("analysis", source))

@@ -187,18 +187,19 @@ def whole_stacks(count: int, size: int) -> list[list[int]]:
 
 def jobs(
     cache: SliceCache,
-    count: int,
     size: int,
     combine: Combine,
     wanted: set[int],
     deliver: Callable[[int, np.ndarray, dict[int, Slice]], Callable[[], None]],
     failed: Callable[[int, Exception], None],
 ) -> Iterator[Job]:
-    """The pipeline jobs that convert the slices ``wanted`` (their indices) of a volume of ``count`` slices.
+    """The pipeline jobs that convert the slices ``wanted`` (their indices) of the volume of ``cache``, by stacks of
+    ``size``.
 
     deliver(index, y (C', h, w), slices that went in, by index) -> what writes it; y is the caller's.
     failed(index, error) is told of a slice that cannot be converted.
     """
+    count = len(cache.sources)
     if combine is Combine.MIDDLE:
         stacks = [(middle_stack(index, count, size), {size // 2: index}) for index in sorted(wanted)]
     else:  # a slice that is repeated in a stack counts once
@@ -216,9 +217,13 @@ def jobs(
         own: dict[int, Slice] = {}
 
         def collect(y: np.ndarray | Exception) -> list[Callable[[], None]]:
+            parts: list[np.ndarray] = []
             if isinstance(y, Exception):
                 errors.update(dict.fromkeys(places.values(), y))
-            parts = [] if isinstance(y, Exception) else _parts(y, size)
+            elif len(y) % size:
+                raise ValueError(f"a network for stacks of {size} gave {len(y)} channels")
+            else:
+                parts = np.split(y, size)
             for place, index in places.items() if parts else ():
                 if index in sums:
                     total, so_far = sums[index]
@@ -250,9 +255,3 @@ def _stacked(cache: SliceCache, members: list[int], slices: dict[int, Slice]) ->
     if len({image.shape for image in images}) > 1:
         raise UserError(f"slices {members} of one volume have different sizes; a stack needs equal ones")
     return images[0] if len(images) == 1 else np.concatenate(images)
-
-
-def _parts(y: np.ndarray, size: int) -> list[np.ndarray]:
-    if len(y) % size:
-        raise ValueError(f"a network for stacks of {size} gave {len(y)} channels")
-    return np.split(y, size)

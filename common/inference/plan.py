@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,9 +106,9 @@ class Format:
 class Plan:
     """All of one conversion.
 
-    settings: dict of all that decides the pixels of a result beside the model. stack: slices in the channels of the
-    network. hu_clip: what takes its output to HU, None where results are no HU. known: what is to be said of the model
-    before it begins, a line each. expected: as ``likeness.known`` has it, None where nothing is compared.
+    settings: dict of all that decides the pixels of a result beside the model. hu_clip: what takes the network's output
+    to HU, None where results are no HU. known: what is to be said of the model before it begins, a line each. expected:
+    as ``likeness.known`` has it, None where nothing is compared.
     load_analysis(network_for, device): the maps that are to be written beside each result, made by an ``Analysis``;
     None for none. network_for: as for ``cyclegan.analysis``.
     """
@@ -118,7 +119,6 @@ class Plan:
     settings: dict[str, object]
     preparation: Preparation
     form: Format
-    stack: int
     combine: Combine
     description: str
     hu_clip: Clip | None
@@ -136,11 +136,13 @@ def prepared(
     clip: Clip | None,
     dicom_clip: Clip,
     channels: int,
+    **more: Any,
 ) -> Preparation:
     """How images are prepared for ``model``, whose input has ``channels``, as far as both applications do it alike.
 
-    domain: "A" or "B", that of the images in the training, which says how they are normalised. A model of the released
-    codes is used on the crop of its training. Raises UserError where args contradicts itself.
+    domain: "A" or "B", that of the images in the training, which says how they are normalised. more: fields of the
+    Preparation that are the application's. A model of the released codes is used on the crop of its training. Raises
+    UserError where args contradicts itself.
     """
     trained, stack = model.trained, model.stack
     if model.generator is not None and channels % stack:
@@ -159,6 +161,7 @@ def prepared(
         released=model.released,
         step=STEP if model.as_released else 1,
         normalised=None if model.generator is None else scale_of(how, images.sources, domain, landmarks or ()),
+        **more,
     )
 
 
@@ -184,6 +187,8 @@ def make_plan(
     """
     found, clip_in, dicom_clip = images.sources[0].kind, preparation.clip, preparation.dicom_clip
     keep = _keeps_outside(options, model, images, clip_in, clip, classes)
+    comparable = not classes and not model.trained.gen_fc
+    translates = model.generator is not None and options.strength != 0  # else the result is meant to be the input
     about = {
         "direction": model.direction,
         "clip_in": _shown(clip_in),
@@ -214,7 +219,6 @@ def make_plan(
             cropped=model.as_released,
             keep=keep,
         ),
-        model.stack,
         combine,
         description,
         hu_clip=(clip or dicom_clip) if not classes and found == "dcm" else None,
@@ -222,8 +226,8 @@ def make_plan(
             *_known_change(model, clip or (dicom_clip if found == "dcm" else None), images),
             *_trained_on(model, images),
         ],
-        compare_edges=not classes and not model.trained.gen_fc,
-        expected=_expected(options, model) if not classes and not model.trained.gen_fc else None,
+        compare_edges=comparable,
+        expected=likeness.known(model.trained, options.strength) if comparable and translates else None,
         load_analysis=load_analysis,
     )
 
@@ -348,13 +352,6 @@ def _trained_on(model: Model, images: Catalogue) -> list[str]:
     seen = sum(source.held is None and source.path.resolve() in known for source in images.sources)
     all_of = f"{seen} of {len(images.sources)} images are" if len(images.sources) > 1 else "this image is"
     return [f"{all_of} what this model was trained on: measured on such, it looks better than it is"] if seen else []
-
-
-def _expected(options: ConversionOptions, model: Model) -> tuple[float | None, float | None, float | None] | None:
-    """What is to be expected of the translations; None where they are meant to be the input."""
-    if model.generator is None or options.strength == 0:
-        return None
-    return likeness.known(model.trained, options.strength)
 
 
 def _samples_in_settings(options: ConversionOptions) -> dict[str, object]:

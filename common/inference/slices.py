@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,6 @@ def load_slice(source: Source, preparation: Preparation) -> Slice:
     return Slice(unit, shown.array, shown.mask, bits, placement, clip, beyond, images, scale)
 
 
-def bytes_of(source: Source, preparation: Preparation) -> int:
-    """About how much memory a slice takes from its reading until it is written, by what its files declare."""
-    if source.ref is not None:
-        values = math.prod(source.ref.shape) * len(source.paths)
-    else:
-        values = sum(declared_values(path, source.kind) for path in source.paths)
-    return BYTES_OF_VALUE * preparation.scale**2 * values
-
-
 def place(
     path: Path, size: tuple[int, int], spacing: tuple[float, float] | None, preparation: Preparation
 ) -> Placement:
@@ -211,15 +202,21 @@ def _tell_of_crop(folder: Path, height: int, width: int, rows: int, columns: int
 
 
 class SliceCache:
-    """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe.
+    """Slices of one volume, each read once though several stacks need it; the last ``limit`` are kept. Thread-safe."""
 
-    size: of the slice of an index in bytes, known before.
-    """
-
-    def __init__(self, load: Callable[[int], Slice], limit: int, size: Callable[[int], int]):
-        self._load, self._limit, self.size = load, limit, size
+    def __init__(self, sources: Sequence[Source], preparation: Preparation, limit: int) -> None:
+        self.sources, self._preparation, self._limit = sources, preparation, limit
         self._entries: OrderedDict[int, Future[Slice]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def size(self, index: int) -> int:
+        """About how many bytes a slice takes from its reading until it is written, by what its files declare."""
+        source = self.sources[index]
+        if source.ref is not None:
+            values = math.prod(source.ref.shape) * len(source.paths)
+        else:
+            values = sum(declared_values(path, source.kind) for path in source.paths)
+        return BYTES_OF_VALUE * self._preparation.scale**2 * values
 
     def get(self, index: int) -> Slice:
         """The slice, or what reading it raised."""
@@ -231,7 +228,7 @@ class SliceCache:
                 self._entries.popitem(last=False)
         if first:
             try:
-                entry.set_result(self._load(index))
+                entry.set_result(load_slice(self.sources[index], self._preparation))
             except BaseException as error:
                 entry.set_exception(error)
         return entry.result()
