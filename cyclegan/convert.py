@@ -4,13 +4,12 @@ python cyclegan/convert.py RUN -R data/mr -o converted
 python cyclegan/convert.py -m RUN/enc_y50.npz -R data/ct -o converted_back
 """
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
 
 from medi2i.common.errors import run
-from medi2i.common.inference.analysis import load_analysis
+from medi2i.common.inference.analysis import Analysis
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
@@ -56,10 +55,14 @@ def plan_of(options: UnpairedConversionOptions, model: Model[UnpairedOptions], i
         in_hu=(found in HU_KINDS, (kind or found) in (("dcm",) if model.as_released else HU_KINDS)),
     )
     spacing = trained.forceSpacing if options.forceSpacing is None else options.forceSpacing
-    preparation = dataclasses.replace(
-        prepared(
-            options, model, images, "AB"[not forward], clip_in, UNPAIRED_HU, trained.ch if forward else trained.out_ch
-        ),
+    preparation = prepared(
+        options,
+        model,
+        images,
+        "AB"[not forward],
+        clip_in,
+        UNPAIRED_HU,
+        trained.ch if forward else trained.out_ch,
         spacing=spacing if spacing > 0 else None,
         body=trained.clip_body and not identity,
         numbers=GREY_LEVELS if model.as_released else Clip(),
@@ -75,7 +78,7 @@ def plan_of(options: UnpairedConversionOptions, model: Model[UnpairedOptions], i
         combine=Combine.AVERAGE,
         description="CycleGAN A to B" if forward else "CycleGAN B to A",
         settings={"spacing": preparation.spacing, "body": trained.clip_body},
-        load_analysis=functools.partial(load_analysis, model, options) if analysed else None,
+        load_analysis=functools.partial(Analysis, model, options) if analysed else None,
     )
 
 

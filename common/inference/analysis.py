@@ -1,16 +1,16 @@
 """``--output_analysis``: what each loss term of CycleGAN says about one converted image, place by place."""
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from medi2i.common.compat import Array, F, chainer
+from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.edges import Panel, draw_maps
+from medi2i.common.inference.engines import computed
 from medi2i.common.inference.generator import Model, Translate
 from medi2i.common.inference.results import grey
 from medi2i.common.networks.checkpoint import Generator, fill_frozen, load_generator
@@ -26,35 +26,59 @@ from medi2i.datasets.writing import write_npy
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Maps: TypeAlias = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Of one image, each (h, w) float32: pictures in [-1, 1] by their name, terms by the name of their loss."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Maps:
-    """Maps of one image, each (h, w) float32: ``pictures`` in [-1, 1], ``terms`` by the name of their loss."""
-
-    pictures: dict[str, np.ndarray]
-    terms: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass
 class Analysis:
-    """Networks and settings that the maps need.
+    """The maps of what ``model`` converts; what has no weights is left out, with a warning.
 
-    forth, back: (N, C, H, W) in [-1, 1] -> the same, NumPy arrays; back None leaves the cycle out. discriminator,
-    features: links (None: left out) on ``device``. slices: of a stack; maps are of the middle one.
+    network_for(generator) -> callable for images of any size, as for the conversion itself: (N, C, H, W) in [-1, 1] ->
+    the same, NumPy arrays. Links are on ``device``. Maps of a stack are of its middle slice.
     """
 
-    forth: Translate
-    back: Translate | None
-    discriminator: Discriminator | None
-    features: PerceptualFeatures | None
-    device: chainer.backend.Device
-    slices: int
-    air_threshold: float
-    tv_tau: float
+    def __init__(
+        self,
+        model: Model,
+        options: UnpairedConversionOptions,
+        network_for: Callable[[Generator], Translate],
+        device: chainer.backend.Device,
+    ) -> None:
+        trained, forth = model.trained, model.generator
+        if forth is None or not isinstance(trained, UnpairedOptions):
+            raise UserError("--output_analysis: the identity has no networks to analyse with")
+        folder, stem = forth.files[0].parent, forth.files[0].stem
+        number = stem[len(stem.rstrip("0123456789")) :]
+        there, other = ("y", "enc_y") if model.direction == "xy" else ("x", "enc_x")
+        channels = trained.out_ch if model.direction == "xy" else trained.ch
+
+        def discriminator() -> Discriminator:
+            if trained.dis_wgan:
+                raise UserError("--dis_wgan: this discriminator judges whole images, so it has no map")
+            with using_dtype("fp32"):
+                link = Discriminator(discriminator_spec(trained, channels))
+            load_link(folder / f"dis_{there}{number}.npz", link)
+            if link.frozen is not None:
+                fill_frozen(link, "dis", folder, trained.dis_pretrained_weights)
+            link.to_device(device)
+            return link
+
+        def features() -> PerceptualFeatures:
+            weights = options.perceptual_weights or trained.perceptual_weights
+            loaded = PerceptualFeatures.load(weights, trained.perceptual_layer)
+            loaded.to_device(device)
+            return loaded
+
+        back = _or_left_out("cycle", lambda: load_generator(folder / f"{other}{number}.npz", model.args))
+        self.forth, self.back = network_for(forth), None if back is None else network_for(back)
+        self.discriminator = _or_left_out("discriminator", discriminator)
+        self.features = _or_left_out("perceptual", features)
+        self.device, self.slices, self.tv_tau = device, trained.stack, trained.tv_tau
+        self.air_threshold = trained.air_threshold if options.air_threshold is None else options.air_threshold
 
     def maps(self, x: np.ndarray) -> Maps:
-        """The Maps of ``x`` (C, H, W) in [-1, 1]: input, output, and one map for each term there are networks for."""
+        """Of ``x`` (C, H, W) in [-1, 1]: input, output (and cycle) as pictures, and one map for each term there are
+        networks for."""
         x = x[np.newaxis]
         y = self.forth(x)
         source, result = self._middle(x), self._middle(y)
@@ -73,18 +97,19 @@ class Analysis:
             if x.shape == y.shape:
                 terms |= self._judgement(self.discriminator, x, "discriminator_input")
         terms["total_variation"] = variation_map(result, self.tv_tau)
-        return Maps(pictures, {name: np.ascontiguousarray(values, np.float32) for name, values in terms.items()})
+        return pictures, {name: np.ascontiguousarray(values, np.float32) for name, values in terms.items()}
 
     def write(self, base: Path, maps: Maps) -> None:
         """Write ``<base>.png`` with all maps and ``<base>_<term>.npy`` for each. Existing files are replaced."""
+        pictures, terms = maps
         draw_maps(
             base.with_name(base.name + ".png"),
             [
-                *(Panel(name, values, "gray", -1, 1) for name, values in maps.pictures.items()),
-                *(_panel(name, values) for name, values in maps.terms.items()),
+                *(Panel(name, values, "gray", -1, 1) for name, values in pictures.items()),
+                *(_panel(name, values) for name, values in terms.items()),
             ],
         )
-        for name, values in maps.terms.items():
+        for name, values in terms.items():
             write_npy(base.with_name(f"{base.name}_{name}.npy"), values)
 
     def _middle(self, y: np.ndarray) -> np.ndarray:
@@ -97,22 +122,14 @@ class Analysis:
             pairs = [
                 (a[None].repeat(3, axis=0), b[None].repeat(3, axis=0)) for a, b in zip(source, result, strict=True)
             ]
-        found = [(self._run(features, a[None]) - self._run(features, b[None])) ** 2 for a, b in pairs]
-        return np.stack([one.mean(0) for one in found]).mean(0)
-
-    def _run(self, link: Callable[[Array], chainer.Variable], image: np.ndarray) -> np.ndarray:
-        """What a link says of (1, C, H, W); (C', h, w)."""
-        with (
-            chainer.using_config("train", False),
-            chainer.using_config("enable_backprop", False),
-            chainer.using_device(self.device),
-        ):
-            found = link(self.device.send(np.ascontiguousarray(image)))
-            return chainer.get_device("@numpy").send(F.cast(found, np.float32).array)[0]
+        found = [
+            (computed(features, a[None], self.device) - computed(features, b[None], self.device)) ** 2 for a, b in pairs
+        ]
+        return np.stack([one[0].mean(0) for one in found]).mean(0)
 
     def _judgement(self, discriminator: Discriminator, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """What the discriminator says of (1, C, H, W), and how much that weighs where it weights its own decision."""
-        judged = self._run(discriminator, image)
+        judged = computed(discriminator, image, self.device)[0]
         if len(judged) == 1:
             return {name: judged[0]}
         return {name: judged[0], name + "_weight": np.tanh(judged[1]) + 1}  # as in training: cyclegan/updater.py
@@ -153,55 +170,6 @@ def _panel(name: str, values: np.ndarray) -> Panel:
             max(1.0, float(values.max())),
         )
     return Panel(title, values, "magma", 0, max(float(values.max()), 1e-6))
-
-
-def load_analysis(
-    model: Model,
-    options: UnpairedConversionOptions,
-    network_for: Callable[[Generator], Translate],
-    device: chainer.backend.Device,
-) -> Analysis:
-    """The Analysis of what ``model`` converts; what has no weights is left out, with a warning.
-
-    network_for(generator) -> callable for images of any size, as for the conversion itself.
-    """
-    trained, forth = model.trained, model.generator
-    if forth is None or not isinstance(trained, UnpairedOptions):
-        raise UserError("--output_analysis: the identity has no networks to analyse with")
-    folder, stem = forth.files[0].parent, forth.files[0].stem
-    number = stem[len(stem.rstrip("0123456789")) :]
-    there, other = ("y", "enc_y") if model.direction == "xy" else ("x", "enc_x")
-    channels = trained.out_ch if model.direction == "xy" else trained.ch
-
-    def discriminator() -> Discriminator:
-        if trained.dis_wgan:
-            raise UserError("--dis_wgan: this discriminator judges whole images, so it has no map")
-        with using_dtype("fp32"):
-            link = Discriminator(discriminator_spec(trained, channels))
-        load_link(folder / f"dis_{there}{number}.npz", link)
-        if link.frozen is not None:
-            fill_frozen(link, "dis", folder, trained.dis_pretrained_weights)
-        link.to_device(device)
-        return link
-
-    def features() -> PerceptualFeatures:
-        loaded = PerceptualFeatures.load(
-            options.perceptual_weights or trained.perceptual_weights, trained.perceptual_layer
-        )
-        loaded.to_device(device)
-        return loaded
-
-    back = _or_left_out("cycle", lambda: load_generator(folder / f"{other}{number}.npz", model.args))
-    return Analysis(
-        forth=network_for(forth),
-        back=None if back is None else network_for(back),
-        discriminator=_or_left_out("discriminator", discriminator),
-        features=_or_left_out("perceptual", features),
-        device=device,
-        slices=trained.stack,
-        air_threshold=trained.air_threshold if options.air_threshold is None else options.air_threshold,
-        tv_tau=trained.tv_tau,
-    )
 
 
 def _or_left_out(name: str, load: Callable[[], T]) -> T | None:

@@ -6,11 +6,12 @@ members of ``graph_engines.Engine``, an entry in ``graph_engines.ENGINES`` and i
 
 import logging
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from medi2i.common.choices import ENGINES, PRECISIONS
-from medi2i.common.compat import chainer
+from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference import graph_engines
 from medi2i.common.inference.graph_engines import Engine, Examples, installed
@@ -24,7 +25,7 @@ _ONLY_WITH = {"bf16": ("openvino", "OpenVINO"), "int8": ("onnxruntime", "ONNX Ru
 # on average; a network that was hardly trained blows that up to 3e-4 here and there (Chainer's own code does, too).
 # A graph that is wrong differs by far more on average.
 TOLERANCE = 1e-3, 2e-5
-# Of all instances: several may have the same links, which change for tiles, and together they would be no quicker.
+# Of all instances: together they would be no quicker.
 _one_at_a_time = threading.RLock()
 
 
@@ -46,15 +47,21 @@ class ChainerEngine:
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         if self.device.xp is np and len(x) > 1:
             return np.concatenate([self.run(x[i : i + 1], frame) for i in range(len(x))])
-        with (
-            _one_at_a_time,
-            chainer.using_config("train", False),
-            chainer.using_config("enable_backprop", False),
-            chainer.using_device(self.device),
-            framed_upsampling((self.encoder, self.decoder), x.shape, frame),
-        ):
-            y = self.decoder(self.encoder(self.device.send(np.ascontiguousarray(x, np.float32))))
-        return chainer.get_device("@numpy").send(y.array).astype(np.float32, copy=False)
+        with _one_at_a_time, framed_upsampling(x.shape, frame):
+            return computed(lambda image: self.decoder(self.encoder(image)), x, self.device)
+
+
+def computed(
+    function: Callable[[Array], chainer.Variable], x: np.ndarray, device: chainer.backend.Device
+) -> np.ndarray:
+    """``function`` of ``x`` on ``device``, in test mode and without a graph; float32."""
+    with (
+        chainer.using_config("train", False),
+        chainer.using_config("enable_backprop", False),
+        chainer.using_device(device),
+    ):
+        y = function(device.send(np.ascontiguousarray(x, np.float32)))
+    return chainer.get_device("@numpy").send(y.array).astype(np.float32, copy=False)
 
 
 class IdentityEngine:

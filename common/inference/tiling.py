@@ -8,14 +8,14 @@ every layer is local (instance and layer normalisation and attention are not: th
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 
-from medi2i.common.choices import SampleKind
 from medi2i.common.compat import Array, chainer
-from medi2i.common.networks.blocks import CBR
+from medi2i.common.networks.blocks import doubled_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,26 +165,9 @@ def _same_size(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return y
 
 
-@contextlib.contextmanager
-def framed_upsampling(links: Iterable[chainer.Chain], shape: tuple[int, ...], frame: Frame | None) -> Iterator[None]:
-    """``links``: encoder and decoder; ``shape``: (N, C, H, W) of the tile; ``frame``: its Frame, None for no change."""
-    if frame is None:
-        yield
-        return
-    blocks = [
-        block
-        for link in links
-        for block in link.links()
-        if isinstance(block, CBR) and block.sample.kind is SampleKind.RESIZE
-    ]
-    before = [block.upsample for block in blocks]
-    for block in blocks:
-        block.upsample = lambda x: double_in_frame(x, shape, frame)
-    try:
-        yield
-    finally:
-        for block, upsample in zip(blocks, before, strict=True):
-            block.upsample = upsample
+def framed_upsampling(shape: tuple[int, ...], frame: Frame | None) -> contextlib.AbstractContextManager[None]:
+    """``shape``: (N, C, H, W) of the tile that networks get; ``frame``: its Frame, None for a whole image."""
+    return doubled_by(None if frame is None else functools.partial(double_in_frame, shape=shape, frame=frame))
 
 
 def double_in_frame(x: chainer.Variable, shape: tuple[int, ...], frame: Frame) -> chainer.Variable:

@@ -277,7 +277,7 @@ def test_tiles_equal_the_whole_image(up):
 
 
 def test_tiles_of_two_threads_keep_their_places():
-    """Corner-aligned upsampling takes a tile's place from the links, which both threads have."""
+    """Corner-aligned upsampling takes a tile's place in the image from the thread that it runs in."""
     needs("onnxruntime")
     encoder, decoder, options = links(gen_up="resize")
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "", images=8)
