@@ -57,7 +57,7 @@ def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
         chs=chs,
         ksize=options.gen_ksize,
         first=_outermost(options)[0],
-        down=sampling("gen_down", options.gen_down),
+        down=SAMPLINGS[options.gen_down],
         norm=Norm(options.gen_norm),
         activation=Activation(options.gen_activation),
         unet=Unet(options.unet),
@@ -82,7 +82,7 @@ def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
         chs=chs,
         ksize=options.gen_ksize,
         last=_outermost(options)[1],
-        up=sampling("gen_up", options.gen_up),
+        up=SAMPLINGS[options.gen_up],
         full=DOUBLE if pretrained is not None and pretrained.kind is Pretrained.RESNET50 else KEEP,
         norm=Norm(options.gen_norm),
         activation=Activation(options.gen_activation),
@@ -110,8 +110,8 @@ def discriminator_spec(options: AnyOptions, in_ch: int) -> DiscriminatorSpec:
         out_ch=2 if options.dis_reg_weighting > 0 else 1,
         chs=chs,
         ksize=options.dis_ksize,
-        first=sampling("dis_sample", options.dis_sample),
-        down=sampling("dis_down", options.dis_down),
+        first=SAMPLINGS[options.dis_sample],
+        down=SAMPLINGS[options.dis_down],
         norm=Norm(options.dis_norm),
         activation=Activation(options.dis_activation),
         dropout=options.dis_dropout or 0.0,
@@ -127,19 +127,12 @@ def generator_style(options: AnyOptions) -> ConvStyle:
     return ConvStyle(options.eqconv, options.spconv, False, Padding(getattr(options, "pad", "zero")))
 
 
-def sampling(option: str, name: str) -> Sampling:
-    """The choice called ``name``. Raises UserError naming ``option`` and the choices."""
-    if name not in SAMPLINGS:
-        raise UserError(f"--{option}: {name!r} is unknown; it can be {', '.join(SAMPLINGS)}")
-    return SAMPLINGS[name]
-
-
 def _outermost(options: AnyOptions) -> tuple[Sampling, Sampling]:
     """(first, last) layer of the generator. With HALF the first halves the size by its stride and the last doubles it
     by pixel shuffle (Shi et al., arXiv 1609.05158): all between them work at half of the resolution."""
     if options.gen_sample == HALF:
         return Sampling(SampleKind.DOWN, Second.NONE), Sampling(SampleKind.PIXEL_SHUFFLE, Second.NONE)
-    both = sampling("gen_sample", options.gen_sample)
+    both = SAMPLINGS[options.gen_sample]
     return both, both
 
 
