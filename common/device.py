@@ -2,7 +2,7 @@
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.kernels import cpu_engine, gpu_engine, loss_nodes, normalisation_nodes
+from medi2i.common.kernels import cpu_engine, gpu_engine, nodes
 from medi2i.common.kernels.cpu.onednn import OnednnError
 from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
 from medi2i.common.resources import keep_memory
@@ -75,8 +75,8 @@ def use_gpu_engine(name: str, tf32: bool = False) -> str:
     tf32: see ``choose_device``. Returns what convolutions on a GPU run on.
     """
     ours = name != "chainer"
-    normalisation_nodes.NormalisationEngines.gpu = normalisation_kernels if ours else None
-    loss_nodes.LossEngines.gpu = loss_kernels if ours else None
+    nodes.NORMALISATION.gpu = normalisation_kernels if ours else None
+    nodes.LOSSES.gpu = loss_kernels if ours else None
     if ours:
         return gpu_engine.enable(tf32)
     gpu_engine.disable()

@@ -13,7 +13,7 @@ import numpy as np
 
 from medi2i.common.choices import CPU_ENGINES
 from medi2i.common.compat import Array, chainer
-from medi2i.common.kernels import loss_nodes, normalisation_nodes, reference, steps
+from medi2i.common.kernels import nodes, reference, steps
 from medi2i.common.kernels.convolution_nodes import banded, by_onednn
 from medi2i.common.kernels.cpu import normalisation, onednn
 from medi2i.common.kernels.cpu.arrays import (
@@ -44,8 +44,8 @@ def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     update = steps.adam_step_by_onednn if with_onednn else steps.adam_step
     engine = normalisation if with_onednn else reference
     always = (
-        (normalisation_nodes.NormalisationEngines, "cpu", lambda original: engine),
-        (loss_nodes.LossEngines, "cpu", lambda original: reference),
+        (nodes.NORMALISATION, "cpu", lambda original: engine),
+        (nodes.LOSSES, "cpu", lambda original: reference),
         (chainer.optimizers.adam.AdamRule, "update_core_cpu", functools.partial(_adam, update)),
         (chainer.FunctionNode, "apply", quick_apply),
     )

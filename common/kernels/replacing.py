@@ -1,6 +1,7 @@
 """Methods of Chainer's classes, replaced and put back.
 
-A replacement is a triple: class, name of a method (or attribute), and function original -> what takes its place.
+A replacement is a triple: class (or module, or object), name of a method (or attribute), and function original -> what
+takes its place.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import numpy as np
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.kernels.cpu.onednn import OnednnError
 
-Replacement: TypeAlias = tuple[type, str, Callable[[Any], Any]]
+Replacement: TypeAlias = tuple[Any, str, Callable[[Any], Any]]
 
 
 def forward_by(compute: Callable[..., Array | None]) -> Callable[[Callable], Callable]:
@@ -40,7 +41,7 @@ class Replaced:
     """What is replaced at the moment."""
 
     def __init__(self) -> None:
-        self._originals: list[tuple[type, str, Any]] = []
+        self._originals: list[tuple[Any, str, Any]] = []
 
     def replace(self, replacements: Iterable[Replacement]) -> None:
         """Put all in place, after what was replaced before has been put back."""

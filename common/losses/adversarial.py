@@ -7,7 +7,7 @@ channel is how much it trusts its own decision at each place.
 from collections.abc import Callable
 
 from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
-from medi2i.common.kernels.loss_nodes import in_float32, loss_of
+from medi2i.common.kernels.nodes import in_float32, loss_of
 
 
 def _decision(d: ArrayOrVariable, channels: int) -> chainer.Variable:

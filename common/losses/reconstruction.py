@@ -6,7 +6,7 @@ from types import ModuleType
 import numpy as np
 
 from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
-from medi2i.common.kernels.loss_nodes import in_float32
+from medi2i.common.kernels.nodes import in_float32
 
 PROBABILITY_FLOOR = 1e-7
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from medi2i.common.compat import ArrayOrVariable, F, chainer
-from medi2i.common.kernels.loss_nodes import in_float32
+from medi2i.common.kernels.nodes import in_float32
 
 WIDTH, SIGMA, RANGE = 11, 1.5, 2.0
 _C1, _C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2

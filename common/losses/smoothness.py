@@ -1,7 +1,7 @@
 """Terms on differences between neighbouring pixels: total variation, and edges kept through a translation."""
 
 from medi2i.common.compat import ArrayOrVariable, F, chainer
-from medi2i.common.kernels.loss_nodes import in_float32, loss_of
+from medi2i.common.kernels.nodes import in_float32, loss_of
 
 TV_METHODS = ("usual", "abs", "sobel")
 _TINY = 1e-6

@@ -10,7 +10,7 @@ import numpy as np
 
 from medi2i.common.choices import Activation, Norm, Padding
 from medi2i.common.compat import ArrayOrVariable, F, L, chainer
-from medi2i.common.kernels.normalisation_nodes import is_fused, normalise, normalise_fixed, update_running
+from medi2i.common.kernels.nodes import is_fused, normalise, update_running
 from medi2i.common.networks.spec import ConvStyle
 
 BATCH_EPS = 2e-5
@@ -93,10 +93,9 @@ class BatchNormalization(L.BatchNormalization):
             return _rectified(self.shared(self, x), slope)
         if not is_fused(x):
             return _rectified(super().forward(x), slope)
-        if not chainer.config.train:
-            return normalise_fixed(x, self.gamma, self.beta, self.avg_mean, self.avg_var, self.eps, slope, overwrite)
-        y, node = normalise(x, self.gamma, self.beta, self.eps, slope, each=False)
-        if not chainer.config.in_recomputing:
+        fixed = None if chainer.config.train else (self.avg_mean, self.avg_var)
+        y, node = normalise(x, self.gamma, self.beta, self.eps, slope, fixed=fixed, overwrite=overwrite)
+        if fixed is None and not chainer.config.in_recomputing:
             update_running(self.avg_mean, self.avg_var, node, x, self.decay)
         return y
 

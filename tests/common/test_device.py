@@ -9,7 +9,7 @@ import pytest
 from medi2i.common import device
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.kernels import loss_nodes, normalisation_nodes
+from medi2i.common.kernels import nodes
 
 
 class CUDARuntimeError(RuntimeError):
@@ -73,13 +73,13 @@ def test_gpus_are_counted(monkeypatch):
 
 
 def test_kernels_can_be_switched_off():
-    kernels = normalisation_nodes.NormalisationEngines.gpu, loss_nodes.LossEngines.gpu
+    kernels = nodes.NORMALISATION.gpu, nodes.LOSSES.gpu
     try:
         device.use_gpu_engine("chainer")
-        assert normalisation_nodes.NormalisationEngines.gpu is loss_nodes.LossEngines.gpu is None
+        assert nodes.NORMALISATION.gpu is nodes.LOSSES.gpu is None
     finally:
         device.use_gpu_engine("auto")
-    assert (normalisation_nodes.NormalisationEngines.gpu, loss_nodes.LossEngines.gpu) == kernels and None not in kernels
+    assert (nodes.NORMALISATION.gpu, nodes.LOSSES.gpu) == kernels and None not in kernels
 
 
 def test_tf32_is_accepted_on_the_cpu_and_said_to_do_nothing(capsys, monkeypatch):

@@ -8,7 +8,7 @@ from medi2i.common import losses
 from medi2i.common.compat import F, chainer
 from medi2i.common.kernels import (
     cpu_engine,
-    normalisation_nodes,
+    nodes,
     reference,
 )
 from medi2i.common.kernels.gpu import (
@@ -105,7 +105,7 @@ def derivatives(function, arrays):
 @pytest.mark.parametrize("name", ["normalisation", "total variation", "least squares"])
 def test_derivatives_as_on_the_cpu(each, name):
     functions = {
-        "normalisation": lambda x, *a: normalisation_nodes.normalise(x, *a, 2e-5, 0.2, each)[0],
+        "normalisation": lambda x, *a: nodes.normalise(x, *a, 2e-5, 0.2, each)[0],
         "total variation": lambda x, *a: losses.total_variation(x, "usual", 0.1),
         "least squares": lambda x, *a: losses.least_squares(x[:, :1], 0.9),
     }

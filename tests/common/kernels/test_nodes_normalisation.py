@@ -5,7 +5,7 @@ import pytest
 
 from medi2i.common.choices import Activation, Norm, Padding, SampleKind, Sampling, Second
 from medi2i.common.compat import F, L, chainer, gradient_check
-from medi2i.common.kernels import cpu_engine, normalisation_nodes, reference
+from medi2i.common.kernels import cpu_engine, nodes, reference
 from medi2i.common.kernels.cpu import onednn
 from medi2i.common.networks.blocks import CBR
 from medi2i.common.networks.layers import BatchNormalization, InstanceNormalization, activated
@@ -63,10 +63,8 @@ def test_as_chainers_functions(engine, arrange, each, slope, affine):
         inputs += [random(4, seed=3) + 2, random(4, seed=4)]
     expected = outcome(lambda *a: by_functions(*a, slope, each), inputs)
     with cpu_engine.using(engine):
-        assert normalisation_nodes.is_fused(inputs[0])
-        found = outcome(
-            lambda x, gamma, beta: normalisation_nodes.normalise(x, gamma, beta, EPS, slope, each)[0], inputs
-        )
+        assert nodes.is_fused(inputs[0])
+        found = outcome(lambda x, gamma, beta: nodes.normalise(x, gamma, beta, EPS, slope, each)[0], inputs)
     for a, b in zip(expected, found, strict=True):
         assert a.shape == b.shape and b.dtype == np.float32
         np.testing.assert_allclose(b, a, atol=2e-4 * np.abs(a).max() + 1e-6)
@@ -83,7 +81,7 @@ def test_first_second_and_third_derivative(each, fixed, slope, affine):
     statistics = (rng.standard_normal(3), rng.uniform(0.5, 2, 3)) if fixed else None
 
     def function(*inputs):
-        return normalisation_nodes.Normalise(1e-3, slope, each, statistics).apply(inputs)[0]
+        return nodes.Normalise(1e-3, slope, each, statistics).apply(inputs)[0]
 
     def gradient(*inputs):
         inputs = [chainer.as_variable(a) for a in inputs]
@@ -154,7 +152,7 @@ def test_batch_normalization_takes_the_memory_of_a_result_that_nothing_else_need
 def test_instance_normalization_then_activation(kind):
     x = random(*SHAPE)
     with cpu_engine.using("chainer"):
-        assert not normalisation_nodes.is_fused(x)
+        assert not nodes.is_fused(x)
         expected = activated(InstanceNormalization(4), x, kind).array
     with cpu_engine.using("numpy"):
         np.testing.assert_allclose(activated(InstanceNormalization(4), x, kind).array, expected, atol=1e-5)
@@ -186,14 +184,14 @@ def test_blocks_are_the_same_with_and_without(kind, second):
 def test_other_precisions_are_chainers():
     with cpu_engine.using("onednn"):
         for dtype in (np.float16, np.float64):
-            assert not normalisation_nodes.is_fused(random(*SHAPE).astype(dtype))
-        assert not normalisation_nodes.is_fused(random(3, 4))
-        assert not normalisation_nodes.is_fused(np.zeros((0, 2, 3, 3), "f"))
+            assert not nodes.is_fused(random(*SHAPE).astype(dtype))
+        assert not nodes.is_fused(random(3, 4))
+        assert not nodes.is_fused(np.zeros((0, 2, 3, 3), "f"))
 
 
 @needs_onednn
 @pytest.mark.parametrize("slope, kept", [(1.0, False), (0.2, True)])
 def test_the_output_is_kept_only_where_its_signs_are_needed(slope, kept):
     with cpu_engine.using("onednn"):
-        _, node = normalisation_nodes.normalise(chainer.Variable(random(*SHAPE)), None, None, EPS, slope, each=True)
+        _, node = nodes.normalise(chainer.Variable(random(*SHAPE)), None, None, EPS, slope, each=True)
     assert (node.get_retained_outputs() != ()) == kept

@@ -6,7 +6,7 @@ from cuda_harness import by_gcc
 
 from medi2i.common import losses
 from medi2i.common.compat import F, chainer
-from medi2i.common.kernels import cpu_engine, loss_nodes, reference
+from medi2i.common.kernels import cpu_engine, nodes, reference
 from medi2i.common.kernels.gpu import loss_kernels
 
 needs_gcc = pytest.mark.skipif(by_gcc.compiler() is None, reason="g++ is not installed")
@@ -50,9 +50,9 @@ def test_as_chainers_functions(name):
 
 def test_it_is_the_one_function():
     with cpu_engine.using("numpy"):
-        assert isinstance(losses.total_variation(images(), "abs").creator, loss_nodes.Loss)
+        assert isinstance(losses.total_variation(images(), "abs").creator, nodes.Loss)
     with cpu_engine.using("chainer"):
-        assert not isinstance(losses.total_variation(images(), "abs").creator, loss_nodes.Loss)
+        assert not isinstance(losses.total_variation(images(), "abs").creator, nodes.Loss)
 
 
 def test_other_precisions_are_chainers():

@@ -1,11 +1,14 @@
-"""Normalisation and (leaky) ReLU as one function of Chainer, differentiable as often as one likes.
+"""Normalisation with (leaky) ReLU as one function of Chainer, differentiable as often as one likes, and losses of one
+array, each value and each gradient in one go.
 
-On a GPU it runs on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels`, on the CPU on oneDNN
-(:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use. Elsewhere Chainer's functions one after the
-other do the same: :func:`is_fused` tells.
+On a GPU they run on :mod:`~medi2i.common.kernels.gpu.normalisation_kernels` and
+:mod:`~medi2i.common.kernels.gpu.loss_kernels`. On the CPU normalisation runs on oneDNN
+(:mod:`~medi2i.common.kernels.cpu.normalisation`) where that is in use, and losses on
+:mod:`~medi2i.common.kernels.reference` unless Chainer's own code is asked for. Elsewhere Chainer's functions one after
+the other do the same: :func:`is_fused` tells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,20 +16,28 @@ import numpy as np
 
 from medi2i.common.compat import Array, ArrayOrVariable, F, chainer
 from medi2i.common.kernels import reference
-from medi2i.common.kernels.gpu import normalisation_kernels
+from medi2i.common.kernels.gpu import loss_kernels, normalisation_kernels
 
 
-class NormalisationEngines:
-    """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's (None: Chainer's own functions are as good)."""
+class Engines:
+    """What computes: ``gpu`` for CuPy's arrays, ``cpu`` for NumPy's; None: Chainer's own functions."""
 
-    gpu: ModuleType | None = normalisation_kernels
-    cpu: ModuleType | None = None
+    def __init__(self, gpu: ModuleType) -> None:
+        self.gpu: ModuleType | None = gpu
+        self.cpu: ModuleType | None = None
+
+    def of(self, x: Array) -> ModuleType | None:
+        """That for the array ``x``."""
+        return self.cpu if isinstance(x, np.ndarray) else self.gpu
+
+
+NORMALISATION, LOSSES = Engines(normalisation_kernels), Engines(loss_kernels)
 
 
 def is_fused(x: ArrayOrVariable) -> bool:
     """Whether images ``x`` (N, C, H, W; array or Variable) are for the functions here."""
     x = getattr(x, "array", x)
-    engine = NormalisationEngines.cpu if isinstance(x, np.ndarray) else NormalisationEngines.gpu
+    engine = NORMALISATION.of(x)
     return engine is not None and x.ndim == 4 and x.size > 0 and x.dtype.kind == "f" and _engine(x) is engine
 
 
@@ -36,41 +47,27 @@ def normalise(
     beta: ArrayOrVariable | None,
     eps: float,
     slope: float,
-    each: bool,
+    each: bool = False,
+    fixed: tuple[Array, Array] | None = None,
+    overwrite: bool = False,
 ) -> tuple[chainer.Variable, "Normalise"]:
     """f(gamma (x - mean) / sqrt(variance + eps) + beta), with f(v) = v where v > 0, else slope v.
 
     Args: x (N, C, H, W); gamma, beta (C,), or None both: 1 and 0; slope: 0 ReLU, 1 no activation;
-    each: statistics of every sample by itself, over (H, W), else over (N, H, W).
+    each: statistics of every sample by itself, over (H, W), else over (N, H, W); fixed: given mean and variance,
+    arrays (C,), as batch normalisation has them outside of training; overwrite: nothing else needs ``x``, whose memory
+    the result may take where statistics are fixed and no graph is made.
 
     Returns the Variable and the function node, which has ``mean`` and ``variance`` (N, C, 1, 1) or (1, C, 1, 1).
     """
-    node = Normalise(eps, slope, each)
+    node = Normalise(eps, slope, each, fixed, overwrite)
     return node.apply((x,) if gamma is None else (x, gamma, beta))[0], node
-
-
-def normalise_fixed(
-    x: ArrayOrVariable,
-    gamma: ArrayOrVariable | None,
-    beta: ArrayOrVariable | None,
-    mean: Array,
-    variance: Array,
-    eps: float,
-    slope: float,
-    overwrite: bool = False,
-) -> chainer.Variable:
-    """The same with given statistics, arrays (C,): what batch normalisation does outside of training.
-
-    ``overwrite``: nothing else needs ``x``, whose memory the result may take where no graph is made.
-    """
-    node = Normalise(eps, slope, False, (mean, variance), overwrite)
-    return node.apply((x,) if gamma is None else (x, gamma, beta))[0]
 
 
 def update_running(running_mean: Array, running_variance: Array, node: "Normalise", x: Array, decay: float) -> None:
     """Chainer's running statistics, in place, after ``node`` has normalised images ``x``."""
     count = x.size // running_mean.size
-    engine = reference if isinstance(running_mean, np.ndarray) else NormalisationEngines.gpu
+    engine = reference if isinstance(running_mean, np.ndarray) else NORMALISATION.gpu
     engine.update_running(
         running_mean, running_variance, node.mean, node.variance, decay, count / max(count - 1.0, 1.0)
     )
@@ -78,7 +75,7 @@ def update_running(running_mean: Array, running_variance: Array, node: "Normalis
 
 def _engine(*images: Array) -> ModuleType:
     """What computes with them; NumPy's code where oneDNN, which alone says what it ``takes``, does not take them."""
-    engine = NormalisationEngines.cpu if isinstance(images[0], np.ndarray) else NormalisationEngines.gpu
+    engine = NORMALISATION.of(images[0])
     return reference if engine is None or (hasattr(engine, "takes") and not engine.takes(*images)) else engine
 
 
@@ -230,3 +227,56 @@ def _inverse_deviation(x: chainer.Variable, node: Normalise) -> chainer.Variable
     axis = (2, 3) if node.each else (0, 2, 3)
     apart = x - F.mean(x, axis=axis, keepdims=True)
     return F.rsqrt(F.mean(apart * apart, axis=axis, keepdims=True) + node.eps)
+
+
+def in_float32(value: ArrayOrVariable) -> chainer.Variable:
+    """``value`` as a Variable, float16 as float32; wider numbers stay (float64 is for gradient checks)."""
+    variable = chainer.as_variable(value)
+    return F.cast(variable, np.float32) if variable.dtype == np.float16 else variable
+
+
+def loss_of(
+    name: str, formula: Callable[[chainer.Variable], chainer.Variable], y: ArrayOrVariable, *constants: float | None
+) -> chainer.Variable:
+    """A scalar Variable: the loss ``name`` (of the engines' modules) of y, or ``formula``, where it is not for them.
+
+    Args: formula: Variable y -> the same loss in Chainer's functions; it is also what is differentiated when a
+    gradient is to be differentiated again. constants: further arguments of the engine's functions.
+    """
+    y = chainer.as_variable(y)
+    engine = LOSSES.of(y.array)
+    known = y.dtype == np.float32 or (y.dtype == np.float16 and not isinstance(y.array, np.ndarray))
+    if engine is None or not known or y.size == 0:
+        return formula(y)
+    return Loss(engine, name, formula, constants).apply((y,))[0]
+
+
+class Loss(chainer.FunctionNode):
+    """See :func:`loss_of`."""
+
+    def __init__(
+        self,
+        engine: ModuleType,
+        name: str,
+        formula: Callable[[chainer.Variable], chainer.Variable],
+        constants: tuple[float | None, ...],
+    ) -> None:
+        super().__init__()
+        self.value, self.gradient = getattr(engine, name), getattr(engine, f"{name}_gradient")
+        self.formula, self.constants = formula, constants
+
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        self.retain_inputs((0,))
+        value = self.value(inputs[0], *self.constants)
+        return (chainer.backend.get_array_module(inputs[0]).asarray(value, dtype=np.float32),)
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable, ...]:
+        (y,) = self.get_retained_inputs()
+        (g,) = grad_outputs
+        if chainer.config.enable_backprop:
+            # Not y itself: what y was made of is not to be differentiated here.
+            inner = F.identity(y)
+            return chainer.grad([self.formula(inner)], [inner], [g], enable_double_backprop=True)
+        return (chainer.as_variable(self.gradient(y.array, *self.constants, g.array)),)
