@@ -16,6 +16,7 @@ import numpy as np
 
 from medi2i.common.compat import F, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.kernels.replacing import Replaced
 from medi2i.common.networks.spec import DecoderSpec, DiscriminatorSpec, EncoderSpec
 
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "mixed16": chainer.mixed16}
@@ -252,11 +253,8 @@ def check_budget(steps: Iterable[Step]) -> None:
         dtype = dtype or getattr(initializer, "dtype", None) or chainer.get_dtype()
         return np.zeros((0, *shape[1:]) if shape else (), dtype)
 
-    with _one_at_a_time:
-        before = chainer.initializers.generate_array
-        chainer.initializers.generate_array = without_elements
-        try:
-            for step in steps:
-                step.build()
-        finally:
-            chainer.initializers.generate_array = before
+    replaced = Replaced()
+    with _one_at_a_time, replaced.kept():
+        replaced.replace([(chainer.initializers, "generate_array", lambda original: without_elements)])
+        for step in steps:
+            step.build()
