@@ -181,19 +181,16 @@ def _window(array: np.ndarray, top: int, left: int, size: tuple[int, int], outsi
     return result
 
 
-def _resample(
-    array: np.ndarray, draw: Draw, top: int, left: int, size: tuple[int, int], nearest: bool, outside: float
-) -> np.ndarray:
-    # Pillow's affine transform takes a third of the time of scipy.ndimage's and lets other threads run; ChainerCV's
-    # rotate and resize would interpolate twice. Coordinates are of pixel corners: the centre of H pixels is at H / 2.
-    height, width = size
-    centre_y, centre_x = array.shape[1] / 2, array.shape[2] / 2
+def way_back(draw: Draw, top: int, left: int, shape: tuple[int, ...]) -> tuple[float, ...]:
+    """(a, b, c, d, e, f): the pixel (x, y) of the window at ``top``, ``left``, before that is turned, is the image's
+    (a x + b y + c, d x + e y + f). shape: (H, W) of the image."""
+    centre_y, centre_x = shape[0] / 2, shape[1] / 2
     angle = math.radians(draw.degrees)
     cosine, sine = math.cos(angle) / draw.scale, math.sin(angle) / draw.scale
     mirror = -1.0 if draw.flip else 1.0
-    # For the pixel (x, y) of the result: back over the shift and the flip, then rotated back about the centre.
+    # Back over the shift and the flip, then rotated back about the centre.
     x0, y0 = mirror * (left - centre_x), top - centre_y
-    matrix = (
+    return (
         mirror * cosine,
         -sine,
         cosine * x0 - sine * y0 + centre_x,
@@ -201,6 +198,15 @@ def _resample(
         cosine,
         sine * x0 + cosine * y0 + centre_y,
     )
+
+
+def _resample(
+    array: np.ndarray, draw: Draw, top: int, left: int, size: tuple[int, int], nearest: bool, outside: float
+) -> np.ndarray:
+    # Pillow's affine transform takes a third of the time of scipy.ndimage's and lets other threads run; ChainerCV's
+    # rotate and resize would interpolate twice. Coordinates are of pixel corners: the centre of H pixels is at H / 2.
+    height, width = size
+    matrix = way_back(draw, top, left, array.shape[1:])
     result = np.empty((array.shape[0], height, width), dtype=np.float32)
     way = Pillow.Resampling.NEAREST if nearest else Pillow.Resampling.BILINEAR
     for channel, plane in zip(result, array, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import CudaSource
-from medi2i.datasets.augment import OUTSIDE, Draw, Uncut, corner, quarters
+from medi2i.datasets.augment import OUTSIDE, Draw, Uncut, corner, quarters, way_back
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
@@ -136,23 +136,14 @@ def matrices(draws: Sequence[Draw], shape: tuple[int, int], size: tuple[int, int
     """
     rows = []
     for draw in draws:
-        top, left = corner(draw, shape, size)
-        centre_y, centre_x = shape[0] / 2, shape[1] / 2
-        angle = math.radians(draw.degrees)
-        cosine, sine = math.cos(angle) / draw.scale, math.sin(angle) / draw.scale
-        mirror = -1.0 if draw.flip else 1.0
-        x0, y0 = mirror * (left - centre_x), top - centre_y
-        back = (
-            (mirror * cosine, -sine, cosine * x0 - sine * y0 + centre_x),
-            (mirror * sine, cosine, sine * x0 + cosine * y0 + centre_y),
-        )
+        back = way_back(draw, *corner(draw, shape, size), shape)
         # From the turned window (x, y) to the window before it was turned.
         columns, downwards, x1, y1 = _TURNED[quarters(draw, size)]
         x1, y1 = x1 * size[1], y1 * size[0]
         rows.append(
             [
                 value
-                for a, b, c in back
+                for a, b, c in (back[:3], back[3:])
                 for value in (a * columns[0] + b * downwards[0], a * columns[1] + b * downwards[1], a * x1 + b * y1 + c)
             ]
         )
