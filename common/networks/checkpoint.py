@@ -17,6 +17,7 @@ import numpy as np
 from medi2i.common.bounded_files import read_json
 from medi2i.common.compat import ArrayOrVariable, F, chainer
 from medi2i.common.errors import UserError
+from medi2i.common.losses import class_probabilities
 from medi2i.common.networks.files import arrays_of, frozen_file, load_arrays, split_generator, stored_arrays
 from medi2i.common.networks.from_options import AnyOptions, decoder_spec, encoder_spec
 from medi2i.common.networks.generator import Decoder, Encoder
@@ -232,10 +233,7 @@ class Segmentor(chainer.Chain):
     def forward(self, image: ArrayOrVariable) -> list[chainer.Variable]:
         # What lies outside of its clip it has never seen.
         features = self.encoder(F.clip(self.scale * chainer.as_variable(image) + self.shift, -1.0, 1.0))
-        scores, stack = self.decoder(list(features)), self.trained.stack
-        n, channels, height, width = scores.shape
-        scores = F.reshape(scores, (n * stack, channels // stack, height, width))
-        return [*features, F.softmax(scores, axis=1)]
+        return [*features, class_probabilities(self.decoder(list(features)), self.trained.stack)]
 
     def judge(self, image: ArrayOrVariable) -> list[chainer.Variable]:
         """The same, frozen: the gradient flows to the image, weights and statistics are constants, and nothing is drawn
