@@ -103,7 +103,10 @@ _plan = functools.lru_cache(PLANS)(_Plan)
 def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
     """The convolution of ``x`` plus ``bias`` ((C',) or None). Raises OnednnError where oneDNN cannot."""
     if is_narrow(geometry, narrow_axis=0):
-        return _narrow_forward(x, weights, bias, geometry)
+        y = _narrow(x, weights, geometry, 1, geometry.out_shape)
+        if bias is not None:
+            y += bias[:, None, None]
+        return channels_last(y)
     y = empty_images(geometry.out_shape)
     _plan("forward", geometry, bias is not None)(np.ascontiguousarray(weights), channels_last(x), y, *_given(bias))
     return y
@@ -112,7 +115,7 @@ def forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometr
 def backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The gradient by the input: ``gy`` has ``out_shape``, the result ``shape``. Raises OnednnError."""
     if is_narrow(geometry, narrow_axis=1):
-        return _narrow_backward_data(gy, weights, geometry)
+        return channels_last(_narrow(gy, weights.transpose(1, 0, 2, 3), geometry, -1, geometry.shape))
     gx = empty_images(geometry.shape)
     _plan("backward_data", geometry, False)(np.ascontiguousarray(weights), channels_last(gy), gx)
     return gx
@@ -160,25 +163,14 @@ def is_narrow(geometry: Geometry, narrow_axis: int) -> bool:
     )
 
 
-def _narrow_forward(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None, geometry: Geometry) -> np.ndarray:
-    """As ``forward``, for few output channels."""
-    out_ch, in_ch, kh, kw = geometry.weights
-    taps = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, in_ch)
-    top, left = geometry.pad
-    y = _spread(channels_last(x), taps, [top - i for i in range(kh)], [left - j for j in range(kw)], geometry.out_shape)
-    if bias is not None:
-        y += bias[:, None, None]
-    return channels_last(y)
-
-
-def _narrow_backward_data(gy: np.ndarray, weights: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """As ``backward_data``, for few input channels."""
-    out_ch, in_ch, kh, kw = geometry.weights
-    taps = np.ascontiguousarray(weights.transpose(1, 2, 3, 0)).reshape(-1, out_ch)
-    top, left = geometry.pad
-    return channels_last(
-        _spread(channels_last(gy), taps, [i - top for i in range(kh)], [j - left for j in range(kw)], geometry.shape)
+def _narrow(x: np.ndarray, weights: np.ndarray, geometry: Geometry, sign: int, shape: tuple[int, ...]) -> np.ndarray:
+    """As ``forward`` without bias, for few output channels, into an array of ``shape``; with a ``sign`` of -1 and the
+    first axes of ``weights`` exchanged as ``backward_data``, for few input channels."""
+    taps = np.ascontiguousarray(weights.transpose(0, 2, 3, 1)).reshape(-1, weights.shape[1])
+    down, right = (
+        [sign * (pad - i) for i in range(size)] for pad, size in zip(geometry.pad, geometry.weights[2:], strict=True)
     )
+    return _spread(channels_last(x), taps, down, right, shape)
 
 
 def _narrow_backward_weights(x: np.ndarray, gy: np.ndarray, geometry: Geometry) -> np.ndarray:
