@@ -119,8 +119,6 @@ def _checked(trained: TrainingOptions, application: type[Trained], source: Path 
 
 def _check_given(given: dict[str, Any], trained: TrainingOptions, source: Path | str) -> None:
     """Options of the network on the command line must be those of the args file."""
-    if not given:
-        return
     checked = type(trained)(**given)
     for name in (field.name for field in dataclasses.fields(trained) if field.metadata["network"]):
         if name in given and getattr(checked, name) != getattr(trained, name):
@@ -214,19 +212,18 @@ class AnySize:
         fit = self.fit
         if fit is None:
             return self.engine.run(x)
-        tile = self._tile or self._tile_for(x.shape[2], x.shape[3], fit)
+        tile, size = self._tile, (x.shape[2], x.shape[3])
         if tile is None:
-            return tiling.run_whole(self.engine.run, x, fit.multiple, self.least, fit.rest)
-        return tiling.run_tiled(self.engine.run, x, *tile, fit.multiple, BLEND, self.least, fit.rest)
-
-    def _tile_for(self, height: int, width: int, fit: Fitting) -> tuple[int, int] | None:
-        """(side of the tiles, margin), None for the whole image."""
-        with self._lock:
-            if (height, width) not in self._tiles:
-                self._tiles[height, width] = self._choose(height, width, fit)
-            return self._tiles[height, width]
+            with self._lock:
+                if size not in self._tiles:
+                    self._tiles[size] = self._choose(*size, fit)
+                tile = self._tiles[size]
+        if tile is None:
+            return tiling.run_whole(self.engine.run, x, fit, self.least)
+        return tiling.run_tiled(self.engine.run, x, *tile, fit, BLEND, self.least)
 
     def _choose(self, height: int, width: int, fit: Fitting) -> tuple[int, int] | None:
+        """(side of the tiles, margin), None for the whole image."""
         device = getattr(self.engine, "device", None)
         free = resources.available_memory() if device is None or device.xp is np else None
         pixel = self.bytes_of_pixel * self.at_once
@@ -262,7 +259,7 @@ class AnySize:
                 radius,
                 margin,
             )
-        return margin, tiling.smallest_tile(margin, fit.multiple, BLEND, fit.rest)
+        return margin, tiling.smallest_tile(margin, fit, BLEND)
 
 
 def bytes_of_pixel(generator: Generator) -> float:

@@ -25,7 +25,7 @@ from medi2i.common.choices import SampleKind, Sampling
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference.slices import Preparation, load_slice
-from medi2i.common.inference.tiling import Frame, pad_to_multiple
+from medi2i.common.inference.tiling import Frame, pad_to_fit
 from medi2i.common.networks.receptive import Fitting
 from medi2i.common.outputs import naming
 from medi2i.common.resources import threads
@@ -103,11 +103,8 @@ class GraphEngine:
         if frame is not None and self._aligned:
             return self.chainer_engine.run(x, frame)
         x = np.ascontiguousarray(x, np.float32)
-        return np.concatenate([self._run_one(x[i : i + 1]) for i in range(len(x))])
-
-    def _run_one(self, x: np.ndarray) -> np.ndarray:
         try:
-            return self.run_one(x)
+            return np.concatenate([self.run_one(x[i : i + 1]) for i in range(len(x))])
         except Exception as error:  # of classes of their own, which tell nothing
             if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
                 raise
@@ -262,7 +259,7 @@ def examples_of(inputs: Catalogue, preparation: Preparation, stack: int, fit: Fi
         except UserError as error:
             told = error
             continue
-        found.append(pad_to_multiple(np.concatenate([unit] * stack)[np.newaxis], fit.multiple, rest=fit.rest)[0])
+        found.append(pad_to_fit(np.concatenate([unit] * stack)[np.newaxis], fit)[0])
     if not found:
         raise UserError(f"--precision int8: none of the images that were tried can be read; {told}")
     return found

@@ -16,6 +16,9 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.networks.blocks import doubled_by
+from medi2i.common.networks.receptive import Fitting
+
+ANY = Fitting(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +32,6 @@ class Frame:
     left: int
     height: int
     width: int
-
-
-def padded_size(size: int, multiple: int, rest: int = 0) -> int:
-    """The smallest number not below ``size`` that is ``rest`` more than a multiple of ``multiple``."""
-    return size + (rest - size) % multiple
 
 
 def pad(x: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -55,18 +53,18 @@ def pad(x: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, 
     return x, (top, left)
 
 
-def pad_to_multiple(x: np.ndarray, multiple: int, least: int = 1, rest: int = 0) -> tuple[np.ndarray, tuple[int, int]]:
-    """``pad`` to the next ``padded_size`` that is not below ``least``."""
-    height, width = (padded_size(max(size, least), multiple, rest) for size in x.shape[-2:])
+def pad_to_fit(x: np.ndarray, fit: Fitting, least: int = 1) -> tuple[np.ndarray, tuple[int, int]]:
+    """``pad`` to the next size of ``fit`` that is not below ``least``."""
+    height, width = (fit.above(max(size, least)) for size in x.shape[-2:])
     return pad(x, height, width)
 
 
 def run_whole(
-    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, multiple: int = 1, least: int = 1, rest: int = 0
+    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, fit: Fitting = ANY, least: int = 1
 ) -> np.ndarray:
-    """``function`` on ``x`` (N, C, H, W), padded as ``pad_to_multiple``; its result (N, C', H, W), cropped."""
+    """``function`` on ``x`` (N, C, H, W), padded as ``pad_to_fit``; its result (N, C', H, W), cropped."""
     height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
+    padded, (top, left) = pad_to_fit(x, fit, least)
     y = _same_size(padded, function(padded))
     return np.ascontiguousarray(y[..., top : top + height, left : left + width])
 
@@ -76,35 +74,35 @@ def run_tiled(
     x: np.ndarray,
     tile: int,
     margin: int,
-    multiple: int = 1,
+    fit: Fitting = ANY,
     blend: int = 0,
     least: int = 1,
-    rest: int = 0,
 ) -> np.ndarray:
     """``function(x, frame)`` on overlapping tiles of ``x`` (N, C, H, W); their blended results (N, C', H, W).
 
-    tile: side of the squares, ``rest`` more than a multiple of ``multiple``; ``margin`` pixels at each inner edge are
+    tile: side of the squares, a size of ``fit``; ``margin`` pixels at each inner edge are
     thrown away and at least ``blend`` more are shared with the neighbour. ``frame`` says where in the padded image the
     tile lies.
     Raises ValueError if a tile is too small for its margins (the message names the smallest that would do).
     """
-    height, width = x.shape[-2:]
-    padded, (top, left) = pad_to_multiple(x, multiple, least, rest)
-    rows = spans(padded.shape[-2], tile, margin, multiple, blend, rest)
-    columns = spans(padded.shape[-1], tile, margin, multiple, blend, rest)
-    result = np.zeros(0, np.float32)  # the first tile tells its channels
-    for row in rows:
-        for column in columns:
-            part = np.ascontiguousarray(padded[..., row.start : row.stop, column.start : column.stop])
-            y = _same_size(part, function(part, Frame(row.start, column.start, *padded.shape[-2:])))
-            if not result.size:
-                result = np.zeros((*y.shape[:-2], *padded.shape[-2:]), np.float32)
-            # Pixels of the margins are not multiplied by 0 but left out: 0 times an infinity would be kept as NaN.
-            a, b = row.inner
-            c, d = column.inner
-            weight = row.weight[a:b, None] * column.weight[c:d]
-            result[..., row.start + a : row.start + b, column.start + c : column.start + d] += weight * y[..., a:b, c:d]
-    return np.ascontiguousarray(result[..., top : top + height, left : left + width])
+
+    def tiled(padded: np.ndarray) -> np.ndarray:
+        rows, columns = (spans(length, tile, margin, fit, blend) for length in padded.shape[-2:])
+        result = np.zeros(0, np.float32)  # the first tile tells its channels
+        for row in rows:
+            for column in columns:
+                part = np.ascontiguousarray(padded[..., row.start : row.stop, column.start : column.stop])
+                y = _same_size(part, function(part, Frame(row.start, column.start, *padded.shape[-2:])))
+                if not result.size:
+                    result = np.zeros((*y.shape[:-2], *padded.shape[-2:]), np.float32)
+                # Pixels of the margins are not multiplied by 0 but left out: 0 times an infinity would be kept as NaN.
+                a, b = row.inner
+                c, d = column.inner
+                place = result[..., row.start + a : row.start + b, column.start + c : column.start + d]
+                place += row.weight[a:b, None] * column.weight[c:d] * y[..., a:b, c:d]
+        return result
+
+    return run_whole(tiled, x, fit, least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +120,18 @@ class Span:
         return int(counts[0]), int(counts[-1]) + 1
 
 
-def spans(length: int, tile: int, margin: int, multiple: int = 1, blend: int = 0, rest: int = 0) -> list[Span]:
+def spans(length: int, tile: int, margin: int, fit: Fitting = ANY, blend: int = 0) -> list[Span]:
     """The tiles along an axis of ``length`` positions: list of Span whose weights add up to 1 everywhere.
 
-    They start at multiples of ``multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
+    They start at multiples of ``fit.multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
     """
-    if (length - rest) % multiple or (tile - rest) % multiple:
-        raise ValueError(f"length {length} and tile {tile} must be multiples of {multiple}, plus {rest}")
+    if (length, tile) != (fit.above(length), fit.above(tile)):
+        raise ValueError(f"length {length} and tile {tile} must be multiples of {fit.multiple}, plus {fit.rest}")
     if tile >= length:
         return [Span(0, length, np.ones(length, np.float32))]
-    step = (tile - 2 * margin - blend) // multiple * multiple
+    step = (tile - 2 * margin - blend) // fit.multiple * fit.multiple
     if step < 1:
-        raise ValueError(
-            f"a tile of {tile} is all overlap; it must be at least {smallest_tile(margin, multiple, blend, rest)}"
-        )
+        raise ValueError(f"a tile of {tile} is all overlap; it must be at least {smallest_tile(margin, fit, blend)}")
     starts = [*range(0, length - tile, step), length - tile]
     positions = np.arange(length)
     table = np.zeros((len(starts), length))
@@ -151,9 +147,9 @@ def spans(length: int, tile: int, margin: int, multiple: int = 1, blend: int = 0
     ]
 
 
-def smallest_tile(margin: int, multiple: int = 1, blend: int = 0, rest: int = 0) -> int:
+def smallest_tile(margin: int, fit: Fitting = ANY, blend: int = 0) -> int:
     """The smallest tile that moves on by at least one multiple."""
-    return padded_size(2 * margin + blend + multiple, multiple, rest)
+    return fit.above(2 * margin + blend + fit.multiple)
 
 
 def _same_size(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from medi2i.common.inference.engines import ChainerEngine, IdentityEngine
 from medi2i.common.inference.tiling import Frame, double_in_frame
 from medi2i.common.networks.from_options import decoder_spec, encoder_spec, size_multiple
 from medi2i.common.networks.generator import Decoder, Encoder
-from medi2i.common.networks.receptive import generator_reach, global_layers
+from medi2i.common.networks.receptive import Fitting, generator_reach, global_layers
 from medi2i.common.options import PairedOptions
 
 CPU = "@numpy"
@@ -29,24 +29,24 @@ def generator(**options):
     specs = encoder_spec(options, 1), decoder_spec(options, 1)
     np.random.seed(1)
     engine = ChainerEngine(Encoder(specs[0]), Decoder(specs[1]), chainer.get_device(CPU))
-    return engine, generator_reach(*specs), size_multiple(options)
+    return engine, generator_reach(*specs), Fitting(size_multiple(options))
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_tiles_of_a_real_generator_equal_the_whole_image(options):
-    engine, seen, multiple = generator(**options)
+    engine, seen, fit = generator(**options)
     x = np.random.default_rng(2).normal(size=(1, 1, 125, 38)).astype(np.float32)
-    whole = tiling.run_whole(engine.run, x, multiple)
-    tile = tiling.smallest_tile(seen.radius, multiple, 8)
+    whole = tiling.run_whole(engine.run, x, fit)
+    tile = tiling.smallest_tile(seen.radius, fit, 8)
     assert tile < 125
-    tiled = tiling.run_tiled(engine.run, x, tile, seen.radius, multiple, 8)
+    tiled = tiling.run_tiled(engine.run, x, tile, seen.radius, fit, 8)
     assert whole.std() > 0.01
     np.testing.assert_allclose(tiled, whole, atol=2e-5)
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_an_engine_looks_as_far_as_its_reach_says(options):
-    engine, seen, multiple = generator(**options)
+    engine, seen, fit = generator(**options)
     x = np.random.default_rng(3).normal(size=(1, 1, 152, 104)).astype(np.float32)
     moved = x.copy()
     moved[0, 0, 76, 52] += 5
@@ -56,11 +56,11 @@ def test_an_engine_looks_as_far_as_its_reach_says(options):
 
 
 def test_without_its_frame_a_tile_is_stretched_by_corner_aligned_upsampling():
-    engine, seen, multiple = generator()
+    engine, seen, fit = generator()
     x = np.random.default_rng(2).normal(size=(1, 1, 125, 38)).astype(np.float32)
-    tile = tiling.smallest_tile(seen.radius, multiple, 8)
-    unplaced = tiling.run_tiled(lambda part, frame: engine.run(part), x, tile, seen.radius, multiple, 8)
-    assert np.abs(unplaced - tiling.run_whole(engine.run, x, multiple)).max() > 1e-3
+    tile = tiling.smallest_tile(seen.radius, fit, 8)
+    unplaced = tiling.run_tiled(lambda part, frame: engine.run(part), x, tile, seen.radius, fit, 8)
+    assert np.abs(unplaced - tiling.run_whole(engine.run, x, fit)).max() > 1e-3
 
 
 def test_layers_that_see_the_whole_image_are_named():

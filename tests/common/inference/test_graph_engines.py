@@ -269,10 +269,10 @@ def test_tiles_equal_the_whole_image(up):
     needs("onnxruntime")
     encoder, decoder, options = links(gen_up=up)
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "")
-    seen, multiple = generator_reach(encoder.spec, decoder.spec), size_multiple(options)
+    seen, fit = generator_reach(encoder.spec, decoder.spec), Fitting(size_multiple(options))
     x = image(90, 38)
-    whole = tiling.run_whole(engine.run, x, multiple)
-    tiled = tiling.run_tiled(engine.run, x, tiling.smallest_tile(seen.radius, multiple, 8), seen.radius, multiple, 8)
+    whole = tiling.run_whole(engine.run, x, fit)
+    tiled = tiling.run_tiled(engine.run, x, tiling.smallest_tile(seen.radius, fit, 8), seen.radius, fit, 8)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
@@ -281,14 +281,14 @@ def test_tiles_of_two_threads_keep_their_places():
     needs("onnxruntime")
     encoder, decoder, options = links(gen_up="resize")
     engine = choose(encoder, decoder, CPU, "onnxruntime", "fp32", 1, "", images=8)
-    seen, multiple = generator_reach(encoder.spec, decoder.spec), size_multiple(options)
+    seen, fit = generator_reach(encoder.spec, decoder.spec), Fitting(size_multiple(options))
     images = [image(90, 38, seed) for seed in range(6)]
 
     def tiled(x):
-        return tiling.run_tiled(engine.run, x, tiling.smallest_tile(seen.radius, multiple, 8), seen.radius, multiple, 8)
+        return tiling.run_tiled(engine.run, x, tiling.smallest_tile(seen.radius, fit, 8), seen.radius, fit, 8)
 
     expected = [tiled(x) for x in images]
-    np.testing.assert_allclose(expected[0], tiling.run_whole(engine.run, images[0], multiple), atol=1e-5)
+    np.testing.assert_allclose(expected[0], tiling.run_whole(engine.run, images[0], fit), atol=1e-5)
     with ThreadPoolExecutor(3) as pool:
         for a, b in zip(expected, pool.map(tiled, images), strict=True):
             np.testing.assert_array_equal(a, b)
