@@ -69,7 +69,7 @@ harness: Any = None
 """What runs NumPy's arrays in tests: call(source, args), launch(source, grid, block, args, dtype)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class CudaSource:
     """One kernel.
 
@@ -99,37 +99,9 @@ class CudaSource:
         accumulator = "double" if dtype == "float64" else "float"
         return f"{half if uses_half else ''}\ntypedef {C_TYPES[dtype]} T;\ntypedef {accumulator} A;\n{self.preamble}\n"
 
-    @functools.cached_property
-    def _kernels(self) -> dict[str | None, Any]:
-        return {}
-
     def kernel(self, dtype: str = "float32") -> Any:
         """CuPy's kernel object; made once, compiled by CuPy when it first runs. ``dtype`` matters to raw sources."""
-        key = dtype if self.kind == "raw" else None
-        if key not in self._kernels:
-            self._kernels[key] = self._make(dtype)
-        return self._kernels[key]
-
-    def _make(self, dtype: str) -> Any:
-        import cupy
-
-        if self.kind == "raw":
-            return cupy.RawKernel(self.definitions(dtype) + self.operation, self.name, options=("--std=c++17",))
-        if self.kind == "elementwise":
-            return cupy.ElementwiseKernel(
-                self.in_params, self.out_params, self.operation, self.name, preamble=self.preamble
-            )
-        return cupy.ReductionKernel(
-            self.in_params,
-            self.out_params,
-            self.operation,
-            "a + b",
-            f"{self.out_params.split()[-1]} = a",
-            "0",
-            self.name,
-            reduce_type="float",
-            preamble=self.preamble,
-        )
+        return _made(self, dtype if self.kind == "raw" else "float32")
 
     def __call__(self, *args: Any) -> Any:
         """Run an elementwise kernel or a full reduction on arrays and NumPy scalars, in the order of in_params.
@@ -150,6 +122,29 @@ class CudaSource:
             _harness_for(self).launch(self, grid, block, args, dtype)
         else:
             self.kernel(dtype)(grid, block, tuple(args))
+
+
+@functools.cache
+def _made(source: CudaSource, dtype: str) -> Any:
+    import cupy
+
+    if source.kind == "raw":
+        return cupy.RawKernel(source.definitions(dtype) + source.operation, source.name, options=("--std=c++17",))
+    if source.kind == "elementwise":
+        return cupy.ElementwiseKernel(
+            source.in_params, source.out_params, source.operation, source.name, preamble=source.preamble
+        )
+    return cupy.ReductionKernel(
+        source.in_params,
+        source.out_params,
+        source.operation,
+        "a + b",
+        f"{source.out_params.split()[-1]} = a",
+        "0",
+        source.name,
+        reduce_type="float",
+        preamble=source.preamble,
+    )
 
 
 def _harness_for(source: CudaSource) -> Any:
