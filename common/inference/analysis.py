@@ -117,15 +117,9 @@ class Analysis:
 
     def _perceptual(self, features: PerceptualFeatures, source: np.ndarray, result: np.ndarray) -> np.ndarray:
         """Squared difference of features, mean over them (and over grey channels), at the layer's resolution."""
-        pairs = [(source, result)]
-        if len(source) != 3:
-            pairs = [
-                (a[None].repeat(3, axis=0), b[None].repeat(3, axis=0)) for a, b in zip(source, result, strict=True)
-            ]
-        found = [
-            (computed(features, a[None], self.device) - computed(features, b[None], self.device)) ** 2 for a, b in pairs
-        ]
-        return np.stack([one[0].mean(0) for one in found]).mean(0)
+        x, y = (v[None] if len(v) == 3 else v[:, None].repeat(3, axis=1) for v in (source, result))
+        apart = computed(features, x, self.device) - computed(features, y, self.device)
+        return (apart**2).mean(1).mean(0)
 
     def _judgement(self, discriminator: Discriminator, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """What the discriminator says of (1, C, H, W), and how much that weighs where it weights its own decision."""

@@ -28,7 +28,6 @@ from medi2i.common.inference.jobs import Jobs, Networks, refuse_no_number
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import COMPLETE, Report
 from medi2i.common.inference.results import background, parts_of
-from medi2i.common.inference.shards import Shard, sharing
 from medi2i.common.inference.slices import Slice, SliceCache
 from medi2i.common.inference.uncertainty import sampled, samples_of, softmax
 from medi2i.common.locks import locked
@@ -67,7 +66,7 @@ def run_conversion(
     """
     use_cpu_engine(options.cpu_engine)
     use_gpu_engine(options.gpu_engine)
-    shard, options = sharing(options)
+    shard, options = shards.sharing(options)
     model = model or load_model(options, given, application)
     plan = plan_of(options, model, images_of(options, model))
     done = convert(plan, open_networks(plan), shard)
@@ -77,7 +76,7 @@ def run_conversion(
     return done
 
 
-def convert(plan: Plan, networks: Networks, shard: Shard | None) -> Done:
+def convert(plan: Plan, networks: Networks, shard: shards.Shard | None) -> Done:
     """Run a conversion, or its ``shard``, and tell how it went on stderr. Raises UserError."""
     started = time.perf_counter()
     speaks = shard is None or not shard.quiet
@@ -137,7 +136,7 @@ def open_networks(plan: Plan) -> Networks:
     )
 
 
-def _hold_folder(plan: Plan, shard: Shard | None) -> contextlib.AbstractContextManager:
+def _hold_folder(plan: Plan, shard: shards.Shard | None) -> contextlib.AbstractContextManager:
     """Context that holds the output folder, together with other shards of this conversion.
 
     Raises UserError if images to convert lie there, it cannot be made, or nothing can be written into it.

@@ -20,7 +20,6 @@ from medi2i.common.inference.generator import Translate
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import COMPLETE, SKIPPED, THERE, WRITTEN, Report, place_for
 from medi2i.common.inference.results import Results, grey
-from medi2i.common.inference.shards import Shard
 from medi2i.common.inference.slices import Slice, SliceCache
 from medi2i.common.inference.uncertainty import Samples
 from medi2i.common.training.ending import SignalWatch
@@ -50,15 +49,14 @@ class Jobs:
     files in the way.
     """
 
-    def __init__(self, plan: Plan, networks: Networks, shard: Shard | None) -> None:
+    def __init__(self, plan: Plan, networks: Networks, shard: shards.Shard | None) -> None:
         options, images, samples, out = plan.options, plan.images, networks.samples, Path(plan.options.out)
         self.plan, self.networks, self.shard = plan, networks, shard
         self.place = place_for(out, plan.form.is_dicom(images.sources[0]))  # of what lies beside results
         about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
         self.report = Report(self.place, *about, samples=None if samples is None else samples.text)
-        self.own = {number: set(range(len(volume.sources))) for number, volume in enumerate(images.volumes)}
+        self.own = (shard or shards.Shard(1, 1)).own_slices(images)
         if shard is not None:
-            self.own = shard.own_slices(images)
             self.report = shards.ShardReport(out, shard, self.report, images)
         elif not (options.resume or options.force):
             shards.refuse_begun(out)

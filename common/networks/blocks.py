@@ -4,9 +4,8 @@ A function in lower case (``cbr``, ``res_block`` …) gives the Step of the bloc
 """
 
 import contextlib
-import functools
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -141,7 +140,7 @@ class CBR(chainer.Chain):
         )
 
 
-@functools.lru_cache(1024)
+@lru_cache(1024)
 def _check_size(sample: Sampling, ksize: int, pad: int, size: tuple[int, int]) -> None:
     try:
         for n in size:

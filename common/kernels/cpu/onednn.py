@@ -219,7 +219,9 @@ class Library:
         """The handle that a creating function returns in its first argument. Raises OnednnError."""
         handle = _Handle()
         self._call(name, byref(handle), *arguments)
-        handle.destroy = getattr(self._so, f"dnnl_{_kind(name)}_destroy")
+        made = name.removeprefix("dnnl_").split("_create")[0]  # dnnl_engine_create makes an engine
+        kind = "primitive_desc" if made.endswith("_primitive_desc") else made
+        handle.destroy = getattr(self._so, f"dnnl_{kind}_destroy")
         return handle
 
     def descriptor(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> c_void_p:
@@ -324,12 +326,6 @@ class Primitive:
         status = self._dnnl.execute(self._handle, self._dnnl.stream, self._count, self._arguments)
         if status:
             raise OnednnError(f"execution: status {status}")
-
-
-def _kind(name: str) -> str:
-    """What a creating function makes: ``dnnl_engine_create`` makes an engine."""
-    made = name.removeprefix("dnnl_").split("_create")[0]
-    return "primitive_desc" if made.endswith("_primitive_desc") else made
 
 
 def dims(values: Iterable[int]) -> ctypes.Array:
