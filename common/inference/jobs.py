@@ -18,7 +18,7 @@ from medi2i.common.inference import edges, pipeline, shards
 from medi2i.common.inference.analysis import Analysis
 from medi2i.common.inference.generator import Translate
 from medi2i.common.inference.plan import Plan
-from medi2i.common.inference.report import COMPLETE, SKIPPED, THERE, WRITTEN, Report, place_for
+from medi2i.common.inference.report import COMPLETE, SKIPPED, THERE, WRITTEN, Report, place_for, read_journal
 from medi2i.common.inference.results import Results, grey
 from medi2i.common.inference.slices import Slice, SliceCache
 from medi2i.common.inference.uncertainty import Samples
@@ -74,8 +74,8 @@ class Jobs:
         options, images, in_the_way = self.plan.options, self.plan.images, []
         unfinished: set[str] = set()  # what killed processes were writing, if this one goes on where they were
         if options.resume:
-            begun_by_shards = shards.unfinished(Path(options.out)) if self.shard is None else set()
-            unfinished = self.report.unfinished() | begun_by_shards
+            others = shards.reports(Path(options.out)) if self.shard is None else ()
+            unfinished = unfinished.union(*(read_journal(path)[1] for path in (self.report.path, *others)))
         claimed: dict[Path, Source] = {}
         pending: dict[int, set[int]] = {}
         sources = {os.path.realpath(path) for source in images.sources for path in source.paths}

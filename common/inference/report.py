@@ -157,14 +157,6 @@ class Report:
         self.content["files"] = {name: entry for name, entry in files.items() if entry["status"] != SKIPPED}
         self._resumed = True
 
-    def earlier(self) -> Entries:
-        """What an earlier run of the same model and settings says here of the files; {} without one."""
-        try:
-            old = read_report(self.path, (*COMPARED, "files"))
-        except (OSError, UserError):
-            return {}
-        return old["files"] if self.difference(old) is None else {}
-
     def difference(self, old: Mapping[str, Any]) -> str | None:
         """The first thing that decides results and is not the same in another report, with both values."""
         for key in COMPARED:
@@ -174,10 +166,6 @@ class Report:
                     return f"{name} ({_short(then.get(name))}; now {_short(now.get(name))})"
         shards = self.content.get("shards")
         return None if shards in (None, old.get("shards")) else f"number of shards ({old.get('shards')}; now {shards})"
-
-    def unfinished(self) -> set[str]:
-        """Names of files that an earlier run was writing when it was killed: nothing is known of their results."""
-        return read_journal(self.path)[1]
 
     def put(self, name: str, status: str, **details: object) -> None:
         """Set the entry of one file, to be written by ``write``."""
@@ -234,7 +222,10 @@ def _line(**what: object) -> str:
 
 
 def read_journal(path: Path) -> tuple[Entries, set[str]]:
-    """(name → entry, names begun and not done) of the journal of the report ``path``; a half-written line ends it."""
+    """(name → entry, names begun and not done) of the journal of the report ``path``; a half-written line ends it.
+
+    Nothing is known of the results of what is begun and not done.
+    """
     done: Entries = {}
     begun: set[str] = set()
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from medi2i.common.device import gpu_count
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions
-from medi2i.common.inference.report import COMPLETE, Entries, Report, read_journal, read_report
+from medi2i.common.inference.report import COMPARED, COMPLETE, Entries, Report, read_report
 from medi2i.common.resources import launched
 from medi2i.datasets.catalogue import Catalogue
 
@@ -92,7 +92,9 @@ class ShardReport(Report):
         if resume:
             self.whole.resume()
         if resume or force:
-            self._earlier = self.whole.earlier()
+            with contextlib.suppress(OSError, UserError):
+                old = read_report(self.whole.path, (*COMPARED, "files"))
+                self._earlier = old["files"] if self.whole.difference(old) is None else {}
         if resume:
             own = _read(self.path)
             known = self._earlier | ({} if own is None else own["files"])
@@ -127,7 +129,7 @@ def begun(out: Path, report: Report, force: bool = False) -> Entries:
     Raises UserError if that is another conversion than that of ``report``; with ``force`` it is taken away.
     """
     files: Entries = {}
-    for path in _reports(out):
+    for path in reports(out):
         try:
             found = _read(path)
             other = None if found is None else report.difference(found)
@@ -145,14 +147,9 @@ def begun(out: Path, report: Report, force: bool = False) -> Entries:
     return files
 
 
-def unfinished(out: Path) -> set[str]:
-    """Names of files that killed shards in the folder ``out`` were writing."""
-    return set().union(*(read_journal(path)[1] for path in _reports(out)))
-
-
 def refuse_begun(out: Path) -> None:
     """UserError if shards of a conversion were begun in the folder ``out`` and have not all finished."""
-    if any(_reports(out)):
+    if any(reports(out)):
         raise UserError(
             f"{out / FOLDER}: shards of a conversion were begun here and have not finished; --resume "
             "would convert the rest, --force everything again"
@@ -165,7 +162,8 @@ def remove(out: Path) -> None:
     _take_away([*folder.glob("*.json"), *folder.glob(".*.journal")])
 
 
-def _reports(out: Path) -> Iterator[Path]:
+def reports(out: Path) -> Iterator[Path]:
+    """Those of the shards in the folder ``out``."""
     return (out / FOLDER).glob("[0-9]*.json")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medi2i.common.inference import generator
 from medi2i.common.inference.engines import IdentityEngine
-from medi2i.common.inference.report import Report, journal_of, read_report
+from medi2i.common.inference.report import Report, journal_of, read_journal, read_report
 from medi2i.pix2pix import convert
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -130,13 +130,13 @@ def test_the_journal(tmp_path):
         file.write(b'{"name": "b", "entry": {"sta')  # a kill
     assert read_report(report.path, ("files",))["files"] == {"a": {"status": "written", "clipped": 3}}
     later = Report(tmp_path, {}, {}, [])
-    assert later.unfinished() == {"b", "c"}
+    assert read_journal(later.path)[1] == {"b", "c"}
     later.resume()
     later.write()
     assert later.content["files"] == {"a": {"status": "written", "clipped": 3}} and not journal.exists()
     later.begin("d")
     later.write()  # now and then, while d is being written
-    assert Report(tmp_path, {}, {}, []).unfinished() == {"d"}
+    assert read_journal(Report(tmp_path, {}, {}, []).path)[1] == {"d"}
     later.note("d", "written")
     later.write("complete")
     assert not journal.exists() and sorted(read_report(report.path, ("files",))["files"]) == ["a", "d"]
