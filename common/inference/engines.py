@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medi2i.common.choices import ENGINES, PRECISIONS
 from medi2i.common.compat import Array, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.inference import graph_engines
@@ -99,10 +98,6 @@ def choose(
 
     Raises UserError for a combination that does not exist here.
     """
-    if name not in ENGINES or precision not in PRECISIONS:
-        raise ValueError(
-            f"engine {name!r}, precision {precision!r}: they can be {', '.join(ENGINES)} and {', '.join(PRECISIONS)}"
-        )
     plain = ChainerEngine(encoder, decoder, device)
     on_gpu = device.xp is not np
     if name == "chainer" or on_gpu:
