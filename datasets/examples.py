@@ -5,7 +5,6 @@ No Chainer in here: worker processes import this.
 """
 
 import collections
-import dataclasses
 import functools
 import threading
 import time
@@ -173,55 +172,18 @@ class ImageDataset(Generic[Item]):
         return STILL if rng is None else self.augmentation.draw(rng, within)
 
 
-class UncutExamples:
-    """A data set whose examples are the ``augment.Uncut`` of ``dataset``."""
+def load_numbered(
+    load: Callable[[int, np.random.Generator], Any], length: int, seed: int, number: int
+) -> tuple[Any, float]:
+    """(the ``number``-th example that is drawn, from 0 on; seconds that it took).
 
-    def __init__(self, dataset: ImageDataset):
-        self.dataset, self.share_cache, self.load = dataset, dataset.share_cache, dataset.uncut
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-
-Dataset = ImageDataset | UncutExamples
-
-
-def examples_for(dataset: ImageDataset, where: str) -> Dataset:
-    """What the iterator of a training takes its examples from; where: "loader" or "device"."""
-    return UncutExamples(dataset) if where == "device" else dataset
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """The ``index``-th of a dataset, and the entropy of its random generator (None: nothing random)."""
-
-    index: int
-    entropy: tuple[int, ...] | None
-
-    def generator(self) -> np.random.Generator | None:
-        """A numpy Generator of its own, or None."""
-        return None if self.entropy is None else np.random.default_rng(self.entropy)
-
-
-def load_here(dataset: Dataset, example: Example) -> Any:
-    """One example of ``dataset``, loaded by the caller."""
-    return dataset.load(example.index, example.generator())
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """The endless sequence of examples from a dataset of ``length``; a pure function of ``seed``."""
-
-    length: int
-    seed: int
-    shuffle: bool = True
-    augment: bool = True
-
-    def example(self, number: int) -> Example:
-        """The ``number``-th example drawn (0 is the first)."""
-        epoch, position = divmod(number, self.length)
-        index = int(_order(self.length, self.seed, epoch)[position]) if self.shuffle else position
-        return Example(index, (self.seed, _EXAMPLE, number) if self.augment else None)
+    load: of a data set of ``length`` examples, with the index of one and its generator. The endless sequence of both is
+    a pure function of ``seed``.
+    """
+    start = time.perf_counter()
+    epoch, position = divmod(number, length)
+    index = int(_order(length, seed, epoch)[position])
+    return load(index, np.random.default_rng((seed, _EXAMPLE, number))), time.perf_counter() - start
 
 
 @functools.lru_cache(maxsize=8)
@@ -229,22 +191,18 @@ def _order(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(length)
 
 
-def load_timed(load: Callable[[Example], Any], example: Example) -> tuple[Any, float]:
-    """(what ``load`` gives, seconds that it took)."""
-    start = time.perf_counter()
-    return load(example), time.perf_counter() - start
+_load: Callable[[int, int], tuple[Any, float]]
 
 
-_load: Callable[[Example], Any]
-
-
-def start_worker(dataset: Dataset, workers: int) -> None:
-    """Called once in each of ``workers`` worker processes."""
+def start_worker(
+    load: Callable[[int, int], tuple[Any, float]], share_cache: Callable[[int], None], workers: int
+) -> None:
+    """Called once in each of ``workers`` worker processes. load: ``load_numbered`` of a data set, share_cache: its."""
     global _load
-    _load = functools.partial(load_here, dataset)
-    dataset.share_cache(workers)
+    _load = load
+    share_cache(workers)
 
 
-def load_in_worker(example: Example) -> Any:
-    """One example, in a process that ``start_worker`` prepared."""
-    return _load(example)
+def load_in_worker(seed: int, number: int) -> tuple[Any, float]:
+    """``load_numbered``, in a process that ``start_worker`` prepared."""
+    return _load(seed, number)

@@ -11,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.datasets.examples import Dataset, Order, load_here, load_in_worker, load_timed, start_worker
+from medi2i.datasets.examples import ImageDataset, load_in_worker, load_numbered, start_worker
 
 BATCHES_AHEAD = 2
 
@@ -19,11 +19,12 @@ BATCHES_AHEAD = 2
 class ImageIterator(chainer.dataset.Iterator):
     """Iterates over a dataset whose ``load(index, rng)`` gives an example (medi2i.datasets.paired, .unpaired).
 
+    It does not end, and a batch may cross the border of two epochs.
+
     seed: the n-th example drawn has its own generator made of (seed, n), and the order of an epoch is made of
     (seed, epoch). So batches depend neither on ``workers`` nor on what was loaded ahead, and the state to save is one
     number: how many examples were drawn.
-    augment: False gives every example without its generator: centre crop, nothing random.
-    repeat: False ends after one epoch; the last batch may then be smaller. With True a batch may cross the border.
+    uncut: examples are what the dataset's ``uncut`` gives, for a device to cut and change.
     workers: how many load ahead; 0 loads in the caller. Threads share one cache; decoding and augmentation let other
     threads run. ``processes`` takes processes instead (the dataset must be picklable and divides its cache by them).
     crops: how many of each example make an epoch. Each is drawn once before any is drawn again, as over so many epochs.
@@ -37,13 +38,11 @@ class ImageIterator(chainer.dataset.Iterator):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: ImageDataset,
         batch_size: int,
         seed: int = 0,
         *,
-        shuffle: bool = True,
-        repeat: bool = True,
-        augment: bool = True,
+        uncut: bool = False,
         workers: int = 0,
         processes: bool = False,
         crops: int = 1,
@@ -56,30 +55,23 @@ class ImageIterator(chainer.dataset.Iterator):
             raise UserError(f"--batch_size: {batch_size}; at least 1 would be right")
         self.dataset = dataset
         self.batch_size = batch_size
-        if ranks > 1 and not repeat:
-            raise ValueError("one epoch cannot be dealt to several ranks: batches would differ in size")
-        self.order = Order(len(dataset), seed, shuffle, augment)
+        self.seed = seed
         self.per_epoch = len(dataset) * crops
-        self.repeat = repeat
         self._rank, self._ranks = rank, ranks
         self._workers = workers
         self._processes = processes and workers > 0
-        self._load = load_in_worker if self._processes else functools.partial(load_here, dataset)
+        self._load = functools.partial(load_numbered, dataset.uncut if uncut else dataset.load, len(dataset))
         self.idle = IdleTime()
         self.loading = 0.0  # seconds that workers spent on the examples given so far
         self._ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-        self.reset()
+        self._drawn = 0
+        self.is_new_epoch = False
+        self._previous_epoch_detail = -1.0
 
     @property
     def examples_per_update(self) -> int:
         """How many examples all ranks draw together at a time."""
         return self.batch_size * self._ranks
-
-    def reset(self) -> None:
-        """Back to the beginning, with the same draws."""
-        self._go_to(0)
-        self.is_new_epoch = False
-        self._previous_epoch_detail = -1.0
 
     def _go_to(self, drawn: int) -> None:
         for future in self._ahead:
@@ -102,23 +94,14 @@ class ImageIterator(chainer.dataset.Iterator):
         """``epoch_detail`` before the last batch; None before the first."""
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
-    @property
-    def current_position(self) -> int:
-        """Examples drawn in the epoch begun."""
-        return self._drawn % self.per_epoch
-
     def __next__(self) -> list:
-        n = self.per_epoch
-        if not self.repeat and self._drawn >= n:
-            raise StopIteration
-        count = self.batch_size if self.repeat else min(self.batch_size, n - self._drawn)
         self.idle.begins_waiting()
-        batch = self._take(count)
+        batch = self._take()
         self.idle.ends_waiting()
         before = self.epoch
         self._before = self._drawn, self.is_new_epoch, self._previous_epoch_detail
         self._previous_epoch_detail = self.epoch_detail
-        self._drawn += count * self._ranks
+        self._drawn += self.examples_per_update
         self.is_new_epoch = self.epoch > before
         return batch
 
@@ -134,15 +117,16 @@ class ImageIterator(chainer.dataset.Iterator):
         batch, place = divmod(own, self.batch_size)
         return drawn + (batch * self._ranks + self._rank) * self.batch_size + place
 
-    def _take(self, count: int) -> list:
+    def _take(self) -> list:
         if self._workers == 0:
-            return [load_here(self.dataset, self.order.example(self._number(self._drawn, i))) for i in range(count)]
+            numbers = [self._number(self._drawn, own) for own in range(self.batch_size)]
+            return [self._load(self.seed, number)[0] for number in numbers]
         try:
             ahead = max(BATCHES_AHEAD * self.batch_size, self._workers)
-            self._load_ahead(count + ahead, self._drawn)
-            loaded = [self._ahead.popleft().result() for _ in range(count)]
+            self._load_ahead(self.batch_size + ahead, self._drawn)
+            loaded = [self._ahead.popleft().result() for _ in range(self.batch_size)]
             # Begin the next ones before the caller is busy with these.
-            self._load_ahead(ahead, self._drawn + count * self._ranks)
+            self._load_ahead(ahead, self._drawn + self.examples_per_update)
         except concurrent.futures.BrokenExecutor:
             raise self._loader_died() from None
         except BaseException:
@@ -172,11 +156,9 @@ class ImageIterator(chainer.dataset.Iterator):
     def _load_ahead(self, wanted: int, drawn: int) -> None:
         if self._pool is None:
             self._pool = self._make_pool()
+        load = load_in_worker if self._processes else self._load
         for own in range(len(self._ahead), wanted):
-            number = self._number(drawn, own)
-            if not self.repeat and number >= self.per_epoch:
-                break
-            self._ahead.append(self._pool.submit(load_timed, self._load, self.order.example(number)))
+            self._ahead.append(self._pool.submit(load, self.seed, self._number(drawn, own)))
 
     def _make_pool(self) -> concurrent.futures.Executor:
         if not self._processes:
@@ -185,7 +167,10 @@ class ImageIterator(chainer.dataset.Iterator):
         context = multiprocessing.get_context("spawn")
         self.dataset.share_cache()
         return concurrent.futures.ProcessPoolExecutor(
-            self._workers, mp_context=context, initializer=start_worker, initargs=(self.dataset, self._workers)
+            self._workers,
+            mp_context=context,
+            initializer=start_worker,
+            initargs=(self._load, self.dataset.share_cache, self._workers),
         )
 
     def finalize(self) -> None:
@@ -206,12 +191,12 @@ class ImageIterator(chainer.dataset.Iterator):
                 f"--resume: the run was made with {n} examples, now there are {len(self.dataset)}; "
                 f"resume it with the same data"
             )
-        seed = int(serializer("seed", np.int64(self.order.seed)))
+        seed = int(serializer("seed", np.int64(self.seed)))
         drawn = int(serializer("drawn", np.int64(self._drawn)))
         self.is_new_epoch = bool(serializer("is_new_epoch", self.is_new_epoch))
         self._previous_epoch_detail = float(serializer("previous_epoch_detail", float(self._previous_epoch_detail)))
         if isinstance(serializer, chainer.serializer.Deserializer):
-            self.order = Order(n, seed, self.order.shuffle, self.order.augment)
+            self.seed = seed
             self._go_to(drawn)
 
 
@@ -222,10 +207,6 @@ class IdleTime:
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all, as before the first batch."""
         self.waited = self.seconds = 0.0
         """Of these seconds, and from the first batch to the last."""
         self.batches = 0

@@ -36,7 +36,7 @@ from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.run_folder import NUMBERED, RunFolder
 from medi2i.common.training.snapshot import Reader, read_npz, weights_of
 from medi2i.datasets import pairs
-from medi2i.datasets.examples import ImageDataset, examples_for
+from medi2i.datasets.examples import ImageDataset
 from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.unpacking import unpacked
 
@@ -199,9 +199,10 @@ def make_optimizers(
 def make_iterator(dataset: Any, options: AnyTraining, ranks: Ranks, seed: int) -> ImageIterator:
     """The batches of ``dataset`` for this rank's training."""
     return ImageIterator(
-        examples_for(dataset, options.augment_on),
+        dataset,
         options.batch_size,
         seed,
+        uncut=options.augment_on == "device",
         workers=options.workers,
         processes=options.worker_processes,
         crops=options.crops_per_image,

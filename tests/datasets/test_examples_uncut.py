@@ -1,7 +1,5 @@
 """Uncut examples, finished by the kernels' NumPy twins, against what the loader makes of the same draws."""
 
-import pickle
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,8 @@ from medi2i.common.kernels.gpu import augment
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.datasets import paired, unpaired
 from medi2i.datasets.augment import joined
-from medi2i.datasets.examples import ImageCache, UncutExamples, examples_for
+from medi2i.datasets.examples import ImageCache
+from medi2i.datasets.iterator import ImageIterator
 from medi2i.datasets.preparing import Domain
 from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip
@@ -147,12 +146,12 @@ def test_slices_of_different_clips_come_scaled():
     np.testing.assert_array_equal(values, np.concatenate([Clip(0, 100).to_unit(a), a / 100]))
 
 
-def test_what_the_iterator_takes(tmp_path):
+@pytest.mark.parametrize("how", [{}, {"workers": 2, "processes": True}], ids=str)
+def test_the_iterator_gives_one_or_the_other(tmp_path, how):
     pictures(tmp_path)
-    dataset = pairs(tmp_path)
-    assert examples_for(dataset, "loader") is dataset
-    examples = pickle.loads(pickle.dumps(examples_for(dataset, "device")))
-    assert isinstance(examples, UncutExamples) and len(examples) == 3
-    examples.share_cache(2)
-    assert examples.dataset.domain_in.cache.budget == 50 * 2**20 // 4
-    np.testing.assert_array_equal(finished(examples.load(1, None))[0], dataset.load(1, None)[0])
+    dataset = pairs(tmp_path, **STEPS)
+    whole, uncut = ImageIterator(dataset, 4, 1), ImageIterator(dataset, 4, 1, uncut=True, **how)
+    for expected, got in zip(whole.next(), uncut.next(), strict=True):
+        np.testing.assert_array_equal(finished(got)[0], expected[0])
+        np.testing.assert_array_equal(finished(got)[1], expected[1])
+    uncut.finalize()

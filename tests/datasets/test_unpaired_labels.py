@@ -8,7 +8,7 @@ from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.kernels.gpu.augment import finish
 from medi2i.common.options import UnpairedOptions
 from medi2i.datasets import unpaired
-from medi2i.datasets.examples import ImageCache, examples_for
+from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.iterator import ImageIterator
 
 CLASSES = 3
@@ -87,7 +87,7 @@ def test_the_device_makes_the_same_of_it_and_the_iterator_gives_both(root):
     examples = build(root, random_translate=-1, random_rot90=True)
     for seed in range(5):
         x, t = examples.load(1, np.random.default_rng(seed))
-        first, second = examples_for(examples, "device").load(1, np.random.default_rng(seed))
+        first, second = examples.uncut(1, np.random.default_rng(seed))
         np.testing.assert_array_equal(finish(first.values, first), x)
         np.testing.assert_array_equal(finish(second.values, second), t)
     iterator = ImageIterator(examples, 2, 0, workers=2, processes=True)
