@@ -38,7 +38,6 @@ from medi2i.common.options.conversion import PairedConversionOptions
 from medi2i.common.registry import Card
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Catalogue, Source, Volume
-from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.reading import open_file
 from medi2i.datasets.noise_level import SLICES, Noise, NoiseMeter, noise_of
 from medi2i.datasets.scaling import PAIRED_HU, Clip
@@ -291,7 +290,7 @@ def _of_pixels(spacing: tuple[float, float] | None, card: Card) -> Iterator[str]
 
 
 def _of_header(path: Path) -> Iterator[str]:
-    found = iterative(open_file(path, VOLUME_MODALITIES, None).parsed.dataset)
+    found = iterative(open_file(path).dataset)
     if found is not None:
         yield f"is smoothed by iterative reconstruction already ({found})"
 

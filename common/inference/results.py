@@ -15,7 +15,6 @@ from medi2i.common.inference.uncertainty import Samples, softmax, step_for
 from medi2i.common.resources import bands
 from medi2i.datasets.catalogue import Source, Volume
 from medi2i.datasets.dicom.encoding import ROUNDING, Encoding
-from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.new_series import DerivedSeries, WriteReport
 from medi2i.datasets.dicom.reading import open_file
 from medi2i.datasets.dicom.series import Series
@@ -86,7 +85,7 @@ class Results:
         prefix: of the description. more: what else decides the pixels. encoding, contrast: as DerivedSeries has them.
         """
         plan, first = self.plan, series.slices[0]
-        header = open_file(first.path, VOLUME_MODALITIES, None).parsed.dataset
+        header = open_file(first.path).dataset
         clip, source = self.form.clip_for("dcm", None), " ".join(filter(None, (prefix, series.description)))
         # Several volumes of one UID (two sizes, two echoes) must not become one.
         part = [first.sop_uid, first.frame, first.position] if self._uids[series.uid] > 1 else None

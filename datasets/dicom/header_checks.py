@@ -19,7 +19,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import RE_VALID_UID, UID
 
 from medi2i.common.errors import Unreadable
-from medi2i.common.limits import BYTES_PER_PIXEL, check_bytes, check_pixels
+from medi2i.common.limits import check_bytes, check_pixels
 
 VOLUME_MODALITIES = ("CT", "MR", "PT")
 
@@ -67,11 +67,11 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
-def short(error: BaseException, length: int = 100) -> str:
+def short(error: BaseException) -> str:
     """The first line of an exception's text, without the values that it quotes: they may be a patient's."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", text)
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 # --- values of a header, checked ------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def empty_like(source: Dataset) -> Dataset:
 # --- is it an image we can use? -------------------------------------------------------------------------------------
 
 
-def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...], localizers: bool = False) -> None:
+def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...]) -> None:
     """Raise Unreadable for what is DICOM but not a grey CT, MR or PT image: directories, reports, RT objects,
     localizers, colour."""
     sop_class = text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
@@ -171,7 +171,7 @@ def refuse_others(path: Path | str, dataset: Dataset, modalities: tuple[str, ...
     if sop_class.startswith(SECONDARY_CAPTURE) and numbers(dataset, "ImageOrientationPatient", 6) is None:
         raise Unreadable(path, f"{name} without a position in the patient: a screen picture")
     kinds = text(dataset, "ImageType").upper().split("\\")
-    if "LOCALIZER" in kinds and not localizers:
+    if "LOCALIZER" in kinds:
         raise Unreadable(path, "LOCALIZER: an overview for planning, not a slice")
     if "MOSAIC" in kinds:
         raise Unreadable(
@@ -209,13 +209,13 @@ class Layout:
         return self.rows * self.columns * (self.allocated // 8)
 
 
-def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int | None) -> Layout:
+def check_pixel_description(path: Path | str, dataset: Dataset) -> Layout:
     """The Layout of an image. Raises Unreadable where Rows, Columns, bits or frames make no sense or take more memory
     than allowed, before anything is allocated for them."""
     rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
     if not rows or not columns or rows < 0 or columns < 0:
         raise Unreadable(path, f"Rows {rows} and Columns {columns}: no image size")
-    check_pixels(path, rows, columns, max_pixels)
+    check_pixels(path, rows, columns)
     allocated, stored, high = (whole(dataset, keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
     if allocated not in (8, 16, 32):
         raise Unreadable(path, f"BitsAllocated {allocated}; 8, 16 or 32 are supported")
@@ -237,8 +237,7 @@ def check_pixel_description(path: Path | str, dataset: Dataset, max_pixels: int 
         raise Unreadable(path, f"unknown transfer syntax {syntax or 'missing'}")
     high = stored - 1 if high is None else high
     layout = Layout(rows, columns, frames, allocated, stored, high, sign == 1, syntax)
-    what, limit = f"{frames} frame(s) of {rows}×{columns} pixels", max_pixels and BYTES_PER_PIXEL * max_pixels
-    check_bytes(path, layout.frame_bytes * frames, what, limit)
+    check_bytes(path, layout.frame_bytes * frames, f"{frames} frame(s) of {rows}×{columns} pixels")
     return layout
 
 

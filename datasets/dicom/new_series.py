@@ -34,7 +34,7 @@ from medi2i.datasets.dicom.encoding import (
     put_pixels,
     reads_as,
 )
-from medi2i.datasets.dicom.header_checks import is_valid_uid, text, whole
+from medi2i.datasets.dicom.header_checks import SECONDARY_CAPTURE, is_valid_uid, text, whole
 from medi2i.datasets.dicom.pixels import padding_range
 from medi2i.datasets.dicom.reading import DicomImage, read
 
@@ -269,7 +269,6 @@ def _ascii(value: str, length: int) -> str:
     return value if len(value) <= length else value[: length - 3] + "..."
 
 
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DATE = "20190101"
 """Of every series made here. Fixed, so that the same input makes the same files on any day."""
 

@@ -21,8 +21,7 @@ from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag
 
 from medi2i.common.errors import Unreadable
-from medi2i.common.limits import check_regular, in_words
-from medi2i.common.limits import max_pixels as default_max_pixels
+from medi2i.common.limits import check_regular, in_words, max_pixels
 from medi2i.datasets.dicom.header_checks import DEFLATED, PARSE_ERRORS, short
 
 HEADER_BYTES = 1 << 27
@@ -84,7 +83,7 @@ class Parsed:
         return max(0, (self.path.stat().st_size if self.unpacked is None else self.unpacked.size()) - start)
 
 
-def parse_file(path: Path | str, max_pixels: int | None = None) -> Parsed:
+def parse_file(path: Path | str) -> Parsed:
     """Read the header of a file and find its pixel data. Raises Unreadable for what is not DICOM, is damaged, or has a
     header that takes too much memory."""
     path = Path(path)
@@ -95,7 +94,7 @@ def parse_file(path: Path | str, max_pixels: int | None = None) -> Parsed:
             head = file.read(132)
             if head[128:132] != b"DICM":
                 raise Unreadable(path, _why_not_dicom(head))
-            return _read(path, file, max_pixels)
+            return _read(path, file)
     except OSError as error:
         raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
     except PARSE_ERRORS as error:
@@ -111,7 +110,7 @@ def _why_not_dicom(head: bytes) -> str:
     return "not DICOM (no DICM mark at byte 128)"
 
 
-def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
+def _read(path: Path, raw: BinaryIO) -> Parsed:
     file, unpacked = Bounded(path, raw), None
     encoding: tuple[bool | None, bool | None] = False, True  # implicit VR, little endian
     try:
@@ -122,7 +121,7 @@ def _read(path: Path, raw: BinaryIO, max_pixels: int | None) -> Parsed:
             unpacked = Unpacking(path, file.tell())
             file = Bounded(path, unpacked)
             found = _elements(file, False, True, stop_when=file.at_pixels)
-            unpacked.limit = unpacked.tell() + 8 * (max_pixels or default_max_pixels())
+            unpacked.limit = unpacked.tell() + 8 * max_pixels()
         else:
             file.seek(0)
             found = _with_meta(file, stop_when=file.at_pixels)

@@ -123,18 +123,14 @@ def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
 # --- which bits of a word are the value (PS3.5 8.1.1) ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Stored values (H, W) as integers. ``unextended``: True where a negative value has no sign in its spare bits."""
-
-    values: np.ndarray
-    unextended: np.ndarray | None
-    notes: tuple[str, ...]
-
-
-def to_stored(path: Path | str, words: Words, layout: Layout, overlay: bool) -> Stored:
+def to_stored(
+    path: Path | str, words: Words, layout: Layout, overlay: bool
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """The values in the stored bits of words (PS3.5 8.1.1), sign extended. Spare bits may be 0, copies of the sign, or
-    an ``overlay``. Raises Unreadable where the header leaves two readings that differ."""
+    an ``overlay``. Raises Unreadable where the header leaves two readings that differ.
+
+    Returns (stored values (H, W) as integers; True where a negative one has no sign in its spare bits, or None; notes).
+    """
     if words.extended and not layout.signed and (words.values >> (words.bits - 1)).any():
         raise Unreadable(path, "the compressed image has negative values, PixelRepresentation 0 says there are none")
     shift = layout.high - layout.stored + 1
@@ -166,7 +162,7 @@ def to_stored(path: Path | str, words: Words, layout: Layout, overlay: bool) -> 
             "BitsStored right?"
         )
     kind = f"{'i' if layout.signed else 'u'}{layout.allocated // 8}"
-    return Stored(field.values.astype(kind, copy=False), field.unextended, tuple(notes))
+    return field.values.astype(kind, copy=False), field.unextended, notes
 
 
 class _Field:
@@ -220,16 +216,17 @@ def to_modality(stored: np.ndarray, rescale: Rescale) -> np.ndarray:
     return found
 
 
-def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Stored, rescale: Rescale) -> None:
+def check_stored(
+    path: Path | str, dataset: Dataset, values: np.ndarray, unextended: np.ndarray | None, rescale: Rescale
+) -> None:
     """Raise Unreadable where the values of a CT tell of a wrong PixelRepresentation.
 
     Signed pixels read as unsigned show air near +64 000: every value is either small or in the top 8 192 of the range.
-    Unsigned ones read as signed show dense bone below air.
+    Unsigned ones read as signed show dense bone below air. values, unextended: of ``to_stored``.
     """
     if text(dataset, "Modality") != "CT":
         return
-    values = stored.values
-    if not layout.signed and layout.allocated == 16 and values.max() >= 0xE000:
+    if values.dtype == np.uint16 and values.max() >= 0xE000:
         top = values >= 0xE000
         padding = padding_mask(dataset, values)
         if not np.any((values >= 0x8000) & ~top) and (padding is None or not np.all(padding[top])):
@@ -238,12 +235,12 @@ def check_stored(path: Path | str, dataset: Dataset, layout: Layout, stored: Sto
                 f"stored values reach {int(values.max())} with none from 32768 to 57343: signed pixels declared "
                 "unsigned (PixelRepresentation should be 1)",
             )
-    if stored.unextended is not None and rescale.intercept <= -1000:
+    if unextended is not None and rescale.intercept <= -1000:
         raise Unreadable(
             path,
-            f"{int(stored.unextended.sum())} pixels have the sign bit of BitsStored {layout.stored} but no sign, and "
-            f"would be below {rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation should be "
-            "0)",
+            f"{int(unextended.sum())} pixels have the sign bit of BitsStored {whole(dataset, 'BitsStored')} but no "
+            f"sign, and would be below {rescale.intercept:g} HU: unsigned pixels declared signed (PixelRepresentation "
+            "should be 0)",
         )
 
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from medi2i.common import limits
 from medi2i.datasets.dicom import header_checks, pixels
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, empty_like, text
-from medi2i.datasets.dicom.parse import Parsed, parse_file
+from medi2i.datasets.dicom.parse import parse_file
 from medi2i.datasets.dicom.series import FrameHeaders, Series, SliceRef
 
 
@@ -48,11 +48,9 @@ class DicomImage:
         return self.where.spacing
 
 
-def read(
-    path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES, max_pixels: int | None = None
-) -> DicomImage:
+def read(path: Path | str, frame: int = 0, *, modalities: tuple[str, ...] = VOLUME_MODALITIES) -> DicomImage:
     """Read one frame of one file as HU. Raises Unreadable (a UserError) with the file and the reason."""
-    return next(iter_frames(path, [frame], modalities=modalities, max_pixels=max_pixels))
+    return next(iter_frames(path, [frame], modalities=modalities))
 
 
 def iter_frames(
@@ -60,13 +58,12 @@ def iter_frames(
     frames: Iterable[int] | None = None,
     *,
     modalities: tuple[str, ...] = VOLUME_MODALITIES,
-    max_pixels: int | None = None,
 ) -> Iterator[DicomImage]:
     """Yield several frames (default: all) of a file that is parsed once. Raises Unreadable."""
     path = Path(path)
     try:
-        opened = open_file(path, modalities, max_pixels)
-        header, count = _without_pixels(opened.parsed.dataset), opened.layout.frames
+        opened = open_file(path, modalities)
+        header, count = _without_pixels(opened.dataset), opened.layout.frames
         for frame in range(count) if frames is None else frames:
             if not 0 <= frame < count:
                 raise Unreadable(path, f"no frame {frame}: the file has {count}")
@@ -85,36 +82,32 @@ def _without_pixels(dataset: Dataset) -> Dataset:
     return header
 
 
-@dataclass
 class Opened:
     """A file whose header was read and checked. ``pixels``: of its frames; ``headers``: its frames as SliceRefs."""
 
-    parsed: Parsed
-    layout: header_checks.Layout
-    pixels: pixels.FramePixels
-    headers: FrameHeaders
-    overlay: bool
+    def __init__(self, path: Path, modalities: tuple[str, ...]) -> None:
+        self.parsed = parse_file(path)
+        self.dataset = self.parsed.dataset
+        header_checks.refuse_others(path, self.dataset, modalities)
+        self.layout = header_checks.check_pixel_description(path, self.dataset)
+        self.headers = FrameHeaders(path, self.dataset, self.layout.frames)
+        self.pixels = pixels.FramePixels(self.parsed, self.layout)
 
 
 _last_opened: dict[tuple, Opened] = {}
 
 
-def open_file(path: Path, modalities: tuple[str, ...], max_pixels: int | None) -> Opened:
+def open_file(path: Path, modalities: tuple[str, ...] = VOLUME_MODALITIES) -> Opened:
     """Parse and check the header of an image. Raises Unreadable.
 
     The last file of several frames is kept, as its frames are often asked for one by one.
     """
-    key = (path, tuple(modalities), max_pixels or limits.max_pixels(), *_state(path))
+    key = (path, tuple(modalities), limits.max_pixels(), *_state(path))
     kept = _last_opened.get(key)
     if kept is not None:
         return kept
-    parsed = parse_file(path, max_pixels)
-    dataset = parsed.dataset
-    header_checks.refuse_others(path, dataset, modalities)
-    layout = header_checks.check_pixel_description(path, dataset, max_pixels)
-    headers, overlay = FrameHeaders(path, dataset, layout.frames), header_checks.has_overlay(dataset)
-    opened = Opened(parsed, layout, pixels.FramePixels(parsed, layout), headers, overlay)
-    if layout.frames > 1:
+    opened = Opened(path, modalities)
+    if opened.layout.frames > 1:
         _last_opened.clear()
         _last_opened[key] = opened
     return opened
@@ -129,12 +122,13 @@ def _state(path: Path) -> tuple:
 
 
 def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
-    path, dataset, layout = opened.parsed.path, opened.parsed.dataset, opened.layout
+    path, dataset, layout = opened.parsed.path, opened.dataset, opened.layout
     where = opened.headers[frame]
-    read = pixels.to_stored(path, opened.pixels.words(frame), layout, opened.overlay)
+    words = opened.pixels.words(frame)
+    stored, unextended, notes = pixels.to_stored(path, words, layout, header_checks.has_overlay(dataset))
+    notes = [*opened.parsed.notes, *notes]
     rescale = header_checks.rescale_of(path, dataset, frame)
-    pixels.check_stored(path, dataset, layout, read, rescale)
-    stored, notes = read.values, [*opened.parsed.notes, *read.notes]
+    pixels.check_stored(path, dataset, stored, unextended, rescale)
     hu = pixels.to_modality(stored, rescale)
     if not np.isfinite(hu).all():
         raise Unreadable(

@@ -74,7 +74,6 @@ def scan(
     *,
     modalities: tuple[str, ...] = VOLUME_MODALITIES,
     decode: bool = True,
-    max_pixels: int | None = None,
     workers: int | None = None,
     progress: bool = False,
     copies: bool = False,
@@ -90,14 +89,14 @@ def scan(
     """
     result = Scan([Path(p) for p in ([places] if isinstance(places, str | Path) else places)], modalities=modalities)
     paths = list(walk(result.places, result.skipped))
-    examine = partial(examine_file, modalities=modalities, decode=decode, max_pixels=max_pixels)
+    examine = partial(examine_file, modalities=modalities, decode=decode)
     slices: list[SliceRef] = []
     for found in run_parallel(examine, paths, workers=workers, progress="scanning" if progress else None):
         if isinstance(found, Skipped):
             result.skipped.append(found)
         else:
             slices.extend(found)
-    sets, repeated = _without_copies(slices, modalities, max_pixels)
+    sets, repeated = _without_copies(slices)
     if not copies:
         result.skipped.extend(repeated)
         del sets[1:]
@@ -105,10 +104,10 @@ def scan(
     return result
 
 
-def walk(places: Iterable[Path], skipped: list[Skipped] | None = None) -> Iterator[Path]:
+def walk(places: Iterable[Path], skipped: list[Skipped]) -> Iterator[Path]:
     """All files under the places, each folder in natural order; links are followed, loops are not, and results and runs
-    of ours below them are left out with a warning. UserError for a missing place."""
-    skipped = [] if skipped is None else skipped
+    of ours below them are left out with a warning. What cannot be used is added to ``skipped``. UserError for a missing
+    place."""
     for place in places:
         if not place.exists():
             raise UserError(f"{place}: no such file or folder")
@@ -145,16 +144,14 @@ def folders_below(
         yield folder, files
 
 
-def examine_file(
-    path: Path, modalities: tuple[str, ...], decode: bool, max_pixels: int | None
-) -> list[SliceRef] | Skipped:
+def examine_file(path: Path, modalities: tuple[str, ...], decode: bool) -> list[SliceRef] | Skipped:
     """The frames of a file, or the reason why it cannot be used."""
     try:
         if not decode:
-            opened = open_file(path, modalities, max_pixels)
+            opened = open_file(path, modalities)
             return [opened.headers[frame] for frame in range(opened.layout.frames)]
         found = []
-        for image in iter_frames(path, modalities=modalities, max_pixels=max_pixels):
+        for image in iter_frames(path, modalities=modalities):
             tissue = image.hu if image.mask is None else image.hu[~image.mask]
             values = tissue if tissue.size else image.hu
             found.append(
@@ -172,9 +169,7 @@ def examine_file(
         return Skipped(path, f"damaged DICOM ({type(error).__name__}: {short(error)})")
 
 
-def _without_copies(
-    slices: list[SliceRef], modalities: tuple[str, ...], max_pixels: int | None
-) -> tuple[list[list[SliceRef]], list[Skipped]]:
+def _without_copies(slices: list[SliceRef]) -> tuple[list[list[SliceRef]], list[Skipped]]:
     """Sets of slices none of which repeats another one of its set: same UID, place and pixels in another file; the
     first set has one of each. And all files that repeat others. The same UID alone is a writer's mistake, no copy."""
     known: dict[tuple, list[list[SliceRef]]] = defaultdict(list)  # each a slice and its copies
@@ -186,9 +181,7 @@ def _without_copies(
             (
                 others
                 for others in known[key]
-                if item.sop_uid
-                and others[0].path != item.path
-                and _same_pixels(item, others[0], modalities, max_pixels)
+                if item.sop_uid and others[0].path != item.path and _same_pixels(item, others[0])
             ),
             None,
         )
@@ -201,9 +194,9 @@ def _without_copies(
     return list(sets.values()), repeated
 
 
-def _same_pixels(one: SliceRef, other: SliceRef, modalities: tuple[str, ...], max_pixels: int | None) -> bool:
+def _same_pixels(one: SliceRef, other: SliceRef) -> bool:
     try:
-        images = [read(item.path, item.frame, modalities=modalities, max_pixels=max_pixels) for item in (one, other)]
+        images = [read(item.path, item.frame, modalities=(item.modality,)) for item in (one, other)]
     except Unreadable:
         return False
     return np.array_equal(images[0].hu, images[1].hu)
