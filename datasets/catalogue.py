@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
-from medi2i.datasets.dicom.scanning import folders_below
+from medi2i.datasets.dicom.scanning import Skipped, folders_below
 from medi2i.datasets.file_names import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
 from medi2i.datasets.reading import Header, Image, read_header
 
@@ -89,20 +89,6 @@ class Volume:
     series: dicom.Series | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A file that cannot be used, its name below the root, and why."""
-
-    path: Path
-    name: str
-    reason: str
-
-    @property
-    def advice(self) -> str:
-        """Why, and what would help."""
-        return self.reason + next_steps([self.path])
-
-
 @dataclasses.dataclass
 class Catalogue:
     """All volumes, in order, and the files that were left out."""
@@ -122,11 +108,10 @@ class Catalogue:
             found[source.path].append(source)
         return found
 
-    def require_series(self, place: Path, modalities: tuple[str, ...] = dicom.VOLUME_MODALITIES) -> None:
+    def require_series(self, place: Path) -> None:
         """UserError that says what was found in ``place`` instead, where there is no DICOM series."""
         series = [volume.series for volume in self.volumes if volume.series is not None]
-        skipped = [dicom.Skipped(item.path, item.reason) for item in self.skipped]
-        dicom.Scan([place], series, skipped, modalities).require_series()
+        dicom.Scan([place], series, self.skipped).require_series()
 
     def warn(self, where: Path) -> None:
         """Log how many files were skipped, and which."""
@@ -156,7 +141,7 @@ def list_images(
         by_path[paths[0]].append((paths, name))
     kinds = {path: kind or kind_of(path) or "dcm" for path in by_path}
     slices = [path for path in by_path if kinds[path] == "dcm"]
-    missing = [Skipped(path, by_path[path][0][1], "no such file") for path in slices if not path.exists()]
+    missing = [Skipped(path, "no such file", by_path[path][0][1]) for path in slices if not path.exists()]
     places = [path for path in slices if path.exists()]
     scan = dicom.scan(places, decode=decode, progress=headers, copies=copies) if places else dicom.Scan([])
     found = _of_scan(scan, by_path.__getitem__)
@@ -172,7 +157,7 @@ def list_images(
         try:
             header = read_header(path, kinds[path], labels) if headers else Header()
         except Unreadable as error:
-            found.skipped.append(Skipped(path, by_path[path][0][1], error.reason))
+            found.skipped.append(Skipped(path, error.reason, by_path[path][0][1]))
             continue
         for paths, name in by_path[path]:
             volume = folders.setdefault(PurePosixPath(name).parent, Volume([]))
@@ -210,7 +195,8 @@ def _of_scan(scan: dicom.Scan, entries_of: Callable[[Path], list[Entry]]) -> Cat
         )
         for series in scan.series
     ]
-    return Catalogue(volumes, [Skipped(item.path, entries_of(item.path)[0][1], item.reason) for item in scan.skipped])
+    skipped = [dataclasses.replace(item, name=entries_of(item.path)[0][1]) for item in scan.skipped]
+    return Catalogue(volumes, skipped)
 
 
 def name_below(file: Path, root: Path) -> str:

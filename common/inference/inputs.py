@@ -61,7 +61,7 @@ def find_inputs(
         if not entries:
             raise UserError(f"--out: {exclude} holds all files of --root; choose a folder outside of it")
     found = list_images(entries, kind, decode=False, by_file=released and slice_range is None)
-    found.skipped += [Skipped(paths[0], name, f"not DICOM ({kind_of(paths[0])} by its name)") for paths, name in others]
+    found.skipped += [Skipped(paths[0], f"not DICOM ({kind_of(paths[0])} by its name)", name) for paths, name in others]
     if slice_range is not None:
         for volume in found.volumes:
             volume.sources = [

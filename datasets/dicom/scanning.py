@@ -24,6 +24,7 @@ from medi2i.datasets.dicom.grouping import group, natural
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, short
 from medi2i.datasets.dicom.reading import iter_frames, open_file, read
 from medi2i.datasets.dicom.series import Series, SliceRef
+from medi2i.datasets.file_names import next_steps
 
 PARALLEL_FROM_SECONDS = 3.0
 """Worker processes cost a second to start: use them when more than this is left to do."""
@@ -31,11 +32,18 @@ PARALLEL_FROM_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was not used, and why. ``crashed``: the process that read it died, twice."""
+    """A file that was not used, and why. ``name``: where it lies below the root, if that is known. ``crashed``: the
+    process that read it died, twice."""
 
     path: Path
     reason: str
+    name: str = ""
     crashed: bool = False
+
+    @property
+    def advice(self) -> str:
+        """Why, and what would help."""
+        return self.reason + next_steps([self.path])
 
 
 @dataclass

@@ -276,7 +276,7 @@ def test_slices_and_names_of_a_shard():
     volumes = [
         Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)]) for letter, count in (("a", 2), ("b", 3))
     ]
-    inputs = Catalogue(volumes, [Skipped(Path("c.txt"), "c.txt", "no image")])
+    inputs = Catalogue(volumes, [Skipped(Path("c.txt"), "no image", "c.txt")])
     assert Shard(1, 2).own_slices(inputs) == {0: {0, 1}}
     assert Shard(2, 2).own_slices(inputs) == {1: {0, 1, 2}}
     assert Shard(2, 3).own_slices(inputs) == {0: {1}, 1: {0}}
