@@ -216,9 +216,10 @@ def _resample(
     return result
 
 
-def add_noise(array: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
-    """``array`` plus Gaussian noise of standard deviation ``sd``, float32; not clipped, so that its mean is 0."""
-    if sd == 0:
+def add_noise(array: np.ndarray, sd: float, rng: np.random.Generator | None) -> np.ndarray:
+    """``array`` plus Gaussian noise of standard deviation ``sd``, float32; not clipped, so that its mean is 0. Without
+    a generator none."""
+    if sd == 0 or rng is None:
         return array
     return array + np.float32(sd) * rng.standard_normal(array.shape, dtype=np.float32)
 
@@ -230,6 +231,8 @@ class Uncut:
     values: (C, H, W) in the unit of ``clip`` (CT: HU), int16 where that holds them exactly, else float32.
     draw, size: as for ``augment.apply``. noise: sd of the Gaussian noise to add, in [-1, 1], made of ``key``.
     class_num: above 0, ``values`` are class numbers and the result is one-hot, (C * class_num, h, w).
+
+    A device makes the image of it (``kernels.gpu.augment.finish``), or ``cut`` does, on the CPU.
     """
 
     values: np.ndarray
@@ -240,10 +243,23 @@ class Uncut:
     key: int = 0
     class_num: int = 0
 
+    def cut(self, outside: float = OUTSIDE) -> np.ndarray:
+        """The image but for its noise, float32 (C, h, w) in [-1, 1]; pixels outside of it get ``outside``."""
+        if self.class_num:
+            return one_hot(apply(self.values, self.draw, self.size, nearest=True, outside=0.0), self.class_num)
+        return apply(self.clip.to_unit(self.values), self.draw, self.size, outside=outside)
 
-def noise_and_key(noise: float, rng: np.random.Generator | None) -> tuple[float, int]:
-    """``noise`` and ``key`` of an Uncut: none without a numpy Generator, and nothing is drawn for none."""
-    return (0.0, 0) if noise == 0 or rng is None else (noise, int(rng.integers(2**63)))
+    def noisy(self, noise: float, rng: np.random.Generator | None) -> "Uncut":
+        """The same with ``noise`` and a key from ``rng``; as it is without a generator, and nothing is drawn for 0."""
+        if noise == 0 or rng is None:
+            return self
+        return dataclasses.replace(self, noise=noise, key=int(rng.integers(2**63)))
+
+
+def one_hot(labels: np.ndarray, class_num: int) -> np.ndarray:
+    """Class numbers (C, H, W) -> (C * class_num, H, W) float32 of 0 and 1."""
+    classes = np.arange(class_num, dtype=labels.dtype)[:, np.newaxis, np.newaxis]
+    return (labels[:, np.newaxis] == classes).astype(np.float32).reshape(-1, *labels.shape[1:])
 
 
 def joined(stored: Iterable[tuple[np.ndarray, Clip]]) -> tuple[np.ndarray, Clip]:

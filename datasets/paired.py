@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import Augmentation, Uncut, add_noise, apply, augmentation_for, joined, noise_and_key
+from medi2i.datasets.augment import Augmentation, Uncut, add_noise, augmentation_for, joined
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
 from medi2i.datasets.pairs import FOLDERS, Pair, find_pairs
-from medi2i.datasets.preparing import Domain, choose_channels, clip_given, landmarks_of, one_hot, scale_of
+from medi2i.datasets.preparing import Domain, choose_channels, clip_given, landmarks_of, scale_of
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
 from medi2i.datasets.unpacking import unpacked
 
@@ -71,31 +71,23 @@ class PairedDataset(ImageDataset[Pair]):
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        members = self.members(index)
-        x = np.concatenate([self.domain_in.unit(source) for pair in members for source in pair.inputs])
-        draw = self.draw(rng, (x.shape[1:], self.size))
-        x = apply(x, draw, self.size)
-        if rng is not None:
-            x = add_noise(x, self.augmentation.noise, rng)
-        if class_num := self.domain_out.class_num:
-            labels = apply(self._labels(members), draw, self.size, nearest=True, outside=0.0)
-            return x, np.concatenate([one_hot(plane[np.newaxis], class_num) for plane in labels])
-        t = np.concatenate([self.domain_out.unit(source) for pair in members for source in pair.outputs])
-        return x, apply(t, draw, self.size)
-
-    def _labels(self, members: list[Pair]) -> np.ndarray:
-        return np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
+        x, t = self._pair(index, rng)
+        return add_noise(x.cut(), self.augmentation.noise, rng), t.cut()
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """What ``load`` would cut and change, for a device to do so: two ``Uncut``. Raises Unreadable."""
+        x, t = self._pair(index, rng)
+        return x.noisy(self.augmentation.noise, rng), t
+
+    def _pair(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         members = self.members(index)
-        x, clip = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
-        draw = self.draw(rng, (x.shape[1:], self.size))
-        first = Uncut(x, clip, draw, self.size, *noise_and_key(self.augmentation.noise, rng))
+        x = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
+        draw = self.draw(rng, (x[0].shape[1:], self.size))
         if class_num := self.domain_out.class_num:
-            return first, Uncut(self._labels(members), Clip(), draw, self.size, class_num=class_num)
+            labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
+            return Uncut(*x, draw, self.size), Uncut(labels, Clip(), draw, self.size, class_num=class_num)
         t = joined(self.domain_out.stored(source) for pair in members for source in pair.outputs)
-        return first, Uncut(*t, draw, self.size)
+        return Uncut(*x, draw, self.size), Uncut(*t, draw, self.size)
 
 
 def build(

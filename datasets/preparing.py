@@ -349,11 +349,6 @@ def landmarks_of(domain: Domain) -> list[float] | None:
     return None if domain.normalised is None else list(domain.normalised.landmarks)
 
 
-def one_hot(labels: np.ndarray, class_num: int) -> np.ndarray:
-    """Class numbers (1, H, W) -> (class_num, H, W) float32 of 0 and 1."""
-    return (labels == np.arange(class_num, dtype=labels.dtype)[:, np.newaxis, np.newaxis]).astype(np.float32)
-
-
 def choose_channels(sources: Sequence[Source], grey: bool, released: bool = False) -> int:
     """Channels of every image of a domain: 1, or 3 if one of them has colours and ``grey`` is off.
 

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import paired
-from medi2i.datasets.augment import Uncut, apply
+from medi2i.datasets.augment import Uncut
 from medi2i.datasets.catalogue import Source, describe, sources_in
 from medi2i.datasets.noise_level import NoiseMeter, squares_of, uniform_squares
 from medi2i.datasets.paired import PairedDataset
@@ -51,9 +51,8 @@ class SelfSupervised(PairedDataset):
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Example ``index``: (x, t). Raises Unreadable."""
-        x, t = self.whole(index, rng)
-        draw = self.draw(rng, (x.shape[1:], self.size))
-        return apply(x, draw, self.size), apply(t, draw, self.size, outside=np.nan)
+        x, t = self.uncut(index, rng)
+        return x.cut(), t.cut(outside=np.nan)
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """The same for a device to cut. Raises Unreadable."""

@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import (
-    Augmentation,
-    Draw,
-    Uncut,
-    add_noise,
-    apply,
-    augmentation_for,
-    continued,
-    joined,
-    noise_and_key,
-)
+from medi2i.datasets.augment import Augmentation, Uncut, add_noise, augmentation_for, continued, joined
 from medi2i.datasets.catalogue import Source, sources_in, within
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
-from medi2i.datasets.preparing import Domain, Scale, choose_channels, clip_given, landmarks_of, one_hot, scale_of
+from medi2i.datasets.preparing import Domain, Scale, choose_channels, clip_given, landmarks_of, scale_of
 from medi2i.datasets.scaling import UNPAIRED_HU, Clip, choose_clip
 from medi2i.datasets.unpacking import unpacked
 
@@ -69,15 +59,16 @@ class UnpairedDataset(ImageDataset[Source]):
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        x, draw = self.whole(index), self.draw(rng)
-        x = apply(continued(x, draw, self.size), draw, self.size)
-        return x if rng is None else add_noise(x, self.augmentation.noise, rng)
+        return add_noise(self._image(index, rng).cut(), self.augmentation.noise, rng)
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> Uncut:
         """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
-        draw, noise = self.draw(rng), self.augmentation.noise
+        return self._image(index, rng).noisy(self.augmentation.noise, rng)
+
+    def _image(self, index: int, rng: np.random.Generator | None) -> Uncut:
+        draw = self.draw(rng)
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
-        return Uncut(continued(values, draw, self.size), clip, draw, self.size, *noise_and_key(noise, rng))
+        return Uncut(continued(values, draw, self.size), clip, draw, self.size)
 
 
 class LabelledExamples:
@@ -96,22 +87,20 @@ class LabelledExamples:
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        labels, draw = self._labels(index, rng)
-        labels = apply(labels, draw, self.size, nearest=True, outside=0.0)
-        t = np.concatenate([one_hot(plane[np.newaxis], self.domain.class_num) for plane in labels])
+        t = self._labels(index, rng).cut()
         return self.images.load(index, rng), t
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """What ``load`` would cut and change, for a device to do so. Raises Unreadable."""
-        labels, draw = self._labels(index, rng)
-        t = Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num)
+        t = self._labels(index, rng)
         return self.images.uncut(index, rng), t
 
-    def _labels(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, Draw]:
-        """(class numbers of each slice, what the image's augmentation is going to draw from ``rng``)."""
+    def _labels(self, index: int, rng: np.random.Generator | None) -> Uncut:
+        """The class numbers of each slice, with what the image's augmentation is going to draw from ``rng``."""
         draw = self.images.draw(copy.deepcopy(rng))
         slices = [self.domain.classes(self.labels[position]) for position in self.images.windows[index]]
-        return continued(np.concatenate(slices), draw, self.size), draw
+        labels = continued(np.concatenate(slices), draw, self.size)
+        return Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num)
 
 
 def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledExamples:

@@ -9,10 +9,11 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from medi2i.common.errors import UserError
 from medi2i.common.options import PairedOptions
 from medi2i.datasets import paired
+from medi2i.datasets.augment import one_hot
 from medi2i.datasets.catalogue import Source, describe, sources_in, stacks
 from medi2i.datasets.dicom import SliceRef
 from medi2i.datasets.examples import ImageCache
-from medi2i.datasets.preparing import Domain, choose_channels, one_hot
+from medi2i.datasets.preparing import Domain, choose_channels
 from medi2i.datasets.scaling import PAIRED_HU, Clip, choose_clip
 from medi2i.datasets.writing import write_image
 
