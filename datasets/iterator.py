@@ -31,7 +31,7 @@ class ImageIterator(chainer.dataset.Iterator):
     rank, ranks: the one sequence is dealt in turn to ``ranks`` processes, ``batch_size`` examples to each; this is
     number ``rank``. Together their batches are those of one process with ``ranks`` times the batch size, and epochs are
     counted of all of them, so the state is the same on each.
-    Raises UserError for an empty dataset, and what ``load`` raises.
+    Raises what ``load`` raises.
     """
 
     _pool: concurrent.futures.Executor | None = None  # Chainer finalises iterators whose __init__ failed, too
@@ -49,10 +49,6 @@ class ImageIterator(chainer.dataset.Iterator):
         rank: int = 0,
         ranks: int = 1,
     ):
-        if len(dataset) == 0:
-            raise UserError("the data set is empty; there is nothing to iterate over")
-        if batch_size < 1:
-            raise UserError(f"--batch_size: {batch_size}; at least 1 would be right")
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed

@@ -139,13 +139,6 @@ def test_errors_of_loading_reach_the_caller_and_nothing_is_lost(workers):
     iterator.finalize()
 
 
-def test_empty_dataset_and_batch_size_0():
-    with pytest.raises(UserError, match="empty"):
-        ImageIterator(Numbers(0), 1)
-    with pytest.raises(UserError, match="--batch_size"):
-        ImageIterator(Numbers(3), 0)
-
-
 def test_batch_larger_than_the_data():
     indices = [index for index, _ in take(ImageIterator(Numbers(3), 7, workers=2), 1)[0]]
     assert len(indices) == 7 and sorted(indices[:3]) == sorted(indices[3:6]) == [0, 1, 2]
