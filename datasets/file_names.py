@@ -84,19 +84,15 @@ def name_without_suffix(name: str, kind: str) -> str:
     return name
 
 
-def next_step(path: Path | str) -> str:
-    """What would make a file of this name readable ("tools/nifti.py makes DICOM of it"), or ""."""
-    name = Path(path).name.lower()
-    suffix = ".nii.gz" if name.endswith(".nii.gz") else name[name.rfind(".") :]
-    return _STEP_OF.get(suffix, "")
-
-
 def next_steps(paths: Iterable[Path | str]) -> str:
-    """The same for several files as the end of a sentence ("; a.nii: tools/nifti.py makes DICOM of it"), or ""."""
+    """What would make files of these names readable, as the end of a sentence ("; a.nii: tools/nifti.py makes DICOM of
+    it"), or ""."""
     first: dict[str, str] = {}
     for path in paths:
-        if step := next_step(path):
-            first.setdefault(step, Path(path).name)
+        name = Path(path).name
+        suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else name[name.rfind(".") :].lower()
+        if suffix in _STEP_OF:
+            first.setdefault(_STEP_OF[suffix], name)
     return "".join(f"; {name}: {step}" for step, name in first.items())
 
 
@@ -113,20 +109,17 @@ _WORDS = frozenset(
 )
 _KINDS = frozenset("ct cbct mr mri pet t1 t1w t2 t2w pd flair dwi adc seg mask label image img".split())
 _PERSON = re.compile(
+    r"sub-[a-z0-9]+(?=_|$)|"  # of BIDS
     r"(?:sub|subj|subject|patient|pat|pt|case|proband|participant|pid|id|p)[-_ ]?[0-9]+[a-z]?"
     r"(?![a-z0-9])",
     re.IGNORECASE,
 )
-_BIDS = re.compile(r"(sub-[a-z0-9]+)(?:_|$)", re.IGNORECASE)
 _NNUNET = re.compile(r"(.*[0-9])_[0-9]{4}$")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]+")
 
 
 def person_in(part: str) -> str:
     """The patient that a file's or folder's name says outright (``sub-01_ses-1_T1w``, ``patient3_slice7``), or ""."""
-    found = _BIDS.match(part)
-    if found:
-        return found[1]
     found = _PERSON.match(part)
     return found[0] if found else ""
 
