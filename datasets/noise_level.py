@@ -8,7 +8,6 @@ Christianson et al., AJR 2015, is the mode): what vessels and edges do in some o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -34,7 +33,7 @@ _ring_of = np.rint(np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[
 
 @dataclass(frozen=True)
 class Noise:
-    """level: standard deviation in HU. squares: that it was measured in.
+    """level: standard deviation in HU.
 
     frequencies, power: radial spectrum, 1/pixel and HU² pixel²; its first two lose some to the planes.
     white_level: of the white noise that would have the power beyond the circle of Nyquist, HU; 0.15 to 0.45 of the
@@ -44,12 +43,11 @@ class Noise:
     """
 
     level: float
-    squares: int
     frequencies: np.ndarray
     power: np.ndarray
     neighbours: tuple[float, float]
     between_slices: float | None
-    white_level: float = 0.0
+    white_level: float
 
     @property
     def to_remove(self) -> float:
@@ -79,14 +77,9 @@ class Noise:
         return f"{self.level:.1f} HU" + (f", {texture}" if self.level > 0 else "")
 
 
-class _Found(NamedTuple):
-    """Of one slice: variances of its squares; power of the calm ones; means of their squared pixels, and of products
-    with those below and beside them; power of the calm ones, of the slice after, and what both have in common."""
-
-    variances: np.ndarray
-    power: np.ndarray
-    products: np.ndarray
-    pairs: np.ndarray
+_Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Of one slice: variances of its squares; power of the calm ones; means of their squared pixels, and of products with
+those below and beside them; power of the calm ones, of the slice after, and what both have in common."""
 
 
 class NoiseMeter:
@@ -124,7 +117,7 @@ class NoiseMeter:
             power = np.abs(transformed) ** 2, np.abs(other) ** 2, (transformed * other.conj()).real
             pairs = np.stack([one.sum(axis=0) for one in power])
         self._found[tissue].append(
-            _Found(
+            (
                 variances,
                 (np.abs(transformed) ** 2).sum(axis=0),
                 np.array([(squares**2).mean(), down.mean(), right.mean()]),
@@ -138,21 +131,18 @@ class NoiseMeter:
         found = self._found[True] or self._found[False]
         if not found:
             return None
-        variances, whole = (
-            np.concatenate([one.variances for one in found]),
-            np.sum([one.power for one in found], axis=0),
-        )
+        of_squares, powers, products, pairs = zip(*found, strict=True)
+        variances, whole = np.concatenate(of_squares), np.sum(powers, axis=0)
         rings = np.arange(1, SIDE // 2 + 1)
         power = np.array([whole[_ring_of == ring].mean() for ring in rings])
         power *= np.median(variances) / max(float(whole.sum() / SIDE**2), 1e-12)
-        squares, down, right = np.sum([one.products for one in found], axis=0)
+        squares, down, right = np.sum(products, axis=0)
         return Noise(
             level=float(np.sqrt(np.median(variances))),
-            squares=len(variances),
             frequencies=rings / SIDE,
             power=power,
             neighbours=(float(down / squares), float(right / squares)) if squares > 0 else (0.0, 0.0),
-            between_slices=_between(np.sum([one.pairs for one in found], axis=0), rings, power),
+            between_slices=_between(np.sum(pairs, axis=0), rings, power),
             white_level=float(np.sqrt(np.median(variances) * whole[_CORNERS].mean() / max(whole.mean(), 1e-12))),
         )
 
@@ -164,7 +154,7 @@ def _between(pairs: np.ndarray, rings: np.ndarray, power: np.ndarray) -> float |
     return float(fine[2] / np.sqrt(fine[0] * fine[1])) if fine[0] * fine[1] > 0 else None
 
 
-def noise_of(series: Series, slices: int = SLICES) -> Noise | None:
+def noise_of(series: Series) -> Noise | None:
     """The Noise of a CT series, from evenly spaced slices and the neighbours of these; None where nothing can be
     measured. Raises Unreadable."""
 
@@ -172,15 +162,13 @@ def noise_of(series: Series, slices: int = SLICES) -> Noise | None:
         image = read(series.slices[index].path, series.slices[index].frame)
         return image.hu, image.mask
 
-    return noise_in(load, series.places() or list(range(len(series.slices))), slices)
+    return noise_in(load, series.places() or list(range(len(series.slices))))
 
 
-def noise_in(
-    load: Callable[[int], tuple[np.ndarray, np.ndarray | None]], places: Sequence[int], slices: int = SLICES
-) -> Noise | None:
+def noise_in(load: Callable[[int], tuple[np.ndarray, np.ndarray | None]], places: Sequence[int]) -> Noise | None:
     """The same of slices that ``load(index)`` gives as (HU (H, W), mask or None), at ``places`` in steps of slices."""
     meter, count = NoiseMeter(), len(places)
-    for index in np.unique(np.linspace(0, count - 1, min(slices, count)).round().astype(int)):
+    for index in np.unique(np.linspace(0, count - 1, min(SLICES, count)).round().astype(int)):
         hu, mask = load(index)
         beside = index + 1 < count and places[index + 1] - places[index] == 1
         meter.add(hu, mask, load(index + 1)[0] if beside else None)
@@ -205,24 +193,24 @@ def corner_of(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def squares_of(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Squares (K, SIDE, SIDE) of an image (H, W) by their numbers."""
-    return _squares(image).reshape(-1, SIDE, SIDE)[numbers]
+    return _squares(image)[numbers]
 
 
 def _squares(image: np.ndarray) -> np.ndarray:
-    """View (rows, columns, SIDE, SIDE) of all squares of an image (H, W)."""
-    return np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))[::STRIDE, ::STRIDE]
+    """All squares (K, SIDE, SIDE) of an image (H, W)."""
+    return np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))[::STRIDE, ::STRIDE].reshape(-1, SIDE, SIDE)
 
 
 def uniform_squares(hu: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, bool]:
     """Numbers of the squares to measure in, the most uniform first, and whether they are of soft tissue; ``corner_of``
     has their places."""
-    smooth = _squares(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING)).reshape(-1, SIDE, SIDE)
+    smooth = _squares(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING))
     mean, least, most = smooth.mean(axis=(1, 2)), smooth.min(axis=(1, 2)), smooth.max(axis=(1, 2))
-    values = _squares(hu).reshape(-1, SIDE, SIDE)
+    values = _squares(hu)
     free = values.max(axis=(1, 2)) > values.min(axis=(1, 2))  # what was filled in has no noise
     free |= not free.any()  # all of it: an image without any
     if mask is not None and mask.any():
-        free &= ~_squares(mask).reshape(-1, SIDE, SIDE).any(axis=(1, 2))
+        free &= ~_squares(mask).any(axis=(1, 2))
     soft = (mean > TISSUE[0]) & (mean < TISSUE[1]) & (least > SURROUNDINGS[0]) & (most < SURROUNDINGS[1])
     tissue = int(np.count_nonzero(free & soft)) >= FEWEST
     there = np.flatnonzero(free & (soft if tissue else least > NOT_AIR))
