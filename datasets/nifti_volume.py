@@ -10,7 +10,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,12 +48,6 @@ class Volume:
     scaling: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """mm between slices, rows and columns."""
-        columns, rows, slices = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
-        return slices, rows, columns
-
 
 def is_nifti(path: Path | str) -> bool:
     """Whether a name says NIfTI."""
@@ -66,24 +60,29 @@ def stem(path: Path | str) -> str:
     return next((name[: -len(s)] for s in (".nii.gz", ".nii") if name.lower().endswith(s)), name)
 
 
-def read(path: Path | str, axial: bool = True) -> Volume:
+def read(path: Path | str) -> Volume:
     """Read a volume, scaled as its header says. Unreadable for what is no 3-D NIfTI file with a usable geometry.
 
-    axial: turn the array (flips and exchanges of axes only, nothing is interpolated) so that slices go to the head,
+    The array is turned (flips and exchanges of axes only, nothing is interpolated) so that slices go to the head,
     rows to the back and columns to the left as far as they can, like axial DICOM images.
     """
-    header, values = _read_voxels(Path(path))
-    values, affine = values.transpose(2, 1, 0), header.affine
-    if axial:
-        turn = orientations.ornt_transform(orientations.io_orientation(affine), _AXIAL)
-        affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
-        values = orientations.apply_orientation(values, turn)
+    with _opened(Path(path)) as stream:
+        header = _read_header(Path(path), stream)
+        values = _read_voxels(Path(path), stream, header)
+    values, affine = _turned(values.transpose(2, 1, 0), header.affine, _AXIAL)
     return Volume(
         np.ascontiguousarray(values.transpose(2, 1, 0)),
         _LPS @ affine,
         (header.slope, header.intercept) if header.dtype.kind in "iu" else None,
-        header.notes,
+        tuple(header.notes),
     )
+
+
+def _turned(values: np.ndarray, affine: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An array (i, j, k) and its affine with axes of the orientation ``wanted``, as nibabel has it."""
+    turn = orientations.ornt_transform(orientations.io_orientation(affine), wanted)
+    turned = affine @ orientations.inv_ornt_aff(turn, values.shape)
+    return orientations.apply_orientation(values, turn), turned
 
 
 def is_sheared(affine: np.ndarray) -> bool:
@@ -106,14 +105,11 @@ def write(path: Path | str, volume: Volume, like: Path | str | None = None, forc
     values, affine = volume.values.transpose(2, 1, 0), _LPS @ volume.affine
     if like is not None:
         try:
-            model = _read_header(Path(like))
+            with _opened(Path(like)) as model_stream:
+                model = _read_header(Path(like), model_stream)
         except UserError as error:
             raise UserError(f"--like: {error}") from None
-        turn = orientations.ornt_transform(
-            orientations.io_orientation(affine), orientations.io_orientation(model.affine)
-        )
-        affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
-        values = orientations.apply_orientation(values, turn)
+        values, affine = _turned(values, affine, orientations.io_orientation(model.affine))
         if values.shape != model.shape or not np.allclose(affine, model.affine, atol=1e-2):
             raise UserError(f"{like}: lies on another grid ({model.shape}, not {values.shape})")
         affine = model.affine
@@ -137,7 +133,7 @@ class _Header:
     """``shape`` (i, j, k); ``affine`` 4×4 to mm (RAS); ``dtype`` of the voxels in the file, which begin at ``offset``.
 
     ``slope`` and ``intercept``: value = voxel · slope + intercept, 1 and 0 where the file does not scale. ``notes``:
-    what a user should know.
+    what a user should know, to which reading the voxels adds.
     """
 
     shape: tuple[int, int, int]
@@ -146,51 +142,40 @@ class _Header:
     offset: int
     slope: float
     intercept: float
-    notes: tuple[str, ...]
+    notes: list[str]
 
 
-def _read_header(path: Path) -> _Header:
-    """The ``_Header`` of a file, compressed or not, whatever its name says. Raises Unreadable."""
-    with _opened(path) as stream:
-        return _header(path, stream)[0]
-
-
-def _read_voxels(path: Path) -> tuple[_Header, np.ndarray]:
-    """The ``_Header``, with all notes, and the scaled values as (k, j, i) float32. Raises Unreadable."""
-    with _opened(path) as stream:
-        header, position = _header(path, stream)
-        _exactly(path, stream, header.offset - position)
-        columns, rows, slices = header.shape
-        need = rows * columns * header.dtype.itemsize
-        if not isinstance(stream, gzip.GzipFile) and path.stat().st_size < header.offset + slices * need:
-            raise Unreadable(
-                path,
-                f"is cut off: its header declares {slices * need} bytes of voxels, and there are "
-                f"{max(0, path.stat().st_size - header.offset)}",
+def _read_voxels(path: Path, stream: Stream, header: _Header) -> np.ndarray:
+    """The scaled values as (k, j, i) float32, behind a ``_Header`` that was read. Raises Unreadable."""
+    _exactly(path, stream, header.offset - stream.tell())
+    columns, rows, slices = header.shape
+    need = rows * columns * header.dtype.itemsize
+    if not isinstance(stream, gzip.GzipFile) and path.stat().st_size < header.offset + slices * need:
+        raise Unreadable(
+            path,
+            f"is cut off: its header declares {slices * need} bytes of voxels, and there are "
+            f"{max(0, path.stat().st_size - header.offset)}",
+        )
+    values = np.empty((slices, rows, columns), np.float32)
+    rounded = bad = 0
+    for index in range(slices):
+        voxels = np.frombuffer(_exactly(path, stream, need), header.dtype).reshape(rows, columns)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values[index] = (
+                voxels
+                if (header.slope, header.intercept) == (1.0, 0.0)
+                else voxels.astype(np.float64) * header.slope + header.intercept
             )
-        values = np.empty((slices, rows, columns), np.float32)
-        rounded = bad = 0
-        for index in range(slices):
-            voxels = np.frombuffer(_exactly(path, stream, need), header.dtype).reshape(rows, columns)
-            with np.errstate(over="ignore", invalid="ignore"):
-                values[index] = (
-                    voxels
-                    if (header.slope, header.intercept) == (1.0, 0.0)
-                    else voxels.astype(np.float64) * header.slope + header.intercept
-                )
-            bad += int(np.count_nonzero(~np.isfinite(values[index])))
-            if voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2:
-                rounded += int(np.count_nonzero((voxels > _EXACT) | (voxels.astype(np.float64) < -_EXACT)))
-        if bad:
-            raise Unreadable(
-                path, f"{bad} voxels are not finite numbers; a value for them (air, -1024 HU) would be right"
-            )
-        notes = list(header.notes)
-        if rounded:
-            notes.append(f"{rounded} voxels are whole numbers beyond {_EXACT}, of which seven digits are kept")
-        if _more(stream):
-            notes.append("more data follow the voxels that its header declares; they are not read")
-    return replace(header, notes=tuple(notes)), values
+        bad += int(np.count_nonzero(~np.isfinite(values[index])))
+        if voxels.dtype.kind in "iu" and voxels.dtype.itemsize > 2:
+            rounded += int(np.count_nonzero((voxels > _EXACT) | (voxels.astype(np.float64) < -_EXACT)))
+    if bad:
+        raise Unreadable(path, f"{bad} voxels are not finite numbers; a value for them (air, -1024 HU) would be right")
+    if rounded:
+        header.notes.append(f"{rounded} voxels are whole numbers beyond {_EXACT}, of which seven digits are kept")
+    if _more(stream):
+        header.notes.append("more data follow the voxels that its header declares; they are not read")
+    return values
 
 
 @contextlib.contextmanager
@@ -232,8 +217,8 @@ def _more(stream: Stream) -> bool:
         raise
 
 
-def _header(path: Path, stream: Stream) -> tuple[_Header, int]:
-    """And how many bytes were read so far."""
+def _read_header(path: Path, stream: Stream) -> _Header:
+    """The ``_Header`` at the beginning of a NIfTI file, whatever its name says. Raises Unreadable."""
     size = stream.read(4)
     versions = {
         348: (nibabel.Nifti1Header, b"n+1\0", slice(344, 348)),
@@ -261,7 +246,7 @@ def _header(path: Path, stream: Stream) -> tuple[_Header, int]:
     dtype = _dtype(path, fields)
     slope, intercept = _scaling(path, fields, notes)
     offset = _offset(path, fields, length)
-    return _Header(shape, _affine(path, fields, shape, notes), dtype, offset, slope, intercept, tuple(notes)), length
+    return _Header(shape, _affine(path, fields, shape, notes), dtype, offset, slope, intercept, notes)
 
 
 def _shape(path: Path, fields: nibabel.Nifti1Header) -> tuple[int, int, int]:
