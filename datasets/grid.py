@@ -178,14 +178,24 @@ def resample(array: np.ndarray, spacing: tuple[float, float], new_spacing: float
     whole number of pixels that makes.
     """
     size = resampled_size(array.shape[1:], spacing, new_spacing)
-    return _by_scikit(array, size) if released else _planes(array, spacing, (new_spacing, new_spacing), size)
+    return resample_to(array, spacing, (new_spacing, new_spacing), size, released)
 
 
-def resample_back(
-    array: np.ndarray, new_spacing: float, spacing: tuple[float, float], size: tuple[int, int], released: bool = False
+def resample_to(
+    array: np.ndarray,
+    spacing: tuple[float, float],
+    new_spacing: tuple[float, float],
+    size: tuple[int, int],
+    released: bool = False,
 ) -> np.ndarray:
-    """The way back: (C, h, w) with pixels of ``new_spacing`` mm -> (C, *size) float32 with ``spacing`` mm."""
-    return _by_scikit(array, size) if released else _planes(array, (new_spacing, new_spacing), spacing, size)
+    """The same to ``size`` (H, W) pixels of ``new_spacing`` (row, column) mm: (C, *size) float32."""
+    if released:
+        from skimage.transform import resize  # what its rescale is, once the size is known; slow to import
+
+        planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
+        return np.ascontiguousarray(planes, dtype=np.float32)
+    source, target = Grid.of(array.shape[1:], spacing), Grid.of(size, new_spacing)
+    return np.stack([sample(plane, source, target)[0] for plane in array])
 
 
 def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float, released: bool = False) -> np.ndarray:
@@ -196,20 +206,6 @@ def resample_mask(mask: np.ndarray, spacing: Sequence[float], new_spacing: float
     places = Grid.of(size, (new_spacing, new_spacing)).indices_in(Grid.of(mask.shape, spacing))
     rows, columns = (np.clip(np.rint(at), 0, n - 1).astype(int) for at, n in zip(places, mask.shape, strict=True))
     return mask[np.ix_(rows, columns)]
-
-
-def _by_scikit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from skimage.transform import resize  # what its rescale is, once the size is known; slow to import
-
-    planes = [resize(plane, size) for plane in np.asarray(array, dtype=np.float32)]
-    return np.ascontiguousarray(planes, dtype=np.float32)
-
-
-def _planes(
-    array: np.ndarray, spacing: Sequence[float], new_spacing: Sequence[float], size: tuple[int, int]
-) -> np.ndarray:
-    source, target = Grid.of(array.shape[1:], spacing), Grid.of(size, new_spacing)
-    return np.stack([sample(plane, source, target)[0] for plane in array])
 
 
 BICUBIC, KSPACE = "bicubic", "kspace"

@@ -17,7 +17,7 @@ from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.examples import ImageCache
 from medi2i.datasets.file_names import PLAIN_NUMBERS
-from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_back, resample_mask, resampled_size
+from medi2i.datasets.grid import enlarge, enlarge_mask, resample, resample_mask, resample_to, resampled_size
 from medi2i.datasets.reading import Image, read_image, to_grey
 from medi2i.datasets.scaling import Clip, default_clip
 
@@ -341,7 +341,7 @@ class Placement:
     def _resampled(self, result: np.ndarray, source_spacing: tuple[float, float], spacing: float) -> np.ndarray:
         on_grid = np.zeros((len(result), *self.grid), np.float32)
         on_grid[self.window] = result
-        return resample_back(on_grid, spacing, source_spacing, self.size, self.released)
+        return resample_to(on_grid, (spacing, spacing), source_spacing, self.size, self.released)
 
 
 def landmarks_of(domain: Domain) -> list[float] | None:

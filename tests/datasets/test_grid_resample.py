@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets.grid import resample, resample_back, resample_mask, resampled_size
+from medi2i.datasets.grid import resample, resample_mask, resample_to, resampled_size
 
 
 def test_same_spacing_is_the_same_image():
@@ -23,7 +23,7 @@ def test_a_linear_image_is_resampled_exactly_and_comes_back():
     columns = (np.arange(fine.shape[2]) - (fine.shape[2] - 1) / 2) * 0.5 / 1.2 + 19.5
     expected = 3 * np.clip(rows, 0, 30)[:, np.newaxis] - 2 * np.clip(columns, 0, 39)
     np.testing.assert_allclose(fine[0], expected, atol=1e-3)
-    back = resample_back(fine, 0.5, (0.8, 1.2), (31, 40))
+    back = resample_to(fine, (0.5, 0.5), (0.8, 1.2), (31, 40))
     assert back.shape == image.shape
     np.testing.assert_allclose(back[:, 1:-1, 1:-1], image[:, 1:-1, 1:-1], atol=1e-3)
 
@@ -33,7 +33,7 @@ def test_smooth_image_survives_a_coarser_grid_and_the_way_back():
     image = np.exp(-((y - 30) ** 2 + (x - 43) ** 2) / 200)[np.newaxis].astype(np.float32)
     coarse = resample(image, (1, 1), 1.7)
     assert coarse.shape[1:] == resampled_size((65, 81), (1, 1), 1.7) == (38, 48)
-    back = resample_back(coarse, 1.7, (1, 1), (65, 81))
+    back = resample_to(coarse, (1.7, 1.7), (1, 1), (65, 81))
     assert np.abs(back - image).max() < 0.02
     moment = [(back[0] * grid).sum() / back.sum() for grid in (y, x)]
     np.testing.assert_allclose(moment, [30, 43], atol=0.05)  # half a pixel off would be 0.35
