@@ -133,8 +133,6 @@ def read_picture(path: Path, kind: str, labels: bool, page: int = 0) -> tuple[np
             image = image.convert("RGB")
         values = np.asarray(image)
     values = values.transpose(2, 0, 1) if values.ndim == 3 else values
-    if image.mode == "I" and kind == "png":  # how older Pillow opens 16-bit grey PNG
-        return values, 16
     return values, bits_of(values.dtype)
 
 
@@ -317,8 +315,6 @@ def read_tiff(path: Path, labels: bool) -> tuple[np.ndarray, int | None]:
             values = values.transpose(2, 0, 1)
         if values.ndim == 3:
             values = values[: channels_of(page)]
-        if len(values) == 1 and values.ndim == 3:
-            values = values[0]
         return np.ascontiguousarray(values), bits_of(values.dtype)
 
 

@@ -34,6 +34,9 @@ def write_image(path: Path | str, array: np.ndarray, kind: str | None = None, *,
         raise ValueError(f"array has shape {array.shape}; it must be (C, H, W) or (H, W)")
     if not np.isfinite(array).all():
         raise UserError(f"{path}: not written, the image holds NaN or infinite values")
+    if kind == "npy":
+        write_npy(path, array.astype(np.float32))
+        return 0
     with whole_file(path, force=True) as temporary:
         return _write(temporary, path, array, bits, kind)
 
@@ -48,10 +51,6 @@ def write_npy(path: Path, array: np.ndarray, force: bool = True) -> None:
 
 def _write(temporary: Path, path: Path, array: np.ndarray, bits: int | None, kind: str) -> int:
     channels, saturated = len(array), 0
-    if kind == "npy":
-        with open(temporary, "wb") as file:
-            np.save(file, array.astype(np.float32), allow_pickle=False)
-        return 0
     if kind in ("csv", "txt"):
         if channels != 1:
             raise UserError(f"{path}: has {channels} channels; a text file holds 1, npy any number")
