@@ -291,7 +291,7 @@ def walk(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is a file, not a folder")
     below = folders_below(folder, hidden=False)
-    files = [Path(place, name) for place, names in below for name in names if not name.startswith(".")]
+    files = [Path(place, name) for place, names in below for name in names]
     return sorted((file for file in files if file.is_file()), key=lambda file: number_key(file.relative_to(folder)))
 
 

@@ -70,7 +70,7 @@ def packed_in(place: Path) -> list[Path]:
         return [place] if _is_packed(place) else []
     found: list[Path] = []
     for folder, names in folders_below(place, hidden=False):
-        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+        for path in (Path(folder, name) for name in sorted(names)):
             if _is_packed(path):
                 found.append(path)
             elif kind_of(path) not in (None, "txt", "csv") or has_dicom_mark(path):

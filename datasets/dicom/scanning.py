@@ -149,7 +149,7 @@ def folders_below(
         seen.add((status.st_dev, status.st_ino))
         chosen = [name for name in folders if hidden or not name.startswith(".")]
         folders[:] = without_ours(folder, sorted(chosen, key=natural))
-        yield folder, files
+        yield folder, [name for name in files if hidden or not name.startswith(".")]
 
 
 def examine_file(path: Path, modalities: tuple[str, ...], decode: bool) -> list[SliceRef] | Skipped:
