@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.scanning import Skipped, folders_below
-from medi2i.datasets.file_names import KINDS, SUFFIXES, kind_of, name_without_suffix, next_steps
+from medi2i.datasets.file_names import SUFFIXES, kind_of, name_without_suffix, next_steps
 from medi2i.datasets.reading import Header, Image, read_header
 
 log = logging.getLogger(__name__)
@@ -328,7 +328,6 @@ def find_files(folder: Path, kind: str = "auto", pattern: str | None = None) -> 
         raise UserError(f"--fn_pattern: none of the {len(files)} files in {folder} fits {pattern!r}")
     if kind == "auto":
         kind = _only_kind(folder, chosen)
-    check_kind(kind)
     found = [file for file in chosen if (kind_of(file) or "dcm") == kind]
     if not found:
         others = collections.Counter(kind_of(file) or "other" for file in chosen)
@@ -337,13 +336,6 @@ def find_files(folder: Path, kind: str = "auto", pattern: str | None = None) -> 
             f"{folder}: no {kind} images here (there are: {there}); --imgtype says what to look for{next_steps(chosen)}"
         )
     return kind, found
-
-
-def check_kind(kind: str, path: Path | None = None) -> None:
-    """UserError for a kind (of ``path``) that no reader here takes."""
-    if kind not in KINDS:
-        steps = next_steps([path or f".{kind}"])
-        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}{steps}")
 
 
 def _only_kind(folder: Path, files: list[Path]) -> str:

@@ -19,11 +19,11 @@ import tifffile
 from numpy.lib import format as npy_format
 
 from medi2i.common.bounded_files import array_header
-from medi2i.common.errors import Unreadable, UserError
+from medi2i.common.errors import Unreadable
 from medi2i.common.limits import check_bytes, check_file, check_pixels, check_regular, in_words, max_pixels
 from medi2i.datasets import dicom
 from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, short
-from medi2i.datasets.file_names import KINDS, kind_of
+from medi2i.datasets.file_names import kind_of
 from medi2i.datasets.pictures import (
     colour_mode,
     opened,
@@ -58,8 +58,6 @@ def read_image(path: Path | str, kind: str | None = None, *, frame: int = 0, lab
     """
     path = Path(path)
     kind = kind or kind_of(path) or "dcm"
-    if kind not in KINDS:
-        raise UserError(f"--imgtype: {kind!r} cannot be read; it can be {', '.join(KINDS)}")
     if kind == "dcm":
         image = dicom.read(path, frame)
         return Image(np.asarray(image.hu, dtype=np.float32)[np.newaxis], image.mask)

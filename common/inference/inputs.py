@@ -12,7 +12,6 @@ from medi2i.datasets.catalogue import (
     Entry,
     Skipped,
     Source,
-    check_kind,
     find_files,
     list_images,
     matches,
@@ -139,10 +138,7 @@ def _from_list(roots: list[Path], kind: str, list_file: str, columns: Sequence[i
 
 
 def _kind_of_file(path: Path, kind: str) -> str:
-    if kind == "auto":
-        return kind_of(path) or "dcm"
-    check_kind(kind, path)
-    return kind
+    return kind_of(path) or "dcm" if kind == "auto" else kind
 
 
 def _nothing_left(roots: list[Path], skipped: list[Skipped], slice_range: Sequence[float] | None) -> UserError:
