@@ -169,16 +169,12 @@ def continued(array: np.ndarray, draw: Draw, size: tuple[int, int]) -> np.ndarra
 
 def _window(array: np.ndarray, top: int, left: int, size: tuple[int, int], outside: float) -> np.ndarray:
     height, width = size
-    if top >= 0 and left >= 0 and top + height <= array.shape[1] and left + width <= array.shape[2]:
-        return array[:, top : top + height, left : left + width].copy(order="C")
-    result = np.full((array.shape[0], height, width), outside, dtype=array.dtype)
-    rows = slice(max(top, 0), max(min(top + height, array.shape[1]), 0))
-    columns = slice(max(left, 0), max(min(left + width, array.shape[2]), 0))
-    part = array[:, rows, columns]
-    y, x = rows.start - top, columns.start - left
-    if part.size:
-        result[:, y : y + part.shape[1], x : x + part.shape[2]] = part
-    return result
+    part = array[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    if part.shape[1:] == size:
+        return part.copy(order="C")
+    above, before = min(max(-top, 0), height), min(max(-left, 0), width)
+    below, after = height - above - part.shape[1], width - before - part.shape[2]
+    return np.pad(part, ((0, 0), (above, below), (before, after)), constant_values=outside)
 
 
 def way_back(draw: Draw, top: int, left: int, shape: tuple[int, ...]) -> tuple[float, ...]:
