@@ -46,10 +46,10 @@ def frame_fragments(parsed: Parsed, frames: int) -> list[Fragments]:
         first = table_at + table_length
         offsets = [first + offset for offset in struct.unpack(f"<{len(table) // 4}I", table)]
         offsets = offsets or _extended(parsed, first)
-        if len(offsets) == frames and frames > 1:
-            return _by_offsets(path, fragments, offsets)
         if len(fragments) == frames:
             return [[fragment] for fragment in fragments]
+        if len(offsets) == frames and frames > 1:
+            return _by_offsets(path, fragments, offsets)
         if frames == 1 and fragments:
             return [fragments]
         return _by_ends(path, read, fragments, frames)
@@ -93,8 +93,6 @@ def _by_offsets(path: Path, fragments: Fragments, offsets: list[int]) -> list[Fr
     begins = {start - 8: number for number, (start, _) in enumerate(fragments)}
     numbers = [begins[offset] for offset in offsets if offset in begins]
     if len(numbers) < len(offsets) or numbers[0] != 0 or any(a >= b for a, b in pairwise(numbers)):
-        if len(fragments) == len(offsets):
-            return [[fragment] for fragment in fragments]
         raise Unreadable(path, "its table of offsets does not fit the fragments of its pixel data")
     return [fragments[a:b] for a, b in zip(numbers, [*numbers[1:], len(fragments)], strict=True)]
 
