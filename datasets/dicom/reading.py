@@ -1,6 +1,6 @@
 """Reading: a frame of a DICOM file as HU, with everything a caller may want to know about it."""
 
-from collections import defaultdict
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,23 +63,15 @@ def iter_frames(
     path = Path(path)
     try:
         opened = open_file(path, modalities)
-        header, count = _without_pixels(opened.dataset), opened.layout.frames
+        count = opened.layout.frames
         for frame in range(count) if frames is None else frames:
             if not 0 <= frame < count:
                 raise Unreadable(path, f"no frame {frame}: the file has {count}")
-            yield _image(opened, header, frame)
+            yield _image(opened, frame)
     except Unreadable:
         raise
     except PARSE_ERRORS as error:
         raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})") from error
-
-
-def _without_pixels(dataset: Dataset) -> Dataset:
-    header = empty_like(dataset)
-    tags = list(dataset.keys())  # iterating the data set itself would convert every value
-    header.update({tag: dataset.get_item(tag) for tag in tags if tag.group != 0x7FE0})
-    header.file_meta = dataset.file_meta
-    return header
 
 
 class Opened:
@@ -92,6 +84,15 @@ class Opened:
         self.layout = header_checks.check_pixel_description(path, self.dataset)
         self.headers = FrameHeaders(path, self.dataset, self.layout.frames)
         self.pixels = pixels.FramePixels(self.parsed, self.layout)
+
+    @functools.cached_property
+    def header(self) -> Dataset:
+        """The data set without pixels."""
+        header = empty_like(self.dataset)
+        tags = list(self.dataset.keys())  # iterating the data set itself would convert every value
+        header.update({tag: self.dataset.get_item(tag) for tag in tags if tag.group != 0x7FE0})
+        header.file_meta = self.dataset.file_meta
+        return header
 
 
 _last_opened: dict[tuple, Opened] = {}
@@ -121,7 +122,7 @@ def _state(path: Path) -> tuple:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
+def _image(opened: Opened, frame: int) -> DicomImage:
     path, dataset, layout = opened.parsed.path, opened.dataset, opened.layout
     where = opened.headers[frame]
     words = opened.pixels.words(frame)
@@ -151,7 +152,7 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
         frame=frame,
         hu=hu,
         mask=mask,
-        header=header,
+        header=opened.header,
         stored=stored,
         slope=rescale.slope,
         intercept=rescale.intercept,
@@ -164,14 +165,8 @@ def _image(opened: Opened, header: Dataset, frame: int) -> DicomImage:
 
 def read_volume(series: Series) -> np.ndarray:
     """All slices of a series as float32 (D, H, W) in HU (CT) or the modality's units, slice 0 at the low end of the
-    normal. Padding reads as air (-1024 HU) in CT, as the lowest value of the tissue elsewhere. Each file is parsed
-    once. Raises Unreadable."""
+    normal. Padding reads as air (-1024 HU) in CT, as the lowest value of the tissue elsewhere. Raises Unreadable."""
     volume = np.empty((len(series.slices), *series.shape), np.float32)
-    places: dict[Path, list[tuple[int, int]]] = defaultdict(list)
     for index, item in enumerate(series.slices):
-        places[item.path].append((index, item.frame))
-    for path, wanted in places.items():
-        images = iter_frames(path, [frame for _, frame in wanted], modalities=(series.modality,))
-        for (index, _), image in zip(wanted, images, strict=True):
-            volume[index] = image.hu
+        volume[index] = read(item.path, item.frame, modalities=(series.modality,)).hu
     return volume
