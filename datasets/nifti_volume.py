@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medi2i.common.errors import Unreadable, UserError
 from medi2i.common.limits import check_bytes, check_pixels, check_regular, in_words
-from medi2i.common.outputs import whole_file
+from medi2i.common.outputs import check_target, whole_file
 
 SUFFIXES = (".nii", ".nii.gz")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -98,8 +98,7 @@ def write(path: Path | str, volume: Volume, like: Path | str | None = None, forc
     voxel. Raises UserError: existing file without ``force``, another grid than ``like``.
     """
     path = Path(path)
-    if path.exists() and not force:
-        raise UserError(f"{path}: exists; --force would overwrite it")
+    check_target(path, (), force)
     if not is_nifti(path):
         raise UserError(f"{path}: a NIfTI file ends in .nii or .nii.gz")
     values, affine = volume.values.transpose(2, 1, 0), _LPS @ volume.affine
