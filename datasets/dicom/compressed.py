@@ -1,7 +1,6 @@
 """Compressed pixel data: fragments -> frames (PS3.5 A.4), what a codestream says of itself, and its decoders."""
 
 import struct
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,15 +18,8 @@ Fragments = list[tuple[int, int]]
 """[(start, length) of the value of an item]."""
 
 
-@dataclass(frozen=True)
-class Codestream:
-    """What a compressed image says of itself. ``signed``: its samples are."""
-
-    rows: int
-    columns: int
-    components: int
-    precision: int
-    signed: bool = False
+Head = tuple[int, int, int, int, bool]
+"""What a compressed image says of itself: rows, columns, components, bits of a sample, and whether these are signed."""
 
 
 def frame_fragments(parsed: Parsed, frames: int) -> list[Fragments]:
@@ -109,15 +101,16 @@ def _by_ends(path: Path, read: Read, fragments: Fragments, frames: int) -> list[
     return [fragments[first:end] for first, end in pairwise([0, *ends])]
 
 
-def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream:
-    """The head of a compressed image, compared with the header; RLE, which has none, is taken to be what this says.
+def measure(path: Path | str, encoded: bytes, layout: Layout) -> tuple[int, bool]:
+    """(bits of a sample, whether it is signed) by the head of a compressed image, which is compared with the header;
+    RLE, which has none, is taken to be what this says.
 
     Raises Unreadable where it is of another size, or cannot be found: what cannot be measured is not decoded, as the
     decoder would allocate whatever it finds.
     """
     syntax = layout.syntax
     if syntax in RLETransferSyntaxes:
-        return Codestream(layout.rows, layout.columns, 1, layout.allocated)
+        return layout.allocated, False
     head = next((head for family, head, _ in _CODECS if syntax in family), None)
     if head is None:
         raise Unreadable(path, f"no decoder for transfer syntax {syntax.name}")
@@ -126,16 +119,17 @@ def measure(path: Path | str, encoded: bytes, layout: Layout) -> Codestream:
         raise Unreadable(
             path, f"the size of the compressed image cannot be found: damaged, or not {syntax.name}; it is not decoded"
         )
-    if (found.rows, found.columns) != (layout.rows, layout.columns):
+    rows, columns, components, bits, signed = found
+    if (rows, columns) != (layout.rows, layout.columns):
         raise Unreadable(
             path,
-            f"the compressed image is {found.rows}×{found.columns}, Rows × Columns say {layout.rows}×{layout.columns}",
+            f"the compressed image is {rows}×{columns}, Rows × Columns say {layout.rows}×{layout.columns}",
         )
-    if found.components != 1:
-        raise Unreadable(path, f"the compressed image has {found.components} components, not 1")
+    if components != 1:
+        raise Unreadable(path, f"the compressed image has {components} components, not 1")
     if encoded.rfind(_FRAME_ENDS) < 0:  # decoders make up what is missing
         raise Unreadable(path, "the compressed image has no end: it is cut off")
-    return found
+    return bits, signed
 
 
 def decode(encoded: bytes, syntax: UID, into: np.ndarray) -> None:
@@ -152,7 +146,7 @@ def decode(encoded: bytes, syntax: UID, into: np.ndarray) -> None:
         raise ValueError("ends before the last pixel")
 
 
-def _jpeg_2000(encoded: bytes) -> Codestream | None:
+def _jpeg_2000(encoded: bytes) -> Head | None:
     """The SIZ segment (ISO/IEC 15444-1 A.5.1) of a codestream, or of one in JP2 boxes."""
     start = _codestream_box(encoded) if encoded[4:8] == b"jP  " else 0
     if start is None or encoded[start : start + 4] != b"\xff\x4f\xff\x51" or len(encoded) < start + 45:
@@ -165,7 +159,7 @@ def _jpeg_2000(encoded: bytes) -> Codestream | None:
         return None
     if -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y) > 65535:
         return None
-    return Codestream(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, bool(depth & 0x80))
+    return y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, bool(depth & 0x80)
 
 
 def _codestream_box(encoded: bytes) -> int | None:
@@ -189,7 +183,7 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _HIERARCHICAL, _START_OF_SCAN = (0xDE, 0xDF), 0xDA
 
 
-def _jpeg(encoded: bytes) -> Codestream | None:
+def _jpeg(encoded: bytes) -> Head | None:
     """The frame header of a JPEG or JPEG-LS image, where there is one alone before the first scan."""
     found, at = None, 2
     while encoded[:2] == b"\xff\xd8" and at + 4 <= len(encoded) and encoded[at] == 0xFF:
@@ -204,8 +198,8 @@ def _jpeg(encoded: bytes) -> Codestream | None:
         if marker in _START_OF_FRAME:
             if found is not None or len(encoded) < at + 10:
                 break
-            precision, rows, columns, components = struct.unpack(">BHHB", encoded[at + 4 : at + 10])
-            found = Codestream(rows, columns, components, precision)
+            bits, rows, columns, components = struct.unpack(">BHHB", encoded[at + 4 : at + 10])
+            found = rows, columns, components, bits, False
         at += 2 + struct.unpack(">H", encoded[at + 2 : at + 4])[0]
     return None
 

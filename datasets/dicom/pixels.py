@@ -98,18 +98,18 @@ def _native(parsed: Parsed, layout: Layout, read: Read, frame: int) -> Words:
 
 
 def _decode(path: Path, layout: Layout, encoded: bytes) -> Words:
-    found = measure(path, encoded, layout)
-    if (bits := found.precision) > 32:
+    bits, signed = measure(path, encoded, layout)
+    if bits > 32:
         raise Unreadable(path, f"the compressed image has {bits} bits; up to 32 are read")
     # The decoder writes into an array of the size that the header says: it allocates none for what it finds.
     size = 1 if bits <= 8 else 2 if bits <= 16 else 4
-    decoded = np.empty((layout.rows, layout.columns), f"{'i' if found.signed else 'u'}{size}")
+    decoded = np.empty((layout.rows, layout.columns), f"{'i' if signed else 'u'}{size}")
     try:
         decode(encoded, layout.syntax, decoded)
     except PARSE_ERRORS as error:
         raise Unreadable(path, f"pixels cannot be decoded ({layout.syntax.name}: {short(error)})") from error
     values = decoded.view(f"u{size}")
-    if found.signed:
+    if signed:
         return Words(values, 8 * size, extended=True)
     if layout.signed and bits < layout.stored and (values >> (bits - 1)).any():
         raise Unreadable(
