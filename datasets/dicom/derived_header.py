@@ -100,30 +100,28 @@ def uid_from(*entropy: object) -> str:
 _IMPLEMENTATION_UID = uid_from("medi2i", "implementation")
 
 
-class Known:
-    """Elements that were found writable, one of each tag: most of a series' elements are the same in all of its images.
-    Threads may share one."""
+Known = dict[BaseTag, tuple[tuple, DataElement]]
+"""Elements that were found writable, one of each tag, and what each was made of: most of a series' elements are the
+same in all of its images. Threads may share one."""
 
-    def __init__(self) -> None:
-        self._found: dict[BaseTag, tuple[tuple, DataElement]] = {}
 
-    def writable(self, source: Dataset, tag: BaseTag, encodings: Encodings) -> DataElement | None:
-        """``_writable`` of the element; that of another image where both have the same content."""
-        given = source.get_item(tag)
-        if given.VR in _DEPENDENT:
-            return _writable(source, tag, encodings)
-        # Numbers are as the file spells them, in repr as in bytes.
-        how: object = repr(given.value)
-        if isinstance(given, RawDataElement):
-            how = given.is_implicit_VR, given.is_little_endian, given.value
-        content = given.VR, how, encodings
-        kept = self._found.get(tag)
-        if kept is None or kept[0] != content:
-            element = _writable(source, tag, encodings)
-            if element is None or element.VR in _DEPENDENT:
-                return element
-            kept = self._found[tag] = content, element
-        return copy.copy(kept[1])
+def _known_or_writable(known: Known, source: Dataset, tag: BaseTag, encodings: Encodings) -> DataElement | None:
+    """``_writable`` of the element; that of another image where both have the same content."""
+    given = source.get_item(tag)
+    if given.VR in _DEPENDENT:
+        return _writable(source, tag, encodings)
+    # Numbers are as the file spells them, in repr as in bytes.
+    how: object = repr(given.value)
+    if isinstance(given, RawDataElement):
+        how = given.is_implicit_VR, given.is_little_endian, given.value
+    content = given.VR, how, encodings
+    kept = known.get(tag)
+    if kept is None or kept[0] != content:
+        element = _writable(source, tag, encodings)
+        if element is None or element.VR in _DEPENDENT:
+            return element
+        kept = known[tag] = content, element
+    return copy.copy(kept[1])
 
 
 def kept_of(source: Dataset, frame: int, modality: str, known: Known) -> Dataset:
@@ -149,7 +147,7 @@ def kept_of(source: Dataset, frame: int, modality: str, known: Known) -> Dataset
             and tag not in _ACROSS_MODALITIES
         ):
             continue
-        element = known.writable(source, tag, encodings)
+        element = _known_or_writable(known, source, tag, encodings)
         if element is not None:
             kept.add(element)
         elif tag in _IDENTITY:

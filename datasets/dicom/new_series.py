@@ -82,7 +82,7 @@ class DerivedSeries:
         self.value_range = value_range
         self.encoding = encoding
         self.contrast = contrast
-        self._known = derived_header.Known()
+        self._known: derived_header.Known = {}
         self._checked: set[tuple] = set()
         self._entropy = (
             model_name,
