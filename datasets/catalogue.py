@@ -1,7 +1,7 @@
 """The images of a folder, a file or a list: volumes of neighbours, and what was passed over and why.
 
 Training, conversion, evaluation and the tools that make pairs have theirs from here: files are found (``find_files``)
-or named by a list (``lists``), and ``list_images`` makes a ``Catalogue`` of them.
+or named by a list (``pairs``), and ``list_images`` makes a ``Catalogue`` of them.
 """
 
 import collections
