@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
@@ -115,7 +114,6 @@ def draw_grid(
     total_width = SIDE + columns * (width + GAP)
     total_height = HEAD + len(rows) * (height + GAP)
     figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     for i, row in enumerate(rows):
         top = HEAD + i * (height + GAP)
         figure.text(
@@ -315,7 +313,6 @@ def draw(title: str, curves: Mapping[str, tuple[list[int], list[float]]], path: 
     room = largest - smallest or math.inf
     legend = LEGEND_ROW * -(-(len(own) + len(nothing)) // LEGEND_COLUMNS)
     figure = Figure(figsize=(WIDTH, HEIGHT + legend), dpi=100)
-    FigureCanvasAgg(figure)
     # Every place is given: to have them found takes longer than to draw.
     figure.subplots_adjust(
         LEFT / WIDTH, (BOTTOM + legend) / (HEIGHT + legend), 1 - RIGHT / WIDTH, 1 - TOP / (HEIGHT + legend)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from medi2i.common import compat
@@ -45,7 +43,6 @@ def comparison(
     panel_height = PANEL * height / width
     wide, high = columns * (PANEL + GAP) + BAR, 2 * (panel_height + NAME) + TITLE
     figure = Figure(figsize=(wide, high))
-    FigureCanvasAgg(figure)
     # Every place is given: to have them found takes longer than to draw.
     figure.subplots_adjust(
         GAP / wide, GAP / high, 1 - BAR / wide, 1 - (TITLE + NAME - GAP) / high, GAP / PANEL, NAME / panel_height
@@ -108,7 +105,6 @@ def line_plot(
         }
     ):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
-        FigureCanvasSVG(figure)
         axis = figure.subplots()
         for name, (x, y) in curves.items():
             axis.plot(x, y, label=name, linewidth=1.4, marker="." if markers else None)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medi2i.common import VERSION
@@ -188,7 +187,6 @@ def _picture(change: Change, before: np.ndarray, after: np.ndarray) -> dict[str,
     window, difference = WINDOWS["soft"], after - before
     limit = picture.difference_range(difference)
     figure = Figure(figsize=(12, 4.2 * before.shape[0] / before.shape[1] + 0.2), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, name, image in zip(
         figure.subplots(1, 3), ("input", "result", "result - input"), (before, after, difference), strict=True
     ):
