@@ -1,6 +1,7 @@
 """One way to tell a user what is wrong: raise UserError anywhere, and ``run`` turns it into one line and a status."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -140,17 +141,6 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def run(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
-
-    With ``--debug`` among the arguments (or MEDI2I_DEBUG=1) the traceback is shown instead.
-    Only what a user can cause is caught: UserError, and what the operating system says of files. What is printed holds
-    no characters that a terminal would obey (``printable``), from whatever file they come.
-    """
-    with _printable_streams():
-        return _run(command, list(sys.argv[1:] if argv is None else argv))
-
-
 @contextlib.contextmanager
 def as_user_errors() -> Iterator[None]:
     """What ``run`` would print of a UserError or an OSError is raised as a UserError, for who calls from Python."""
@@ -171,16 +161,24 @@ def show_messages() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-def _run(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
+@_printable_streams()
+def run(command: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call ``command(argv)`` and return the status of the process: 0, or 1 after one line on stderr.
+
+    With ``--debug`` among the arguments (or MEDI2I_DEBUG=1) the traceback is shown instead.
+    Only what a user can cause is caught: UserError, and what the operating system says of files. What is printed holds
+    no characters that a terminal would obey (``printable``), from whatever file they come.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     show_messages()
     if hasattr(sys.stdout, "reconfigure"):  # names of files hold any bytes, and not every terminal has every letter
         sys.stdout.reconfigure(errors="backslashreplace")
-    debug = "--debug" in argv or os.environ.get("MEDI2I_DEBUG") == "1"
+    debug = "--debug" in words or os.environ.get("MEDI2I_DEBUG") == "1"
     try:
         if signal.getsignal(signal.SIGINT) is _leave:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with _signals_end_in_order():
-            status = command(argv) or 0
+            status = command(words) or 0
         _flush()
         return status
     except BrokenPipeError:
@@ -197,6 +195,11 @@ def _run(command: Callable[[list[str]], int | None], argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def as_main(command: Callable[[list[str]], int | None]) -> Callable[..., int]:
+    """The ``main(argv)`` of a script: ``run`` of its ``command``; without ``argv`` with what was typed."""
+    return functools.partial(run, command)
 
 
 def _flush() -> None:

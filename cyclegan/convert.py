@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from medi2i.common.errors import run
+from medi2i.common.errors import as_main
 from medi2i.common.inference.analysis import Analysis
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
@@ -89,9 +89,7 @@ def _kinds(model: Model[UnpairedOptions]) -> tuple[str, str | None]:
     return kind_in, kind_out if kind_out not in (kind_in, "auto") and model.generator is not None else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the status of the process."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

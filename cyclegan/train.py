@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import run
+from medi2i.common.errors import as_main
 from medi2i.common.networks.from_options import check_size, size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
@@ -147,9 +147,7 @@ def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device
     return features
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``medi2i-cyclegan-train``."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

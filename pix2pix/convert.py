@@ -7,7 +7,7 @@ python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pair
 import sys
 from collections.abc import Sequence
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
@@ -96,9 +96,7 @@ def _columns(options: PairedConversionOptions, trained: PairedOptions) -> list[i
     return columns[:1] if options.val is None else columns
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the status of the process."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

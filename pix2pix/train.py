@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.networks.checkpoint import Segmentor
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
@@ -151,9 +151,7 @@ def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Pa
     return loaded
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``medi2i-pix2pix-train``."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 
 from medi2i.common.bounded_files import read_json
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import is_lock, locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.options.paired import PairedOptions
@@ -291,8 +291,7 @@ def known_bias(data: Path, pairs: Path) -> list[object]:
     return ["--bias", f"{COUNTS * slopes.pop():g}"] if len(slopes) == 1 else []
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

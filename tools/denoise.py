@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 from medi2i.common import registry
 from medi2i.common.device import choose_device, use_cpu_engine
-from medi2i.common.errors import UserError, as_user_errors, counted, run
+from medi2i.common.errors import UserError, as_main, as_user_errors, counted
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
@@ -419,9 +419,7 @@ def evenly(sources: Sequence[Source], count: int) -> list[Source]:
     return [sources[index] for index in np.unique(inner.round().astype(int))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``medi2i denoise``; returns the status of the process."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medi2i.common import VERSION
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import file_names
@@ -449,8 +449,7 @@ def _nothing_matches(matching: Matching, truth: Listing) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

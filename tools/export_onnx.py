@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.engines import TOLERANCE, ChainerEngine
 from medi2i.common.inference.graph_engines import quiet_onnxruntime
 from medi2i.common.inference.onnx_graph import INPUT, export
@@ -103,9 +103,7 @@ def check(content: bytes, generator: Generator) -> float:
     return largest
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``medi2i-export-onnx``."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

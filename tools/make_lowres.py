@@ -17,7 +17,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medi2i.common.errors import counted, run
+from medi2i.common.errors import as_main, counted
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom, file_names, grid
 from medi2i.datasets.dicom.header_checks import text
@@ -147,8 +147,7 @@ def command(argv: list[str]) -> None:
         print(line)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

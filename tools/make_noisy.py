@@ -18,7 +18,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medi2i.common.errors import UserError, counted, run
+from medi2i.common.errors import UserError, as_main, counted
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom, file_names
 from medi2i.datasets.dicom.encoding import Encoding
@@ -241,8 +241,7 @@ def uses_gpu(options: NoiseOptions) -> bool:
     return device.name.startswith("@cupy")
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common import VERSION
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.dicom.encoding import Encoding, encode
@@ -94,8 +94,7 @@ def series_of(made: Phantom, seed: int, number: int) -> NewSeries:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 
 import numpy as np
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import is_lock, locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import write_text
@@ -243,8 +243,7 @@ def save(path: Path, image: np.ndarray, grey: bool = False) -> None:
     write_image(path, image)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 from skimage.transform import radon
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
@@ -195,8 +195,7 @@ def save(path: Path, array: np.ndarray, top: float) -> None:
         write_image(path, array / top * PNG_TOP, bits=16)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

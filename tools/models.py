@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medi2i.common import registry
 from medi2i.common.bounded_files import read_json
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.options import Checked, option, parse
 
 
@@ -99,9 +99,7 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.glob("*.npz")) / 1e6
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``medi2i models``; returns the status of the process."""
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import nifti_volume
@@ -67,8 +67,7 @@ def convert(volumes: list[Path], root: Path, out: Path, options: NiftiOptions) -
         print(f"{folder}: {count} slices of {path}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 import pydicom
 
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import check_target, whole_file
@@ -447,8 +447,7 @@ def write_deidentified(
         dataset.save_as(temporary, enforce_file_format=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

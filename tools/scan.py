@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from medi2i.common.errors import counted, printable, run
+from medi2i.common.errors import as_main, counted, printable
 from medi2i.common.options import Checked, option, parse
 from medi2i.datasets.dicom.header_checks import VOLUME_MODALITIES
 from medi2i.datasets.dicom.scanning import Scan, scan
@@ -108,8 +108,7 @@ def command(argv: list[str]) -> int:
     return int(bool(crashed) or (options.strict and bool(found.skipped or warned)))
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

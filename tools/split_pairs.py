@@ -23,7 +23,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 
 import numpy as np
 
-from medi2i.common.errors import Unreadable, UserError, counted, run
+from medi2i.common.errors import Unreadable, UserError, as_main, counted
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
 from medi2i.common.outputs import write_text
@@ -230,8 +230,7 @@ def refuse_leak(chosen: dict[str, list[Row]], by: str) -> None:
                 )
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":
