@@ -54,53 +54,37 @@ class PairedPictures(Pictures):
         inputs = self.dataset.clip_in.from_unit(np.stack([x for x, _ in pairs]))
         low, high = window_of(inputs, self.dataset.clip_in, self.windows[0])
         truths = np.stack([t for _, t in pairs])
+        titles = [f"input\n{range_text(low, high, self.modalities[0])}"]
         if self.options.class_num > 0:
-            rows = self._label_rows(inputs, truths, outputs, low, high)
-            titles = [f"input\n{range_text(low, high, self.modalities[0])}", "truth", "output", "wrong pixels"]
+            classes = self.options.class_num
+            titles += ["truth", "output", "wrong pixels"]
+            rows = [
+                [
+                    Panel(x, low, high),
+                    Panel(t, 0, 19, Style.LABELS),
+                    Panel(y, 0, 19, Style.LABELS),
+                    Panel((y != t).astype(float), 0, 1),
+                ]
+                for x, t, y in self._planes(inputs, labels_of(truths, classes), labels_of(outputs, classes))
+            ]
         else:
-            rows, titles = self._rows(inputs, truths, outputs, low, high)
+            truths, outputs = (self.dataset.clip_out.from_unit(images) for images in (truths, outputs))
+            low_out, high_out = window_of(truths, self.dataset.clip_out, self.windows[1])
+            alike = self.modalities[0] == self.modalities[1] and self.dataset.clip_in == self.dataset.clip_out
+            reach = reach_of(inputs, truths, high_out - low_out, alike)
+            shown = range_text(low_out, high_out, self.modalities[1])
+            titles += [f"truth\n{shown}", f"output\n{shown}", f"output − truth\nblue {-reach:.3g}, red {reach:.3g}"]
+            rows = [
+                [
+                    Panel(x, low, high),
+                    Panel(t, low_out, high_out),
+                    Panel(y, low_out, high_out),
+                    difference(y, t, reach),
+                ]
+                for x, t, y in self._planes(inputs, truths, outputs)
+            ]
         draw_grid(path, rows, titles, [str(self.dataset.name(i)) for i in chosen[0]])
 
-    def _rows(
-        self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float
-    ) -> tuple[list[list[Panel]], list[str]]:
-        truths = self.dataset.clip_out.from_unit(truths)
-        outputs = self.dataset.clip_out.from_unit(outputs)
-        low_out, high_out = window_of(truths, self.dataset.clip_out, self.windows[1])
-        alike = self.modalities[0] == self.modalities[1] and self.dataset.clip_in == self.dataset.clip_out
-        reach = reach_of(inputs, truths, high_out - low_out, alike)
-        rows = []
-        for x, t, y in zip(inputs, truths, outputs, strict=True):
-            truth, output = plane(t, self.colour), plane(y, self.colour)
-            rows.append(
-                [
-                    Panel(plane(x, self.colour), low, high),
-                    Panel(truth, low_out, high_out),
-                    Panel(output, low_out, high_out),
-                    difference(output, truth, reach),
-                ]
-            )
-        shown = range_text(low_out, high_out, self.modalities[1])
-        return rows, [
-            f"input\n{range_text(low, high, self.modalities[0])}",
-            f"truth\n{shown}",
-            f"output\n{shown}",
-            f"output − truth\nblue {-reach:.3g}, red {reach:.3g}",
-        ]
-
-    def _label_rows(
-        self, inputs: np.ndarray, truths: np.ndarray, outputs: np.ndarray, low: float, high: float
-    ) -> list[list[Panel]]:
-        truths, outputs = labels_of(truths, self.options.class_num), labels_of(outputs, self.options.class_num)
-        rows = []
-        for x, t, y in zip(inputs, truths, outputs, strict=True):
-            truth, output = plane(t), plane(y)
-            rows.append(
-                [
-                    Panel(plane(x, self.colour), low, high),
-                    Panel(truth, 0, 19, Style.LABELS),
-                    Panel(output, 0, 19, Style.LABELS),
-                    Panel((output != truth).astype(float), 0, 1),
-                ]
-            )
-        return rows
+    def _planes(self, *stacks: np.ndarray) -> list[list[np.ndarray]]:
+        """What is shown of each image of equally many stacks (N, C, H, W), image by image."""
+        return [[plane(image, self.colour) for image in images] for images in zip(*stacks, strict=True)]
