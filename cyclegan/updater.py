@@ -125,10 +125,8 @@ class CycleganUpdater(AdversarialUpdater):
         old = {name: pool.query(fakes[name]) for name, pool in self.pools.items()}
         # Critics learn at every update, whatever learning_freq_d says: so the released code has it.
         if s.dis_wgan or self.iteration % s.learning_freq_d == 0:
-            if "y" in old:
-                self.minimise(("dis_y",), self.discriminator_terms("dis_y", old["y"], made.y))
-            if "x" in old:
-                self.minimise(("dis_x",), self.discriminator_terms("dis_x", old["x"], made.x))
+            for name, fake in old.items():
+                self.minimise((f"dis_{name}",), self.discriminator_terms(f"dis_{name}", fake, getattr(made, name)))
             if s.lambda_dis_z > 0:
                 self.minimise(("dis_z",), self.discriminator_terms("dis_z", made.z_x, made.z_y, ("loss_x", "loss_y")))
         for name in "xy":
@@ -307,13 +305,10 @@ class CycleganUpdater(AdversarialUpdater):
         return variation + losses.channel_variation(image) if slices else variation
 
     def judged(self, dis: chainer.Chain, images: ArrayOrVariable, target: float) -> chainer.Variable:
-        """What the answer of ``dis``, whose weights learn nothing here, costs a generator that wants ``target``."""
+        """What the answer of ``dis``, whose weights learn nothing here, costs a generator that wants ``target`` (0 or
+        1, exactly)."""
         with constant_weights(dis):
             answer = dis(images)
-        return self.cost_of(answer, target)
-
-    def cost_of(self, answer: chainer.Variable, target: float) -> chainer.Variable:
-        """What a discriminator's answer costs a generator that wants ``target`` (0 or 1, exactly)."""
         if self.options.dis_wgan:
             return losses.mean_answer(answer) if target == 0 else -losses.mean_answer(answer)
         return self.least_squares(answer, target)
@@ -326,10 +321,11 @@ class CycleganUpdater(AdversarialUpdater):
         if s.dis_wgan:
             critic = losses.mean_answer(dis(fake)) - losses.mean_answer(dis(real))
             return [Term(f"{name}/loss_dis", 1.0, critic), self.penalty_term(name, dis, fake, real, s.lambda_wgan_gp)]
-        d_fake = dis(fake)
-        terms = [Term(f"{name}/{names[0]}", 0.5, self.cost(d_fake, 0.0))]
-        d_real = dis(real)
-        terms.append(Term(f"{name}/{names[1]}", 0.5, self.cost(d_real, 1.0)))
+        d_fake, d_real = dis(fake), dis(real)
+        terms = [
+            Term(f"{name}/{names[0]}", 0.5, self.cost(d_fake, 0.0)),
+            Term(f"{name}/{names[1]}", 0.5, self.cost(d_real, 1.0)),
+        ]
         regularisation = 0.0
         if s.dis_reg_weighting > 0:
             regularisation = losses.weight_magnitude(d_real) + losses.weight_magnitude(d_fake)

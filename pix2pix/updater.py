@@ -129,8 +129,6 @@ class Pix2pixUpdater(AdversarialUpdater):
     def discriminator_terms(self, x: Array, t: Array, fake: Array) -> list[Term]:
         """All terms of the discriminator. x, t and fake = [x, y] are arrays: no gradient flows into the generator."""
         s, dis, pool = self.options, self.networks.dis, self.pools["xy"]
-        if dis is None:
-            return []
         real = self.random.xp.concatenate([x, t], axis=1)
         old = pool.query(fake)
         if s.dis_wgan:
@@ -144,7 +142,6 @@ class Pix2pixUpdater(AdversarialUpdater):
             Term("dis/loss_fake", 0.5, self.cost(dis(old), 0.0)),
         ]
         if s.lambda_mispair > 0 and len(pool) > _MISPAIR_FROM:
-            other = pool.sample(len(x))[:, : x.shape[1]]
-            answer = dis(self.random.xp.concatenate([other, t], axis=1))
-            terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.cost(answer, 0.0)))
+            mispair = self.random.xp.concatenate([pool.sample(len(x))[:, : x.shape[1]], t], axis=1)
+            terms.append(Term("dis/loss_mispair", s.lambda_mispair, self.cost(dis(mispair), 0.0)))
         return terms

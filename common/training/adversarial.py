@@ -173,13 +173,14 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         """
         names, terms = tuple(names), tuple(terms)
         chainer.report({term.name: term.value for term in terms})
-        total = None
-        for term in terms:
-            if term.weight > 0 and isinstance(term.value, chainer.Variable):
-                value = float(term.weight) * term.value
-                total = value if total is None else total + value
-        if total is None:
+        costs = [
+            float(term.weight) * term.value
+            for term in terms
+            if term.weight > 0 and isinstance(term.value, chainer.Variable)
+        ]
+        if not costs:
             return
+        total = sum(costs[1:], start=costs[0])
         optimizers = [self.get_optimizer(name) for name in names]
         links = [optimizer.target for optimizer in optimizers]
         for link in links:
