@@ -6,7 +6,7 @@ for CycleGAN, ``conversion.py`` for both convert.py); nothing else names its def
 
 from medi2i.common.options.machinery import Checked, build_parser, option
 from medi2i.common.options.paired import PairedOptions
-from medi2i.common.options.reading import load_args, options_from_dict, options_to_dict, parse, save_args
+from medi2i.common.options.reading import load_args, options_from_dict, parse, save_args
 from medi2i.common.options.unpaired import UnpairedOptions
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "load_args",
     "option",
     "options_from_dict",
-    "options_to_dict",
     "parse",
     "save_args",
 ]

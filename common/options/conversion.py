@@ -18,10 +18,9 @@ from medi2i.common.options.machinery import (
     Parser,
     add_option,
     build_parser,
-    fold,
+    given_values,
     option,
     redefault,
-    take_common,
 )
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.unpaired import UnpairedOptions
@@ -312,10 +311,7 @@ def parse_conversion(cls: type[C], argv: Sequence[str] | None, about: str | None
 
     about: the docstring of the command. Raises UserError for a value that is not allowed.
     """
-    given = vars(conversion_parser(cls, about).parse_args(argv))
-    take_common(given)
-    fold(cls, given)
-    fold(cls.TRAINING, given)
+    given = given_values(conversion_parser(cls, about), argv, cls, cls.TRAINING)
     own = {field.name for field in dataclasses.fields(cls)}
     training = {name: value for name, value in given.items() if name not in own}
     options = cls(**{name: value for name, value in given.items() if name in own})

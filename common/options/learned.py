@@ -17,6 +17,22 @@ LOSSES = ("logistic", "hinge", "wgan-gp")
 
 
 @dataclass
+class OneRateOptions(shared.TrainingOptions):
+    """Training."""
+
+    learning_rate_gen: float = derived("there is one rate", type=float)
+    learning_rate_dis: float = derived("there is one rate", type=float)
+    weight_decay: float = redefault(shared.TrainingOptions, "weight_decay", 0.0)
+    bn_reestimate: int = derived("of networks that translate", type=int)
+    load_optimizer: bool = derived("begins with fresh optimizers", type=bool)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The learning rate, twice."""
+        return self.learning_rate, self.learning_rate
+
+
+@dataclass
 class LearnedFileOptions(shared.FileOptions):
     """Files and devices."""
 
@@ -62,25 +78,15 @@ class LearnedNetworkOptions(Checked):
 
 
 @dataclass
-class LearnedTrainingOptions(shared.TrainingOptions):
+class LearnedTrainingOptions(OneRateOptions):
     """Training."""
 
     optimizer: str = option(None, "-op", choices=tuple(OPTIMIZERS), help="optimizer [primal-dual Muon, critic Adam]")
     learning_rate: float = option(None, "-lr", type=float, low=0, help="[primal-dual 2e-3, critic 1e-4]")
-    learning_rate_gen: float = derived("there is one rate", type=float)
-    learning_rate_dis: float = derived("there is one rate", type=float)
     adam_beta1: float = redefault(shared.TrainingOptions, "adam_beta1", 0.9)
-    weight_decay: float = redefault(shared.TrainingOptions, "weight_decay", 0.0)
     epoch: int = redefault(shared.TrainingOptions, "epoch", 50)
-    bn_reestimate: int = derived("these networks have no batch normalisation", type=int)
-    load_optimizer: bool = derived("begins with fresh optimizers", type=bool)
     gradient_clip: float = option(1.0, type=float, low=0, help="longest gradient of all weights together; 0: any")
     lambda_gp: float = option(10.0, type=float, low=0, help="weight of the critic's gradient penalty")
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """The learning rate, twice."""
-        return self.learning_rate, self.learning_rate
 
 
 @dataclass
@@ -116,11 +122,6 @@ class LearnedOptions(
             self.fill_in(optimizer="Muon", learning_rate=2e-3)
         if self.against is not None and self.learns != CRITIC:
             raise UserError("--against: is of a critic; --learns critic goes with it")
-
-
-@dataclass
-class SynthesisFileOptions(shared.FileOptions):
-    """Files and devices."""
 
 
 @dataclass
@@ -199,20 +200,15 @@ class SynthesisNetworkOptions(Checked):
 
 
 @dataclass
-class SynthesisTrainingOptions(shared.TrainingOptions):
+class SynthesisTrainingOptions(OneRateOptions):
     """Training."""
 
     batch_size: int = redefault(shared.TrainingOptions, "batch_size", 16)
     learning_rate: float = option(None, "-lr", type=float, low=0, help="of both networks [dcgan 2e-4, pggan 1e-3]")
-    learning_rate_gen: float = derived("both have one rate", type=float)
-    learning_rate_dis: float = derived("both have one rate", type=float)
     adam_beta1: float = option(None, type=float, low=0, high=0.999, help="of Adam [dcgan 0.5, pggan 0]")
     lr_drop: int = redefault(shared.TrainingOptions, "lr_drop", 0)
-    weight_decay: float = redefault(shared.TrainingOptions, "weight_decay", 0.0)
     ema: float = redefault(shared.TrainingOptions, "ema", 0.999)
     dtype: str = derived("float32")
-    bn_reestimate: int = derived("of networks that translate", type=int)
-    load_optimizer: bool = derived("begins with fresh optimizers", type=bool)
 
 
 @dataclass
@@ -259,7 +255,7 @@ class SynthesisRunOptions(shared.RunOptions):
 
 @dataclass
 class SynthesisOptions(
-    SynthesisFileOptions,
+    shared.FileOptions,
     SynthesisImageOptions,
     SynthesisNetworkOptions,
     SynthesisTrainingOptions,
@@ -288,8 +284,3 @@ class SynthesisOptions(
     def adam_beta2(self) -> float:
         """As published for the network."""
         return 0.99 if self.network == PGGAN else 0.999
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """The learning rate, twice."""
-        return self.learning_rate, self.learning_rate

@@ -383,10 +383,17 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     return parser
 
 
-def take_common(given: dict[str, Any]) -> None:
-    """Take out of the values of a command line, and act on, what every program has and no run saves."""
+def given_values(parser: Parser, argv: Sequence[str] | None, *classes: type[Checked]) -> dict[str, Any]:
+    """{option: value} of what a command line says itself, under the names of ``classes``; values are not yet checked.
+
+    What every program has and no run saves is acted on, and left out.
+    """
+    given = vars(parser.parse_args(argv))
     given.pop("debug", None)
     limits.set_max_pixels(given.pop("max_pixels", None))
+    for cls in classes:
+        fold(cls, given)
+    return given
 
 
 def _title(group: type) -> str:

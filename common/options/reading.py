@@ -13,7 +13,7 @@ from medi2i.common import VERSION
 from medi2i.common.bounded_files import read_json
 from medi2i.common.errors import UserError
 from medi2i.common.options.learned import LearnedOptions, SynthesisOptions
-from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, take_common
+from medi2i.common.options.machinery import Checked, build_parser, default_of, fold, given_values
 from medi2i.common.options.paired import PairedOptions
 from medi2i.common.options.presets import preset_values
 from medi2i.common.options.unpaired import UnpairedOptions
@@ -37,7 +37,7 @@ def parse(cls: type[T], argv: Sequence[str] | None, about: str | None = None) ->
     docstring of the command, for its ``--help``. Raises UserError for a value that is not allowed; argparse ends the
     process with status 2 for an unknown option.
     """
-    given = given_values(cls, argv, about)
+    given = given_values(build_parser(cls, about), argv, cls)
     base: Any = None
     if given.get("argfile"):
         base = load_args(given["argfile"])
@@ -77,20 +77,6 @@ def _network_of(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         if f"normalise{domain}" not in given:
             scales += [f"normalise{domain}", f"landmarks{domain}"]
     return {**known, **{name: getattr(trained, name) for name in scales if name in cls.__dataclass_fields__}}
-
-
-def given_values(cls: type[Checked], argv: Sequence[str] | None, about: str | None = None) -> dict[str, Any]:
-    """{option: value} of what a command line says itself, under the names used here; values are not yet checked."""
-    given = vars(build_parser(cls, about).parse_args(argv))
-    take_common(given)
-    fold(cls, given)
-    return given
-
-
-def options_to_dict(options: AnyTraining) -> dict[str, Any]:
-    """All options as a dict that JSON can hold, with the application and the version that wrote it."""
-    values = {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
-    return {**values, "released": CONTINUED if getattr(options, "released", None) else None}
 
 
 def options_from_dict(values: Any, source: str = "args") -> AnyTraining:
@@ -155,5 +141,7 @@ def load_training(path: str | Path) -> AnyTraining:
 
 
 def save_args(options: AnyTraining, path: str | Path) -> None:
-    """Write ``options`` as JSON, whole or not at all."""
-    write_text(Path(path), json.dumps(options_to_dict(options), indent=1, sort_keys=True) + "\n")
+    """Write ``options`` as JSON, with the application and the version that wrote it, whole or not at all."""
+    values = {"application": options.APPLICATION, "medi2i_version": VERSION, **dataclasses.asdict(options)}
+    values["released"] = CONTINUED if getattr(options, "released", None) else None
+    write_text(Path(path), json.dumps(values, indent=1, sort_keys=True) + "\n")

@@ -18,8 +18,8 @@ from medi2i.common.networks.from_options import check_size
 from medi2i.common.networks.summary import summary_text
 from medi2i.common.options import PairedOptions, UnpairedOptions, parse
 from medi2i.common.options.learned import LearnedOptions, SynthesisOptions
-from medi2i.common.options.machinery import default_of
-from medi2i.common.options.reading import AnyOptions, AnyTraining, given_values, load_training
+from medi2i.common.options.machinery import build_parser, default_of, given_values
+from medi2i.common.options.reading import AnyOptions, AnyTraining, load_training
 from medi2i.common.registry import located
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Ranks, share_batches
@@ -55,7 +55,7 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
         summary_writer()  # now, not when the data are read
     if options.resume is None:
         return options, None
-    given = given_values(cls, argv)
+    given = given_values(build_parser(cls), argv, cls)
     if "argfile" in given:
         raise UserError("--argfile: a resumed run has its own args file; give one of --resume and --argfile")
     if not Path(options.resume).is_dir():
@@ -82,22 +82,13 @@ def training_options(cls: type[T], argv: Sequence[str] | None, about: str | None
 def _find_data(options: AnyTraining, run: str) -> None:
     """Raises UserError where the data of ``run`` are no longer where they were."""
     root, listed = unpacked(options.root), getattr(options, "train", "__train__")
-    if not isinstance(options, AnyOptions):
-        missing, where = None if root.is_dir() else root, "-R FOLDER"
-    elif listed in pairs.FOLDERS:
-        there = [root / folder for folder in pairs.FOLDERS[listed]]
-        missing = next((folder for folder in (root, *there) if not folder.is_dir()), None)
-        where = "-R FOLDER"
-    else:
-        missing = (
-            root
-            if not root.is_dir()
-            else None
-            if any(path.is_file() for path in (Path(listed), root / listed))
-            else Path(listed)
-        )
-        where = "-R FOLDER (and -t LIST)"
+    by_list = listed not in pairs.FOLDERS
+    folders = pairs.FOLDERS[listed] if isinstance(options, AnyOptions) and not by_list else ()
+    missing = next((folder for folder in (root, *(root / name for name in folders)) if not folder.is_dir()), None)
+    if missing is None and by_list and not any(path.is_file() for path in (Path(listed), root / listed)):
+        missing = Path(listed)
     if missing is not None:
+        where = "-R FOLDER (and -t LIST)" if by_list else "-R FOLDER"
         raise UserError(
             f"--resume: {missing}, with data of this run, is not there; if they were moved, "
             f"--resume {run} {where} goes on with them where they are"
