@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -91,6 +92,17 @@ def write_text(out_path: Path, text: str, lasting: bool = False) -> None:
     """Write a text file (UTF-8; names that are no UTF-8 as ``\\udc..``), whole or not at all."""
     with whole_file(out_path, force=True, lasting=lasting) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def strict(value: object) -> object:
+    """``value`` as strict JSON has it: numbers that are not finite, and what JSON does not know, become text."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from medi2i.common.bounded_files import parse_json
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
-from medi2i.common.outputs import append_text, csv_text, write_text
+from medi2i.common.outputs import append_text, csv_text, strict, write_text
 from medi2i.common.training.ending import Ending, scalars
 from medi2i.common.training.snapshot import serialize_json
 
@@ -56,8 +56,8 @@ class Log(chainer.training.Extension):
         """Called by the trainer before the first iteration: cut the files back to what is known of them."""
         entries = read_log(self.path)
         if len(entries) < self.lines:
-            text = f"warning: {self.path}: {self.lines - len(entries)} lines are missing"
-            print(text, file=sys.stderr, flush=True)
+            missing = self.lines - len(entries)
+            print(f"warning: {self.path}: {missing} lines are missing", file=sys.stderr, flush=True)
         entries = entries[: self.lines]
         self.lines = len(entries)
         write_text(self.path, "".join(_line(entry) for entry in entries))
@@ -135,12 +135,8 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps({name: _plain(value) for name, value in entry.items()}) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    # Strict JSON has no NaN: a reader in another language would choke on the one line that matters.
-    return value if value == value and value not in (float("inf"), float("-inf")) else str(value)
+    # Without NaN, at which a reader in another language would choke, on the one line that matters.
+    return json.dumps(strict(entry)) + "\n"
 
 
 SECONDS = 5  # between two lines where there is no terminal
@@ -185,12 +181,10 @@ class Progress(chainer.training.Extension):
                 left = "" if self.minutes is None else f" left {duration(self._left(trainer))}"
                 self._bar.set_postfix_str(self._text() + left, refresh=False)
             return
-        now = time.monotonic()
-        last = self._left(trainer) <= 0
         if entry is None or not (updater.is_new_epoch or self.minutes is not None):
             return
-        if last or now - self._spoken >= SECONDS:
-            self._spoken = now
+        if self._left(trainer) <= 0 or time.monotonic() - self._spoken >= SECONDS:
+            self._spoken = time.monotonic()
             total = "" if self.total is None else f"/{self.total}"
             print(
                 f"epoch {updater.epoch} iteration {updater.iteration}{total} {self._text()} "

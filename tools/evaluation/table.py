@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medi2i.common.errors import counted
-from medi2i.common.outputs import csv_text, whole_file, write_text
+from medi2i.common.outputs import csv_text, strict, whole_file, write_text
 from medi2i.tools.evaluation import measure, metrics, physics
 from medi2i.tools.evaluation.measure import ALL, Evaluation, Record, Summary
 from medi2i.tools.evaluation.metrics import Window
@@ -200,19 +200,15 @@ def write_maps(folder: Path, evaluation: Evaluation) -> None:
                 np.save(file, image - scene.truth, allow_pickle=False)
 
 
+def write_html(path: Path, template: str, parts: dict) -> None:
+    """Write a page by one of the templates beside this module."""
+    templates = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
+    write_text(path, templates.get_template(template).render(parts))
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write JSON; what is not a finite number becomes a string (inf, nan), which JSON has no number for."""
-    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+    write_text(path, json.dumps(strict(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _number(value: float, digits: int) -> str:
