@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from medi2i.common.choices import Activation
 from medi2i.common.compat import chainer
+from medi2i.common.training.likeness import spread
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.preparing import Domain, with_channels
@@ -24,15 +25,15 @@ NEAR = 0.1  # in [-1, 1], 150 HU of -1024…2000: quantiles are that far off whe
 MARGIN = 0.05  # of the clip, at each end: what is added to air is cut off by the smallest number that a file can hold
 
 
-def mean_difference(dataset: PairedDataset, seed: int, examples: int = EXAMPLES) -> np.ndarray:
+def mean_difference(dataset: PairedDataset, seed: int) -> np.ndarray:
     """Mean of t - x in each channel over random crops of a ``PairedDataset``; float32 (C,), in [-1, 1] units."""
     rng = np.random.default_rng(seed)
-    pairs = (dataset.load(int(rng.integers(len(dataset))), rng) for _ in range(examples))
+    pairs = (dataset.load(int(rng.integers(len(dataset))), rng) for _ in range(EXAMPLES))
     found = np.stack([np.nanmean(t - x, axis=(1, 2)) for x, t in pairs if not np.isnan(t).all()])  # nan: does not count
     return found.mean(axis=0, dtype=np.float32)
 
 
-def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, examples: int = EXAMPLES) -> np.ndarray:
+def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset) -> np.ndarray:
     """How far the grey values of y lie above those of x, two ``UnpairedDataset``; float32 (C,), in [-1, 1] units.
 
     First the median over ``QUANTILES`` of (quantile of y - quantile of x) in each channel of evenly spread images,
@@ -42,16 +43,15 @@ def domain_shift(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, example
     They are of means over 3x3 pixels, so that noise in one domain does not melt its modes, and ``MARGIN`` at the ends,
     where air is cut off, does not count.
     """
-    (x, some_x), (y, some_y) = (_grey_values(dataset, examples) for dataset in (dataset_x, dataset_y))
+    (x, some_x), (y, some_y) = (_grey_values(dataset) for dataset in (dataset_x, dataset_y))
     told = (abs(x) < 1) & (abs(y) < 1)
     shifts = [np.median((b - a)[use]) if use.any() else 0 for a, b, use in zip(x, y, told, strict=True)]
     return np.array([_agreeing(*one) for one in zip(some_x, some_y, shifts, strict=True)], np.float32)
 
 
-def _grey_values(dataset: UnpairedDataset, examples: int) -> tuple[np.ndarray, np.ndarray]:
+def _grey_values(dataset: UnpairedDataset) -> tuple[np.ndarray, np.ndarray]:
     """((C, quantiles), (C, BINS) histograms) of evenly spread images."""
-    chosen = np.linspace(0, len(dataset) - 1, min(examples, len(dataset))).round().astype(int)
-    images = [dataset.whole(int(i)) for i in chosen]
+    images = [dataset.whole(i) for i in spread(len(dataset), EXAMPLES)]
     quantiles = [
         np.quantile(np.concatenate([image[c].ravel() for image in images]), QUANTILES) for c in range(len(images[0]))
     ]
@@ -113,8 +113,8 @@ def of_pairs(dataset: PairedDataset) -> float | None:
     if dataset.domain_out.class_num or not _one_unit(dataset.domain_in, dataset.domain_out, *modalities):
         return None
     total, count = 0.0, 0
-    for index in np.linspace(0, len(dataset) - 1, min(EXAMPLES, len(dataset))).round().astype(int):
-        for pair in dataset.members(int(index)):
+    for index in spread(len(dataset), EXAMPLES):
+        for pair in dataset.members(index):
             if len(pair.inputs) != len(pair.outputs):
                 return None
             for source_in, source_out in zip(pair.inputs, pair.outputs, strict=True):

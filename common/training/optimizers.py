@@ -8,7 +8,7 @@ here besides.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,15 +62,11 @@ class Eve(chainer.optimizers.Adam):
     def create_update_rule(self) -> EveRule:
         return EveRule(self)
 
-    def update(
-        self, lossfun: Callable | None = None, *args: Any, loss: ArrayOrVariable | None = None, **kwargs: Any
-    ) -> None:
-        """Update from gradients and the value ``loss`` (Variable or array of one element), or from ``lossfun``."""
-        if lossfun is not None:
-            value = lossfun(*args, **kwargs)
-            self.target.cleargrads()
-            value.backward(loss_scale=self._loss_scale)
-            loss = value
+    def update(self, lossfun: None = None, *, loss: ArrayOrVariable | None = None) -> None:
+        """Update from gradients and the value ``loss`` (Variable or array of one element).
+
+        lossfun: is Chainer's; the gradients are there already.
+        """
         if loss is None:
             raise ValueError("Eve needs the loss: update(loss=value)")
         self._follow(chainer.as_array(loss).reshape(()).astype(np.float64))

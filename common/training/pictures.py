@@ -271,13 +271,10 @@ class Plots(chainer.training.Extension):
             print(f"warning: {one_line(error)}", file=sys.stderr, flush=True)
 
 
-def draw_all(entries: list[dict[str, Any]], folder: str | Path) -> list[Path]:
-    """One picture for each group of ``entries`` (see ``grouped``) in ``folder``. Returns the paths."""
-    paths = []
+def draw_all(entries: list[dict[str, Any]], folder: Path) -> None:
+    """One picture for each group of ``entries`` (see ``grouped``) in ``folder``."""
     for group, curves in grouped(entries).items():
-        paths.append(Path(folder) / f"{group}.png")
-        draw(group, curves, paths[-1])
-    return paths
+        draw(group, curves, folder / f"{group}.png")
 
 
 def grouped(entries: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:

@@ -134,7 +134,9 @@ def test_log_entries_become_curves(tmp_path):
     assert groups["dis"]["loss_fake"] == ([10, 20, 30], [0.1, 0.2, pytest.approx(0.3)])
     assert sorted(groups["learning_rate"]) == ["dis", "enc_x"]
     assert groups["validation"]["RMSE"] == ([30], [40.0])
-    paths = draw_all(entries, tmp_path)
+    draw_all([], tmp_path)
+    assert not any(tmp_path.iterdir())
+    draw_all(entries, tmp_path)
+    paths = list(tmp_path.iterdir())
     assert sorted(path.name for path in paths) == ["dis.png", "learning_rate.png", "validation.png"]
     assert all(Image.open(path).size == (700, 420) for path in paths)
-    assert draw_all([], tmp_path) == []
