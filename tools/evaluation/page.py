@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 
 from medi2i.common import VERSION, compat
 from medi2i.common.errors import UserError
 from medi2i.common.inference.report import find_report, read_report
-from medi2i.common.outputs import write_text
 from medi2i.tools.evaluation import measure, picture, table
 from medi2i.tools.evaluation.files import load
 from medi2i.tools.evaluation.measure import Evaluation
@@ -185,8 +183,7 @@ def write_page(
         "data": data,
         "blobs": packed.blobs,
     }
-    templates = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
-    write_text(path, templates.get_template("page.html").render(parts))
+    table.write_html(path, "page.html", parts)
     return packed
 
 

@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from medi2i.common import VERSION
 from medi2i.common.errors import UserError, counted
-from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.noise_level import Noise
@@ -97,9 +95,7 @@ def write_report(
         for one, load in found
     ]
     parts = {"title": title, "lead": lead, "left_alone": list(left_alone), "series": series}
-    templates = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / PAGE, templates.get_template(PAGE).render(parts))
+    table.write_html(folder / PAGE, PAGE, parts)
     content = {
         "medi2i_version": VERSION,
         "left_alone": list(left_alone),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medi2i.common.errors import counted
 from medi2i.common.outputs import csv_text, strict, whole_file, write_text
