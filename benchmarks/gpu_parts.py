@@ -207,7 +207,7 @@ def trained(out: str, minutes: str, size: str, gpu: str) -> None:
     if convert.command([*argv, "--engine", "chainer"]):
         sys.exit("the conversion did not end well")
     inputs, truth = files.list_pairs(pairs["test"], data)
-    slices = files.match(truth, {"input": inputs, "converted": files.list_folder(converted)}).slices
+    slices, _, _ = files.match(truth, {"input": inputs, "converted": files.list_folder(converted)})
     rmse = {
         row: float(
             np.sqrt(

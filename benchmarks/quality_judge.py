@@ -62,12 +62,12 @@ def measured(
     names = {one.truth.group: one.series for one in slices}
     truths = files.Listing({one.key: one.truth for one in slices}, names)
     inputs = files.Listing({one.key: one.images[IDENTITY] for one in slices}, names)
-    matching = files.match(truths, {IDENTITY: inputs, **listings})
-    lacking = {name: keys for name, keys in matching.missing.items() if keys}
+    slices, missing, _ = files.match(truths, {IDENTITY: inputs, **listings})
+    lacking = {name: keys for name, keys in missing.items() if keys}
     if lacking:
         raise SystemExit(f"not converted: {lacking}")
     rows = rows + [measure.file_row(name, str(folder)) for name, folder in ours.items()]
-    evaluation = evaluate(rows, matching.slices, list(RANGES), RANGES[1], "HU")
+    evaluation = evaluate(rows, slices, list(RANGES), RANGES[1], "HU")
     means: dict[str, dict[str, float]] = {}
     for (row, series, metric), one in evaluation.summary.items():
         if series == measure.ALL:
@@ -83,8 +83,8 @@ def measured(
     last = each[next(iter(ours))]
     middle = sorted(range(len(last)), key=last.__getitem__)[(len(last) - 1) // 2]
     return (
-        {"rows": means, "slices": each, "keys": [one.key for one in matching.slices], "truth": of_truth},
-        measure.read(matching.slices[middle], rows),
+        {"rows": means, "slices": each, "keys": [one.key for one in slices], "truth": of_truth},
+        measure.read(slices[middle], rows),
     )
 
 

@@ -110,7 +110,7 @@ def train_and_convert(path: Path, name: str, seed: int, minutes: float) -> str:
 def slices_of(data: Path, part: str) -> list[files.Slice]:
     """The pairs of a part, as evaluate.py reads them."""
     inputs, truth = files.list_pairs(lists_in(data)[part], data)
-    return files.match(truth, {IDENTITY: inputs}).slices
+    return files.match(truth, {IDENTITY: inputs})[0]
 
 
 def input_rows(bias: float | None, lower: float) -> list[measure.Row]:

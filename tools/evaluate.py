@@ -21,7 +21,7 @@ from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import file_names
 from medi2i.synthesis import sets
 from medi2i.tools.evaluation import classical, files, measure, metrics, picture, safety_page, table
-from medi2i.tools.evaluation.files import Listing, Matching, Slice
+from medi2i.tools.evaluation.files import Keys, Listing, Slice
 from medi2i.tools.evaluation.measure import Evaluation, Row, evaluate
 from medi2i.tools.evaluation.metrics import WINDOWS, Window
 from medi2i.tools.evaluation.page import write_page
@@ -150,24 +150,28 @@ def compare(options: EvaluateOptions) -> Evaluation:
     kind = options.imgtype or (truth.first.kind if options.classes else None)
     converted = {name: files.list_folder(folder, kind) for name, folder in folders.items()}
     check_out(options, list(folders.values()))
-    matching = files.match(truth, {IDENTITY: inputs, **converted})
-    if not matching.slices:
-        raise UserError(_nothing_matches(matching, truth))
+    slices, missing, extra = files.match(truth, {IDENTITY: inputs, **converted})
+    if not slices:
+        raise UserError(_nothing_matches(missing, extra, truth))
     if options.pairs:
-        matching.extra.clear()  # a list may name a part of what was converted
+        extra.clear()  # a list may name a part of what was converted
     with locked(Path(options.out), "writing"):
-        left_out = problems(matching, [inputs, truth, *converted.values()])
+        left_out = {
+            "skipped": [f"{path}: {why}" for one in (inputs, truth, *converted.values()) for path, why in one.skipped],
+            **{f"not in {name}": keys for name, keys in missing.items()},
+            **{f"in {name}, without truth": keys for name, keys in extra.items()},
+        }
         unit = "HU" if truth.first.modality == "CT" else ""
         if options.body and (unit != "HU" or options.classes):
             raise UserError(f"--body: {truth.first.path} is no CT, in which it could be found; leave it out")
-        ranges = choose_windows(options, matching.slices, unit)
+        ranges = choose_windows(options, slices, unit)
         shown = metrics.parse_window(options.vis_window) if options.vis_window else ranges[min(1, len(ranges) - 1)]
         with tempfile.TemporaryDirectory() as scratch:
-            rows, tuned = choose_rows(options, folders, ranges[0].lower, matching, scratch)
+            rows, tuned = choose_rows(options, folders, ranges[0].lower, slices, scratch)
             tell(left_out)
             evaluation = evaluate(
                 rows,
-                matching.slices,
+                slices,
                 [] if options.classes else ranges,
                 shown,
                 unit,
@@ -267,7 +271,7 @@ def choose_windows(options: EvaluateOptions, slices: list[Slice], unit: str) -> 
 
 
 def choose_rows(
-    options: EvaluateOptions, folders: dict[str, str], lower: float, matching: Matching, scratch: str
+    options: EvaluateOptions, folders: dict[str, str], lower: float, slices: list[Slice], scratch: str
 ) -> tuple[list[Row], dict[str, classical.Tuned]]:
     """Identity first, then identity minus its bias, what was converted in the order given, classical filters last.
 
@@ -281,7 +285,7 @@ def choose_rows(
     if options.classes and folders:
         rows = []  # what went in holds grey levels, not classes
     rows += [measure.file_row(name, folder) for name, folder in folders.items()]
-    measured = {one.truth.path.resolve() for one in matching.slices}
+    measured = {one.truth.path.resolve() for one in slices}
     if options.body:
         rows.append(measure.water_row())
         if options.val_pairs is not None:
@@ -315,7 +319,7 @@ def tune(options: EvaluateOptions, basis: Row, measured: set[Path]) -> dict[str,
 def validation(options: EvaluateOptions, listed: str, measured: set[Path]) -> list[Slice]:
     """Some of --val_pairs, evenly spaced. Raises UserError where one of those is measured here too."""
     inputs, truth = files.list_pairs(listed, options.root, options.from_col, options.to_col, options.imgtype)
-    slices = files.match(truth, {IDENTITY: inputs}).slices
+    slices, _, _ = files.match(truth, {IDENTITY: inputs})
     both = [one.key for one in slices if one.truth.path.resolve() in measured]
     if both:
         raise UserError(
@@ -325,15 +329,8 @@ def validation(options: EvaluateOptions, listed: str, measured: set[Path]) -> li
     return slices[:: max(1, -(-len(slices) // MOST_VALIDATION))]
 
 
-def problems(matching: Matching, listed: list[Listing]) -> dict[str, list[str]]:
-    """Why → the files that are in no table."""
-    left_out = {"skipped": [f"{path}: {reason}" for listing in listed for path, reason in listing.skipped]}
-    left_out |= {f"not in {name}": keys for name, keys in matching.missing.items()}
-    return left_out | {f"in {name}, without truth": keys for name, keys in matching.extra.items()}
-
-
-def tell(left_out: dict[str, list[str]]) -> None:
-    """Tell of them on stderr."""
+def tell(left_out: Keys) -> None:
+    """Tell on stderr, by why, of the files that are in no table."""
     for why, keys in left_out.items():
         for key in keys[:SHOWN_MISSING]:
             print(f"warning: {key} {why}" if why != "skipped" else f"warning: {why}: {key}", file=sys.stderr)
@@ -440,9 +437,9 @@ def write_pictures(out: Path, evaluation: Evaluation, judged: str) -> list[Path]
     return paths
 
 
-def _nothing_matches(matching: Matching, truth: Listing) -> str:
-    lacking = max(matching.missing, key=lambda name: len(matching.missing[name]))
-    theirs = matching.extra[lacking]
+def _nothing_matches(missing: Keys, extra: Keys, truth: Listing) -> str:
+    lacking = max(missing, key=lambda name: len(missing[name]))
+    theirs = extra[lacking]
     return (
         f"{lacking}: no name in common with the truth ({next(iter(truth.files))} there, "
         f"{theirs[0] if theirs else 'nothing'} here); files belong together by their name relative to the folder"

@@ -119,17 +119,14 @@ class Slice:
     images: dict[str, Source]
 
 
-@dataclass
-class Matching:
-    """Slices that every row has, in order; keys that a row lacks, and keys that no truth is known for."""
-
-    slices: list[Slice]
-    missing: dict[str, list[str]]
-    extra: dict[str, list[str]]
+Keys = dict[str, list[str]]
+"""Of images, by the name of a row."""
 
 
-def match(truth: Listing, rows: dict[str, Listing]) -> Matching:
+def match(truth: Listing, rows: dict[str, Listing]) -> tuple[list[Slice], Keys, Keys]:
     """Bring together files of equal relative name; the suffix may differ (a PNG converted to npy).
+
+    Returns the slices that every row has, in order; keys that a row lacks; and keys that no truth is known for.
 
     `rows`: name → Listing. A converted folder may leave out the first folder of the key (trainA/x is found as x).
     """
@@ -141,9 +138,8 @@ def match(truth: Listing, rows: dict[str, Listing]) -> Matching:
     ]
     missing = {name: [key for key in truth.files if key not in own] for name, own in partners.items()}
     used = {name: set(own.values()) for name, own in partners.items()}
-    return Matching(
-        slices, missing, {name: [key for key in rows[name].files if key not in used[name]] for name in rows}
-    )
+    extra = {name: [key for key in listing.files if key not in used[name]] for name, listing in rows.items()}
+    return slices, missing, extra
 
 
 def _partners(keys: Iterable[str], files: Collection[str]) -> dict[str, str]:

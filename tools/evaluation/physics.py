@@ -33,24 +33,11 @@ STEP_SHARE = 0.1  # of the full range, for images that are no CT
 ISOTROPIC = 0.01  # pixels are square up to this
 
 
-@dataclass(frozen=True)
-class Region:
-    """A square of SIDE pixels from (row, column) on; `deviation`: in the truth, around a plane."""
-
-    row: int
-    column: int
-    deviation: float
-
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """The pixels of the region in an image (H, W)."""
-        return image[self.row : self.row + SIDE, self.column : self.column + SIDE]
-
-
 def uniform_regions(
     truth: np.ndarray, lower: float, upper: float, largest_deviation: float, mask: np.ndarray | None = None
-) -> list[Region]:
-    """Regions of one truth (H, W), not overlapping, the most uniform first: mean in [lower, upper], standard deviation
-    around a plane at most `largest_deviation`, no masked pixel."""
+) -> list[tuple[float, int, int]]:
+    """Squares of SIDE pixels in one truth (H, W), not overlapping, the most uniform first: (standard deviation around a
+    plane, first row, first column). Mean in [lower, upper], deviation at most `largest_deviation`, no masked pixel."""
     truth = np.asarray(truth, dtype=np.float64)
     if min(truth.shape) < SIDE:
         return []
@@ -62,13 +49,13 @@ def uniform_regions(
     found = []
     for row, column in zip(*np.nonzero(good[:: SIDE // 4, :: SIDE // 4]), strict=True):
         row, column = int(row) * SIDE // 4, int(column) * SIDE // 4
-        found.append(Region(row, column, float(detrend(truth[row : row + SIDE, column : column + SIDE]).std())))
-    chosen: list[Region] = []
-    for region in sorted(found, key=lambda one: one.deviation):
-        if region.deviation > largest_deviation:
+        found.append((float(detrend(truth[row : row + SIDE, column : column + SIDE]).std()), row, column))
+    chosen: list[tuple[float, int, int]] = []
+    for deviation, row, column in sorted(found):
+        if deviation > largest_deviation:
             break
-        if all(abs(region.row - other.row) >= SIDE or abs(region.column - other.column) >= SIDE for other in chosen):
-            chosen.append(region)
+        if all(abs(row - other) >= SIDE or abs(column - beside) >= SIDE for _, other, beside in chosen):
+            chosen.append((deviation, row, column))
     return chosen
 
 
@@ -225,8 +212,9 @@ class Physics:
         if truth.ndim != 2:
             return
         images = {**images, TRUTH: truth}
-        for region in uniform_regions(truth, *self._limits, mask)[:REGIONS_PER_SLICE]:
-            self._regions.append((region.deviation, {name: region.of(image).copy() for name, image in images.items()}))
+        for deviation, row, column in uniform_regions(truth, *self._limits, mask)[:REGIONS_PER_SLICE]:
+            box = np.s_[row : row + SIDE, column : column + SIDE]
+            self._regions.append((deviation, {name: image[box].copy() for name, image in images.items()}))
         self._edges.add(truth, images, mask)
 
     def result(self) -> dict:

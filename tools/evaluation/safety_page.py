@@ -54,15 +54,15 @@ def measured(
 def of_folders(before: str, after: str, out: Path, title: str) -> None:
     """The report on the CT images in the folder ``before`` and what became of them in ``after``. Raises UserError."""
     inputs, results = (files.list_folder(folder, "dcm") for folder in (before, after))
-    matching = files.match(inputs, {RESULT: results})
-    if not matching.slices:
+    slices, _, _ = files.match(inputs, {RESULT: results})
+    if not slices:
         raise UserError(f"{after}: no image has the name of one in {before}; without --truth, these two are compared")
     if inputs.first.modality != "CT":
         raise UserError(
             f"--truth: is needed for {inputs.first.modality}; what is safe without one is known for CT alone"
         )
     by_series: dict[str, dict[str, tuple[Source, Path | Source]]] = {}
-    for one in matching.slices:
+    for one in slices:
         by_series.setdefault(one.series, {})[one.key] = one.truth, one.images[RESULT]
     found = [measured(name, next(iter(pairs.values()))[0].spacing, pairs) for name, pairs in by_series.items()]
     write_and_tell(out, title, f"{after}, from {before}; without a truth", found)

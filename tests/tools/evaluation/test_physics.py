@@ -46,10 +46,11 @@ def test_regions_are_uniform_tissue_and_do_not_overlap():
     mask[:, 125:] = False
     regions = physics.uniform_regions(truth, *physics.TISSUE, physics.UNIFORM_CT, mask)
     assert len(regions) >= 2
-    for region in regions:
-        assert region.of(truth).shape == (32, 32)
-        assert np.all(region.of(truth) == 40) and region.of(mask).all()
-    places = [(region.row, region.column) for region in regions]
+    places = [(row, column) for _, row, column in regions]
+    for row, column in places:
+        region = np.s_[row : row + 32, column : column + 32]
+        assert truth[region].shape == (32, 32)
+        assert np.all(truth[region] == 40) and mask[region].all()
     assert all(abs(a[0] - b[0]) >= 32 or abs(a[1] - b[1]) >= 32 for a in places for b in places if a != b)
     assert physics.uniform_regions(truth[:31], *physics.TISSUE, physics.UNIFORM_CT) == []
 
