@@ -7,7 +7,6 @@ is written, the checker of the format goes through it, and ONNX Runtime runs it 
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 

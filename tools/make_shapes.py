@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of scripts
 
@@ -109,14 +109,6 @@ def stripes(size: tuple[int, int], generator: np.random.Generator) -> np.ndarray
     return np.broadcast_to(np.clip(0.5 + 2 * wave, 0, 1), (3, *size))
 
 
-class _SetOptions(Protocol):
-    out: str
-    num: int
-    num_test: int
-    imgtype: str
-    seed: int
-
-
 @contextlib.contextmanager
 def new_folder(path: str) -> Iterator[Path]:
     """The folder, made and held. UserError where it is there and not empty: images of two sets would mix."""
@@ -128,12 +120,13 @@ def new_folder(path: str) -> Iterator[Path]:
 
 
 def write_pairs(
-    options: _SetOptions,
+    options: Any,
     make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
     save: Callable[[Path, np.ndarray, str], None],
 ) -> None:
     """Fill a new folder: trainA and testA with the first images that `make` gives, trainB and testB with the second
-    under equal names, lists of them in train.txt and test.txt. `save(path, image, A or B)` writes one.
+    under equal names, lists of them in train.txt and test.txt. `save(path, image, A or B)` writes one. `options`: with
+    out, num, num_test, imgtype and seed.
     """
     with new_folder(options.out) as out:
         for phase, count in (("train", options.num), ("test", options.num_test)):

@@ -6,7 +6,6 @@ python tools/models.py result
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -283,23 +283,18 @@ def where(
     require_parallel(series, template)
     if options.to == POSITION:
         return between(slices[0], template), "cut out where the template lies"
-    found = registration.translation(
-        dicom.read_volume(template),
-        spacing_of(template),
-        volume,
-        spacing_of(series),
-        series.modality,
+    (z, v, u), before, after = registration.translation(
+        dicom.read_volume(template), spacing_of(template), volume, spacing_of(series), series.modality
     )
-    z, v, u = found.shift
-    if found.after < max(POOR, found.before):
+    if after < max(POOR, before):
         print(
-            f"warning: {slices[0].path}: looks little like the template (correlation {found.after:.2f}, "
-            f"{found.before:.2f} before); look at the result",
+            f"warning: {slices[0].path}: looks little like the template (correlation {after:.2f}, "
+            f"{before:.2f} before); look at the result",
             file=sys.stderr,
         )
     return (v, u), (
         f"was {u:+.2f} mm to the right of the template, {v:+.2f} mm below and {z:+.1f} mm along the slices "
-        f"(which stay): correlation {found.before:.3f} → {found.after:.3f}"
+        f"(which stay): correlation {before:.3f} → {after:.3f}"
     )
 
 

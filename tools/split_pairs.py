@@ -26,7 +26,7 @@ import numpy as np
 from medi2i.common.errors import Unreadable, UserError, as_main, counted
 from medi2i.common.locks import locked
 from medi2i.common.options import Checked, option, parse
-from medi2i.common.outputs import write_text
+from medi2i.common.outputs import check_target, write_text
 from medi2i.datasets import file_names
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.parse import parse_file
@@ -100,8 +100,7 @@ def command(argv: list[str]) -> None:
     with locked(out, "writing"):
         targets = {name: out / f"{path.stem}_{name}.txt" for name in parts}
         for target in targets.values():
-            if target.exists() and not options.force:
-                raise UserError(f"{target}: exists; --force would overwrite it")
+            check_target(target, [path], options.force)
         for name, target in targets.items():
             write_text(target, "".join("\t".join(row.columns) + "\n" for row in chosen[name]))
         print(note)

@@ -62,8 +62,7 @@ class Dose:
     """A low-dose scan: ``fraction`` of ``photons`` a ray, electronic noise in photons (standard deviation), ``views``
     over half a turn (None: 0.75 per pixel of width, at least 180), ``window`` of the reconstruction (hann: soft,
     ramp: sharp), ``bowtie`` radius in mm of the water cylinder that the filter evens out (0: none),
-    ``source_distance`` in mm from the axis for a fan beam over a full turn (0: parallel beams), ``mu_water`` in
-    1/mm."""
+    ``source_distance`` in mm from the axis for a fan beam over a full turn (0: parallel beams)."""
 
     fraction: float = 0.25
     photons: float = 1e5
@@ -72,10 +71,6 @@ class Dose:
     window: str = "hann"
     bowtie: float = 0.0
     source_distance: float = 0.0
-    mu_water: float = MU_WATER
-
-    def views_for(self, shape: tuple[int, int]) -> int:
-        return self.views or max(180, round(0.75 * max(shape)))
 
 
 def photons_for(
@@ -118,19 +113,15 @@ def dose_noise(hu: np.ndarray, spacing: float, dose: Dose, rng: np.random.Genera
     taken off), variance ∝ 1/d where electronic noise does not count. The image itself is taken as noise-free. Random
     numbers are drawn on the CPU: the same noise with and without a GPU.
     """
-    views = dose.views_for(hu.shape)
-    parallel = regular(hu.shape, (spacing, spacing), views, mu_water=dose.mu_water)
-    scan = parallel
+    views = dose.views or max(180, round(0.75 * max(hu.shape)))
+    parallel = scan = regular(hu.shape, (spacing, spacing), views)
     if dose.source_distance > 0:
-        distance = dose.source_distance
-        scan = regular(
-            hu.shape, parallel.spacing, 2 * views, beam=ARC, source_distance=distance, mu_water=dose.mu_water
-        )
+        scan = regular(hu.shape, parallel.spacing, 2 * views, beam=ARC, source_distance=dose.source_distance)
     flux = dose.fraction * dose.photons * _bowtie(scan, dose)
     difference = _log_noise(flux * np.exp(-line_integrals(hu, scan, xp)), dose.electronic, rng)
     if scan is not parallel:
         difference = fan_to_parallel(difference, scan, parallel)
-    noise = fbp(parallel, difference, dose.window, xp=xp) * np.float32(1000 / dose.mu_water)
+    noise = fbp(parallel, difference, dose.window, xp=xp) * np.float32(1000 / MU_WATER)
     return noise if xp is np else xp.asnumpy(noise)
 
 
@@ -180,7 +171,7 @@ def _bowtie(scan: Geometry, dose: Dose) -> np.ndarray:
     if dose.bowtie <= 0:
         return np.ones(scan.bins)
     chord = 2 * np.sqrt(np.maximum(dose.bowtie**2 - scan.rays(0)[1] ** 2, 0))
-    return np.exp(-dose.mu_water * (2 * dose.bowtie - chord))
+    return np.exp(-MU_WATER * (2 * dose.bowtie - chord))
 
 
 def _log_noise(expected: np.ndarray, electronic: float, rng: np.random.Generator) -> np.ndarray:

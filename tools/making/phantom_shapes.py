@@ -1,7 +1,6 @@
 """Signed distances (mm, negative inside), branching tubes, and a canvas that mixes them with partial volume."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -101,13 +100,8 @@ class Canvas:
         return self.hu + self.fine * fine + self.coarse * coarse
 
 
-@dataclass(frozen=True)
-class Tube:
-    """A piece of vessel: a cylinder with round ends. start, end: (x, y, z) mm."""
-
-    start: np.ndarray
-    end: np.ndarray
-    radius: float
+Tube = tuple[np.ndarray, np.ndarray, float]
+"""A piece of vessel, a cylinder with round ends: where it starts and ends, (x, y, z) mm, and its radius."""
 
 
 def tree(
@@ -131,7 +125,7 @@ def tree(
             end = start + turned / np.linalg.norm(turned) * thick * 4
             if distance(end[None])[0] > -thick:
                 continue
-        tubes.append(Tube(start, end, thick))
+        tubes.append((start, end, thick))
         if thick < THINNEST:
             continue
         share = float(rng.uniform(0.12, 0.5))
@@ -148,9 +142,8 @@ def draw_tubes(
 ) -> np.ndarray:
     """Share of each voxel (D, H, W) that the tubes cover; thin ones cover a part only (their area over the pixel's)."""
     share = np.zeros((len(zs), len(ys), len(xs)), np.float32)
-    for tube in tubes:
-        low = np.minimum(tube.start, tube.end) - tube.radius
-        high = np.maximum(tube.start, tube.end) + tube.radius
+    for start, end, radius in tubes:
+        low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
         spans = [
             slice(*np.searchsorted(axis, (low[i] - half, high[i] + half)))
             for i, (axis, half) in enumerate(((xs, pixel), (ys, pixel), (zs, thickness / 2)))
@@ -158,12 +151,12 @@ def draw_tubes(
         if any(span.start >= span.stop for span in spans):
             continue
         points = np.stack(np.meshgrid(zs[spans[2]], ys[spans[1]], xs[spans[0]], indexing="ij")[::-1], axis=-1)
-        along = tube.end - tube.start
-        position = np.clip((points - tube.start) @ along / (along @ along), 0, 1)
-        nearest = points - tube.start - position[..., None] * along
+        along = end - start
+        position = np.clip((points - start) @ along / (along @ along), 0, 1)
+        nearest = points - start - position[..., None] * along
         nearest[..., 2] = np.sign(nearest[..., 2]) * np.maximum(np.abs(nearest[..., 2]) - thickness / 4, 0)
-        distance = np.sqrt((nearest**2).sum(-1)) - tube.radius
-        covered = np.clip(0.5 - distance / pixel, 0, 1) * min(1.0, 2 * tube.radius / pixel)
+        distance = np.sqrt((nearest**2).sum(-1)) - radius
+        covered = np.clip(0.5 - distance / pixel, 0, 1) * min(1.0, 2 * radius / pixel)
         box = share[spans[2], spans[1], spans[0]]
         np.maximum(box, covered, out=box)
     return share

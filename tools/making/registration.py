@@ -1,7 +1,5 @@
 """Translations that bring volumes over each other. Volumes are (slices, H, W); shifts are in mm."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -44,23 +42,14 @@ def body_centre(
     return float(v), float(u)
 
 
-@dataclass(frozen=True)
-class Translation:
-    """The content of the moving volume at (z, v, u) + shift is that of the template at (z, v, u): mm, (z, v, u).
-
-    `before`, `after`: correlation of the mean slices on the template's grid without and with the shift.
-    """
-
-    shift: tuple[float, float, float]
-    before: float
-    after: float
-
-
 def translation(
     template: np.ndarray, template_spacing: Spacing, moving: np.ndarray, moving_spacing: Spacing, modality: str
-) -> Translation:
-    """Find the shift by phase correlation (Kuglin & Hines 1975), refined by an upsampled Fourier transform
-    (Guizar-Sicairos et al. 2008).
+) -> tuple[tuple[float, float, float], float, float]:
+    """(shift, correlation before, after): the content of the moving volume at (z, v, u) + shift is that of the template
+    at (z, v, u), in mm; the correlation is that of the mean slices on the template's grid without and with the shift.
+
+    Found by phase correlation (Kuglin & Hines 1975), refined by an upsampled Fourier transform (Guizar-Sicairos et al.
+    2008).
     """
     fixed, moved = (_shown(volume, modality) for volume in (template, moving))
     along, *coarse = _coarse_shift(fixed, template_spacing, moved, moving_spacing)
@@ -80,11 +69,8 @@ def translation(
         if np.any(np.abs(step) > AGREE * COARSE):
             break  # slipped to another structure
         found = found + step
-    return Translation(
-        (along, float(found[0]), float(found[1])),
-        _correlation(first, at(np.zeros(2))),
-        _correlation(first, at(found)),
-    )
+    before, after = (_correlation(first, at(shift)) for shift in (np.zeros(2), found))
+    return (along, float(found[0]), float(found[1])), before, after
 
 
 def _shown(volume: np.ndarray, modality: str) -> np.ndarray:

@@ -3,20 +3,19 @@
 Which files become which, under which names; one task an image, in any number of processes; what is told in the end.
 """
 
-import os
 import re
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common.errors import UserError, counted
 from medi2i.common.locks import locked
-from medi2i.common.outputs import whole_file, write_text
+from medi2i.common.outputs import check_target, whole_file, write_text
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Skipped, Source, find_files, list_images, list_series, name_below
 from medi2i.datasets.dicom.header_checks import text
@@ -31,18 +30,6 @@ from medi2i.tools.making import noise
 FOLDERS = ("trainA", "trainB")
 LARGEST_HU = (-3000.0, 8000.0)
 """What HU of trainA must be able to hold where they may leave the source's range: clipping would shift the mean."""
-
-
-class PairOptions(Protocol):
-    """What every tool that makes pairs is asked."""
-
-    root: str
-    out: str
-    seed: int
-    modality: list[str]
-    imgtype: str
-    workers: int | None
-    force: bool
 
 
 @dataclass(frozen=True)
@@ -61,12 +48,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What happened to an image. ``problem`` is set where it was left out."""
+    """A pair that was written: how many of the pixels of what was made reached the end of their range."""
 
     name: str
-    saturated: int = 0
-    pixels: int = 0
-    problem: str = ""
+    saturated: int
+    pixels: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,8 @@ class Pair:
 
 
 class PairMaker(ABC):
-    """What a tool makes of each image, by its ``options``. Called with a Task, in any process, it does it.
+    """What a tool makes of each image, by its ``options``: with root, out, seed, modality, imgtype, workers and force.
+    Called with a Task, in any process, it does it.
 
     ``name``: of the tool. ``clean``: description of the series of clean images that cannot be copies of their files.
     """
@@ -95,7 +82,7 @@ class PairMaker(ABC):
     clean = "single frames of an enhanced image"
     repeats = 1
 
-    def __init__(self, options: PairOptions) -> None:
+    def __init__(self, options: Any) -> None:
         self.options = options
         self.workers = options.workers
 
@@ -114,12 +101,12 @@ class PairMaker(ABC):
     def of_plain(self, image: Image, path: Path, rng: np.random.Generator) -> Pair:
         """(C, H, W). Raises Unreadable for an image that cannot be used."""
 
-    def __call__(self, task: Task) -> Done:
+    def __call__(self, task: Task) -> Done | dicom.Skipped:
         """Write both images. An input that cannot be used is a problem of that image only."""
         try:
             return self._dicom(task, *task.series) if task.series is not None else self._plain(task)
         except dicom.Unreadable as error:
-            return Done(task.name, problem=error.reason)
+            return dicom.Skipped(task.source.path, error.reason)
 
     def _dicom(self, task: Task, series: DerivedSeries, clean_series: DerivedSeries) -> Done:
         image = dicom.read(task.source.path, task.source.frame, modalities=tuple(self.options.modality))
@@ -150,8 +137,7 @@ class PairMaker(ABC):
         pair = self.of_plain(image, task.source.path, self._generator(task, image.array.tobytes()))
         made, clean = self._places(task)
         for place in (made, clean):
-            if place.exists() and not self.options.force:
-                raise UserError(f"{place}: exists; --force would overwrite it")
+            check_target(place, [], self.options.force)
         saturated = pair.saturated + write_image(made, pair.made, kind, bits=image.bits)
         if pair.clean is None and kind_of(task.source.path) == kind:
             self._copy(task.source.path, clean)
@@ -167,8 +153,7 @@ class PairMaker(ABC):
 
     def _copy(self, source: Path, target: Path) -> None:
         """The clean image as it is, byte for byte."""
-        if target.exists() and os.path.samefile(source, target):
-            raise UserError(f"{target}: is an input; an output never takes its place")
+        check_target(target, [source], self.options.force)
         with whole_file(target, self.options.force) as temporary:
             shutil.copyfile(source, temporary)
 
@@ -181,12 +166,8 @@ def make_pairs(maker: PairMaker, progress: str) -> tuple[int, list[str]]:
         check_folders(root, out, maker.options.force)
         tasks, skipped = find_tasks(root, maker)
         done = run_parallel(maker, tasks, workers=maker.workers, progress=progress)
-        good = [one for one in done if isinstance(one, Done) and not one.problem]
-        failed = [
-            f"{task.source.path}: {one.problem if isinstance(one, Done) else one.reason}"
-            for task, one in zip(tasks, done, strict=True)
-            if not isinstance(one, Done) or one.problem
-        ]
+        good = [one for one in done if isinstance(one, Done)]
+        failed = [f"{one.path}: {one.reason}" for one in done if isinstance(one, dicom.Skipped)]
         if not good:
             raise UserError(f"{root}: no image could be used; first: {failed[0]}")
         write_text(out / "pairs.txt", "".join(f"trainA/{one.name}\ttrainB/{one.name}\n" for one in good))
