@@ -89,7 +89,7 @@ def _printable_streams() -> Iterator[None]:
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP came: locks and unfinished files go before the process does, as with Ctrl-C."""
 
-    def __init__(self, number: int, frame: FrameType | None = None) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
 
@@ -228,15 +228,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
+_HINTS: dict[type[OSError], str] = {
+    NotADirectoryError: "; a file is where a folder should be, another place would be right",
+    FileExistsError: "; a file is where a folder should be, another place would be right",
+    IsADirectoryError: "; a folder is where a file should be",
+    PermissionError: "; another place, or the right to use this one, is needed",
+}
+
+
 def hint(error: BaseException) -> str:
     """What would be right, where the operating system's own words do not say it; "" elsewhere."""
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return "; a file is where a folder should be, another place would be right"
-    if isinstance(error, IsADirectoryError):
-        return "; a folder is where a file should be"
-    if isinstance(error, PermissionError):
-        return "; another place, or the right to use this one, is needed"
-    return ""
+    return next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

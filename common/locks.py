@@ -39,7 +39,6 @@ class FolderLock:
 
     def __init__(self, folder: Path, doing: str, part: str | None = None, work: str = "") -> None:
         self.folder = Path(folder)
-        self.doing = doing
         self.path = self.folder / (WHOLE if part is None else f".medi2i.{part}.lock")
         self._content = {
             "doing": doing,

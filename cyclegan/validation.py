@@ -145,16 +145,10 @@ def tell_end(
         "so far lie the grey values of domain B from those of A (A to B; the reverse from B)",
         mean_change.LEAST_OF_DOMAINS,
     )
-    for said in (*beside_identity(entries, options, train), change, *warned(entries, options)):
+    for said in (*beside_identity(entries, options, train), change, *likeness.of_validations(entries, options, "_y")):
         if said is not None:
             print(said)
     print(f"to convert images of domain A:\n  {conversion_command(options, run)}", flush=True)
-
-
-def warned(entries: list[dict[str, Any]], options: UnpairedOptions) -> list[str]:
-    """What the last validation says of an inverted contrast, or of nothing learnt, from A to B."""
-    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/change_y" in entry), {})
-    return likeness.of_validation(last, options, "_y")
 
 
 def expected_of(images: Sequence[UnpairedDataset], one_unit: bool) -> dict[str, float]:

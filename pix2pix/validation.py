@@ -114,9 +114,7 @@ def tell_end(options: PairedOptions, train: PairedDataset, entries: list[dict[st
         train.images[0].outputs[0].modality == "CT",
         "so far lie the outputs of the training pairs from their inputs, in the mean",
     )
-    last: dict[str, Any] = next((entry for entry in reversed(entries) if "validation/change" in entry), {})
-    warned = likeness.of_validation(last, options, "")
-    for said in (beside_identity(entries), change, *warned):
+    for said in (beside_identity(entries), change, *likeness.of_validations(entries, options)):
         if said is not None:
             print(said)
     pair = train.images[0]

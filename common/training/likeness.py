@@ -159,21 +159,17 @@ def warnings(found: Mapping[str, float], expected: Sequence[float | None], share
             said.append(f"inverted contrast: correlation of input and translation{where} {found[name]:+.2f}; {right}")
             break
     if "change" in found and found["change"] <= (1e-6 if change is None else share * change):
-        reason = (
-            ""
-            if not change
-            else f", and training images differ {change / max(found['change'], 1e-9):.3g} times as much"
-        )
-        said.append(
-            "nothing learnt: the translation equals its input, but for a constant"
-            + (reason if found["change"] > 1e-6 else "")
-        )
+        reason = ""
+        if change and found["change"] > 1e-6:
+            reason = f", and training images differ {change / found['change']:.3g} times as much"
+        said.append("nothing learnt: the translation equals its input, but for a constant" + reason)
     return said
 
 
-def of_validation(entry: Mapping[str, Any], options: Any, suffix: str) -> list[str]:
-    """``warnings`` of a validation, of which an entry of the log has ``NAMES`` with a ``suffix``; by the options of the
-    training."""
+def of_validations(entries: Sequence[Mapping[str, Any]], options: Any, suffix: str = "") -> list[str]:
+    """``warnings`` of the last validation among the ``entries`` of a log, where ``NAMES`` have a ``suffix``; by the
+    options of the training."""
+    entry: Mapping[str, Any] = next((one for one in reversed(entries) if f"validation/change{suffix}" in one), {})
     found = {name: entry[f"validation/{name}{suffix}"] for name in NAMES if f"validation/{name}{suffix}" in entry}
     return [f"warning: {said}" for said in warnings(found, known(options), SHARE_VALIDATED)]
 

@@ -287,7 +287,6 @@ class LearningRateSchedule(chainer.training.Extension):
     minutes: float | None = None
     ranks: Ranks = ALONE
 
-    trigger = 1, "iteration"
     # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
     priority = chainer.training.PRIORITY_READER
     name = "learning_rate_schedule"

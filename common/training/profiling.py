@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
 from medi2i.common.options.reading import AnyTraining
+from medi2i.common.training.ending import scalars
 from medi2i.common.training.log import duration, rewrite_rows
 from medi2i.common.training.validation import Measure, batches
 from medi2i.datasets.paired import PairedDataset
@@ -101,12 +102,8 @@ def _update(updater: chainer.training.updaters.StandardUpdater) -> None:
     observation: dict[str, Any] = {}
     with reporter.scope(observation):
         updater.update()
-    values = {
-        name: float(chainer.as_array(value) if isinstance(value, chainer.Variable) else value)
-        for name, value in observation.items()
-    }  # on a GPU this also waits for the update
-    for name, value in values.items():
-        if not abs(value) < float("inf"):
+    for name, value in scalars(observation).items():  # on a GPU this also waits for the update
+        if not math.isfinite(value):
             raise UserError(f"{name} is {value} in the very first update; look at the data's clip and the loss weights")
 
 

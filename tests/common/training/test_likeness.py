@@ -8,7 +8,6 @@ import pytest
 from medi2i.common.options import PairedOptions, UnpairedOptions
 from medi2i.common.training import likeness
 from medi2i.cyclegan.validation import expected_of as expected_of_domains
-from medi2i.cyclegan.validation import warned
 from medi2i.datasets import paired, unpaired
 from medi2i.pix2pix.train import expected_of
 
@@ -96,6 +95,6 @@ def test_what_is_expected_comes_from_the_training_images(tmp_path):
     assert expected_of_domains(domains, False) == {"expected_change": pytest.approx(HEAD.std() / 2, abs=1e-3)}
     options = UnpairedOptions(**one)
     entry = {"validation/change_y": 1e-5, "validation/correlation_y": 0.99}
-    assert warned([entry, {}], options)[0].startswith("warning: nothing learnt")
-    assert warned([{**entry, "validation/change_y": 0.005}], options) == []
-    assert warned([], types.SimpleNamespace(**vars(options))) == []
+    assert likeness.of_validations([entry, {}], options, "_y")[0].startswith("warning: nothing learnt")
+    assert likeness.of_validations([{**entry, "validation/change_y": 0.005}], options, "_y") == []
+    assert likeness.of_validations([], types.SimpleNamespace(**vars(options)), "_y") == []
