@@ -10,11 +10,9 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError, one_line
-from medi2i.common.options.reading import AnyTraining
 from medi2i.common.training import profiling
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
-from medi2i.common.training.distributed import Ranks
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
@@ -66,15 +64,7 @@ class Training:
             self.extend(TimeLimit(self.ending, options.max_hours))
         if run is not None:
             self._keep_records(run, controls, shown, saved)
-        self.extend(
-            Snapshots(
-                None if run is None else self.store,
-                self.ending,
-                self.signals,
-                options,
-                ranks,
-            )
-        )
+        self.extend(Snapshots(self))
 
     def _keep_records(
         self,
@@ -245,17 +235,13 @@ class Snapshots(chainer.training.Extension):
     """Writes snapshots: by ``--snapshot_interval``, ``--snapshot_minutes`` and when the training ends or shall.
 
     It comes last in an iteration: what it stores is the state from which the next iteration starts. Where there are
-    several ``ranks``, it is here that they agree on whether the training ends, and the first one's clock counts.
+    several ranks, it is here that they agree on whether the training ends, and the first one's clock counts.
     """
 
     priority = -1000
     phase = profiling.SNAPSHOTS
 
-    store: SnapshotStore | None
-    ending: Ending
-    signals: SignalWatch
-    options: AnyTraining
-    ranks: Ranks
+    training: Training
     _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
@@ -264,26 +250,26 @@ class Snapshots(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         # Looked at only here, so that a signal can never end the loop behind a snapshot that is one iteration old.
-        received = self.signals.received
+        ending, ranks, received = self.training.ending, self.training.ranks, self.training.signals.received
         if received is not None:
-            self.ending.stop(f"{received.name} received", status=128 + received)
-        self.ending.agree(self.ranks)
-        if self.ending.bad or not self.ranks.agreed(self._due(trainer)):
+            ending.stop(f"{received.name} received", status=128 + received)
+        ending.agree(ranks)
+        if ending.bad or not ranks.agreed(self._due(trainer)):
             return
-        bad = self.ranks.agreed(bad_parameter(trainer.updater))
+        bad = ranks.agreed(bad_parameter(trainer.updater))
         if bad is not None:
-            self.ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
+            ending.stop(f"the weights {bad} are not finite at iteration {trainer.updater.iteration}", 1, bad=True)
             return
-        more = collected(self.ranks, trainer.updater)
-        if self.store is not None:
-            self.store.write(trainer, more)
+        more = collected(ranks, trainer.updater)
+        if ranks.first:
+            self.training.store.write(trainer, more)
         self._last = time.monotonic()
 
     def _due(self, trainer: chainer.training.Trainer) -> bool:
-        interval, minutes = self.options.snapshot_interval, self.options.snapshot_minutes
+        interval, minutes = self.training.options.snapshot_interval, self.training.options.snapshot_minutes
         by_count = interval > 0 and trainer.updater.iteration % interval == 0
         by_time = minutes > 0 and time.monotonic() - self._last >= minutes * 60
-        return by_count or by_time or self.ending(trainer)
+        return by_count or by_time or self.training.ending(trainer)
 
 
 def bad_parameter(updater: chainer.training.Updater) -> str | None:
