@@ -230,8 +230,8 @@ class CycleganUpdater(AdversarialUpdater):
             *terms_of(
                 ("enc_y/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_y[-1])),
                 ("enc_x/loss_kl_cycle", s.lambda_kl, lambda: divergence(again_x[-1])),
-                ("dec_x/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("x", back_x, images.x)),
-                ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy("y", back_y, images.y)),
+                ("dec_x/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy(self.segmentors["x"], back_x, images.x)),
+                ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy(self.segmentors["y"], back_y, images.y)),
                 ("dec_y/loss_shape", shape, lambda: self.shape("y", x_y, "x", images.x, images.classes_x)),
                 ("dec_x/loss_shape", shape, lambda: self.shape("x", y_x, "y", images.y, images.classes_y)),
                 ("dec_y/loss_adv", s.lambda_dis_y, lambda: self.judged(n.dis_y, x_y, 1.0)),
@@ -244,13 +244,6 @@ class CycleganUpdater(AdversarialUpdater):
             *self._likeness_terms(images.x, x_y, images.y, images.plain_y_x),
             *terms_of(("dec_y/loss_tv", s.lambda_tv, lambda: self._variation(x_y))),
         ]
-
-    def anatomy(self, domain: str, image: chainer.Variable, original: Array) -> chainer.Variable:
-        """How far the features that the segmentor of a domain ("x", "y") has of two images (N, C, H, W) are apart."""
-        segmentor = self.segmentors[domain]
-        with chainer.no_backprop_mode():
-            truth = segmentor.judge(original)
-        return losses.feature_distance(segmentor.judge(image), truth)
 
     def shape(
         self, target: str, image: chainer.Variable, source: str, original: Array, classes: Array | None

@@ -107,17 +107,9 @@ class Pix2pixUpdater(AdversarialUpdater):
             ("dec_y/loss_L2", s.lambda_rec_l2, lambda: losses.mean_squared(y, t, weight)),
             ("dec_y/loss_SSIM", s.lambda_ssim, lambda: losses.structural_dissimilarity(y, t)),
             ("dec_y/loss_MSSSIM", s.lambda_msssim, lambda: losses.multiscale_dissimilarity(y, t)),
-            ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy(y, t)),
+            ("dec_y/loss_anatomy", s.lambda_anatomy, lambda: self.anatomy(self.segmentor, y, t)),
             ("dec_y/loss_tv", s.lambda_tv, lambda: losses.total_variation(y, "abs")),
         )
-
-    def anatomy(self, y: chainer.Variable, t: Array) -> chainer.Variable:
-        """How far the segmentor's features of outputs and truths (N, C', H, W) are apart."""
-        if self.segmentor is None:
-            raise ValueError("lambda_anatomy needs a segmentor")
-        with chainer.no_backprop_mode():
-            truth = self.segmentor.judge(t)
-        return losses.feature_distance(self.segmentor.judge(y), truth)
 
     def adversarial_terms(self, fake: chainer.Variable) -> list[Term]:
         """What the discriminator's answer to the pair ``fake`` = [x, y] (N, C + C', H, W) costs the generator."""

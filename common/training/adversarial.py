@@ -208,6 +208,13 @@ class AdversarialUpdater(chainer.training.updaters.StandardUpdater):
         """Least squares of a discriminator's answer to ``target`` plus N(0, ``dis_jitter``), drawn once a call."""
         return self.least_squares(answer, target + self.random.normal(self.options.dis_jitter))
 
+    def anatomy(self, segmentor: Any, image: chainer.Variable, original: Array) -> chainer.Variable:
+        """How far the features that ``segmentor``, of medi2i.common.networks.checkpoint, has of two images (N, C, H, W)
+        are apart."""
+        with chainer.no_backprop_mode():
+            truth = segmentor.judge(original)
+        return losses.feature_distance(segmentor.judge(image), truth)
+
     def penalty_term(self, name: str, dis: chainer.Chain, fake: Array, real: Array, weight: float) -> Term:
         """The gradient penalty of the critic ``dis``, reported with its weight under ``name``/loss_gp."""
         penalty = losses.gradient_penalty(dis, real, fake, self.random.uniform_array(len(real)))
