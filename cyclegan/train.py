@@ -6,7 +6,7 @@ python cyclegan/train.py --resume result/20260101_120000
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from medi2i.common.compat import chainer
@@ -17,7 +17,6 @@ from medi2i.common.options import UnpairedOptions
 from medi2i.common.training import mean_change
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
-from medi2i.common.training.mean_change import domain_shift, start_at
 from medi2i.common.training.profiling import check
 from medi2i.common.training.setup import (
     check_sizes,
@@ -36,7 +35,6 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
 from medi2i.cyclegan.validation import CycleMeasure, expected_of, tell_end
 from medi2i.datasets import unpaired
-from medi2i.datasets.unpaired import UnpairedDataset
 
 SETS = ("trainA", "trainB", "valA", "valB")
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
@@ -71,7 +69,9 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     networks = net.build(options)
     if not options.check:  # which reads all images, and tells of all that it cannot read
         options = begin_at_shift(networks, options, images, resumed, ranks)
-    loaded = {} if resumed is not None else load_weights(networks.as_dict(), options)
+    links = networks.as_dict()
+    generator = [name for name in links if name.startswith(("enc", "dec"))]
+    loaded = {} if resumed is not None else load_initial(options.model_gen, links, generator)
     features, segmentors = perceptual_features(options, device), net.frozen_segmentors(options)
     for segmentor in segmentors.values():
         segmentor.to_device(device)
@@ -115,27 +115,20 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
 def begin_at_shift(
     networks: net.Networks,
     options: UnpairedOptions,
-    images: Sequence[UnpairedDataset],
+    images: Sequence[unpaired.UnpairedDataset],
     resumed: str | None,
     ranks: Ranks,
 ) -> UnpairedOptions:
     """Let residual generators begin at the shift between the domains. Returns the options with ``mean_change``."""
-    shift = domain_shift(images[0], images[1]) if options.gen_residual else None
+    shift = mean_change.domain_shift(images[0], images[1]) if options.gen_residual else None
     if shift is not None:
-        start_at(networks.dec_y, shift)
-        start_at(networks.dec_x, -shift)
+        mean_change.start_at(networks.dec_y, shift)
+        mean_change.start_at(networks.dec_x, -shift)
     if resumed is not None:
         return options
     change = ranks.agreed(mean_change.of_domains(images[0], images[1], shift) if ranks.first else None)
     expected = ranks.agreed(expected_of(images, change is not None) if ranks.first else None)
     return dataclasses.replace(options, mean_change=change, **expected)
-
-
-def load_weights(links: Mapping[str, chainer.Link], options: UnpairedOptions) -> dict[str, Path]:
-    """Load the weights that ``--model_gen`` names. Returns {name of the network: file}."""
-    if options.model_gen is None:
-        return {}
-    return load_initial(options.model_gen, links, [name for name in links if name.startswith(("enc", "dec"))])
 
 
 def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device) -> PerceptualFeatures | None:

@@ -18,7 +18,6 @@ from medi2i.common.options import PairedOptions
 from medi2i.common.training import likeness, mean_change
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
-from medi2i.common.training.mean_change import mean_difference, start_at
 from medi2i.common.training.profiling import check
 from medi2i.common.training.setup import (
     check_sizes,
@@ -33,7 +32,6 @@ from medi2i.common.training.setup import (
 )
 from medi2i.common.training.trainer import Training
 from medi2i.datasets import paired, self_supervised
-from medi2i.datasets.paired import PairedDataset
 from medi2i.pix2pix import net
 from medi2i.pix2pix.pictures import PairedPictures
 from medi2i.pix2pix.updater import Pix2pixUpdater
@@ -110,18 +108,18 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
 
 
 def begin_at_mean(
-    networks: net.Networks, options: PairedOptions, pairs: PairedDataset, resumed: str | None, ranks: Ranks
+    networks: net.Networks, options: PairedOptions, pairs: paired.PairedDataset, resumed: str | None, ranks: Ranks
 ) -> PairedOptions:
     """Let a residual generator begin at the mean of what it is to add. Returns the options with ``mean_change``."""
     if options.gen_residual:
-        start_at(networks.dec_y, mean_difference(pairs, options.seed))
+        mean_change.start_at(networks.dec_y, mean_change.mean_difference(pairs, options.seed))
     if resumed is not None:
         return options
     change, expected = ranks.agreed((mean_change.of_pairs(pairs), expected_of(pairs)) if ranks.first else None)
     return dataclasses.replace(options, mean_change=change, **expected)
 
 
-def expected_of(pairs: PairedDataset) -> dict[str, float]:
+def expected_of(pairs: paired.PairedDataset) -> dict[str, float]:
     """What the training pairs let expect of a translation, as options; {} for classes."""
     if pairs.domain_out.class_num:
         return {}
@@ -143,12 +141,11 @@ def judge_of(options: PairedOptions, device: chainer.backend.Device) -> Segmento
 def load_weights(networks: net.Networks, options: PairedOptions) -> dict[str, Path]:
     """Load the weights that ``--model_gen`` and ``--model_dis`` name. Returns {name of the network: file}."""
     generator = {name: link for name, link in networks.as_dict().items() if name != "dis"}
-    loaded: dict[str, Path] = {}
-    if options.model_gen is not None:
-        loaded |= load_initial(options.model_gen, generator, generator)
-    if options.model_dis is not None:
-        loaded |= load_initial(options.model_dis, {"dis": networks.dis}, ["dis"])
-    return loaded
+    discriminator = {"dis": networks.dis}
+    return {
+        **load_initial(options.model_gen, generator, generator),
+        **load_initial(options.model_dis, discriminator, discriminator),
+    }
 
 
 main = as_main(command)

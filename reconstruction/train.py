@@ -69,8 +69,7 @@ def train(options: LearnedOptions, resumed: str | None, argv: Sequence[str], ran
 
     # networks
     networks = net.build(options, Operator(scans.geometry, xp=device.xp))
-    if options.model_gen is not None:
-        load_initial(options.model_gen, networks.as_dict(), networks.as_dict())
+    load_initial(options.model_gen, networks.as_dict(), networks.as_dict())
     shown, average = place(networks, options, device, ranks, {"x": scans.size})
 
     # optimizers

@@ -60,8 +60,7 @@ def train(options: SynthesisOptions, resumed: str | None, argv: Sequence[str], r
 
     # networks
     networks = net.build(options)
-    if options.model_gen is not None:
-        load_initial(options.model_gen, networks.as_dict(), ["gen"])
+    load_initial(options.model_gen, networks.as_dict(), ["gen"])
     shown, average = place(networks, options, device, ranks, {"x": images.size})
 
     # optimizers

@@ -265,12 +265,16 @@ def siblings(path: str | Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: path.with_name(f"{name}{match['epoch']}.npz") for name in names}
 
 
-def load_initial(path: str | Path, networks: Mapping[str, chainer.Link], needed: Iterable[str]) -> dict[str, Path]:
+def load_initial(
+    path: str | Path | None, networks: Mapping[str, chainer.Link], needed: Iterable[str]
+) -> dict[str, Path]:
     """Load weights to start from: those saved together with the file ``path``. Returns {name: file} of what was loaded.
 
-    path: a file, or a run folder or model by name, of which the best epoch is taken, else the last. networks: dict
-    name -> link. needed: names without which there is nothing to start from; others are loaded if there.
+    path: a file, or a run folder or model by name, of which the best epoch is taken, else the last; None loads nothing.
+    networks: dict name -> link. needed: names without which there is nothing to start from; others are loaded if there.
     """
+    if path is None:
+        return {}
     path = located(path)
     if path.is_dir():
         run = find_run(path)
