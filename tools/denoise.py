@@ -39,7 +39,7 @@ from medi2i.common.registry import Card
 from medi2i.datasets import dicom
 from medi2i.datasets.catalogue import Catalogue, Source, Volume
 from medi2i.datasets.dicom.reading import open_file
-from medi2i.datasets.noise_level import SLICES, Noise, NoiseMeter, noise_of
+from medi2i.datasets.noise_level import Noise, noise_in, noise_of
 from medi2i.datasets.scaling import PAIRED_HU, Clip
 from medi2i.pix2pix import convert
 from medi2i.tools.evaluation.safety import Safety, find_inserts
@@ -137,7 +137,8 @@ def denoise(
     loaded = load_model(conversion, {}, PairedOptions)
     slices = hu.reshape(-1, *hu.shape[-2:])
     if loaded.trained.noise_level is not None:
-        conversion = replace(conversion, noise_level=noise_level or _level(noise_in(slices)))
+        level = noise_level or _level(noise_in(lambda index: (slices[index], None), range(len(slices))))
+        conversion = replace(conversion, noise_level=level)
     if strength == 0:
         return hu.copy()
     precision = choose_precision(chosen, conversion, loaded, slices[len(slices) // 2])
@@ -175,7 +176,7 @@ def denoise_folders(options: DenoiseOptions) -> int:
 
         adapted_too = "" if options.adapt is None else ", adapted to these images"
         lead = f"by {options.model} ({model.sha256[:8]}){adapted_too}, strength {options.strength:g}"
-        safety_page.write_and_tell(place_for(Path(options.out), True), TITLE, lead, found, left_alone)
+        safety_page.write_report(place_for(Path(options.out), True), TITLE, lead, found, left_alone)
     return 0
 
 
@@ -241,14 +242,6 @@ def level_of(group: Sequence[Chosen]) -> float:
 
 def _level(noise: Noise | None) -> float:
     return LEAST_LEVEL if noise is None else max(noise.to_remove, LEAST_LEVEL)
-
-
-def noise_in(slices: np.ndarray) -> Noise | None:
-    """The Noise of neighbouring slices (Z, Y, X) in HU."""
-    meter = NoiseMeter()
-    for index in np.unique(np.linspace(0, len(slices) - 1, SLICES).round().astype(int)):
-        meter.add(slices[index])
-    return meter.result()
 
 
 def name_of(volume: Volume) -> str:

@@ -14,7 +14,6 @@ from medi2i.datasets.grid import enlarge, enlarge_mask
 from medi2i.datasets.preparing import body_mask
 from medi2i.tools.evaluation import metrics
 from medi2i.tools.evaluation.files import Slice, load
-from medi2i.tools.evaluation.metrics import Window
 from medi2i.tools.evaluation.physics import Physics
 
 LEVEL = 0.95
@@ -189,16 +188,12 @@ def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
     Raises UserError where an image is not of the truth's size, Unreadable.
     """
     loaded = load(one.truth)
-    mask = loaded.mask
+    size = loaded.array.shape[-2:]
     given = load(one.images[rows[0].name]).mask
-    if given is not None:
-        scale = loaded.array.shape[-1] // given.shape[-1]
-        given = given if scale < 2 else ~enlarge_mask(~given, scale)
-    if given is not None and given.shape == loaded.array.shape[-2:]:
-        mask = given if mask is None else mask & given
-    if body:
-        inside = body_mask(loaded.array.reshape(-1, *loaded.array.shape[-2:])[0])
-        mask = inside if mask is None else mask & inside
+    if given is not None and size[1] >= 2 * given.shape[1]:
+        given = ~enlarge_mask(~given, size[1] // given.shape[1])
+    inside = body_mask(loaded.array.reshape(-1, *size)[0]) if body else None
+    masks = [mask for mask in (loaded.mask, given, inside) if mask is not None and mask.shape == size]
     images = {}
     for row in rows:
         images[row.name] = row.image(one)
@@ -207,7 +202,7 @@ def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
                 f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
                 f"{loaded.array.shape}; both must be of one size"
             )
-    return Scene(one.key, one.series, loaded.array, mask, images)
+    return Scene(one.key, one.series, loaded.array, np.logical_and.reduce(masks) if masks else None, images)
 
 
 @dataclass
@@ -221,8 +216,8 @@ class Evaluation:
 
     rows: Sequence[Row]
     slices: Sequence[Slice]
-    windows: Sequence[Window]
-    shown: Window
+    windows: Sequence[metrics.Window]
+    shown: metrics.Window
     unit: str
     records: list[Record]
     summary: dict[tuple[str, str, str], Summary]
@@ -261,8 +256,8 @@ class Evaluation:
 def evaluate(
     rows: Sequence[Row],
     slices: Sequence[Slice],
-    windows: Sequence[Window],
-    shown: Window,
+    windows: Sequence[metrics.Window],
+    shown: metrics.Window,
     unit: str,
     *,
     classes: int | None = None,

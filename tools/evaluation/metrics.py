@@ -97,19 +97,17 @@ def ssim(image: np.ndarray, truth: np.ndarray, window: Window, mask: np.ndarray 
     keep = np.ones(first.shape[1:], dtype=bool)[inside] if mask is None else mask[inside]
     if not keep.any():
         return math.nan
-    means = []
-    for a, b in zip(first, second, strict=True):
-        _, similarity = structural_similarity(
-            a,
-            b,
-            data_range=window.range,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA,
-            use_sample_covariance=False,
-            full=True,
-        )
-        means.append(similarity[inside][keep].mean())
-    return float(np.mean(means))
+    _, similarity = structural_similarity(
+        first,
+        second,
+        data_range=window.range,
+        channel_axis=0,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return float(np.mean([channel[inside][keep].mean() for channel in similarity]))
 
 
 def confusion(labels: np.ndarray, truth: np.ndarray, classes: int, mask: np.ndarray | None = None) -> np.ndarray:

@@ -65,25 +65,13 @@ def of_folders(before: str, after: str, out: Path, title: str) -> None:
     for one in slices:
         by_series.setdefault(one.series, {})[one.key] = one.truth, one.images[RESULT]
     found = [measured(name, next(iter(pairs.values()))[0].spacing, pairs) for name, pairs in by_series.items()]
-    write_and_tell(out, title, f"{after}, from {before}; without a truth", found)
-
-
-def write_and_tell(
-    folder: Path, title: str, lead: str, found: Sequence[tuple[Safety, Load]], left_alone: Sequence[str] = ()
-) -> None:
-    """``write_report``, and its verdicts on stdout."""
-    page = write_report(folder, title, lead, found, left_alone)
-    for one, _ in found:
-        print(f"\n{one.name}")
-        for verdict in one.verdicts():
-            print(f"  {'LOOK: ' if verdict.worse else ''}{verdict.text}")
-    print(f"\nreport: {page}")
+    write_report(out, title, f"{after}, from {before}; without a truth", found)
 
 
 def write_report(
     folder: Path, title: str, lead: str, found: Sequence[tuple[Safety, Load]], left_alone: Sequence[str] = ()
 ) -> Path:
-    """Write ``safety.html`` and ``safety.json`` into ``folder``; returns the page's path."""
+    """Write ``safety.html`` and ``safety.json`` into ``folder`` and tell the verdicts; returns the page's path."""
     series = [
         {
             "name": f"{one.name}, {counted(len(one.slices), 'slice')}",
@@ -102,6 +90,11 @@ def write_report(
         "series": [figures(one) for one, _ in found],
     }
     table.write_json(folder / FIGURES, content)
+    for one, _ in found:
+        print(f"\n{one.name}")
+        for verdict in one.verdicts():
+            print(f"  {'LOOK: ' if verdict.worse else ''}{verdict.text}")
+    print(f"\nreport: {folder / PAGE}")
     return folder / PAGE
 
 
