@@ -22,7 +22,6 @@ from medi2i.common.options import Checked, option, parse
 from medi2i.datasets import dicom, file_names, grid
 from medi2i.datasets.dicom.header_checks import text
 from medi2i.datasets.dicom.new_series import DerivedSeries
-from medi2i.datasets.grid import Grid, new_position
 from medi2i.datasets.reading import Image
 from medi2i.tools.making import noise
 from medi2i.tools.making.training_pairs import LARGEST_HU, Pair, PairMaker, make_pairs
@@ -124,13 +123,13 @@ def geometry(
     if image.spacing is None:
         raise dicom.Unreadable(image.path, "has no PixelSpacing, which --keep_small multiplies")
     row, column = image.spacing
-    source = Grid.of(image.hu.shape, image.spacing)
+    source = grid.Grid.of(image.hu.shape, image.spacing)
     # The middle of what is kept, from the middle of the image: incomplete pixels are cut off at one side only.
     centre = tuple(
         (scale * n - whole) / 2 * mm for n, whole, mm in zip(size, image.hu.shape, image.spacing, strict=True)
     )
-    target = Grid(centre, (scale * row, scale * column), size)
-    position = new_position(image.where.position, image.where.orientation, source, target)
+    target = grid.Grid(centre, (scale * row, scale * column), size)
+    position = grid.new_position(image.where.position, image.where.orientation, source, target)
     return target.spacing, position
 
 

@@ -84,12 +84,21 @@ def random_kinds(generator: np.random.Generator, count: int) -> list[str]:
     return [CLASSES[index] for index in generator.integers(len(CLASSES), size=count)]
 
 
-def paint(size: tuple[int, int], shapes: Sequence[Shape], kinds: Sequence[str]) -> np.ndarray:
-    """A picture float (3, H, W) in 0…1: the shapes over each other on black, the last on top."""
-    picture = np.zeros((3, *size))
+def paint(
+    size: tuple[int, int],
+    shapes: Sequence[Shape],
+    kinds: Sequence[str],
+    ground: Sequence[float] = (0.0, 0.0, 0.0),
+    texture: np.ndarray | None = None,
+) -> np.ndarray:
+    """A picture float (3, H, W) in 0…1: the shapes over each other on a ``ground``, the last on top, in their own
+    colours or all in a ``texture`` (3, H, W) or (3, 1, 1).
+    """
+    picture = np.broadcast_to(np.reshape(ground, (3, 1, 1)), (3, *size))
     for shape, kind in zip(shapes, kinds, strict=True):
         cover = shape.coverage(size, kind)
-        picture = picture * (1 - cover) + np.reshape(shape.colour, (3, 1, 1)) * cover
+        colours = np.reshape(shape.colour, (3, 1, 1)) if texture is None else texture
+        picture = picture * (1 - cover) + colours * cover
     return picture
 
 
@@ -220,11 +229,7 @@ def textures(generator: np.random.Generator, size: tuple[int, int], options: Sha
     for domain in "AB":
         drawn = random_shapes(generator, size, options.shapes)
         texture = np.reshape(BROWN, (3, 1, 1)) if domain == "A" else stripes(size, generator)
-        picture = np.broadcast_to(np.reshape(MEADOW, (3, 1, 1)), (3, *size))
-        for shape in drawn:
-            cover = shape.coverage(size, ELLIPSE)
-            picture = picture * (1 - cover) + texture * cover
-        pictures.append(picture)
+        pictures.append(paint(size, drawn, [ELLIPSE] * len(drawn), MEADOW, texture))
     return pictures[0], pictures[1]
 
 

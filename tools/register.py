@@ -186,12 +186,10 @@ def register(
 ) -> None:
     """Write one series. Raises UserError."""
     slices = chosen_slices(series, options.slice_range)
-    names = {id(item): item.path for item in slices}
     partners: dict[int, dicom.SliceRef] = {}
     if options.to == POSITION and template is not None:
-        partners = at_heights(slices, series, template)
-        names = {key: item.path for key, item in partners.items()}
-        slices = [item for item in slices if id(item) in names]
+        partners = at_heights(slices, template)
+        slices = [item for item in slices if id(item) in partners]
     by_body = not options.mask_img and (options.mask != NONE or options.mask_img is not None)
     threshold = body_threshold(series, options) if by_body else None
     beyond = body_threshold(template, options) if options.mask == TEMPLATE and template is not None else None
@@ -222,16 +220,17 @@ def register(
     clipped = padded = 0
     with tempfile.TemporaryDirectory() as private:  # nothing that names the patient ever has a name in --out
         for item in slices:
+            partner = partners.get(id(item), item)
             image = dicom.read(item.path, item.frame, modalities=(series.modality,))
             shown = masked(image, options, threshold, air)
             values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
             if template is not None and beyond is not None:
-                values = np.where(body_of(partners[id(item)], template, on_template, beyond), values, air)
+                values = np.where(body_of(partner, template, on_template, beyond), values, air)
             padding: np.ndarray | None = beside
             if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
                 values, padding = np.where(beside, air, values), None  # beside the image there is air
             position = new_position(item.position, item.orientation, source, target)
-            below = name_below(item.path, Path(options.root)) if names[id(item)] == item.path else names[id(item)].name
+            below = name_below(item.path, Path(options.root)) if partner.path == item.path else partner.path.name
             out = Path(options.out) / name_of(below, "dcm", item, taken)
             report = derived.write(
                 out if deidentifier is None else Path(private) / "image.dcm",
@@ -298,7 +297,7 @@ def where(
     )
 
 
-def at_heights(slices: list[dicom.SliceRef], series: dicom.Series, template: dicom.Series) -> dict[int, dicom.SliceRef]:
+def at_heights(slices: list[dicom.SliceRef], template: dicom.Series) -> dict[int, dicom.SliceRef]:
     """id of each slice that lies within half a slice of one of the template → that one.
 
     Raises UserError where both have no frame of reference in common, or nothing in common.

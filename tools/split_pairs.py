@@ -176,9 +176,7 @@ def blocks(rows: list[Row], parts: dict[str, float]) -> dict[str, list[Row]]:
     """Cut the list in the order of the parts. Realisations of one image stay together."""
     names = list(dict.fromkeys(row.image for row in rows))
     counts = shares_of(len(names), parts)
-    place: dict[str, str] = {}
-    for part, count in counts.items():
-        place.update(dict.fromkeys(names[len(place) : len(place) + count], part))
+    place = dict(zip(names, np.repeat(list(counts), list(counts.values())), strict=True))
     return {part: [row for row in rows if place[row.image] == part] for part in parts}
 
 

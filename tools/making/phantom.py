@@ -51,9 +51,9 @@ class Anatomy:
         """A length or position that varies from patient to patient by ``spread`` of itself."""
         return value * self.scale * (1 + spread * float(np.clip(self.rng.normal(), -2, 2)))
 
-    def near(self, *centre: float, by: float = 4.0) -> tuple[float, ...]:
-        """A centre that varies by ``by`` mm."""
-        return tuple(c * self.scale + by * float(np.clip(self.rng.normal(), -2, 2)) for c in centre)
+    def near(self, *centre: float) -> tuple[float, ...]:
+        """A centre that varies by some 4 mm."""
+        return tuple(c * self.scale + 4.0 * float(np.clip(self.rng.normal(), -2, 2)) for c in centre)
 
 
 def phantom(
@@ -73,8 +73,7 @@ def phantom(
     body = Body(Anatomy(rng))
     middle = 10.0 + float(rng.uniform(-8, 8))
     heights = middle + (np.arange(slices) - (slices - 1) / 2) * thickness
-    ys = ((np.arange(shape[0]) - (shape[0] - 1) / 2) * pixel).astype(np.float32)
-    xs = ((np.arange(shape[1]) - (shape[1] - 1) / 2) * pixel).astype(np.float32)
+    ys, xs = (((np.arange(count) - (count - 1) / 2) * pixel).astype(np.float32) for count in shape)
     grain = [_texture(rng, (slices, *shape), (thickness, pixel, pixel), mm) for mm in (1.0, 3.5)]
     vessels = shapes.draw_tubes(body.vessels(), heights, ys, xs, pixel, thickness)
     hu = np.empty((slices, *shape), np.float32)
