@@ -62,18 +62,17 @@ def comparison(
             shown = axis.imshow(
                 _display(image, window), cmap="gray", vmin=window.lower, vmax=window.upper, interpolation="nearest"
             )
-    if classes:
-        axes[1, -1].legend(handles=legend, title="class", loc="center left", ncols=1 + classes // 12)
-    else:
-        figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
     for axis, (name, difference) in zip(axes[1], differences.items(), strict=False):
         if classes:
             axis.imshow(difference != 0, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         else:
-            shown = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+            changed = axis.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
         axis.set_title(f"{name}: wrong pixels" if classes else f"{name} - truth", fontsize=9, y=1)
-    if not classes:
-        bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
+    if classes:
+        axes[1, -1].legend(handles=legend, title="class", loc="center left", ncols=1 + classes // 12)
+    else:
+        figure.colorbar(shown, cax=axes[0, -1].inset_axes([1.04, 0, 0.06, 1]))
+        bar = figure.colorbar(changed, cax=axes[1, -1].inset_axes([0.04, 0, 0.06, 1]), extend="both")
         bar.set_label("difference" + (unit and f" /{unit}"))
     for axis in axes.flat:
         axis.set_axis_off()
