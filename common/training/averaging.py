@@ -176,8 +176,6 @@ def has_batch_statistics(links: Iterable[chainer.Link]) -> bool:
 
 def training_crops(dataset: PairedDataset | UnpairedDataset, count: int, seed: int) -> np.ndarray:
     """``count`` inputs of a data set (datasets.paired, .unpaired), augmented as in training: (count, C, H, W)."""
-    crops = []
-    for number in range(count):
-        example = dataset.load(number % len(dataset), np.random.default_rng((seed, _CROPS, number)))
-        crops.append(example[0] if isinstance(example, tuple) else example)
-    return np.stack(crops)
+    streams = (np.random.default_rng((seed, _CROPS, number)) for number in range(count))
+    examples = (dataset.load(number % len(dataset), rng) for number, rng in enumerate(streams))
+    return np.stack([example[0] if isinstance(example, tuple) else example for example in examples])

@@ -142,17 +142,17 @@ def tables(one: Safety) -> list[tuple[str, table.Lines]]:
     lines = [
         ["slice", "largest wide change / HU", "row, column", "rms change / HU", "noise / HU", "edges in difference"]
     ]
-    for change in one.slices[:LISTED]:
-        lines.append(
-            [
-                change.name,
-                f"{change.structure:.1f}",
-                f"{change.row}, {change.column}",
-                f"{change.rms:.1f}",
-                f"{_number(change.noise_in)} → {_number(change.noise_out)}",
-                _number(change.anatomy, 2),
-            ]
-        )
+    lines += [
+        [
+            change.name,
+            f"{change.structure:.1f}",
+            f"{change.row}, {change.column}",
+            f"{change.rms:.1f}",
+            f"{_number(change.noise_in)} → {_number(change.noise_out)}",
+            _number(change.anatomy, 2),
+        ]
+        for change in one.slices[:LISTED]
+    ]
     more = "" if len(one.slices) <= LISTED else f"; {len(one.slices) - LISTED} more in {FIGURES}"
     found.append((f"slices, the most changed first{more}", lines))
     return found

@@ -38,14 +38,13 @@ def blocks(evaluation: Evaluation, series: str = ALL) -> list[Lines]:
         chosen = [name for name in names if name.partition(" ")[0] in block]
         if not chosen:
             continue
-        head = ["", *(heading(name, evaluation.unit) for name in chosen)]
-        head.insert(2, f"95 % interval of {label(chosen[0])}")
-        tables.append([head])
+        first, *others = (heading(name, evaluation.unit) for name in chosen)
+        lines = [["", first, f"95 % interval of {label(chosen[0])}", *others]]
         for row in evaluation.rows:
             found = [(evaluation.summary[row.name, series, name], DIGITS[name.partition(" ")[0]]) for name in chosen]
-            cells = [row.name, *(_mean(one, digits) for one, digits in found)]
-            cells.insert(2, _interval(*found[0]))
-            tables[-1].append(cells)
+            first, *others = (_mean(one, digits) for one, digits in found)
+            lines.append([row.name, first, _interval(*found[0]), *others])
+        tables.append(lines)
     return tables
 
 
