@@ -38,9 +38,9 @@ def set_max_pixels(value: int | str | None) -> None:
     os.environ[_VARIABLE] = str(value)
 
 
-def check_pixels(path: Path | str, rows: int, columns: int, limit: int | None = None) -> None:
-    """Raise Unreadable where an image declares more pixels than ``limit`` (default: ``max_pixels()``)."""
-    limit = max_pixels() if limit is None else limit
+def check_pixels(path: Path | str, rows: int, columns: int) -> None:
+    """Raise Unreadable where an image declares more than ``max_pixels()``."""
+    limit = max_pixels()
     if rows * columns > limit:
         raise Unreadable(
             path, f"declares {rows}×{columns} pixels, more than {limit}; --max-pixels {rows * columns} would allow it"

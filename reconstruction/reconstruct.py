@@ -25,7 +25,7 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.device import use_cpu_engine
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.generator import AnySize, engine_of
 from medi2i.common.inference.plan import for_noise
 from medi2i.common.inference.report import COMPLETE, WRITTEN, Report
@@ -445,8 +445,7 @@ class Writer:
         return self._series[uid]
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

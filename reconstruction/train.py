@@ -15,7 +15,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 
 from medi2i.common.compat import Array, chainer
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.options.learned import CRITIC, LearnedOptions
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.pictures import (
@@ -183,8 +183,7 @@ class ScanPictures(Pictures):
         draw_grid(path, rows, titles, [self.scans.name(i) for i in chosen[0]])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

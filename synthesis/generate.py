@@ -19,7 +19,7 @@ import numpy as np
 from medi2i.common import VERSION
 from medi2i.common.compat import chainer
 from medi2i.common.device import choose_device, use_cpu_engine, use_gpu_engine
-from medi2i.common.errors import UserError, run
+from medi2i.common.errors import UserError, as_main
 from medi2i.common.locks import locked
 from medi2i.common.networks.checkpoint import digest
 from medi2i.common.options import Checked, option, parse
@@ -186,8 +186,7 @@ def _grid(path: Path, unit: np.ndarray, clip: Clip, trained: SynthesisOptions, o
     draw_grid(path, rows, [MARK, range_text(low, high, trained.modality)], [""] * len(rows))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":

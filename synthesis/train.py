@@ -17,7 +17,7 @@ import medi2i  # noqa: F401  # isort: skip  # first: it finds the environment of
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.errors import run
+from medi2i.common.errors import as_main
 from medi2i.common.options.learned import SynthesisOptions
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.pictures import Panel, Pictures, draw_grid, plane, range_text, window_of
@@ -137,8 +137,7 @@ class SamplePictures(Pictures):
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return run(command, argv)
+main = as_main(command)
 
 
 if __name__ == "__main__":
