@@ -43,7 +43,7 @@ from medi2i.tools.make_sinograms import PHANTOM_MM
 
 Case = tuple[np.ndarray, np.ndarray]  # sinogram and truth in 1/mm
 Method = Callable[[np.ndarray], np.ndarray]
-STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0)
+STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 PULLS = (0.001, 0.003, 0.01, 0.03)  # of a denoiser's answer, beside the rays
 LEVEL = 40.0  # HU, of the white noise that it has learnt to take away
 PARTS = (0.1, 0.3, 1.0)  # of the critic, beside total variation of the strength that was chosen for that alone
@@ -60,7 +60,7 @@ CRITIC = ("--channels", 16, "-lr", 5e-4, "--ema", 0.99)
 CRITIC_SIZE, CRITIC_STRENGTH = 256, 0.5  # rows and columns that it learns from; of the total variation that it judges
 THICK = 5  # slices of thin ones, whose mean is clean enough
 FINENESS = 3
-DIP_STRENGTH = 4.0  # best of 4, 4.5 and 5 on choosing phantoms; total variation alone is best with 5
+DIP_STRENGTH = 4.0  # best of 4, 4.5 and 5 on choosing phantoms, as it is for total variation alone
 CLIP = (-1300, 300)  # phantoms lie at -1000 (0) to 0 (1) HU; what rings beyond is cut before a network sees it
 METHODS = ("fbp", "sirt", "tv", "pnp", "adversarial", "learned primal-dual", "pix2pix on fbp")
 
@@ -305,7 +305,7 @@ class Section:
             problem, start = solvers.problem_of(operator, y, self.photons), fbp(self.geometry, y, "hann", 0.5)
             state = self.work / f"dip{number}.npz"
             images.append(DeepImagePrior(problem, start, Prior(DIP_STRENGTH), state).run())
-            beside.append(psnr(solvers.total_variation(problem, 5.0, 300, start), truth))
+            beside.append(psnr(solvers.total_variation(problem, DIP_STRENGTH, 300, start), truth))
             print(f"dip {psnr(images[-1], truth):.2f} dB, tv {beside[-1]:.2f} dB", flush=True)
         chosen = f"λ = {DIP_STRENGTH:g}, {Prior.part:g} of it; tv on the same {np.mean(beside):.2f}"
         seconds = time.process_time() - started

@@ -41,7 +41,7 @@ SEEN = ("-ca", -1, 1, "-cb", -1, 1, "-cw", 56, "-ch", 56, "-rt", 4, "-g", -1)
 SEGMENTOR = ("--preset", "segment", "-cn", CLASSES, "-gnb", 2, "--nvis", 0)
 NETWORK = ("-gc", 16, 32, "-gnb", 2, "-gs", "none", "-gu", "resize", "-u", "none", "-dc", 16, 32, 64)
 TRAINING = ("-b", 1, "-lrg", "1e-3", "-lrd", "3e-4", "-lcAz", 0, "-lcBz", 0, "-ld", 0, "--nvis_A", 0, "--nvis_B", 0)
-WEIGHT = 10  # of the shape loss
+WEIGHT = 30  # of the shape loss
 PLAIN, LABELS, SEGMENTORS = "plain", "labels", "segmentors"
 MOST, LEAST, WORSE = 0.90, 0.97, 1.3  # Dice without and with shape consistency; distance to B, as a multiple
 
@@ -138,7 +138,7 @@ def judged(data: Path, made: Path) -> dict[str, float]:
 def measured(work: Work, way: str, seed: int, epochs: int) -> dict[str, float]:
     """Train one way with one seed, convert the test images of A, and judge them; each is done once."""
     data, name = work.folder("data"), f"{way}{seed}"
-    decided = {"way": way, "seed": seed, "epochs": epochs, "network": NETWORK, "training": TRAINING}
+    decided = {"way": way, "seed": seed, "epochs": epochs, "network": NETWORK, "training": TRAINING, "weight": WEIGHT}
 
     def trained(folder: Path) -> dict[str, Any]:
         words = ("-R", data, "-o", folder / "run", *SEEN, *NETWORK, *TRAINING, *words_of(way, work))
@@ -188,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_cpu_engine("auto")
     work = Work(given.work)
     data = work.folder("data")
-    decided = {"images": given.images, "tests": TESTS, "size": SIZE, "radius": RADIUS, "larger": LARGER}
+    shapes = {"size": SIZE, "radius": RADIUS, "larger": LARGER, "stripes": STRIPES}
+    decided = {"images": given.images, "tests": TESTS, **shapes}
     work.step("data", decided, lambda folder: make_data(folder, given.images, TESTS))
     for domain in "AB":
         words = (*SEGMENTOR, *SEEN, "-e", given.segmentor_epochs, "-R", data / f"pairs{domain}", "-o")
