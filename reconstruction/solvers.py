@@ -222,15 +222,15 @@ def even_variation(problem: Problem, strength: float, iterations: int, start: np
     (rows, columns), (down, along) = geometry.shape, geometry.spacing
     fine = replace(geometry, shape=(rows * parts, columns * parts), spacing=(down / parts, along / parts))
     operator = Operator(fine, xp=problem.operator.xp)
-    if not operator.keeps_all:
-        operator, parts = problem.operator, 1
-    rays = problem.sinogram * np.float32(problem.water * problem.pixel)
-    finer = problem_of(operator, rays, None if problem.weights is None else 1.0)
-    images = []
+    if operator.keeps_all:
+        rays = problem.sinogram * np.float32(problem.water * problem.pixel)
+        finer = problem_of(operator, rays, None if problem.weights is None else 1.0)
+    else:
+        finer, parts = problem, 1
+    begin, images = np.kron(start, np.ones((parts, parts), np.float32)), []
     for axes in FLIPS:
         flipped = Flipped(**vars(finer), axes=axes)
-        begin = np.flip(np.kron(start, np.ones((parts, parts), np.float32)), axes)
-        images.append(np.flip(total_variation(flipped, parts * strength, iterations, begin), axes))
+        images.append(np.flip(total_variation(flipped, parts * strength, iterations, np.flip(begin, axes)), axes))
     mean = np.mean(images, axis=0, dtype=np.float32)
     return np.asarray(mean.reshape(rows, parts, columns, parts).mean((1, 3)))
 
