@@ -6,15 +6,17 @@
 Strengths and windows are chosen on other phantoms or slices than those that are shown. With --train, learned
 primal-dual is trained for so many minutes on other phantoms, pix2pix on filtered back-projections for half of it, and
 for each CT on the other series a denoiser as prior for half, a critic for a fifth; the deep image prior, a minute an
-image, is fitted to --dip of those shown. One core.
+image, is fitted to --dip of those shown. Each has one core; as many are trained at once as there are cores.
 What is trained or measured is kept in --work and not made again: a run that was ended goes on where it was.
 """
 
 import argparse
+import os
 import platform
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,7 @@ Case = tuple[np.ndarray, np.ndarray]  # sinogram and truth in 1/mm
 Method = Callable[[np.ndarray], np.ndarray]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 PULLS = (0.001, 0.003, 0.01, 0.03)  # of a denoiser's answer, beside the rays
+PHOTONS = 1e5  # a ray of a CT
 LEVEL = 40.0  # HU, of the white noise that it has learnt to take away
 PARTS = (0.1, 0.3, 1.0)  # of the critic, beside total variation of the strength that was chosen for that alone
 LEARNED = ("--ema", 0.998)
@@ -155,23 +158,30 @@ def with_critic(operator: Operator, photons: float, run: str, strength: float) -
     return [judged(part) for part in PARTS]
 
 
-def train(work: Path, minutes: float, phantoms: int) -> dict[str, str]:
-    """Train what learns, on ``phantoms`` ellipse phantoms of their own, and validate on eight: name -> run folder."""
-    scans, size = work / "scans", ("--of", "ellipses", "--size", 128, "--views", 30, "--noise", 0.025)
-    for folder, count, seed in ((scans, phantoms, 11), (work / "val", 8, 12)):
+def make_phantoms(work: Path, count: int) -> None:
+    """``count`` ellipse phantoms to train on, others than those shown, and eight to validate on."""
+    size = ("--of", "ellipses", "--size", 128, "--views", 30, "--noise", 0.025)
+    for folder, number, seed in ((work / "scans", count, 11), (work / "val", 8, 12)):
         if (folder / "pairs.txt").is_file():
             continue
-        command("tools/make_sinograms.py", *size, "--num", count, "--seed", seed, "-o", folder)
+        command("tools/make_sinograms.py", *size, "--num", number, "--seed", seed, "-o", folder)
         command("reconstruction/reconstruct.py", "-i", folder, "-o", folder / "fbp", "--method", "fbp")
         names = sorted(path.name for path in (folder / "truth").glob("*.npy"))
         write_text(folder / "pairs.txt", "".join(f"fbp/{name}\ttruth/{name}\n" for name in names))
-    pairs = ("-it", "npy", "-R", scans, "-t", "pairs.txt", "--val", work / "val" / "pairs.txt")
+
+
+def train_primal_dual(work: Path, minutes: float) -> str:
+    """The run of learned primal-dual for the phantoms."""
+    words = ("reconstruction/train.py", "-i", work / "scans", "--val", work / "val", *LEARNED)
+    return str(trained(work / "learned", minutes, *words))
+
+
+def train_pix2pix(work: Path, minutes: float) -> str:
+    """The best encoder of pix2pix on filtered back-projections of the phantoms."""
+    pairs = ("-it", "npy", "-R", work / "scans", "-t", "pairs.txt", "--val", work / "val" / "pairs.txt")
     clips = ("-ca", *CLIP, "-cb", *CLIP)
-    learned = trained(
-        work / "learned", minutes, "reconstruction/train.py", "-i", scans, "--val", work / "val", *LEARNED
-    )
-    run = find_run(trained(work / "pix2pix", minutes / 2, "pix2pix/train.py", *pairs, *clips, *PIX2PIX))
-    return {"learned": str(learned), "pix2pix": str(run.folder / f"enc_x{run.epoch('best')}.npz")}
+    run = find_run(trained(work / "pix2pix", minutes, "pix2pix/train.py", *pairs, *clips, *PIX2PIX))
+    return str(run.folder / f"enc_x{run.epoch('best')}.npz")
 
 
 def train_denoiser(work: Path, minutes: float, geometry: Geometry, folders: list[str]) -> str:
@@ -187,16 +197,16 @@ def train_denoiser(work: Path, minutes: float, geometry: Geometry, folders: list
     return str(trained(work / "denoiser", minutes, "pix2pix/train.py", *DENOISER, "-R", data))
 
 
-def train_critic(work: Path, minutes: float, geometry: Geometry, photons: float, folders: list[str]) -> str:
+def train_critic(work: Path, minutes: float, geometry: Geometry, folders: list[str]) -> str:
     """The run of a critic that tells the slices of ``folders``, with pixels as in ``geometry``, from what total
     variation makes of their rays."""
     scans, rng = work / "scans", np.random.default_rng(7)
     if not scans.is_dir():
         small = regular((CRITIC_SIZE, CRITIC_SIZE), geometry.spacing, geometry.sinogram_shape[0])
-        scanner, operator = Scanner(small, FINENESS, photons=photons), Operator(small)
+        scanner, operator = Scanner(small, FINENESS, photons=PHOTONS), Operator(small)
         for number, hu in enumerate(clean_slices(folders, small, 16)):
             sinogram = scanner.measure(small.to_attenuation(hu), rng)
-            problem, start = solvers.problem_of(operator, sinogram, photons), fbp(small, sinogram, "hann")
+            problem, start = solvers.problem_of(operator, sinogram, PHOTONS), fbp(small, sinogram, "hann")
             image = solvers.total_variation(problem, CRITIC_STRENGTH, 150, start)
             for folder, array in (("", sinogram), ("truth", hu), ("tv", small.to_hu(image))):
                 write_npy(work / "scans.new" / folder / f"{number:04d}.npy", array.astype(np.float32))
@@ -312,6 +322,23 @@ class Section:
         return self.line(operator, f"dip, the first {count}", chosen, images, seconds), images[0]
 
 
+def train(minutes: float, ellipse: Section, scans: dict[str, Section], others: list[str]) -> None:
+    """Train what learns, and leave it in the sections' ``runs``; scans: by the folder of their CT."""
+    jobs: list[tuple[Section, str, Callable[..., str], tuple[object, ...]]] = [
+        (ellipse, "learned", train_primal_dual, (ellipse.work, minutes)),
+        (ellipse, "pix2pix", train_pix2pix, (ellipse.work, minutes / 2)),
+    ]
+    for folder, section in scans.items():
+        work, rest = section.work / f"priors_{Path(folder).name}", [one for one in (*scans, *others) if one != folder]
+        if rest:
+            jobs.append((section, "prior", train_denoiser, (work, minutes / 2, section.geometry, rest)))
+            jobs.append((section, "critic", train_critic, (work, minutes / 5, section.geometry, rest)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = [(section, name, pool.submit(function, *given)) for section, name, function, given in jobs]
+        for section, name, run in found:
+            section.runs[name] = run.result()
+
+
 def draw(path: Path, images: list[np.ndarray], soft: bool) -> None:
     """Images in HU beside each other: of CT from -160 to 240 HU, of phantoms from 0 to 1."""
     low, high = (-160, 240) if soft else (-1000, 0)
@@ -329,13 +356,13 @@ def phantoms(count: int, geometry: Geometry, first: int, noise: float) -> list[C
     return cases
 
 
-def slices(folder: str, photons: float) -> tuple[Geometry, list[Case], list[Case]]:
+def slices(folder: str) -> tuple[Geometry, list[Case], list[Case]]:
     """60 views of a CT: two slices to choose by, and two others."""
     series = longest_ct(folder)
     if series.spacing is None:
         raise SystemExit(f"{folder}: pixels of no known size")
     geometry = regular(series.shape, series.spacing, 60)
-    scanner, cases = Scanner(geometry, FINENESS, photons=photons), []
+    scanner, cases = Scanner(geometry, FINENESS, photons=PHOTONS), []
     for part in (0.25, 0.7, 0.42, 0.65):
         item = series.slices[int(part * len(series.slices))]
         truth = geometry.to_attenuation(dicom.read(item.path, item.frame).hu.astype(np.float32))
@@ -357,24 +384,23 @@ def main() -> None:
     use_cpu_engine("auto")
     noise = 0.025
     geometry = regular((128, 128), (PHANTOM_MM / 128, PHANTOM_MM / 128), 30)
-    runs = {} if options.train is None else train(options.work, options.train, options.scans)
     choosing, shown = phantoms(4, geometry, 1000, noise), phantoms(options.phantoms, geometry, 0, noise)
     title = f"Random ellipses, {options.phantoms} of 128², 30 views, noise 2.5 %"
-    sections = [Section(title, geometry, choosing, shown, options.work, runs=runs)]
+    ellipse = Section(title, geometry, choosing, shown, options.work)
     geometry = regular((256, 256), (1.0, 1.0), 30)
     fine = shepp_logan(256 * FINENESS) * np.float32(geometry.mu_water)
     case = Scanner(geometry, FINENESS).measure(fine, np.random.default_rng(0)), coarse(fine)
     title = "Shepp–Logan, 256², 30 views, no noise (chosen on itself)"
-    sections.append(Section(title, geometry, [case], [case], options.work))
+    head = Section(title, geometry, [case], [case], options.work)
+    scans = {}
     for folder in options.ct:
-        geometry, choosing, shown = slices(folder, 1e5)
+        geometry, choosing, shown = slices(folder)
         title = f"{Path(folder).name}, {geometry.shape[0]}², 60 views, 10⁵ photons a ray"
-        runs = {}
-        if options.train is not None and (others := [one for one in (*options.ct, *options.others) if one != folder]):
-            work = options.work / f"priors_{Path(folder).name}"
-            runs["prior"] = train_denoiser(work, options.train / 2, geometry, others)
-            runs["critic"] = train_critic(work, options.train / 5, geometry, 1e5, others)
-        sections.append(Section(title, geometry, choosing, shown, options.work, 1e5, runs))
+        scans[folder] = Section(title, geometry, choosing, shown, options.work, PHOTONS)
+    if options.train is not None:
+        make_phantoms(options.work, options.scans)
+        train(options.train, ellipse, scans, options.others)
+    sections = [ellipse, head, *scans.values()]
     page = [
         "# Reconstruction from few views",
         "",
