@@ -3,8 +3,8 @@
 
     python benchmarks/mr_to_ct.py /path/to/mr-ct-thigh --work mr_to_ct --minutes 10 [--only paired] [--seeds 0 1 2]
 
-The folder has one folder a patient, with CT and MR_T1 in one frame of reference; their common part is cut out and
-masked by register.py. Told are, inside of the body, MAE in HU and the Dice of bone by evaluate.py beside its simple
+The folder has one folder a patient, with CT and MR_T1 in one frame of reference; register.py bends the CT onto the MR
+and masks what both have. Told are, inside of the body, MAE in HU and the Dice of bone by evaluate.py beside its simple
 rows, and the means of muscle and fat, which the MR tells (Otsu's threshold of its tissue). "anatomy" is paired, with
 the features of a segmentor of air, fat, muscle and bone, trained on CT of the same patient. What is trained is kept
 in --work.
@@ -41,8 +41,9 @@ def cut(folder: Path, out: Path) -> list[str]:
     for patient in patients:
         for part, kind, template in (("trainB", "CT", folder / patient / "MR_T1"), ("trainA", "MR_T1", None)):
             words = ("--to", "position", "--mask", "template", "--template", template or out / "trainB" / patient)
+            bent = ("--deform",) if kind == "CT" else ()
             if not (out / part / patient).exists():
-                command("tools/register.py", "-i", folder / patient / kind, "-o", out / part / patient, *words)
+                command("tools/register.py", "-i", folder / patient / kind, "-o", out / part / patient, *words, *bent)
         names = sorted(path.relative_to(out / "trainA") for path in (out / "trainA" / patient).rglob("*.dcm"))
         write_text(out / f"pairs_{patient}.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
     return patients

@@ -151,7 +151,7 @@ def as_mr(path, target):
 
 
 def test_mr_to_ct(here):
-    for name, folder in zip(("p1", "p2", "p3"), phantoms(here / "made", 3), strict=True):
+    for name, folder in zip(("p1", "p2", "p3"), phantoms(here / "made", 3, 4), strict=True):
         for path in sorted(folder.iterdir()):
             as_mr(path, here / "mr" / name / path.name)
             as_mr(path, here / "new" / "mr" / name / path.name)
@@ -160,18 +160,18 @@ def test_mr_to_ct(here):
     for line in unrolled(block("docs/mr_to_ct.md")):
         typed(line, ["-e", "1", "--nvis", "0"])
     results = sorted((here / "as_ct").rglob("*.dcm"))
-    assert len(results) == 2 and {dicom.read(path).modality for path in results} == {"CT"}
+    assert len(results) == 4 and {dicom.read(path).modality for path in results} == {"CT"}
     assert dicom.read(results[0]).spacing == (10, 10)
     trained = len((here / "data" / "mr2ct" / "pairs_train.txt").read_text().splitlines())
-    assert trained == 4  # two patients, and one apart
+    assert trained == 8  # two patients, and one apart
 
     for line in block("docs/mr_to_ct.md", 2):
         typed(line, [])
     assert (here / "evaluation/report.html").is_file()
-    assert all(len(list((here / folder).iterdir())) == 2 for folder in ("both/trainB/p1", "both/trainA/p1"))
+    assert all(len(list((here / folder).iterdir())) == 4 for folder in ("both/trainB/p1", "both/trainA/p1"))
     for path in results:
         path.unlink()
     find_report(here / "as_ct").unlink()
     for line in block("docs/mr_to_ct.md", 1):
         typed(line, ["-e", "1", "--nvis_A", "0", "--nvis_B", "0"])
-    assert len(list((here / "as_ct").rglob("*.dcm"))) == 6
+    assert len(list((here / "as_ct").rglob("*.dcm"))) == 12

@@ -3,13 +3,14 @@
 
   python tools/register.py -i ct -o registered --to body --size 256 --spacing 1.5
   python tools/register.py -i mr -o registered --to template --template ct
-  python tools/register.py -i ct -o data/trainB --to position --template mr
+  python tools/register.py -i ct -o data/trainB --to position --template mr --deform
   python tools/register.py -i ct -o public --to none --mask body --deidentify
 
 Images are shifted in their plane, the same for all slices of a series, so that the centre of the body, or the place
 where the series looks like the template, comes to the middle. Every slice stays at its place in the patient: positions
 are those of the new pixels in the series' own frame of reference, never the template's. With --to position nothing is
-shifted: of two series of one frame of reference, what lies where the template does is cut out, under its names.
+shifted: of two series of one frame of reference, what lies where the template does is cut out, under its names; with
+--deform it is turned and bent onto the template, too, which is of another day, table or modality.
 """
 
 import sys
@@ -39,6 +40,8 @@ from medi2i.tools.making.training_pairs import first_readable, name_of
 
 BODY, TEMPLATE, POSITION, NONE = "body", "template", "position", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way
+FEWEST, EVEN = 4, 0.1  # slices to bend; how much their distances may differ, of one
+FOLDED = 0.001  # of what was bent: beyond it, to warn
 POOR = 0.5  # correlation after registration below which to warn
 
 
@@ -91,6 +94,13 @@ class RegisterOptions(Checked):
         high=100,
         metavar="X",
         help="so many times as many pixels a mm, in place of --spacing",
+    )
+    deform: bool = option(
+        False,
+        type=bool,
+        help="with --to position: turn and bend the series onto the template by their mutual information, in three "
+        "dimensions; the result lies at the template's place",
+        first=True,
     )
     translate: list[float] | None = option(
         None,
@@ -166,6 +176,11 @@ def command(argv: list[str]) -> None:
         raise UserError("--template: goes with --to template and --to position, and these with it")
     if options.mask == TEMPLATE and options.to != POSITION:
         raise UserError("--mask template: goes with --to position, which alone says where the template's body is")
+    if options.deform and options.to != POSITION:
+        raise UserError("--deform: goes with --to position, which says what the series is bent onto")
+    for name in ("size", "spacing", "scale", "translate", "random_translate"):
+        if options.deform and getattr(options, name):
+            raise UserError(f"--{name}: with --deform the result has the template's grid")
     deidentifier = Deidentifier() if options.deidentify else None
     template = read_template(options)
     found = dicom.scan(options.root, modalities=tuple(options.modality))
@@ -197,6 +212,10 @@ def register(
     centre, told = where(series, slices, template, options)
     target, moved = shifted(target_grid(source, centre, template, options), series, options)
     on_template = replace(target, centre=(target.centre[0] - centre[0], target.centre[1] - centre[1]))
+    air = np.float32((AIR_HU if series.modality == "CT" else 0.0) if options.padding is None else options.padding)
+    bent: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    if options.deform and template is not None:
+        bent, told = bend(series, template, options, threshold, air)
     header = dicom.read(first_readable(series), modalities=(series.modality,)).header
     description = f"{series.description} registered".strip() if deidentifier is None else "registered"
     derived = DerivedSeries(
@@ -209,6 +228,7 @@ def register(
             "size": target.size,
             "mask": options.mask,
             "interpolation": options.interpolation,
+            **({"deform": template.uid} if options.deform and template is not None else {}),
             **{
                 name: value
                 for name in ("mask_img", "threshold", "padding")
@@ -216,20 +236,26 @@ def register(
             },
         },
     )
-    air = np.float32((AIR_HU if series.modality == "CT" else 0.0) if options.padding is None else options.padding)
     clipped = padded = 0
     with tempfile.TemporaryDirectory() as private:  # nothing that names the patient ever has a name in --out
         for item in slices:
             partner = partners.get(id(item), item)
             image = dicom.read(item.path, item.frame, modalities=(series.modality,))
-            shown = masked(image, options, threshold, air)
-            values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
+            if bent:
+                values, beside = bent[id(partner)]
+            else:
+                shown = masked(image, options, threshold, air)
+                values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
             if template is not None and beyond is not None:
                 values = np.where(body_of(partner, template, on_template, beyond), values, air)
             padding: np.ndarray | None = beside
             if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
                 values, padding = np.where(beside, air, values), None  # beside the image there is air
-            position = new_position(item.position, item.orientation, source, target)
+            if bent:  # one grid, another plane
+                position = new_position(partner.position, partner.orientation, on_template, on_template)
+            else:
+                position = new_position(item.position, item.orientation, source, target)
+            elsewhere = bool(bent) or target != source
             below = name_below(item.path, Path(options.root)) if partner.path == item.path else partner.path.name
             out = Path(options.out) / name_of(below, "dcm", item, taken)
             report = derived.write(
@@ -237,8 +263,8 @@ def register(
                 image,
                 values,
                 mask=padding,
-                spacing=None if target == source else target.spacing,
-                position=None if target == source else position,
+                spacing=target.spacing if elsewhere else None,
+                position=position if elsewhere else None,
                 force=options.force or deidentifier is not None,
             )
             if deidentifier is not None:
@@ -251,6 +277,47 @@ def register(
         + (f"; {clipped} values clipped" if clipped else "")
         + (f"; {padded} pixels are padding" if padded else "")
     )
+
+
+def bend(
+    series: dicom.Series, template: dicom.Series, options: RegisterOptions, threshold: float | None, air: np.float32
+) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], str]:
+    """id of each slice of the template → what lies there, and where nothing does; and how it was moved, in words."""
+    looks, template_looks = volume_of(series), volume_of(template)
+    down, along = between(series.slices[0], template)
+    looks.origin = looks.origin[0], looks.origin[1] - down, looks.origin[2] - along
+    images = [dicom.read(item.path, item.frame, modalities=(series.modality,)) for item in series.slices]
+    shown = np.stack([masked(image, options, threshold, air) for image in images]) - air
+    found = registration.deformation(
+        template_looks,
+        looks,
+        replace(looks, values=shown),
+        (template.modality, series.modality),
+        ORDERS[options.interpolation],
+    )
+    words = f"by {found.mean:.1f} mm on average, {found.most:.1f} at most"
+    if found.after <= found.before or found.folded > FOLDED:
+        print(
+            f"warning: {series.slices[0].path}: bent {words}, mutual information {found.before:.2f} → "
+            f"{found.after:.2f}, {100 * found.folded:.1f} % of it folded; look at the result",
+            file=sys.stderr,
+        )
+    slices = zip(template.slices, found.values + air, found.beside, strict=True)
+    told = f"bent onto the template {words}: mutual information {found.before:.2f} → {found.after:.2f}"
+    return {id(item): (values, beside) for item, values, beside in slices}, told
+
+
+def volume_of(series: dicom.Series) -> registration.Volume:
+    """All slices, with (z, v, u) by heights and from the slices' centre. Raises UserError where no volume is there."""
+    heights, spacing = series.heights(), spacing_of(series)
+    where = series.slices[0].path.parent
+    if heights is None or len(heights) < FEWEST:
+        raise UserError(f"--deform: {where} has {len(series.slices)} slices with a position; {FEWEST} would do")
+    if np.ptp(np.diff(heights)) > EVEN * spacing[0]:
+        raise UserError(f"--deform: the slices of {where} are not evenly spaced")
+    top, left = (-(n - 1) / 2 * mm for n, mm in zip(series.shape, spacing[1:], strict=True))
+    distance = float(np.diff(heights).mean())
+    return registration.Volume(dicom.read_volume(series), (float(heights[0]), top, left), (distance, *spacing[1:]))
 
 
 def chosen_slices(series: dicom.Series, limits: list[float] | None) -> list[dicom.SliceRef]:

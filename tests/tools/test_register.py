@@ -1,7 +1,10 @@
 """The register command: geometry that stays true to the patient, exact HU where no pixel moves by a fraction."""
 
+import importlib.util
+import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pydicom
@@ -249,10 +252,10 @@ def test_positions_of_two_frames_of_reference_are_not_compared(phantom, tmp_path
     assert "have no FrameOfReferenceUID in common" in capsys.readouterr().err
 
 
-def test_what_lies_outside_of_either_body_is_air_in_both(phantom, tmp_path, capsys):
-    """An MR of the phantom whose body is narrower: both show it where both have it, and nothing else changes."""
-    shutil.copytree(phantom, tmp_path / "mr")
-    for path in sorted((tmp_path / "mr").rglob("*.dcm")):
+def as_mr(phantom, out):
+    """An MR of the phantom, whose body is narrower."""
+    shutil.copytree(phantom, out)
+    for path in sorted(out.rglob("*.dcm")):
         dataset = pydicom.dcmread(path)
         hu = dataset.pixel_array.astype(int) * int(dataset.RescaleSlope) + int(dataset.RescaleIntercept)
         signal = np.where(hu > -500, 700 + hu // 8, 0)
@@ -264,6 +267,43 @@ def test_what_lies_outside_of_either_body_is_air_in_both(phantom, tmp_path, caps
         dataset.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=["mr"])
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         dataset.save_as(path)
+    return out
+
+
+def test_what_is_bent_lies_where_the_template_does(phantom, tmp_path, capsys, monkeypatch):
+    mr = only_series(as_mr(phantom, tmp_path / "mr"))
+    words = "--to", "position", "--template", tmp_path / "mr"
+    if importlib.util.find_spec("SimpleITK"):
+        assert run(phantom, tmp_path / "out", *words, "--deform") == 0
+        told = capsys.readouterr().out
+        assert re.search(r"5 slices, 72×60 pixels .* bent onto the template by \d+\.\d mm on average", told)
+        found = only_series(tmp_path / "out")
+        for one, other in zip(found.slices, mr.slices, strict=True):
+            assert (one.path.name, one.shape) == (other.path.name, other.shape)
+            assert (one.spacing, one.frame_of_reference) == (other.spacing, other.frame_of_reference)
+            assert one.position == pytest.approx(other.position, abs=1e-3)
+        difference = np.abs(dicom.read_volume(found) - dicom.read_volume(only_series(phantom)))
+        assert np.median(difference) < 20  # it lay there before
+        assert "SourceImageSequence" in pydicom.dcmread(found.slices[0].path)
+    for wrong, message in (
+        (("--to", "body", "--deform"), "--deform: goes with --to position"),
+        ((*words, "--deform", "--size", "64"), "--size: with --deform the result has the template's grid"),
+    ):
+        assert run(phantom, tmp_path / "no", *wrong) == 1
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert run(phantom, tmp_path / "no", *words, "--deform") == 1
+    assert "--deform: needs SimpleITK: pip install 'medi2i[register]'" in capsys.readouterr().err
+    assert not list((tmp_path / "no").rglob("*.dcm"))
+    for path in mr.paths[3:]:
+        path.unlink()
+    assert run(phantom, tmp_path / "no", *words, "--deform") == 1
+    assert "has 3 slices with a position; 4 would do" in capsys.readouterr().err
+
+
+def test_what_lies_outside_of_either_body_is_air_in_both(phantom, tmp_path, capsys):
+    """Both show the body where both have it, and nothing else changes."""
+    as_mr(phantom, tmp_path / "mr")
     words = "--to", "position", "--mask", "template"
     assert run(phantom, tmp_path / "ct", *words, "--template", tmp_path / "mr") == 0
     assert run(tmp_path / "mr", tmp_path / "mr2", *words, "--template", tmp_path / "ct") == 0

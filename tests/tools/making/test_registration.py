@@ -1,5 +1,7 @@
 """Placing images on other grids and finding shifts: values that can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,63 @@ def test_a_shift_along_the_slices_is_found():
     volume = -1000 + (volume + 1000) * weights[:, None, None].astype(np.float32)
     shift, _, _ = registration.translation(volume[:12], (3.0, 1.5, 1.5), volume[4:], (3.0, 1.5, 1.5), "CT")
     assert shift[0] == pytest.approx(-12.0, abs=3.0)
+
+
+def anatomy(z, v, u):
+    """HU of a limb at places in mm: skin, fat, muscle, a bone, and two vessels."""
+    out = np.full(np.broadcast_shapes(z.shape, v.shape, u.shape), -1000.0)
+    out[(v / 50) ** 2 + (u / 55) ** 2 + 0 * z < 1] = -100
+    out[(v / 38) ** 2 + (u / 43) ** 2 + 0 * z < 1] = 50
+    out[((v - 8) / 11) ** 2 + ((u + 6 - 0.1 * z) / 9) ** 2 < 1] = 900
+    out[(v + 18) ** 2 + (u - 16) ** 2 + 0 * z < 49] = -100
+    out[(v + 12 + 0.1 * z) ** 2 + (u + 24) ** 2 < 36] = -100
+    return out.astype(np.float32)
+
+
+def limb(shift=(0.0, 0.0), bow=0.0):
+    """(CT in HU, its volume): a limb that lies elsewhere by ``shift`` mm and is bowed by ``bow`` mm."""
+    z, v, u = np.meshgrid(np.arange(-40, 44, 4.0), np.arange(-64, 65, 2.0), np.arange(-64, 65, 2.0), indexing="ij")
+    wave = bow * np.cos(z / 25) * np.cos(v / 40)
+    values = anatomy(z, v - shift[0] - 0.5 * wave, u - shift[1] - wave)
+    return registration.Volume(values, (-40.0, -64.0, -64.0), (4.0, 2.0, 2.0))
+
+
+def as_mr(volume):
+    """The same in T1: fat bright, bone and air dark; with noise."""
+    signal = np.interp(volume.values, [-1000, -100, 50, 900], [0, 1000, 300, 20])
+    return replace(volume, values=(signal + np.random.default_rng(0).normal(0, 10, signal.shape)).astype(np.float32))
+
+
+def overlap_of_fat(first, second):
+    """Dice of what is fat in two volumes in HU."""
+    one, other = ((volume > -150) & (volume < -50) for volume in (first, second))
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_a_series_that_lies_otherwise_is_bent_onto_one_of_other_contrast():
+    pytest.importorskip("SimpleITK")
+    template, moving = as_mr(limb()), limb((9.0, -6.0), 8.0)
+    found = registration.deformation(template, moving, moving, ("MR", "CT"), 1)
+    truth = limb().values
+    before, after = overlap_of_fat(moving.values, truth), overlap_of_fat(found.values, truth)
+    assert before < 0.55 and after > 0.85
+    assert found.after > 1.3 * found.before and found.folded < 1e-4
+    assert 8 < found.mean < 16 and found.mean < found.most < 40
+    again = registration.deformation(template, moving, moving, ("MR", "CT"), 1)
+    np.testing.assert_array_equal(again.values, found.values)
+
+
+def test_what_lies_on_the_template_stays_there():
+    pytest.importorskip("SimpleITK")
+    template, moving = as_mr(limb()), limb()
+    found = registration.deformation(template, moving, moving, ("MR", "CT"), 1)
+    assert overlap_of_fat(found.values, moving.values) > 0.9
+    assert found.mean < 4  # mm: along the limb, and in what is uniform, there is nothing to go by
+
+
+def test_series_with_nothing_in_common_are_told():
+    pytest.importorskip("SimpleITK")
+    template, moving = as_mr(limb()), limb()
+    elsewhere = replace(moving, origin=(2000.0, 2000.0, 2000.0))
+    with pytest.raises(UserError, match="--deform: found nothing in common with the template"):
+        registration.deformation(template, elsewhere, elsewhere, ("MR", "CT"), 1)
