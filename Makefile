@@ -63,7 +63,7 @@ quality: $(READY)
 
 reconstruction: $(READY)
 	@mkdir -p "$(WORK)"
-	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),40) --dip 4 --work "$(WORK)/reconstruction" \
+	$(VENV)/bin/python benchmarks/reconstruction.py --train $(if $(findstring command,$(origin MINUTES)),$(MINUTES),40) --dip 32 --work "$(WORK)/reconstruction" \
 	  --write "$(or $(WRITE),$(WORK)/reconstruction.md)" $(if $(CT),--ct $(CT)) \
 	  $(if $(OTHERS),--others $(OTHERS))
 

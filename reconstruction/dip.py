@@ -47,7 +47,7 @@ class Prior:
     reach: float = 0.3
     jitter: float = 0.05
     rate: float = 3e-3
-    patience: int = 200
+    patience: int = 400
     seed: int = 0
 
 
