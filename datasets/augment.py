@@ -28,10 +28,10 @@ class Augmentation:
     """How far images may be changed. Flips and shifts happen only if ``translate`` (pixels) is not 0.
 
     ``translate`` below 0: the crop lies anywhere, wholly inside of the image. ``flips``: whether one above 0 also
-    flips. ``quarter_turns``: all eight symmetries
-    of the square (the dihedral group D4), equally often; of a crop that is not square the four that keep its shape.
-    ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go both ways. ``noise``: standard deviation of
-    Gaussian noise on the input image, in [-1, 1].
+    flips. ``quarter_turns``: all eight symmetries of the square (the dihedral group D4), equally often; of a crop that
+    is not square the four that keep its shape. ``rotation`` in degrees and ``scale`` (a share: 0.1 is 0.9 to 1.1) go
+    both ways. ``noise``: standard deviation of Gaussian noise on the input image, in [-1, 1]. ``gamma``: of its levels,
+    see ``Uncut.toned``.
     """
 
     translate: int = 0
@@ -40,6 +40,7 @@ class Augmentation:
     noise: float = 0.0
     quarter_turns: bool = False
     flips: bool = True
+    gamma: float = 0.0
 
     def draw(self, rng: np.random.Generator, within: Within | None = None) -> "Draw":
         """One ``Draw`` from the numpy Generator ``rng``.
@@ -244,6 +245,15 @@ class Uncut:
         if self.class_num:
             return one_hot(apply(self.values, self.draw, self.size, nearest=True, outside=0.0), self.class_num)
         return apply(self.clip.to_unit(self.values), self.draw, self.size, outside=outside)
+
+    def toned(self, reach: float, rng: np.random.Generator | None) -> "Uncut":
+        """The same with other levels between the ends of the clip, 0 and 1: u becomes u^g, log g even between
+        ±log(1 + reach). As it is without a generator, and nothing is drawn for 0."""
+        if reach == 0 or rng is None:
+            return self
+        share = (self.clip.to_unit(self.values) + 1) / 2
+        share **= np.float32((1 + reach) ** rng.uniform(-1, 1))
+        return dataclasses.replace(self, values=self.clip.from_unit(2 * share - 1))
 
     def noisy(self, noise: float, rng: np.random.Generator | None) -> "Uncut":
         """The same with ``noise`` and a key from ``rng``; as it is without a generator, and nothing is drawn for 0."""

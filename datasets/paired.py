@@ -81,13 +81,14 @@ class PairedDataset(ImageDataset[Pair]):
 
     def _pair(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         members = self.members(index)
-        x = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
-        draw = self.draw(rng, (x[0].shape[1:], self.size))
+        values, clip = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
+        draw = self.draw(rng, (values.shape[1:], self.size))
+        x = Uncut(values, clip, draw, self.size).toned(self.augmentation.gamma, rng)
         if class_num := self.domain_out.class_num:
             labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
-            return Uncut(*x, draw, self.size), Uncut(labels, Clip(), draw, self.size, class_num=class_num)
+            return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num)
         t = joined(self.domain_out.stored(source) for pair in members for source in pair.outputs)
-        return Uncut(*x, draw, self.size), Uncut(*t, draw, self.size)
+        return x, Uncut(*t, draw, self.size)
 
 
 def build(
@@ -140,8 +141,11 @@ def build(
     )
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
+    augmentation = augmentation_for(phase, options)
+    if phase == "train":
+        augmentation = dataclasses.replace(augmentation, gamma=options.random_gamma)
     dataset = (cls or PairedDataset)(
-        pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation_for(phase, options)
+        pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation
     )
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now

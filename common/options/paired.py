@@ -76,6 +76,15 @@ class PairOptions(Checked):
         help="all training images are so scaled that their noise has this standard deviation; a conversion scales its "
         "images alike",
     )
+    random_gamma: float = option(
+        0,
+        type=float,
+        low=0,
+        high=9,
+        metavar="X",
+        help="raise the inputs' levels, 0 and 1 at the ends of their clip, to a power between 1/(1 + X) and 1 + X, "
+        "another for each crop: contrasts of MR differ",
+    )
     class_num: int = option(
         0,
         "-cn",

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from medi2i.datasets.augment import STILL, Augmentation, Draw, add_noise, apply, continued
+from medi2i.datasets.augment import STILL, Augmentation, Draw, Uncut, add_noise, apply, continued
+from medi2i.datasets.scaling import Clip
 
 
 def ramp(channels, height, width):
@@ -216,3 +217,16 @@ def test_what_a_rotation_turns_in_stays_air_and_crops_from_anywhere_are_inside()
     image = ramp(1, 4, 4)
     for draw in (Draw(degrees=3.0), Draw(place=(0.5, 0.5))):
         assert continued(image, draw, (6, 6)) is image
+
+
+def test_levels_to_a_power_keep_the_ends_of_the_clip_and_reach_both_ends_of_the_range():
+    clip = Clip(0.0, 1000.0)
+    image = Uncut(np.array([[[0.0, 250.0, 1000.0, 1500.0]]], np.float32), clip, STILL, (1, 4))
+    powers = []
+    for seed in range(400):
+        values = image.toned(1.0, np.random.default_rng(seed)).values[0, 0]
+        assert values[0] == 0 and values[2] == 1000 and values[3] == 1000  # clipped before
+        powers.append(np.log(values[1] / 1000) / np.log(0.25))
+    assert 0.5 <= min(powers) < 0.52 and 1.95 < max(powers) <= 2
+    assert abs(np.mean(np.log(powers))) < 0.06  # even in the logarithm
+    assert image.toned(0.0, np.random.default_rng(0)) is image and image.toned(1.0, None) is image

@@ -294,6 +294,12 @@ def test_same_change_for_both_images_and_noise_for_the_input_only(tmp_path, tran
     x, t = noisy.load(0, np.random.default_rng(0))
     np.testing.assert_array_equal(t, dataset.load(0, np.random.default_rng(0))[1])
     assert 0.08 < (x - t).std() < 0.12
+    toned = build(tmp_path, **augmented, random_gamma=1.0)
+    x, t = toned.load(0, np.random.default_rng(0))
+    np.testing.assert_array_equal(t, dataset.load(0, np.random.default_rng(0))[1])
+    between = (t > -0.99) & (t < 0.99)
+    power = np.log((x[between] + 1) / 2) / np.log((t[between] + 1) / 2)
+    assert power.std() < 0.03 and abs(power.mean() - 1) > 0.05  # but for what was interpolated, one power for all
 
 
 def test_validation_is_never_augmented(tmp_path):
