@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medi2i.common.options import PairedOptions
 
 log = logging.getLogger(__name__)
+NORMALISED_GAMMA = 1.0  # where levels have no unit: between the ends, another scanner has others
 
 
 class PairedDataset(ImageDataset[Pair]):
@@ -143,7 +144,9 @@ def build(
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
     augmentation = augmentation_for(phase, options)
     if phase == "train":
-        augmentation = dataclasses.replace(augmentation, gamma=options.random_gamma)
+        usual = 0.0 if options.normaliseA == "none" else NORMALISED_GAMMA
+        gamma = usual if options.random_gamma is None else options.random_gamma
+        augmentation = dataclasses.replace(augmentation, gamma=gamma)
     dataset = (cls or PairedDataset)(
         pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation
     )

@@ -77,13 +77,13 @@ class PairOptions(Checked):
         "images alike",
     )
     random_gamma: float = option(
-        0,
+        None,
         type=float,
         low=0,
         high=9,
         metavar="X",
         help="raise the inputs' levels, 0 and 1 at the ends of their clip, to a power between 1/(1 + X) and 1 + X, "
-        "another for each crop: contrasts of MR differ",
+        "another for each crop: contrasts of MR differ [1 with --normaliseA, else 0]",
     )
     class_num: int = option(
         0,

@@ -124,10 +124,13 @@ PAIRED = MappingProxyType(
                 _NO_ADVERSARY,
                 Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
                 Setting("optimizer", "Muon", "orthogonal steps learn more in the few updates that minutes have"),
-                Setting("learning_rate_gen", 2e-3, "Muon's steps are of equal size in all layers"),
+                Setting(
+                    "learning_rate_gen", 1e-3, "Muon's steps are of equal size in all layers; by 2e-3 it breaks down"
+                ),
                 Setting("batch_size", 4, "steadier gradients"),
                 Setting("ema", 0.99, "the average of the last updates is better than the last one"),
-                Setting("random_scale", 0.05, "patients differ in size"),
+                Setting("augment_noise", 0.03, "a little noise, or single dark pixels become air"),
+                Setting("random_scale", 0.2, "patients differ in size"),
                 Setting(
                     "random_rot90", True, "of few patients, place and direction teach what does not hold for others"
                 ),
