@@ -4,10 +4,10 @@
     python benchmarks/mr_to_ct.py /path/to/mr-ct-thigh --work mr_to_ct --minutes 10 [--only paired] [--seeds 0 1 2]
 
 The folder has one folder a patient, with CT and MR_T1 in one frame of reference; register.py bends the CT onto the MR
-and masks what both have. Told are, inside of the body, MAE in HU and the Dice of bone by evaluate.py beside its simple
-rows, and the means of muscle and fat, which the MR tells (Otsu's threshold of its tissue). "anatomy" is paired, with
-the features of a segmentor of air, fat, muscle and bone, trained on CT of the same patient. What is trained is kept
-in --work.
+and masks what both have. Told are, inside of the body of the patient who was not learnt from, MAE in HU and the Dice of
+bone by evaluate.py beside its simple rows, and the means of muscle and fat, which the MR tells (Otsu's threshold of its
+tissue). "anatomy" is paired, with the features of a segmentor of air, fat, muscle and bone, trained on CT of the same
+patient. What is trained is kept in --work.
 """
 
 import argparse
@@ -36,21 +36,29 @@ BODY = -300.0  # HU
 
 
 def cut(folder: Path, out: Path) -> list[str]:
-    """trainA (MR) and trainB (CT) of each patient in ``out``, on one grid, and pairs_PATIENT.txt. Returns patients."""
+    """Of each patient trainA (MR), truthB (CT bent onto it) and trainB (the same, 0 HU outside of the body, so that
+    dark bone in MR is not taken for air) in ``out``, on one grid, and pairs_PATIENT.txt. Returns patients."""
     patients = sorted(path.name for path in folder.iterdir() if path.is_dir())
     for patient in patients:
-        for part, kind, template in (("trainB", "CT", folder / patient / "MR_T1"), ("trainA", "MR_T1", None)):
-            words = ("--to", "position", "--mask", "template", "--template", template or out / "trainB" / patient)
-            bent = ("--deform",) if kind == "CT" else ()
-            if not (out / part / patient).exists():
-                command("tools/register.py", "-i", folder / patient / kind, "-o", out / part / patient, *words, *bent)
-        names = sorted(path.relative_to(out / "trainA") for path in (out / "trainA" / patient).rglob("*.dcm"))
+        mr, ct = out / "trainA" / patient, out / "truthB" / patient
+        steps = (
+            (folder / patient / "CT", ct, folder / patient / "MR_T1", "--deform"),
+            (folder / patient / "MR_T1", mr, ct),
+            (ct, out / "trainB" / patient, mr, "--padding", 0),
+        )
+        for source, target, template, *words in steps:
+            if not target.exists():
+                place = ("--to", "position", "--mask", "template", "--template", template)
+                command("tools/register.py", "-i", source, "-o", target, *place, *words)
+        names = sorted(path.relative_to(out / "trainA") for path in mr.rglob("*.dcm"))
         write_text(out / f"pairs_{patient}.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
+        write_text(out / f"truth_{patient}.txt", "".join(f"trainA/{name}\ttruthB/{name}\n" for name in names))
     return patients
 
 
 def pairs_of(data: Path, patient: str) -> list[list[str]]:
-    return [line.split("\t") for line in (data / f"pairs_{patient}.txt").read_text().splitlines()]
+    """MR and CT, with air around the body, of a patient."""
+    return [line.split("\t") for line in (data / f"truth_{patient}.txt").read_text().splitlines()]
 
 
 def segmentor(data: Path, patient: str, work: Path, minutes: float) -> Path:
@@ -79,8 +87,8 @@ def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> 
     place = run.parent.parent / f"{run.parent.name}_shown"
     folder, given = place / "converted", ("-i", data / "trainA" / shown)
     command(f"{application}/convert.py", run, *given, "--modality", "CT", "-o", folder, "--force")
-    table = ("-R", data, "--val_pairs", data / f"pairs_{learnt}.txt", "--body", "-o", place / "evaluation")
-    command("tools/evaluate.py", *given, "-t", data / "trainB" / shown, "-c", f"network={folder}", *table)
+    table = ("-R", data, "--val_pairs", data / f"truth_{learnt}.txt", "--body", "-o", place / "evaluation")
+    command("tools/evaluate.py", *given, "-t", data / "truthB" / shown, "-c", f"network={folder}", *table)
     summary = json.loads((place / "evaluation" / "evaluation.json").read_text())["summary"]
     pairs = pairs_of(data, shown)
     found = {path.name: path for path in folder.rglob("*.dcm")}
@@ -95,7 +103,13 @@ def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> 
     muscle, fat = tissues(mr, ct, made)
     some = range(len(pairs) // 8, len(pairs), max(len(pairs) // 4, 1))
     pictures = [
-        np.concatenate([mr[i] / np.percentile(np.stack(mr), 99.5), (made[i] + 300) / 600, (ct[i] + 300) / 600])
+        np.concatenate(
+            [
+                mr[i] / np.percentile(np.stack(mr), 99.5),
+                (np.where(ct[i] > -1000, made[i], -1000) + 300) / 600,
+                (ct[i] + 300) / 600,
+            ]
+        )
         for i in some
     ]
     figures = {
