@@ -86,7 +86,7 @@ def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> 
     """Figures of a run, HU and Dice, and MR, result and truth of four slices, [0, 1]."""
     place = run.parent.parent / f"{run.parent.name}_shown"
     folder, given = place / "converted", ("-i", data / "trainA" / shown)
-    command(f"{application}/convert.py", run, *given, "--modality", "CT", "-o", folder, "--force")
+    command(f"{application}/convert.py", run, *given, "--modality", "CT", "-o", folder, "--force", "--ensemble")
     table = ("-R", data, "--val_pairs", data / f"truth_{learnt}.txt", "--body", "-o", place / "evaluation")
     command("tools/evaluate.py", *given, "-t", data / "truthB" / shown, "-c", f"network={folder}", *table)
     summary = json.loads((place / "evaluation" / "evaluation.json").read_text())["summary"]
