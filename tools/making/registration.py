@@ -19,7 +19,7 @@ AGREE = 2  # coarse pixels by which both may differ
 Spacing = tuple[float, float, float]
 """mm between slices, down and right."""
 BINS = 32  # of the histogram of both, for mutual information
-SAMPLES = 0.2  # of all voxels that it is made of
+SAMPLES, MOST_SAMPLES = 0.2, 500_000  # of all voxels that it is made of; how many of them
 RIGID_LEVELS = (4, 2, 1)  # voxels that are one, and over which is smoothed
 MESHES = ((80.0, 4), (60.0, 4), (40.0, 4), (30.0, 2))  # mm between control points, voxels that are one
 STEPS = 15  # of the search for their places, in each mesh
@@ -203,7 +203,7 @@ def _way(sitk: Any, still: Any, moved: Any) -> Any:
     size, spacing = np.array(still.GetSize()), np.array(still.GetSpacing())
     turn = sitk.Euler3DTransform()
     turn.SetCenter([float(v) for v in still.TransformContinuousIndexToPhysicalPoint((size / 2).tolist())])
-    search = _search(sitk, RIGID_LEVELS)
+    search = _search(sitk, still, RIGID_LEVELS)
     search.SetInitialTransform(turn, inPlace=False)
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 200)
     search.SetOptimizerScalesFromPhysicalShift()
@@ -215,7 +215,7 @@ def _way(sitk: Any, still: Any, moved: Any) -> Any:
         cells = np.maximum(1, np.rint(reach / mesh)).astype(int)
         splines = sitk.BSplineTransformInitializer(wide, cells.tolist(), 3)
         most = REACH * float((reach / cells).min())
-        search = _search(sitk, (level,))
+        search = _search(sitk, still, (level,))
         search.SetInitialTransform(splines, inPlace=True)
         search.SetOptimizerAsLBFGSB(1e-5, STEPS, 5, 60, 1e9, -most, most)
         search.Execute(still, sitk.Resample(moved, still, sitk.CompositeTransform(way), sitk.sitkLinear, lowest))
@@ -236,12 +236,13 @@ def _itk(sitk: Any, volume: Volume) -> Any:
     return image
 
 
-def _search(sitk: Any, levels: tuple[int, ...]) -> Any:
-    """A search by mutual information, from coarse to fine."""
+def _search(sitk: Any, still: Any, levels: tuple[int, ...]) -> Any:
+    """A search by mutual information with ``still``, from coarse to fine."""
+    voxels = [still.GetNumberOfPixels() / level**3 for level in levels]
     search = sitk.ImageRegistrationMethod()
     search.SetMetricAsMattesMutualInformation(BINS)
     search.SetMetricSamplingStrategy(search.RANDOM)
-    search.SetMetricSamplingPercentage(SAMPLES, 1)
+    search.SetMetricSamplingPercentagePerLevel([min(SAMPLES, MOST_SAMPLES / count) for count in voxels], 1)
     search.SetInterpolator(sitk.sitkLinear)
     search.SetShrinkFactorsPerLevel(list(levels))
     search.SetSmoothingSigmasPerLevel(list(levels))
@@ -250,7 +251,7 @@ def _search(sitk: Any, levels: tuple[int, ...]) -> Any:
 
 def _information(sitk: Any, still: Any, moved: Any, way: Any) -> float:
     """Mutual information in nats."""
-    search = _search(sitk, (1,))
+    search = _search(sitk, still, (1,))
     search.SetSmoothingSigmasPerLevel([0])
     search.SetInitialTransform(way)
     return -float(search.MetricEvaluate(still, moved))
