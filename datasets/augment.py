@@ -252,8 +252,9 @@ class Uncut:
         if reach == 0 or rng is None:
             return self
         share = (self.clip.to_unit(self.values) + 1) / 2
-        share **= np.float32((1 + reach) ** rng.uniform(-1, 1))
-        return dataclasses.replace(self, values=self.clip.from_unit(2 * share - 1))
+        power = np.float32((1 + reach) ** rng.uniform(-1, 1))
+        toned = np.copysign(np.abs(share) ** power, share)  # without a clip there are values below 0
+        return dataclasses.replace(self, values=self.clip.from_unit(2 * toned - 1))
 
     def noisy(self, noise: float, rng: np.random.Generator | None) -> "Uncut":
         """The same with ``noise`` and a key from ``rng``; as it is without a generator, and nothing is drawn for 0."""

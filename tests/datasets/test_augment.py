@@ -229,4 +229,7 @@ def test_levels_to_a_power_keep_the_ends_of_the_clip_and_reach_both_ends_of_the_
         powers.append(np.log(values[1] / 1000) / np.log(0.25))
     assert 0.5 <= min(powers) < 0.52 and 1.95 < max(powers) <= 2
     assert abs(np.mean(np.log(powers))) < 0.06  # even in the logarithm
+    free = Uncut(np.array([[[-3.0, -1.0, 0.0, 1.0, 3.0]]], np.float32), Clip(), STILL, (1, 5))
+    values = free.toned(1.0, np.random.default_rng(0)).values[0, 0]
+    assert np.all(np.diff(values) > 0) and values[1] == -1 and values[3] == 1
     assert image.toned(0.0, np.random.default_rng(0)) is image and image.toned(1.0, None) is image
