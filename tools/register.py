@@ -283,10 +283,11 @@ def bend(
     series: dicom.Series, template: dicom.Series, options: RegisterOptions, threshold: float | None, air: np.float32
 ) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], str]:
     """id of each slice of the template → what lies there, and where nothing does; and how it was moved, in words."""
-    looks, template_looks = volume_of(series), volume_of(template)
+    images = [dicom.read(item.path, item.frame, modalities=(series.modality,)) for item in series.slices]
+    looks = volume_of(series, np.stack([image.hu for image in images]))
+    template_looks = volume_of(template, dicom.read_volume(template))
     down, along = between(series.slices[0], template)
     looks.origin = looks.origin[0], looks.origin[1] - down, looks.origin[2] - along
-    images = [dicom.read(item.path, item.frame, modalities=(series.modality,)) for item in series.slices]
     shown = np.stack([masked(image, options, threshold, air) for image in images]) - air
     found = registration.deformation(
         template_looks,
@@ -307,8 +308,11 @@ def bend(
     return {id(item): (values, beside) for item, values, beside in slices}, told
 
 
-def volume_of(series: dicom.Series) -> registration.Volume:
-    """All slices, with (z, v, u) by heights and from the slices' centre. Raises UserError where no volume is there."""
+def volume_of(series: dicom.Series, values: np.ndarray) -> registration.Volume:
+    """``values`` (slices, H, W), with (z, v, u) by heights and from the slices' centre.
+
+    Raises UserError where the slices make no volume.
+    """
     heights, spacing = series.heights(), spacing_of(series)
     where = series.slices[0].path.parent
     if heights is None or len(heights) < FEWEST:
@@ -317,7 +321,7 @@ def volume_of(series: dicom.Series) -> registration.Volume:
         raise UserError(f"--deform: the slices of {where} are not evenly spaced")
     top, left = (-(n - 1) / 2 * mm for n, mm in zip(series.shape, spacing[1:], strict=True))
     distance = float(np.diff(heights).mean())
-    return registration.Volume(dicom.read_volume(series), (float(heights[0]), top, left), (distance, *spacing[1:]))
+    return registration.Volume(values, (float(heights[0]), top, left), (distance, *spacing[1:]))
 
 
 def chosen_slices(series: dicom.Series, limits: list[float] | None) -> list[dicom.SliceRef]:
@@ -342,13 +346,14 @@ def where(
     """The centre (v, u) of the new images in mm from that of the old ones, and how it was found, in words."""
     if options.to == NONE:
         return (0.0, 0.0), "not moved"
+    if template is not None:
+        require_parallel(series, template)
+        if options.to == POSITION:
+            return between(slices[0], template), "cut out where the template lies"
     volume = np.stack([dicom.read(item.path, item.frame, modalities=(series.modality,)).hu for item in slices])
     if template is None:
         v, u = registration.body_centre(volume, spacing_of(series)[1:], series.modality, options.threshold)
         return (v, u), f"the body's centre was {u:+.2f} mm to the right and {v:+.2f} mm below the middle"
-    require_parallel(series, template)
-    if options.to == POSITION:
-        return between(slices[0], template), "cut out where the template lies"
     (z, v, u), before, after = registration.translation(
         dicom.read_volume(template), spacing_of(template), volume, spacing_of(series), series.modality
     )
