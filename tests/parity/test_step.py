@@ -114,8 +114,10 @@ def check_weights(link, stored, norm, largest_step, what):
             assert difference.max() <= 1e-3 * scale + largest_step, f"{what}/{name}"
             continue
         assert difference.max() <= largest_step, f"{what}/{name}"
-        same = np.mean(difference <= SAME_WITHIN * scale)
-        assert same >= SAME_PART, f"{what}/{name}: {same:.1%} of the elements within {SAME_WITHIN} of {scale:.3g}"
+        # Adam makes a step of a gradient that is all but rounding: of few elements, one may have had it the other way.
+        apart = np.sum(difference > SAME_WITHIN * scale)
+        allowed = max(1, int((1 - SAME_PART) * difference.size)) if difference.size >= 8 else 0
+        assert apart <= allowed, f"{what}/{name}: {apart} of {difference.size} not within {SAME_WITHIN} of {scale:.3g}"
     return compared
 
 
