@@ -229,6 +229,70 @@ def _inverse_deviation(x: chainer.Variable, node: Normalise) -> chainer.Variable
     return F.rsqrt(F.mean(apart * apart, axis=axis, keepdims=True) + node.eps)
 
 
+def rectified(y: ArrayOrVariable, slope: float) -> chainer.Variable:
+    """y where y > 0, else slope y: 0 is ReLU, 1 ``y`` itself."""
+    if slope == 1:
+        return chainer.as_variable(y)
+    return F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
+
+
+def normalise_features(x: ArrayOrVariable, eps: float, slope: float = 1.0) -> chainer.Variable:
+    """f(x / sqrt(mean of x² over the channels + eps)) of x (N, C, H, W), with f(v) = v where v > 0, else slope v."""
+    return NormaliseFeatures(eps, slope).apply((x,))[0]
+
+
+class NormaliseFeatures(chainer.FunctionNode):
+    """See :func:`normalise_features`. Half precision is computed in single: squares overflow above 256, and eps may be
+    nothing there."""
+
+    def __init__(self, eps: float, slope: float) -> None:
+        super().__init__()
+        self.eps, self.slope = eps, slope
+
+    def check_type_forward(self, in_types: Any) -> None:
+        chainer.utils.type_check.expect(in_types[0].ndim == 4, in_types[0].dtype.kind == "f")
+
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        self.retain_inputs((0,))
+        y, _ = self._normal(inputs[0])
+        if self.slope != 1:
+            xp = chainer.backend.get_array_module(y)
+            xp.maximum(y, y * y.dtype.type(self.slope), out=y)
+        return (y.astype(inputs[0].dtype, copy=False),)
+
+    def _normal(self, x: Array) -> tuple[Array, Array]:
+        """x scale and scale (N, 1, H, W), in single precision at least."""
+        x = x.astype(np.float32, copy=False) if x.dtype == np.float16 else x
+        scale = (_mean_product(x, x) + x.dtype.type(self.eps)) ** x.dtype.type(-0.5)
+        return x * scale, scale
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable, ...]:
+        (x,), (g,) = self.get_retained_inputs(), grad_outputs
+        if chainer.config.enable_backprop:
+            inner = F.identity(x)  # what x was made of is not to be differentiated here
+            return chainer.grad([self._formula(inner)], [inner], [g], enable_double_backprop=True)
+        normal, scale = self._normal(x.array)
+        inner_g = g.array.astype(normal.dtype, copy=False)
+        if self.slope != 1:
+            inner_g = inner_g * reference.slopes(normal, self.slope)
+        normal *= _mean_product(inner_g, normal)
+        gx = inner_g - normal
+        gx *= scale
+        return (chainer.as_variable(gx.astype(x.dtype, copy=False)),)
+
+    def _formula(self, x: chainer.Variable) -> chainer.Variable:
+        wide = in_float32(x)
+        scale = F.rsqrt(F.mean(wide * wide, axis=1, keepdims=True) + self.eps)
+        return F.cast(rectified(wide * F.broadcast_to(scale, wide.shape), self.slope), x.dtype)
+
+
+def _mean_product(x: Array, y: Array) -> Array:
+    """The mean of x y over the channels (N, C, H, W) -> (N, 1, H, W); on CPUs in one pass over memory."""
+    return chainer.backend.get_array_module(x).einsum("nchw,nchw->nhw", x, y)[:, None] / x.dtype.type(x.shape[1])
+
+
 def in_float32(value: ArrayOrVariable) -> chainer.Variable:
     """``value`` as a Variable, float16 as float32; wider numbers stay (float64 is for gradient checks)."""
     variable = chainer.as_variable(value)

@@ -43,7 +43,7 @@ def apply(
     if slope == 0:
         np.maximum(v, 0, out=v)
     elif slope != 1:
-        v *= _slopes(v, slope)
+        v *= slopes(v, slope)
     return v.astype(x.dtype, copy=False)
 
 
@@ -68,7 +68,7 @@ def backward(
         v = normal
         if gamma is not None and beta is not None:
             v = normal * _by_channel(gamma, normal) + _by_channel(beta, normal)
-        g = g * _slopes(v, slope)
+        g = g * slopes(v, slope)
     axes = _AXES[len(mean) > 1]
     with_x, plain = (g * normal).sum(axis=axes, keepdims=True), g.sum(axis=axes, keepdims=True)
     gx = g
@@ -142,7 +142,8 @@ def _by_channel(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     return values.reshape(1, -1, 1, 1).astype(like.dtype, copy=False)
 
 
-def _slopes(v: np.ndarray, slope: float) -> np.ndarray:
+def slopes(v: np.ndarray, slope: float) -> np.ndarray:
+    """1 where v > 0, else ``slope``, in the precision of v."""
     # Quicker than np.where of two numbers.
     slopes = (v > 0).astype(v.dtype)
     slopes *= 1.0 - slope

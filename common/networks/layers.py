@@ -2,15 +2,15 @@
 every style (``c``, ``depthwise``, ``se``…). Images are (N, C, H, W)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from medi2i.common.choices import Activation, Norm, Padding
-from medi2i.common.compat import ArrayOrVariable, F, L, chainer
-from medi2i.common.kernels.nodes import is_fused, normalise, update_running
+from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
+from medi2i.common.kernels.nodes import is_fused, normalise, normalise_features, rectified, update_running
 from medi2i.common.networks.spec import ConvStyle
 
 BATCH_EPS = 2e-5
@@ -46,11 +46,8 @@ class Unchanged(chainer.Link):
 class FeatureNormalization(chainer.Link):
     """x / sqrt(mean of x² over the channels + 1e-8), pixel by pixel (Karras et al., arXiv 1710.10196, 4.2)."""
 
-    def forward(self, x: ArrayOrVariable) -> chainer.Variable:
-        # Squares of fp16 values overflow above 256, and 1e-8 is nothing there.
-        wide = F.cast(x, np.float32) if x.dtype == np.float16 else x
-        scale = F.rsqrt(F.mean(wide * wide, axis=1, keepdims=True) + FEATURE_EPS)
-        return F.cast(wide * F.broadcast_to(scale, wide.shape), x.dtype)
+    def forward(self, x: ArrayOrVariable, slope: float = 1.0) -> chainer.Variable:
+        return normalise_features(x, FEATURE_EPS, slope)
 
 
 class InstanceNormalization(chainer.Link):
@@ -77,7 +74,7 @@ class InstanceNormalization(chainer.Link):
             gamma, beta = xp.ones(n * c, dtype=dtype), xp.zeros(n * c, dtype=dtype)
         # Each (sample, channel) becomes a channel of one image: the means over a batch of one are those wanted.
         y = F.batch_normalization(F.reshape(x, (1, n * c, h, w)), gamma, beta, eps=BATCH_EPS)
-        return _rectified(F.reshape(y, x.shape), slope)
+        return rectified(F.reshape(y, x.shape), slope)
 
 
 class BatchNormalization(L.BatchNormalization):
@@ -90,9 +87,9 @@ class BatchNormalization(L.BatchNormalization):
 
     def forward(self, x: ArrayOrVariable, slope: float = 1.0, overwrite: bool = False) -> chainer.Variable:
         if self.shared is not None and chainer.config.train:
-            return _rectified(self.shared(self, x), slope)
+            return rectified(self.shared(self, x), slope)
         if not is_fused(x):
-            return _rectified(super().forward(x), slope)
+            return rectified(super().forward(x), slope)
         fixed = None if chainer.config.train else (self.avg_mean, self.avg_var)
         y, node = normalise(x, self.gamma, self.beta, self.eps, slope, fixed=fixed, overwrite=overwrite)
         if fixed is None and not chainer.config.in_recomputing:
@@ -107,12 +104,6 @@ class BatchRenormalization(L.BatchRenormalization):
         return F.cast(super().forward(F.cast(x, self.beta.dtype)), x.dtype)
 
 
-def _rectified(y: chainer.Variable, slope: float) -> chainer.Variable:
-    if slope == 1:
-        return y
-    return F.relu(y) if slope == 0 else F.leaky_relu(y, slope)
-
-
 def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chainer.Variable:
     """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both.
 
@@ -120,7 +111,7 @@ def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chain
     """
     if kind in _SLOPES and isinstance(norm, BatchNormalization):
         return norm(x, _SLOPES[kind], overwrite=True)
-    if kind in _SLOPES and isinstance(norm, InstanceNormalization):
+    if kind in _SLOPES and isinstance(norm, (InstanceNormalization, FeatureNormalization)):
         return norm(x, _SLOPES[kind])
     return ACTIVATIONS[kind](norm(x))
 
@@ -159,18 +150,49 @@ def reflect_pad(x: ArrayOrVariable, before: int, after: int) -> ArrayOrVariable:
 
     Raises ValueError where the image has too few pixels to mirror.
     """
-    for axis in (2, 3):
-        size, every = x.shape[axis], (slice(None),) * axis
-        if max(before, after) >= size:
-            raise ValueError(
-                f"an image of {x.shape[2]}x{x.shape[3]} cannot mirror {max(before, after)} pixels; "
-                f"it needs at least {max(before, after) + 1} in each direction"
-            )
-        mirrored = range(before, 0, -1), range(size - 2, size - 2 - after, -1)
-        top, bottom = ([x[(*every, slice(i, i + 1))] for i in rows] for rows in mirrored)
-        if top or bottom:
-            x = F.concat([*top, x, *bottom], axis=axis)
-    return x
+    if max(before, after) >= min(x.shape[2:]):
+        raise ValueError(
+            f"an image of {x.shape[2]}x{x.shape[3]} cannot mirror {max(before, after)} pixels; "
+            f"it needs at least {max(before, after) + 1} in each direction"
+        )
+    return Mirror(before, after).apply((x,))[0]
+
+
+class Mirror(chainer.FunctionNode):
+    """What :func:`reflect_pad` computes, or, ``folded``, its gradient: what is outside added to what it mirrors."""
+
+    def __init__(self, before: int, after: int, folded: bool = False) -> None:
+        super().__init__()
+        self.before, self.after, self.folded = before, after, folded
+
+    def forward(self, inputs: tuple[Array]) -> tuple[Array]:
+        (x,), added = inputs, self.before + self.after
+        n, c, h, w = x.shape
+        if self.folded:
+            y, h, w = x.copy(order="K"), h - added, w - added
+        else:
+            y = chainer.backend.get_array_module(x).empty_like(x, shape=(n, c, h + added, w + added))
+        rows, columns = (slice(self.before, self.before + size) for size in (h, w))
+        if self.folded:
+            for outside, inside in (*self._borders(y.swapaxes(2, 3)), *self._borders(y[..., columns])):
+                inside += outside
+            return (y[:, :, rows, columns].copy(order="K"),)
+        y[:, :, rows, columns] = x
+        for outside, inside in (*self._borders(y[..., columns]), *self._borders(y.swapaxes(2, 3))):
+            outside[...] = inside
+        return (y,)
+
+    def _borders(self, y: Array) -> Iterator[tuple[Array, Array]]:
+        """Views of each row of ``y`` (N, C, H, W) that is added, and of the one that it mirrors."""
+        last = y.shape[2] - 1 - self.after
+        for edge, direction, count in ((self.before, -1, self.before), (last, 1, self.after)):
+            for i in range(1, count + 1):
+                yield y[:, :, edge + direction * i], y[:, :, edge - direction * i]
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable, ...]:
+        return Mirror(self.before, self.after, not self.folded).apply(grad_outputs)
 
 
 def append_mirrored(x: chainer.Variable) -> chainer.Variable:

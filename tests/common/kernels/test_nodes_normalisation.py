@@ -93,6 +93,31 @@ def test_first_second_and_third_derivative(each, fixed, slope, affine):
     gradient_check.check_double_backward(gradient, inputs, g, gg, dtype="d", eps=1e-6, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("arrange", [np.ascontiguousarray, last], ids=["first", "last"])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_features_as_chainers_functions(arrange, slope):
+    x = arrange(random(*SHAPE) * 2 + 1)
+
+    def by_functions(x, *_):
+        return F.leaky_relu(x * F.broadcast_to(F.rsqrt(F.mean(x * x, axis=1, keepdims=True) + EPS), x.shape), slope)
+
+    expected = outcome(by_functions, [x])
+    found = outcome(lambda x, *_: nodes.normalise_features(x, EPS, slope), [x])
+    once = chainer.Variable(x)
+    F.sum(nodes.normalise_features(once, EPS, slope) ** 2 * random(*SHAPE, seed=1)).backward()
+    for a, b in zip([*expected, expected[1]], [*found, once.grad], strict=True):
+        assert b.dtype == np.float32
+        np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
+
+
+def test_features_of_half_precision_are_computed_in_single():
+    """3e4 and 4e4: the mean of the squares is 1.25e9, beyond half precision."""
+    x = np.float16([3e4, 4e4]).reshape(1, 2, 1, 1)
+    y = nodes.normalise_features(x, 1e-8)
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y.array.ravel(), np.float64([3, 4]) / 12.5**0.5, rtol=1e-3)
+
+
 def test_known_values():
     """Two pixels, -1 and 3: mean 1, variance 4; normalised -1 and 1; times 2 plus 1: -1 and 3; leaky: -0.5 and 3."""
     x = np.float32([-1, 3]).reshape(1, 1, 1, 2)

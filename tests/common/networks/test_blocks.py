@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.choices import DOUBLING, SAMPLINGS, Activation, Norm, Padding
-from medi2i.common.compat import chainer
+from medi2i.common.compat import chainer, gradient_check
 from medi2i.common.errors import UserError
 from medi2i.common.networks.blocks import (
     CBR,
@@ -48,10 +48,23 @@ def make_identity(conv):
         conv.c.W.array[i, i % conv.in_ch, middle, middle] = 1
 
 
-def test_reflect_pad_mirrors_without_repeating_the_border():
-    x = np.arange(15, dtype=np.float32).reshape(1, 1, 3, 5)
-    expected = np.pad(x, ((0, 0), (0, 0), (2, 1), (2, 1)), mode="reflect")
-    np.testing.assert_array_equal(reflect_pad(chainer.Variable(x), 2, 1).array, expected)
+@pytest.mark.parametrize("before, after", [(2, 1), (0, 2), (2, 0), (0, 0), (2, 2)])
+def test_reflect_pad_mirrors_without_repeating_the_border(before, after):
+    x = np.arange(30, dtype=np.float64).reshape(1, 2, 3, 5)
+    expected = np.pad(x, ((0, 0), (0, 0), (before, after), (before, after)), mode="reflect")
+    y = reflect_pad(chainer.Variable(x), before, after)
+    np.testing.assert_array_equal(y.array, expected)
+    gradient_check.check_double_backward(
+        lambda v: reflect_pad(v, before, after) ** 2, x / 30, expected / 10, x / 20, dtype="d", atol=1e-6, rtol=1e-6
+    )
+
+
+def test_gradient_of_reflect_pad_counts_how_often_a_pixel_is_shown():
+    x = chainer.Variable(np.zeros((1, 1, 3, 4), np.float32))
+    y = reflect_pad(x, 2, 1)
+    y.grad = np.ones_like(y.array)
+    y.backward()
+    np.testing.assert_array_equal(x.grad[0, 0], np.outer([1, 3, 2], [1, 2, 3, 1]))
 
 
 def test_reflect_pad_refuses_images_too_small_to_mirror():
