@@ -7,7 +7,8 @@ The folder has one folder a patient, with CT and MR_T1 in one frame of reference
 and masks what both have. Told are, inside of the body of the patient who was not learnt from, MAE in HU and the Dice of
 bone by evaluate.py beside its simple rows, and the means of muscle and fat, which the MR tells (Otsu's threshold of its
 tissue). "anatomy" is paired, with the features of a segmentor of air, fat, muscle and bone, trained on CT of the same
-patient. What is trained is kept in --work.
+patient. With pairs a third split follows, of the patient with most slices: learnt from all but their middle third
+("rest"), and judged there ("middle"); two slices on either side are in neither. What is trained is kept in --work.
 """
 
 import argparse
@@ -37,8 +38,10 @@ BODY = -300.0  # HU
 
 def cut(folder: Path, out: Path) -> list[str]:
     """Of each patient trainA (MR), truthB (CT bent onto it) and trainB (the same, 0 HU outside of the body, so that
-    dark bone in MR is not taken for air) in ``out``, on one grid, and pairs_PATIENT.txt. Returns patients."""
+    dark bone in MR is not taken for air) in ``out``, on one grid, and lists of pairs_PART.txt to learn from and
+    truth_PART.txt to judge by, for each patient and for "rest" and "middle". Returns patients."""
     patients = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    parts: dict[str, list[Path]] = {}
     for patient in patients:
         mr, ct = out / "trainA" / patient, out / "truthB" / patient
         steps = (
@@ -50,24 +53,28 @@ def cut(folder: Path, out: Path) -> list[str]:
             if not target.exists():
                 place = ("--to", "position", "--mask", "template", "--template", template)
                 command("tools/register.py", "-i", source, "-o", target, *place, *words)
-        names = sorted(path.relative_to(out / "trainA") for path in mr.rglob("*.dcm"))
-        write_text(out / f"pairs_{patient}.txt", "".join(f"trainA/{name}\ttrainB/{name}\n" for name in names))
-        write_text(out / f"truth_{patient}.txt", "".join(f"trainA/{name}\ttruthB/{name}\n" for name in names))
+        parts[patient] = sorted(path.relative_to(out / "trainA") for path in mr.rglob("*.dcm"))
+    longest = max(parts.values(), key=len)
+    first, last = len(longest) // 3, 2 * len(longest) // 3
+    parts |= {"middle": longest[first:last], "rest": longest[: first - 2] + longest[last + 2 :]}
+    for part, names in parts.items():
+        for what, domain in (("pairs", "trainB"), ("truth", "truthB")):
+            write_text(out / f"{what}_{part}.txt", "".join(f"trainA/{one}\t{domain}/{one}\n" for one in names))
     return patients
 
 
-def pairs_of(data: Path, patient: str) -> list[list[str]]:
-    """MR and CT, with air around the body, of a patient."""
-    return [line.split("\t") for line in (data / f"truth_{patient}.txt").read_text().splitlines()]
+def pairs_of(data: Path, part: str) -> list[list[str]]:
+    """MR and CT, with air around the body, of a part."""
+    return [line.split("\t") for line in (data / f"truth_{part}.txt").read_text().splitlines()]
 
 
-def segmentor(data: Path, patient: str, work: Path, minutes: float) -> Path:
-    """A run that tells air, fat, muscle and bone of the patient's CT by its levels."""
-    place = work / f"classes_{patient}"
-    for _, ct in pairs_of(data, patient):
+def segmentor(data: Path, part: str, work: Path, minutes: float) -> Path:
+    """A run that tells air, fat, muscle and bone of the CT of a part by its levels."""
+    place = work / f"classes_{part}"
+    for _, ct in pairs_of(data, part):
         hu = dicom.read(data / ct).hu.astype(np.int16)
-        for part, values in (("trainA", hu), ("trainB", np.digitize(hu, CLASSES).astype(np.uint8))):
-            write_npy(place / "data" / part / f"{Path(ct).stem}.npy", values)
+        for folder, values in (("trainA", hu), ("trainB", np.digitize(hu, CLASSES).astype(np.uint8))):
+            write_npy(place / "data" / folder / Path(ct).with_suffix(".npy"), values)
     words = ("--imgtype", "npy", "-cn", len(CLASSES) + 1, "-ca", *CLIP, "-R", place / "data", "-gc", 16, 32, 64)
     size = ("-cw", 64, "-ch", 64, "-gnb", 2, "-u", "concat", "-b", 4, "-rt", -1)
     return trained(place / "runs", minutes, "pix2pix/train.py", *words, *size)
@@ -85,19 +92,19 @@ def tissues(mr: list[np.ndarray], ct: list[np.ndarray], made: list[np.ndarray]) 
 def judged(data: Path, learnt: str, shown: str, run: Path, application: str) -> tuple[dict[str, float], np.ndarray]:
     """Figures of a run, HU and Dice, and MR, result and truth of four slices, [0, 1]."""
     place = run.parent.parent / f"{run.parent.name}_shown"
-    folder, given = place / "converted", ("-i", data / "trainA" / shown)
-    command(f"{application}/convert.py", run, *given, "--modality", "CT", "-o", folder, "--force", "--ensemble")
-    table = ("-R", data, "--val_pairs", data / f"truth_{learnt}.txt", "--body", "-o", place / "evaluation")
-    command("tools/evaluate.py", *given, "-t", data / "truthB" / shown, "-c", f"network={folder}", *table)
+    folder, given = place / "converted", data / f"truth_{shown}.txt"
+    words = ("-R", data, "--val", given, "--modality", "CT", "--ensemble")
+    command(f"{application}/convert.py", run, *words, "-o", folder, "--force")
+    table = ("--val_pairs", data / f"truth_{learnt}.txt", "--body", "-o", place / "evaluation")
+    command("tools/evaluate.py", "-R", data, "--pairs", given, "-c", f"network={folder}", *table)
     summary = json.loads((place / "evaluation" / "evaluation.json").read_text())["summary"]
     pairs = pairs_of(data, shown)
-    found = {path.name: path for path in folder.rglob("*.dcm")}
     mr, ct, made = (
         [dicom.read(path).hu for path in paths]
         for paths in (
             [data / a for a, _ in pairs],
             [data / b for _, b in pairs],
-            [found[Path(a).name] for a, _ in pairs],
+            sorted(folder.rglob("*.dcm")),
         )
     )
     muscle, fat = tissues(mr, ct, made)
@@ -135,12 +142,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("mr_to_ct_work"), help="folder for pairs and trainings")
     parser.add_argument("--minutes", type=float, default=10, help="of each training; a segmentor has a fifth")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--learnt", nargs="+", help="patients, or rest, to learn from; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     data = options.work / "data"
     patients = cut(options.data, data)
     for way in options.only:
-        for learnt, shown in zip(patients, reversed(patients), strict=True):
+        levels = [("rest", "middle")] if way != "unpaired" else []
+        splits = [*zip(patients, reversed(patients), strict=True), *levels]
+        for learnt, shown in (split for split in splits if split[0] in (options.learnt or split)):
             words: list[object] = [*WAYS[way]]
             if way == "anatomy":
                 words += ["--segmentor", segmentor(data, learnt, options.work, options.minutes / 5)]
