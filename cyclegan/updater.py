@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 _SLICE_KINDS = ("dcm", "auto")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
 ACTIVE = 0.01  # variance of a latent channel that says something
-SHAPE_FROM = 0.2  # of the training: until then domains are learnt, and segmentors on real images alone
+SHAPE_FROM, TRANSLATED_FROM = 0.2, 0.5
+"""Of the training: from when on translations are to keep shapes, and segmentors learn from these as well. Earlier they
+would learn, of shapes that are wrong as yet, to tell a translation by its looks and call it right."""
 COLLAPSED = 0.1, 0.5  # mean square of the latent and share of active channels below which images are forgotten
 
 
@@ -260,12 +262,12 @@ class CycleganUpdater(AdversarialUpdater):
 
     def segmentor_terms(self, name: str, made: Translated) -> list[Term]:
         """All terms of the segmentor of domain ``name`` ("x", "y"): its images by their labels and, once translations
-        are to keep shapes, as many translated ones by those of what they were made of."""
+        keep shapes, as many translated ones by those of what they were made of."""
         segmentor = getattr(self.networks, f"seg_{name}")
         real, fake = (made.x, made.classes_x), (made.y_x, made.classes_y)
         if name == "y":
             real, fake = (made.y, made.classes_y), (made.x_y, made.classes_x)
-        begun = float(self.progress() >= SHAPE_FROM)
+        begun = float(self.progress() >= TRANSLATED_FROM)
         return terms_of(
             (f"seg_{name}/loss_real", 1.0, lambda: losses.class_mismatch(segmentor(real[0])[-1], real[1])),
             (f"seg_{name}/loss_fake", begun, lambda: losses.class_mismatch(segmentor(fake[0])[-1], fake[1])),
