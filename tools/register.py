@@ -205,57 +205,14 @@ def register(
     if options.to == POSITION and template is not None:
         partners = at_heights(slices, template)
         slices = [item for item in slices if id(item) in partners]
-    by_body = not options.mask_img and (options.mask != NONE or options.mask_img is not None)
-    threshold = body_threshold(series, options) if by_body else None
-    beyond = body_threshold(template, options) if options.mask == TEMPLATE and template is not None else None
-    source = Grid.of(series.shape, spacing_of(series)[1:])
-    centre, told = where(series, slices, template, options)
-    target, moved = shifted(target_grid(source, centre, template, options), series, options)
-    on_template = replace(target, centre=(target.centre[0] - centre[0], target.centre[1] - centre[1]))
-    air = np.float32((AIR_HU if series.modality == "CT" else 0.0) if options.padding is None else options.padding)
-    bent: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    if options.deform and template is not None:
-        bent, told = bend(series, template, options, threshold, air)
-    header = dicom.read(first_readable(series), modalities=(series.modality,)).header
-    description = f"{series.description} registered".strip() if deidentifier is None else "registered"
-    derived = DerivedSeries(
-        header,
-        model_name="medi2i register",
-        description=description,
-        options={
-            "centre": target.centre,
-            "spacing": target.spacing,
-            "size": target.size,
-            "mask": options.mask,
-            "interpolation": options.interpolation,
-            **({"deform": template.uid} if options.deform and template is not None else {}),
-            **{
-                name: value
-                for name in ("mask_img", "threshold", "padding")
-                if (value := getattr(options, name)) is not None
-            },
-        },
-    )
+    place, told = Place.of(series, slices, template, options)
+    derived = derived_of(series, template, place.target, options, deidentifier)
     clipped = padded = 0
     with tempfile.TemporaryDirectory() as private:  # nothing that names the patient ever has a name in --out
         for item in slices:
             partner = partners.get(id(item), item)
             image = dicom.read(item.path, item.frame, modalities=(series.modality,))
-            if bent:
-                values, beside = bent[id(partner)]
-            else:
-                shown = masked(image, options, threshold, air)
-                values, beside = sample(shown, source, target, image.mask, ORDERS[options.interpolation])
-            if template is not None and beyond is not None:
-                values = np.where(body_of(partner, template, on_template, beyond), values, air)
-            padding: np.ndarray | None = beside
-            if (image.modality == "CT" or options.padding is not None) and not np.any(image.mask):
-                values, padding = np.where(beside, air, values), None  # beside the image there is air
-            if bent:  # one grid, another plane
-                position = new_position(partner.position, partner.orientation, on_template, on_template)
-            else:
-                position = new_position(item.position, item.orientation, source, target)
-            elsewhere = bool(bent) or target != source
+            values, padding, position = place.filled(image, item, partner)
             below = name_below(item.path, Path(options.root)) if partner.path == item.path else partner.path.name
             out = Path(options.out) / name_of(below, "dcm", item, taken)
             report = derived.write(
@@ -263,19 +220,112 @@ def register(
                 image,
                 values,
                 mask=padding,
-                spacing=target.spacing if elsewhere else None,
-                position=position if elsewhere else None,
+                spacing=place.target.spacing if place.elsewhere else None,
+                position=position if place.elsewhere else None,
                 force=options.force or deidentifier is not None,
             )
             if deidentifier is not None:
-                write_deidentified(report.path, out, image, deidentifier, description, options.force)
+                write_deidentified(report.path, out, image, deidentifier, derived.description, options.force)
             clipped, padded = clipped + report.clipped, padded + report.padded
     name = series.description if deidentifier is None else "series"
+    target = place.target
     print(
         f"{name or 'series'}: {len(slices)} slices, {target.size[1]}×{target.size[0]} pixels of "
-        f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}{moved}"
+        f"{target.spacing[1]:g}×{target.spacing[0]:g} mm; {told}"
         + (f"; {clipped} values clipped" if clipped else "")
         + (f"; {padded} pixels are padding" if padded else "")
+    )
+
+
+@dataclass
+class Place:
+    """Where the pixels of a series come to, and what is air there: grids in mm from the centres of the old images and,
+    ``by_template``, of the template's; thresholds of the body; of a bent series, what lies in each slice of the
+    template, and where nothing does."""
+
+    options: RegisterOptions
+    source: Grid
+    target: Grid
+    air: np.float32
+    threshold: float | None
+    template: dicom.Series | None
+    by_template: Grid
+    template_threshold: float | None
+    bent: dict[int, tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(
+        cls,
+        series: dicom.Series,
+        slices: list[dicom.SliceRef],
+        template: dicom.Series | None,
+        options: RegisterOptions,
+    ) -> tuple["Place", str]:
+        """That of the ``slices`` of a series, and how it was found, in words. Raises UserError."""
+        by_body = not options.mask_img and (options.mask != NONE or options.mask_img is not None)
+        threshold = body_threshold(series, options) if by_body else None
+        template_threshold = None
+        if options.mask == TEMPLATE and template is not None:
+            template_threshold = body_threshold(template, options)
+        source = Grid.of(series.shape, spacing_of(series)[1:])
+        centre, told = where(series, slices, template, options)
+        target, moved = shifted(target_grid(source, centre, template, options), series, options)
+        by_template = replace(target, centre=(target.centre[0] - centre[0], target.centre[1] - centre[1]))
+        air = np.float32((AIR_HU if series.modality == "CT" else 0.0) if options.padding is None else options.padding)
+        bent: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        if options.deform and template is not None:
+            bent, told = bend(series, template, options, threshold, air)
+        place = cls(options, source, target, air, threshold, template, by_template, template_threshold, bent)
+        return place, told + moved
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether images come to lie on other pixels than before."""
+        return bool(self.bent) or self.target != self.source
+
+    def filled(
+        self, image: dicom.DicomImage, item: dicom.SliceRef, partner: dicom.SliceRef
+    ) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float, float] | None]:
+        """What is there of the image of a slice, or, bent, in the template's slice ``partner``; True on what is
+        padding, or None; the position in mm."""
+        if self.bent:
+            values, beside = self.bent[id(partner)]
+            position = new_position(partner.position, partner.orientation, self.by_template, self.by_template)
+        else:
+            shown = masked(image, self.options, self.threshold, self.air)
+            order = ORDERS[self.options.interpolation]
+            values, beside = sample(shown, self.source, self.target, image.mask, order)
+            position = new_position(item.position, item.orientation, self.source, self.target)
+        if self.template is not None and self.template_threshold is not None:
+            body = body_of(partner, self.template, self.by_template, self.template_threshold)
+            values = np.where(body, values, self.air)
+        if (image.modality == "CT" or self.options.padding is not None) and not np.any(image.mask):
+            return np.where(beside, self.air, values), None, position  # beside the image there is air
+        return values, beside, position
+
+
+def derived_of(
+    series: dicom.Series,
+    template: dicom.Series | None,
+    target: Grid,
+    options: RegisterOptions,
+    deidentifier: Deidentifier | None,
+) -> DerivedSeries:
+    """The new series, whose header says what was done."""
+    given = {"deform": template.uid if options.deform and template is not None else None}
+    given |= {name: getattr(options, name) for name in ("mask_img", "threshold", "padding")}
+    return DerivedSeries(
+        dicom.read(first_readable(series), modalities=(series.modality,)).header,
+        model_name="medi2i register",
+        description=f"{series.description} registered".strip() if deidentifier is None else "registered",
+        options={
+            "centre": target.centre,
+            "spacing": target.spacing,
+            "size": target.size,
+            "mask": options.mask,
+            "interpolation": options.interpolation,
+            **{name: value for name, value in given.items() if value is not None},
+        },
     )
 
 
