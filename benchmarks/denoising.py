@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from medi2i.common.compat import chainer
 from medi2i.common.inference.generator import AnySize, engine_of
-from medi2i.common.inference.plan import for_noise
+from medi2i.common.inference.plan import for_noise, share_of
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import PairedOptions
 from medi2i.common.outputs import write_text
@@ -166,13 +166,13 @@ class Model:
         self.name = Path(self.name).name
         self.network = AnySize(generator, engine_of(generator, chainer.get_device("@numpy")))
 
-    def __call__(self, image: np.ndarray, level: float) -> np.ndarray:
-        """``image`` (H, W) in HU without noise of a standard deviation of ``level`` HU."""
-        clip = Clip(*self.trained.clipA)
+    def __call__(self, image: np.ndarray, level: float, found: float) -> np.ndarray:
+        """``image`` (H, W) in HU without ``level`` of the noise that is ``found`` in it, HU (standard deviation)."""
+        clip, share = Clip(*self.trained.clipA), 1.0
         if self.trained.noise_level is not None:
-            clip = for_noise(clip, self.trained.noise_level, level)
+            clip, share = for_noise(clip, self.trained.noise_level, level), share_of(level, found)
         unit = clip.to_unit(image[None, None])
-        return image + clip.width / 2 * (self.network(unit) - unit)[0, 0]
+        return image + share * clip.width / 2 * (self.network(unit) - unit)[0, 0]
 
 
 def compare(work: Path, name: str, scenes: list[Scene], models: list[Model], kind: str) -> dict[str, dict[str, float]]:
@@ -187,10 +187,10 @@ def compare(work: Path, name: str, scenes: list[Scene], models: list[Model], kin
     jobs: dict[str, tuple[Callable, list[tuple]]] = {"doing nothing": (lambda image: image, [(one,) for one in images])}
     for row, one in classical(kind, tuning, images, scenes).items():
         jobs[row] = one, [(image,) for image in images]
+    levels = [level_of(image, scene.mask) for image, scene in zip(images, scenes, strict=True)]
     for model in models:
-        jobs[f"{model.name}, told"] = model, list(zip(images, sds, strict=True))
-        found_levels = [level_of(image, scene.mask) for image, scene in zip(images, scenes, strict=True)]
-        jobs[model.name] = model, list(zip(images, found_levels, strict=True))
+        jobs[f"{model.name}, told"] = model, list(zip(images, sds, levels, strict=True))
+        jobs[model.name] = model, list(zip(images, levels, levels, strict=True))
     rows = {}
     for row, (one, inputs) in jobs.items():
         kept = work / f"{name}-{kind}-{row}.json".replace(" ", "_").replace("/", "_")
@@ -224,10 +224,10 @@ def seven_levels(name: str, scenes: list[Scene], models: list[Model]) -> list[st
     lines.append("|" + "---|" * (len(LEVELS) + 2))
     for kind in ("white", "lower dose"):
         images = [at_level(scene, kind, level, 0) for level in LEVELS]
-        rows = {"doing nothing": images}
+        found, rows = [level_of(image, scene.mask) for image in images], {"doing nothing": images}
         for model in models:
-            rows[f"{model.name}, told"] = [model(image, level) for image, level in zip(images, LEVELS, strict=True)]
-            rows[model.name] = [model(image, level_of(image, scene.mask)) for image in images]
+            rows[f"{model.name}, told"] = [model(*one) for one in zip(images, LEVELS, found, strict=True)]
+            rows[model.name] = [model(*one) for one in zip(images, found, found, strict=True)]
         for row, results in rows.items():
             errors = " | ".join(f"{measured(result, scene)['rmse']:.2f}" for result in results)
             lines.append(f"| {kind} | {row} | {errors} |")
@@ -238,7 +238,7 @@ def draw(path: Path, scene: Scene, models: list[Model]) -> None:
     """Input, results and truth of a slice with the noise of a quarter of the dose, soft tissue window."""
     image = noisy(scene, NOISES[1], 0)
     level = level_of(image, scene.mask)
-    results = {model.name: model(image, level) for model in models}
+    results = {model.name: model(image, level, level) for model in models}
     panels = {NOISES[1]: image, **results, "truth": scene.truth}
     figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
     for axes, (name, panel) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):

@@ -6,13 +6,22 @@ python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pair
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
 from medi2i.common.inference.pipeline import Combine
-from medi2i.common.inference.plan import Plan, clips_of, for_noise, make_plan, noise_level_of, prepared
+from medi2i.common.inference.plan import (
+    Plan,
+    clips_of,
+    for_noise,
+    make_plan,
+    noise_level_of,
+    prepared,
+    share_of_noise,
+)
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.catalogue import Catalogue
@@ -51,8 +60,13 @@ def images_of(options: PairedConversionOptions, model: Model[PairedOptions]) -> 
     )
 
 
-def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], images: Catalogue) -> Plan:
-    """The Plan of a conversion of ``images`` by ``model``. Raises UserError."""
+def plan_of(
+    options: PairedConversionOptions, model: Model[PairedOptions], images: Catalogue, share: float | None = None
+) -> Plan:
+    """The Plan of a conversion of ``images`` by ``model``. Raises UserError.
+
+    share: of the change that is to be made at the noise level that is given; None: as ``share_of_noise`` has it.
+    """
     trained, identity = model.trained, model.generator is None
     kind = options.imgtype_out or trained.imgtype_out
     clip_in, clip_out = clips_of(options, model, trained.clip_names, (images.sources[0].kind, kind))
@@ -61,6 +75,11 @@ def plan_of(options: PairedConversionOptions, model: Model[PairedOptions], image
         level = options.noise_level or noise_level_of(images)
         clip_in, clip_out = (for_noise(clip, trained.noise_level, level) for clip in (clip_in, clip_out))
         settings["noise_level"] = level
+        if share is None:
+            share = share_of_noise(level, images) if options.noise_level and trained.gen_residual else 1.0
+        if share < 1:
+            print(f"--noise_level: the images have more noise; {share:.0%} of the change is made", file=sys.stderr)
+            options = replace(options, strength=options.strength * share)
     elif options.noise_level is not None:
         raise UserError("--noise_level: the network was not trained with --noise_level, so it needs none")
     if trained.scale > 1:

@@ -29,7 +29,7 @@ from medi2i.common.errors import UserError, as_main, as_user_errors, counted
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
-from medi2i.common.inference.plan import MOST_UNLIKE, Plan, for_noise
+from medi2i.common.inference.plan import MOST_UNLIKE, Plan, for_noise, share_of
 from medi2i.common.inference.report import NAME as CONVERSION
 from medi2i.common.inference.report import place_for
 from medi2i.common.networks.checkpoint import find_run
@@ -119,8 +119,8 @@ def denoise(
 
     images: HU (Z, Y, X), neighbouring slices, or one slice (Y, X); or a folder, whose results go below ``out``.
     strength: 0 returns the input. noise_level: HU (standard deviation) to be taken away of an array, measured unless
-    given. options: of the command, as ``precision="bf16"``. Returns float32 HU of the same shape, or ``out``. Raises
-    UserError.
+    given; of more noise, the share of it. options: of the command, as ``precision="bf16"``. Returns float32 HU of the
+    same shape, or ``out``. Raises UserError.
     """
     if not isinstance(images, np.ndarray):
         if out is None:
@@ -137,8 +137,10 @@ def denoise(
     loaded = load_model(conversion, {}, PairedOptions)
     slices = hu.reshape(-1, *hu.shape[-2:])
     if loaded.trained.noise_level is not None:
-        level = noise_level or _level(noise_in(lambda index: (slices[index], None), range(len(slices))))
-        conversion = replace(conversion, noise_level=level)
+        found = _level(noise_in(lambda index: (slices[index], None), range(len(slices))))
+        level = noise_level or found
+        strength *= share_of(level, found)
+        conversion = replace(conversion, noise_level=level, strength=strength)
     if strength == 0:
         return hu.copy()
     precision = choose_precision(chosen, conversion, loaded, slices[len(slices) // 2])
@@ -163,7 +165,7 @@ def denoise_folders(options: DenoiseOptions) -> int:
         network, middle = load_model(one, {}, PairedOptions), group[0].volume.sources[len(group[0].volume.sources) // 2]
         hu = dicom.read(middle.path, middle.frame).hu
         one = replace(one, precision=choose_precision(options, one, network, hu))
-        done = run_conversion(one, {}, PairedOptions, partial(_given, of_group), convert.plan_of)
+        done = run_conversion(one, {}, PairedOptions, partial(_given, of_group), partial(convert.plan_of, share=1.0))
         if done.status:
             return done.status
         if options.report:

@@ -267,7 +267,7 @@ class NoiseLevelOptions(Checked):
         high=10000,
         metavar="HU",
         help="standard deviation of the noise that is to be taken away, for networks trained with --noise_level; "
-        "default: measured in the images",
+        "where there is more, a share of the change is made; default: measured in the images",
         first=True,
     )
 
