@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _SLICE_KINDS = ("dcm", "auto")
 _GENERATORS = ("enc_x", "dec_x", "enc_y", "dec_y")
 ACTIVE = 0.01  # variance of a latent channel that says something
-SHAPE_FROM, TRANSLATED_FROM = 0.2, 0.5
+SHAPE_FROM, TRANSLATED_FROM = 0.2, 0.8
 """Of the training: from when on translations are to keep shapes, and segmentors learn from these as well. Earlier they
 would learn, of shapes that are wrong as yet, to tell a translation by its looks and call it right."""
 COLLAPSED = 0.1, 0.5  # mean square of the latent and share of active channels below which images are forgotten

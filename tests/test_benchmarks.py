@@ -216,7 +216,7 @@ def test_what_was_asked_of_shape_consistency_is_judged_seed_by_seed(benchmark):
     assert [there for _, there in shapes.asked(found)] == [True] * 5
     found = {
         "plain": [row(0.88), row(0.92)],
-        "labels": [row(0.98, 1.4), row(0.98)],
+        "labels": [row(0.98, 1.6), row(0.98)],
         "segmentors": [row(0.96), row(0.98)],
     }
     assert [there for _, there in shapes.asked(found)] == [False, True, False, False, True]
