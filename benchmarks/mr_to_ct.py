@@ -30,7 +30,7 @@ CLASSES = (-400, -20, 150)  # HU between air, fat, muscle and bone
 WAYS = {
     "paired": ("pix2pix/train.py", "--preset", "synthesis", *MR),
     "anatomy": ("pix2pix/train.py", "--preset", "synthesis", *MR, "--lambda_anatomy", 1),
-    "unpaired": ("cyclegan/train.py", "--preset", "synthesis", *MR),
+    "unpaired": ("cyclegan/train.py", "--preset", "synthesis", "--normaliseA", "percentiles", "-cb", -300, 300),
 }
 TISSUE = 0.1  # of the brightest MR; what is darker is no tissue, or bone
 BODY = -300.0  # HU
