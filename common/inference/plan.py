@@ -285,13 +285,13 @@ def share_of_noise(level: float, images: Catalogue) -> float:
 
 
 def share_of(level: float, found: float) -> float:
-    """``level`` over what is ``found`` to take away, HU, at most 1.
+    """(``level`` over what is ``found`` to take away, HU) to the power of 1.5, at most 1.
 
     Of noise of one texture no network can tell which part is to stay. Where the noise of a scan has the deviation s0
-    and ``level`` came on top, the best share of it is level² / (level² + s0²); networks remove less than all, and by
-    the ratio of deviations the error of five series was least, or within 1 % of it.
+    and ``level`` came on top, the best share of what takes away all of it is level² / (level² + s0²); networks take
+    away less than all. By this power no image of five series, with 3 to 60 HU of a lower dose, became worse.
     """
-    return min(1.0, level / found) if found > 0 else 1.0
+    return min(1.0, (level / found) ** 1.5) if found > 0 else 1.0
 
 
 def _noise_levels(images: Catalogue) -> dict[str, float]:

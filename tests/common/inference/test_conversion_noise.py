@@ -44,15 +44,15 @@ def test_noise_is_measured_where_it_is_not_given(tmp_path, paired_run, files, mo
 def test_of_more_noise_than_is_to_go_a_share_stays(tmp_path, paired_run, files, monkeypatch, capsys):
     files.write_series(tmp_path / "in", 2)
     run, changes = paired_run(noise_level=20, gen_residual=0.01), []
-    for found, share in ((30.0, 1.0), (80.0, 0.75)):
+    for found, share in ((30.0, 1.0), (240.0, 0.125)):
         monkeypatch.setattr(plan, "noise_of", lambda series, found=found: SimpleNamespace(to_remove=found))
         assert converted(tmp_path, run, "--noise_level", 60, "--strength", 0.5, "--force") == 0
-        assert ("75% of the change is made" in capsys.readouterr().err) == (share < 1)
+        assert ("12% of the change is made" in capsys.readouterr().err) == (share < 1)
         settings = json.loads((tmp_path / "out.report/conversion.json").read_text())["settings"]
         assert settings["strength"] == 0.5 * share
         changes.append(change_of(tmp_path, files))
     assert np.abs(changes[0]).max() > 5
-    np.testing.assert_allclose(changes[1], 0.75 * changes[0], atol=1.01)
+    np.testing.assert_allclose(changes[1], 0.125 * changes[0], atol=1.01)
 
 
 def test_no_noise_that_can_be_measured_is_refused(tmp_path, paired_run, files, monkeypatch, capsys):
