@@ -121,9 +121,7 @@ PAIRED = MappingProxyType(
                 Setting("gen_chs", (32, 64, 128), "a quarter of the released weights: pairs are few"),
                 Setting("gen_nblock", 3, "deeper gains less than more updates in the same time"),
                 Setting("lambda_rec_l1", 10, "bears outliers where the registration is a little off"),
-                Setting(
-                    "lambda_rec_l2", 20, "bone is few pixels, far off: by L1 alone many updates pass before it shows"
-                ),
+                Setting("lambda_rec_l2", 20, "bone is few pixels, far off: by L1 alone it shows later still"),
                 _NO_ADVERSARY,
                 Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
                 Setting("optimizer", "Muon", "orthogonal steps learn more in the few updates that minutes have"),
