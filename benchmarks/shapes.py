@@ -41,7 +41,7 @@ SEEN = ("-ca", -1, 1, "-cb", -1, 1, "-cw", 56, "-ch", 56, "-rt", 4, "-g", -1)
 SEGMENTOR = ("--preset", "segment", "-cn", CLASSES, "-gnb", 2, "--nvis", 0)
 NETWORK = ("-gc", 16, 32, "-gnb", 2, "-gs", "none", "-gu", "resize", "-u", "none", "-dc", 16, 32, 64)
 TRAINING = ("-b", 1, "-lrg", "1e-3", "-lrd", "3e-4", "-lcAz", 0, "-lcBz", 0, "-ld", 0, "--nvis_A", 0, "--nvis_B", 0)
-WEIGHT = 60  # of the shape loss
+WEIGHT = 150  # of the shape loss
 PLAIN, LABELS, SEGMENTORS = "plain", "labels", "segmentors"
 MOST, LEAST, WORSE = 0.90, 0.97, 1.5  # Dice without and with shape consistency; distance to B, as a multiple
 
