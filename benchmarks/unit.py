@@ -32,10 +32,10 @@ LEARNT, JUDGED = range(40, 141), range(141, 161)  # slices
 T2 = {"wm": 0.25, "gm": 0.55}  # of the range; fluid 1.0
 SHARED = (
     *("--imgtype", "npy", "-ca", 0, 1, "-cb", 0, 1, "-cw", 64, "-ch", 64),
-    *("-gc", 16, 32, 64, "-gnb", 4, "-gn", "fnorm", "-dc", 16, 32, 64, "-lrg", 5e-4),
+    *("-gc", 16, 32, 64, "-gnb", 4, "-gn", "fnorm", "-dc", 16, 32, 64, "-dn", "none", "--look_up", "auto"),
 )
 WAYS = {
-    "cyclegan": ("-u", "none", "-ld", 0, "--pad", "reflect", "--adam_beta1", 0.5),
+    "cyclegan": ("-u", "none", "-ld", 0, "--pad", "reflect", "--adam_beta1", 0.5, "-lrg", 5e-4, "-lrd", 2e-4),
     "unit": ("--preset", "unit"),
 }
 NEAR, HALF, OWN, LEAST = 1.15, 0.5, 0.03, 0.5

@@ -14,6 +14,7 @@ GPU_ENGINES = ("auto", "chainer")
 ENGINES = ("auto", "chainer", "openvino", "onnxruntime")
 PRECISIONS = ("fp32", "bf16", "int8")
 NORMALISATIONS = ("none", "percentiles", "nyul")
+LOOK_UPS = ("none", "auto", "rising", "falling")
 TARGETS = ("files", "neighbours", "blind")
 COMMUNICATORS = ("naive", "flat", "pure_nccl")
 

@@ -5,6 +5,7 @@ python cyclegan/train.py --resume result/20260101_120000
 """
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from medi2i.common.errors import as_main
 from medi2i.common.networks.from_options import check_size, size_multiple
 from medi2i.common.networks.pretrained import PerceptualFeatures
 from medi2i.common.options import UnpairedOptions
-from medi2i.common.training import mean_change
+from medi2i.common.training import look_up, mean_change
 from medi2i.common.training.distributed import Ranks, joined
 from medi2i.common.training.log import read_log
 from medi2i.common.training.profiling import check
@@ -35,6 +36,8 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
 from medi2i.cyclegan.validation import CycleMeasure, expected_of, tell_end
 from medi2i.datasets import unpaired
+
+log = logging.getLogger(__name__)
 
 SETS = ("trainA", "trainB", "valA", "valB")
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
@@ -87,7 +90,8 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     # updater: with one seed, domains of equal size would always meet in the same pairs
     main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(examples))
     both = {"main": main, "second": second}
-    updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks, segmentors)
+    tables = look_up_tables(options, images)
+    updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks, segmentors, tables)
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
         read = {"training A": examples[0], "training B": examples[1], "validation A": val_a, "validation B": val_b}
@@ -129,6 +133,15 @@ def begin_at_shift(
     change = ranks.agreed(mean_change.of_domains(images[0], images[1], shift) if ranks.first else None)
     expected = ranks.agreed(expected_of(images, change is not None) if ranks.first else None)
     return dataclasses.replace(options, mean_change=change, **expected)
+
+
+def look_up_tables(options: UnpairedOptions, images: Sequence[unpaired.UnpairedDataset]) -> dict[str, look_up.LookUp]:
+    """The tables of ``--look_up`` into the domains "x" and "y"; {} without, and where weights know better."""
+    if options.look_up == "none" or options.check or options.model_gen:
+        return {}
+    found = look_up.between(images[0], images[1], options.look_up)
+    log.info("--look_up %s: %s", options.look_up, found.sentence)
+    return {"y": found.there, "x": found.back}
 
 
 def perceptual_features(options: UnpairedOptions, device: chainer.backend.Device) -> PerceptualFeatures | None:

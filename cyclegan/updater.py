@@ -13,6 +13,7 @@ from medi2i.common.networks.network import constant_weights
 from medi2i.common.options import UnpairedOptions
 from medi2i.common.training.adversarial import AdversarialUpdater, HistoryPool, Term, terms_of
 from medi2i.common.training.distributed import ALONE, Ranks
+from medi2i.common.training.look_up import LookUp
 from medi2i.common.training.randomness import RandomState
 from medi2i.cyclegan import net
 
@@ -24,6 +25,9 @@ ACTIVE = 0.01  # variance of a latent channel that says something
 SHAPE_FROM, TRANSLATED_FROM = 0.2, 0.8
 """Of the training: from when on translations are to keep shapes, and segmentors learn from these as well. Earlier they
 would learn, of shapes that are wrong as yet, to tell a translation by its looks and call it right."""
+LOOK_UP_UNTIL, LOOK_UP_WEIGHT = 0.15, 10.0
+"""Of the training: until when translations are drawn to what a table of levels makes of their images, and how much: as
+by a cycle. Longer, and they stay as wrong as the table is."""
 COLLAPSED = 0.1, 0.5  # mean square of the latent and share of active channels below which images are forgotten
 
 
@@ -35,6 +39,11 @@ def check_terms(options: UnpairedOptions) -> None:
                 f"--{field.name}: it compares images of both domains, which have {options.ch} and {options.out_ch} "
                 f"channels; --{field.name} 0 would do"
             )
+    if options.look_up != "none" and options.ch != options.out_ch:
+        raise UserError(
+            f"--look_up {options.look_up}: a table of grey levels needs as many channels in both domains, which have "
+            f"{options.ch} and {options.out_ch}; --look_up none would do"
+        )
     if options.lambda_kl > 0 and (options.unet != "none" or options.gen_residual > 0):
         raise UserError(
             "--lambda_kl: what --unet or --gen_residual lets pass by the latent needs no latent; --unet none and "
@@ -87,13 +96,14 @@ class CycleganUpdater(AdversarialUpdater):
             :class:`medi2i.common.networks.pretrained.PerceptualFeatures`; None without that loss.
         segmentors: dict "x", "y" -> Segmentor of that domain, for ``lambda_anatomy`` and, where there are no labels,
             ``lambda_shape``; without these losses none.
+        tables: dict "x", "y" -> LookUp of images of the other domain into that one; without ``look_up`` none.
 
     Reported, each without its weight, under enc_x, enc_y, dec_x, dec_y: ``loss_reg``, ``loss_adv``, ``loss_cycle``,
     ``loss_id`` (a thousandth of it, as in the released code), ``loss_idem``, ``loss_dom``, ``loss_air``,
-    ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_anatomy``, ``loss_shape``, ``loss_kl``, ``loss_kl_cycle``,
-    ``latent_square``, ``latent_active``; under seg_x and seg_y: ``loss_real``, ``loss_fake``; under dis_x and
-    dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under dis_z: ``loss_x``, ``loss_y``, ``loss_reg``. Critics
-    (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
+    ``loss_level``, ``loss_grad``, ``loss_gc``, ``loss_tv``, ``loss_anatomy``, ``loss_shape``, ``loss_kl``,
+    ``loss_kl_cycle``, ``latent_square``, ``latent_active``; under seg_x and seg_y: ``loss_real``, ``loss_fake``; under
+    dis_x and dis_y: ``loss_fake``, ``loss_real``, ``loss_reg``; under dis_z: ``loss_x``, ``loss_y``, ``loss_reg``.
+    Critics (WGAN): ``loss_dis`` and, with its weight, ``loss_gp``.
     """
 
     weighted = staticmethod(losses.tanh_weighted_least_squares)
@@ -109,11 +119,13 @@ class CycleganUpdater(AdversarialUpdater):
         features: Any = None,
         ranks: Ranks = ALONE,
         segmentors: Mapping[str, Segmentor] | None = None,
+        tables: Mapping[str, LookUp] | None = None,
     ) -> None:
         check_terms(options)
         super().__init__(iterators, optimizers, networks, options, random, device, ranks)
         self.features = features
         self.segmentors = segmentors or {}
+        self.tables = tables or {}
         self._warned = False
         for name, weight in (("y", options.lambda_dis_y), ("x", options.lambda_dis_x)):
             if weight > 0:
@@ -274,8 +286,10 @@ class CycleganUpdater(AdversarialUpdater):
         )
 
     def _likeness_terms(self, x: Array, x_y: Any, y: Array, y_x: Any) -> list[Term]:
-        """Image and translation are alike: in VGG16's eyes, in what is air, in their edges."""
+        """Image and translation are alike: in VGG16's eyes, in what is air, in the levels that a table makes of
+        one, in their edges."""
         s, alike = self.options, losses.gradient_consistency
+        level = LOOK_UP_WEIGHT if self.tables and self.progress() < LOOK_UP_UNTIL else 0.0
         colour = s.ch == 3 and s.stack == 1
 
         def seen(image: Array, translated: Any) -> chainer.Variable:
@@ -286,6 +300,8 @@ class CycleganUpdater(AdversarialUpdater):
             ("enc_y/loss_id", 1e3 * s.lambda_identity_y, lambda: seen(y, y_x)),
             ("dec_y/loss_air", s.lambda_air, lambda: losses.air_mismatch(x, x_y, s.air_threshold)),
             ("dec_x/loss_air", s.lambda_air, lambda: losses.air_mismatch(y, y_x, s.air_threshold)),
+            ("dec_y/loss_level", level, lambda: losses.mean_absolute(x_y, self.tables["y"](x))),
+            ("dec_x/loss_level", level, lambda: losses.mean_absolute(y_x, self.tables["x"](y))),
             ("dec_y/loss_grad", s.lambda_grad, lambda: losses.gradient_difference(x, x_y)),
             ("dec_x/loss_grad", s.lambda_grad, lambda: losses.gradient_difference(y, y_x)),
             ("dec_x/loss_grad_y", s.lambda_grad_y, lambda: losses.gradient_difference(y, y_x)),

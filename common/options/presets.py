@@ -259,7 +259,12 @@ UNPAIRED = MappingProxyType(
                 Setting("lambda_Az", 10, "as lambda_A: the latent says all of the own domain, too"),
                 Setting("lambda_Bz", 10, "as lambda_A"),
                 Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
-                Setting("adam_beta1", 0.5, "as in the paper"),
+                Setting("look_up", "auto", "or chance decides whether bright becomes bright or dark"),
+                Setting("dis_norm", "none", "instance normalisation would hide the levels by which tissues differ"),
+                Setting("optimizer", "Muon", "orthogonal steps learn more in the few updates that minutes have"),
+                Setting("learning_rate_gen", 1e-3, "Muon's steps are of equal size in all layers"),
+                Setting("learning_rate_dis", 3e-4, "as learning_rate_gen: a third of it"),
+                Setting("adam_beta1", 0.5, "as in the paper, where Muon steps as Adam does"),
                 Setting("pad", "reflect", "zeros at the border would read as soft tissue"),
                 Setting("random_translate", 16, "the body may lie anywhere"),
                 Setting("random_scale", 0.05, "patients differ in size"),
@@ -271,6 +276,7 @@ UNPAIRED = MappingProxyType(
                 Setting("lambda_gc_x", 1, "edges stay where they are, whatever their contrast (Hiasa et al., 2018)"),
                 Setting("lambda_gc_y", 1, "as lambda_gc_x"),
                 Setting("lambda_domain", 0, "an MR is no CT that could be left as it is"),
+                Setting("look_up", "auto", "or chance decides whether bright becomes bright or dark"),
                 Setting(
                     "gen_norm", "fnorm", "of each pixel: by statistics of an image its levels are as they happen to be"
                 ),

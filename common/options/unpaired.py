@@ -109,6 +109,13 @@ class UnpairedLossOptions(Checked):
         0, "-la", type=float, low=0, same_channels=True, help="weight of air that becomes tissue, or the reverse"
     )
     air_threshold: float = option(-0.997, "-at", type=float, help="air is at or below this, in [-1, 1]")
+    look_up: str = option(
+        "none",
+        choices=choices.LOOK_UPS,
+        help="grey levels of translations begin by a table between the domains, by how frequent they are: bright stays "
+        "bright (rising) or becomes dark (falling), or what resembles the other domain more (auto); for the first part "
+        "of the training",
+    )
     lambda_anatomy: float = option(
         0,
         type=float,

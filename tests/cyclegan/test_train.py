@@ -172,7 +172,7 @@ def test_pictures_show_both_domains(finished):
     assert {0, 255} <= set(block.ravel()) and (block[:, 0] == block[:, 3]).all()
 
 
-@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc"], UNIT, SHAPE])
+@pytest.mark.parametrize("extra", [["-lz", "1", "-lfd", "2"], ["-senc", "--look_up", "auto"], UNIT, SHAPE])
 def test_killed_and_resumed_gives_the_same_weights(data, tmp_path, extra):
     argv = ["-e", "3", "--snapshot_interval", "2", "-n", "0.1", "-gdo", "0.2", *extra]
     straight = train(data, tmp_path / "straight", *argv)

@@ -117,6 +117,21 @@ def test_every_term_has_its_name():
     assert np.isfinite(list(observed.values())).all()
 
 
+def test_translations_are_drawn_to_the_tables_in_the_first_part_of_the_training():
+    updater = updater_of(options_of(iteration=20))
+    made = []
+    updater.tables = {name: lambda image: made.append(image.shape) or 0 * image + 0.25 for name in "xy"}
+    levels = {"dec_x/loss_level", "dec_y/loss_level"}
+    assert [levels <= set(update(updater)) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert len(made) == 6
+    updater.iteration = 0
+    images = updater.translate(*(updater.next_batch(name) for name in ("main", "second")))
+    terms = {term.name: term for term in updater.generator_terms(images)}
+    for name, translated in (("dec_y/loss_level", images.x_y), ("dec_x/loss_level", images.y_x)):
+        assert terms[name].weight == 10
+        assert float(terms[name].value.array) == pytest.approx(abs(translated.array - 0.25).mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "term, expected",
     [
