@@ -304,18 +304,6 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-class _ListPresets(argparse.Action):
-    """``--list_presets``: print them and end."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, presets: Mapping[str, Preset], **more: Any) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **more)
-        self.presets = presets
-
-    def __call__(self, parser: argparse.ArgumentParser, *parsed: object) -> None:
-        print(listing(self.presets))
-        parser.exit()
-
-
 def first_gpu(args: Sequence[str]) -> list[str]:
     """Arguments with ``-g 0`` for ``-g 0 1``: the released CycleGAN took a list; here a process has one GPU."""
     left = list(args)
@@ -362,7 +350,10 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     parser.usage = " ".join(["%(prog)s", *words, "[options]"])
     if cls.PRESETS:
         groups[_group_title(cls, "preset")].add_argument(
-            "--list_presets", action=_ListPresets, presets=cls.PRESETS, help="print all presets, with reasons, and end"
+            "--list_presets",
+            action="version",  # which is to print a text and end
+            version=listing(cls.PRESETS),
+            help="print all presets, with reasons, and end",
         )
     last = groups["Help and limits"]
     last.add_argument("-h", "--help", action="help", help="show this and end")
