@@ -180,8 +180,9 @@ class Best(chainer.training.Extension):
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Store or restore the best so far."""
-        self.epoch, self.value, *more = serialize_json(serializer, "best", [self.epoch, self.value, self.unfinished])
-        unfinished = more[0] if more else None  # snapshots of before have none of it
+        self.epoch, self.value, unfinished = serialize_json(
+            serializer, "best", [self.epoch, self.value, self.unfinished]
+        )
         self.unfinished = None if unfinished is None else (unfinished[0], unfinished[1])
 
 

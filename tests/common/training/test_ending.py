@@ -9,7 +9,7 @@ import pytest
 
 from medi2i.common.compat import chainer
 from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime, scalars
-from medi2i.common.training.snapshot import Reader, Writer, serialize_json
+from medi2i.common.training.snapshot import Reader, Writer
 
 
 def trainer_at(epoch=0, iteration=0, **observation):
@@ -159,14 +159,6 @@ def test_the_epoch_in_which_a_training_ends_is_judged_and_judged_again_if_it_goe
     ending.time_over = True
     worse(timed(3, epoch=1, m=6.0))
     assert len(kept) == 3 and worse.latest == (1, 5.0)
-
-
-def test_a_snapshot_of_before_tells_the_best_of_whole_epochs():
-    state = {}
-    serialize_json(Writer(state), "best", [3, 2.5])
-    best = Best(Ending(None), "m", False, 1, None)
-    best.serialize(Reader(state))
-    assert best.latest == (3, 2.5)
 
 
 def test_all_losses_on_a_gpu_cost_one_copy(monkeypatch):
