@@ -252,7 +252,7 @@ def completion(argv: Sequence[str]) -> None:
         if group not in groups:
             groups[group] = groups[""].add_parser(group, help=f"{group} …").add_subparsers()
         parser = parser_of(command)
-        for action in parser.reveal():
+        for action in parser._actions:
             action.choices = parser.rules.get(action.dest, {}).get("choices")
             if action.metavar in FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # which is how shtab is told

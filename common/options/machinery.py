@@ -232,8 +232,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, with errors in this project's one line and numbers like -1e-3 taken as values.
 
     Old command lines abbreviate: ``abbreviated`` are the options of which a beginning will do, as in argparse.
-    ``rules``: what the fields say of the options, in the order of the page of help. ``later``: the options that
-    ``--help`` leaves out, with their texts.
+    ``rules``: what the fields say of the options, in the order of the page of help.
     """
 
     abbreviated: tuple[str, ...] = ()
@@ -242,7 +241,6 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
         self.rules: dict[str, Mapping[str, Any]] = {}
-        self.later: dict[argparse.Action, str] = {}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; what is left over is given to the options that take bare words, or refused."""
@@ -273,18 +271,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{name} is short for {' and for '.join(sorted(meant))}; which one is meant?")
         return meant[0] + equals + value if meant else arg
 
-    def put_off(self, action: argparse.Action) -> None:
-        """Leave an option to ``--help-all``."""
-        self.later[action], action.help = str(action.help), argparse.SUPPRESS
-
-    def reveal(self) -> list[argparse.Action]:
-        """Show what was left to ``--help-all``. Returns all options."""
-        for action, text in self.later.items():
-            action.help = text
-        return self._actions
-
     def _no_option(self, name: str) -> str:
-        shown = (action for action in self._actions if action.help != argparse.SUPPRESS or action in self.later)
+        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
         known = [text for action in shown for text in action.option_strings if text.startswith("--")]
         close = difflib.get_close_matches("--" + name.lstrip("-"), known, 1)
         return f"{name}: no such option" + (f"; did you mean {close[0]}?" if close else "")
@@ -294,12 +282,19 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class _FirstOptions(argparse.RawDescriptionHelpFormatter):
+    """The page of ``--help``: without what is left to ``--help-all``."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if getattr(action, "first", True):
+            super().add_argument(action)
+
+
 class _HelpAll(argparse.Action):
     """``--help-all``: what ``--help`` shows, and the options that it leaves out."""
 
     def __call__(self, parser: argparse.ArgumentParser, *parsed: object) -> None:
-        if isinstance(parser, Parser):
-            parser.reveal()
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.print_help()
         parser.exit()
 
@@ -331,7 +326,7 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     parser = Parser(
         description=textwrap.fill(first, 78),
         epilog="\n  ".join(["Examples:", *examples]) if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_FirstOptions,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         add_help=False,
@@ -343,8 +338,7 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     some_first = any(field.metadata["first"] for field in fields)
     for field in sorted(fields, key=lambda field: list(titles).index(_group_title(cls, field.name))):
         action = add_option(groups[_group_title(cls, field.name)], field)
-        if some_first and not field.metadata["first"]:
-            parser.put_off(action)
+        action.first = field.metadata["first"] or not some_first  # type: ignore[attr-defined]  # of _FirstOptions
         parser.rules[field.name] = field.metadata
     words = [f"[{rule['metavar']}]" for rule in parser.rules.values() if rule["bare"]]
     parser.usage = " ".join(["%(prog)s", *words, "[options]"])
@@ -366,10 +360,9 @@ def build_parser(cls: type[Checked], about: str | None = None) -> Parser:
     )
     parser.abbreviated = cls.RELEASED
     debug = last.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    if some_first:
-        parser.put_off(pixels)
-        parser.put_off(debug)
-    others = f"show {len(parser.later)} more options and end" if some_first else argparse.SUPPRESS
+    pixels.first = debug.first = not some_first  # type: ignore[attr-defined]  # the same
+    later = sum(not getattr(action, "first", True) for action in parser._actions)
+    others = f"show {later} more options and end" if some_first else argparse.SUPPRESS
     last.add_argument("--help-all", nargs=0, action=_HelpAll, help=others)
     return parser
 
