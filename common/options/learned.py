@@ -9,6 +9,7 @@ from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.errors import UserError
 from medi2i.common.options import shared
 from medi2i.common.options.machinery import Checked, derived, option, redefault
+from medi2i.common.options.paired import PairedPictureOptions
 from medi2i.common.options.unpaired import DomainOptions
 
 PRIMAL_DUAL, CRITIC = LEARNS = ("primal-dual", "critic")
@@ -90,28 +91,16 @@ class LearnedTrainingOptions(OneRateOptions):
 
 
 @dataclass
-class LearnedPictureOptions(shared.PictureOptions):
-    """Logs and pictures."""
-
-    nvis: int = option(3, type=int, low=0, high=1000, changeable=True, help="number of images in a picture")
-    vis_windowB: list = derived("images have one window", type=float)
-
-
-@dataclass
-class LearnedRunOptions(shared.RunOptions):
-    """Runs: resuming, ending, checking."""
-
-    sync_bn: bool = derived("these networks have no batch normalisation", type=bool)
-    summary: bool = derived("of networks that translate", type=bool)
-
-
-@dataclass
 class LearnedOptions(
-    LearnedFileOptions, LearnedNetworkOptions, LearnedTrainingOptions, LearnedPictureOptions, LearnedRunOptions
+    LearnedFileOptions, LearnedNetworkOptions, LearnedTrainingOptions, PairedPictureOptions, shared.RunOptions
 ):
     """All options of reconstruction/train.py."""
 
     APPLICATION: ClassVar[str] = "reconstruction"
+
+    vis_windowB: list = derived("images have one window", type=float)
+    sync_bn: bool = derived("these networks have no batch normalisation", type=bool)
+    summary: bool = derived("of networks that translate", type=bool)
 
     def __post_init__(self) -> None:
         """Fill in what is best for what learns, and check."""
@@ -200,18 +189,6 @@ class SynthesisNetworkOptions(Checked):
 
 
 @dataclass
-class SynthesisTrainingOptions(OneRateOptions):
-    """Training."""
-
-    batch_size: int = redefault(shared.TrainingOptions, "batch_size", 16)
-    learning_rate: float = option(None, "-lr", type=float, low=0, help="of both networks [dcgan 2e-4, pggan 1e-3]")
-    adam_beta1: float = option(None, type=float, low=0, high=0.999, help="of Adam [dcgan 0.5, pggan 0]")
-    lr_drop: int = redefault(shared.TrainingOptions, "lr_drop", 0)
-    ema: float = redefault(shared.TrainingOptions, "ema", 0.999)
-    dtype: str = derived("float32")
-
-
-@dataclass
 class SynthesisLossOptions(Checked):
     """Losses."""
 
@@ -246,26 +223,27 @@ class SynthesisPictureOptions(shared.PictureOptions):
 
 
 @dataclass
-class SynthesisRunOptions(shared.RunOptions):
-    """Runs: resuming, ending, checking."""
-
-    patience: int = derived("nothing says which epoch is best", type=int)
-    summary: bool = derived("of networks that translate", type=bool)
-
-
-@dataclass
 class SynthesisOptions(
     shared.FileOptions,
     SynthesisImageOptions,
     SynthesisNetworkOptions,
-    SynthesisTrainingOptions,
+    OneRateOptions,
     SynthesisLossOptions,
     SynthesisPictureOptions,
-    SynthesisRunOptions,
+    shared.RunOptions,
 ):
     """All options of synthesis/train.py."""
 
     APPLICATION: ClassVar[str] = "synthesis"
+
+    batch_size: int = redefault(shared.TrainingOptions, "batch_size", 16)
+    learning_rate: float = option(None, "-lr", type=float, low=0, help="of both networks [dcgan 2e-4, pggan 1e-3]")
+    adam_beta1: float = option(None, type=float, low=0, high=0.999, help="of Adam [dcgan 0.5, pggan 0]")
+    lr_drop: int = redefault(shared.TrainingOptions, "lr_drop", 0)
+    ema: float = redefault(shared.TrainingOptions, "ema", 0.999)
+    dtype: str = derived("float32")
+    patience: int = derived("nothing says which epoch is best", type=int)
+    summary: bool = derived("of networks that translate", type=bool)
 
     def __post_init__(self) -> None:
         """Fill in what is published for the network, and check."""
