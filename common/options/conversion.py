@@ -299,9 +299,8 @@ def conversion_parser(cls: type[C], about: str | None = None) -> Parser:
     Words that follow no option are the run folder, unless ``-m`` names one, and then what is to be converted.
     """
     parser = build_parser(cls, about)
-    own = {field.name for field in dataclasses.fields(cls)}
     for field in dataclasses.fields(cls.TRAINING):
-        if field.name not in own and field.metadata["flags"] is not None:
+        if field.name not in cls.__dataclass_fields__ and field.metadata["flags"] is not None:
             add_option(parser, field, hidden=True)
     return parser
 
@@ -312,9 +311,8 @@ def parse_conversion(cls: type[C], argv: Sequence[str] | None, about: str | None
     about: the docstring of the command. Raises UserError for a value that is not allowed.
     """
     given = given_values(conversion_parser(cls, about), argv, cls, cls.TRAINING)
-    own = {field.name for field in dataclasses.fields(cls)}
-    training = {name: value for name, value in given.items() if name not in own}
-    options = cls(**{name: value for name, value in given.items() if name in own})
+    training = {name: value for name, value in given.items() if name not in cls.__dataclass_fields__}
+    options = cls(**{name: value for name, value in given.items() if name not in training})
     for place in options.root:
         if (Path(place) / "args").is_file():
             raise UserError(

@@ -173,10 +173,8 @@ class Checked:
 def checked(field: dataclasses.Field, value: Any) -> Any:
     """``value`` with the field's type, or UserError with the option's name and what is allowed."""
     rule = field.metadata
-    if value is None:
-        return value
     name = "--" + field.name if rule["flags"] is not None else field.name
-    if rule["nargs"] is not None:
+    if rule["nargs"] is not None and value is not None:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{name}: {_short(value)} is one value where a list is needed")
         if isinstance(rule["nargs"], int) and len(value) != rule["nargs"]:
@@ -302,17 +300,15 @@ class _HelpAll(argparse.Action):
 def first_gpu(args: Sequence[str]) -> list[str]:
     """Arguments with ``-g 0`` for ``-g 0 1``: the released CycleGAN took a list; here a process has one GPU."""
     left = list(args)
-    for place, arg in enumerate(args):
-        if arg in ("-g", "--gpu"):
-            numbers = list(itertools.takewhile(str.isdigit, args[place + 1 :]))
-            if len(numbers) > 1:
-                log.warning(
-                    "--gpu: %s: one process uses one GPU, %s; several together are --communicator's",
-                    " ".join(numbers),
-                    numbers[0],
-                )
-                left = [*args[: place + 2], *first_gpu(args[place + 1 + len(numbers) :])]
-            break
+    for place in [place for place, arg in enumerate(args) if arg in ("-g", "--gpu")][::-1]:
+        numbers = list(itertools.takewhile(str.isdigit, args[place + 1 :]))
+        if len(numbers) > 1:
+            log.warning(
+                "--gpu: %s: one process uses one GPU, %s; several together are --communicator's",
+                " ".join(numbers),
+                numbers[0],
+            )
+            del left[place + 2 : place + 1 + len(numbers)]
     return left
 
 
