@@ -126,12 +126,10 @@ OFF = contextlib.nullcontext
 class Profile:
     """Seconds and number of times of each phase. Phases nest, and the inner one alone gets the time: they add up.
 
-    clock: function without arguments, in seconds. synchronise: the same, called before each look at the clock; it
-    waits for the device, since a GPU works on behind the program's back. A profiled GPU run is slower for it.
+    clock: function without arguments, in seconds.
     """
 
     clock: Callable[[], float] = time.perf_counter
-    synchronise: Callable[[], None] | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict, init=False)
     times: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
     _phases: list[str] = dataclasses.field(default_factory=lambda: [REST], init=False)
@@ -139,7 +137,7 @@ class Profile:
 
     def start(self) -> None:
         """The time begins; before it, nothing counts."""
-        self._since = self._now()
+        self._since = self.clock()
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -158,14 +156,9 @@ class Profile:
         self._look()
         return sum(self.seconds.values())
 
-    def _now(self) -> float:
-        if self.synchronise is not None:
-            self.synchronise()
-        return self.clock()
-
     def _look(self) -> None:
         if self._since is not None:
-            now, phase = self._now(), self._phases[-1]
+            now, phase = self.clock(), self._phases[-1]
             self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
             self._since = now
 
@@ -186,7 +179,13 @@ def profile_of(options: AnyTraining, device: chainer.backend.Device | None) -> P
         return OFF
     if device is None or device.xp.__name__ != "cupy":
         return Profile()
-    return Profile(synchronise=chainer.backends.cuda.Stream.null.synchronize)
+    return Profile(_gpu_clock)
+
+
+def _gpu_clock() -> float:
+    """The time once the GPU, which works on behind the program's back, is done. A profiled run is slower for it."""
+    chainer.backends.cuda.Stream.null.synchronize()
+    return time.perf_counter()
 
 
 @dataclasses.dataclass(eq=False)

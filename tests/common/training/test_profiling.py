@@ -1,6 +1,7 @@
 """Phases add up, by a clock that the test moves; what is said of them; nothing is measured unasked."""
 
 import csv
+import time
 import types
 
 import pytest
@@ -57,15 +58,19 @@ def test_an_error_ends_its_phase(clock):
     assert timed.seconds == {FORWARD: 2, REST: 3}
 
 
-def test_the_device_is_waited_for_before_each_look(clock):
+def test_the_device_is_waited_for_before_each_look(clock, monkeypatch):
     # Work of the "device" that takes 5 s and is waited for only where the profile does.
     behind = []
 
-    def synchronise():
+    def synchronize():
         clock.now += sum(behind)
         behind.clear()
 
-    timed = Profile(clock, synchronise)
+    device = types.SimpleNamespace(xp=types.SimpleNamespace(__name__="cupy"))
+    stream = types.SimpleNamespace(null=types.SimpleNamespace(synchronize=synchronize))
+    monkeypatch.setattr(chainer.backends.cuda, "Stream", stream, raising=False)
+    monkeypatch.setattr("time.perf_counter", clock)
+    timed = profiling.profile_of(PairedOptions(profile=True), device)
     timed.start()
     with timed(BACKWARD):
         behind.append(5)
@@ -75,9 +80,9 @@ def test_the_device_is_waited_for_before_each_look(clock):
 
 
 def test_on_the_cpu_nothing_is_waited_for():
-    assert profiling.profile_of(PairedOptions(profile=True), None).synchronise is None
+    assert profiling.profile_of(PairedOptions(profile=True), None).clock is time.perf_counter
     assert profiling.profile_of(PairedOptions(), None) is profiling.OFF
-    assert profiling.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy")).synchronise is None
+    assert profiling.profile_of(PairedOptions(profile=True), chainer.get_device("@numpy")).clock is time.perf_counter
 
 
 def test_unasked_nothing_looks_at_the_clock(monkeypatch):
