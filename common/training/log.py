@@ -226,7 +226,7 @@ class EventFiles(chainer.training.Extension):
 
     log: Log
     folder: str | Path
-    _writer: Any = dataclasses.field(default=None, init=False)
+    _writer: Any = dataclasses.field(init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: hides what a resumed run writes again."""
@@ -243,8 +243,7 @@ class EventFiles(chainer.training.Extension):
 
     def finalize(self) -> None:
         """Called by the trainer when training ends."""
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
 def summary_writer() -> type:
