@@ -75,8 +75,7 @@ def plane(stack: np.ndarray, colour: bool = False) -> np.ndarray:
 def window_of(images: Iterable[np.ndarray], clip: Clip, window: Sequence[float] | None = None) -> tuple[float, float]:
     """(low, high) to show ``images`` in: ``window`` if given, else the clip, else the smallest and largest value."""
     if window is not None:
-        low, high = window
-        return low, high
+        return window[0], window[1]
     if clip.lower is not None and clip.upper is not None:
         return clip.lower, clip.upper
     finite = np.concatenate([image[np.isfinite(image)] for image in map(np.asarray, images)])
@@ -99,14 +98,12 @@ def range_text(low: float, high: float, modality: str = "") -> str:
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # a name of a file may hold dollar signs
-def draw_grid(
-    path: str | Path, rows: Sequence[Sequence[Panel | None]], titles: Sequence[str], labels: Sequence[str]
-) -> None:
-    """Write ``rows`` (lists of Panel, or None for an empty place) as a PNG.
+def draw_grid(path: str | Path, rows: Sequence[Sequence[Panel]], titles: Sequence[str], labels: Sequence[str]) -> None:
+    """Write ``rows`` of panels as a PNG; some may be shorter.
 
     ``titles``: one above each column; ``labels``: one left of each row, usually a file name.
     """
-    sizes = [panel.image.shape[-2:] for row in rows for panel in row if panel is not None]
+    sizes = [panel.image.shape[-2:] for row in rows for panel in row]
     height, width = np.max(sizes, axis=0)
     zoom = _zoom(max(height, width))
     height, width = round(height * zoom), round(width * zoom)
@@ -126,8 +123,6 @@ def draw_grid(
             fontsize=7,
         )
         for j, panel in enumerate(row):
-            if panel is None:
-                continue
             pixels = _scaled(_colours(panel), zoom)
             figure.figimage(pixels, xo=SIDE + j * (width + GAP), yo=total_height - top - len(pixels), origin="upper")
     for j, title in enumerate(titles):

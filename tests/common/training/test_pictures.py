@@ -36,7 +36,7 @@ def test_every_pixel_has_the_grey_of_its_window(tmp_path):
     image = np.random.default_rng(0).uniform(-300, 300, (HEIGHT, WIDTH))
     colour = np.random.default_rng(1).uniform(0, 255, (3, HEIGHT, WIDTH))
     path = tmp_path / "grid.png"
-    draw_grid(path, [[Panel(image, -160, 240), None], [Panel(image, 0, 1), Panel(colour, 0, 255)]], ["a", "b"], "ab")
+    draw_grid(path, [[Panel(image, -160, 240)], [Panel(image, 0, 1), Panel(colour, 0, 255)]], ["a", "b"], "ab")
     expected = np.clip((image + 160) / 400, 0, 1) * 255
     assert np.abs(shown(path, 0, 0) - expected[..., None]).max() <= 0.5
     assert (shown(path, 0, 1) == 255).all()  # empty
