@@ -2,36 +2,23 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-
-import numpy as np
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.catalogue import Entry, Source, Volume, find_files, list_images, name_below
 from medi2i.datasets.file_names import kind_of, name_without_suffix
 from medi2i.datasets.pairs import locate_list, read_list
-from medi2i.datasets.reading import read_image
+from medi2i.datasets.reading import Image, read_image
 from medi2i.datasets.unpacking import unpacked
 
 NO_IMAGES = (".json", ".html", ".md")  # reports that lie beside converted images; DICOM may have any other name
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """An image in its own unit: `array` float32 (H, W) or (C, H, W); `mask` bool (H, W), True where a pixel counts
-    (None: everywhere); `bits` 8 or 16 for unsigned pictures, else None."""
-
-    array: np.ndarray
-    mask: np.ndarray | None = None
-    bits: int | None = None
-
-
-def load(source: Source) -> Loaded:
-    """Read an image. Raises Unreadable."""
+def load(source: Source) -> Image:
+    """Read an image, whose array is (H, W) where it has one channel. Raises Unreadable."""
     image = read_image(source.path, source.kind, frame=source.frame)
-    array = image.array[0] if len(image.array) == 1 else image.array
-    return Loaded(array, None if image.mask is None else ~image.mask, image.bits)
+    return replace(image, array=image.array[0]) if len(image.array) == 1 else image
 
 
 @dataclass

@@ -189,11 +189,11 @@ def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
     """
     loaded = load(one.truth)
     size = loaded.array.shape[-2:]
-    given = load(one.images[rows[0].name]).mask
-    if given is not None and size[1] >= 2 * given.shape[1]:
-        given = ~enlarge_mask(~given, size[1] // given.shape[1])
-    inside = body_mask(loaded.array.reshape(-1, *size)[0]) if body else None
-    masks = [mask for mask in (loaded.mask, given, inside) if mask is not None and mask.shape == size]
+    padding = load(one.images[rows[0].name]).mask
+    if padding is not None and size[1] >= 2 * padding.shape[1]:
+        padding = enlarge_mask(padding, size[1] // padding.shape[1])
+    outside = ~body_mask(loaded.array.reshape(-1, *size)[0]) if body else None
+    masks = [mask for mask in (loaded.mask, padding, outside) if mask is not None and mask.shape == size]
     images = {}
     for row in rows:
         images[row.name] = row.image(one)
@@ -202,7 +202,7 @@ def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
                 f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
                 f"{loaded.array.shape}; both must be of one size"
             )
-    return Scene(one.key, one.series, loaded.array, np.logical_and.reduce(masks) if masks else None, images)
+    return Scene(one.key, one.series, loaded.array, ~np.logical_or.reduce(masks) if masks else None, images)
 
 
 @dataclass
