@@ -384,7 +384,7 @@ def write(evaluation: Evaluation, options: EvaluateOptions, tuned: dict[str, cla
         print(f"maps: {out / 'maps'}")
     if options.report:
         packed = write_page(out / REPORT, evaluation, options.title, judged, said, options.report_mb)
-        if packed.left_out:
+        if len(packed.entries) < len(evaluation.slices):
             print(
                 f"warning: {out / REPORT}: holds the images of {len(packed.entries)} of {len(evaluation.slices)} "
                 "slices, the worst ones; --report_mb sets how large it may be",

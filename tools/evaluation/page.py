@@ -78,11 +78,10 @@ def _prediction(q: np.ndarray) -> np.ndarray:
 @dataclass
 class Packed:
     """The packed images of some slices. `entries`: slice number → {ids: {row: [number of each channel]}, height, width,
-    factor}; `blobs`: base64 text by number; `left_out`: how many slices did not fit."""
+    factor}; `blobs`: base64 text by number. Slices that did not fit are left out."""
 
     entries: dict[int, dict] = field(default_factory=dict)
     blobs: list[str] = field(default_factory=list)
-    left_out: int = 0
 
     @property
     def size(self) -> int:
@@ -105,11 +104,9 @@ def pack_slices(
     packed = Packed()
     for position, number in enumerate(order):
         entry, blobs = _pack(load(number), scale, 1 if position < whole else factor, len(packed.blobs))
-        if packed.size + sum(map(len, blobs)) > budget:
-            packed.left_out += 1
-            continue
-        packed.entries[number] = entry
-        packed.blobs += blobs
+        if packed.size + sum(map(len, blobs)) <= budget:
+            packed.entries[number] = entry
+            packed.blobs += blobs
     return packed
 
 
