@@ -67,8 +67,8 @@ def parameters(path):
 
 
 def record(path):
-    folder = StepFolders(path.parent, "m" * LIMIT)
-    folder._save()
+    with StepFolders(path.parent).step("m" * LIMIT):
+        pass
 
 
 def exported(path):

@@ -40,6 +40,7 @@ LISTS = 3  # train, val, test
 UPDATES = 4000  # of the training, two minutes or three
 # Not the released options: in so few updates those do not even learn to leave the image as it is.
 PRESET = "denoise"
+MAKER = "medi2i demo"
 RECORD = ".made-by.json"
 MOST_BYTES = 1 << 24
 
@@ -59,16 +60,14 @@ class DemoOptions(Checked):
 class StepFolders:
     """A folder that may be emptied and filled again, without ever deleting what was not made here.
 
-    `path` holds a record of what `maker` made in it: the files of each finished step, and the step under way. Raises
-    UserError where the folder holds things but no record of this maker.
+    `path` holds a record of what was made in it: the files of each finished step, and the step under way. Raises
+    UserError where the folder holds things but no record.
     """
 
-    def __init__(self, path: Path | str, maker: str) -> None:
-        self.path, self.maker = Path(path), maker
-        self._record: dict = {"maker": maker, "steps": {}, "under_way": None}
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._record: dict = {"maker": MAKER, "steps": {}, "under_way": None}
+        if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path}: is a file; --out needs a folder")
         record = self.path / RECORD
         if record.is_file():
@@ -76,11 +75,10 @@ class StepFolders:
                 self._record = read_json(record, "a record of what the demo made", MOST_BYTES)
             except UserError:
                 self._record = {}
-        if not _is_record(self._record):
-            raise UserError(f"{record}: damaged; remove the folder yourself or give another --out")
-        foreign = not record.is_file() and any(not is_lock(path) for path in self.path.iterdir())
-        if self._record["maker"] != maker or foreign:
-            raise UserError(f"{self.path}: was not made by {maker}; give a new folder as --out")
+            if not _is_record(self._record):
+                raise UserError(f"{record}: damaged; remove the folder yourself or give another --out")
+        elif self.path.is_dir() and any(not is_lock(path) for path in self.path.iterdir()):
+            raise UserError(f"{self.path}: was not made by {MAKER}; give a new folder as --out")
 
     def clear(self) -> None:
         """Delete what earlier runs made. Raises UserError, before anything is deleted, where a step's folder holds
@@ -89,11 +87,10 @@ class StepFolders:
             foreign = sorted(set(_files(self.path / step)) - set(known))
             if foreign:
                 raise UserError(
-                    f"{self.path / step / foreign[0]}: was not made by {self.maker}, and its folder is in "
+                    f"{self.path / step / foreign[0]}: was not made by {MAKER}, and its folder is in "
                     "the way; move it elsewhere or give another --out"
                 )
-        unfinished = self._record["under_way"]
-        for step in [*self._record["steps"], *([unfinished] if unfinished else [])]:
+        for step in filter(None, (*self._record["steps"], self._record["under_way"])):
             if (self.path / step).is_dir():
                 shutil.rmtree(self.path / step)
         self._record.update(steps={}, under_way=None)
@@ -105,7 +102,7 @@ class StepFolders:
         folder = self.path / name
         if folder.exists():
             raise UserError(
-                f"{folder}: is in the way and was not made by {self.maker}; move it elsewhere or give another --out"
+                f"{folder}: is in the way and was not made by {MAKER}; move it elsewhere or give another --out"
             )
         self._record["under_way"] = name
         self._save()
@@ -123,7 +120,6 @@ def _is_record(record: object) -> bool:
     """Whether it has the form that `_save` writes; a step is a plain name, so nothing outside can be meant."""
     return (
         isinstance(record, dict)
-        and isinstance(record.get("maker"), str)
         and isinstance(record.get("steps"), dict)
         and all(_is_name(name) and isinstance(known, list) for name, known in record["steps"].items())
         and (record.get("under_way") is None or _is_name(record["under_way"]))
@@ -145,7 +141,7 @@ def command(argv: list[str]) -> None:
     if options.ct is not None and Path(options.out).resolve() in (Path(options.ct) / "x").resolve().parents:
         raise UserError(f"--ct: {options.ct} lies in {options.out}, which the demo empties; give another --out")
     with locked(Path(options.out), "working"):
-        show(options, StepFolders(options.out, "medi2i demo"))
+        show(options, StepFolders(options.out))
 
 
 def show(options: DemoOptions, folder: StepFolders) -> None:
