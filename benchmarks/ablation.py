@@ -24,7 +24,6 @@ from medi2i.common.device import choose_device, use_cpu_engine
 from medi2i.common.networks.from_options import size_multiple
 from medi2i.common.options import PairedOptions
 from medi2i.common.training.averaging import has_batch_statistics
-from medi2i.common.training.ending import Ending
 from medi2i.common.training.randomness import RandomState
 from medi2i.common.training.setup import make_optimizers, reestimation_of
 from medi2i.datasets import paired
@@ -154,7 +153,7 @@ def measured(
             for (_, now), (_, before) in zip(statistics(link), values, strict=True):
                 now[...] = before
         options.bn_reestimate = 32
-        again = reestimation_of(networks.translate, [dataset], networks, options, choose_device(-1), Ending(1))
+        again = reestimation_of(networks.translate, [dataset], networks, options, choose_device(-1))
         assert again is not None  # bn_reestimate asks for it
         again.run(updates)
         with chainer.using_config("train", False):

@@ -102,7 +102,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions
-    training.follow(average, reestimation_of(shown.translate_both, images, shown, options, device, training.ending))
+    training.follow(average, reestimation_of(shown.translate_both, images, shown, options, device))
     if measure is not None:
         training.validate(measure, options.best_metric, larger=False)
     for name, datasets in (("val", [val_a, val_b]), ("train", images)):

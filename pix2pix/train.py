@@ -92,7 +92,7 @@ def train(options: PairedOptions, resumed: str | None, argv: Sequence[str], rank
     training = Training(updater, controls, folder, SHOWN, shown)
 
     # extensions
-    training.follow(average, reestimation_of(shown.translate, [pairs], shown, options, device, training.ending))
+    training.follow(average, reestimation_of(shown.translate, [pairs], shown, options, device))
     if measure is not None:
         metric = options.best_metric or ("Dice" if options.class_num else "RMSE")
         training.validate(measure, metric, larger=metric == "Dice")

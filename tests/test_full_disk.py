@@ -15,6 +15,7 @@ from medi2i.common.inference.report import Report
 from medi2i.common.networks.files import write_arrays
 from medi2i.common.options import PairedOptions, save_args
 from medi2i.common.outputs import append_text, csv_text, write_text
+from medi2i.common.training.ending import Ending
 from medi2i.common.training.log import Log, ParameterStatistics
 from medi2i.common.training.pictures import save_figure
 from medi2i.common.training.profiling import write_rows
@@ -56,6 +57,7 @@ def log_line(path):
         updater=types.SimpleNamespace(iteration=1, epoch=0, is_new_epoch=True),
         observation={"loss": 1.0, "a" * 80: 2.0},
         elapsed_time=1.0,
+        stop_trigger=Ending(None),
     )
     Log(path.parent, 1)(trainer)
 

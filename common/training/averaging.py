@@ -11,7 +11,6 @@ import numpy as np
 from medi2i.common.compat import Array, L, chainer
 from medi2i.common.kernels.steps import step_towards
 from medi2i.common.training.distributed import named_arrays
-from medi2i.common.training.ending import Ending
 from medi2i.common.training.validation import inference_mode
 from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.unpaired import UnpairedDataset
@@ -120,7 +119,7 @@ class Reestimation(chainer.training.Extension):
     except with ``rbatch``. Memory: a few feature maps of all crops at once.
 
     forward(*arrays): runs the networks. crops(): the arrays, (N, C, H, W) each; always the same, so that a resumed run
-    has the same statistics. ending: of medi2i.common.training.ending.
+    has the same statistics.
     """
 
     phase = "statistics of normalisation"
@@ -129,12 +128,11 @@ class Reestimation(chainer.training.Extension):
     forward: Callable
     crops: Callable[[], list[np.ndarray]]
     device: chainer.backend.Device
-    ending: Ending
     _arrays: list[np.ndarray] | None = dataclasses.field(default=None, init=False)
     _done: int | None = dataclasses.field(default=None, init=False)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if self.ending.epoch_over(trainer.updater):
+        if trainer.stop_trigger.epoch_over(trainer.updater):
             self.run(trainer.updater.iteration)
 
     def run(self, iteration: int) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.distributed import ALONE, Ranks
+from medi2i.common.training.distributed import Ranks
 from medi2i.common.training.snapshot import serialize_json
 
 
 @dataclasses.dataclass(eq=False)
 class Ending:
-    """Stop trigger of the trainer. Extensions call ``stop``; the first reason counts.
+    """Stop trigger of the trainer, as which extensions find it. They call ``stop``; the first reason counts.
 
     epochs: how many make a whole training, None where ``TrainingTime`` says when. iterations: end after so many, too.
     Attributes: ``time_over`` (``TrainingTime`` sets it), ``reason`` (None while nothing but the end of the whole
@@ -72,7 +72,6 @@ class LossGuard(chainer.training.Extension):
 
     priority = chainer.training.PRIORITY_EDITOR
 
-    ending: Ending
     limit: float
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
@@ -80,14 +79,13 @@ class LossGuard(chainer.training.Extension):
             if math.isfinite(value) and not (self.limit and abs(value) > self.limit):
                 continue
             what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
-            self.ending.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
+            trainer.stop_trigger.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
 
 
 @dataclasses.dataclass(eq=False)
 class TimeLimit(chainer.training.Extension):
     """Ends the training once this process has trained for ``hours``."""
 
-    ending: Ending
     hours: float
     start: float = dataclasses.field(default_factory=time.monotonic, init=False)
 
@@ -97,29 +95,26 @@ class TimeLimit(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         if time.monotonic() - self.start >= self.hours * 3600:
-            self.ending.stop(f"--max_hours {self.hours:g} are over")
+            trainer.stop_trigger.stop(f"--max_hours {self.hours:g} are over")
 
 
 @dataclasses.dataclass(eq=False)
 class TrainingTime(chainer.training.Extension):
     """Completes the training after ``minutes`` of it, all sessions of the run together.
 
-    It looks once an iteration, before all others, so that they agree on which iteration is the last. Where there are
-    several ``ranks`` (medi2i.common.training.distributed), the first one's clock counts.
+    It looks once an iteration, before all others, so that they agree on which iteration is the last.
     """
 
     priority = 1000
 
-    ending: Ending
     minutes: float
-    ranks: Ranks = ALONE
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer: a run that is resumed may have had its time."""
         self(trainer)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        self.ending.time_over = self.ranks.agreed(trainer.elapsed_time >= 60 * self.minutes)
+        trainer.stop_trigger.time_over = trainer.updater.elapsed() >= 60 * self.minutes
 
 
 @dataclasses.dataclass(eq=False)
@@ -134,7 +129,6 @@ class Best(chainer.training.Extension):
     priority = chainer.training.PRIORITY_EDITOR
     phase = "snapshots"
 
-    ending: Ending
     metric: str
     larger: bool
     patience: int | None
@@ -147,14 +141,14 @@ class Best(chainer.training.Extension):
         """Called by the trainer. A run that is resumed and extended finishes the epoch that it ended within, and judges
         it again; one that was over is kept as it was.
         """
-        if self.unfinished is not None and self.ending.complete(trainer.updater):
+        if self.unfinished is not None and trainer.stop_trigger.complete(trainer.updater):
             self.keep(self.unfinished[0], self.metric, self.unfinished[1], None)
         else:
             self.unfinished = None
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
-        if not self.ending.epoch_over(updater):
+        if not trainer.stop_trigger.epoch_over(updater):
             return
         value = float(chainer.as_array(trainer.observation[self.metric]))
         better = math.isfinite(value) and (
@@ -168,7 +162,7 @@ class Best(chainer.training.Extension):
             before, self.epoch, self.value = self.epoch, updater.epoch, value
             self.keep(updater.epoch, self.metric, value, before)
         elif self.patience is not None and updater.epoch - (self.epoch or 0) >= self.patience:
-            self.ending.stop(
+            trainer.stop_trigger.stop(
                 f"{self.metric} has not been better than {self.value} of epoch {self.epoch} "
                 f"for --patience {self.patience} epochs"
             )

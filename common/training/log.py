@@ -17,7 +17,7 @@ from medi2i.common.bounded_files import parse_json
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.outputs import append_text, csv_text, strict, write_text
-from medi2i.common.training.ending import Ending, scalars
+from medi2i.common.training.ending import scalars
 from medi2i.common.training.snapshot import serialize_json
 
 FIRST = ("epoch", "iteration", "elapsed_time")
@@ -25,7 +25,7 @@ FIRST = ("epoch", "iteration", "elapsed_time")
 
 class Log(chainer.training.Extension):
     """Means of all observations since the line before, every ``interval`` iterations and at the end of each epoch
-    (and of the training: ``ending``, of medi2i.common.training.ending, may be None).
+    (and of the training).
 
     A line is ``{"epoch", "iteration", "elapsed_time" (s, all sessions of the run), <observation>: mean, …}``; values
     are plain numbers, NaN and infinities as JSON strings. ``rates()`` gives more entries, as they are at that moment.
@@ -40,13 +40,11 @@ class Log(chainer.training.Extension):
         folder: str | Path,
         interval: int,
         rates: Callable[[], dict[str, float]] = dict,
-        ending: Ending | None = None,
     ) -> None:
         self.path = Path(folder) / "log.jsonl"
         self.table = Path(folder) / "log.csv"
         self.interval = interval
         self.rates = rates
-        self.ending = ending or Ending(None)
         self.lines = 0
         self.entry: dict[str, Any] | None = None
         self._columns: list[str] = []
@@ -71,7 +69,7 @@ class Log(chainer.training.Extension):
             self._sums[name] = (total + (value if on_gpu else float(value)), count + 1)
         updater = trainer.updater
         self.entry = None
-        if updater.iteration % self.interval == 0 or self.ending.epoch_over(updater):
+        if updater.iteration % self.interval == 0 or trainer.stop_trigger.epoch_over(updater):
             self.entry = {
                 "epoch": updater.epoch,
                 "iteration": updater.iteration,

@@ -16,7 +16,6 @@ import numpy as np
 from medi2i.common.choices import OPTIMIZERS
 from medi2i.common.compat import Array, ArrayOrVariable, chainer
 from medi2i.common.options.shared import TrainingOptions
-from medi2i.common.training.distributed import ALONE, Ranks
 
 
 class EveRule(chainer.optimizers.adam.AdamRule):
@@ -270,14 +269,12 @@ class LearningRateSchedule(chainer.training.Extension):
         epochs: number of epochs of the whole run.
         lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
         minutes: of the whole run, which then counts in place of ``epochs``; the cosine, too, goes down each iteration.
-        ranks: of medi2i.common.training.distributed; the first one's clock counts.
     """
 
     controls: Collection[RateControl]
     epochs: int
     lr_drop: int
     minutes: float | None = None
-    ranks: Ranks = ALONE
 
     # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
     priority = chainer.training.PRIORITY_READER
@@ -296,7 +293,7 @@ class LearningRateSchedule(chainer.training.Extension):
         if self.minutes is None:
             factor = self.factor(trainer.updater)
         else:
-            factor = timed_factor(self.ranks.agreed(trainer.elapsed_time) / (60 * self.minutes), self.lr_drop)
+            factor = timed_factor(trainer.updater.elapsed() / (60 * self.minutes), self.lr_drop)
         for control in self.controls:
             control.set_factor(factor)
 

@@ -23,7 +23,6 @@ from medi2i.common.locks import FolderLock
 from medi2i.common.networks.files import save_networks
 from medi2i.common.options.reading import AnyTraining, save_args
 from medi2i.common.outputs import append_text, clear_unfinished, write_text
-from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import serialize_float32_copies
 from medi2i.common.training.snapshot import Writer, write_npz
 from medi2i.datasets.catalogue import name_below
@@ -110,8 +109,8 @@ def _renamed(temporary: Path, wanted: Path) -> Path:
 class WeightStore(chainer.training.Extension):
     """Saves and removes the weights of some epochs. ``networks`` and ``optimizers`` are dicts name -> object.
 
-    As an extension it saves them every ``interval`` epochs (never for interval <= 0), unless ``ending`` says that they
-    are bad. ``prepare()`` is called before networks are saved.
+    As an extension it saves them every ``interval`` epochs (never for interval <= 0), unless the training ends because
+    they are bad. ``prepare()`` is called before networks are saved.
     """
 
     name = "SaveWeights"  # in snapshots, since there are any
@@ -122,12 +121,11 @@ class WeightStore(chainer.training.Extension):
     networks: dict[str, chainer.Link]
     optimizers: Mapping[str, chainer.Optimizer]
     interval: int
-    ending: Ending
     prepare: Callable[[], None] = dataclasses.field(default=lambda: None)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
-        if updater.is_new_epoch and not self.ending.bad and self.regular(updater.epoch):
+        if updater.is_new_epoch and not trainer.stop_trigger.bad and self.regular(updater.epoch):
             self.save(updater.epoch)
 
     def regular(self, epoch: int) -> bool:

@@ -23,7 +23,6 @@ from medi2i.common.options.reading import AnyOptions, AnyTraining, load_training
 from medi2i.common.registry import located
 from medi2i.common.training.averaging import Reestimation, WeightAverage, has_batch_statistics, training_crops
 from medi2i.common.training.distributed import ALONE, Ranks, share_batches
-from medi2i.common.training.ending import Ending
 from medi2i.common.training.log import summary_writer
 from medi2i.common.training.optimizers import (
     BETA2,
@@ -231,7 +230,6 @@ def reestimation_of(
     networks: Any,
     options: AnyOptions,
     device: chainer.backend.Device,
-    ending: Ending,
 ) -> Reestimation | None:
     """The Reestimation of ``--bn_reestimate``, or None; with a warning where no network has batch statistics.
 
@@ -249,7 +247,6 @@ def reestimation_of(
         forward,
         lambda: [training_crops(dataset, options.bn_reestimate, options.seed) for dataset in datasets],
         device,
-        ending,
     )
 
 

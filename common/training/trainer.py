@@ -54,14 +54,12 @@ class Training:
         updater.elapsed = lambda: ranks.agreed(self.trainer.elapsed_time)
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
-        self.extend(
-            LossGuard(self.ending, options.loss_limit), trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration")
-        )
-        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes, ranks))
+        self.extend(LossGuard(options.loss_limit), trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
+        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes))
         if options.minutes is not None:
-            self.extend(TrainingTime(self.ending, options.minutes, ranks))
+            self.extend(TrainingTime(options.minutes))
         if options.max_hours is not None:
-            self.extend(TimeLimit(self.ending, options.max_hours))
+            self.extend(TimeLimit(options.max_hours))
         if run is not None:
             self._keep_records(run, controls, shown, saved)
         self.extend(Snapshots(self))
@@ -76,11 +74,9 @@ class Training:
         options, updater = self.options, self.updater
         self.run_folder = run
         updater.graphs = run.path
-        self.weights = WeightStore(
-            run.path, saved.as_dict(), updater.get_all_optimizers(), options.snapinterval, self.ending
-        )
+        self.weights = WeightStore(run.path, saved.as_dict(), updater.get_all_optimizers(), options.snapinterval)
         self.store = SnapshotStore(run.snapshots, options.snapshot_keep)
-        self.log = Log(run.path, options.display_interval, lambda: _rates(controls), self.ending)
+        self.log = Log(run.path, options.display_interval, lambda: _rates(controls))
         self.extend(self.weights)
         self.extend(self.log)
         if options.parameter_statistics:
@@ -114,9 +110,9 @@ class Training:
 
         metric: a name that ``measure`` gives, which says what is best; None keeps none. larger: larger is better.
         """
-        self.extend(Validation(measure, self.ending))
+        self.extend(Validation(measure))
         if metric is not None and self.ranks.first:
-            self.best = Best(self.ending, f"validation/{metric}", larger, self.options.patience, self._keep)
+            self.best = Best(f"validation/{metric}", larger, self.options.patience, self._keep)
             self.extend(self.best)
 
     def draw(self, pictures: chainer.training.Extension) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from medi2i.common.compat import chainer
 from medi2i.common.options.reading import AnyOptions
-from medi2i.common.training.ending import Ending
 
 
 class Measure(Protocol):
@@ -26,9 +25,8 @@ class Measure(Protocol):
 
 @dataclasses.dataclass(eq=False)
 class Validation(chainer.training.Extension):
-    """Reports ``measure()``, a dict name -> number, as ``validation/<name>`` at the end of each epoch.
-
-    ``ending``: also when the training is complete within an epoch.
+    """Reports ``measure()``, a dict name -> number, as ``validation/<name>`` at the end of each epoch, and of the
+    training within one.
 
     Networks run in test mode: statistics of normalisations are used and not changed, nothing random is drawn.
     """
@@ -37,10 +35,9 @@ class Validation(chainer.training.Extension):
     phase = "validation"
 
     measure: Measure
-    ending: Ending
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if self.ending.epoch_over(trainer.updater):
+        if trainer.stop_trigger.epoch_over(trainer.updater):
             with inference_mode():
                 values = self.measure()
             chainer.report({f"validation/{name}": value for name, value in values.items()})

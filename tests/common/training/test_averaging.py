@@ -172,7 +172,7 @@ def test_statistics_are_exactly_those_of_the_crops_at_each_layer(norm):
                 seen.append((args.link, chainer.as_array(args.args[0]).astype(np.float64)))
 
     before = arrays(networks.enc_x)
-    Reestimation(networks.translate, lambda: [x], CPU, None).run(1)
+    Reestimation(networks.translate, lambda: [x], CPU).run(1)
     with inference_mode(), Look():
         networks.translate(x)
     assert len(seen) > 4
@@ -191,7 +191,7 @@ def test_test_mode_then_equals_training_mode():
     """On these very crops, but for the unbiased variance."""
     networks = paired(gen_norm="batch_aff")
     x = crops(8, height=32, width=40)
-    Reestimation(networks.translate, lambda: [x], CPU, None).run(1)
+    Reestimation(networks.translate, lambda: [x], CPU).run(1)
     with inference_mode():
         converted = networks.translate(x).array
     with chainer.using_config("train", True), chainer.no_backprop_mode():
@@ -203,10 +203,10 @@ def test_test_mode_then_equals_training_mode():
 def test_a_shared_encoder_has_the_statistics_of_both_domains():
     networks = unpaired(single_encoder=True, gen_norm="batch_aff")
     x, y = crops(5), crops(5, seed=1) + np.float32(2)
-    Reestimation(networks.translate_both, lambda: [x, y], CPU, None).run(1)
+    Reestimation(networks.translate_both, lambda: [x, y], CPU).run(1)
     first = next(part for part in networks.enc_x.links() if isinstance(part, L.BatchNormalization))
     mean = first.avg_mean.copy()
-    Reestimation(networks.translate, lambda: [np.concatenate([x, y])], CPU, None).run(1)
+    Reestimation(networks.translate, lambda: [np.concatenate([x, y])], CPU).run(1)
     np.testing.assert_allclose(first.avg_mean, mean, rtol=1e-5, atol=1e-6)
     x_y, y_x = (v.array for v in networks.translate_both(x, y))
     assert x_y.shape == x.shape and y_x.shape == y.shape
@@ -214,10 +214,10 @@ def test_a_shared_encoder_has_the_statistics_of_both_domains():
 
 def test_once_an_iteration_at_the_end_of_epochs_and_of_the_training():
     runs, ending = [], Ending(None, 9)
-    reestimation = Reestimation(lambda x: runs.append(len(x)), lambda: [crops(3)], CPU, ending)
+    reestimation = Reestimation(lambda x: runs.append(len(x)), lambda: [crops(3)], CPU)
     for iteration, new in ((4, False), (5, True), (8, False), (9, False)):
         updater = types.SimpleNamespace(iteration=iteration, is_new_epoch=new)
-        reestimation(types.SimpleNamespace(updater=updater))
+        reestimation(types.SimpleNamespace(updater=updater, stop_trigger=ending))
         reestimation.run(iteration) if new else None
     assert runs == [3, 3]
 

@@ -12,9 +12,11 @@ from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, 
 from medi2i.common.training.snapshot import Reader, Writer
 
 
-def trainer_at(epoch=0, iteration=0, **observation):
+def trainer_at(epoch=0, iteration=0, ending=None, **observation):
     return types.SimpleNamespace(
-        updater=types.SimpleNamespace(epoch=epoch, iteration=iteration, is_new_epoch=True), observation=observation
+        updater=types.SimpleNamespace(epoch=epoch, iteration=iteration, is_new_epoch=True),
+        stop_trigger=ending,
+        observation=observation,
     )
 
 
@@ -40,28 +42,28 @@ def test_epochs_or_iterations_end_it():
 )
 def test_a_bad_loss_ends_it(value, said):
     ending = Ending(3)
-    guard = LossGuard(ending, 1000)
-    guard(trainer_at(iteration=6, fine=np.float32(999)))
+    guard = LossGuard(1000)
+    guard(trainer_at(iteration=6, ending=ending, fine=np.float32(999)))
     assert ending.reason is None
-    guard(trainer_at(iteration=7, loss=np.array(value, np.float32)))
+    guard(trainer_at(iteration=7, ending=ending, loss=np.array(value, np.float32)))
     assert ending.bad and ending.status == 1
     assert "loss" in ending.reason and said in ending.reason and "iteration 7" in ending.reason
 
 
 def test_no_limit_for_losses():
     ending = Ending(3)
-    LossGuard(ending, 0)(trainer_at(loss=1e30))
+    LossGuard(0)(trainer_at(ending=ending, loss=1e30))
     assert ending.reason is None
 
 
 def follow(values, larger=False, patience=None, start=None):
     kept, ending = [], Ending(100)
-    best = Best(ending, "m", larger, patience, lambda *args: kept.append(args))
+    best = Best("m", larger, patience, lambda *args: kept.append(args))
     if start is not None:
         best.serialize(Reader(start))
     first = (best.epoch or 0) + 1
     for epoch, value in enumerate(values, first):
-        best(trainer_at(epoch=epoch, m=value))
+        best(trainer_at(epoch=epoch, ending=ending, m=value))
         if ending.reason:
             break
     return best, kept, ending, epoch
@@ -91,14 +93,14 @@ def test_time_limit(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     ending = Ending(3)
-    limit = TimeLimit(ending, 0.5)
+    limit = TimeLimit(0.5)
     now[0] = 5000.0
     limit.initialize(None)  # the time before the training does not count
     now[0] = 5000.0 + 1799
-    limit(trainer_at())
+    limit(trainer_at(ending=ending))
     assert ending.reason is None
     now[0] += 2
-    limit(trainer_at())
+    limit(trainer_at(ending=ending))
     assert ending.reason == "--max_hours 0.5 are over" and ending.status == 0
 
 
@@ -116,16 +118,16 @@ def test_signals_become_requests(number, capsys):
 
 def timed(seconds, epoch=0, new=False, **observation):
     trainer = trainer_at(epoch=epoch, **observation)
-    trainer.elapsed_time, trainer.updater.is_new_epoch = seconds, new
+    trainer.updater.elapsed, trainer.updater.is_new_epoch = (lambda: seconds), new
     return trainer
 
 
 def test_minutes_complete_a_training_whatever_the_epoch():
     ending = Ending(None)
-    limit = TrainingTime(ending, 2)
-    limit.initialize(timed(119.9))
+    limit = TrainingTime(2)
+    limit.initialize(timed(119.9, ending=ending))
     assert not ending(timed(0, epoch=1000))
-    limit(timed(120.0))
+    limit(timed(120.0, ending=ending))
     late = timed(0)
     assert ending(late) and ending.complete(late.updater) and ending.reason is None and ending.status == 0
     assert Ending(None, 10).complete(trainer_at(iteration=10).updater)
@@ -133,31 +135,31 @@ def test_minutes_complete_a_training_whatever_the_epoch():
 
 def test_a_resumed_run_that_has_had_its_minutes_does_nothing():
     ending = Ending(None)
-    TrainingTime(ending, 2).initialize(timed(500.0))
+    TrainingTime(2).initialize(timed(500.0, ending=ending))
     assert ending(timed(500.0))
 
 
 def test_the_epoch_in_which_a_training_ends_is_judged_and_judged_again_if_it_goes_on():
     kept, ending = [], Ending(None)
-    best = Best(ending, "m", False, 1, lambda *args: kept.append(args))
-    best(timed(1, epoch=1, new=True, m=5.0))
-    best(timed(2, epoch=1))  # in the middle of an epoch nothing is measured
+    best = Best("m", False, 1, lambda *args: kept.append(args))
+    best(timed(1, epoch=1, new=True, ending=ending, m=5.0))
+    best(timed(2, epoch=1, ending=ending))  # in the middle of an epoch nothing is measured
     ending.time_over = True
-    best(timed(3, epoch=1, m=4.0))
+    best(timed(3, epoch=1, ending=ending, m=4.0))
     assert kept == [(1, "m", 5.0, None), (2, "m", 4.0, None)] and best.latest == (2, 4.0)
     state = {}
     best.serialize(Writer(state))
-    over = Best(ending, "m", False, 1, lambda *args: kept.append(args))
+    over = Best("m", False, 1, lambda *args: kept.append(args))
     over.serialize(Reader(state))
-    over.initialize(timed(3, epoch=1))
+    over.initialize(timed(3, epoch=1, ending=ending))
     assert kept[2:] == [(2, "m", 4.0, None)] and over.latest == (2, 4.0)
     ending.time_over = False
-    worse = Best(ending, "m", False, 1, lambda *args: kept.append(args))
+    worse = Best("m", False, 1, lambda *args: kept.append(args))
     worse.serialize(Reader(state))
-    worse.initialize(timed(3, epoch=1))
+    worse.initialize(timed(3, epoch=1, ending=ending))
     assert worse.latest == (1, 5.0)
     ending.time_over = True
-    worse(timed(3, epoch=1, m=6.0))
+    worse(timed(3, epoch=1, ending=ending, m=6.0))
     assert len(kept) == 3 and worse.latest == (1, 5.0)
 
 

@@ -7,6 +7,7 @@ import types
 import numpy as np
 
 from medi2i.common.compat import chainer
+from medi2i.common.training.ending import Ending
 from medi2i.common.training.log import Log, read_log
 from medi2i.common.training.snapshot import Reader, Writer
 
@@ -15,7 +16,9 @@ def trainer_at(iteration, observation, epoch_length=5):
     updater = types.SimpleNamespace(
         iteration=iteration, epoch=iteration // epoch_length, is_new_epoch=iteration % epoch_length == 0
     )
-    return types.SimpleNamespace(updater=updater, observation=observation, elapsed_time=float(iteration))
+    return types.SimpleNamespace(
+        updater=updater, observation=observation, elapsed_time=float(iteration), stop_trigger=Ending(None)
+    )
 
 
 def write(log, iterations, value=lambda i: i):

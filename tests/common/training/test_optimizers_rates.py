@@ -92,7 +92,7 @@ def test_rates_by_the_minute(lr_drop, expected):
     control = types.SimpleNamespace(set_factor=seen.append)
     schedule = LearningRateSchedule([control], 1, lr_drop, minutes=4)
     for seconds in (0, 60, 120, 180, 240, 300):
-        schedule(types.SimpleNamespace(elapsed_time=seconds, updater=None))
+        schedule(types.SimpleNamespace(updater=types.SimpleNamespace(elapsed=lambda at=seconds: at)))
     assert seen == pytest.approx(expected)
 
 

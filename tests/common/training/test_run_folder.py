@@ -13,7 +13,6 @@ from medi2i.common.compat import L, chainer
 from medi2i.common.errors import UserError
 from medi2i.common.networks.checkpoint import find_run
 from medi2i.common.options import PairedOptions, UnpairedOptions, load_args, save_args
-from medi2i.common.training.ending import Ending
 from medi2i.common.training.run_folder import RunFolder, WeightStore
 from medi2i.common.training.setup import lasting, load_initial, load_optimizers, siblings, training_options
 
@@ -73,7 +72,7 @@ def test_weights_and_optimizers_come_back(tmp_path):
     links, optimizers = networks(0)
     for optimizer in optimizers.values():
         optimizer.update()
-    WeightStore(tmp_path, links, optimizers, -1, Ending(1)).save(12)
+    WeightStore(tmp_path, links, optimizers, -1).save(12)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "dec_y12.npz",
         "dis12.npz",
@@ -100,7 +99,7 @@ def test_weights_and_optimizers_come_back(tmp_path):
 
 
 def test_weights_from_the_future_are_removed(tmp_path):
-    store = WeightStore(tmp_path, *networks(0), -1, Ending(1))
+    store = WeightStore(tmp_path, *networks(0), -1)
     for epoch in (2, 9, 10):
         store.save(epoch)
     (tmp_path / "mine10.npz").write_bytes(b"")
