@@ -36,7 +36,7 @@ from medi2i.datasets.reading import read_image
 from medi2i.datasets.unpacking import unpacked
 from medi2i.tools.making import registration
 from medi2i.tools.making.deidentify import Deidentifier
-from medi2i.tools.making.training_pairs import first_readable, name_of
+from medi2i.tools.making.training_pairs import first_header, name_of
 
 BODY, TEMPLATE, POSITION, NONE = "body", "template", "position", "none"
 PARALLEL = 0.99  # cosine: axes that point the same way
@@ -315,7 +315,7 @@ def derived_of(
     given = {"deform": template.uid if options.deform and template is not None else None}
     given |= {name: getattr(options, name) for name in ("mask_img", "threshold", "padding")}
     return DerivedSeries(
-        dicom.read(first_readable(series), modalities=(series.modality,)).header,
+        first_header(series),
         model_name="medi2i register",
         description=f"{series.description} registered".strip() if deidentifier is None else "registered",
         options={

@@ -3,6 +3,7 @@
 Which files become which, under which names; one task an image, in any number of processes; what is told in the end.
 """
 
+import contextlib
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -211,7 +212,7 @@ def find_tasks(root: Path, maker: PairMaker) -> tuple[list[Task], list[Skipped]]
     for volume in found.volumes:
         series: list[tuple[DerivedSeries, DerivedSeries] | None] = [None] * maker.repeats
         if volume.series is not None:
-            header = dicom.read(first_readable(volume.series), modalities=modalities).header
+            header = first_header(volume.series)
             maker.look_at(volume.series)
             clean = DerivedSeries(header, model_name=maker.name, description=maker.clean)
             series = [(maker.series(header, repeat), clean) for repeat in range(maker.repeats)]
@@ -223,15 +224,12 @@ def find_tasks(root: Path, maker: PairMaker) -> tuple[list[Task], list[Skipped]]
     return tasks, found.skipped
 
 
-def first_readable(series: dicom.Series) -> Path:
-    """The first file whose pixels decode; the last one tried raises its own reason."""
+def first_header(series: dicom.Series) -> Dataset:
+    """That of the first file whose pixels decode; the last one tried raises its own reason."""
     for path in series.paths[:-1]:
-        try:
-            dicom.read(path, modalities=(series.modality,))
-            return path
-        except dicom.Unreadable:
-            continue
-    return series.paths[-1]
+        with contextlib.suppress(dicom.Unreadable):
+            return dicom.read(path, modalities=(series.modality,)).header
+    return dicom.read(series.paths[-1], modalities=(series.modality,)).header
 
 
 def name_of(name: str, kind: str, image: Source | dicom.SliceRef, taken: set[str]) -> str:
