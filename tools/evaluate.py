@@ -149,7 +149,6 @@ def compare(options: EvaluateOptions) -> Evaluation:
     folders = converted_folders(options)
     kind = options.imgtype or (truth.first.kind if options.classes else None)
     converted = {name: files.list_folder(folder, kind) for name, folder in folders.items()}
-    check_out(options, list(folders.values()))
     slices, missing, extra = files.match(truth, {IDENTITY: inputs, **converted})
     if not slices:
         raise UserError(_nothing_matches(missing, extra, truth))
@@ -190,7 +189,6 @@ def without_truth(options: EvaluateOptions) -> int:
     folders = converted_folders(options)
     if len(folders) != 1:
         raise UserError("--truth: without it, --input and one --converted are compared as before and after")
-    check_out(options, list(folders.values()))
     with locked(Path(options.out), "writing"):
         safety_page.of_folders(options.input or "", next(iter(folders.values())), Path(options.out), options.title)
     return 0
@@ -201,7 +199,6 @@ def compare_sets(options: EvaluateOptions) -> int:
     folders = converted_folders(options)
     if not (options.truth and folders) or options.input or options.pairs:
         raise UserError("--sets: takes --truth, a folder of real images, and --converted, what to compare with them")
-    check_out(options, list(folders.values()))
     out, clip = Path(options.out), metrics.clip_window(options.clip)
     with locked(out, "writing"):
         window = None if clip is None else (clip.lower, clip.upper)
@@ -243,6 +240,7 @@ def converted_folders(options: EvaluateOptions) -> dict[str, str]:
         if name in (*folders, *classical.FILTERS, *SIMPLE, IDENTITY, TRUTH):
             raise UserError(f"--converted: {text}: the name {name} is taken; give another as NAME={folder}")
         folders[name] = folder
+    check_out(options, list(folders.values()))
     return folders
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medi2i.common.errors import counted
-from medi2i.common.outputs import csv_text, strict, whole_file, write_text
+from medi2i.common.outputs import csv_text, strict, write_text
+from medi2i.datasets.writing import write_npy
 from medi2i.tools.evaluation import measure, metrics, physics
 from medi2i.tools.evaluation.measure import ALL, Evaluation, Record, Summary
 from medi2i.tools.evaluation.metrics import Window
@@ -195,9 +196,7 @@ def write_maps(folder: Path, evaluation: Evaluation) -> None:
     for one in evaluation.slices:
         scene = measure.read(one, evaluation.rows)
         for row, image in scene.images.items():
-            path = folder / row.replace(os.sep, "_") / f"{one.key}.npy"
-            with whole_file(path, force=True) as temporary, open(temporary, "wb") as file:
-                np.save(file, image - scene.truth, allow_pickle=False)
+            write_npy(folder / row.replace(os.sep, "_") / f"{one.key}.npy", image - scene.truth)
 
 
 def write_html(path: Path, template: str, parts: dict) -> None:
