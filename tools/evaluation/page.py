@@ -11,7 +11,7 @@ import math
 import platform
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -352,15 +352,12 @@ def conversion_of(folder: Path | str) -> dict[str, str]:
         said = {} if path is None else read_report(path, ("model", "settings"))
     except (OSError, UserError):
         said = {}
-    flat: dict[str, str] = {}
-    for part in ("model", "settings"):
-        _flatten(flat, said.get(part), "")
-    return flat
+    return dict(pair for part in ("model", "settings") for pair in _flat(said.get(part)))
 
 
-def _flatten(flat: dict[str, str], value: object, prefix: str) -> None:
+def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            _flatten(flat, inner, f"{prefix}{name} ")
+            yield from _flat(inner, f"{prefix}{name} ")
     elif value is not None and prefix:
-        flat[prefix.strip()] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield prefix.strip(), ", ".join(map(str, value)) if isinstance(value, list) else str(value)
