@@ -257,10 +257,12 @@ def judge(volume: Volume, card: Card) -> tuple[Noise | None, list[str]]:
     """(noise, reasons not to denoise it) of a series. Raises Unreadable."""
     series, modality = volume.series, card.modality or "CT"
     if series is None or series.modality != modality:
-        found = "no DICOM series" if series is None else series.modality
-        return None, [f"is {found}, and the model is made for {modality}"]
+        other = "no DICOM series" if series is None else series.modality
+        return None, [f"is {other}, and the model is made for {modality}"]
     noise = noise_of(series)
-    return noise, [*_of_noise(noise, card), *_of_pixels(series.spacing, card), *_of_header(volume.sources[0].path)]
+    found = iterative(open_file(volume.sources[0].path).dataset)
+    smoothed = [] if found is None else [f"is smoothed by iterative reconstruction already ({found})"]
+    return noise, [*_of_noise(noise, card), *_of_pixels(series.spacing, card), *smoothed]
 
 
 def _of_noise(noise: Noise | None, card: Card) -> Iterator[str]:
@@ -282,12 +284,6 @@ def _of_pixels(spacing: tuple[float, float] | None, card: Card) -> Iterator[str]
         yield f"does not say how large its pixels are; the model has seen {low:g} to {high:g} mm"
     elif not low <= min(spacing) <= max(spacing) <= high:
         yield f"has pixels of {max(spacing):.3g} mm; the model has seen {low:g} to {high:g} mm"
-
-
-def _of_header(path: Path) -> Iterator[str]:
-    found = iterative(open_file(path).dataset)
-    if found is not None:
-        yield f"is smoothed by iterative reconstruction already ({found})"
 
 
 def iterative(header: Dataset) -> str | None:
