@@ -266,15 +266,13 @@ class LearningRateSchedule(chainer.training.Extension):
 
     Args:
         controls: of :class:`RateControl`.
-        epochs: number of epochs of the whole run.
-        lr_drop: n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear to 0 at each iteration.
-        minutes: of the whole run, which then counts in place of ``epochs``; the cosine, too, goes down each iteration.
+        options: of the training. lr_drop n > 0: cosine with n periods, stepped once an epoch; 0: constant, then linear
+            to 0 at each iteration. With minutes, which count in place of the epochs, the cosine, too, goes down each
+            iteration.
     """
 
     controls: Collection[RateControl]
-    epochs: int
-    lr_drop: int
-    minutes: float | None = None
+    options: TrainingOptions
 
     # Loggers (PRIORITY_WRITER) come first, so that a logged rate is the one that was used.
     priority = chainer.training.PRIORITY_READER
@@ -282,18 +280,18 @@ class LearningRateSchedule(chainer.training.Extension):
 
     def factor(self, updater: chainer.training.Updater) -> float:
         """The factor on the full rate for the next update."""
-        if self.lr_drop > 0:
-            return cosine_factor(updater.epoch, self.epochs, self.lr_drop)
-        return linear_factor(updater.epoch_detail, self.epochs)
+        s = self.options
+        if s.minutes is not None:
+            return timed_factor(updater.elapsed() / (60 * s.minutes), s.lr_drop)
+        if s.lr_drop > 0:
+            return cosine_factor(updater.epoch, s.epoch, s.lr_drop)
+        return linear_factor(updater.epoch_detail, s.epoch)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         self(trainer)
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if self.minutes is None:
-            factor = self.factor(trainer.updater)
-        else:
-            factor = timed_factor(trainer.updater.elapsed() / (60 * self.minutes), self.lr_drop)
+        factor = self.factor(trainer.updater)
         for control in self.controls:
             control.set_factor(factor)
 

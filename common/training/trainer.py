@@ -55,7 +55,7 @@ class Training:
 
         on_gpu = updater.device is not None and updater.device.xp.__name__ == "cupy"
         self.extend(LossGuard(options.loss_limit), trigger=(GPU_CHECK_INTERVAL if on_gpu else 1, "iteration"))
-        self.extend(LearningRateSchedule(controls.values(), options.epoch, options.lr_drop, options.minutes))
+        self.extend(LearningRateSchedule(controls.values(), options))
         if options.minutes is not None:
             self.extend(TrainingTime(options.minutes))
         if options.max_hours is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
+from medi2i.common.options import PairedOptions
 from medi2i.common.training.adversarial import LossScale
 from medi2i.common.training.optimizers import (
     LearningRateSchedule,
@@ -55,7 +56,7 @@ def trainer_of(out, epochs, lr_drop, stop, name="Adam"):
     control = RateControl(make_optimizer(name, link, 2.0, 0.0))
     iterator = chainer.iterators.SerialIterator(list(range(4)), 2, shuffle=False)
     trainer = chainer.training.Trainer(Numbers(iterator, control), (stop, "iteration"), out=str(out))
-    trainer.extend(LearningRateSchedule([control], epochs, lr_drop))
+    trainer.extend(LearningRateSchedule([control], PairedOptions(epoch=epochs, lr_drop=lr_drop)))
     return trainer
 
 
@@ -90,14 +91,14 @@ def test_a_resumed_run_has_the_same_rates(tmp_path, lr_drop, stop):
 def test_rates_by_the_minute(lr_drop, expected):
     seen = []
     control = types.SimpleNamespace(set_factor=seen.append)
-    schedule = LearningRateSchedule([control], 1, lr_drop, minutes=4)
+    schedule = LearningRateSchedule([control], PairedOptions(epoch=1, lr_drop=lr_drop, minutes=4))
     for seconds in (0, 60, 120, 180, 240, 300):
         schedule(types.SimpleNamespace(updater=types.SimpleNamespace(elapsed=lambda at=seconds: at)))
     assert seen == pytest.approx(expected)
 
 
 def test_factor_needs_no_trainer():
-    schedule = LearningRateSchedule([], 10, 0)
+    schedule = LearningRateSchedule([], PairedOptions(epoch=10, lr_drop=0))
     assert schedule.factor(types.SimpleNamespace(epoch_detail=7.5, epoch=7)) == pytest.approx(0.5)
 
 
