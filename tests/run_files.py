@@ -17,6 +17,11 @@ def only_run(out):
     return run
 
 
+def iteration_of(path):
+    """The iteration in a snapshot's name."""
+    return int(Path(path).stem.removeprefix("snapshot_"))
+
+
 def saved_arrays(run, epoch, names):
     """All arrays of the files ``names`` saved for ``epoch``: {"enc_x/name": bytes}."""
     found = {}

@@ -32,8 +32,8 @@ FORMAT = 1
 _FORMAT_NAME = "format"
 _NONE = "none:"  # an entry of this name says that the value was None
 _COPIES = 16  # of the weights: float32 beside float16, up to four states of an optimizer, the average
-_NAME = re.compile(r"snapshot_(\d+)\.npz")
 _COUNT = "ranks"
+DIGITS = 9  # of the iteration in a name
 _OWN = re.compile(r"(?:none:)?rank:(\d{1,6})/")
 _BEFORE = "--resume takes the snapshot before it"
 
@@ -204,15 +204,14 @@ class SnapshotStore:
 
     def files(self) -> list[Path]:
         """Paths of all snapshots, oldest first."""
-        found = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)] if self.folder.is_dir() else []
-        return sorted(found, key=iteration_of)
+        return sorted(self.folder.glob(f"snapshot_{DIGITS * '[0-9]'}.npz"))
 
     def write(self, trainer: chainer.training.Trainer, more: Iterable[tuple[str, np.ndarray]] = ()) -> Path:
         """Write a snapshot of ``trainer``, drop the oldest beyond ``keep``, and return the path.
 
         more: further pairs (name, array), each asked for when the one before it is written.
         """
-        path = self.folder / f"snapshot_{trainer.updater.iteration:09d}.npz"
+        path = self.folder / f"snapshot_{trainer.updater.iteration:0{DIGITS}d}.npz"
         write_npz(path, itertools.chain(state_of(trainer).items(), more))
         for old in self.files()[: -self.keep]:
             old.unlink()
@@ -230,11 +229,6 @@ class SnapshotStore:
                 path.replace(path.with_name(path.name + ".broken"))
                 print(f"warning: {error}; taking the snapshot before it", file=sys.stderr, flush=True)
         return None
-
-
-def iteration_of(path: str | Path) -> int:
-    """The iteration in a snapshot's name."""
-    return int(Path(path).stem.removeprefix("snapshot_"))
 
 
 def collected(ranks: Ranks, updater: chainer.training.Updater) -> Iterable[tuple[str, np.ndarray]]:

@@ -9,13 +9,12 @@ import commands
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import saved_arrays, translation
+from run_files import iteration_of, saved_arrays, translation
 
 from medi2i.common.inference.report import find_report
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import load_args
 from medi2i.common.training.log import read_log
-from medi2i.common.training.snapshot import iteration_of
 from medi2i.cyclegan import convert
 from medi2i.cyclegan.train import main
 

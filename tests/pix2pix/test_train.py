@@ -13,14 +13,13 @@ import commands
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import log_of, only_run, saved_arrays, translation
+from run_files import iteration_of, log_of, only_run, saved_arrays, translation
 
 from medi2i.common.networks.checkpoint import find_run, load_generator
 from medi2i.common.options import load_args
 from medi2i.common.training import pictures
 from medi2i.common.training.log import read_log
 from medi2i.common.training.pictures import draw_all
-from medi2i.common.training.snapshot import iteration_of
 from medi2i.pix2pix.train import main
 
 SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis", "0"]

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from run_files import iteration_of
 
 from medi2i.common.choices import Norm
 from medi2i.common.compat import L, chainer
@@ -19,7 +20,7 @@ from medi2i.common.training.distributed import ALONE, Ranks, joined, share_batch
 from medi2i.common.training.ending import Ending
 from medi2i.common.training.optimizers import make_optimizer
 from medi2i.common.training.randomness import RandomState
-from medi2i.common.training.snapshot import SnapshotStore, iteration_of
+from medi2i.common.training.snapshot import SnapshotStore
 from medi2i.common.training.validation import error_sums
 from medi2i.pix2pix.train import main
 from medi2i.pix2pix.validation import PairedMeasure

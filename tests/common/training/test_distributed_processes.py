@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from ranks import LIMIT, finish, no_mpi, start
-from run_files import log_of, only_run, saved_arrays
+from run_files import iteration_of, log_of, only_run, saved_arrays
 
-from medi2i.common.training.snapshot import SnapshotStore, iteration_of
+from medi2i.common.training.snapshot import SnapshotStore
 from medi2i.pix2pix.train import main
 
 SMALL = ["-cw", "16", "-ch", "16", "-gc", "4", "8", "-gnb", "1", "-dc", "4", "8", "-g", "-1", "--nvis", "0"]

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from run_files import iteration_of
 
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.errors import UserError
@@ -17,7 +18,6 @@ from medi2i.common.training.snapshot import (
     SnapshotStore,
     Writer,
     deal,
-    iteration_of,
     read_npz,
     restore,
     serialize_json,
