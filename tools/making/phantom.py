@@ -33,29 +33,6 @@ class Phantom:
     origin: tuple[float, float, float]
 
 
-class Anatomy:
-    """What differs from patient to patient. ``scale`` is the body's size; ``width``, ``depth`` and ``fat`` in mm."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.scale = float(rng.uniform(0.92, 1.06))
-        self.width, self.depth = 160 * self.scale * float(rng.uniform(0.95, 1.05)), 106 * self.scale
-        self.fat = float(rng.uniform(8, 22))
-        # smooth displacement: amplitude mm, wave vector 1/mm, phase
-        self.warp = [
-            (rng.uniform(1.0, 3.0, 2), rng.uniform(-1, 1, 3) * 2 * np.pi / 95, rng.uniform(0, 6.28, 2))
-            for _ in range(4)
-        ]
-
-    def about(self, value: float, spread: float = 0.08) -> float:
-        """A length or position that varies from patient to patient by ``spread`` of itself."""
-        return value * self.scale * (1 + spread * float(np.clip(self.rng.normal(), -2, 2)))
-
-    def near(self, *centre: float) -> tuple[float, ...]:
-        """A centre that varies by some 4 mm."""
-        return tuple(c * self.scale + 4.0 * float(np.clip(self.rng.normal(), -2, 2)) for c in centre)
-
-
 def phantom(
     shape: tuple[int, int] = (256, 256),
     slices: int = 40,
@@ -70,7 +47,7 @@ def phantom(
     rng = np.random.default_rng([seed, series])
     pixel = FIELD_MM / max(shape)
     thickness = float(np.clip(round(EXTENT_MM / slices, 1), 1.0, 10.0)) if thickness is None else thickness
-    body = Body(Anatomy(rng))
+    body = Body(rng)
     middle = 10.0 + float(rng.uniform(-8, 8))
     heights = middle + (np.arange(slices) - (slices - 1) / 2) * thickness
     ys, xs = (((np.arange(count) - (count - 1) / 2) * pixel).astype(np.float32) for count in shape)
@@ -96,32 +73,57 @@ def _texture(rng: np.random.Generator, shape: tuple[int, ...], voxel: tuple[floa
 
 
 class Body:
-    """The anatomy as signed distances, painted slice by slice from the outside inwards."""
+    """The anatomy of one patient as signed distances, painted slice by slice from the outside inwards.
 
-    def __init__(self, anatomy: Anatomy) -> None:
-        self.a = a = anatomy
-        self.rib_phase = float(a.rng.uniform(0, 28))
-        self.vertebra_phase = float(a.rng.uniform(0, 30))
-        self.spine = (0.0, 44 * a.scale)
-        self.domes = (a.near(-72, -8, 22), a.near(74, -6, 12))
-        self.heart = (a.near(24, -34, 52), (a.about(54), a.about(44), a.about(48)))
-        self.organs = [  # centre, half axes, angle in degrees, HU, fine and coarse texture in HU, under the diaphragm
-            (a.near(92, 32, -28), (a.about(26), a.about(46), a.about(46)), -25, 48, 5, 2),  # spleen
-            (a.near(8, -4, -62), (a.about(62), a.about(13), a.about(12)), 12, 38, 8, 8),  # pancreas
+    ``scale`` is the body's size; ``width``, ``depth`` and ``fat`` in mm.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.scale = float(rng.uniform(0.92, 1.06))
+        self.width, self.depth = 160 * self.scale * float(rng.uniform(0.95, 1.05)), 106 * self.scale
+        self.fat = float(rng.uniform(8, 22))
+        # smooth displacement: amplitude mm, wave vector 1/mm, phase
+        self.warp = [
+            (rng.uniform(1.0, 3.0, 2), rng.uniform(-1, 1, 3) * 2 * np.pi / 95, rng.uniform(0, 6.28, 2))
+            for _ in range(4)
         ]
-        self.liver = (a.near(-62, -8, -42), (a.about(100, 0.05), a.about(92, 0.05), a.about(76, 0.05)))
-        self.gallbladder = (a.near(-46, -44, -66), (a.about(15), a.about(22), a.about(24)))
-        self.stomach = (a.near(62, -36, -26), (a.about(44), a.about(36), a.about(42)))
-        self.gas_level = self.stomach[0][1] - float(a.rng.uniform(2, 18))
-        self.kidneys = [(a.near(side * 60, 44, -72), (a.about(25), a.about(31), a.about(50)), side) for side in (-1, 1)]
+        self.rib_phase = float(rng.uniform(0, 28))
+        self.vertebra_phase = float(rng.uniform(0, 30))
+        self.spine = (0.0, 44 * self.scale)
+        self.domes = (self.near(-72, -8, 22), self.near(74, -6, 12))
+        self.heart = (self.near(24, -34, 52), (self.about(54), self.about(44), self.about(48)))
+        self.organs = [  # centre, half axes, angle in degrees, HU, fine and coarse texture in HU, under the diaphragm
+            (self.near(92, 32, -28), (self.about(26), self.about(46), self.about(46)), -25, 48, 5, 2),  # spleen
+            (self.near(8, -4, -62), (self.about(62), self.about(13), self.about(12)), 12, 38, 8, 8),  # pancreas
+        ]
+        self.liver = (self.near(-62, -8, -42), (self.about(100, 0.05), self.about(92, 0.05), self.about(76, 0.05)))
+        self.gallbladder = (self.near(-46, -44, -66), (self.about(15), self.about(22), self.about(24)))
+        self.stomach = (self.near(62, -36, -26), (self.about(44), self.about(36), self.about(42)))
+        self.gas_level = self.stomach[0][1] - float(rng.uniform(2, 18))
+        self.kidneys = [
+            (self.near(side * 60, 44, -72), (self.about(25), self.about(31), self.about(50)), side) for side in (-1, 1)
+        ]
         self.loops = [
             (
-                a.near(float(a.rng.uniform(-70, 95)), float(a.rng.uniform(-75, -10)), float(a.rng.uniform(-110, -60))),
-                tuple(a.rng.uniform(14, 24, 3).tolist()),
-                float(a.rng.uniform(-100, 35)),
+                self.near(
+                    float(rng.uniform(-70, 95)),
+                    float(rng.uniform(-75, -10)),
+                    float(rng.uniform(-110, -60)),
+                ),
+                tuple(rng.uniform(14, 24, 3).tolist()),
+                float(rng.uniform(-100, 35)),
             )
             for _ in range(14)
         ]
+
+    def about(self, value: float, spread: float = 0.08) -> float:
+        """A length or position that varies from patient to patient by ``spread`` of itself."""
+        return value * self.scale * (1 + spread * float(np.clip(self.rng.normal(), -2, 2)))
+
+    def near(self, *centre: float) -> tuple[float, ...]:
+        """A centre that varies by some 4 mm."""
+        return tuple(c * self.scale + 4.0 * float(np.clip(self.rng.normal(), -2, 2)) for c in centre)
 
     # --- fields ---------------------------------------------------------------------------------------------------
 
@@ -132,16 +134,15 @@ class Body:
 
     def below_skin(self, x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
         """Depth under the skin in mm, measured along the radius; negative outside."""
-        a = self.a
-        width = a.width * (1 + 0.05 * np.tanh(z / 60)) + 0.0 * x
+        width = self.width * (1 + 0.05 * np.tanh(z / 60)) + 0.0 * x
         radius = np.hypot(x, y) + 1e-3
-        level = (np.abs(x / width) ** 2.4 + np.abs(y / a.depth) ** 2.4) ** (1 / 2.4) + 1e-6
+        level = (np.abs(x / width) ** 2.4 + np.abs(y / self.depth) ** 2.4) ** (1 / 2.4) + 1e-6
         return radius * (1 / level - 1)
 
     def wall(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Thickness of skin and subcutaneous fat: thin over the breastbone, thick at the flanks."""
         side = np.abs(x) / (np.hypot(x, y) + 1e-3)
-        return 3 + self.a.fat * (0.55 + 0.45 * side)
+        return 3 + self.fat * (0.55 + 0.45 * side)
 
     def inside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Depth at which the wall of chest and belly ends: fat, muscle and ribs; thickest along the spine."""
@@ -151,7 +152,7 @@ class Body:
     def lungs(self, x: np.ndarray, y: np.ndarray, z: float | np.ndarray) -> np.ndarray:
         """Signed distance to the lungs: in the chest, beside the mediastinum, above the diaphragm."""
         chest = self.inside(x, y) + 2 - self.below_skin(x, y, 0.0)
-        middle = -shapes.ellipse(x - 4, y + 6, 40 * self.a.scale, 82 * self.a.scale)
+        middle = -shapes.ellipse(x - 4, y + 6, 40 * self.scale, 82 * self.scale)
         spine = -shapes.ellipse(x - self.spine[0], y - self.spine[1], 26, 26)
         heart = -shapes.ellipsoid(x, y, z, *self.heart) + 4
         above = (self.diaphragm(x, y) - z) * 0.7
@@ -168,12 +169,12 @@ class Body:
                 (side, 0.3, 0.8),
                 (side, -0.4, 0.7),
             ):
-                root = np.array([side * 38.0, 4.0, 46.0]) * self.a.scale + self.a.rng.normal(0, 5, 3)
+                root = np.array([side * 38.0, 4.0, 46.0]) * self.scale + self.rng.normal(0, 5, 3)
                 tubes += shapes.tree(
                     root,
                     np.array(direction),
-                    float(self.a.rng.uniform(3.6, 5.2)),
-                    self.a.rng,
+                    float(self.rng.uniform(3.6, 5.2)),
+                    self.rng,
                     lambda p: self.lungs(p[:, 0], p[:, 1], p[:, 2]),
                 )
         return tubes
@@ -184,8 +185,8 @@ class Body:
         """Paint one height onto a canvas. vessels: (H, W) share of each pixel that lung vessels cover."""
         z = c.z
         self._table(c)
-        c, vessels = c.within(1.05 * self.a.width + 8, self.a.depth + 8, vessels)
-        x, y = c.warped(self.a.warp)
+        c, vessels = c.within(1.05 * self.width + 8, self.depth + 8, vessels)
+        x, y = c.warped(self.warp)
         depth, wall = self.below_skin(x, y, z), self.wall(x, y)
         inside = self.inside(x, y)
         cavity = inside - depth
@@ -204,7 +205,7 @@ class Body:
         self._bones(c, x, y, depth, inside)
 
     def _table(self, c: Canvas) -> None:
-        top = self.a.depth + 6
+        top = self.depth + 6
         distance = np.hypot(c.x, c.y - top + 620) - 620
         edge = np.abs(c.x) - 188
         c.paint(
