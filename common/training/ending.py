@@ -5,7 +5,6 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,22 +79,6 @@ class LossGuard(chainer.training.Extension):
                 continue
             what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
             trainer.stop_trigger.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
-
-
-@dataclasses.dataclass(eq=False)
-class TimeLimit(chainer.training.Extension):
-    """Ends the training once this process has trained for ``hours``."""
-
-    hours: float
-    start: float = dataclasses.field(default_factory=time.monotonic, init=False)
-
-    def initialize(self, trainer: chainer.training.Trainer) -> None:
-        """Called by the trainer: the clock starts with the training."""
-        self.start = time.monotonic()
-
-    def __call__(self, trainer: chainer.training.Trainer) -> None:
-        if time.monotonic() - self.start >= self.hours * 3600:
-            trainer.stop_trigger.stop(f"--max_hours {self.hours:g} are over")
 
 
 @dataclasses.dataclass(eq=False)

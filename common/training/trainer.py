@@ -13,7 +13,7 @@ from medi2i.common.errors import UserError, one_line
 from medi2i.common.training import profiling
 from medi2i.common.training.adversarial import AdversarialUpdater
 from medi2i.common.training.averaging import Reestimation, WeightAverage
-from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime
+from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TrainingTime
 from medi2i.common.training.log import EventFiles, Log, ParameterStatistics, Progress, duration
 from medi2i.common.training.optimizers import LearningRateSchedule, RateControl
 from medi2i.common.training.pictures import Plots
@@ -58,8 +58,6 @@ class Training:
         self.extend(LearningRateSchedule(controls.values(), options))
         if options.minutes is not None:
             self.extend(TrainingTime(options.minutes))
-        if options.max_hours is not None:
-            self.extend(TimeLimit(options.max_hours))
         if run is not None:
             self._keep_records(run, controls, shown, saved)
         self.extend(Snapshots(self))
@@ -228,7 +226,8 @@ class Training:
 
 @dataclasses.dataclass(eq=False)
 class Snapshots(chainer.training.Extension):
-    """Writes snapshots: by ``--snapshot_interval``, ``--snapshot_minutes`` and when the training ends or shall.
+    """Writes snapshots: by ``--snapshot_interval``, ``--snapshot_minutes`` and when the training ends or shall, as by a
+    signal or after ``--max_hours`` of this process.
 
     It comes last in an iteration: what it stores is the state from which the next iteration starts. Where there are
     several ranks, it is here that they agree on whether the training ends, and the first one's clock counts.
@@ -238,15 +237,19 @@ class Snapshots(chainer.training.Extension):
     phase = profiling.SNAPSHOTS
 
     training: Training
-    _last: float = dataclasses.field(default_factory=time.monotonic, init=False)
+    _began: float = dataclasses.field(init=False)
+    _last: float = dataclasses.field(init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration of this process."""
-        self._last = time.monotonic()
+        self._began = self._last = time.monotonic()
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         # Looked at only here, so that a signal can never end the loop behind a snapshot that is one iteration old.
         ending, ranks, received = self.training.ending, self.training.ranks, self.training.signals.received
+        hours = self.training.options.max_hours
+        if hours is not None and time.monotonic() - self._began >= hours * 3600:
+            ending.stop(f"--max_hours {hours:g} are over")
         if received is not None:
             ending.stop(f"{received.name} received", status=128 + received)
         ending.agree(ranks)

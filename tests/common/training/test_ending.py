@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from medi2i.common.compat import chainer
-from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TimeLimit, TrainingTime, scalars
+from medi2i.common.options import PairedOptions
+from medi2i.common.training.distributed import ALONE
+from medi2i.common.training.ending import Best, Ending, LossGuard, SignalWatch, TrainingTime, scalars
 from medi2i.common.training.snapshot import Reader, Writer
+from medi2i.common.training.trainer import Snapshots
 
 
 def trainer_at(epoch=0, iteration=0, ending=None, **observation):
@@ -92,15 +95,23 @@ def test_best_so_far_survives_a_resume():
 def test_time_limit(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    ending = Ending(3)
-    limit = TimeLimit(0.5)
+    ending, written = Ending(3), []
+    options = PairedOptions(max_hours=0.5, snapshot_minutes=0)
+    store = types.SimpleNamespace(write=lambda *_: written.append(now[0]))
+    signals = types.SimpleNamespace(received=None)
+    snapshots = Snapshots(
+        types.SimpleNamespace(ending=ending, ranks=ALONE, signals=signals, options=options, store=store)
+    )
+    trainer = trainer_at()
+    trainer.updater.get_all_optimizers = dict
     now[0] = 5000.0
-    limit.initialize(None)  # the time before the training does not count
+    snapshots.initialize(None)  # the time before the training does not count
     now[0] = 5000.0 + 1799
-    limit(trainer_at(ending=ending))
-    assert ending.reason is None
+    snapshots(trainer)
+    assert ending.reason is None and not written
     now[0] += 2
-    limit(trainer_at(ending=ending))
+    snapshots(trainer)
+    assert written == [now[0]]
     assert ending.reason == "--max_hours 0.5 are over" and ending.status == 0
 
 
