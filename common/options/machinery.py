@@ -118,7 +118,7 @@ def option(
         low=lowest if low is None else low,
         high=highest if high is None else high,
         spelled=spelled,
-        most=most,
+        most=most or (MOST_VALUES if type in BOUNDS else None),
         old=old,
         network=network,
         same_channels=same_channels,
@@ -179,9 +179,8 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
             raise UserError(f"{name}: {_short(value)} is one value where a list is needed")
         if isinstance(rule["nargs"], int) and len(value) != rule["nargs"]:
             raise UserError(f"{name}: {len(value)} values {_short(list(value))}; it takes {rule['nargs']}")
-        most = rule["most"] or (MOST_VALUES if rule["type"] in BOUNDS else None)
-        if most is not None and len(value) > most:
-            raise UserError(f"{name}: {len(value)} values; it takes {most} at most")
+        if rule["most"] is not None and len(value) > rule["most"]:
+            raise UserError(f"{name}: {len(value)} values; it takes {rule['most']} at most")
         return [_checked_one(name, rule, item) for item in value]
     return _checked_one(name, rule, value)
 
