@@ -64,8 +64,9 @@ def log_line(path):
 
 def parameters(path):
     link = chainer.links.Linear(2, 2)
-    trainer = types.SimpleNamespace(updater=types.SimpleNamespace(iteration=1, epoch=1, is_new_epoch=True))
-    ParameterStatistics({"n" * 60: link}, path)(trainer)
+    networks = types.SimpleNamespace(as_dict=lambda: {"n" * 60: link})
+    updater = types.SimpleNamespace(iteration=1, epoch=1, is_new_epoch=True, networks=networks)
+    ParameterStatistics(path)(types.SimpleNamespace(updater=updater))
 
 
 def record(path):

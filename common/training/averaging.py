@@ -80,10 +80,9 @@ class WeightAverage(chainer.training.Extension):
                     others[path].initialize(param.shape)
             shown = dict(named_arrays(averaged))
             for path, value in named_arrays(link):
-                if id(value) in seen:
-                    continue
-                seen.add(id(value))
-                yield name + path, _master(params[path]) if path in params else value, shown[path]
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    yield name + path, _master(params[path]) if path in params else value, shown[path]
 
     def serialize(self, serializer: chainer.AbstractSerializer) -> None:
         """Save or restore the averages and how many updates they are of."""

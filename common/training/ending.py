@@ -75,10 +75,9 @@ class LossGuard(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         for name, value in scalars(trainer.observation).items():
-            if math.isfinite(value) and not (self.limit and abs(value) > self.limit):
-                continue
-            what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
-            trainer.stop_trigger.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
+            if not math.isfinite(value) or (self.limit and abs(value) > self.limit):
+                what = f"is above --loss_limit {self.limit:g}: {value:g}" if math.isfinite(value) else f"is {value}"
+                trainer.stop_trigger.stop(f"{name} {what} at iteration {trainer.updater.iteration}", status=1, bad=True)
 
 
 @dataclasses.dataclass(eq=False)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,17 +218,18 @@ def duration(seconds: float) -> str:
 
 @dataclasses.dataclass(eq=False)
 class EventFiles(chainer.training.Extension):
-    """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``folder``."""
+    """Writes every line of ``log`` (a ``Log``) as scalars to event files in ``tensorboard`` of the run folder."""
 
     priority = chainer.training.PRIORITY_READER - 10  # after the log
 
     log: Log
-    folder: str | Path
     _writer: Any = dataclasses.field(init=False)
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration: hides what a resumed run writes again."""
-        self._writer = summary_writer()(str(self.folder), purge_step=trainer.updater.iteration + 1)
+        self._writer = summary_writer()(
+            str(Path(trainer.out) / "tensorboard"), purge_step=trainer.updater.iteration + 1
+        )
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         entry = self.log.entry
@@ -262,10 +263,9 @@ COLUMNS = ("epoch", "iteration", "parameter", "mean", "sd", "smallest", "largest
 class ParameterStatistics(chainer.training.Extension):
     """Appends one row for each parameter to the CSV file ``path`` at the end of each epoch.
 
-    networks: dict name -> link. ``gradient_norm`` is that of the last update (empty where there was none).
+    ``gradient_norm`` is that of the last update (empty where there was none).
     """
 
-    networks: Mapping[str, chainer.Link]
     path: Path
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
@@ -274,17 +274,16 @@ class ParameterStatistics(chainer.training.Extension):
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
-        if not updater.is_new_epoch:
-            return
-        append_text(
-            self.path,
-            csv_text(
-                [updater.epoch, updater.iteration, name + path, *describe(parameter)]
-                for name, link in self.networks.items()
-                for path, parameter in sorted(link.namedparams())
-                if parameter.array is not None
-            ),
-        )
+        if updater.is_new_epoch:
+            append_text(
+                self.path,
+                csv_text(
+                    [updater.epoch, updater.iteration, name + path, *describe(parameter)]
+                    for name, link in updater.networks.as_dict().items()
+                    for path, parameter in sorted(link.namedparams())
+                    if parameter.array is not None
+                ),
+            )
 
 
 def describe(parameter: chainer.Parameter) -> tuple[float, float, float, float, float | str]:

@@ -78,9 +78,9 @@ class Training:
         self.extend(self.weights)
         self.extend(self.log)
         if options.parameter_statistics:
-            self.extend(ParameterStatistics(updater.networks.as_dict(), run.path / "parameters.csv"))
+            self.extend(ParameterStatistics(run.path / "parameters.csv"))
         if options.tensorboard:
-            self.extend(EventFiles(self.log, run.path / "tensorboard"))
+            self.extend(EventFiles(self.log))
         self.extend(Plots(self.log.path, run.plots), trigger=(1, "epoch"))
         iterator, iterations = updater.get_iterator("main"), self.ending.iterations
         total = options.epoch * iterator.per_epoch / iterator.examples_per_update
@@ -275,10 +275,7 @@ def bad_parameter(updater: chainer.training.Updater) -> str | None:
     """The name of a parameter that is NaN or infinite somewhere, or None."""
     for name, optimizer in sorted(updater.get_all_optimizers().items()):
         for path, parameter in optimizer.target.namedparams():
-            if parameter.array is None:
-                continue
-            xp = chainer.backend.get_array_module(parameter.array)
-            if not bool(xp.isfinite(parameter.array).all()):
+            if parameter.array is not None and not bool(parameter.xp.isfinite(parameter.array).all()):
                 return name + path
     return None
 
