@@ -37,9 +37,6 @@ class Window:
         """The data range L of PSNR and SSIM."""
         return float(self.upper) - float(self.lower)
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.lower:g}…{self.upper:g}"
-
     def clip(self, array: np.ndarray) -> np.ndarray:
         return np.clip(np.asarray(array, dtype=np.float64), self.lower, self.upper)
 

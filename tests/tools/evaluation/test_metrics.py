@@ -117,6 +117,6 @@ def test_different_shapes_are_refused_not_broadcast():
 
 
 def test_a_window_names_its_range():
-    assert str(WINDOWS["soft"]) == "soft -160…240" and WINDOWS["soft"].range == 400
+    assert WINDOWS["soft"] == Window("soft", -160, 240) and WINDOWS["soft"].range == 400
     with pytest.raises(ValueError, match="upper 5 must be above lower 5"):
         Window("own", 5, 5)
