@@ -54,8 +54,7 @@ class Log(chainer.training.Extension):
         """Called by the trainer before the first iteration: cut the files back to what is known of them."""
         entries = read_log(self.path)
         if len(entries) < self.lines:
-            missing = self.lines - len(entries)
-            print(f"warning: {self.path}: {missing} lines are missing", file=sys.stderr, flush=True)
+            print(f"warning: {self.path}: {self.lines - len(entries)} lines are missing", file=sys.stderr, flush=True)
         entries = entries[: self.lines]
         self.lines = len(entries)
         write_text(self.path, "".join(_line(entry) for entry in entries))
@@ -158,21 +157,25 @@ class Progress(chainer.training.Extension):
         self.stream = stream or sys.stderr
         self.minutes = minutes
         self._known: dict[str, Any] = {}
-        self._bar = None
-        self._first, self._started, self._spoken = 0, 0.0, 0.0
 
     def initialize(self, trainer: chainer.training.Trainer) -> None:
         """Called by the trainer before the first iteration of this process."""
         self._first = trainer.updater.iteration
         self._started = self._spoken = time.monotonic()
-        if self.stream.isatty():
-            self._bar = tqdm(total=self.total, initial=self._first, file=self.stream, dynamic_ncols=True, unit="it")
+        self._bar = tqdm(
+            total=self.total,
+            initial=self._first,
+            file=self.stream,
+            dynamic_ncols=True,
+            unit="it",
+            disable=None,  # but for a terminal
+        )
 
     def __call__(self, trainer: chainer.training.Trainer) -> None:
         updater = trainer.updater
         entry = self.log.entry
         self._known.update(entry or {})
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.update(updater.iteration - self._bar.n)
             if entry is not None:
                 self._bar.set_description(f"epoch {updater.epoch}", refresh=False)
@@ -204,8 +207,7 @@ class Progress(chainer.training.Extension):
 
     def finalize(self) -> None:
         """Called by the trainer when training ends: closes the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def duration(seconds: float) -> str:
