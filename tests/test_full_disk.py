@@ -104,7 +104,7 @@ WRITERS = {
     "best.json": lambda path: write_text(path, "x" * 2 * LIMIT),
     "summary.csv": lambda path: write_text(path, csv_text([["x" * LIMIT, 1]])),
     "evaluation.json": lambda path: table.write_json(path, {"x": "y" * LIMIT}),
-    "worst.png": lambda path: comparison(path, "title", {"a": ARRAY}, ARRAY, Window("full", 0, 400), "HU"),
+    "worst.png": lambda path: comparison(path, "title", {"a": ARRAY}, ARRAY, Window("full", 0, 400), "HU", {}),
     ".made-by.json": record,
     "out.onnx": exported,
     "sinogram.png": lambda path: make_sinograms.save(path, np.random.default_rng(0).random((40, 40)), 1.0),

@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from medi2i.common.errors import UserError
-from medi2i.common.outputs import naming
 from medi2i.datasets.grid import enlarge, enlarge_mask
 from medi2i.datasets.preparing import body_mask
+from medi2i.datasets.writing import write_npy
 from medi2i.tools.evaluation import metrics
 from medi2i.tools.evaluation.files import Slice, load
 from medi2i.tools.evaluation.physics import Physics
@@ -174,8 +174,7 @@ def filtered(source: Row, name: str, note: str, change: Callable[[np.ndarray], n
             return np.load(paths[one.key], allow_pickle=False)
         array = change(source.image(one))
         path = paths[one.key] = folder / f"{len(paths)}.npy"
-        with naming(path):
-            np.save(path, array, allow_pickle=False)
+        write_npy(path, array)
         return array
 
     return Row(name, note, image)

@@ -25,7 +25,7 @@ def comparison(
     truth: np.ndarray,
     window: Window,
     unit: str,
-    notes: dict[str, str] | None = None,
+    notes: Mapping[str, str],
     scaled_by: str | None = None,
     classes: int = 0,
 ) -> None:
@@ -35,7 +35,6 @@ def comparison(
     one, else the last; the noisy input may go off the scale). `notes`: name → a few words below the name.
     classes: how many there are where the images hold class numbers: these are coloured, and wrong pixels are white.
     """
-    notes = notes or {}
     differences = {name: _grey(image) - _grey(truth) for name, image in images.items()}
     largest = difference_range(differences[scaled_by or list(differences)[-1]])
     columns = len(images) + 1
