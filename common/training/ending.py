@@ -199,7 +199,6 @@ class SignalWatch:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
 
     def _note(self, number: int, frame: object) -> None:
         if self.received is not None:
