@@ -151,10 +151,9 @@ class Profile:
             self._look()
             self._phases.pop()
 
-    def stop(self) -> float:
-        """Count what has passed since the last phase. Returns the seconds of all phases together."""
+    def stop(self) -> None:
+        """Count what has passed since the last phase."""
         self._look()
-        return sum(self.seconds.values())
 
     def _look(self) -> None:
         if self._since is not None:

@@ -107,7 +107,6 @@ class Scene:
     """A slice with everything read: truth and images (row → array), mask bool (H, W) of what counts, or None."""
 
     key: str
-    series: str
     truth: np.ndarray
     mask: np.ndarray | None
     images: dict[str, np.ndarray]
@@ -201,7 +200,7 @@ def read(one: Slice, rows: Sequence[Row], body: bool = False) -> Scene:
                 f"{one.key}: {row.name} has shape {images[row.name].shape}, the truth {one.truth.path} "
                 f"{loaded.array.shape}; both must be of one size"
             )
-    return Scene(one.key, one.series, loaded.array, ~np.logical_or.reduce(masks) if masks else None, images)
+    return Scene(one.key, loaded.array, ~np.logical_or.reduce(masks) if masks else None, images)
 
 
 @dataclass
@@ -280,7 +279,7 @@ def evaluate(
                 values = metrics.of_labels(found)
             else:
                 values = metrics.of_image(image, scene.truth, windows, scene.mask, body)
-            records.append(Record(name, scene.series, scene.key, values))
+            records.append(Record(name, one.series, one.key, values))
         if physics is not None:
             physics.add(scene.truth, scene.images, scene.mask)
     pooled = {name: metrics.dice_and_iou(totals) for name, totals in counts.items()}

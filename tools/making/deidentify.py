@@ -111,8 +111,7 @@ class Deidentifier:
                 del dataset[element.tag]
 
     def _action(self, tag: BaseTag) -> str | None:
-        action = self._table.get((tag.group, tag.element))
-        return action or next(
+        return self._table.get((tag.group, tag.element)) or next(
             (
                 name
                 for (group, element, group_mask, element_mask), name in self._groups
