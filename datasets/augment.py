@@ -226,7 +226,7 @@ class Uncut:
     """One image and what is to become of it.
 
     values: (C, H, W) in the unit of ``clip`` (CT: HU), int16 where that holds them exactly, else float32.
-    draw, size: as for ``augment.apply``. noise: sd of the Gaussian noise to add, in [-1, 1], made of ``key``.
+    draw, size, outside: as for ``augment.apply``. noise: sd of the Gaussian noise to add, in [-1, 1], made of ``key``.
     class_num: above 0, ``values`` are class numbers and the result is one-hot, (C * class_num, h, w).
 
     A device makes the image of it (``kernels.gpu.augment.finish``), or ``cut`` does, on the CPU.
@@ -239,12 +239,13 @@ class Uncut:
     noise: float = 0.0
     key: int = 0
     class_num: int = 0
+    outside: float = OUTSIDE
 
-    def cut(self, outside: float = OUTSIDE) -> np.ndarray:
-        """The image but for its noise, float32 (C, h, w) in [-1, 1]; pixels outside of it get ``outside``."""
-        if self.class_num:
-            return one_hot(apply(self.values, self.draw, self.size, nearest=True, outside=0.0), self.class_num)
-        return apply(self.clip.to_unit(self.values), self.draw, self.size, outside=outside)
+    def cut(self) -> np.ndarray:
+        """The image but for its noise, float32 (C, h, w) in [-1, 1]."""
+        nearest, unit = self.class_num > 0, self.clip.to_unit(self.values)
+        result = apply(unit, self.draw, self.size, nearest=nearest, outside=self.outside)
+        return one_hot(result, self.class_num) if self.class_num else result
 
     def toned(self, reach: float, rng: np.random.Generator | None) -> "Uncut":
         """The same with other levels between the ends of the clip, 0 and 1: u becomes u^g, log g even between

@@ -87,7 +87,7 @@ class PairedDataset(ImageDataset[Pair]):
         x = Uncut(values, clip, draw, self.size).toned(self.augmentation.gamma, rng)
         if class_num := self.domain_out.class_num:
             labels = np.concatenate([self.domain_out.classes(pair.outputs[0]) for pair in members])
-            return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num)
+            return x, Uncut(labels, Clip(), draw, self.size, class_num=class_num, outside=0.0)
         t = joined(self.domain_out.stored(source) for pair in members for source in pair.outputs)
         return x, Uncut(*t, draw, self.size)
 

@@ -52,13 +52,13 @@ class SelfSupervised(PairedDataset):
     def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Example ``index``: (x, t). Raises Unreadable."""
         x, t = self.uncut(index, rng)
-        return x.cut(), t.cut(outside=np.nan)
+        return x.cut(), t.cut()
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """The same for a device to cut. Raises Unreadable."""
         x, t = self.whole(index, rng)
         draw = self.draw(rng, (x.shape[1:], self.size))
-        return Uncut(x, Clip(), draw, self.size), Uncut(t, Clip(), draw, self.size)
+        return Uncut(x, Clip(), draw, self.size), Uncut(t, Clip(), draw, self.size, outside=np.nan)
 
     def whole(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
         """(x, t) of the whole slice."""

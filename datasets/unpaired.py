@@ -100,7 +100,7 @@ class LabelledExamples:
         draw = self.images.draw(copy.deepcopy(rng))
         slices = [self.domain.classes(self.labels[position]) for position in self.images.windows[index]]
         labels = continued(np.concatenate(slices), draw, self.size)
-        return Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num)
+        return Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num, outside=0.0)
 
 
 def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledExamples:

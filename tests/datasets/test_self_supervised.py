@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medi2i.common.errors import UserError
+from medi2i.common.kernels.gpu.augment import finish
 from medi2i.common.options import PairedOptions, parse
 from medi2i.datasets import self_supervised
 from medi2i.datasets.catalogue import sources_in
@@ -70,6 +71,17 @@ def test_what_a_device_cuts_is_the_same(phantom):
     x, t = data.load(1, np.random.default_rng(4))
     assert first.draw == second.draw and first.size == x.shape[1:]
     assert np.isnan(second.values).mean() > 0.9 and np.isnan(t).mean() > 0.9
+
+
+def test_where_a_rotation_leaves_the_image_no_target_counts_on_a_device_either(phantom):
+    turned = ["--random_rotation", "45", "--crop_height", "256", "--crop_width", "256", "--random_translate", "0"]
+    data = self_supervised.build(options(phantom, *turned))
+    for seed in range(3):
+        first, second = data.uncut(0, np.random.default_rng(seed))
+        x, t = data.load(0, np.random.default_rng(seed))
+        np.testing.assert_allclose(finish(first.values, first), x, rtol=0, atol=3e-7)
+        np.testing.assert_allclose(finish(second.values, second), t, rtol=0, atol=3e-7)
+        assert np.isnan(t[0, 0, 0]) and np.isnan(t[0, -1, -1])
 
 
 def test_slices_with_one_missing_between_them_are_no_pair(phantom):

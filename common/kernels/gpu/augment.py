@@ -11,7 +11,7 @@ import numpy as np
 
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import CudaSource
-from medi2i.datasets.augment import OUTSIDE, Draw, Uncut, corner, quarters, way_back
+from medi2i.datasets.augment import Draw, Uncut, corner, quarters, way_back
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
@@ -203,7 +203,7 @@ def finish(values: Array, example: Uncut) -> Array:
     else:
         unit = clip_scale(values, 1, 0, clip.lower, clip.upper)
     classes = example.class_num
-    y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=0.0 if classes else OUTSIDE)[0]
+    y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=example.outside)[0]
     if classes:
         one_hot = y[:, None] == xp.arange(classes, dtype=np.float32)[:, None, None]
         return one_hot.reshape(-1, *example.size).astype(np.float32)
