@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import STILL, Augmentation, Draw
+from medi2i.datasets.augment import STILL, Augmentation, Draw, Uncut, add_noise
 from medi2i.datasets.catalogue import Source, stacks
 from medi2i.datasets.reading import Image
 
@@ -146,10 +146,18 @@ class ImageDataset(Generic[Item]):
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Any:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        raise NotImplementedError
+        x, *others = self.parts(index, rng)
+        image = add_noise(x.cut(), self.augmentation.noise, rng)
+        return (image, *(other.cut() for other in others)) if others else image
 
     def uncut(self, index: int, rng: np.random.Generator | None) -> Any:
         """What ``load`` would cut and change, for a device to do so: one ``Uncut`` or a tuple. Raises Unreadable."""
+        x, *others = self.parts(index, rng)
+        noisy = x.noisy(self.augmentation.noise, rng)
+        return (noisy, *others) if others else noisy
+
+    def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, ...]:
+        """The images that example ``index`` is made of: one alone is the example. Noise is for the first."""
         raise NotImplementedError
 
     def members(self, index: int) -> list[Item]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import Augmentation, Uncut, add_noise, augmentation_for, joined
+from medi2i.datasets.augment import Augmentation, Uncut, augmentation_for, joined
 from medi2i.datasets.catalogue import Source
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
@@ -33,7 +34,7 @@ class PairedDataset(ImageDataset[Pair]):
 
     def __init__(
         self,
-        pairs: list[Pair],
+        pairs: Sequence[Pair],
         domain_in: Domain,
         domain_out: Domain,
         *,
@@ -70,17 +71,8 @@ class PairedDataset(ImageDataset[Pair]):
         """The ``Clip`` of t."""
         return self.domain_out.clip
 
-    def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Example ``index``: (x, t). Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        x, t = self._pair(index, rng)
-        return add_noise(x.cut(), self.augmentation.noise, rng), t.cut()
-
-    def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
-        """What ``load`` would cut and change, for a device to do so: two ``Uncut``. Raises Unreadable."""
-        x, t = self._pair(index, rng)
-        return x.noisy(self.augmentation.noise, rng), t
-
-    def _pair(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
+    def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
+        """x and t of example ``index``. Raises Unreadable."""
         members = self.members(index)
         values, clip = joined(self.domain_in.stored(source) for pair in members for source in pair.inputs)
         draw = self.draw(rng, (values.shape[1:], self.size))
@@ -99,14 +91,13 @@ def build(
     multiple: int = 1,
     cache: ImageCache | None = None,
     pairs: list[Pair] | None = None,
-    cls: "type[PairedDataset] | None" = None,
 ) -> PairedDataset:
     """The ``PairedDataset`` of PairedOptions for "train" or "val".
 
     ``multiple``: what the network needs the crop to be divisible by. ``cache``: an ImageCache to share between data
     sets; by default all of one process share one with ``--cache_mb``. Fill ``options`` in with ``complete`` before
-    validation is built, so that it gets the clips and the crop of training. ``pairs``: where they are known already;
-    ``cls``: of the data set that is made of them. Raises UserError.
+    validation is built, so that it gets the clips and the crop of training. ``pairs``: where they are known already.
+    Raises UserError.
     """
     name, root = {"train": options.train, "val": options.val}[phase], unpacked(options.root)
     if options.class_num and len(options.from_col if options.btoa else options.to_col) > 1:
@@ -147,9 +138,7 @@ def build(
         usual = 0.0 if options.normaliseA == "none" else NORMALISED_GAMMA
         gamma = usual if options.random_gamma is None else options.random_gamma
         augmentation = dataclasses.replace(augmentation, gamma=gamma)
-    dataset = (cls or PairedDataset)(
-        pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation
-    )
+    dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation)
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
     for side, known, found in (

@@ -7,6 +7,7 @@ too: a pixel that is replaced by a neighbour and asked for is learned from those
 2019); the noise of most CT is not white.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,16 +47,19 @@ class SelfSupervised(PairedDataset):
     slice; without a random generator, as for pictures, all of t is there.
     """
 
-    targets: str
-    usual: dict[int, list[float]]
+    def __init__(self, pairs: PairedDataset, targets: str, usual: dict[int, list[float]]):
+        super().__init__(
+            pairs.images,
+            pairs.domain_in,
+            pairs.domain_out,
+            stack=1,
+            size=pairs.size,
+            augmentation=dataclasses.replace(pairs.augmentation, noise=0.0),
+        )
+        self.targets, self.usual = targets, usual
 
-    def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Example ``index``: (x, t). Raises Unreadable."""
-        x, t = self.uncut(index, rng)
-        return x.cut(), t.cut()
-
-    def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
-        """The same for a device to cut. Raises Unreadable."""
+    def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
+        """x and t of example ``index``. Raises Unreadable."""
         x, t = self.whole(index, rng)
         draw = self.draw(rng, (x.shape[1:], self.size))
         return Uncut(x, Clip(), draw, self.size), Uncut(t, Clip(), draw, self.size, outside=np.nan)
@@ -138,10 +142,7 @@ def build(options: "PairedOptions", *, multiple: int = 1) -> SelfSupervised:
                 "the same images, so the same for both would be right"
             )
     pairs, usual = pairs_of(sources_of(options), options.targets)
-    made = paired.build(options, "train", multiple=multiple, pairs=pairs, cls=SelfSupervised)
-    assert isinstance(made, SelfSupervised)
-    made.targets, made.usual = options.targets, usual
-    return made
+    return SelfSupervised(paired.build(options, multiple=multiple, pairs=pairs), options.targets, usual)
 
 
 def _words(value: object) -> str:

@@ -1,6 +1,5 @@
 """Images of one domain, for CycleGAN and synthesis: files -> one image in [-1, 1], and its classes where labels say."""
 
-import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medi2i.common.errors import UserError
-from medi2i.datasets.augment import Augmentation, Uncut, add_noise, augmentation_for, continued, joined
+from medi2i.datasets.augment import Augmentation, Uncut, augmentation_for, continued, joined
 from medi2i.datasets.catalogue import Source, sources_in, within
 from medi2i.datasets.examples import ImageCache, ImageDataset
 from medi2i.datasets.grid import crop_for
@@ -34,7 +33,13 @@ class UnpairedDataset(ImageDataset[Source]):
     WORKERS = 2  # those of each domain
 
     def __init__(
-        self, sources: list[Source], domain: Domain, *, stack: int, size: tuple[int, int], augmentation: Augmentation
+        self,
+        sources: Sequence[Source],
+        domain: Domain,
+        *,
+        stack: int,
+        size: tuple[int, int],
+        augmentation: Augmentation,
     ):
         super().__init__(sources, sources, domain.cache, stack, size, augmentation)
         self.domain = domain
@@ -57,53 +62,34 @@ class UnpairedDataset(ImageDataset[Source]):
         """Example ``index``, neither cropped nor changed: (C, H, W). Raises Unreadable."""
         return np.concatenate([self.domain.unit(source) for source in self.members(index)])
 
-    def load(self, index: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        return add_noise(self._image(index, rng).cut(), self.augmentation.noise, rng)
-
-    def uncut(self, index: int, rng: np.random.Generator | None) -> Uncut:
-        """What ``load`` would cut and change, for a device to do so: an ``Uncut``. Raises Unreadable."""
-        return self._image(index, rng).noisy(self.augmentation.noise, rng)
-
-    def _image(self, index: int, rng: np.random.Generator | None) -> Uncut:
+    def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, ...]:
+        """x of example ``index``. Raises Unreadable."""
         draw = self.draw(rng)
         values, clip = joined(self.domain.stored(source) for source in self.members(index))
-        return Uncut(continued(values, draw, self.size), clip, draw, self.size)
+        return (Uncut(continued(values, draw, self.size), clip, draw, self.size),)
 
 
-class LabelledExamples:
+class LabelledDataset(UnpairedDataset):
     """Examples (x, t) of ``images``: t, (stack * class_num, H, W) of 0 and 1, says which class each pixel of x is of.
 
     labels: of each of the images. What happens to x happens to t.
     """
 
     def __init__(self, images: UnpairedDataset, labels: list[Source], class_num: int):
-        self.images, self.labels = images, labels
-        self.domain = Domain(Clip(), 1, images.cache, class_num)
-        self.size, self.share_cache = images.size, images.share_cache
+        super().__init__(
+            images.images, images.domain, stack=images.stack, size=images.size, augmentation=images.augmentation
+        )
+        self.labels, self.label_domain = labels, Domain(Clip(), 1, images.cache, class_num)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def load(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
-        t = self._labels(index, rng).cut()
-        return self.images.load(index, rng), t
-
-    def uncut(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
-        """What ``load`` would cut and change, for a device to do so. Raises Unreadable."""
-        t = self._labels(index, rng)
-        return self.images.uncut(index, rng), t
-
-    def _labels(self, index: int, rng: np.random.Generator | None) -> Uncut:
-        """The class numbers of each slice, with what the image's augmentation is going to draw from ``rng``."""
-        draw = self.images.draw(copy.deepcopy(rng))
-        slices = [self.domain.classes(self.labels[position]) for position in self.images.windows[index]]
-        labels = continued(np.concatenate(slices), draw, self.size)
-        return Uncut(labels, Clip(), draw, self.size, class_num=self.domain.class_num, outside=0.0)
+    def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, ...]:
+        """x and t of example ``index``. Raises Unreadable."""
+        (x,) = super().parts(index, rng)
+        slices = [self.label_domain.classes(self.labels[position]) for position in self.windows[index]]
+        values = continued(np.concatenate(slices), x.draw, self.size)
+        return x, Uncut(values, Clip(), x.draw, self.size, class_num=self.label_domain.class_num, outside=0.0)
 
 
-def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledExamples:
+def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledDataset:
     """The training ``images`` of ``domain`` "A" or "B" with their labels, of the same names, in the folder ``LABELS``.
 
     Raises UserError where some are missing, of another size, or hold no classes.
@@ -134,8 +120,8 @@ def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -
                 f"{label.path}: is {sizes[0]} and its image, {image.path}, {sizes[1]} (width x height); "
                 "labels should have the size of their image"
             )
-    examples = LabelledExamples(images, labels, options.shape_classes)
-    examples.domain.classes(labels[0])  # images that hold no classes are told now
+    examples = LabelledDataset(images, labels, options.shape_classes)
+    examples.label_domain.classes(labels[0])  # images that hold no classes are told now
     return examples
 
 

@@ -32,6 +32,10 @@ def root(tmp_path):
 
 
 def build(root, **given):
+    return unpaired.labelled(*images_of(root, **given))
+
+
+def images_of(root, **given):
     options = {
         "clipA": [-1, 1],
         "crop_height": 12,
@@ -41,7 +45,7 @@ def build(root, **given):
         **given,
     }
     options = UnpairedOptions(root=str(root), **options)
-    return unpaired.labelled(options, "A", unpaired.build(options, "A", cache=ImageCache(50)))
+    return options, "A", unpaired.build(options, "A", cache=ImageCache(50))
 
 
 def classes_of(t, stack=1):
@@ -62,12 +66,13 @@ def classes_of(t, stack=1):
     ],
 )
 def test_a_label_is_cut_and_turned_as_its_image(root, given):
-    examples, seen = build(root, **given), set()
+    (*_, images), seen = images_of(root, **given), set()
+    examples = build(root, **given)
     for seed in range(20):
         for index in range(len(examples)):
             x, t = examples.load(index, np.random.default_rng(seed))
             np.testing.assert_array_equal(classes_of(t, given.get("stack", 1)), np.rint(x + 1))
-            np.testing.assert_array_equal(x, examples.images.load(index, np.random.default_rng(seed)))
+            np.testing.assert_array_equal(x, images.load(index, np.random.default_rng(seed)))
             seen.add(x.tobytes())
     assert len(seen) > 3 or given == {}
     x, t = examples.load(0, None)
