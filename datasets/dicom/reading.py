@@ -95,26 +95,20 @@ class Opened:
         return header
 
 
-_last_opened: dict[tuple, Opened] = {}
-
-
 def open_file(path: Path, modalities: tuple[str, ...] = VOLUME_MODALITIES) -> Opened:
     """Parse and check the header of an image. Raises Unreadable.
 
-    The last file of several frames is kept, as its frames are often asked for one by one.
+    The last file is kept, as the frames of one are often asked for one by one.
     """
-    key = (path, tuple(modalities), limits.max_pixels(), *_state(path))
-    kept = _last_opened.get(key)
-    if kept is not None:
-        return kept
-    opened = Opened(path, modalities)
-    if opened.layout.frames > 1:
-        _last_opened.clear()
-        _last_opened[key] = opened
-    return opened
+    return _opened(path, tuple(modalities), limits.max_pixels(), *_state(path))
 
 
-def _state(path: Path) -> tuple:
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, modalities: tuple[str, ...], *state: int) -> Opened:
+    return Opened(path, modalities)
+
+
+def _state(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError:
