@@ -38,14 +38,11 @@ class ImageCache:
     """Images by key, least recently used dropped first, never more than ``megabytes`` of arrays (MB of 2**20 bytes).
 
     Arrays are kept compact: they may come back as int16 instead of float32, with equal values, and are read-only.
-    May be used from several threads. Pickled without its content: each process fills its own.
+    May be used from several threads. Pickled with its first budget alone: each process fills its own.
     """
 
     def __init__(self, megabytes: float):
         self.total = self.budget = int(megabytes * 2**20)
-        self._empty()
-
-    def _empty(self) -> None:
         self.used = 0
         self._images: collections.OrderedDict[Hashable, Image] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -56,12 +53,8 @@ class ImageCache:
         """The one cache of this process with this budget: data sets that use it keep to the budget together."""
         return ImageCache(megabytes)
 
-    def __getstate__(self) -> dict[str, int]:
-        return {"total": self.total, "budget": self.budget}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.total, self.budget = state["total"], state["budget"]
-        self._empty()
+    def __reduce__(self) -> tuple[type["ImageCache"], tuple[float]]:
+        return ImageCache, (self.total / 2**20,)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -83,4 +83,4 @@ def test_a_share_of_the_budget_is_kept_at_once_and_of_the_first_budget():
     for parts, used in ((2, 400), (2, 400), (4, 200)):
         cache.take_share(parts)
         assert cache.used == used
-    assert pickle.loads(pickle.dumps(cache)).budget == 200
+    assert pickle.loads(pickle.dumps(cache)).budget == 800
