@@ -138,18 +138,13 @@ class Padding:
 
 @dataclass(frozen=True)
 class Changes:
-    """How many pixels left the range of the file on either side, how many are ``padded`` and so no tissue, how many
-    the steps of the file ``rounded``, and by how much at ``largest``."""
+    """How many pixels left the range of the file and are ``clipped``, how many are ``padded`` and so no tissue, how
+    many the steps of the file ``rounded``, and by how much at ``largest``."""
 
-    clipped_low: int
-    clipped_high: int
+    clipped: int
     padded: int
     rounded: int
     largest: float
-
-    @property
-    def clipped(self) -> int:
-        return self.clipped_low + self.clipped_high
 
 
 @dataclass(frozen=True)
@@ -183,7 +178,7 @@ def encode(
     if bad:
         raise NotWritable(f"{bad} of {values.size} pixels are not finite numbers")
     stored = np.empty(values.shape, encoding.dtype)
-    low = high = rounded = 0
+    clipped = rounded = 0
     largest = 0.0
     for rows in bands(values.shape):
         part = values[rows].astype(np.float64)
@@ -193,16 +188,13 @@ def encode(
         wanted = np.rint(exact)
         if unchanged is not None:
             wanted = exact = np.where(values[rows] == unchanged[0][rows], unchanged[1][rows].astype(np.float64), wanted)
-        low += int(np.count_nonzero(wanted < encoding.least))
-        high += int(np.count_nonzero(wanted > encoding.most))
+        clipped += int(np.count_nonzero((wanted < encoding.least) | (wanted > encoding.most)))
         stored[rows] = np.clip(wanted, encoding.least, encoding.most)
         off = np.abs(exact - wanted)
         # A value and its step are floating-point numbers, too: what they leave over is no change.
         rounded, largest = rounded + int(np.count_nonzero(off > ROUNDING)), max(largest, float(off.max(initial=0)))
-    if encoding.slope < 0:
-        low, high = high, low
     padded = 0 if mask is None else int(np.count_nonzero(mask))
-    changes = Changes(low, high, padded, rounded, largest * abs(encoding.slope) if rounded else 0.0)
+    changes = Changes(clipped, padded, rounded, largest * abs(encoding.slope) if rounded else 0.0)
     if where is None:
         return Encoded(stored, changes)
     if padding is None or not _is_free(padding, stored[where], encoding):
