@@ -84,8 +84,10 @@ class Augmentation:
         )
 
 
-def augmentation_for(phase: str, options: "PairedOptions | UnpairedOptions", flips: bool = True) -> Augmentation:
-    """The ``Augmentation`` of ``phase`` "train" by the options; none in "val". flips: see there."""
+def augmentation_for(
+    phase: str, options: "PairedOptions | UnpairedOptions", flips: bool = True, gamma: float = 0.0
+) -> Augmentation:
+    """The ``Augmentation`` of ``phase`` "train" by the options; none in "val". flips, gamma: see there."""
     if phase == "val":
         return Augmentation()
     return Augmentation(
@@ -95,6 +97,7 @@ def augmentation_for(phase: str, options: "PairedOptions | UnpairedOptions", fli
         options.augment_noise,
         options.random_rot90,
         flips,
+        gamma,
     )
 
 

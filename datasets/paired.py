@@ -133,11 +133,9 @@ def build(
     )
     sizes = [domain_in.size(pair.inputs[0]) for pair in pairs]
     size = crop_for(phase, tuple(map(min, zip(*sizes, strict=True))), options, multiple)
-    augmentation = augmentation_for(phase, options)
-    if phase == "train":
-        usual = 0.0 if options.normaliseA == "none" else NORMALISED_GAMMA
-        gamma = usual if options.random_gamma is None else options.random_gamma
-        augmentation = dataclasses.replace(augmentation, gamma=gamma)
+    usual_gamma = 0.0 if options.normaliseA == "none" else NORMALISED_GAMMA
+    gamma = usual_gamma if options.random_gamma is None else options.random_gamma
+    augmentation = augmentation_for(phase, options, gamma=gamma)
     dataset = PairedDataset(pairs, domain_in, domain_out, stack=options.stack, size=size, augmentation=augmentation)
     if options.class_num:
         domain_out.classes(pairs[0].outputs[0])  # images that hold no classes are told now
