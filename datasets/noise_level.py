@@ -106,14 +106,14 @@ class NoiseMeter:
         chosen, tissue = uniform_squares(hu if like is None else like, mask)
         if not len(chosen):
             return None
-        squares = detrend(squares_of(hu, chosen))
+        squares = detrend(squares_of(hu)[chosen])
         variances = (squares**2).sum(axis=(1, 2)) / (SIDE * SIDE - 3)
         calm = variances <= CALM * np.median(variances)
         squares, pairs = squares[calm], np.zeros((3, SIDE, SIDE))
         transformed = np.fft.fft2(squares)
         down, right = squares[:, 1:] * squares[:, :-1], squares[:, :, 1:] * squares[:, :, :-1]
         if after is not None:
-            other = np.fft.fft2(detrend(squares_of(after, chosen[calm])))
+            other = np.fft.fft2(detrend(squares_of(after)[chosen[calm]]))
             power = np.abs(transformed) ** 2, np.abs(other) ** 2, (transformed * other.conj()).real
             pairs = np.stack([one.sum(axis=0) for one in power])
         self._found[tissue].append(
@@ -191,12 +191,7 @@ def corner_of(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
     return row * STRIDE, column * STRIDE
 
 
-def squares_of(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Squares (K, SIDE, SIDE) of an image (H, W) by their numbers."""
-    return _squares(image)[numbers]
-
-
-def _squares(image: np.ndarray) -> np.ndarray:
+def squares_of(image: np.ndarray) -> np.ndarray:
     """All squares (K, SIDE, SIDE) of an image (H, W)."""
     return np.lib.stride_tricks.sliding_window_view(image, (SIDE, SIDE))[::STRIDE, ::STRIDE].reshape(-1, SIDE, SIDE)
 
@@ -204,13 +199,13 @@ def _squares(image: np.ndarray) -> np.ndarray:
 def uniform_squares(hu: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, bool]:
     """Numbers of the squares to measure in, the most uniform first, and whether they are of soft tissue; ``corner_of``
     has their places."""
-    smooth = _squares(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING))
+    smooth = squares_of(gaussian_filter(np.asarray(hu, np.float32), SMOOTHING))
     mean, least, most = smooth.mean(axis=(1, 2)), smooth.min(axis=(1, 2)), smooth.max(axis=(1, 2))
-    values = _squares(hu)
+    values = squares_of(hu)
     free = values.max(axis=(1, 2)) > values.min(axis=(1, 2))  # what was filled in has no noise
     free |= not free.any()  # all of it: an image without any
     if mask is not None and mask.any():
-        free &= ~_squares(mask).any(axis=(1, 2))
+        free &= ~squares_of(mask).any(axis=(1, 2))
     soft = (mean > TISSUE[0]) & (mean < TISSUE[1]) & (least > SURROUNDINGS[0]) & (most < SURROUNDINGS[1])
     tissue = int(np.count_nonzero(free & soft)) >= FEWEST
     there = np.flatnonzero(free & (soft if tissue else least > NOT_AIR))

@@ -104,7 +104,7 @@ def usual_changes(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float]
     found = []
     for one, other in pairs:
         chosen = uniform_squares(one, None)[0]
-        found.append([np.median((squares_of(change, chosen) ** 2).mean((1, 2))) for change in _smoothed(other - one)])
+        found.append([np.median((squares_of(change)[chosen] ** 2).mean((1, 2))) for change in _smoothed(other - one)])
     return np.sqrt(np.median(found, axis=0)).tolist()
 
 
