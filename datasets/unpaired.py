@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HU_KINDS = ("dcm", "npy")  # for which --HU_base… counts
-LABELS = {"A": "labelsA", "B": "labelsB"}
 FOLDERS = {("A", "train"): "trainA", ("B", "train"): "trainB", ("A", "val"): "testA", ("B", "val"): "testB"}
 
 
@@ -49,14 +48,10 @@ class UnpairedDataset(ImageDataset[Source]):
         """Channels of an example."""
         return self.stack * self.domain.channels
 
-    in_channels = out_channels = channels
-
     @property
     def clip(self) -> Clip:
         """The ``Clip`` of the images."""
         return self.domain.clip
-
-    clip_in = clip_out = clip
 
     def whole(self, index: int) -> np.ndarray:
         """Example ``index``, neither cropped nor changed: (C, H, W). Raises Unreadable."""
@@ -90,12 +85,12 @@ class LabelledDataset(UnpairedDataset):
 
 
 def labelled(options: "UnpairedOptions", domain: str, images: UnpairedDataset) -> LabelledDataset:
-    """The training ``images`` of ``domain`` "A" or "B" with their labels, of the same names, in the folder ``LABELS``.
+    """The training ``images`` of ``domain`` "A" or "B" with their labels, of the same names in labelsA or labelsB.
 
     Raises UserError where some are missing, of another size, or hold no classes.
     """
     root = unpacked(options.root)
-    folder = root / LABELS[domain]
+    folder = root / f"labels{domain}"
     if options.forceSpacing > 0:
         raise UserError(
             "--shape_classes: labels are not resampled; --forceSpacing -1 would leave the images as they are"

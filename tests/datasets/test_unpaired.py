@@ -69,8 +69,8 @@ def test_two_series_in_one_folder_are_two_volumes_in_the_order_of_their_position
         dataset = build(tmp_path, stack=2)
     assert sorted(values(dataset)) == [[0, 2], [2, 4], [4, 6], [101, 103], [103, 105]]
     assert "1 image(s), fewer than the stack of 2" in caplog.text
-    assert dataset.channels == dataset.in_channels == dataset.out_channels == 2
-    assert dataset.clip == dataset.clip_in == Clip(-1024, 176)
+    assert dataset.channels == 2
+    assert dataset.clip == Clip(-1024, 176)
     assert sorted(v for value in values(build(tmp_path)) for v in value) == [0, 2, 4, 6, 59, 101, 103, 105]
 
 
