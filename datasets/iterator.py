@@ -91,9 +91,9 @@ class ImageIterator(chainer.dataset.Iterator):
         return None if self._previous_epoch_detail < 0 else self._previous_epoch_detail
 
     def __next__(self) -> list:
-        self.idle.begins_waiting()
+        asked = time.perf_counter()
         batch = self._take()
-        self.idle.ends_waiting()
+        self.idle.add(asked, time.perf_counter())
         before = self.epoch
         self._before = self._drawn, self.is_new_epoch, self._previous_epoch_detail
         self._previous_epoch_detail = self.epoch_detail
@@ -208,19 +208,14 @@ class IdleTime:
         self.batches = 0
         self._start: float | None = None
 
-    def begins_waiting(self) -> None:
-        """The caller asks for a batch."""
-        self._waiting_since = time.perf_counter()
-
-    def ends_waiting(self) -> None:
-        """The caller gets it."""
-        now = time.perf_counter()
+    def add(self, asked: float, got: float) -> None:
+        """The caller asked for a batch and got it, by the clock in seconds."""
         if self._start is None:
-            self._start = now
+            self._start = got
             return
-        self.waited += now - self._waiting_since
+        self.waited += got - asked
         self.batches += 1
-        self.seconds = now - self._start
+        self.seconds = got - self._start
 
     @property
     def fraction(self) -> float:

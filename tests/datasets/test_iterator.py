@@ -144,14 +144,11 @@ def test_batch_larger_than_the_data():
     assert len(indices) == 7 and sorted(indices[:3]) == sorted(indices[3:6]) == [0, 1, 2]
 
 
-def test_idle_time_is_what_the_caller_waited_after_its_first_batch(monkeypatch):
-    clock = iter([0.0, 5.0, 9.0, 10.0, 14.0, 15.0])
-    monkeypatch.setattr("medi2i.datasets.iterator.time.perf_counter", lambda: next(clock))
+def test_idle_time_is_what_the_caller_waited_after_its_first_batch():
     idle = IdleTime()
     assert idle.fraction == 0.0
-    for _ in range(3):
-        idle.begins_waiting()
-        idle.ends_waiting()
+    for asked, got in ((0.0, 5.0), (9.0, 10.0), (14.0, 15.0)):
+        idle.add(asked, got)
     assert (idle.waited, idle.seconds, idle.batches) == (2.0, 10.0, 2)
     assert idle.fraction == 0.2
 
