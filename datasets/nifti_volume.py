@@ -236,10 +236,7 @@ def _read_header(path: Path, stream: Stream) -> _Header:
             "cannot be read as NIfTI (a header without its voxels, .hdr of a pair, or ANALYZE; "
             "as one .nii file it could)",
         )
-    try:
-        fields = kind(block, check=False)
-    except (HeaderDataError, ValueError) as error:
-        raise Unreadable(path, f"cannot be read as NIfTI ({error})") from None
+    fields = kind(block, check=False)
     notes: list[str] = []
     shape = _shape(path, fields)
     dtype = _dtype(path, fields)

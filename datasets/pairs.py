@@ -71,8 +71,6 @@ def find_pairs(
         where = str(path)
         rows = _rows_of_list(path, root, *((to_col, from_col) if btoa else (from_col, to_col)), pattern, problems)
         of_sides = tuple(None if kind == "auto" else kind for kind in kinds)
-    if not rows:
-        _stop(where, problems)
     # Pairs of several realisations of noise have the same target in several files.
     files = [file for row in rows for file in row.inputs], [file for row in rows for file in row.outputs]
     inputs = describe(files[0], roots[0], of_sides[0], by_file=by_file, copies=True)

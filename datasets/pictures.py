@@ -121,8 +121,7 @@ def _check_scans(path: Path) -> None:
 def read_picture(path: Path, kind: str, labels: bool, page: int = 0) -> tuple[np.ndarray, int | None]:
     """(H, W) or (3, H, W) values, and their bits as in ``reading.Image``. ``page``: of a TIFF file."""
     with opened(path, kind) as image:
-        if page:
-            image.seek(page)
+        image.seek(page)
         if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA") and png_depth(path) == 16:
             raise Unreadable(path, "16-bit colour PNG cannot be read without loss; write it as TIFF")
         if image.mode == "LA":

@@ -90,8 +90,6 @@ def _native(parsed: Parsed, layout: Layout, read: Read, frame: int) -> Words:
     data = read(parsed.pixels.start + frame * size - odd, size + odd + ((size + odd) % 2 if swap else 0))
     if swap:
         data = np.frombuffer(data, "u2").byteswap().tobytes()[odd : odd + size]
-    if len(data) < size:
-        raise Unreadable(parsed.path, "cut off in the middle of its pixel data")
     kind = ("<u" if little else ">u") + str(layout.allocated // 8)
     values = np.frombuffer(data, kind).reshape(layout.rows, layout.columns)
     return Words(values.astype(values.dtype.newbyteorder("=")), layout.allocated)
