@@ -21,7 +21,6 @@ from medi2i.datasets import paired
 from medi2i.datasets.augment import Uncut
 from medi2i.datasets.catalogue import Source, describe, sources_in
 from medi2i.datasets.noise_level import NoiseMeter, squares_of, uniform_squares
-from medi2i.datasets.paired import PairedDataset
 from medi2i.datasets.pairs import FOLDERS, Pair, locate_list, read_list
 from medi2i.datasets.reading import read_image
 from medi2i.datasets.scaling import Clip
@@ -40,14 +39,14 @@ REACH = 2  # pixels, from where a blind one is filled
 MISSING = 1.5  # times the distance of slices: one is missing between them
 
 
-class SelfSupervised(PairedDataset):
-    """Examples (x, t) as of PairedDataset, of which t is nan where it does not count. ``build`` makes it.
+class SelfSupervised(paired.PairedDataset):
+    """Examples (x, t) as of ``PairedDataset``, of which t is nan where it does not count. ``build`` makes it.
 
     Pairs are neighbouring slices, or for ``BLIND`` each image with itself. What does not count is decided on the whole
     slice; without a random generator, as for pictures, all of t is there.
     """
 
-    def __init__(self, pairs: PairedDataset, targets: str, usual: dict[int, list[float]]):
+    def __init__(self, pairs: paired.PairedDataset, targets: str, usual: dict[int, list[float]]):
         super().__init__(
             pairs.images,
             pairs.domain_in,

@@ -19,7 +19,6 @@ from medi2i.common import VERSION
 from medi2i.common.errors import UserError
 from medi2i.common.outputs import check_target, whole_file
 from medi2i.datasets.dicom import derived_header
-from medi2i.datasets.dicom.derived_header import STORAGE, as_file, put, uid_from
 from medi2i.datasets.dicom.encoding import (
     ROUNDING,
     SAFE_CT,
@@ -34,7 +33,7 @@ from medi2i.datasets.dicom.encoding import (
     put_pixels,
     reads_as,
 )
-from medi2i.datasets.dicom.header_checks import SECONDARY_CAPTURE, is_valid_uid, text, whole
+from medi2i.datasets.dicom.header_checks import SECONDARY_CAPTURE, is_lossy, is_valid_uid, text, whole
 from medi2i.datasets.dicom.pixels import padding_range
 from medi2i.datasets.dicom.reading import DicomImage, read
 
@@ -94,7 +93,7 @@ class DerivedSeries:
         series = text(source, "SeriesInstanceUID")
         others = ("StudyInstanceUID", "SeriesNumber", "SeriesDescription", "SOPInstanceUID")
         anchor = series if is_valid_uid(series) else (series, *(text(source, keyword) for keyword in others))
-        self.uid = uid_from("series", anchor, self._entropy)
+        self.uid = derived_header.uid_from("series", anchor, self._entropy)
         # The source's number and four digits of the UID: another model, another number; the same one, the same.
         number = abs(whole(source, "SeriesNumber") or 0) * 10000 + int(self.uid.rsplit(".", 1)[1]) % 9999 + 1
         self.number = number % 2**31
@@ -160,12 +159,12 @@ class DerivedSeries:
     ) -> Dataset:
         header = derived_header.kept_of(image.header, image.frame, self.modality, self._known)
         derived_header.complete(header, self.modality, image.header, image.frame)
-        derived_header.mark_lossy(header, next((one for one in inputs if one.lossy), None))
+        derived_header.mark_lossy(header, next((one for one in inputs if is_lossy(one.header)), None))
         if self.contrast or not derived_header.has_window_in_units(header):
             for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
                 header.pop(keyword, None)
         derivation, contrast = _ascii(self.derivation, 1024), [self.contrast] if self.contrast else []
-        put(
+        derived_header.put(
             header,
             SOPClassUID=derived_header.STORAGE[self.modality],
             SOPInstanceUID=self.uid_of(*inputs),
@@ -191,7 +190,7 @@ class DerivedSeries:
     def uid_of(self, *inputs: DicomImage) -> str:
         """SOPInstanceUID: decided by the sources and the model. Broken sources share UIDs, so place and pixels count
         too."""
-        return uid_from(
+        return derived_header.uid_from(
             "instance",
             self._entropy,
             [
@@ -303,13 +302,13 @@ class NewSeries:
 
     def image(self, index: int, encoded: Encoded) -> FileDataset:
         """Slice ``index`` (from 0) as a data set ready to be saved (PS3.3 A.3, A.4)."""
-        header = put(
+        header = derived_header.put(
             Dataset(),
             SpecificCharacterSet="ISO_IR 192",
-            SOPClassUID=SECONDARY_CAPTURE if self.affine is None else STORAGE[self.modality],
-            SOPInstanceUID=uid_from("instance", self.entropy, index),
-            StudyInstanceUID=uid_from("study", self.entropy),
-            SeriesInstanceUID=uid_from("series", self.entropy),
+            SOPClassUID=SECONDARY_CAPTURE if self.affine is None else derived_header.STORAGE[self.modality],
+            SOPInstanceUID=derived_header.uid_from("instance", self.entropy, index),
+            StudyInstanceUID=derived_header.uid_from("study", self.entropy),
+            SeriesInstanceUID=derived_header.uid_from("series", self.entropy),
             ImageType=list(self.image_type),
             **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), DATE),
             **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "120000"),
@@ -332,24 +331,32 @@ class NewSeries:
         if self.modality == "CT":
             header.KVP = ""
         elif self.modality == "MR":  # RM: research mode; how it was acquired is not known
-            put(header, ScanningSequence="RM", SequenceVariant="NONE", ScanOptions="", MRAcquisitionType="")
-            put(header, RepetitionTime=None, EchoTime=None, EchoTrainLength=None)
+            derived_header.put(
+                header,
+                ScanningSequence="RM",
+                SequenceVariant="NONE",
+                ScanOptions="",
+                MRAcquisitionType="",
+                RepetitionTime=None,
+                EchoTime=None,
+                EchoTrainLength=None,
+            )
         if "BodyPartExamined" not in self.extra:  # it might be one of a pair (type 2C)
             header.Laterality = ""
         if self.affine is None:  # WSD: made by a workstation
-            put(header, ConversionType="WSD", PatientOrientation="")
+            derived_header.put(header, ConversionType="WSD", PatientOrientation="")
         else:
             self._put_geometry(header, index, self.affine)
         put_pixels(header, encoded, self.encoding)
-        return as_file(put(header, **self.extra))
+        return derived_header.as_file(derived_header.put(header, **self.extra))
 
     def _put_geometry(self, header: Dataset, index: int, affine: np.ndarray) -> None:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         axes = (affine[:3, :2] / spacing[:2]).T
         thickness = abs(float(np.cross(*axes) @ affine[:3, 2]))  # of slices that may be shifted, too
-        put(
+        derived_header.put(
             header,
-            FrameOfReferenceUID=uid_from("frame of reference", self.entropy),
+            FrameOfReferenceUID=derived_header.uid_from("frame of reference", self.entropy),
             PatientPosition="HFS",
             SliceThickness=decimal(thickness),
             ImagePositionPatient=[decimal(v) for v in affine[:3, 3] + index * affine[:3, 2]],

@@ -9,8 +9,19 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medi2i.common import limits
-from medi2i.datasets.dicom import header_checks, pixels
-from medi2i.datasets.dicom.header_checks import PARSE_ERRORS, VOLUME_MODALITIES, Unreadable, empty_like, text
+from medi2i.datasets.dicom import pixels
+from medi2i.datasets.dicom.header_checks import (
+    PARSE_ERRORS,
+    VOLUME_MODALITIES,
+    Unreadable,
+    check_pixel_description,
+    empty_like,
+    has_overlay,
+    refuse_others,
+    rescale_of,
+    short,
+    text,
+)
 from medi2i.datasets.dicom.parse import parse_file
 from medi2i.datasets.dicom.series import FrameHeaders, Series, SliceRef
 
@@ -21,8 +32,8 @@ class DicomImage:
     None.
 
     ``stored`` are the integers of the file, ``header`` the data set without pixels, ``slope``/``intercept`` what
-    leads from stored to hu, ``where`` the place in the patient, ``lossy`` whether the pixels ever lost something to
-    compression, ``compression_ratio`` the size of the raw pixels over their size in the file (None: not compressed).
+    leads from stored to hu, ``where`` the place in the patient, ``compression_ratio`` the size of the raw pixels over
+    their size in the file (None: not compressed).
     """
 
     path: Path
@@ -34,7 +45,6 @@ class DicomImage:
     slope: float
     intercept: float
     where: SliceRef
-    lossy: bool
     warnings: tuple[str, ...]
     compression_ratio: float | None
 
@@ -71,7 +81,7 @@ def iter_frames(
     except Unreadable:
         raise
     except PARSE_ERRORS as error:
-        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {header_checks.short(error)})") from error
+        raise Unreadable(path, f"damaged DICOM ({type(error).__name__}: {short(error)})") from error
 
 
 class Opened:
@@ -80,8 +90,8 @@ class Opened:
     def __init__(self, path: Path, modalities: tuple[str, ...]) -> None:
         self.parsed = parse_file(path)
         self.dataset = self.parsed.dataset
-        header_checks.refuse_others(path, self.dataset, modalities)
-        self.layout = header_checks.check_pixel_description(path, self.dataset)
+        refuse_others(path, self.dataset, modalities)
+        self.layout = check_pixel_description(path, self.dataset)
         self.headers = FrameHeaders(path, self.dataset, self.layout.frames)
         self.pixels = pixels.FramePixels(self.parsed, self.layout)
 
@@ -120,9 +130,9 @@ def _image(opened: Opened, frame: int) -> DicomImage:
     path, dataset, layout = opened.parsed.path, opened.dataset, opened.layout
     where = opened.headers[frame]
     words = opened.pixels.words(frame)
-    stored, unextended, notes = pixels.to_stored(path, words, layout, header_checks.has_overlay(dataset))
+    stored, unextended, notes = pixels.to_stored(path, words, layout, has_overlay(dataset))
     notes = [*opened.parsed.notes, *notes]
-    rescale = header_checks.rescale_of(path, dataset, frame)
+    rescale = rescale_of(path, dataset, frame)
     pixels.check_stored(path, dataset, stored, unextended, rescale)
     hu = pixels.to_modality(stored, rescale)
     if not np.isfinite(hu).all():
@@ -151,7 +161,6 @@ def _image(opened: Opened, frame: int) -> DicomImage:
         slope=rescale.slope,
         intercept=rescale.intercept,
         where=where,
-        lossy=header_checks.is_lossy(dataset),
         warnings=tuple(notes) + where.warnings,
         compression_ratio=raw / encoded if 0 < encoded < raw else None,
     )
