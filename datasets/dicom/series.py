@@ -258,7 +258,6 @@ class FrameHeaders:
         self.path, self.dataset, self.frames = path, dataset, frames
         shared = functools.cache(lambda macro: functional_group(dataset, -1, macro) if macro else dataset)
         self._shared = functools.cache(lambda read, macro, *arguments: read(shared(macro), *arguments))
-        self._item: tuple[int, Dataset | None] = -1, None
         self._plain = frames == 1 or sequence_item(dataset, _PER_FRAME) is None
         self._one = self._describe(0) if self._plain else None
 
@@ -267,56 +266,53 @@ class FrameHeaders:
         warning."""
         return self._describe(frame) if self._one is None else replace(self._one, frame=frame)
 
-    def _value(self, read: Callable[..., T], frame: int, macro: str, *arguments: object) -> T:
-        """``read`` of the data set that holds the attributes of a macro for a frame: its own, or one that all share."""
-        if macro:
-            if self._item[0] != frame:
-                self._item = frame, sequence_item(self.dataset, _PER_FRAME, frame)
-            item = self._item[1]
-            if item is not None and tag_for_keyword(macro) in item.keys():  # noqa: SIM118 (iterating converts values)
+    def _describe(self, frame: int) -> SliceRef:
+        item, notes = sequence_item(self.dataset, _PER_FRAME, frame), []
+
+        def value(read: Callable[..., T], macro: str, *arguments: object) -> T:
+            """``read`` of the data set that holds the attributes of a macro: the frame's own, or one that all share."""
+            if item is not None and macro and tag_for_keyword(macro) in item.keys():  # noqa: SIM118 (converts values)
                 own = sequence_item(item, macro)
                 if own is not None:
                     return read(own, *arguments)
-        return self._shared(read, macro, *arguments)
+            return self._shared(read, macro, *arguments)
 
-    def _describe(self, frame: int) -> SliceRef:
-        value, notes = self._value, []
-        axes = value(numbers, frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        axes = value(numbers, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
         orientation = None if axes is None else _unit_axes(axes)
         if axes is not None and orientation is None:
             notes.append("ImageOrientationPatient is not two perpendicular unit vectors: ignored")
-        position = value(numbers, frame, "PlanePositionSequence", "ImagePositionPatient", 3)
+        position = value(numbers, "PlanePositionSequence", "ImagePositionPatient", 3)
         if self.frames > 1 and self._plain:
             position = None  # what the header has is one of many
         if orientation is None or position is None:
             notes.append("no position in the patient: order and distance of slices are not known")
-        told = value(numbers, frame, "PixelMeasuresSequence", "PixelSpacing", 2)
+        told = value(numbers, "PixelMeasuresSequence", "PixelSpacing", 2)
         spacing = None if told is None or min(told) <= 0 else (told[0], told[1])
         if spacing is None:
             notes.append("no PixelSpacing: size in mm is not known")
-        thickness = value(numbers, frame, "PixelMeasuresSequence", "SliceThickness", 1)
-        notes.extend(value(_uid_notes, frame, ""))
+        thickness = value(numbers, "PixelMeasuresSequence", "SliceThickness", 1)
+        notes.extend(value(_uid_notes, ""))
         return SliceRef(
             path=self.path,
             frame=frame,
             frames=self.frames,
-            series_uid=value(text, frame, "", "SeriesInstanceUID"),
-            study_uid=value(text, frame, "", "StudyInstanceUID"),
-            sop_uid=value(text, frame, "", "SOPInstanceUID"),
-            frame_of_reference=value(text, frame, "", "FrameOfReferenceUID"),
-            patient=value(text, frame, "", "PatientID"),
-            modality=value(text, frame, "", "Modality"),
-            description=value(text, frame, "", "SeriesDescription"),
-            number=value(whole, frame, "", "SeriesNumber"),
-            instance=value(whole, frame, "", "InstanceNumber"),
+            series_uid=value(text, "", "SeriesInstanceUID"),
+            study_uid=value(text, "", "StudyInstanceUID"),
+            sop_uid=value(text, "", "SOPInstanceUID"),
+            frame_of_reference=value(text, "", "FrameOfReferenceUID"),
+            patient=value(text, "", "PatientID"),
+            modality=value(text, "", "Modality"),
+            description=value(text, "", "SeriesDescription"),
+            number=value(whole, "", "SeriesNumber"),
+            instance=value(whole, "", "InstanceNumber"),
             shape=(int(self.dataset.Rows), int(self.dataset.Columns)),
             spacing=spacing,
             thickness=thickness[0] if thickness else None,
             orientation=orientation,
             position=position,
-            syntax=value(syntax_uid, frame, "").name,
+            syntax=value(syntax_uid, "").name,
             warnings=tuple(notes),
-            traits=tuple(value(text, frame, macro, keyword) for macro, keyword in TRAITS),
+            traits=tuple(value(text, macro, keyword) for macro, keyword in TRAITS),
         )
 
 
