@@ -134,9 +134,6 @@ class ImageDataset(Generic[Item]):
         """The files of each image, or pair of images."""
         return [source.paths for source in self.named]
 
-    def __getitem__(self, index: int) -> Any:
-        return self.load(index, None)
-
     def load(self, index: int, rng: np.random.Generator | None = None) -> Any:
         """Example ``index``. Without a numpy Generator the centre crop, nothing random. Raises Unreadable."""
         x, *others = self.parts(index, rng)

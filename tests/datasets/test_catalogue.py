@@ -63,7 +63,7 @@ def test_frames_of_a_file_are_images_of_their_own_and_pair_by_number(tmp_path):
     dataset = paired.build(options, cache=ImageCache(1))
     assert [pair.inputs[0].stem for pair in dataset.images] == ["x#0", "x#1", "x#2", "x#3"]
     assert (len(dataset), dataset.name(0)) == (3, "x#1")
-    x, t = dataset[1]
+    x, t = dataset.load(1)
     np.testing.assert_allclose(dataset.clip_in.from_unit(x)[:, 3, 3], [10, 20], atol=1e-3)
     np.testing.assert_allclose(dataset.clip_out.from_unit(t)[:, 3, 3], [510, 520], atol=1e-3)
     multi_frame(tmp_path / "trainB" / "x.dcm", volume[:3])

@@ -45,7 +45,7 @@ def test_folders_pair_by_name_in_the_order_of_their_numbers(tmp_path):
     folders(tmp_path, ["s10", "s9", "p2/s1"])
     dataset = build(tmp_path)
     assert [dataset.name(i) for i in range(len(dataset))] == ["s9", "s10", "p2/s1"]
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     np.testing.assert_array_equal(x, unit(grey(1)))
     np.testing.assert_array_equal(t, unit(grey(101)))
     assert x.dtype == t.dtype == np.float32
@@ -56,7 +56,7 @@ def test_folders_pair_by_name_in_the_order_of_their_numbers(tmp_path):
 def test_btoa_swaps_images_and_clips_stay_with_their_domain(tmp_path):
     folders(tmp_path, ["a"])
     dataset = build(tmp_path, btoa=True, clipA=[0, 100])
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     np.testing.assert_array_equal(x, unit(grey(100)))
     np.testing.assert_array_equal(t, unit(grey(0), Clip(0, 100)))
     assert (dataset.clip_in, dataset.clip_out) == (Clip(0, 255), Clip(0, 100))
@@ -67,7 +67,7 @@ def test_btoa_swaps_images_and_clips_stay_with_their_domain(tmp_path):
 def test_continued_from_released_args_clip_a_is_the_inputs_and_grey_pictures_have_three_channels(tmp_path, caplog):
     folders(tmp_path, ["a"])
     dataset = build(tmp_path, btoa=True, clipA=[0, 100], released=True)
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     np.testing.assert_array_equal(x, unit(grey(100), Clip(0, 100)).repeat(3, axis=0))
     np.testing.assert_array_equal(t, unit(grey(0)).repeat(3, axis=0))
     options = paired.complete(PairedOptions(btoa=True, released=True), dataset)
@@ -83,7 +83,7 @@ def test_colours_of_released_args_become_whole_grey_levels(tmp_path):
         write_image(tmp_path / folder / "a.png", image)
     luminance = np.float32([0.299, 0.587, 0.114]) @ image.reshape(3, -1)
     for released, wanted in ((True, np.rint(luminance)), (None, luminance)):
-        x, t = build(tmp_path, grey=True, released=released)[0]
+        x, t = build(tmp_path, grey=True, released=released).load(0)
         np.testing.assert_allclose(x.ravel(), wanted / 127.5 - 1, atol=1e-5)
         np.testing.assert_array_equal(x, t)
 
@@ -93,14 +93,14 @@ def test_list_with_several_columns_and_kinds(tmp_path):
         write_image(tmp_path / name, np.full((17, 18), 10.0 * number))
     (tmp_path / "pairs.txt").write_text("a.png\tc.jpg\tb.npy\td.csv\n")
     dataset = build(tmp_path, train="pairs.txt", from_col=[1, 0], to_col=[3], crop_height=17, crop_width=18)
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     np.testing.assert_allclose(x[:, 0, 0], [20 / 127.5 - 1, -1], atol=1e-6)
     np.testing.assert_array_equal(t, np.full((1, 17, 18), 30))  # plain numbers are not scaled
     assert not dataset.clip_out.scales
     options = paired.complete(PairedOptions(), dataset)
     assert (options.clipA, options.clipB, options.ch, options.out_ch) == ([0, 255], None, 2, 1)
     assert (
-        build(tmp_path, train="pairs.txt", to_col=[2], clipB=[0, 40], crop_height=17, crop_width=18)[0][1][0, 0, 0]
+        build(tmp_path, train="pairs.txt", to_col=[2], clipB=[0, 40], crop_height=17, crop_width=18).load(0)[1][0, 0, 0]
         == -0.5
     )
     with pytest.raises(UserError, match="--clipA"):
@@ -110,7 +110,7 @@ def test_list_with_several_columns_and_kinds(tmp_path):
 def test_16_bit_and_colour(tmp_path):
     for folder in ("trainA", "trainB"):
         write_image(tmp_path / folder / "a.png", np.full((16, 16), 65535), bits=16)
-    assert build(tmp_path, crop_height=16, crop_width=16)[0][0].max() == 1.0
+    assert build(tmp_path, crop_height=16, crop_width=16).load(0)[0].max() == 1.0
     colour = np.stack([grey(0)[0], grey(1)[0], grey(2)[0]])
     write_image(tmp_path / "c" / "trainA" / "a.png", colour)
     write_image(tmp_path / "c" / "trainA" / "b.png", grey(5))
@@ -118,11 +118,11 @@ def test_16_bit_and_colour(tmp_path):
     write_image(tmp_path / "c" / "trainB" / "b.png", grey(4))
     dataset = build(tmp_path / "c")
     assert (dataset.in_channels, dataset.out_channels) == (3, 1)
-    np.testing.assert_array_equal(dataset[0][0], unit(colour))
-    np.testing.assert_array_equal(dataset[1][0], unit(grey(5)).repeat(3, axis=0))
+    np.testing.assert_array_equal(dataset.load(0)[0], unit(colour))
+    np.testing.assert_array_equal(dataset.load(1)[0], unit(grey(5)).repeat(3, axis=0))
     dataset = build(tmp_path / "c", grey=True)
     assert dataset.in_channels == 1
-    np.testing.assert_allclose(dataset[0][0][0], unit(np.tensordot([0.299, 0.587, 0.114], colour, 1)), atol=1e-6)
+    np.testing.assert_allclose(dataset.load(0)[0][0], unit(np.tensordot([0.299, 0.587, 0.114], colour, 1)), atol=1e-6)
 
 
 def test_classes_are_one_hot_and_stay_so_when_rotated(tmp_path):
@@ -131,7 +131,7 @@ def test_classes_are_one_hot_and_stay_so_when_rotated(tmp_path):
         write_image(tmp_path / "trainA" / f"{name}.png", grey(0))
         write_image(tmp_path / "trainB" / f"{name}.png", labels)
     dataset = build(tmp_path, class_num=3, random_rotation=20, random_translate=3)
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     assert (dataset.in_channels, dataset.out_channels, t.shape) == (1, 3, (3, 19, 23))
     np.testing.assert_array_equal(t.argmax(axis=0), labels[0])
     for seed in range(5):
@@ -140,7 +140,7 @@ def test_classes_are_one_hot_and_stay_so_when_rotated(tmp_path):
         np.testing.assert_array_equal(turned.sum(axis=0), 1)
     stacked = build(tmp_path, class_num=3, stack=2)
     assert (len(stacked), stacked.in_channels, stacked.out_channels) == (2, 2, 6)
-    np.testing.assert_array_equal(stacked[0][1].reshape(2, 3, 19, 23).argmax(axis=1), labels.repeat(2, axis=0))
+    np.testing.assert_array_equal(stacked.load(0)[1].reshape(2, 3, 19, 23).argmax(axis=1), labels.repeat(2, axis=0))
     options = paired.complete(PairedOptions(class_num=3), dataset)
     assert (options.ch, options.out_ch, options.clipA, options.clipB) == (1, 3, [0, 255], None)
 
@@ -167,7 +167,7 @@ def test_stacks_are_neighbours_and_never_cross_folders(tmp_path, caplog):
     assert "the series of p3/s9 has 1 image(s), fewer than the stack of 2" in caplog.text
     names = [[pair.inputs[0].stem for pair in dataset.members(i)] for i in range(len(dataset))]
     assert names == [["p1/s1", "p1/s2"], ["p1/s2", "p1/s3"], ["p2/s5", "p2/s6"]]
-    np.testing.assert_array_equal(dataset[1][0], np.concatenate([unit(grey(2)), unit(grey(0))]))
+    np.testing.assert_array_equal(dataset.load(1)[0], np.concatenate([unit(grey(2)), unit(grey(0))]))
     assert (dataset.name(1), dataset.in_channels) == ("p1/s3", 2)
     with pytest.raises(UserError, match="--stack"):
         build(tmp_path, stack=4)
@@ -307,7 +307,7 @@ def test_validation_is_never_augmented(tmp_path):
     dataset = build(
         tmp_path, "val", random_translate=3, random_rotation=15, random_scale=0.1, augment_noise=0.3, random_rot90=True
     )
-    for array, expected in zip(dataset.load(0, np.random.default_rng(0)), dataset[0], strict=True):
+    for array, expected in zip(dataset.load(0, np.random.default_rng(0)), dataset.load(0), strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
@@ -325,7 +325,7 @@ def test_validation_takes_whole_images_where_crops_come_from_anywhere(tmp_path, 
     folders(tmp_path, ["a"], phase="test", size=(48, 67))
     options = PairedOptions(root=str(tmp_path), crop_height=20, crop_width=10, **options)
     dataset = paired.build(options, "val", multiple=multiple, cache=ImageCache(1))
-    assert dataset.size == dataset[0][0].shape[1:] == size
+    assert dataset.size == dataset.load(0)[0].shape[1:] == size
 
 
 def test_validation_with_other_channels_than_training_is_refused(tmp_path):
@@ -377,7 +377,7 @@ def test_datasets_cross_processes_without_their_cache(tmp_path):
     dataset.share_cache()
     copy.share_cache(3)
     assert dataset.domain_in.cache.budget + 3 * copy.domain_in.cache.budget == pytest.approx(50 * 2**20, abs=9)
-    np.testing.assert_array_equal(copy[0], dataset[0])
+    np.testing.assert_array_equal(copy.load(0), dataset.load(0))
 
 
 def test_generators_of_examples_differ():
@@ -393,7 +393,7 @@ def test_dicom_pairs_of_a_real_ct(tmp_path):
     dataset = paired.build(PairedOptions(root=str(tmp_path), train="pairs.txt", stack=3), cache=ImageCache(50))
     assert (len(dataset), dataset.in_channels, dataset.size) == (4, 3, (240, 240))
     assert dataset.clip_in == Clip(-1024, 2000)
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     first = dataset.members(0)[0].inputs[0]
     np.testing.assert_array_equal(x[0], dataset.domain_in.unit(first)[0, 8:248, 8:248])
     heights = [pair.inputs[0].height for pair in dataset.members(0)]

@@ -26,7 +26,7 @@ def test_the_input_is_enlarged_and_both_are_cropped_alike(tmp_path):
     small = rng.integers(60, 190, (1, 9, 11)).astype(float)
     large = rng.integers(0, 255, (1, 27, 33)).astype(float)
     folders(tmp_path, small, large)
-    x, t = build(tmp_path)[0]
+    x, t = build(tmp_path).load(0)
     middle = np.s_[:, 4:22, 4:28]
     np.testing.assert_array_equal(t, Clip(0, 255).to_unit(large)[middle])
     np.testing.assert_array_equal(x, Clip(0, 255).to_unit(grid.enlarge(small, 3))[middle])
@@ -57,7 +57,7 @@ def test_validation_compares_with_bicubic_enlarging(tmp_path):
     folders(tmp_path, np.full((1, 8, 9), 50.0), np.full((1, 24, 27), 80.0))
     dataset = build(tmp_path, crop_width=None, crop_height=None)
     assert dataset.size == (16, 16)
-    x, t = dataset[0]
+    x, t = dataset.load(0)
     assert x.shape == t.shape
     options = paired.complete(PairedOptions(scale=3), dataset)
     assert (options.crop_height, options.crop_width, options.scale) == (16, 16, 3)
@@ -79,7 +79,7 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path, shape, scale, words):
 
 def test_from_b_to_a_the_other_side_is_enlarged(tmp_path):
     folders(tmp_path, np.full((1, 27, 33), 10.0), np.full((1, 9, 11), 200.0))
-    x, t = build(tmp_path, btoa=True)[0]
+    x, t = build(tmp_path, btoa=True).load(0)
     np.testing.assert_allclose((x.mean(), t.mean()), Clip(0, 255).to_unit(np.array([200.0, 10.0])), atol=1e-6)
 
 
@@ -89,5 +89,5 @@ def test_padding_is_enlarged_too(tmp_path, ct_file):
     ct_file("trainA/a.dcm", small, PixelPaddingValue=4000)
     ct_file("trainB/a.dcm", np.full((12, 16), 1100, np.uint16))
     dataset = build(tmp_path, scale=2, crop_height=12, crop_width=16)
-    x, _ = dataset[0]
+    x, _ = dataset.load(0)
     assert (x[0, :, 12:] == -1).all() and (x[0, :, :11] > -1).all()

@@ -58,7 +58,7 @@ def build(root, domain="A", phase="train", **options):
 
 
 def values(dataset):
-    return [np.rint(dataset.clip.from_unit(dataset[i]))[:, 0, 0].astype(int).tolist() for i in range(len(dataset))]
+    return [np.rint(dataset.clip.from_unit(dataset.load(i)))[:, 0, 0].astype(int).tolist() for i in range(len(dataset))]
 
 
 def test_two_series_in_one_folder_are_two_volumes_in_the_order_of_their_positions(tmp_path, caplog):
@@ -88,11 +88,11 @@ def test_force_spacing(tmp_path):
     y, x = np.mgrid[:20, :24]
     ct(tmp_path / "trainA" / "a", 10 * x - 5 * y, 0, spacing=(2.0, 1.0), padding=np.s_[:4, :6])
     dataset = build(tmp_path, forceSpacing=1.0, crop_height=40, crop_width=24)
-    image = dataset.clip.from_unit(dataset[0])[0]
-    assert (image[:8, :6] == -1024).all() and dataset[0][0, :8, :6].max() == -1
+    image = dataset.clip.from_unit(dataset.load(0))[0]
+    assert (image[:8, :6] == -1024).all() and dataset.load(0)[0, :8, :6].max() == -1
     rows = (np.arange(40) - 19.5) / 2 + 9.5
     np.testing.assert_allclose(image[12:38, 10:17], 10 * np.arange(10, 17) - 5 * rows[12:38, np.newaxis], atol=1e-2)
-    assert build(tmp_path, forceSpacing=4.0, crop_height=10, crop_width=6)[0].shape == (1, 10, 6)
+    assert build(tmp_path, forceSpacing=4.0, crop_height=10, crop_width=6).load(0).shape == (1, 10, 6)
 
 
 def test_shifts_beyond_a_small_image_go_on_by_its_edge(tmp_path):
@@ -100,7 +100,7 @@ def test_shifts_beyond_a_small_image_go_on_by_its_edge(tmp_path):
     ct(tmp_path / "trainA" / "a", 10 * x - 5 * y, 0)
     dataset = build(tmp_path, crop_height=26, crop_width=32, clipA=[-1024, 2000], random_translate=4)
     expected = 10 * np.clip(np.arange(32) - 4, 0, 23) - 5 * np.clip(np.arange(26) - 3, 0, 19)[:, np.newaxis]
-    np.testing.assert_allclose(dataset.clip.from_unit(dataset[0])[0], expected, atol=1e-2)
+    np.testing.assert_allclose(dataset.clip.from_unit(dataset.load(0))[0], expected, atol=1e-2)
     shifted = [dataset.clip.from_unit(dataset.load(0, np.random.default_rng(seed)))[0] for seed in range(30)]
     assert min(image.min() for image in shifted) >= -95 and len({image[10, 10] for image in shifted}) > 5
 
@@ -119,13 +119,13 @@ def test_body_becomes_air_and_padding_the_lower_end_of_the_clip(tmp_path):
     hu[5:15, 6:18] = 40
     hu[8, 0:3] = 300
     ct(tmp_path / "trainA" / "a", hu, 0, padding=np.s_[:2, :])
-    unit = build(tmp_path, clip_body=True)[0][0]
+    unit = build(tmp_path, clip_body=True).load(0)[0]
     clip = Clip(-1024, 176)
     np.testing.assert_array_equal(unit[:2], -1)
     np.testing.assert_allclose(clip.from_unit(unit[2:5]), -1000, atol=1e-3)
     np.testing.assert_allclose(clip.from_unit(unit[8, :3]), -1000, atol=1e-3)
     np.testing.assert_allclose(clip.from_unit(unit[5:15, 6:18]), 40, atol=1e-3)
-    kept = clip.from_unit(build(tmp_path)[0][0])
+    kept = clip.from_unit(build(tmp_path).load(0)[0])
     np.testing.assert_allclose(kept[2:5], -700, atol=1e-3)
     assert kept[8, 0] == pytest.approx(176)
 
@@ -156,8 +156,8 @@ def test_training_is_augmented_and_validation_is_not(tmp_path):
     options = {"random_translate": 2, "random_rotation": 20, "random_scale": 0.2, "augment_noise": 0.1}
     train, val = build(tmp_path, **options), build(tmp_path, phase="val", **options)
     assert len({train.load(0, np.random.default_rng(seed)).tobytes() for seed in range(5)}) == 5
-    np.testing.assert_array_equal(val.load(0, np.random.default_rng(0)), val[0])
-    np.testing.assert_array_equal(val[0], train[0])
+    np.testing.assert_array_equal(val.load(0, np.random.default_rng(0)), val.load(0))
+    np.testing.assert_array_equal(val.load(0), train.load(0))
     assert build(tmp_path, "B", "val") is None
 
 
@@ -257,7 +257,7 @@ def test_memory_stays_within_the_budget_however_many_slices_there_are(tmp_path):
     cache = ImageCache(0.1)
     dataset = unpaired.build(UnpairedOptions(root=str(tmp_path)), "A", cache=cache)
     for i in range(40):
-        assert dataset[i][0, 0, 0] == pytest.approx(i / 127.5 - 1, abs=1e-6)
+        assert dataset.load(i)[0, 0, 0] == pytest.approx(i / 127.5 - 1, abs=1e-6)
         assert cache.used <= 0.1 * 2**20
     assert len(cache) == 0.1 * 2**20 // (64 * 64 * 2)
 
@@ -269,5 +269,5 @@ def test_real_head_ct(tmp_path):
         (tmp_path / "trainA" / file.name).symlink_to(file)
     dataset = unpaired.build(UnpairedOptions(root=str(tmp_path), stack=3, forceSpacing=1.5), "A", cache=ImageCache(50))
     assert len(dataset) == 2 and dataset.size == (144, 144)  # 256 · 0.957 / 1.5 = 163 pixels, 8 of them for the shift
-    assert dataset[0].shape == (3, 144, 144)
-    assert np.abs(dataset[0][1:] - dataset[1][:2]).max() == 0
+    assert dataset.load(0).shape == (3, 144, 144)
+    assert np.abs(dataset.load(0)[1:] - dataset.load(1)[:2]).max() == 0
