@@ -270,12 +270,11 @@ def stacks(images: Sequence[Source], size: int) -> list[tuple[int, ...]]:
     return windows if size > 1 else sorted(windows)
 
 
-def number_key(path: Path | str) -> tuple:
+def number_key(path: Path) -> tuple:
     """Sort key: by folder, then by the number made of all digits of the file name, then by name.
 
     ``slice2.png`` comes before ``slice10.png``, and ``b1.png`` before ``a2.png``, as in the released codes.
     """
-    path = Path(path)
     return [_digits(part) for part in path.parts[:-1]], _digits(path.name)
 
 

@@ -60,15 +60,15 @@ def stem(path: Path | str) -> str:
     return next((name[: -len(s)] for s in (".nii.gz", ".nii") if name.lower().endswith(s)), name)
 
 
-def read(path: Path | str) -> Volume:
+def read(path: Path) -> Volume:
     """Read a volume, scaled as its header says. Unreadable for what is no 3-D NIfTI file with a usable geometry.
 
     The array is turned (flips and exchanges of axes only, nothing is interpolated) so that slices go to the head,
     rows to the back and columns to the left as far as they can, like axial DICOM images.
     """
-    with _opened(Path(path)) as stream:
-        header = _read_header(Path(path), stream)
-        values = _read_voxels(Path(path), stream, header)
+    with _opened(path) as stream:
+        header = _read_header(path, stream)
+        values = _read_voxels(path, stream, header)
     values, affine = _turned(values.transpose(2, 1, 0), header.affine, _AXIAL)
     return Volume(
         np.ascontiguousarray(values.transpose(2, 1, 0)),
@@ -91,13 +91,12 @@ def is_sheared(affine: np.ndarray) -> bool:
     return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)
 
 
-def write(path: Path | str, volume: Volume, like: Path | str | None = None, force: bool = False) -> None:
+def write(path: Path, volume: Volume, like: Path | str | None = None, force: bool = False) -> None:
     """Write a volume: int16 where all values are whole numbers that fit, else float32. The file is whole or not there.
 
     like: a NIfTI file on the same grid whose order of axes the new file takes, so that both arrays match voxel by
     voxel. Raises UserError: existing file without ``force``, another grid than ``like``.
     """
-    path = Path(path)
     check_target(path, (), force)
     if not is_nifti(path):
         raise UserError(f"{path}: a NIfTI file ends in .nii or .nii.gz")

@@ -193,5 +193,11 @@ def complete(options: "PairedOptions", dataset: PairedDataset) -> "PairedOptions
     decided: dict[str, Any] = {option: [clip.lower, clip.upper] for option, clip in clips.items() if clip.scales}
     for option, side in zip(options.clip_names, (dataset.domain_in, dataset.domain_out), strict=True):
         decided[f"landmarks{option[-1]}"] = landmarks_of(side)
-    decided.update(crop_height=dataset.size[0], crop_width=dataset.size[1])
-    return dataclasses.replace(options, ch=dataset.in_channels, out_ch=dataset.out_channels, **decided)
+    return dataclasses.replace(
+        options,
+        ch=dataset.in_channels,
+        out_ch=dataset.out_channels,
+        crop_height=dataset.size[0],
+        crop_width=dataset.size[1],
+        **decided,
+    )

@@ -38,7 +38,7 @@ class _Row:
 
 
 def find_pairs(
-    root: Path | str,
+    root: Path,
     name: str,
     *,
     kinds: tuple[str, str] = ("auto", "auto"),
@@ -57,7 +57,6 @@ def find_pairs(
     inputs. ``by_file``: as for ``catalogue.list_images``. Files that cannot be read are left out with their partners,
     with a warning that counts them. Raises UserError with all that is missing or does not fit.
     """
-    root = Path(root)
     problems: list[str] = []
     of_sides: tuple[str | None, ...]
     if name in FOLDERS:

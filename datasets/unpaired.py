@@ -249,6 +249,11 @@ def complete(options: "UnpairedOptions", dataset_a: UnpairedDataset, dataset_b: 
     decided: dict[str, Any] = {option: [clip.lower, clip.upper] for option, clip in clips.items() if clip.scales}
     if size == dataset_b.size:
         decided.update(crop_height=size[0], crop_width=size[1])
-    decided.update(ch=dataset_a.channels, out_ch=dataset_b.channels, clips_in_hu=None)
-    decided.update(landmarksA=landmarks_of(dataset_a.domain), landmarksB=landmarks_of(dataset_b.domain))
+    decided.update(
+        ch=dataset_a.channels,
+        out_ch=dataset_b.channels,
+        clips_in_hu=None,
+        landmarksA=landmarks_of(dataset_a.domain),
+        landmarksB=landmarks_of(dataset_b.domain),
+    )
     return dataclasses.replace(options, **decided)

@@ -83,10 +83,9 @@ class Parsed:
         return max(0, (self.path.stat().st_size if self.unpacked is None else self.unpacked.size()) - start)
 
 
-def parse_file(path: Path | str) -> Parsed:
+def parse_file(path: Path) -> Parsed:
     """Read the header of a file and find its pixel data. Raises Unreadable for what is not DICOM, is damaged, or has a
     header that takes too much memory."""
-    path = Path(path)
     try:
         if check_regular(path) == 0:
             raise Unreadable(path, "empty file")
