@@ -84,7 +84,8 @@ def _lines(found: Scan) -> Iterator[str]:
         yield f"    patient {s.patient or '(no ID)'}, {s.slices[0].path} …"
         yield from (f"    warning: {warning}" for warning in s.warnings)
     yield from (f"skipped {s.path}: {s.reason}" for s in found.skipped)
-    yield found.summary()
+    slices = sum(len(s.slices) for s in found.series)
+    yield f"{len(found.series)} series, {slices} slices, {len(found.skipped)} file(s) skipped"
 
 
 def command(argv: list[str]) -> int:

@@ -69,13 +69,6 @@ class Scan:
             + "; ".join(f"{n} × {reason}" for reason, n in reasons)
         )
 
-    def summary(self) -> str:
-        """One line: how much was found, how much skipped."""
-        return (
-            f"{len(self.series)} series, {sum(len(s.slices) for s in self.series)} slices, "
-            f"{len(self.skipped)} file(s) skipped"
-        )
-
 
 def scan(
     places: Path | str | Sequence[Path | str],
