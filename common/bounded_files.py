@@ -17,7 +17,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -116,26 +115,6 @@ class BrokenFile(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What the header of an array says: its shape and type, and where in its member the values begin."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran_order: bool
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values."""
-        return self.size * self.dtype.itemsize
-
-
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, Fortran order, dtype) of the npy array at the start of ``file``, which is left where the values begin.
 
@@ -158,7 +137,8 @@ def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 class StoredArrays(Mapping[str, np.ndarray]):
     """The arrays of an npz file by name, each unpacked when it is asked for, and not kept.
 
-    ``declared``: name → Declared. Raises BrokenFile, OSError, Unreadable when it is made and when an array is read.
+    ``declared``: name → an array of that shape and type, without memory of its own. Raises BrokenFile, OSError,
+    Unreadable when it is made and when an array is read.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -189,7 +169,7 @@ class StoredArrays(Mapping[str, np.ndarray]):
             raise BrokenFile(self.path, f"Bad CRC-32 for file {bad!r}")
 
 
-def declared_in(arrays: Mapping[str, np.ndarray], name: str) -> Declared | np.ndarray:
+def declared_in(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """What has the shape and type of an array, without unpacking it."""
     return (arrays.declared if isinstance(arrays, StoredArrays) else arrays)[name]
 
@@ -228,32 +208,23 @@ def _check_extent(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> Non
         raise ValueError(f"its members account for {packed} of its {size} bytes")
 
 
-def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Declared:
+def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
-        shape, order, dtype = array_header(member)
-        offset = member.tell()
+        shape, _, dtype = array_header(member)
+        size = info.file_size - member.tell()
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds pickled Python objects")
-    found = Declared(tuple(int(n) for n in shape), dtype, order, offset)
-    if min(found.shape, default=0) < 0 or info.file_size != found.offset + found.nbytes:
-        raise ValueError(f"{info.filename} has {info.file_size - found.offset} bytes for an array of {found.shape}")
-    return found
+    if min(shape, default=0) < 0 or size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{info.filename} has {size} bytes for an array of {shape}")
+    return np.broadcast_to(np.empty((), dtype), shape)  # all of its elements are the same one
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    about = _declared(archive, info)
-    array = np.empty(about.size, about.dtype)
+    _declared(archive, info)
     with archive.open(info) as member:
-        assert isinstance(member, zipfile.ZipExtFile)  # has readinto
-        member.read(about.offset)
-        left = array.data.cast("B") if array.nbytes else memoryview(b"")
-        while left:
-            count = member.readinto(left)
-            if not count:
-                raise EOFError(f"{info.filename} ends too early")
-            left = left[count:]
+        array = np.lib.format.read_array(member, allow_pickle=False)
         member.read(1)  # the end, where the checksum is compared
-    return array.reshape(about.shape, order="F" if about.fortran_order else "C")
+    return array
 
 
 def refuse_not_finite(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from medi2i.common.bounded_files import BrokenFile, Declared, StoredArrays, refuse_not_finite
+from medi2i.common.bounded_files import BrokenFile, StoredArrays, refuse_not_finite
 from medi2i.common.compat import chainer
 from medi2i.common.errors import UserError
 from medi2i.common.outputs import whole_file
@@ -150,13 +150,13 @@ def fill(
     chainer.serializers.NpzDeserializer(arrays).load(link)
 
 
-def _fits(array: Declared | np.ndarray, expected: np.ndarray | None) -> bool:
+def _fits(array: np.ndarray, expected: np.ndarray | None) -> bool:
     if expected is None:
         return array.dtype.kind == "f"
     return array.shape == expected.shape and np.can_cast(array.dtype, expected.dtype, "same_kind")
 
 
-def _shape(array: Declared | np.ndarray | None) -> str:
+def _shape(array: np.ndarray | None) -> str:
     if array is None:
         return "of any shape"
     kind = "" if array.dtype.kind == "f" else f" {array.dtype}"
