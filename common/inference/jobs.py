@@ -55,49 +55,47 @@ class Jobs:
         self.place = place_for(out, plan.form.is_dicom(images.sources[0]))  # of what lies beside results
         about = plan.model.description, plan.settings, [*options.root, *([options.val] if options.val else [])]
         self.report = Report(self.place, *about, samples=None if samples is None else samples.text)
-        self.own = (shard or shards.Shard(1, 1)).own_slices(images)
+        self.own = (shard or shards.Shard(1, 1)).sources(images)
         if shard is not None:
             self.report = shards.ShardReport(out, shard, self.report, images)
         elif not (options.resume or options.force):
             shards.refuse_begun(out)
         self.results = Results(plan, samples)
-        self.pending = self._pending()
-        self.left = {images.volumes[number].sources[i].label for number, some in self.pending.items() for i in some}
-        self.there = sum(map(len, self.own.values())) - len(self.left)
+        self.left = self._pending()
+        self.there = len(self.own) - len(self.left)
         self.written = self.failed = 0
         self._skipped = 0
         self._told: set[tuple[int, str]] = set()
 
-    def _pending(self) -> dict[int, set[int]]:
-        """{index of volume: set of indices of slices} of its own to be converted. Raises UserError for files in the
-        way."""
+    def _pending(self) -> set[str]:
+        """The labels of its own images to be converted. Raises UserError for files in the way."""
         options, images, in_the_way = self.plan.options, self.plan.images, []
         unfinished: set[str] = set()  # what killed processes were writing, if this one goes on where they were
         if options.resume:
             others = shards.reports(Path(options.out)) if self.shard is None else ()
             unfinished = unfinished.union(*(read_journal(path)[1] for path in (self.report.path, *others)))
         claimed: dict[Path, Source] = {}
-        pending: dict[int, set[int]] = {}
         sources = {os.path.realpath(path) for source in images.sources for path in source.paths}
-        for number, volume in enumerate(images.volumes):
-            for index, source in enumerate(volume.sources):
-                paths = self.results.paths(source) + self.results.paths_of_map(source)
-                for path in paths:
-                    other = claimed.setdefault(path, source)
-                    if other is not source:
-                        raise UserError(
-                            f"{source.label} and {other.label} would both be written as {path}; convert them "
-                            "in two runs with different --out"
-                        )
-                    if os.path.realpath(path) in sources:
-                        raise UserError(f"--out: {path} is one of the images to convert; choose another folder")
-                if index not in self.own.get(number, ()):
-                    continue
-                there = [path for path in paths if path.exists()]
-                if there and not (options.resume or options.force):
-                    in_the_way.append(there[0])
-                if options.force or len(there) < len(paths) or source.label in unfinished:
-                    pending.setdefault(number, set()).add(index)
+        own = {source.label for source in self.own}
+        pending: set[str] = set()
+        for source in images.sources:
+            paths = self.results.paths(source) + self.results.paths_of_map(source)
+            for path in paths:
+                other = claimed.setdefault(path, source)
+                if other is not source:
+                    raise UserError(
+                        f"{source.label} and {other.label} would both be written as {path}; convert them "
+                        "in two runs with different --out"
+                    )
+                if os.path.realpath(path) in sources:
+                    raise UserError(f"--out: {path} is one of the images to convert; choose another folder")
+            if source.label not in own:
+                continue
+            there = [path for path in paths if path.exists()]
+            if there and not (options.resume or options.force):
+                in_the_way.append(there[0])
+            if options.force or len(there) < len(paths) or source.label in unfinished:
+                pending.add(source.label)
         if in_the_way:
             more = f", and so do {counted(len(in_the_way) - 1, 'more result')}" if in_the_way[1:] else ""
             raise UserError(
@@ -117,10 +115,9 @@ class Jobs:
         if self.shard is None or self.shard.number == 1:
             for item in images.skipped:
                 report.put(item.name, SKIPPED, reason=item.reason)
-        for number, indices in self.own.items():
-            for source in (images.volumes[number].sources[index] for index in sorted(indices)):
-                if source.label not in self.left and source.label not in report.files:
-                    report.put(source.label, THERE, results=self.results.named(source))
+        for source in self.own:
+            if source.label not in self.left and source.label not in report.files:
+                report.put(source.label, THERE, results=self.results.named(source))
         report.write()
         if self.shard is None:
             shards.remove(out)
@@ -159,8 +156,10 @@ class Jobs:
                     raise
 
     def _jobs(self) -> Iterator[pipeline.Job]:
-        for number, wanted in sorted(self.pending.items()):
-            volume = self.plan.images.volumes[number]
+        for volume in self.plan.images.volumes:
+            wanted = {index for index, source in enumerate(volume.sources) if source.label in self.left}
+            if not wanted:
+                continue
             self.results.begin(volume)
             for warning in volume.series.warnings if volume.series is not None else ():
                 log.warning("%s ...: %s", volume.sources[0].label, warning)

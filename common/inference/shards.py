@@ -19,7 +19,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions
 from medi2i.common.inference.report import COMPARED, COMPLETE, Entries, Report, read_report
 from medi2i.common.resources import launched
-from medi2i.datasets.catalogue import Catalogue
+from medi2i.datasets.catalogue import Catalogue, Source
 
 FOLDER = "conversion.shards"
 
@@ -39,25 +39,20 @@ class Shard:
         """The range of its images among ``total``: neighbours; sizes differ by one at most."""
         return range((self.number - 1) * total // self.count, self.number * total // self.count)
 
-    def own_slices(self, images: Catalogue) -> dict[int, set[int]]:
-        """{index of volume: set of indices of slices} of the shard. Raises UserError if there is none for it."""
+    def sources(self, images: Catalogue) -> list[Source]:
+        """The slices of the shard, in order. Raises UserError if there is none for it."""
         total = len(images.sources)
         if self.count > total:
             raise UserError(
                 f"{self.count} shards for {total} image(s): each needs one at least, so {total} shard(s) at "
                 "most would be right"
             )
-        place, own, first = self.place(total), {}, 0
-        for number, volume in enumerate(images.volumes):
-            indices = {index for index in range(len(volume.sources)) if first + index in place}
-            if indices:
-                own[number] = indices
-            first += len(volume.sources)
-        return own
+        place = self.place(total)
+        return images.sources[place.start : place.stop]
 
     def labels(self, images: Catalogue) -> set[str]:
         """The names in the report that are its own: its slices, and the first's also what is no image at all."""
-        labels = {images.sources[i].label for i in self.place(len(images.sources))}
+        labels = {source.label for source in self.sources(images)}
         return labels | {item.name for item in images.skipped} if self.number == 1 else labels
 
 

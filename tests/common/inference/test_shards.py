@@ -277,8 +277,9 @@ def test_slices_and_names_of_a_shard():
         Volume([Source((), "npy", f"{letter}{i}.npy") for i in range(count)]) for letter, count in (("a", 2), ("b", 3))
     ]
     inputs = Catalogue(volumes, [Skipped(Path("c.txt"), "no image", "c.txt")])
-    assert Shard(1, 2).own_slices(inputs) == {0: {0, 1}}
-    assert Shard(2, 2).own_slices(inputs) == {1: {0, 1, 2}}
-    assert Shard(2, 3).own_slices(inputs) == {0: {1}, 1: {0}}
+    a, b = (volume.sources for volume in volumes)
+    assert Shard(1, 2).sources(inputs) == a
+    assert Shard(2, 2).sources(inputs) == b
+    assert Shard(2, 3).sources(inputs) == [a[1], b[0]]
     assert Shard(1, 3).labels(inputs) == {"a0.npy", "c.txt"}
     assert Shard(2, 3).labels(inputs) == {"a1.npy", "b0.npy"}
