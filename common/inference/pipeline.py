@@ -7,6 +7,7 @@ What is between reading and the disk is bounded by ``ROOM``.
 
 import dataclasses
 import enum
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,44 +61,32 @@ def run(
     readers = ThreadPoolExecutor(workers, "read")
     writers = ThreadPoolExecutor(workers, "write")
     networks = ThreadPoolExecutor(at_once, "network")
-    begun, taken = False, 0
-    waiting: deque[tuple[Job, Future[np.ndarray]]] = deque()
-    writing: deque[tuple[Future[None], int]] = deque()
-    running: deque[tuple[list[Job], Future[list[np.ndarray | NoResult]]]] = deque()
+    begun = False
+    reading: deque[tuple[Job, Future[np.ndarray]]] = deque()
     batch: list[tuple[Job, np.ndarray]] = []
+    running: deque[tuple[list[Job], Callable[[], list[np.ndarray | NoResult]]]] = deque()
+    writing: deque[tuple[Future[None], int]] = deque()
+
+    def full(job: Job) -> bool:
+        """Whether there is no room for one more."""
+        under_way = [*(job for job, _ in (*reading, *batch)), *(job for together, _ in running for job in together)]
+        return sum(job.size for job in (job, *under_way)) + sum(size for _, size in writing) > ROOM
 
     def ahead() -> Iterator[tuple[Job, Future[np.ndarray]]]:
         """(job, future of its input) in order, some more being read beyond the one that is given."""
-        nonlocal taken
         for job in jobs:
-            while waiting and taken + job.size > ROOM:
-                yield waiting.popleft()
-            if taken + job.size > ROOM:
+            while reading and full(job):
+                yield reading.popleft()
+            if full(job):
                 flush()
                 collect(0)
-            while writing and taken + job.size > ROOM:
-                written()
-            taken += job.size
-            waiting.append((job, readers.submit(job.load)))
-            if len(waiting) > workers + batch_size:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-
-    def write(callables: list[Callable[[], None]], size: int) -> None:
-        nonlocal taken
-        for call in callables:
-            writing.append((writers.submit(call), size))
-            size = 0
-        taken -= size  # where nothing is written
-        while len(writing) > 2 * workers + batch_size:
-            written()
-
-    def written() -> None:
-        nonlocal taken
-        done, size = writing.popleft()
-        done.result()
-        taken -= size
+            while writing and full(job):
+                writing.popleft()[0].result()
+            reading.append((job, readers.submit(job.load)))
+            if len(reading) > workers + batch_size:
+                yield reading.popleft()
+        while reading:
+            yield reading.popleft()
 
     def flush() -> None:
         nonlocal begun
@@ -108,19 +97,25 @@ def run(
         batch.clear()
         if at_once == 1 or not begun:
             begun = True
-            collected(in_order, _results(network, x))
+            running.append((in_order, functools.partial(_results, network, x)))
+            collect(0)
         else:
-            running.append((in_order, networks.submit(_results, network, x)))
+            running.append((in_order, networks.submit(_results, network, x).result))
             collect(at_once)  # one more than run, so that no thread waits for this one
 
     def collect(left: int) -> None:
         while len(running) > left:
-            jobs, results = running.popleft()
-            collected(jobs, results.result())
+            together, results = running.popleft()
+            for job, y in zip(together, results(), strict=True):
+                write(job, y)
 
-    def collected(jobs: list[Job], results: list[np.ndarray | NoResult]) -> None:
-        for job, y in zip(jobs, results, strict=True):
-            write(job.collect(y), job.size)
+    def write(job: Job, y: np.ndarray | Exception) -> None:
+        size = job.size
+        for call in job.collect(y):
+            writing.append((writers.submit(call), size))
+            size = 0
+        while len(writing) > 2 * workers + batch_size:
+            writing.popleft()[0].result()
 
     try:
         for job, future in ahead():
@@ -132,7 +127,7 @@ def run(
             except (UserError, OSError) as error:
                 flush()
                 collect(0)  # in order
-                write(job.collect(error), job.size)
+                write(job, error)
                 continue
             if batch and batch[0][1].shape != x.shape:
                 flush()
@@ -143,7 +138,7 @@ def run(
         flush()
         collect(0)
         while writing:
-            written()
+            writing.popleft()[0].result()
     finally:
         for pool in (networks, readers, writers):
             pool.shutdown(wait=True, cancel_futures=True)
@@ -209,7 +204,7 @@ def jobs(
             if wanted.intersection(members)
         ]
     last_of = {index: number for number, (_, places) in enumerate(stacks) for index in places.values()}
-    sums: dict[int, tuple[np.ndarray, int]] = {}
+    results: dict[int, list[np.ndarray]] = {}  # of each slice, one from each stack
     went_in: dict[int, dict[int, Slice]] = {}
     errors: dict[int, Exception] = {}
 
@@ -217,28 +212,20 @@ def jobs(
         own: dict[int, Slice] = {}
 
         def collect(y: np.ndarray | Exception) -> list[Callable[[], None]]:
-            parts: list[np.ndarray] = []
             if isinstance(y, Exception):
                 errors.update(dict.fromkeys(places.values(), y))
-            elif len(y) % size:
-                raise ValueError(f"a network for stacks of {size} gave {len(y)} channels")
             else:
                 parts = np.split(y, size)
-            for place, index in places.items() if parts else ():
-                if index in sums:
-                    total, so_far = sums[index]
-                    total += parts[place]
-                    sums[index] = total, so_far + 1
-                else:  # what others are added to is to be no part of ``y``, which it outlives
-                    sums[index] = parts[place] if last_of[index] == number else parts[place].copy(), 1
-                went_in.setdefault(index, {}).update(own)
+                for place, index in places.items():
+                    results.setdefault(index, []).append(parts[place])
+                    went_in.setdefault(index, {}).update(own)
             ready = []
             for index in sorted(index for index in places.values() if last_of[index] == number):
-                if index not in sums:
+                if index not in results:
                     failed(index, errors[index])
                     continue
-                total, stacked = sums.pop(index)
-                y = total if stacked == 1 else total / np.float32(stacked)
+                first, *others = results.pop(index)
+                y = sum(others, first) / np.float32(1 + len(others)) if others else first
                 ready.append(deliver(index, y, went_in.pop(index)))
             return ready
 
