@@ -35,7 +35,6 @@ class ChainerEngine:
     one by one: that is no slower, and a result then has the same bytes in whatever company its image came.
     """
 
-    name = "chainer"
     at_once = 1
 
     def __init__(self, encoder: chainer.Chain, decoder: chainer.Chain, device: chainer.backend.Device) -> None:
@@ -66,7 +65,6 @@ def computed(
 class IdentityEngine:
     """``-m identity``: what goes in comes out. Shows what reading, scaling and writing do on their own."""
 
-    name = "identity"
     at_once = 1
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
@@ -131,11 +129,12 @@ class CheckedEngine:
     tolerance: (largest, mean) difference allowed, in [-1, 1]; above it ``plain`` runs everything. None: any, it is only
     told. piece: side of the square in the middle of the image that both convert for this (``plain`` takes a second for
     512 x 512, which a conversion of few images would feel), a size that the network takes. None: the whole image.
+    ``chosen``: which of the two runs, None before the first image.
     """
 
     def __init__(
         self,
-        quick: Engine,
+        quick: graph_engines.GraphEngine,
         plain: Engine,
         tolerance: tuple[float, float] | None,
         unit: float,
@@ -145,27 +144,15 @@ class CheckedEngine:
         self.piece = piece
         self.quick, self.plain, self.tolerance = quick, plain, tolerance
         self.unit, self.unit_name = unit, unit_name
-        self.deviation: tuple[float, float] | None = None
-        self._chosen: Engine | None = None
+        self.at_once = quick.at_once
+        self.chosen: Engine | None = None
         self._lock = threading.Lock()
-
-    @property
-    def at_once(self) -> int:
-        """That of the quick engine."""
-        return self.quick.at_once
-
-    @property
-    def name(self) -> str:
-        """Of the engine in use."""
-        return (self._chosen or self.quick).name
 
     def run(self, x: np.ndarray, frame: Frame | None = None) -> np.ndarray:
         """As Engine.run."""
-        if self._chosen is None:
-            with self._lock:
-                if self._chosen is None:
-                    self._chosen = self._check(x[:1], frame)
-        return self._chosen.run(x, frame)
+        with self._lock:
+            self.chosen = self.chosen or self._check(x[:1], frame)
+        return self.chosen.run(x, frame)
 
     def _check(self, x: np.ndarray, frame: Frame | None) -> Engine:
         if self.piece is not None and self.piece < min(x.shape[2:]):
@@ -173,7 +160,6 @@ class CheckedEngine:
             x, frame = np.ascontiguousarray(x[..., rows, columns]), None
         difference = np.abs(self.quick.run(x, frame) - self.plain.run(x, frame))
         largest, mean = float(difference.max()), float(difference.mean())
-        self.deviation = largest * self.unit, mean * self.unit
         told = (
             f"differs from Chainer on the first image by at most {largest * self.unit:.2g} {self.unit_name}, "
             f"{mean * self.unit:.2g} on average"

@@ -69,10 +69,6 @@ class Engine(Protocol):
     """Runs one generator."""
 
     @property
-    def name(self) -> str:
-        """As on the command line."""
-
-    @property
     def at_once(self) -> int:
         """How many threads may, and for speed should, call ``run`` together."""
 
@@ -91,7 +87,7 @@ class GraphEngine:
     that their results are the same.
     """
 
-    name: str
+    name: str  # as on the command line
 
     def __init__(self, encoder: chainer.Chain, decoder: chainer.Chain, chainer_engine: Engine, images: int) -> None:
         self.chainer_engine = chainer_engine
