@@ -212,12 +212,11 @@ class AnySize:
         fit = self.fit
         if fit is None:
             return self.engine.run(x)
-        tile, size = self._tile, (x.shape[2], x.shape[3])
-        if tile is None:
-            with self._lock:
-                if size not in self._tiles:
-                    self._tiles[size] = self._choose(*size, fit)
-                tile = self._tiles[size]
+        size = x.shape[2], x.shape[3]
+        with self._lock:
+            if size not in self._tiles:
+                self._tiles[size] = self._tile or self._choose(*size, fit)
+            tile = self._tiles[size]
         if tile is None:
             return tiling.run_whole(self.engine.run, x, fit, self.least)
         return tiling.run_tiled(self.engine.run, x, *tile, fit, BLEND, self.least)

@@ -69,12 +69,12 @@ class Samples:
         With ``deviation`` (N, 2 C', H, W): for each slice of the stack its result, then the samples' standard deviation
         (n - 1), in [-1, 1] units, of classes in those of the probability.
         """
-        samples = (turned_back(self._answer(turned(x, *how)), *how) for how in symmetries(*x.shape[-2:]))
         if self.kind == "dropout":
-            samples = (self._dropped(x, number) for number in range(self.count))
-        mean, spread = moments(samples)
-        if self.kind == "dropout":
+            _, spread = moments(self._dropped(x, number) for number in range(self.count))
             mean = self._answer(x)
+        else:
+            turns = symmetries(*x.shape[-2:])
+            mean, spread = moments(turned_back(self._answer(turned(x, *how)), *how) for how in turns)
         if self.classes:
             mean = np.log(np.maximum(mean, _TINY))  # scores whose softmax is the mean probability
         if not self.deviation:
