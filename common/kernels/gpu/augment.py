@@ -12,12 +12,11 @@ import numpy as np
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels.gpu.sources import CudaSource
 from medi2i.datasets.augment import Draw, Uncut, corner, quarters, way_back
+from medi2i.datasets.scaling import Clip
 
 # Products and sums that are rounded one by one, as NumPy's are; g++ makes no fused ones of them.
 _ROUNDED = """
 #ifndef __CUDACC__
-#define __fadd_rn(a, b) ((a) + (b))
-#define __fmul_rn(a, b) ((a) * (b))
 #define __dadd_rn(a, b) ((a) + (b))
 #define __dmul_rn(a, b) ((a) * (b))
 #endif
@@ -50,12 +49,11 @@ CLIP_SCALE = CudaSource(
     "clip_scale",
     "elementwise",
     dtypes=STORED,
-    preamble=_ROUNDED,
-    in_params="T stored, float32 slope, float32 intercept, float32 lower, float32 upper, float32 half",
+    in_params="T stored, float32 lower, float32 upper, float32 half",
     out_params="float32 y",
     # The operations of Clip.to_unit one by one, each rounded: no fused multiply and add.
     operation="""
-        const float value = __fadd_rn(__fmul_rn((float)stored, slope), intercept);
+        const float value = (float)stored;
         const float clipped = value < lower ? lower : value > upper ? upper : value;
         y = (clipped - lower) / half - 1.0f;
     """,
@@ -116,17 +114,13 @@ GAUSSIAN = CudaSource(
 )
 
 
-def clip_scale(stored: Array, slope: float, intercept: float, lower: float, upper: float) -> Array:
-    """stored * slope + intercept, clipped to [lower, upper] (HU) and mapped to [-1, 1]: float32 of the same shape.
-
-    stored: array of one of ``STORED``.
-    """
-    numbers = [np.float32(value) for value in (slope, intercept, lower, upper, (upper - lower) / 2)]
-    if chainer.backend.get_array_module(stored) is not np:
-        return CLIP_SCALE(stored, *numbers)
-    times, plus, least, most, half = numbers
-    value = np.clip(stored.astype(np.float32) * times + plus, least, most)
-    return (value - least) / half - np.float32(1)
+def clip_scale(stored: Array, clip: Clip) -> Array:
+    """What ``clip.to_unit`` makes of an array of one of ``STORED``: float32 of the same shape."""
+    if chainer.backend.get_array_module(stored) is np:
+        return clip.to_unit(stored)
+    if clip.lower is None or clip.upper is None:
+        return stored.astype(np.float32)
+    return CLIP_SCALE(stored, np.float32(clip.lower), np.float32(clip.upper), np.float32(clip.width / 2))
 
 
 def matrices(draws: Sequence[Draw], shape: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -197,12 +191,7 @@ def finish(values: Array, example: Uncut) -> Array:
     values: its values where they are to be changed, (C, H, W). Returns (C, h, w) float32 in [-1, 1] on that device,
     (C * class_num, h, w) for classes.
     """
-    clip, xp = example.clip, chainer.backend.get_array_module(values)
-    if clip.lower is None or clip.upper is None:
-        unit = values.astype(np.float32)
-    else:
-        unit = clip_scale(values, 1, 0, clip.lower, clip.upper)
-    classes = example.class_num
+    unit, classes, xp = clip_scale(values, example.clip), example.class_num, chainer.backend.get_array_module(values)
     y = augment(unit[None], [example.draw], example.size, nearest=classes > 0, outside=example.outside)[0]
     if classes:
         one_hot = y[:, None] == xp.arange(classes, dtype=np.float32)[:, None, None]

@@ -73,9 +73,10 @@ def test_gather_kernel_is_its_twin(nearest):
 @pytest.mark.parametrize("dtype", augment.STORED)
 def test_stored_values_become_what_the_loader_makes_of_them(dtype):
     stored = np.arange(0, 250, dtype=dtype).reshape(10, 25)
-    for lower, upper in ((-900.1, 1200.3), (-1000.0, 1500.0)):
-        got = augment.clip_scale(stored, 16.0, -1024.0, lower, upper)
-        np.testing.assert_array_equal(got, Clip(lower, upper).to_unit(stored.astype(np.float32) * 16 - 1024))
+    np.testing.assert_array_equal(augment.clip_scale(stored, Clip()), stored.astype(np.float32))
+    for clip in (Clip(-900.1, 1200.3), Clip(7.1, 200.3)):
+        got = augment.clip_scale(stored, clip)
+        np.testing.assert_array_equal(got, clip.to_unit(stored))
     assert got.min() == -1 and got.max() == 1 and got.dtype == np.float32
 
 
@@ -83,9 +84,8 @@ def test_stored_values_become_what_the_loader_makes_of_them(dtype):
 @pytest.mark.parametrize("dtype", augment.STORED)
 def test_clip_kernel_is_its_twin(dtype):
     stored = np.random.default_rng(2).integers(0, 200, (7, 9)).astype(dtype)
-    numbers = [np.float32(v) for v in (13.7, -1024.5, -900.3, 1211.1)]
-    half = (numbers[3] - numbers[2]) / np.float32(2)
-    np.testing.assert_array_equal(augment.CLIP_SCALE(stored, *numbers, half), augment.clip_scale(stored, *numbers))
+    numbers = [np.float32(v) for v in (13.7, 151.3, (151.3 - 13.7) / 2)]
+    np.testing.assert_array_equal(augment.CLIP_SCALE(stored, *numbers), augment.clip_scale(stored, Clip(13.7, 151.3)))
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,7 @@ def test_a_gpu_computes_what_the_twins_do():
     )
     stored = np.arange(250, dtype=np.int16)
     np.testing.assert_array_equal(
-        augment.clip_scale(cupy.asarray(stored), 16, -1024, -1000, 1500).get(),
-        augment.clip_scale(stored, 16, -1024, -1000, 1500),
+        augment.clip_scale(cupy.asarray(stored), Clip(10, 200)).get(), augment.clip_scale(stored, Clip(10, 200))
     )
     np.testing.assert_allclose(
         augment.gaussian(on_device, 0.1, 5).get(), augment.gaussian(x, 0.1, 5), rtol=0, atol=1e-6
