@@ -9,7 +9,6 @@ import pytest
 from ct_files import ct, ct_file  # noqa: F401 fixtures
 from cuda_harness import on_cpu
 
-from medi2i.common.kernels.gpu import sources
 from medi2i.common.resources import available_cores
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves send nothing, either
@@ -23,7 +22,7 @@ SHARED_PARITY = (_SHARED / "parity", _SHARED / "parity-more")
 KEPT_PARITY = Path(__file__).resolve().parent / "parity" / "data"
 
 
-sources.harness = on_cpu
+on_cpu.take_numpy_arrays()
 
 
 def pytest_addoption(parser):

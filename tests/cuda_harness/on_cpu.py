@@ -5,6 +5,8 @@ import functools
 import numpy as np
 
 from cuda_harness import by_gcc, texts
+from medi2i.common.compat import chainer
+from medi2i.common.kernels.gpu.sources import CudaSource
 
 
 @functools.lru_cache(None)
@@ -58,3 +60,22 @@ def call(source, args):
     dtype = next(iter(generic.values()), np.dtype(np.float32)).name
     launch(source, (1,), (1,), [*arrays, count], dtype)
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def take_numpy_arrays():
+    """From now on sources run here where all that they are given is NumPy's."""
+    on_gpu = {"__call__": CudaSource.__call__, "launch": CudaSource.launch}
+
+    def all_numpy(args):
+        return all(chainer.backend.get_array_module(a) is np for a in args)
+
+    def run(source, *args):
+        return call(source, args) if all_numpy(args) else on_gpu["__call__"](source, *args)
+
+    def run_raw(source, grid, block, args, dtype):
+        if all_numpy(args):
+            launch(source, grid, block, args, np.dtype(dtype).name)
+        else:
+            on_gpu["launch"](source, grid, block, args, dtype)
+
+    CudaSource.__call__, CudaSource.launch = run, run_raw

@@ -6,7 +6,7 @@ A module of the kernels that has CUDA code has it as a constant::
                       out_params="T y", operation="y = T((x - low) / width);")
     y = CLIP(x, np.float32(0), np.float32(2))          # a CuPy array: on the GPU
 
-On NumPy arrays a source is refused, but where a test has put a harness: ``harness``.
+Tests run sources on NumPy's arrays, too: tests/cuda_harness.
 """
 
 import dataclasses
@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from medi2i.common.compat import chainer
 
 # Types of CuPy's parameter lists, and what they are in C++. float16 is a type of this project's (see HALF) in raw
 # sources, which then need no header of CUDA's, and CuPy's own in elementwise ones: both convert to and from float.
@@ -65,9 +63,6 @@ __device__ A block_sum(A value, A* shared) {
 }
 """
 
-harness: Any = None
-"""What runs NumPy's arrays in tests: call(source, args), launch(source, grid, block, args, dtype)."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CudaSource:
@@ -108,8 +103,6 @@ class CudaSource:
 
         Returns its output, or a tuple of them. Outputs given after the inputs are written to.
         """
-        if all(chainer.backend.get_array_module(a) is np for a in args):
-            return _harness_for(self).call(self, args)
         return self.kernel()(*args)
 
     def launch(self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], dtype: npt.DTypeLike) -> None:
@@ -117,11 +110,7 @@ class CudaSource:
 
         ``args``: dense arrays and NumPy scalars of exactly the types of the function's parameters.
         """
-        dtype = np.dtype(dtype).name
-        if all(chainer.backend.get_array_module(a) is np for a in args):
-            _harness_for(self).launch(self, grid, block, args, dtype)
-        else:
-            self.kernel(dtype)(grid, block, tuple(args))
+        self.kernel(np.dtype(dtype).name)(grid, block, tuple(args))
 
 
 @functools.cache
@@ -145,9 +134,3 @@ def _made(source: CudaSource, dtype: str) -> Any:
         reduce_type="float",
         preamble=source.preamble,
     )
-
-
-def _harness_for(source: CudaSource) -> Any:
-    if harness is None:
-        raise TypeError(f"{source.name}: a CUDA source takes CuPy's arrays, not NumPy's")
-    return harness
