@@ -36,11 +36,6 @@ def drop_out(x: ArrayOrVariable, ratio: float) -> chainer.Variable:
         return F.dropout(x, ratio=ratio)
 
 
-def depth_to_space(x: ArrayOrVariable) -> chainer.Variable:
-    """(N, 4C, H, W) → (N, C, 2H, 2W), channel 2·dy + dx of each four going to row dy, column dx of its 2×2 square."""
-    return F.depth2space(x, 2)
-
-
 def double_bilinear(x: ArrayOrVariable) -> chainer.Variable:
     """(N, C, H, W) → (N, C, 2H, 2W), bilinear with the corner pixels on the corner pixels; see ``doubled_by``."""
     other = getattr(chainer.config, "medi2i_doubling", None)
@@ -62,7 +57,7 @@ _POOLINGS: dict[SampleKind, Callable] = {
 }
 _UPSAMPLINGS: dict[SampleKind, Callable] = {
     SampleKind.RESIZE: double_bilinear,
-    SampleKind.PIXEL_SHUFFLE: depth_to_space,
+    SampleKind.PIXEL_SHUFFLE: partial(F.depth2space, r=2),  # channel 2·dy + dx: row dy, column dx of a 2×2 square
     SampleKind.UNPOOL: double_nearest,
 }
 
@@ -95,7 +90,6 @@ class CBR(chainer.Chain):
         ksize, pad = _window(sample, ksize, pad)
         self.in_ch, self.out_ch, self.sample, self.norm, self.dropout = in_ch, out_ch, sample, norm, dropout
         self.activation_kind = activation
-        self.activation = ACTIVATIONS[activation]
         self.pool = _POOLINGS.get(kind, same)
         self.upsample = _UPSAMPLINGS.get(kind, same)
         inner = 4 * out_ch if kind is SampleKind.PIXEL_SHUFFLE else out_ch
@@ -130,7 +124,7 @@ class CBR(chainer.Chain):
         h = pool(norm(h))
         if self.dropout > 0:
             h = drop_out(h, self.dropout)
-        return self.activation(h)
+        return ACTIVATIONS[self.activation_kind](h)
 
     def describe(self) -> str:
         """One line: channels, kernel, change of size, normalisation, activation."""
@@ -234,12 +228,11 @@ class FullyConnected(chainer.Chain):
     def __init__(self, in_size: int | None, out_size: int, activation: Activation) -> None:
         super().__init__()
         self.in_size, self.out_size, self.activation_kind = in_size, out_size, activation
-        self.activation = ACTIVATIONS[activation]
         with self.init_scope():
             self.l0 = L.Linear(in_size, out_size)
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
-        return self.activation(self.l0(x))
+        return ACTIVATIONS[self.activation_kind](self.l0(x))
 
     def describe(self) -> str:
         """One line: sizes and activation."""

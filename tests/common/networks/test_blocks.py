@@ -15,7 +15,6 @@ from medi2i.common.networks.blocks import (
     FullyConnected,
     ResBlock,
     SpectralConvolution,
-    depth_to_space,
     double_bilinear,
 )
 from medi2i.common.networks.layers import (
@@ -114,7 +113,7 @@ def test_resize_keeps_the_corners_and_is_linear_between():
 
 def test_pixel_shuffle_takes_channels_row_by_row_for_one_output_channel():
     x = np.array([1, 2, 3, 4], dtype=np.float32).reshape(1, 4, 1, 1)
-    np.testing.assert_array_equal(depth_to_space(chainer.Variable(x)).array[0, 0], [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(cbr("pixsh").upsample(x).array[0, 0], [[1, 2], [3, 4]])
 
 
 def test_transposed_3x3_appends_a_mirrored_row_and_column():
