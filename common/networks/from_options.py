@@ -33,19 +33,13 @@ def encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
     return _encoder_spec(options, in_ch)
 
 
-def decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
-    """The decoder to images with ``out_ch`` channels; with classes not activated, for the softmax is the loss's."""
-    _check_generator(options)
-    return _decoder_spec(options, out_ch)
-
-
 def fitting_sizes(options: AnyOptions) -> Fitting | None:
     """The sizes of images whose translation has their size; None where no size comes back.
 
     Raises UserError where no image can be translated at all.
     """
     try:
-        return fitting(_encoder_spec(options, 1), _decoder_spec(options, 1))
+        return fitting(_encoder_spec(options, 1), decoder_spec(options, 1))
     except Misfit as error:
         raise UserError(f"{levels_in_words(options)}: {error}, so no image can be translated") from None
 
@@ -75,7 +69,9 @@ def _encoder_spec(options: AnyOptions, in_ch: int) -> EncoderSpec:
     )
 
 
-def _decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
+def decoder_spec(options: AnyOptions, out_ch: int) -> DecoderSpec:
+    """The decoder to images with ``out_ch`` channels, of what ``encoder_spec`` has found right; with classes not
+    activated, for the softmax is the loss's."""
     (chs, pretrained), size = levels_of(options, "gen"), crop_size(options)
     return DecoderSpec(
         out_ch=out_ch,
@@ -215,7 +211,7 @@ def fixed_size(options: AnyOptions) -> tuple[int, int] | None:
 
 def check_size(options: AnyOptions, size: tuple[int, int]) -> None:
     """UserError, with the sizes that would work, unless images of ``size`` (height, width) come back in their size."""
-    encoder, decoder = EncoderPlan(_encoder_spec(options, 1)), DecoderPlan(_decoder_spec(options, 1))
+    encoder, decoder = EncoderPlan(_encoder_spec(options, 1)), DecoderPlan(decoder_spec(options, 1))
     encoder.check_size(size)
     sizes = fitting_of(options)
     try:
