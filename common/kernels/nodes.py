@@ -97,12 +97,6 @@ class Normalise(chainer.FunctionNode):
         super().__init__()
         self.eps, self.slope, self.each, self.fixed, self.overwrite = float(eps), float(slope), each, fixed, overwrite
 
-    def check_type_forward(self, in_types: Any) -> None:
-        expect = chainer.utils.type_check.expect
-        expect(in_types[0].ndim == 4, in_types[0].dtype.kind == "f")
-        for channels in in_types[1:]:
-            expect(channels.ndim == 1, channels.shape[0] == in_types[0].shape[1])
-
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs(tuple(range(len(inputs))))
         x, gamma, beta = _three(inputs)
@@ -248,9 +242,6 @@ class NormaliseFeatures(chainer.FunctionNode):
     def __init__(self, eps: float, slope: float) -> None:
         super().__init__()
         self.eps, self.slope = eps, slope
-
-    def check_type_forward(self, in_types: Any) -> None:
-        chainer.utils.type_check.expect(in_types[0].ndim == 4, in_types[0].dtype.kind == "f")
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs((0,))
