@@ -44,10 +44,8 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 def dense(x: np.ndarray) -> np.ndarray:
-    """``x`` if it fills its memory in one of the two layouts, else a copy that does."""
-    if x.flags.c_contiguous:
-        return x
-    return channels_last(x) if x.ndim == 4 else np.ascontiguousarray(x)
+    """Images ``x`` if they fill their memory in one of the two layouts, else a copy that does."""
+    return x if x.flags.c_contiguous else channels_last(x)
 
 
 @functools.lru_cache(PLANS)

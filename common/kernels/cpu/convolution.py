@@ -41,7 +41,7 @@ class _Plan:
         source, target = dnnl.images(geometry.shape), dnnl.images(geometry.out_shape)
         weights, bias = dnnl.descriptor(grouped), dnnl.dense((out_ch,)) if with_bias else None
         window = [
-            onednn.dims(values)
+            onednn.Dims(*values)
             for values in (geometry.stride, (d - 1 for d in geometry.dilate), geometry.pad, geometry.pad_after)
         ]
         made = dnnl.create(

@@ -261,7 +261,7 @@ def rectify(x: np.ndarray, slope: float) -> np.ndarray:
 def rectify_backward(sign: np.ndarray, gy: np.ndarray, slope: float) -> np.ndarray:
     """gy where ``sign`` > 0, else slope gy."""
     sign = dense(sign)
-    gy = channels_last(gy) if sign.ndim == 4 and sign is channels_last(sign) else np.ascontiguousarray(gy)
+    gy = channels_last(gy) if sign is channels_last(sign) else np.ascontiguousarray(gy)
     if gy.strides != sign.strides:
         sign, gy = np.ascontiguousarray(sign), np.ascontiguousarray(gy)
     gx = np.empty_like(gy)

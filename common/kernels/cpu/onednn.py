@@ -39,7 +39,7 @@ POST_OP = 32768  # times 1 more than the place of a step that follows in the sam
 QUERY = {SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134}
 QUERY_IMPLEMENTATION = 8
 
-Dims = c_int64 * 12
+Dims = c_int64 * 12  # called with integers: oneDNN's array of dimensions
 
 
 class OnednnError(RuntimeError):
@@ -227,8 +227,8 @@ class Library:
     def descriptor(self, shape: tuple[int, ...], strides: tuple[int, ...] | None = None) -> c_void_p:
         """Memory descriptor of a float32 array; ``strides`` in elements, None leaves the layout to oneDNN."""
         if strides is None:
-            return self.create("dnnl_memory_desc_create_with_tag", len(shape), dims(shape), F32, TAG_ANY)
-        return self.create("dnnl_memory_desc_create_with_strides", len(shape), dims(shape), F32, dims(strides))
+            return self.create("dnnl_memory_desc_create_with_tag", len(shape), Dims(*shape), F32, TAG_ANY)
+        return self.create("dnnl_memory_desc_create_with_strides", len(shape), Dims(*shape), F32, Dims(*strides))
 
     def dense(self, shape: tuple[int, ...]) -> c_void_p:
         """Descriptor of an array in the order of its axes."""
@@ -326,11 +326,6 @@ class Primitive:
         status = self._dnnl.execute(self._handle, self._dnnl.stream, self._count, self._arguments)
         if status:
             raise OnednnError(f"execution: status {status}")
-
-
-def dims(values: Iterable[int]) -> ctypes.Array:
-    """Integers as oneDNN's array of dimensions."""
-    return Dims(*values)
 
 
 def find() -> os.PathLike | None:

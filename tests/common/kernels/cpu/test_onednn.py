@@ -98,7 +98,7 @@ def test_what_onednn_refuses_chainer_computes(monkeypatch):
 @needs_onednn
 def test_a_status_is_an_error():
     with pytest.raises(onednn.OnednnError, match="dnnl_memory_desc_create_with_tag: status"):
-        onednn.library().create("dnnl_memory_desc_create_with_tag", 4, onednn.dims((1, 1, 1, 1)), 99, 1)
+        onednn.library().create("dnnl_memory_desc_create_with_tag", 4, onednn.Dims(1, 1, 1, 1), 99, 1)
 
 
 @needs_onednn
