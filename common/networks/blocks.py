@@ -12,7 +12,7 @@ import numpy as np
 from medi2i.common.choices import Activation, Norm, SampleKind, Sampling, Second
 from medi2i.common.compat import Array, ArrayOrVariable, F, L, chainer
 from medi2i.common.errors import UserError
-from medi2i.common.networks.layers import ACTIVATIONS, Convolution, activated, normalization, same, shortcut
+from medi2i.common.networks.layers import ACTIVATIONS, NORMS, Convolution, activated, same, shortcut
 from medi2i.common.networks.network import Misfit, Rows, Step, unchanged
 from medi2i.common.networks.spec import ConvStyle
 
@@ -96,10 +96,10 @@ class CBR(chainer.Chain):
         with self.init_scope():
             stride = 2 if kind in (SampleKind.DOWN, SampleKind.DECONV) else 1
             self.c1 = Convolution(in_ch, inner, ksize, stride, pad, style, transposed=kind is SampleKind.DECONV)
-            self.n1 = normalization(norm, inner)
+            self.n1 = NORMS[norm](inner)
             if second is not Second.NONE:
                 self.c2 = Convolution(inner, inner, 3, 1, 1, style)
-                self.n2 = normalization(norm, inner)
+                self.n2 = NORMS[norm](inner)
             if second is Second.RESIDUAL:
                 self.skip = shortcut(in_ch, inner, sample.halves, style)
 
@@ -204,8 +204,8 @@ class ResBlock(chainer.Chain):
         with self.init_scope():
             self.c0 = Convolution(channels, channels, 3, 1, 1, style)
             self.c1 = Convolution(channels, channels, 3, 1, 1, style)
-            self.norm0 = normalization(norm, channels)
-            self.norm1 = normalization(norm, channels)
+            self.norm0 = NORMS[norm](channels)
+            self.norm1 = NORMS[norm](channels)
 
     def forward(self, x: ArrayOrVariable) -> chainer.Variable:
         return x + self.norm1(self.c1(activated(self.norm0, self.c0(x), self.activation_kind)))

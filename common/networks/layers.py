@@ -105,7 +105,7 @@ class BatchRenormalization(L.BatchRenormalization):
 
 
 def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chainer.Variable:
-    """activation(norm(x)) for a link of :func:`normalization`, as one function where there is one for both.
+    """activation(norm(x)) for a link of ``NORMS``, as one function where there is one for both.
 
     ``x`` is a convolution's result that nothing else needs; it may be overwritten.
     """
@@ -117,7 +117,6 @@ def activated(norm: chainer.Link, x: ArrayOrVariable, kind: Activation) -> chain
 
 
 _batch = partial(BatchNormalization, decay=BATCH_DECAY, eps=BATCH_EPS)
-# Number of channels → link.
 NORMS: dict[Norm, Callable[[int], chainer.Link]] = {
     Norm.NONE: lambda channels: Unchanged(),
     Norm.FEATURE: lambda channels: FeatureNormalization(),
@@ -128,17 +127,13 @@ NORMS: dict[Norm, Callable[[int], chainer.Link]] = {
     Norm.BATCH_AFFINE: _batch,
     Norm.BATCH_RENORM: partial(BatchRenormalization, decay=BATCH_DECAY, eps=BATCH_EPS, use_gamma=False),
 }
+"""Number of channels of the images → link.
 
-
-def normalization(kind: Norm, channels: int) -> chainer.Link:
-    """The link for images of ``channels`` channels.
-
-    batch: eps 2e-5, running statistics with decay 0.9, without (BATCH) or with (BATCH_AFFINE) scale and shift.
-    rbatch: batch renormalisation with shift only (Ioffe, arXiv 1702.03275).
-    group: one group, so mean and variance over (C, H, W), with scale and shift per channel.
-    layer: over (C, H, W) as well. In the released code it fails on images, so there are no files to be equal to.
-    """
-    return NORMS[kind](channels)
+batch: eps 2e-5, running statistics with decay 0.9, without (BATCH) or with (BATCH_AFFINE) scale and shift.
+rbatch: batch renormalisation with shift only (Ioffe, arXiv 1702.03275).
+group: one group, so mean and variance over (C, H, W), with scale and shift per channel.
+layer: over (C, H, W) as well. In the released code it fails on images, so there are no files to be equal to.
+"""
 
 
 SQUEEZE_RATIO = 16

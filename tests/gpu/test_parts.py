@@ -8,7 +8,7 @@ from medi2i.common.choices import OPTIMIZERS, Activation, Norm
 from medi2i.common.compat import F, L, chainer
 from medi2i.common.device import choose_device
 from medi2i.common.kernels import cpu_engine
-from medi2i.common.networks.layers import ACTIVATIONS, normalization
+from medi2i.common.networks.layers import ACTIVATIONS, NORMS
 from medi2i.common.training.averaging import step_towards
 from medi2i.common.training.optimizers import make_optimizer
 
@@ -91,7 +91,7 @@ def test_losses(name):
 def test_norms(kind, train):
     found = []
     for device in (chainer.get_device("@numpy"), choose_device(0)):
-        link = normalization(kind, 3)
+        link = NORMS[kind](3)
         link.to_device(device)
         with chainer.using_device(device), chainer.using_config("train", train), cpu_engine.using("chainer"):
             x = chainer.Variable(device.send(values(1, 2, 3, 5, 7)))

@@ -18,10 +18,10 @@ from medi2i.common.networks.blocks import (
     double_bilinear,
 )
 from medi2i.common.networks.layers import (
+    NORMS,
     Convolution,
     SqueezeExcitation,
     append_mirrored,
-    normalization,
     reflect_pad,
 )
 from medi2i.common.networks.spec import ConvStyle
@@ -319,7 +319,7 @@ def test_squeeze_excitation_from_16_channels_on(channels, squeezed):
 @pytest.mark.parametrize("train", [True, False])
 def test_instance_normalisation_is_per_sample_and_channel_always(train):
     x = 3 * image(2, 3, 5, 7) + 4
-    norm = normalization(Norm.INSTANCE, 3)
+    norm = NORMS[Norm.INSTANCE](3)
     with chainer.using_config("train", train):
         y = norm(x).array
     mean, var = x.mean(axis=(2, 3), keepdims=True), x.var(axis=(2, 3), keepdims=True)
@@ -330,14 +330,14 @@ def test_instance_normalisation_is_per_sample_and_channel_always(train):
 @pytest.mark.parametrize("kind", [Norm.GROUP, Norm.LAYER])
 def test_group_and_layer_normalise_over_all_channels(kind):
     x = 3 * image(2, 3, 5, 7) + np.arange(3, dtype=np.float32)[None, :, None, None]
-    norm = normalization(kind, 3)
+    norm = NORMS[kind](3)
     norm.beta.array[...] = 1
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(norm(x).array, (x - mean) / np.sqrt(var + 1e-5) + 1, atol=1e-5)
 
 
 def test_feature_normalisation_gives_each_pixel_mean_square_one():
-    y = normalization(Norm.FEATURE, 5)(7 * image(2, 5, 3, 4)).array
+    y = NORMS[Norm.FEATURE](5)(7 * image(2, 5, 3, 4)).array
     np.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-5)
 
 
@@ -345,7 +345,7 @@ def test_feature_normalisation_gives_each_pixel_mean_square_one():
     "kind, gamma, beta", [(Norm.BATCH, False, False), (Norm.BATCH_AFFINE, True, True), (Norm.BATCH_RENORM, False, True)]
 )
 def test_batch_norms_have_the_released_parameters(kind, gamma, beta):
-    norm = normalization(kind, 3)
+    norm = NORMS[kind](3)
     names = {name for name, _ in norm.namedparams()}
     assert names == {name for name, there in (("/gamma", gamma), ("/beta", beta)) if there}
     assert (norm.eps, norm.decay) == (2e-5, 0.9)
@@ -353,7 +353,7 @@ def test_batch_norms_have_the_released_parameters(kind, gamma, beta):
 
 def test_rbatch_equals_batch_normalisation_at_test_time():
     x = image(2, 3, 5, 7)
-    renorm, batch = normalization(Norm.BATCH_RENORM, 3), normalization(Norm.BATCH, 3)
+    renorm, batch = NORMS[Norm.BATCH_RENORM](3), NORMS[Norm.BATCH](3)
     for norm in (renorm, batch):
         norm.avg_mean[...] = [0.5, -1, 2]
         norm.avg_var[...] = [0.25, 4, 1]

@@ -6,7 +6,7 @@ import pytest
 from medi2i.common.choices import DOUBLING, SAMPLINGS, Activation, Norm, Padding, Pretrained, SampleKind
 from medi2i.common.compat import F, chainer, gradient_check
 from medi2i.common.networks.blocks import CBR, Attention, FullyConnected, ResBlock
-from medi2i.common.networks.layers import normalization
+from medi2i.common.networks.layers import NORMS
 from medi2i.common.networks.pretrained import pretrained_features
 from medi2i.common.networks.spec import ConvStyle, PretrainedSpec
 
@@ -131,7 +131,7 @@ def test_second_order_gradients_as_the_gradient_penalty_needs(norm):
 
 def test_second_order_gradients_of_the_norm_links_alone():
     with chainer.using_config("dtype", np.float64):
-        norm = normalization(Norm.INSTANCE, 2)
+        norm = NORMS[Norm.INSTANCE](2)
     x = chainer.Variable(np.random.default_rng(1).standard_normal((1, 2, 3, 5)))
     (first,) = chainer.grad([F.sum(norm(x) ** 3)], [x], enable_double_backprop=True)
     (second,) = chainer.grad([F.sum(first**2)], [x])
