@@ -2,6 +2,7 @@
 on the same way, HU in, HU out, without files."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -120,14 +121,16 @@ def open_networks(plan: Plan) -> Networks:
     def examples() -> list[np.ndarray]:
         return examples_of(plan.images, plan.preparation, plan.model.stack, fitting_of(model.trained))
 
-    def network(generator: Generator | None, images: int = 1, strength: float = 1.0) -> AnySize:
-        engine = engine_of(generator, device, options, plan.hu_clip, examples, images)
+    def network(
+        generator: Generator | None,
+        images: int = 1,
+        strength: float = 1.0,
+        by: ConversionOptions | None = options,
+    ) -> AnySize:
+        engine = engine_of(generator, device, by, plan.hu_clip, examples, images)
         return AnySize(generator, engine, options.tile, options.tile_overlap, strength)
 
-    def by_chainer() -> AnySize:
-        engine = engine_of(model.generator, device)
-        return AnySize(model.generator, engine, options.tile, options.tile_overlap, options.strength)
-
+    by_chainer = functools.partial(network, model.generator, strength=options.strength, by=None)
     once = network(model.generator, 1 if sampled(options) else len(plan.images.sources), options.strength)
     samples = samples_of(options, model, once, by_chainer, device, stack=plan.model.stack, classes=plan.form.classes)
     analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)

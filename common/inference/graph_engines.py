@@ -272,14 +272,13 @@ def quantised(content: bytes, images: list[np.ndarray]) -> bytes:
     quiet_onnxruntime()
     from onnxruntime import quantization
 
-    class Images(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = list(images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return {graph.input[0].name: self.left.pop()} if self.left else None
-
     graph = onnx.load_model_from_string(content).graph
+    inputs = ({graph.input[0].name: image} for image in reversed(images))
+
+    class Images(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(inputs, None)
+
     names = [node.name for node in graph.node if node.op_type == "Conv"]
     with tempfile.TemporaryDirectory() as place:
         plain, small = Path(place) / "float32.onnx", Path(place) / "int8.onnx"

@@ -152,8 +152,6 @@ class Graph:
 
     def convolution(self, link: Convolution, x: str, norm: chainer.Link | None = None) -> str:
         """A convolution of any style and the normalisation after it, folded into the weights where it is affine."""
-        if link.squeezed:
-            raise ValueError("squeeze-excitation belongs to discriminators; there is no graph for it")
         x = self.mirrored(x, link.pad, link.pad) if link.reflect else x
         scale, stride, pad = link.scale or 1.0, link.stride, link.inner_pad
         if link.separable:
