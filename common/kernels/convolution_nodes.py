@@ -11,8 +11,7 @@ from medi2i.common.kernels import chunked_convolution
 from medi2i.common.kernels.chunked_convolution import Geometry
 from medi2i.common.kernels.cpu import convolution
 from medi2i.common.kernels.cpu.arrays import plain_float32
-from medi2i.common.kernels.cpu.onednn import OnednnError
-from medi2i.common.kernels.replacing import Replacement, forward_by, no_graph
+from medi2i.common.kernels.replacing import Replacement, forward_by, instead, no_graph
 
 _conv = chainer.functions.connection.convolution_2d
 _deconv = chainer.functions.connection.deconvolution_2d
@@ -35,7 +34,7 @@ def by_onednn() -> tuple[Replacement, ...]:
     """Replacements on oneDNN."""
     return (
         *_replacements(convolution, lambda geometry, *arrays: plain_float32(*arrays)),
-        (_conv.Convolution2DFunction, "backward", _all_gradients),
+        (_conv.Convolution2DFunction, "backward", instead(_all_gradients)),
     )
 
 
@@ -123,27 +122,10 @@ def _deconvolution(
     return y
 
 
-def _all_gradients(original: Callable) -> Callable:
-    """The three gradients in two calls of oneDNN and no function node, where they are not to be differentiated."""
-
-    @functools.wraps(original)
-    def backward(
-        self: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
-    ) -> tuple[chainer.Variable | None, ...]:
-        try:
-            gradients = _at_once(self, indexes, grad_outputs)
-        except OnednnError:
-            gradients = None
-        if gradients is None:
-            return original(self, indexes, grad_outputs)
-        return tuple([chainer.Variable(gradient, requires_grad=False) for gradient in gradients])
-
-    return backward
-
-
-def _at_once(
+def _all_gradients(
     node: Any, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
-) -> list[Array | None] | None:
+) -> tuple[chainer.Variable, ...] | None:
+    """The three gradients in two calls of oneDNN and no function node, where they are not to be differentiated."""
     if not no_graph(node) or not _standard(node):
         return None
     arrays = [v.array for v in (*node.get_retained_inputs(), *grad_outputs)]
@@ -158,4 +140,4 @@ def _at_once(
         gradients[0] = convolution.backward_data(gy, weights, geometry)
     if 1 in indexes or 2 in indexes:
         gradients[1], gradients[2] = convolution.backward_weights_and_bias(x, gy, geometry, 2 in indexes)
-    return [gradients[index] for index in sorted(indexes)]
+    return tuple([chainer.Variable(gradients[index], requires_grad=False) for index in sorted(indexes)])

@@ -9,8 +9,6 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from medi2i.common.choices import CPU_ENGINES
 from medi2i.common.compat import Array, chainer
 from medi2i.common.kernels import nodes, reference, steps
@@ -27,7 +25,7 @@ from medi2i.common.kernels.cpu.arrays import (
     sum_of_pixels,
 )
 from medi2i.common.kernels.cpu.resize import resize, resize_backward
-from medi2i.common.kernels.replacing import Replaced, Replacement, forward_by, quick_apply
+from medi2i.common.kernels.replacing import Replaced, Replacement, forward_by, instead, quick_apply
 
 _functions = chainer.functions
 _batch = _functions.normalization.batch_normalization
@@ -54,8 +52,8 @@ def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     return (
         *by_onednn(),
         *always,
-        (_batch.GeneralBatchNormalizationImpl, "forward", _batch_normalization),
-        (_batch.GeneralBatchNormalizationImpl, "backward", _batch_normalization_backward),
+        (_batch.GeneralBatchNormalizationImpl, "forward", instead(_batch_normalization)),
+        (_batch.GeneralBatchNormalizationImpl, "backward", instead(_batch_normalization_backward)),
         *(
             (owner, name, forward_by(compute))
             for owner, name, compute in (
@@ -76,67 +74,53 @@ def replacements(with_onednn: bool) -> tuple[Replacement, ...]:
     )
 
 
-def _batch_normalization(original: Callable) -> Callable:
-    @functools.wraps(original)
-    def forward(
-        self: Any,
-        axis: Any,
-        gamma: Array,
-        x: Array,
-        x_layout: Any,
-        xp: Any,
-        expander: Any,
-        beta: Array,
-        eps: float,
-        decay: float,
-        running_mean: Array,
-        running_var: Array,
-    ) -> tuple:
-        own_statistics = type(self) is _batch.GeneralBatchNormalizationImpl  # ChainerMN's are of all ranks
-        if (
-            not own_statistics
-            or xp is not np
-            or x_layout is not None
-            or tuple(axis) != IMAGES
-            or not plain_images(x)
-            or not plain_float32(gamma, beta)
-        ):
-            return original(self, axis, gamma, x, x_layout, xp, expander, beta, eps, decay, running_mean, running_var)
-        y, *statistics = normalisation.forward(x, gamma, beta, eps, 1, False)
-        mean, variance, inv_std = (a.reshape(-1) for a in statistics)
-        if running_mean is not None:
-            count = x.size // gamma.size
-            reference.update_running(running_mean, running_var, mean, variance, decay, count / max(count - 1.0, 1.0))
-        # The last is handed to backward as it is; this class leaves it empty otherwise.
-        return y, None, running_mean, running_var, mean, variance, inv_std, variance
-
-    return forward
+def _batch_normalization(
+    implementation: Any,
+    *,
+    axis: Any,
+    gamma: Array,
+    x: Array,
+    x_layout: Any,
+    beta: Array,
+    eps: float,
+    decay: float,
+    running_mean: Array,
+    running_var: Array,
+    **others: Any,
+) -> tuple | None:
+    own_statistics = type(implementation) is _batch.GeneralBatchNormalizationImpl  # ChainerMN's are of all ranks
+    images = x_layout is None and tuple(axis) == IMAGES and plain_images(x)
+    if not (own_statistics and images and plain_float32(gamma, beta)):
+        return None
+    y, *statistics = normalisation.forward(x, gamma, beta, eps, 1, False)
+    mean, variance, inv_std = (a.reshape(-1) for a in statistics)
+    if running_mean is not None:
+        count = x.size // gamma.size
+        reference.update_running(running_mean, running_var, mean, variance, decay, count / max(count - 1.0, 1.0))
+    # The last is handed to backward as it is; this class leaves it empty otherwise.
+    return y, None, running_mean, running_var, mean, variance, inv_std, variance
 
 
-def _batch_normalization_backward(original: Callable) -> Callable:
-    @functools.wraps(original)
-    def backward(
-        self: Any,
-        axis: Any,
-        gamma: Array,
-        gy: Array,
-        x: Array,
-        x_layout: Any,
-        xp: Any,
-        expander: Any,
-        mean: Array,
-        inv_std: Array,
-        eps: float,
-        var: Array,
-        forward_data: Array | None,
-    ) -> tuple:
-        if forward_data is None or not plain_images(x, gy):
-            return original(self, axis, gamma, gy, x, x_layout, xp, expander, mean, inv_std, eps, var, forward_data)
-        mean, variance = (a.reshape(1, -1, 1, 1) for a in (mean, forward_data))
-        gx, ggamma, gbeta = normalisation.backward(x, gamma, mean, variance, gy, None, eps, 1)
-        return gx, None, ggamma.reshape(-1), gbeta.reshape(-1)
-
-    return backward
+def _batch_normalization_backward(
+    implementation: Any,
+    axis: Any,
+    gamma: Array,
+    gy: Array,
+    x: Array,
+    x_layout: Any,
+    xp: Any,
+    expander: Any,
+    mean: Array,
+    inv_std: Array,
+    eps: float,
+    var: Array,
+    forward_data: Array | None,
+) -> tuple | None:
+    if forward_data is None or not plain_images(x, gy):
+        return None
+    mean, variance = (a.reshape(1, -1, 1, 1) for a in (mean, forward_data))
+    gx, ggamma, gbeta = normalisation.backward(x, gamma, mean, variance, gy, None, eps, 1)
+    return gx, None, ggamma.reshape(-1), gbeta.reshape(-1)
 
 
 def _fixed_batch_normalization(node: Any, x: Array, *channels: Array) -> Array | None:

@@ -17,24 +17,34 @@ from medi2i.common.kernels.cpu.onednn import OnednnError
 Replacement: TypeAlias = tuple[Any, str, Callable[[Any], Any]]
 
 
-def forward_by(compute: Callable[..., Array | None]) -> Callable[[Callable], Callable]:
-    """A replacement for a function node's ``forward`` with one output.
+def instead(compute: Callable[..., Any]) -> Callable[[Callable], Callable]:
+    """A replacement for a method.
 
-    compute: (node, *inputs) -> the output; None, or an OnednnError, where the original is to compute it.
+    compute: what the method is given -> its result; None, or an OnednnError, where the original is to compute it.
     """
 
     def replacement(original: Callable) -> Callable:
         @functools.wraps(original)
-        def forward(self: Any, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        def method(*given: Any, **named: Any) -> Any:
             try:
-                y = compute(self, *inputs)
+                result = compute(*given, **named)
             except OnednnError:
-                y = None
-            return original(self, inputs) if y is None else (y,)
+                result = None
+            return original(*given, **named) if result is None else result
 
-        return forward
+        return method
 
     return replacement
+
+
+def forward_by(compute: Callable[..., Array | None]) -> Callable[[Callable], Callable]:
+    """The same for a function node's ``forward`` with one output. compute: (node, *inputs) -> the output, or None."""
+
+    def forward(node: Any, inputs: tuple[Array, ...]) -> tuple[Array, ...] | None:
+        y = compute(node, *inputs)
+        return None if y is None else (y,)
+
+    return instead(forward)
 
 
 class Replaced:
