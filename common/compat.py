@@ -131,8 +131,6 @@ def mend_deconvolution_backward(function_class: Any) -> None:
     Chainer 7.8.1, NumPy path: the first layer of a decoder fails, and so does WGAN-GP's second order.
     """
     original = function_class._set_cover_all
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def _set_cover_all(self: Any, x_shape: Any, w_shape: Any) -> None:
