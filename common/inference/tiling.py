@@ -38,11 +38,9 @@ def pad(x: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, 
     """``x`` (…, H, W) enlarged to (…, height, width) as evenly as possible: the array, and the image's (top, left).
 
     The picture is mirrored outwards (air stays air, a cut body does not end in a step); where it is too small for that,
-    its last row or column is repeated. Raises ValueError if the image is larger than what is asked for.
+    its last row or column is repeated. The image is no larger than what is asked for.
     """
     top, left = (height - x.shape[-2]) // 2, (width - x.shape[-1]) // 2
-    if height < x.shape[-2] or width < x.shape[-1]:
-        raise ValueError(f"an image of {x.shape[-2]}x{x.shape[-1]} cannot be padded to {height}x{width}")
     for axis, before, total in ((-2, top, height), (-1, left, width)):
         size = x.shape[axis]
         after = total - size - before
@@ -121,12 +119,10 @@ class Span:
 
 
 def spans(length: int, tile: int, margin: int, fit: Fitting = ANY, blend: int = 0) -> list[Span]:
-    """The tiles along an axis of ``length`` positions: list of Span whose weights add up to 1 everywhere.
+    """The tiles along an axis of ``length`` positions, a size of ``fit``: Spans whose weights add up to 1 everywhere.
 
     They start at multiples of ``fit.multiple``; the last one ends at the end. Raises ValueError as ``run_tiled``.
     """
-    if (length, tile) != (fit.above(length), fit.above(tile)):
-        raise ValueError(f"length {length} and tile {tile} must be multiples of {fit.multiple}, plus {fit.rest}")
     if tile >= length:
         return [Span(0, length, np.ones(length, np.float32))]
     step = (tile - 2 * margin - blend) // fit.multiple * fit.multiple
