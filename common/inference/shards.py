@@ -91,8 +91,7 @@ class ShardReport(Report):
                 old = read_report(self.whole.path, (*COMPARED, "files"))
                 self._earlier = old["files"] if self.whole.difference(old) is None else {}
         if resume:
-            own = _read(self.path)
-            known = self._earlier | ({} if own is None else own["files"])
+            known = self._earlier | _read(self.path).get("files", {})
             labels = self.shard.labels(self.images)
             self.take_over({name: entry for name, entry in known.items() if name in labels})
 
@@ -103,10 +102,10 @@ class ShardReport(Report):
         for number in range(1, self.shard.count + 1):
             path, labels = self.path.with_name(f"{number}.json"), Shard(number, self.shard.count).labels(self.images)
             report = _read(path)
-            if report is not None and report.get("state") == COMPLETE:
+            if report.get("state") == COMPLETE:
                 files |= report["files"]
                 read.append(path)
-            elif report is None and labels <= self._earlier.keys():  # not run again, and nothing is missing
+            elif not report and labels <= self._earlier.keys():  # not run again, and nothing is missing
                 files |= {name: self._earlier[name] for name in labels}
             else:
                 unfinished.append(number)
@@ -127,7 +126,7 @@ def begun(out: Path, report: Report, force: bool = False) -> Entries:
     for path in reports(out):
         try:
             found = _read(path)
-            other = None if found is None else report.difference(found)
+            other = report.difference(found) if found else None
             if other is not None:
                 raise UserError(
                     f"{path.parent}: shards of a conversion with another {other} were begun here; use the same, "
@@ -138,7 +137,7 @@ def begun(out: Path, report: Report, force: bool = False) -> Entries:
                 raise
             _take_away([path])
         else:
-            files |= {} if found is None else found["files"]
+            files |= found.get("files", {})
     return files
 
 
@@ -162,12 +161,12 @@ def reports(out: Path) -> Iterator[Path]:
     return (out / FOLDER).glob("[0-9]*.json")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The report of a shard, None if there is none. Raises UserError where it is no such file."""
+def _read(path: Path) -> dict[str, Any]:
+    """The report of a shard, {} if there is none. Raises UserError where it is no such file."""
     try:
         return read_report(path, ("files",))
     except FileNotFoundError:
-        return None
+        return {}
 
 
 def _take_away(paths: list[Path]) -> None:
