@@ -31,7 +31,7 @@ _PATIENCE = 2.0  # seconds until a lock that is just being made has its content
 
 
 class FolderLock:
-    """The lock of a folder that exists, held until ``release``, or until the process ends other than by a kill.
+    """The lock of a folder, which is made, held until ``release``, or until the process ends other than by a kill.
 
     doing: for what, in words ("converting"). part: the name of a part of a work that several processes share, and work:
     which work that is; parts of one work do not lock each other out. Raises UserError if another holds the folder.
@@ -92,7 +92,7 @@ def locked(folder: Path, doing: str, part: str | None = None, work: str = "") ->
     folder = Path(folder)
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        lock = _lock_of_made(folder, doing, part, work)
+        lock = FolderLock(folder, doing, part, work)
         try:
             yield
         finally:
@@ -103,36 +103,29 @@ def locked(folder: Path, doing: str, part: str | None = None, work: str = "") ->
                 one.rmdir()
 
 
-def _lock_of_made(folder: Path, doing: str, part: str | None, work: str) -> FolderLock:
-    """The lock of a folder that is made where it is not there, again where another of the same work, which was done
-    with it, took it away in between."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return FolderLock(folder, doing, part, work)
-        except FileNotFoundError:
-            if time.monotonic() > end:
-                raise
-
-
 def is_lock(path: Path) -> bool:
     """Whether a file is a lock, by its name."""
     return Path(path).match(_ANY)
 
 
 def _created(path: Path, content: Owner) -> bool:
-    """Make the lock; False if it is there already."""
-    temporary = unfinished(path, os.urandom(8).hex())
-    with naming(path):
-        try:
-            write_text(temporary, json.dumps(content) + "\n")
-            take_name(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-    return True
+    """Make the lock; False if it is there already. Its folder is made where it is not there, again where another of
+    the same work, which was done with it, took it away in between."""
+    temporary, end = unfinished(path, os.urandom(8).hex()), time.monotonic() + _PATIENCE
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path):
+            try:
+                write_text(temporary, json.dumps(content) + "\n")
+                take_name(temporary, path)
+                return True
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                if time.monotonic() > end:
+                    raise
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 def _owner(path: Path) -> Owner | None:

@@ -58,16 +58,16 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path):
 
 def test_a_folder_that_another_part_took_away_is_made_again(tmp_path, monkeypatch):
     """Of two parts that find nothing to do, one removes the empty folder while the other takes its lock."""
-    created, left = locks._created, [True]
+    take_name, left = locks.take_name, [True]
 
-    def away_at_first(path, content):
+    def away_at_first(temporary, path):
         if left:
             left.pop()
+            temporary.unlink()
             path.parent.rmdir()
-            raise FileNotFoundError(2, "No such file or directory", str(path))
-        return created(path, content)
+        take_name(temporary, path)
 
-    monkeypatch.setattr(locks, "_created", away_at_first)
+    monkeypatch.setattr(locks, "take_name", away_at_first)
     with locked(tmp_path / "out", "converting", "2of2"):
         assert os.listdir(tmp_path / "out") == [".medi2i.2of2.lock"]
     assert os.listdir(tmp_path) == [] and not left
