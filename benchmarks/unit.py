@@ -35,7 +35,22 @@ SHARED = (
     *("-gc", 16, 32, 64, "-gnb", 4, "-gn", "fnorm", "-dc", 16, 32, 64, "-dn", "none", "--look_up", "auto"),
 )
 WAYS = {
-    "cyclegan": ("-u", "none", "-ld", 0, "--pad", "reflect", "--adam_beta1", 0.5, "-lrg", 5e-4, "-lrd", 2e-4),
+    "cyclegan": (
+        "-u",
+        "none",
+        "-ld",
+        0,
+        "--pad",
+        "reflect",
+        "--adam_beta1",
+        0.5,
+        "-lrg",
+        5e-4,
+        "-lrd",
+        2e-4,
+        "-n",
+        0.15,
+    ),
     "unit": ("--preset", "unit"),
 }
 NEAR, HALF, OWN, LEAST = 1.15, 0.5, 0.03, 0.5
