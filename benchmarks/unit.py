@@ -37,7 +37,7 @@ SHARED = (
 WAYS = {
     "cyclegan": (
         *("-u", "none", "-ld", 0, "--pad", "reflect", "--adam_beta1", 0.5),
-        *("-lrg", 5e-4, "-lrd", 2e-4, "-n", 0.25),  # noise, or that of T1 would be passed on
+        *("-lrg", 5e-4, "-lrd", 2e-4, "-n", 0.15),  # noise, or that of T1 would be passed on
     ),
     "unit": ("--preset", "unit"),
 }
