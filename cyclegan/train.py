@@ -5,7 +5,6 @@ python cyclegan/train.py --resume result/20260101_120000
 """
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +35,6 @@ from medi2i.cyclegan.pictures import UnpairedPictures
 from medi2i.cyclegan.updater import CycleganUpdater
 from medi2i.cyclegan.validation import CycleMeasure, expected_of, tell_end
 from medi2i.datasets import unpaired
-
-log = logging.getLogger(__name__)
 
 SETS = ("trainA", "trainB", "valA", "valB")
 SHOWN = ("dec_x/loss_cycle", "dec_y/loss_cycle", "dec_x/loss_adv", "dec_y/loss_adv", "validation/cycle_MAE")
@@ -90,7 +87,7 @@ def train(options: UnpairedOptions, resumed: str | None, argv: Sequence[str], ra
     # updater: with one seed, domains of equal size would always meet in the same pairs
     main, second = (make_iterator(one, options, ranks, options.seed + i) for i, one in enumerate(examples))
     both = {"main": main, "second": second}
-    tables = look_up_tables(options, images)
+    tables = look_up_tables(options, images, ranks)
     updater = CycleganUpdater(both, optimizers, networks, options, random, device, features, ranks, segmentors, tables)
     measure = CycleMeasure(val_a, val_b, shown, device, options, ranks) if val_a or val_b else None
     if options.check:
@@ -135,12 +132,15 @@ def begin_at_shift(
     return dataclasses.replace(options, mean_change=change, **expected)
 
 
-def look_up_tables(options: UnpairedOptions, images: Sequence[unpaired.UnpairedDataset]) -> dict[str, look_up.LookUp]:
+def look_up_tables(
+    options: UnpairedOptions, images: Sequence[unpaired.UnpairedDataset], ranks: Ranks
+) -> dict[str, look_up.LookUp]:
     """The tables of ``--look_up`` into the domains "x" and "y"; {} without, and where weights know better."""
     if options.look_up == "none" or options.check or options.model_gen:
         return {}
     found = look_up.between(images[0], images[1], options.look_up)
-    log.info("--look_up %s: %s", options.look_up, found.sentence)
+    if ranks.first:
+        print(f"--look_up {options.look_up}: {found.sentence}", flush=True)
     return {"y": found.there, "x": found.back}
 
 

@@ -60,10 +60,10 @@ class Tables:
 
     @property
     def sentence(self) -> str:
-        """In words, for the log."""
+        """In words."""
         rising, falling = self.distances
         way = "bright levels become dark, dark ones bright" if self.falling else "bright levels stay bright"
-        return f"{way} (unlike the other domain by {rising:.3g} rising, {falling:.3g} falling)"
+        return f"{way} (distance to the other domain: rising {rising:.2f}, falling {falling:.2f})"
 
 
 def between(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, way: str = "auto") -> Tables:

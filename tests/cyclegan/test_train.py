@@ -235,6 +235,14 @@ def test_check_and_bad_input(data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_table_of_levels_is_told_and_weights_that_are_given_know_better(data, tmp_path, capsys):
+    train(data, tmp_path / "out", "-e", "1", "--look_up", "falling")
+    assert "--look_up falling: bright levels become dark, dark ones bright (distance" in capsys.readouterr().out
+    (run,) = (tmp_path / "out").iterdir()
+    train(data, tmp_path / "more", "-e", "1", "--look_up", "falling", "-m", str(run))
+    assert "--look_up" not in capsys.readouterr().out
+
+
 def test_residual_generators_start_at_the_shift_between_the_domains(tmp_path):
     random = np.random.default_rng(2)
     for folder, above in (("trainA", 0), ("trainB", 200)):

@@ -354,6 +354,8 @@ def test_missing_perceptual_weights_are_named():
 def test_domains_of_different_channels():
     options = options_of(ch=1, out_ch=3, lambda_domain=0)
     assert moved_by_one_update(updater_of(options)) == set(net.build(options).as_dict())
+    with pytest.raises(UserError, match="--look_up auto: .*1 and 3"):
+        updater_of(options_of(ch=1, out_ch=3, lambda_domain=0, look_up="auto"))
     with pytest.raises(UserError, match="lambda_domain.*1 and 3 channels"):
         check_terms(options_of(ch=1, out_ch=3))
 
