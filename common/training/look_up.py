@@ -19,7 +19,7 @@ from medi2i.common.compat import Array, F, chainer
 from medi2i.common.training.likeness import spread
 from medi2i.datasets.unpaired import UnpairedDataset
 
-EXAMPLES = 64  # images of each domain
+EXAMPLES = 32  # images of each domain
 LEVELS = 257  # of a table, equally many pixels between any two
 SMOOTH = 3  # pixels, side of the squares over which levels are means: noise of air would be tissue
 BINS = 64  # of [-1, 1]: the fullest one along the borders of images is background, with those beside it
@@ -121,12 +121,12 @@ def _table(x: Sequence[np.ndarray], y: Sequence[np.ndarray], falling: bool) -> L
 
 def _cloud(images: Sequence[np.ndarray]) -> np.ndarray:
     """(SAMPLES, scales): means of smoothed images (H, W) around pixels, drawn with replacement."""
-    every = [
-        np.stack([ndimage.gaussian_filter(_smooth(image), scale, mode="nearest").ravel() for scale in SCALES], 1)
-        for image in images
-    ]
-    points = np.concatenate(every)
-    return points[np.random.default_rng(0).integers(len(points), size=SAMPLES)].astype(np.float64)
+    rng, points = np.random.default_rng(0), []
+    for image in images:
+        chosen = rng.integers(image.size, size=-(-SAMPLES // len(images)))
+        around = (ndimage.gaussian_filter(_smooth(image), scale, mode="nearest") for scale in SCALES)
+        points.append(np.stack([one.ravel()[chosen] for one in around], axis=1))
+    return np.concatenate(points)[:SAMPLES].astype(np.float64)
 
 
 def _distance(made: np.ndarray, real: np.ndarray) -> float:
