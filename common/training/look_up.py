@@ -77,7 +77,8 @@ def between(dataset_x: UnpairedDataset, dataset_y: UnpairedDataset, way: str = "
         [channel for i in spread(len(dataset), EXAMPLES) for channel in dataset.whole(i)]
         for dataset in (dataset_x, dataset_y)
     )
-    both = [(_table(x, y, falling), _table(y, x, falling)) for falling in (False, True)]
+    of_x, of_y = _levels(x), _levels(y)
+    both = [(_table(of_x, of_y, falling), _table(of_y, of_x, falling)) for falling in (False, True)]
     cloud_x, cloud_y = _cloud(x), _cloud(y)
     rising, falling = (
         _distance(_cloud(_made(there, x)), cloud_y) + _distance(_cloud(_made(back, y)), cloud_x) for there, back in both
@@ -99,24 +100,26 @@ def _made(table: LookUp, images: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _background(images: Sequence[np.ndarray]) -> float:
-    """The level that is most frequent along the borders of images (H, W)."""
-    borders = np.concatenate([np.concatenate([i[0], i[-1], i[:, 0], i[:, -1]]) for i in map(_smooth, images)])
+    """The level that is most frequent along the borders of smoothed images (H, W)."""
+    borders = np.concatenate([np.concatenate([i[0], i[-1], i[:, 0], i[:, -1]]) for i in images])
     counts, edges = np.histogram(borders, BINS, (-1, 1))
     fullest = counts.argmax()
     inside = (borders >= edges[fullest]) & (borders <= edges[fullest + 1])
     return float(np.median(borders[inside]))
 
 
-def _table(x: Sequence[np.ndarray], y: Sequence[np.ndarray], falling: bool) -> LookUp:
-    """By images (H, W) of both domains."""
-    grounds, quantiles = [], []
-    for images in (x, y):
-        ground, values = _background(images), np.concatenate([_smooth(image).ravel() for image in images])
-        tissue = values[~_near(values, ground)]
-        grounds.append(ground)
-        quantiles.append(np.quantile(tissue if tissue.size else values, np.linspace(0, 1, LEVELS)))
-    levels, becomes = quantiles
-    return LookUp(levels, becomes[::-1] if falling else becomes, *grounds)
+def _levels(images: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+    """(level of the background, quantiles (LEVELS,) of all else) of images (H, W)."""
+    smooth = [_smooth(image) for image in images]
+    ground, values = _background(smooth), np.concatenate([image.ravel() for image in smooth])
+    tissue = values[~_near(values, ground)]
+    return ground, np.quantile(tissue if tissue.size else values, np.linspace(0, 1, LEVELS))
+
+
+def _table(x: tuple[float, np.ndarray], y: tuple[float, np.ndarray], falling: bool) -> LookUp:
+    """From one domain to another, each by its ``_levels``."""
+    (ground, levels), (of_ground, becomes) = x, y
+    return LookUp(levels, becomes[::-1] if falling else becomes, ground, of_ground)
 
 
 def _cloud(images: Sequence[np.ndarray]) -> np.ndarray:
