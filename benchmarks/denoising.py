@@ -21,12 +21,12 @@ from scipy.ndimage import gaussian_filter
 
 from medi2i.common.compat import chainer
 from medi2i.common.inference.generator import AnySize, engine_of
-from medi2i.common.inference.plan import for_noise, share_of
+from medi2i.common.inference.plan import for_noise
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import PairedOptions
 from medi2i.common.outputs import write_text
 from medi2i.datasets import dicom
-from medi2i.datasets.noise_level import NoiseMeter
+from medi2i.datasets.noise_level import Noise, NoiseMeter
 from medi2i.datasets.scaling import Clip
 from medi2i.tools.evaluation.classical import FILTERS, Filter, tune
 from medi2i.tools.evaluation.metrics import FULL, bias, psnr, rmse
@@ -145,12 +145,13 @@ def edge_widths(images: list[np.ndarray], scenes: list[Scene]) -> tuple[float, f
     return meter.distance("image") * scenes[0].spacing, meter.distance("truth") * scenes[0].spacing
 
 
-def level_of(image: np.ndarray, mask: np.ndarray | None) -> float:
+def noise_of(image: np.ndarray, mask: np.ndarray | None) -> Noise:
     """What a conversion would measure in this slice alone."""
     meter = NoiseMeter()
     meter.add(image, mask)
     found = meter.result()
-    return 10.0 if found is None else max(found.to_remove, 0.5)
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -166,11 +167,13 @@ class Model:
         self.name = Path(self.name).name
         self.network = AnySize(generator, engine_of(generator, chainer.get_device("@numpy")))
 
-    def __call__(self, image: np.ndarray, level: float, found: float) -> np.ndarray:
-        """``image`` (H, W) in HU without ``level`` of the noise that is ``found`` in it, HU (standard deviation)."""
+    def __call__(self, image: np.ndarray, found: Noise, level: float | None = None) -> np.ndarray:
+        """``image`` (H, W) in HU without ``level`` of the noise that is ``found`` in it, HU (standard deviation), or
+        without all that is to be removed."""
         clip, share = Clip(*self.trained.clipA), 1.0
         if self.trained.noise_level is not None:
-            clip, share = for_noise(clip, self.trained.noise_level, level), share_of(level, found)
+            clip = for_noise(clip, self.trained.noise_level, level or max(found.to_remove, 0.5))
+            share = found.share_of(level) if level else 1.0
         unit = clip.to_unit(image[None, None])
         return image + share * clip.width / 2 * (self.network(unit) - unit)[0, 0]
 
@@ -187,10 +190,10 @@ def compare(work: Path, name: str, scenes: list[Scene], models: list[Model], kin
     jobs: dict[str, tuple[Callable, list[tuple]]] = {"doing nothing": (lambda image: image, [(one,) for one in images])}
     for row, one in classical(kind, tuning, images, scenes).items():
         jobs[row] = one, [(image,) for image in images]
-    levels = [level_of(image, scene.mask) for image, scene in zip(images, scenes, strict=True)]
+    found = [noise_of(image, scene.mask) for image, scene in zip(images, scenes, strict=True)]
     for model in models:
-        jobs[f"{model.name}, told"] = model, list(zip(images, sds, levels, strict=True))
-        jobs[model.name] = model, list(zip(images, levels, levels, strict=True))
+        jobs[f"{model.name}, told"] = model, list(zip(images, found, sds, strict=True))
+        jobs[model.name] = model, list(zip(images, found, strict=True))
     rows = {}
     for row, (one, inputs) in jobs.items():
         kept = work / f"{name}-{kind}-{row}.json".replace(" ", "_").replace("/", "_")
@@ -198,9 +201,9 @@ def compare(work: Path, name: str, scenes: list[Scene], models: list[Model], kin
             results = [one(*given) for given in inputs]
             each = [measured(result, scene) for result, scene in zip(results, scenes, strict=True)]
             keys = sorted({key for one in each for key in one})
-            found = {key: float(np.mean([one[key] for one in each if key in one])) for key in keys}
-            found["edge"], found["true edge"] = edge_widths(results, scenes)
-            kept.write_text(json.dumps(found), encoding="utf-8")
+            figures = {key: float(np.mean([one[key] for one in each if key in one])) for key in keys}
+            figures["edge"], figures["true edge"] = edge_widths(results, scenes)
+            kept.write_text(json.dumps(figures), encoding="utf-8")
         rows[row] = json.loads(kept.read_text(encoding="utf-8"))
         print(f"{name}, {kind}, {row}: {rows[row]['rmse']:.2f} HU", flush=True)
     return rows
@@ -224,10 +227,10 @@ def seven_levels(name: str, scenes: list[Scene], models: list[Model]) -> list[st
     lines.append("|" + "---|" * (len(LEVELS) + 2))
     for kind in ("white", "lower dose"):
         images = [at_level(scene, kind, level, 0) for level in LEVELS]
-        found, rows = [level_of(image, scene.mask) for image in images], {"doing nothing": images}
+        found, rows = [noise_of(image, scene.mask) for image in images], {"doing nothing": images}
         for model in models:
-            rows[f"{model.name}, told"] = [model(*one) for one in zip(images, LEVELS, found, strict=True)]
-            rows[model.name] = [model(*one) for one in zip(images, found, found, strict=True)]
+            rows[f"{model.name}, told"] = [model(*one) for one in zip(images, found, LEVELS, strict=True)]
+            rows[model.name] = [model(*one) for one in zip(images, found, strict=True)]
         for row, results in rows.items():
             errors = " | ".join(f"{measured(result, scene)['rmse']:.2f}" for result in results)
             lines.append(f"| {kind} | {row} | {errors} |")
@@ -237,8 +240,8 @@ def seven_levels(name: str, scenes: list[Scene], models: list[Model]) -> list[st
 def draw(path: Path, scene: Scene, models: list[Model]) -> None:
     """Input, results and truth of a slice with the noise of a quarter of the dose, soft tissue window."""
     image = noisy(scene, NOISES[1], 0)
-    level = level_of(image, scene.mask)
-    results = {model.name: model(image, level, level) for model in models}
+    found = noise_of(image, scene.mask)
+    results = {model.name: model(image, found) for model in models}
     panels = {NOISES[1]: image, **results, "truth": scene.truth}
     figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
     for axes, (name, panel) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):

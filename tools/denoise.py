@@ -29,7 +29,7 @@ from medi2i.common.errors import UserError, as_main, as_user_errors, counted
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
-from medi2i.common.inference.plan import MOST_UNLIKE, Plan, for_noise, share_of
+from medi2i.common.inference.plan import MOST_UNLIKE, Plan, for_noise
 from medi2i.common.inference.report import NAME as CONVERSION
 from medi2i.common.inference.report import place_for
 from medi2i.common.networks.checkpoint import find_run
@@ -137,9 +137,9 @@ def denoise(
     loaded = load_model(conversion, {}, PairedOptions)
     slices = hu.reshape(-1, *hu.shape[-2:])
     if loaded.trained.noise_level is not None:
-        found = _level(noise_in(lambda index: (slices[index], None), range(len(slices))))
-        level = noise_level or found
-        strength *= share_of(level, found)
+        found = noise_in(lambda index: (slices[index], None), range(len(slices)))
+        level = noise_level or _level(found)
+        strength *= 1.0 if found is None else found.share_of(level)
         conversion = replace(conversion, noise_level=level, strength=strength)
     if strength == 0:
         return hu.copy()

@@ -264,7 +264,7 @@ def for_noise(clip: Clip | None, trained_level: float, level: float) -> Clip:
 
 def noise_level_of(images: Catalogue) -> float:
     """Standard deviation in HU of the noise that is to be taken away from CT ``images``. Raises UserError."""
-    found = _noise_levels(images)
+    found = {name: 0.0 if noise is None else noise.to_remove for name, noise in _noises(images).items()}
     low, high = min(found.values()), max(found.values())
     if low < LEAST_NOISE or high > MOST_UNLIKE * low:
         told = ", ".join(f"{name}: {level:.1f} HU" for name, level in sorted(found.items(), key=lambda one: one[1])[:5])
@@ -277,25 +277,15 @@ def noise_level_of(images: Catalogue) -> float:
 
 def share_of_noise(level: float, images: Catalogue) -> float:
     """How much of a network's change is to be made of CT ``images`` where ``level`` HU of noise are to be taken away
-    (:func:`share_of`), by the series with least noise; 1 where it cannot be measured."""
+    (``Noise.share_of``), by the series with least noise; 1 where it cannot be measured."""
     try:
-        return share_of(level, min(_noise_levels(images).values()))
+        return max(1.0 if noise is None else noise.share_of(level) for noise in _noises(images).values())
     except UserError:
         return 1.0
 
 
-def share_of(level: float, found: float) -> float:
-    """(``level`` over what is ``found`` to take away, HU) to the power of 1.5, at most 1.
-
-    Of noise of one texture no network can tell which part is to stay. Where the noise of a scan has the deviation s0
-    and ``level`` came on top, the best share of what takes away all of it is level² / (level² + s0²); networks take
-    away less than all. By this power no image of five series, with 3 to 60 HU of a lower dose, became worse.
-    """
-    return min(1.0, (level / found) ** 1.5) if found > 0 else 1.0
-
-
-def _noise_levels(images: Catalogue) -> dict[str, float]:
-    """HU of noise to take away, of each series. Raises UserError where it cannot be measured."""
+def _noises(images: Catalogue) -> dict[str, Noise | None]:
+    """The noise of each series. Raises UserError where it cannot be measured."""
     found = {}
     for volume in images.volumes:
         held = [source.held for source in volume.sources if source.held is not None]
@@ -308,7 +298,7 @@ def _noise_levels(images: Catalogue) -> dict[str, float]:
             noise = noise_of(volume.series) if volume.series is not None else _noise_of_held(held)
         except Unreadable as error:
             raise UserError(f"{error.path}: {error.reason}") from None
-        found[name] = 0.0 if noise is None else noise.to_remove
+        found[name] = noise
     return found
 
 

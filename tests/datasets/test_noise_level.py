@@ -108,6 +108,20 @@ def test_where_nothing_can_be_measured_it_is_not():
     assert measured(np.full((40, 40), -1000, np.float32)) is None
 
 
+@pytest.mark.parametrize("added", [0, 3, 10, 40])
+def test_white_noise_is_told_from_texture(added):
+    texture = [20 * _unit(gaussian_filter(white(1, seed), 1.0)) for seed in range(3)]
+    found = measured(*(anatomy() + one + white(added, 5 + number) for number, one in enumerate(texture)))
+    assert found.white_level == pytest.approx(added, rel=0.1, abs=0.5)
+
+
+def test_a_level_that_is_told_is_taken_away_whole_where_it_may_be_the_white_noise_and_else_in_part():
+    found = Noise(50.0, np.zeros(1), np.zeros(1), (0.5, 0.5), None, 10.0)
+    assert [found.share_of(level) for level in (5, 12, 45, 60)] == [1, 1, 1, 1]
+    assert found.share_of(20) == pytest.approx((20 / 45) ** 1.5)
+    assert Noise(0.0, np.zeros(1), np.zeros(1), (0.0, 0.0), None, 0.0).share_of(3) == 1
+
+
 def test_white_noise_is_taken_away_as_a_whole_and_that_of_a_scan_but_for_some_texture():
     rng, truth = np.random.default_rng(3), np.full((160, 160), 40.0, np.float32)
     texture = 8 * _unit(gaussian_filter(rng.standard_normal(truth.shape), 0.7))

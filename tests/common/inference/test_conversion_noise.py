@@ -1,13 +1,13 @@
 """Networks for one level of noise: what they are told of the noise in the images of a conversion."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from medi2i.common.errors import UserError
 from medi2i.common.inference import plan
+from medi2i.datasets.noise_level import Noise
 from medi2i.datasets.scaling import Clip
 from medi2i.pix2pix import convert
 
@@ -34,9 +34,14 @@ def test_what_is_taken_away_grows_with_the_noise(tmp_path, paired_run, files):
     assert settings["noise_level"] == 60 and settings["clip_in"] == [-3072, 6000]
 
 
+def noise(level, white_level=0.0):
+    """As one of a scan, of which nine tenths are to be taken away."""
+    return Noise(level, np.zeros(1), np.zeros(1), (0.5, 0.5), None, white_level)
+
+
 def test_noise_is_measured_where_it_is_not_given(tmp_path, paired_run, files, monkeypatch):
     files.write_series(tmp_path / "in", 2)
-    monkeypatch.setattr(plan, "noise_of", lambda series: SimpleNamespace(to_remove=40.0))
+    monkeypatch.setattr(plan, "noise_of", lambda series: noise(40 / 0.9))
     assert converted(tmp_path, paired_run(offset=0.1, noise_level=20)) == 0
     np.testing.assert_allclose(change_of(tmp_path, files), 2 * 0.1 * 1512, atol=0.51)
 
@@ -44,15 +49,16 @@ def test_noise_is_measured_where_it_is_not_given(tmp_path, paired_run, files, mo
 def test_of_more_noise_than_is_to_go_a_share_stays(tmp_path, paired_run, files, monkeypatch, capsys):
     files.write_series(tmp_path / "in", 2)
     run, changes = paired_run(noise_level=20, gen_residual=0.01), []
-    for found, share in ((30.0, 1.0), (240.0, 0.125)):
-        monkeypatch.setattr(plan, "noise_of", lambda series, found=found: SimpleNamespace(to_remove=found))
+    for found, share in ((noise(30 / 0.9), 1.0), (noise(240 / 0.9), 0.125), (noise(240 / 0.9, white_level=55), 1.0)):
+        monkeypatch.setattr(plan, "noise_of", lambda series, found=found: found)
         assert converted(tmp_path, run, "--noise_level", 60, "--strength", 0.5, "--force") == 0
         assert ("12% of the change is made" in capsys.readouterr().err) == (share < 1)
         settings = json.loads((tmp_path / "out.report/conversion.json").read_text())["settings"]
-        assert settings["strength"] == 0.5 * share
+        assert settings["strength"] == pytest.approx(0.5 * share)
         changes.append(change_of(tmp_path, files))
     assert np.abs(changes[0]).max() > 5
     np.testing.assert_allclose(changes[1], 0.125 * changes[0], atol=1.01)
+    np.testing.assert_array_equal(changes[2], changes[0])
 
 
 def test_no_noise_that_can_be_measured_is_refused(tmp_path, paired_run, files, monkeypatch, capsys):
