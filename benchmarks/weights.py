@@ -9,7 +9,7 @@ A network keeps noise that it has seen in targets, so none has that of its scann
 slices are averaged and cleaned by non-local means. Two of three then get a texture, as a clinical image has it, by the
 noise of another scan (what is measured against an image with noise of its own is best where that is left), and
 pixel sizes, contrast and sharpness vary. The third has none, larger pixels, and ellipses from faint to bright.
-On top: white noise, or noise of a lower dose through projections by many kernels, from 3 to 70 HU. Then all is scaled
+On top: white noise, or noise of a lower dose through projections by many kernels, from 3 to 110 HU. Then all is scaled
 so that this noise has LEVEL: the network sees one level only (--noise_level), and where all noise is to go, one that is
 as far off as an estimate may be. Whole numbers in .npy, trainA and trainB as train.py reads them.
 """
@@ -54,7 +54,7 @@ CLEAN = 3  # of so many pairs one has a target without noise
 OFF = (0.8, 1.2)  # of the level that such a pair is told, times the noise: an estimate is off, too
 QUIET = 5.0  # HU; a series with less noise of its own may be a target as it is
 SAME_KERNEL = 0.5  # of those with noise of a lower dose: it has the kernel of what the target keeps
-LEVELS = (3.0, 70.0)  # standard deviation of the noise on top in the body, HU
+LEVELS = (3.0, 110.0)  # standard deviation of the noise on top in the body, HU
 TEXTURE = (2.0, 25.0)  # of what the target keeps, HU
 BODY = -300.0  # HU; above is the patient
 # What args says of the machine that trained.

@@ -7,7 +7,7 @@ Training (``Domain``) and conversion take the same steps: ``to_grid`` (body, enl
 import collections
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,26 @@ def clip_to_body(hu: np.ndarray) -> np.ndarray:
 
 STANDARD = 1000.0  # where the scale of a normalised series ends
 TISSUE_SHARE = 0.1  # of the 99.5th percentile: below is air, or noise
-LANDMARKS = {"percentiles": (99.5,), "nyul": (*range(10, 100, 10), 99.5)}  # percentiles of the tissue
+TOP = 99.5  # percentile
+NYUL = (*range(10, 100, 10), TOP)
+BEYOND = 1.25  # times the bright tissue's level is where the scale of "tissues" ends: the brightest of fat
+
+
+def _of_tissues(tissue: np.ndarray) -> Sequence[float]:
+    """Of dark and bright tissue, told apart by Otsu's threshold, whatever share each has: muscle and fat in T1."""
+    from skimage.filters import threshold_otsu  # slow to import
+
+    split = threshold_otsu(tissue)
+    dark, bright = (float(np.median(one)) for one in (tissue[tissue <= split], tissue[tissue > split]))
+    return dark, bright, BEYOND * bright
+
+
+LANDMARKS: dict[str, tuple[int, Callable[[np.ndarray], Sequence[float]]]] = {
+    "percentiles": (1, lambda tissue: [np.percentile(tissue, TOP)]),
+    "nyul": (len(NYUL), lambda tissue: np.percentile(tissue, NYUL)),
+    "tissues": (3, _of_tissues),
+}
+"""How many landmarks there are, and the grey levels of them in the tissue of a series."""
 READ_OF_SERIES = 64  # slices, evenly spaced, that say what the levels of a series are
 
 
@@ -103,8 +122,8 @@ def scale_of(how: str, sources: Sequence[Source], domain: str, landmarks: Sequen
     """The Scale of ``sources`` of a ``domain``, "A" or "B", by its ``--normaliseA`` or ``B``; None for "none".
 
     A series is what has one ``group``: of DICOM a series, of other kinds a folder. What counts are the levels of all
-    its images, above TISSUE_SHARE of their 99.5th percentile, at the percentiles LANDMARKS (Nyúl, Udupa: Magn Reson Med
-    42, 1999; the first landmark is 0, no signal). landmarks: those of the training; None in a training, where they are
+    its images, above TISSUE_SHARE of their 99.5th percentile, by LANDMARKS ("nyul": Nyúl, Udupa, Magn Reson Med 42,
+    1999; the first landmark is 0, no signal). landmarks: those of the training; None in a training, where they are
     the means over its series, each brought to the same end first: STANDARD, of pictures their white. Raises UserError
     for CT, whose values have a unit.
     """
@@ -122,7 +141,7 @@ def scale_of(how: str, sources: Sequence[Source], domain: str, landmarks: Sequen
     levels = {}
     for key, images in series.items():
         try:
-            levels[key] = _levels(images, key[1], LANDMARKS[how])
+            levels[key] = _levels(images, key[1], how)
         except Unreadable as error:
             log.warning("--%s: %s: its series cannot be normalised: %s", option, error.path, error.reason)
     if landmarks is None:
@@ -131,17 +150,17 @@ def scale_of(how: str, sources: Sequence[Source], domain: str, landmarks: Sequen
         white = None if sources[0].kind == "dcm" else default_clip(sources[0].kind, sources[0].bits).upper
         landmarks = np.mean([np.divide(one, one[-1]) for one in levels.values()], axis=0) * (white or STANDARD)
     known = tuple(round(float(one), 4) for one in landmarks)
-    if len(known) != len(LANDMARKS[how]) or known[0] <= 0 or np.any(np.diff(known) < 0):
+    if len(known) != LANDMARKS[how][0] or known[0] <= 0 or np.any(np.diff(known) < 0):
         raise UserError(
             f"landmarks{domain} of args: {known} are no scale by --{option} {how}, "
-            f"which is {len(LANDMARKS[how])} grey level(s), rising, above 0"
+            f"which is {LANDMARKS[how][0]} grey level(s), rising, above 0"
         )
     return Scale(how, known, {key: Curve(found, known) for key, found in levels.items()})
 
 
 def top_of(values: np.ndarray, path: Path) -> float:
     """The 99.5th percentile of the grey levels of a series. Raises Unreadable, of ``path``, where it is no signal."""
-    top = float(np.percentile(values, *LANDMARKS["percentiles"])) if values.size else 0.0
+    top = float(np.percentile(values, TOP)) if values.size else 0.0
     if top <= 0:
         raise Unreadable(path, "hardly any value of its series is above 0")
     return top
@@ -154,8 +173,8 @@ def clip_given(given: Sequence[float | None] | None, normalised: Scale | None) -
     return 0.0, normalised.landmarks[-1]
 
 
-def _levels(images: Sequence[Source], column: int, percentiles: Sequence[float]) -> tuple[float, ...]:
-    """The grey levels of a series at the percentiles of its tissue. Raises Unreadable where there is none."""
+def _levels(images: Sequence[Source], column: int, how: str) -> tuple[float, ...]:
+    """The grey levels of a series' landmarks. Raises Unreadable where it has no tissue."""
     chosen = [images[number] for number in np.unique(np.linspace(0, len(images) - 1, READ_OF_SERIES).astype(int))]
     parts = []
     for source in chosen:
@@ -163,8 +182,7 @@ def _levels(images: Sequence[Source], column: int, percentiles: Sequence[float])
         parts.append(image.array.ravel() if image.mask is None else image.array[:, ~image.mask].ravel())
     values = np.concatenate(parts)
     top = top_of(values, chosen[0].path)
-    found = np.percentile(values[values > TISSUE_SHARE * top], percentiles)
-    return tuple(round(float(one), 4) for one in found)
+    return tuple(round(float(one), 4) for one in LANDMARKS[how][1](values[values > TISSUE_SHARE * top]))
 
 
 def to_grid(

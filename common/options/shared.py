@@ -149,7 +149,7 @@ class ImageOptions(Checked):
         "none",
         choices=NORMALISATIONS,
         help="bring each series of domain A, whose grey levels have no unit (MR), to a scale that ends at 1000 first: "
-        "by the 99.5th percentile of its tissue, or by ten landmarks (Nyul)",
+        "by the 99.5th percentile of its tissue, by ten landmarks (Nyul), or by its dark and its bright tissue",
         first=True,
     )
     normaliseB: str = option(

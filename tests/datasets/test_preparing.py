@@ -142,6 +142,23 @@ def test_by_landmarks_another_contrast_becomes_that_of_the_training(tmp_path):
     np.testing.assert_array_equal(found[:, :4], 0)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_dark_and_bright_tissue_come_to_their_levels_whatever_share_each_has(tmp_path, share):
+    rng, size = np.random.default_rng(1), (40, 50)
+    grey = np.where(rng.random(size) < share, 3 * rng.normal(880, 20, size), 3 * rng.normal(300, 20, size))
+    grey[:, :10] = 5
+    np.save(tmp_path / "0.npy", grey.astype(np.float32))
+    sources = sources_in(tmp_path)
+    scale = scale_of("tissues", sources, "A", [270.0, 800.0, 1000.0])
+    bright, dark = (float(np.median(one)) for one in (grey[grey > 1800], grey[(grey > 100) & (grey < 1800)]))
+    np.testing.assert_allclose(scale.curve(sources[0]).levels, (dark, bright, 1.25 * bright), rtol=1e-4)
+    np.testing.assert_allclose(
+        scale.curve(sources[0])(np.array([dark, bright, 2 * bright])), [270, 800, 1600], rtol=1e-4
+    )
+    alone = scale_of("tissues", sources, "A", None).landmarks
+    np.testing.assert_allclose(alone, [800 * dark / bright, 800, 1000], rtol=1e-4)
+
+
 def test_a_curve_goes_through_its_levels_and_on_beyond_them():
     curve = Curve((100.0, 400.0), (200.0, 1000.0))
     np.testing.assert_allclose(curve(np.array([0, 50, 100, 250, 400, 800, -10])), [0, 100, 200, 600, 1000, 2000, -20])
