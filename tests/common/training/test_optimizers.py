@@ -154,15 +154,38 @@ def test_muon_moves_a_matrix_by_the_singular_vectors_of_its_momentum(shape):
     expected, m, rows = link.W.array.astype(np.float64), 0, shape[0]
     optimizer = make_optimizer("Muon", link, RATE, 0.1)
     for scale in (1, 1e-3, 30):
-        link.W.grad = gradient = (scale * np.random.RandomState(1).randn(*shape)).astype(np.float32)
+        gradient = (scale * np.random.RandomState(1).randn(*shape)).astype(np.float64)
+        link.W.grad = gradient.astype(np.float32)
         optimizer.update()
-        m = 0.95 * m + gradient.astype(np.float64)
+        if scale == 30:  # is longer than the momentum
+            gradient *= np.linalg.norm(m) / np.linalg.norm(gradient)
+        m = 0.95 * m + gradient
         u, s, v = np.linalg.svd((gradient + 0.95 * m).reshape(rows, -1), full_matrices=False)
         s /= np.sqrt((s**2).sum())
         for _ in range(5):
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         expected -= RATE * 0.2 * np.sqrt(max(rows, expected.size // rows)) * (u * s @ v).reshape(shape) + 0.1 * expected
     assert link.W.array == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_one_gradient_that_is_far_too_long_does_not_turn_muon_for_long():
+    """Ten steps after it those of a matrix and of a bias are as before, as they would be without it."""
+    moved = {}
+    for outlier in (1, 1e6):
+        link = chainer.Link()
+        with link.init_scope():
+            link.W, link.b = (chainer.Parameter(np.zeros(shape, np.float32)) for shape in ((4, 6), (5,)))
+        optimizer, rng = make_optimizer("Muon", link, RATE, 0), np.random.RandomState(4)
+        for step in range(60):
+            length = outlier if step == 30 else 1
+            link.W.grad = (length * (1 + rng.randn(4, 6))).astype(np.float32)
+            link.b.grad = (length * (1 + rng.randn(5))).astype(np.float32)
+            if step == 50:
+                before = link.W.array.copy(), link.b.array.copy()
+            optimizer.update()
+        moved[outlier] = [(p.array - b).mean() for p, b in zip((link.W, link.b), before, strict=True)]
+    np.testing.assert_allclose(moved[1e6], moved[1], rtol=0.3)
+    assert max(moved[1]) < 0
 
 
 def test_what_is_nearly_orthogonal_has_singular_values_near_1():
