@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 from medi2i.common.compat import chainer
 from medi2i.common.inference.generator import AnySize, engine_of
-from medi2i.common.inference.plan import for_noise
+from medi2i.common.inference.noise import Change, for_noise, told
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import PairedOptions
 from medi2i.common.outputs import write_text
@@ -171,12 +171,13 @@ class Model:
     def __call__(self, image: np.ndarray, found: Noise, level: float | None = None) -> np.ndarray:
         """``image`` (H, W) in HU without ``level`` of the noise that is ``found`` in it, HU (standard deviation), or
         without all that is to be removed."""
-        clip, share = Clip(*self.trained.clipA), 1.0
+        clip, change = Clip(*self.trained.clipA), Change()
         if self.trained.noise_level is not None:
-            clip = for_noise(clip, self.trained.noise_level, level or max(found.to_remove, 0.5))
-            share = found.share_of(level) if level else 1.0
+            level, share, white = told(level or max(found.to_remove, 0.5), lambda: {"": found})
+            clip = for_noise(clip, self.trained.noise_level, level)
+            change = Change(share, 2 * level / clip.width if white else 0.0)
         unit = clip.to_unit(image[None, None])
-        return image + share * clip.width / 2 * (self.network(unit) - unit)[0, 0]
+        return image + clip.width / 2 * (change(unit, self.network(unit)) - unit)[0, 0]
 
 
 def compare(work: Path, name: str, scenes: list[Scene], models: list[Model], kind: str) -> dict[str, dict[str, float]]:

@@ -29,10 +29,12 @@ SLICES = 12  # of a series, evenly spaced
 WHITE_SHARE = 0.3  # of the level; in eight series what looks white of their own noise is 0.03 to 0.23 of it
 AS_TOLD = 1.2  # times the white level: a level that is told may be that of white noise
 TO_REMOVE = 0.9
-_CORNERS = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :]) > 0.65  # kernels pass nothing there
+_RADIUS = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :])
+_CORNERS, _FINE = _RADIUS > 0.65, _RADIUS > 0.5  # kernels pass nothing there, and little
+NEARLY_WHITE = 0.7  # of the level: what white noise is measured by the many frequencies that kernels pass little of
 _WINDOW = np.outer(get_window("hann", SIDE), get_window("hann", SIDE))  # or low frequencies would leak into corners
 _WINDOW /= np.sqrt((_WINDOW**2).sum())
-_ring_of = np.rint(np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :]) * SIDE).astype(int)
+_ring_of = np.rint(_RADIUS * SIDE).astype(int)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Noise:
         much_white = self.white_level > WHITE_SHARE * self.level
         return min(self.white_level, self.level) if much_white else TO_REMOVE * self.level
 
+    def white_at(self, level: float) -> bool:
+        """Whether ``level`` HU that are to be taken away may be all white noise."""
+        return level <= AS_TOLD * self.white_level
+
     def share_of(self, level: float) -> float:
         """How much of a network's change is to be made where ``level`` HU are to be taken away: all where this may be
         the white noise; else ``level`` over what there is to remove to the power of 1.5, at most 1.
@@ -70,7 +76,7 @@ class Noise:
         s0 and ``level`` came on top, the best share of what takes away all of it is level² / (level² + s0²); networks
         take away less than all. By this power no image of five series, with 3 to 60 HU of a lower dose, became worse.
         """
-        if level <= AS_TOLD * self.white_level or self.to_remove == 0:
+        if self.white_at(level) or self.to_remove == 0:
             return 1.0
         return min(1.0, (level / self.to_remove) ** 1.5)
 
@@ -94,7 +100,8 @@ class Noise:
 
 _Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Of one slice: variances of its squares; power of the calm ones; means of their squared pixels, of products with those
-below and beside them, and of what is white; power of calm ones, of those in the slice after, of what both share."""
+below and beside them, and of their finest power, in corners and all; power of calm ones, of those in the slice after,
+of what both share."""
 
 
 class NoiseMeter:
@@ -127,7 +134,8 @@ class NoiseMeter:
         squares, pairs = squares[calm], np.zeros((3, SIDE, SIDE))
         transformed = np.fft.fft2(squares)
         down, right = squares[:, 1:] * squares[:, :-1], squares[:, :, 1:] * squares[:, :, :-1]
-        white = np.abs(np.fft.fft2(squares * _WINDOW)[:, _CORNERS]) ** 2
+        windowed = np.abs(np.fft.fft2(squares * _WINDOW)) ** 2
+        corners, fine = (windowed[:, which].mean() for which in (_CORNERS, _FINE))
         if after is not None:
             other = np.fft.fft2(detrend(squares_of(after)[chosen[calm]]))
             power = np.abs(transformed) ** 2, np.abs(other) ** 2, (transformed * other.conj()).real
@@ -136,7 +144,7 @@ class NoiseMeter:
             (
                 variances,
                 (np.abs(transformed) ** 2).sum(axis=0),
-                np.array([(squares**2).mean(), down.mean(), right.mean(), white.mean()]),
+                np.array([(squares**2).mean(), down.mean(), right.mean(), corners, fine]),
                 pairs,
             )
         )
@@ -152,7 +160,8 @@ class NoiseMeter:
         rings = np.arange(1, SIDE // 2 + 1)
         power = np.array([whole[_ring_of == ring].mean() for ring in rings])
         power *= np.median(variances) / max(float(whole.sum() / SIDE**2), 1e-12)
-        squares, down, right, white = np.mean(products, axis=0)
+        squares, down, right, corners, fine = np.mean(products, axis=0)
+        white = fine if corners > NEARLY_WHITE**2 * squares else corners
         return Noise(
             level=float(np.sqrt(np.median(variances))),
             frequencies=rings / SIDE,

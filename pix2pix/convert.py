@@ -5,26 +5,21 @@ python pix2pix/convert.py -a RUN/args -m RUN/enc_x50.npz -R data/ldct --val pair
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import Model
 from medi2i.common.inference.inputs import find_inputs
+from medi2i.common.inference.noise import for_noise, noises_of, told
 from medi2i.common.inference.pipeline import Combine
-from medi2i.common.inference.plan import (
-    Plan,
-    clips_of,
-    for_noise,
-    make_plan,
-    noise_level_of,
-    prepared,
-    share_of_noise,
-)
+from medi2i.common.inference.plan import Plan, clips_of, make_plan, prepared
 from medi2i.common.options import PairedOptions
 from medi2i.common.options.conversion import PairedConversionOptions, parse_conversion
 from medi2i.datasets.catalogue import Catalogue
+from medi2i.datasets.noise_level import Noise
 from medi2i.datasets.scaling import PAIRED_HU
 from medi2i.pix2pix.validation import evaluation_command
 
@@ -61,25 +56,30 @@ def images_of(options: PairedConversionOptions, model: Model[PairedOptions]) -> 
 
 
 def plan_of(
-    options: PairedConversionOptions, model: Model[PairedOptions], images: Catalogue, share: float | None = None
+    options: PairedConversionOptions,
+    model: Model[PairedOptions],
+    images: Catalogue,
+    measure: Callable[[], Mapping[str, Noise | None]] | None = None,
 ) -> Plan:
     """The Plan of a conversion of ``images`` by ``model``. Raises UserError.
 
-    share: of the change that is to be made at the noise level that is given; None: as ``share_of_noise`` has it.
+    measure: the noise of the series by name, for a network of one level, where it is known already.
     """
     trained, identity = model.trained, model.generator is None
     kind = options.imgtype_out or trained.imgtype_out
     clip_in, clip_out = clips_of(options, model, trained.clip_names, (images.sources[0].kind, kind))
     settings: dict[str, object] = {"columns": _columns(options, trained)}
+    white = 0.0
     if trained.noise_level is not None and not identity:
-        level = options.noise_level or noise_level_of(images)
+        level, share, is_white = told(options.noise_level, measure or partial(noises_of, images))
         clip_in, clip_out = (for_noise(clip, trained.noise_level, level) for clip in (clip_in, clip_out))
         settings["noise_level"] = level
-        if share is None:
-            share = share_of_noise(level, images) if options.noise_level and trained.gen_residual else 1.0
-        if share < 1:
-            print(f"--noise_level: the images have more noise; {share:.0%} of the change is made", file=sys.stderr)
-            options = replace(options, strength=options.strength * share)
+        if trained.gen_residual:
+            if share < 1:
+                print(f"--noise_level: the images have more noise; {share:.0%} of the change is made", file=sys.stderr)
+                options = replace(options, strength=options.strength * share)
+            white = 2 * level / clip_in.width if is_white else 0.0
+            settings["white_noise"] = is_white
     elif options.noise_level is not None:
         raise UserError("--noise_level: the network was not trained with --noise_level, so it needs none")
     if trained.scale > 1:
@@ -106,6 +106,7 @@ def plan_of(
         settings=settings,
         classes=0 if identity else trained.class_num,
         results=1 if identity or trained.class_num else results,
+        white=white,
     )
 
 

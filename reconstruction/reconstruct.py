@@ -27,7 +27,7 @@ from medi2i.common.compat import chainer
 from medi2i.common.device import use_cpu_engine
 from medi2i.common.errors import UserError, as_main
 from medi2i.common.inference.generator import AnySize, engine_of
-from medi2i.common.inference.plan import for_noise
+from medi2i.common.inference.noise import for_noise
 from medi2i.common.inference.report import COMPLETE, WRITTEN, Report
 from medi2i.common.networks.checkpoint import load_generator
 from medi2i.common.options import Checked, PairedOptions, option, parse

@@ -29,7 +29,8 @@ from medi2i.common.errors import UserError, as_main, as_user_errors, counted
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
-from medi2i.common.inference.plan import MOST_UNLIKE, Plan, for_noise
+from medi2i.common.inference.noise import MOST_UNLIKE, Change, for_noise, told
+from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import NAME as CONVERSION
 from medi2i.common.inference.report import place_for
 from medi2i.common.networks.checkpoint import find_run
@@ -136,15 +137,15 @@ def denoise(
     conversion = conversion_options(chosen)
     loaded = load_model(conversion, {}, PairedOptions)
     slices = hu.reshape(-1, *hu.shape[-2:])
+    white = False
     if loaded.trained.noise_level is not None:
         found = noise_in(lambda index: (slices[index], None), range(len(slices)))
-        level = noise_level or _level(found)
-        strength *= 1.0 if found is None else found.share_of(level)
-        conversion = replace(conversion, noise_level=level, strength=strength)
+        level, share, white = told(noise_level or _level(found), lambda: {"": found})
+        conversion = replace(conversion, noise_level=level, strength=strength * share)
     if strength == 0:
         return hu.copy()
     precision = choose_precision(chosen, conversion, loaded, slices[len(slices) // 2])
-    translation = Translation(loaded, replace(conversion, precision=precision))
+    translation = Translation(loaded, replace(conversion, precision=precision), white)
     return np.stack([translation(one) for one in slices]).reshape(hu.shape)
 
 
@@ -165,11 +166,13 @@ def denoise_folders(options: DenoiseOptions) -> int:
         network, middle = load_model(one, {}, PairedOptions), group[0].volume.sources[len(group[0].volume.sources) // 2]
         hu = dicom.read(middle.path, middle.frame).hu
         one = replace(one, precision=choose_precision(options, one, network, hu))
-        done = run_conversion(one, {}, PairedOptions, partial(_given, of_group), partial(convert.plan_of, share=1.0))
+        known = {name_of(each.volume): each.noise for each in group}
+        plan_of = partial(convert.plan_of, measure=known.copy)
+        done = run_conversion(one, {}, PairedOptions, partial(_given, of_group), plan_of)
         if done.status:
             return done.status
         if options.report:
-            found += measure(done.plan, group, Translation(network, one))
+            found += measure(done.plan, group, Translation(network, one, done.plan.change.white > 0))
         if len(groups) > 1:  # each is a conversion of its own, and so is its report
             path = place_for(Path(options.out), True) / CONVERSION
             path.replace(path.with_name(f"{path.stem}_{number}{path.suffix}"))
@@ -361,16 +364,19 @@ def choose_precision(
 
 
 class Translation:
-    """A network for slices (H, W) in HU, by the rules of a conversion without resampling."""
+    """A network for slices (H, W) in HU, by the rules of a conversion without resampling; ``white``: so is the noise
+    that is told."""
 
-    def __init__(self, model: Model[PairedOptions], conversion: PairedConversionOptions) -> None:
+    def __init__(self, model: Model[PairedOptions], conversion: PairedConversionOptions, white: bool = False) -> None:
         trained = model.trained
         self.clip = Clip(*(getattr(trained, trained.clip_names[0]) or (PAIRED_HU.lower, PAIRED_HU.upper)))
         if trained.noise_level is not None and conversion.noise_level is not None:
             self.clip = for_noise(self.clip, trained.noise_level, conversion.noise_level)
         use_cpu_engine(conversion.cpu_engine)
         engine = engine_of(model.generator, choose_device(conversion.gpu), conversion, self.clip)
-        self.stack, self.run = model.stack, AnySize(model.generator, engine, strength=conversion.strength)
+        level = 2 * (conversion.noise_level or 0.0) / self.clip.width if white else 0.0
+        change = Change(conversion.strength, level)
+        self.stack, self.run = model.stack, AnySize(model.generator, engine, change=change)
 
     def __call__(self, hu: np.ndarray) -> np.ndarray:
         """The result (H, W) in HU: what lies beyond the clip is changed as its end is."""

@@ -26,6 +26,7 @@ from medi2i.common.inference.generator import (
 )
 from medi2i.common.inference.graph_engines import examples_of
 from medi2i.common.inference.jobs import Jobs, Networks, refuse_no_number
+from medi2i.common.inference.noise import WHOLE, Change
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import COMPLETE, Report
 from medi2i.common.inference.results import background, parts_of
@@ -124,14 +125,14 @@ def open_networks(plan: Plan) -> Networks:
     def network(
         generator: Generator | None,
         images: int = 1,
-        strength: float = 1.0,
+        change: Change = WHOLE,
         by: ConversionOptions | None = options,
     ) -> AnySize:
         engine = engine_of(generator, device, by, plan.hu_clip, examples, images)
-        return AnySize(generator, engine, options.tile, options.tile_overlap, strength)
+        return AnySize(generator, engine, options.tile, options.tile_overlap, change)
 
-    by_chainer = functools.partial(network, model.generator, strength=options.strength, by=None)
-    once = network(model.generator, 1 if sampled(options) else len(plan.images.sources), options.strength)
+    by_chainer = functools.partial(network, model.generator, change=plan.change, by=None)
+    once = network(model.generator, 1 if sampled(options) else len(plan.images.sources), plan.change)
     samples = samples_of(options, model, once, by_chainer, device, stack=plan.model.stack, classes=plan.form.classes)
     analysis = None if plan.load_analysis is None else plan.load_analysis(network, device)
     return (

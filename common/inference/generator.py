@@ -15,6 +15,7 @@ from medi2i.common.errors import UserError
 from medi2i.common.inference import tiling
 from medi2i.common.inference.engines import ChainerEngine, Engine, IdentityEngine, choose
 from medi2i.common.inference.graph_engines import Examples
+from medi2i.common.inference.noise import WHOLE, Change
 from medi2i.common.networks.checkpoint import Generator, epoch_of, find_run, load_generator
 from medi2i.common.networks.from_options import fitting_of, fixed_size
 from medi2i.common.networks.receptive import Fitting, generator_reach, global_layers
@@ -165,8 +166,8 @@ class AnySize:
     engine: what runs it. tile: side of tiles in pixels, None for whole images, or for tiles where the memory that is
     free when the first image of a size comes will not do; all of that size then alike. overlap: pixels at the inner
     edges of tiles that are thrown away, None for the receptive field. Raises UserError for a network that cannot be
-    tiled. Threads may share it, ``at_once`` of them as for an Engine. strength: x + strength (y - x) is what comes out,
-    of a network whose input and output have the same channels.
+    tiled. Threads may share it, ``at_once`` of them as for an Engine. change: how much of what the network does comes
+    out, of one whose input and output have the same channels.
     """
 
     def __init__(
@@ -175,9 +176,9 @@ class AnySize:
         engine: Engine,
         tile: int | None = None,
         overlap: int | None = None,
-        strength: float = 1.0,
+        change: Change = WHOLE,
     ) -> None:
-        self.strength = np.float32(strength)
+        self.change = change
         self.engine, self.at_once, self.overlap = engine, engine.at_once, overlap
         self.fit: Fitting | None = None
         self._tile: tuple[int, int] | None = None
@@ -203,10 +204,7 @@ class AnySize:
                 )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        if self.strength == 0:
-            return x.copy()
-        y = self._run(x)
-        return y if self.strength == 1 else x + self.strength * (y - x)
+        return x.copy() if self.change.strength == 0 else self.change(x, self._run(x))
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         fit = self.fit

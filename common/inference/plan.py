@@ -1,30 +1,24 @@
 """What a conversion will do, before anything is done: the Plan, and what both convert.py work out alike for it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medi2i.common.errors import UserError
 from medi2i.common.inference.generator import ConversionOptions, Model, TrainingOptions
+from medi2i.common.inference.noise import WHOLE, Change
 from medi2i.common.inference.pipeline import Combine
 from medi2i.common.inference.slices import Preparation
 from medi2i.common.networks.from_options import fixed_size
 from medi2i.common.training import likeness, mean_change
 from medi2i.datasets.catalogue import Catalogue, Source
-from medi2i.datasets.dicom import Unreadable
 from medi2i.datasets.file_names import KINDS, PICTURES, PLAIN_NUMBERS, SUFFIXES, name_without_suffix
 from medi2i.datasets.grid import STEP
-from medi2i.datasets.noise_level import Noise, noise_in, noise_of
 from medi2i.datasets.pairs import read_list
 from medi2i.datasets.preparing import Scale, scale_of
-from medi2i.datasets.reading import Image
 from medi2i.datasets.scaling import Clip, default_clip
 
-LEAST_NOISE = 0.5  # HU; below, the noise is that of rounding
-MOST_UNLIKE = 1.5  # levels of series that are converted together
 GREY_LEVELS = Clip(0, 255)  # 127.5 (y + 1): what the released codes write where nothing else is known
 
 
@@ -126,6 +120,7 @@ class Plan:
     compare_edges: bool
     expected: tuple[float | None, float | None, float | None] | None
     load_analysis: Callable | None = None
+    change: Change = WHOLE
 
 
 def prepared(
@@ -178,12 +173,13 @@ def make_plan(
     settings: dict[str, object],
     classes: int = 0,
     results: int = 1,
+    white: float = 0.0,
     load_analysis: Callable | None = None,
 ) -> Plan:
     """The Plan of a conversion by ``model``. Raises UserError.
 
     kind: of the files that are written, None for that of the images. clip: of the results. settings: what decides
-    pixels in this application alone. classes, results: as ``classes`` and ``images`` of a Format.
+    pixels in this application alone. classes, results: as ``classes`` and ``images`` of a Format. white: of a Change.
     """
     found, clip_in, dicom_clip = images.sources[0].kind, preparation.clip, preparation.dicom_clip
     keep = _keeps_outside(options, model, images, clip_in, clip, classes)
@@ -229,6 +225,7 @@ def make_plan(
         compare_edges=comparable,
         expected=likeness.known(model.trained, options.strength) if comparable and translates else None,
         load_analysis=load_analysis,
+        change=Change(options.strength, white),
     )
 
 
@@ -252,58 +249,6 @@ def clips_of(
     numbers = kind_out in (None, kind_in, "dcm", "tif", *PLAIN_NUMBERS) or kind_out == "png" and kind_in in PICTURES
     clip = _given(names[0], True, options) or (Clip() if numbers else None)
     return clip, clip
-
-
-def for_noise(clip: Clip | None, trained_level: float, level: float) -> Clip:
-    """The ``clip`` of a network that was trained with noise of ``trained_level``, for noise of ``level``: in [-1, 1] it
-    is as strong as in training. A network that has seen one level only is told by this how much to take away."""
-    if clip is None or clip.lower is None or clip.upper is None:
-        raise UserError("--noise_level: the network was trained without a clip, which would be scaled")
-    return Clip(clip.lower * level / trained_level, clip.upper * level / trained_level)
-
-
-def noise_level_of(images: Catalogue) -> float:
-    """Standard deviation in HU of the noise that is to be taken away from CT ``images``. Raises UserError."""
-    found = {name: 0.0 if noise is None else noise.to_remove for name, noise in _noises(images).items()}
-    low, high = min(found.values()), max(found.values())
-    if low < LEAST_NOISE or high > MOST_UNLIKE * low:
-        told = ", ".join(f"{name}: {level:.1f} HU" for name, level in sorted(found.items(), key=lambda one: one[1])[:5])
-        raise UserError(
-            f"--noise_level: the noise of the series is too low or too different for one level ({told}); "
-            "give a level, or convert each series by itself"
-        )
-    return float(np.sqrt(low * high))
-
-
-def share_of_noise(level: float, images: Catalogue) -> float:
-    """How much of a network's change is to be made of CT ``images`` where ``level`` HU of noise are to be taken away
-    (``Noise.share_of``), by the series with least noise; 1 where it cannot be measured."""
-    try:
-        return max(1.0 if noise is None else noise.share_of(level) for noise in _noises(images).values())
-    except UserError:
-        return 1.0
-
-
-def _noises(images: Catalogue) -> dict[str, Noise | None]:
-    """The noise of each series. Raises UserError where it cannot be measured."""
-    found = {}
-    for volume in images.volumes:
-        held = [source.held for source in volume.sources if source.held is not None]
-        name = "the array" if volume.series is None else volume.series.description or volume.series.uid
-        try:
-            if volume.sources[0].modality != "CT" or volume.series is None and not held:
-                raise UserError(
-                    "--noise_level: of images that are no DICOM CT it cannot be measured, so it must be given"
-                )
-            noise = noise_of(volume.series) if volume.series is not None else _noise_of_held(held)
-        except Unreadable as error:
-            raise UserError(f"{error.path}: {error.reason}") from None
-        found[name] = noise
-    return found
-
-
-def _noise_of_held(images: Sequence[Image]) -> Noise | None:
-    return noise_in(lambda index: (images[index].array[0], images[index].mask), range(len(images)))
 
 
 def _given(name: str, in_hu: bool, *sources: ConversionOptions | TrainingOptions) -> Clip | None:
