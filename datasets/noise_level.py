@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.signal import get_window
 
 from medi2i.datasets.dicom.reading import read
 from medi2i.datasets.dicom.series import Series
@@ -32,7 +31,7 @@ TO_REMOVE = 0.9
 _RADIUS = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :])
 _CORNERS, _FINE = _RADIUS > 0.65, _RADIUS > 0.5  # kernels pass nothing there, and little
 NEARLY_WHITE = 0.7  # of the level: what white noise is measured by the many frequencies that kernels pass little of
-_WINDOW = np.outer(get_window("hann", SIDE), get_window("hann", SIDE))  # or low frequencies would leak into corners
+_WINDOW = np.outer(*[np.hanning(SIDE + 1)[:-1]] * 2)  # or low frequencies would leak into corners
 _WINDOW /= np.sqrt((_WINDOW**2).sum())
 _ring_of = np.rint(_RADIUS * SIDE).astype(int)
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft
 from scipy.ndimage import uniform_filter
-from scipy.signal import get_window
 
 from medi2i.common.errors import UserError
 from medi2i.datasets.catalogue import Catalogue
@@ -20,7 +19,7 @@ LEAST_NOISE = 0.5  # HU; below, the noise is that of rounding
 MOST_UNLIKE = 1.5  # levels of series that are converted together
 SIDE, STEP = 32, 16  # pixels of the squares that ``excess`` looks at
 AROUND = 5, 5, 5, 5  # squares down and right, and frequencies, that a power is the mean of
-_WINDOW = np.sqrt(np.outer(get_window("hann", SIDE), get_window("hann", SIDE))).astype(np.float32)
+_WINDOW = np.sqrt(np.outer(*[np.hanning(SIDE + 1)[:-1]] * 2)).astype(np.float32)
 
 
 class Told(NamedTuple):
