@@ -177,7 +177,7 @@ class _Handle(c_void_p):
 @contextlib.contextmanager
 def _settings_of_libgomp() -> Iterator[None]:
     """libgomp, loaded meanwhile, lets a waiting thread spin a thousand times at most, a fraction of a millisecond,
-    instead of its usual ten milliseconds, and has as many threads as there are cores for this process and its container.
+    instead of its usual ten, and has as many threads as there are cores for this process and its container.
 
     Waiting threads that spin take the cores from those they wait for as soon as anything else runs, as what loads the
     next batch does; those that sleep are slow to wake, which large networks hardly notice.
