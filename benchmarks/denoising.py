@@ -173,9 +173,9 @@ class Model:
         without all that is to be removed."""
         clip, change = Clip(*self.trained.clipA), Change()
         if self.trained.noise_level is not None:
-            level, share, white = told(level or max(found.to_remove, 0.5), lambda: {"": found})
-            clip = for_noise(clip, self.trained.noise_level, level)
-            change = Change(share, 2 * level / clip.width if white else 0.0)
+            known = told(level or max(found.to_remove, 0.5), lambda: {"": found})
+            clip = for_noise(clip, self.trained.noise_level, known.level)
+            change = Change(known.share, known.white_in(clip))
         unit = clip.to_unit(image[None, None])
         return image + clip.width / 2 * (change(unit, self.network(unit)) - unit)[0, 0]
 

@@ -71,15 +71,16 @@ def plan_of(
     settings: dict[str, object] = {"columns": _columns(options, trained)}
     white = 0.0
     if trained.noise_level is not None and not identity:
-        level, share, is_white = told(options.noise_level, measure or partial(noises_of, images))
-        clip_in, clip_out = (for_noise(clip, trained.noise_level, level) for clip in (clip_in, clip_out))
-        settings["noise_level"] = level
+        noise = told(options.noise_level, measure or partial(noises_of, images))
+        clip_in, clip_out = (for_noise(clip, trained.noise_level, noise.level) for clip in (clip_in, clip_out))
+        settings["noise_level"] = noise.level
         if trained.gen_residual:
-            if share < 1:
-                print(f"--noise_level: the images have more noise; {share:.0%} of the change is made", file=sys.stderr)
-                options = replace(options, strength=options.strength * share)
-            white = 2 * level / clip_in.width if is_white else 0.0
-            settings["white_noise"] = is_white
+            if noise.share < 1:
+                part = f"{noise.share:.0%} of the change is made"
+                print(f"--noise_level: the images have more noise; {part}", file=sys.stderr)
+                options = replace(options, strength=options.strength * noise.share)
+            white = noise.white_in(clip_in)
+            settings["white_noise"] = noise.white
     elif options.noise_level is not None:
         raise UserError("--noise_level: the network was not trained with --noise_level, so it needs none")
     if trained.scale > 1:

@@ -29,7 +29,7 @@ from medi2i.common.errors import UserError, as_main, as_user_errors, counted
 from medi2i.common.inference.conversion import run_conversion
 from medi2i.common.inference.generator import AnySize, Model, engine_of, load_model
 from medi2i.common.inference.graph_engines import bf16_here
-from medi2i.common.inference.noise import MOST_UNLIKE, Change, for_noise, told
+from medi2i.common.inference.noise import MOST_UNLIKE, Change, Told, for_noise, told
 from medi2i.common.inference.plan import Plan
 from medi2i.common.inference.report import NAME as CONVERSION
 from medi2i.common.inference.report import place_for
@@ -374,8 +374,8 @@ class Translation:
             self.clip = for_noise(self.clip, trained.noise_level, conversion.noise_level)
         use_cpu_engine(conversion.cpu_engine)
         engine = engine_of(model.generator, choose_device(conversion.gpu), conversion, self.clip)
-        level = 2 * (conversion.noise_level or 0.0) / self.clip.width if white else 0.0
-        change = Change(conversion.strength, level)
+        noise = Told(conversion.noise_level or 0.0, white=white)
+        change = Change(conversion.strength, noise.white_in(self.clip))
         self.stack, self.run = model.stack, AnySize(model.generator, engine, change=change)
 
     def __call__(self, hu: np.ndarray) -> np.ndarray:

@@ -30,6 +30,10 @@ class Told(NamedTuple):
     share: float = 1.0
     white: bool = False
 
+    def white_in(self, clip: Clip) -> float:
+        """The standard deviation of the white noise in [-1, 1]; 0 where it is not white."""
+        return 2 * self.level / clip.width if self.white else 0.0
+
 
 @dataclass(frozen=True)
 class Change:
