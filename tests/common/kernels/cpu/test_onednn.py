@@ -119,7 +119,7 @@ def test_libgomp_gets_its_settings_and_the_environment_is_left_as_it_was(monkeyp
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(onednn, "available_cores", lambda: 3)
     with onednn._settings_of_libgomp():
-        assert (os.environ["GOMP_SPINCOUNT"], os.environ["OMP_NUM_THREADS"]) == ("1000", "3")
+        assert (os.environ["GOMP_SPINCOUNT"], os.environ["OMP_NUM_THREADS"]) == ("4000", "3")
     assert not {"GOMP_SPINCOUNT", "OMP_NUM_THREADS"} & set(os.environ)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
