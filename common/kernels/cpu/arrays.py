@@ -144,10 +144,13 @@ def _pool(process: int, count: int) -> ThreadPoolExecutor:
 
 
 def spread(function: Callable[[int, int], None], size: int, smallest: int) -> None:
-    """Call ``function(start, stop)`` for parts of range(size), one a thread, each of at least ``smallest``."""
+    """Call ``function(start, stop)`` for parts of range(size), one a thread, each of at least ``smallest``.
+
+    The first is the caller's own, who would have to be woken like the others, and waits for them after it.
+    """
     count = min(threads(), max(1, size // smallest))
     edges = [size * i // count for i in range(count + 1)]
-    if count == 1:
-        function(0, size)
-        return
-    list(_pool(os.getpid(), count).map(function, edges[:-1], edges[1:]))
+    others = _pool(os.getpid(), count - 1).map(function, edges[1:-1], edges[2:]) if count > 1 else ()
+    function(0, edges[1])
+    for _ in others:
+        pass
