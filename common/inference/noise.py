@@ -92,6 +92,8 @@ def noises_of(images: Catalogue) -> dict[str, Noise | None]:
     for volume in images.volumes:
         held = [source.held for source in volume.sources if source.held is not None]
         name = "the array" if volume.series is None else volume.series.description or volume.series.uid
+        if name in found and volume.series is not None:
+            name += f" ({volume.series.uid})"
         try:
             if volume.sources[0].modality != "CT" or volume.series is None and not held:
                 raise UserError(

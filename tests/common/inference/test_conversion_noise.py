@@ -68,6 +68,16 @@ def test_no_noise_that_can_be_measured_is_refused(tmp_path, paired_run, files, m
     assert "--noise_level: the noise of the series is too low or too different" in capsys.readouterr().err
 
 
+def test_series_of_the_same_name_count_each(tmp_path, paired_run, files, monkeypatch, capsys):
+    for number in (1, 2):
+        files.write_series(tmp_path / f"in/{number}", 2, start=number, series=f"1.2.{number}")
+    levels = iter((10, 40))
+    monkeypatch.setattr(told_noise, "noise_of", lambda series: noise(next(levels) / 0.9))
+    assert converted(tmp_path, paired_run(offset=0.1, noise_level=20)) == 1
+    error = capsys.readouterr().err
+    assert "too different for one level" in error and "10.0 HU" in error and "40.0 HU" in error
+
+
 def test_a_network_for_all_levels_is_told_none(tmp_path, paired_run, files, capsys):
     files.write_series(tmp_path / "in", 2)
     assert converted(tmp_path, paired_run(offset=0.1), "--noise_level", 10) == 1
