@@ -173,7 +173,8 @@ class Model:
         without all that is to be removed."""
         clip, change = Clip(*self.trained.clipA), Change()
         if self.trained.noise_level is not None:
-            known = told(level or max(found.to_remove, 0.5), lambda: {"": found})
+            in_part = bool(self.trained.gen_residual)
+            known = told(level or max(found.to_remove, 0.5), lambda: {"": found}, in_part)
             clip = for_noise(clip, self.trained.noise_level, known.level)
             change = Change(known.share, known.white_in(clip))
         unit = clip.to_unit(image[None, None])

@@ -71,16 +71,14 @@ def plan_of(
     settings: dict[str, object] = {"columns": _columns(options, trained)}
     white = 0.0
     if trained.noise_level is not None and not identity:
-        noise = told(options.noise_level, measure or partial(noises_of, images))
+        noise = told(options.noise_level, measure or partial(noises_of, images), bool(trained.gen_residual))
         clip_in, clip_out = (for_noise(clip, trained.noise_level, noise.level) for clip in (clip_in, clip_out))
-        settings["noise_level"] = noise.level
-        if trained.gen_residual:
-            if noise.share < 1:
-                part = f"{noise.share:.0%} of the change is made"
-                print(f"--noise_level: the images have more noise; {part}", file=sys.stderr)
-                options = replace(options, strength=options.strength * noise.share)
-            white = noise.white_in(clip_in)
-            settings["white_noise"] = noise.white
+        settings |= {"noise_level": noise.level, "white_noise": noise.white}
+        if noise.share < 1:
+            part = f"{noise.share:.0%} of the change is made"
+            print(f"--noise_level: the images have more noise; {part}", file=sys.stderr)
+            options = replace(options, strength=options.strength * noise.share)
+        white = noise.white_in(clip_in)
     elif options.noise_level is not None:
         raise UserError("--noise_level: the network was not trained with --noise_level, so it needs none")
     if trained.scale > 1:

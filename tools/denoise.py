@@ -140,7 +140,8 @@ def denoise(
     white = False
     if loaded.trained.noise_level is not None:
         found = noise_in(lambda index: (slices[index], None), range(len(slices)))
-        level, share, white = told(noise_level or _level(found), lambda: {"": found})
+        in_part = bool(loaded.trained.gen_residual)
+        level, share, white = told(noise_level or _level(found), lambda: {"": found}, in_part)
         conversion = replace(conversion, noise_level=level, strength=strength * share)
     if strength == 0:
         return hu.copy()

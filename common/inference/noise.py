@@ -109,10 +109,14 @@ def _noise_of_held(images: Sequence[Image]) -> Noise | None:
     return noise_in(lambda index: (images[index].array[0], images[index].mask), range(len(images)))
 
 
-def told(level: float | None, measure: Callable[[], Mapping[str, Noise | None]]) -> Told:
+def told(level: float | None, measure: Callable[[], Mapping[str, Noise | None]], in_part: bool) -> Told:
     """What is told of the noise in series: by the ``level`` that is given, HU, or as ``measure()`` finds it. Raises
     UserError where it cannot be measured or series are too unlike for one level; a level that is given is all that is
-    told then."""
+    told then.
+
+    in_part: whether a part of the change can be made, as of a residual network; of others the level is all."""
+    if level is not None and not in_part:
+        return Told(level)
     try:
         noises = measure()
     except UserError:
@@ -121,6 +125,8 @@ def told(level: float | None, measure: Callable[[], Mapping[str, Noise | None]])
         return Told(level)
     if level is None:
         level = _one_level({name: 0.0 if noise is None else noise.to_remove for name, noise in noises.items()})
+    if not in_part:
+        return Told(level)
     share = max(1.0 if noise is None else noise.share_of(level) for noise in noises.values())  # of the least noise
     return Told(level, share, all(noise is not None and noise.white_at(level) for noise in noises.values()))
 

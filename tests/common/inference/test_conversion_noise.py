@@ -1,6 +1,7 @@
 """Networks for one level of noise: what they are told of the noise in the images of a conversion."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_of_white_noise_no_more_is_taken_than_there_is():
 
 def test_series_are_told_white_noise_where_it_may_be_all_that_is_to_go():
     scan, white = noise(40, white_level=10), noise(14, white_level=12)
-    told = told_noise.told
+    told = partial(told_noise.told, in_part=True)
     assert told(None, lambda: {"a": noise(40)}) == (36.0, 1.0, False)
     assert told(None, lambda: {"a": white}) == (12.0, 1.0, True)
     assert told(10.0, lambda: {"a": scan, "b": white}) == (10.0, 1.0, True)
@@ -119,6 +120,9 @@ def test_series_are_told_white_noise_where_it_may_be_all_that_is_to_go():
     assert told(20.0, lambda: {"a": scan, "b": None}) == (20.0, 1.0, False)
     with pytest.raises(UserError, match="too low or too different"):
         told(None, lambda: {"a": scan, "b": white})
+
+    assert told_noise.told(20.0, lambda: pytest.fail("not needed"), in_part=False) == (20.0, 1.0, False)
+    assert told_noise.told(None, lambda: {"a": white}, in_part=False) == (12.0, 1.0, False)
 
     def unknown():
         raise UserError("no CT")
