@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import paired
@@ -32,7 +32,8 @@ NEIGHBOURS, BLIND = "neighbours", "blind"
 SHARED = 0.35  # correlation of the noise of neighbouring slices, which the network learns to keep
 OVERLAP = 0.8  # distance of slices, of their thickness: nearer ones overlap
 SMOOTHINGS = (0.0, 1.0, 2.0)  # pixels (sd) over which neighbouring slices are compared
-MOVED = 4.0  # times the usual difference of two slices: anatomy that is another
+MOVED = 3.5  # times the usual difference of two slices: anatomy that is another
+AROUND = 2  # pixels about such anatomy, which moved less
 CHECKED = 8  # slices whose noise is measured
 BLIND_SHARE = 1 / 64  # of the pixels
 REACH = 2  # pixels, from where a blind one is filled
@@ -56,6 +57,10 @@ class SelfSupervised(paired.PairedDataset):
             augmentation=dataclasses.replace(pairs.augmentation, noise=0.0),
         )
         self.targets, self.usual = targets, usual
+        self.beside: dict[tuple[int, int], list[Source]] = defaultdict(list)
+        """Of a slice, by its group and place: those that are its targets."""
+        for pair in pairs.images:
+            self.beside[pair.inputs[0].group, pair.inputs[0].place].append(pair.outputs[0])
 
     def parts(self, index: int, rng: np.random.Generator | None) -> tuple[Uncut, Uncut]:
         """x and t of example ``index``. Raises Unreadable."""
@@ -70,26 +75,32 @@ class SelfSupervised(paired.PairedDataset):
         if self.targets == BLIND:
             return (x, x.copy()) if rng is None else blind(x, rng)
         t = self.domain_out.unit(pair.outputs[0])
-        usual = self.usual.get(pair.inputs[0].group)
-        unit = self.domain_in.clip.width / 2
-        return x, t if rng is None else without_moved(x, t, None if usual is None else [one / unit for one in usual])
+        if rng is None:
+            return x, t
+        source, unit = pair.inputs[0], self.domain_in.clip.width / 2
+        usual = self.usual.get(source.group)
+        others = [self.domain_out.unit(one) for one in self.beside[source.group, source.place]]
+        another = moved(x, others, None if usual is None else [one / unit for one in usual])
+        return x, np.where(another, np.float32(np.nan), t)
 
 
-def without_moved(x: np.ndarray, t: np.ndarray, usual: Sequence[float] | None = None) -> np.ndarray:
-    """``t`` (1, H, W) with nan where it shows other anatomy than ``x``.
+def moved(x: np.ndarray, others: Sequence[np.ndarray], usual: Sequence[float] | None = None) -> np.ndarray:
+    """bool (1, H, W): where one of the ``others`` shows other anatomy than ``x``, and ``AROUND`` that. All (1, H, W).
 
     That is where both differ by more than ``MOVED`` standard deviations, as they are (fine structure) or smoothed (what
-    is wider and fainter). usual: these deviations for each of ``SMOOTHINGS``; None: from the median of this slice, most
-    of which is then taken to be the same. Noise alone passes the limit too rarely to matter.
+    is wider and fainter). One of the others is enough: where bone comes nearer from slice to slice, the next one
+    differs by more than that and the last one by less, and alone it would teach that there is less bone here. usual:
+    these deviations for each of ``SMOOTHINGS``; None: from the median of these slices, most of which is then taken to
+    be the same. Noise alone passes the limit too rarely to matter.
     """
-    difference = t[0] - x[0]
-    moved = np.zeros(difference.shape, bool)
-    for number, change in enumerate(_smoothed(difference)):
-        if usual is not None:
-            moved |= np.abs(change) > MOVED * usual[number]
-        elif change.any():
-            moved |= np.abs(change) > MOVED * np.median(np.abs(change[change != 0])) / 0.6745
-    return np.where(moved, np.float32(np.nan), t)
+    found = np.zeros(x.shape[1:], bool)
+    for other in others:
+        for number, change in enumerate(_smoothed(other[0] - x[0])):
+            if usual is not None:
+                found |= np.abs(change) > MOVED * usual[number]
+            elif change.any():
+                found |= np.abs(change) > MOVED * np.median(np.abs(change[change != 0])) / 0.6745
+    return binary_dilation(found, iterations=AROUND)[np.newaxis]
 
 
 def _smoothed(difference: np.ndarray) -> Iterator[np.ndarray]:

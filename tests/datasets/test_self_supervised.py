@@ -11,7 +11,7 @@ from medi2i.common.kernels.gpu.augment import finish
 from medi2i.common.options import PairedOptions, parse
 from medi2i.datasets import self_supervised
 from medi2i.datasets.catalogue import sources_in
-from medi2i.datasets.self_supervised import blind, pairs_of, without_moved
+from medi2i.datasets.self_supervised import blind, moved, pairs_of
 from medi2i.tools import make_noisy, make_phantom
 
 SHAPE = (1, 61, 75)
@@ -35,14 +35,25 @@ def options(root, *more):
     return parse(PairedOptions, ["--preset", "denoise_self", "-R", str(root), *more])
 
 
-def test_what_moved_between_two_slices_is_nan_and_the_rest_stays():
-    x, t = noise(0.01, 1), noise(0.01, 2)
-    t[0, 20:32, 30:42] += 0.2
-    found = without_moved(x, t)
-    assert np.isnan(found[0, 21:31, 31:41]).all()
-    assert np.isnan(found).mean() < 0.09
-    kept = ~np.isnan(found)
-    np.testing.assert_array_equal(found[kept], t[kept])
+def test_what_moved_between_slices_does_not_count_nor_what_is_about_it():
+    x, same, other = noise(0.01, 1), noise(0.01, 2), noise(0.01, 3)
+    other[0, 20:32, 30:42] += 0.2
+    found = moved(x, [other])
+    assert found.shape == SHAPE and found[0, 18:34, 32:40].all() and found[0, 22:30, 28:44].all()
+    assert found.mean() < 0.12 and moved(x, [same]).mean() < 0.05
+    assert (found | moved(x, [same]) == moved(x, [other, same])).all()
+
+
+def test_a_slice_beside_which_anatomy_moves_is_no_target_there_from_the_other_side_either(phantom):
+    data = self_supervised.build(options(phantom))
+    last, middle, following = (data.domain_in.unit(data.beside[0, place][-1]) for place in (1, 2, 3))
+    usual = [one / (data.clip_in.width / 2) for one in data.usual[0]]
+    for index, pair in enumerate(data.images):
+        if pair.inputs[0].place == 3:
+            x, t = data.whole(index, np.random.default_rng(0))
+            np.testing.assert_array_equal(x, middle)
+            np.testing.assert_array_equal(np.isnan(t), moved(x, [last, following], usual))
+            assert np.isnan(t).any() and not np.isnan(data.whole(index, None)[1]).any()
 
 
 def test_blind_pixels_are_asked_for_and_not_shown():
