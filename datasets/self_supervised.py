@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from medi2i.common.errors import UserError
 from medi2i.datasets import paired
@@ -32,8 +32,7 @@ NEIGHBOURS, BLIND = "neighbours", "blind"
 SHARED = 0.35  # correlation of the noise of neighbouring slices, which the network learns to keep
 OVERLAP = 0.8  # distance of slices, of their thickness: nearer ones overlap
 SMOOTHINGS = (0.0, 1.0, 2.0)  # pixels (sd) over which neighbouring slices are compared
-MOVED = 3.5  # times the usual difference of two slices: anatomy that is another
-AROUND = 2  # pixels about such anatomy, which moved less
+MOVED = 4.0  # times the usual difference of two slices: anatomy that is another
 CHECKED = 8  # slices whose noise is measured
 BLIND_SHARE = 1 / 64  # of the pixels
 REACH = 2  # pixels, from where a blind one is filled
@@ -85,7 +84,7 @@ class SelfSupervised(paired.PairedDataset):
 
 
 def moved(x: np.ndarray, others: Sequence[np.ndarray], usual: Sequence[float] | None = None) -> np.ndarray:
-    """bool (1, H, W): where one of the ``others`` shows other anatomy than ``x``, and ``AROUND`` that. All (1, H, W).
+    """bool (1, H, W): where one of the ``others`` shows other anatomy than ``x``. All (1, H, W).
 
     That is where both differ by more than ``MOVED`` standard deviations, as they are (fine structure) or smoothed (what
     is wider and fainter). One of the others is enough: where bone comes nearer from slice to slice, the next one
@@ -93,14 +92,14 @@ def moved(x: np.ndarray, others: Sequence[np.ndarray], usual: Sequence[float] | 
     these deviations for each of ``SMOOTHINGS``; None: from the median of these slices, most of which is then taken to
     be the same. Noise alone passes the limit too rarely to matter.
     """
-    found = np.zeros(x.shape[1:], bool)
+    found = np.zeros(x.shape, bool)
     for other in others:
         for number, change in enumerate(_smoothed(other[0] - x[0])):
             if usual is not None:
                 found |= np.abs(change) > MOVED * usual[number]
             elif change.any():
                 found |= np.abs(change) > MOVED * np.median(np.abs(change[change != 0])) / 0.6745
-    return binary_dilation(found, iterations=AROUND)[np.newaxis]
+    return found
 
 
 def _smoothed(difference: np.ndarray) -> Iterator[np.ndarray]:

@@ -35,12 +35,12 @@ def options(root, *more):
     return parse(PairedOptions, ["--preset", "denoise_self", "-R", str(root), *more])
 
 
-def test_what_moved_between_slices_does_not_count_nor_what_is_about_it():
+def test_what_moved_between_a_slice_and_one_of_those_beside_it_does_not_count():
     x, same, other = noise(0.01, 1), noise(0.01, 2), noise(0.01, 3)
     other[0, 20:32, 30:42] += 0.2
     found = moved(x, [other])
-    assert found.shape == SHAPE and found[0, 18:34, 32:40].all() and found[0, 22:30, 28:44].all()
-    assert found.mean() < 0.12 and moved(x, [same]).mean() < 0.05
+    assert found.shape == SHAPE and found[0, 21:31, 31:41].all()
+    assert found.mean() < 0.09 and moved(x, [same]).mean() < 0.01
     assert (found | moved(x, [same]) == moved(x, [other, same])).all()
 
 
