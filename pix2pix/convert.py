@@ -66,9 +66,9 @@ def plan_of(
     measure: the noise of the series by name, for a network of one level, where it is known already.
     """
     trained, identity = model.trained, model.generator is None
+    settings: dict[str, object] = {"columns": _columns(options, trained)}
     kind = options.imgtype_out or trained.imgtype_out
     clip_in, clip_out = clips_of(options, model, trained.clip_names, (images.sources[0].kind, kind))
-    settings: dict[str, object] = {"columns": _columns(options, trained)}
     white = 0.0
     if trained.noise_level is not None and not identity:
         noise = told(options.noise_level, measure or partial(noises_of, images), bool(trained.gen_residual))

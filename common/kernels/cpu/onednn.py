@@ -180,8 +180,8 @@ def _settings_of_libgomp() -> Iterator[None]:
     not for its usual ten milliseconds, and has as many threads as there are cores for this process and its container.
 
     Waiting threads that spin take the cores from those they wait for as soon as anything else runs, as what loads the
-    next batch does; those that sleep after a thousand are slow to wake, which costs a single
-    step or conversion up to a quarter.
+    next batch does; those that sleep after a thousand are slow to wake, which costs a single step or
+    conversion up to a quarter.
     OMP_WAIT_POLICY or GOMP_SPINCOUNT and OMP_NUM_THREADS, if set, decide.
     """
     usual = {"OMP_NUM_THREADS": str(available_cores())} | (
